@@ -1,0 +1,271 @@
+"""The store's tables, for SQLite and PostgreSQL alike.
+
+Times are Unix seconds (UTC) as double precision. Every constraint has a name, so that a
+migration can speak of it. `reversed` columns hold `address.reversed_domain`: a domain with its
+subdomains is one index range. Only the recorder writes mail history; traps and hand-made
+listings are written by `milterctl` too.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+# SQLite numbers rows by itself only in a column of type INTEGER.
+BigKey = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Base(DeclarativeBase):
+    """The base of all tables."""
+
+    metadata = MetaData(naming_convention=NAMES)
+
+
+class Message(Base):
+    """One message that was seen: by the milter, by the policy service, or in an imported log."""
+
+    __tablename__ = "message"
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    at: Mapped[float] = mapped_column(Float(53), index=True)  # received
+    learned: Mapped[float] = mapped_column(Float(53), index=True)  # when gatepost learned of it
+    source: Mapped[str] = mapped_column(String(16))
+    key: Mapped[str | None] = mapped_column(String(200), unique=True)  # imports: natural key
+    queue_id: Mapped[str | None] = mapped_column(Text)
+    direction: Mapped[str] = mapped_column(String(16))
+    family: Mapped[str] = mapped_column(String(8))
+    prefix: Mapped[str | None] = mapped_column(String(50))  # client as CIDR: /32, /64
+    address: Mapped[str | None] = mapped_column(String(45))  # goes before the prefix does
+    client_name: Mapped[str | None] = mapped_column(Text)
+    helo: Mapped[str | None] = mapped_column(Text)
+    sender: Mapped[str | None] = mapped_column(Text)  # as it came; '' is the null sender
+    sender_key: Mapped[str | None] = mapped_column(Text)
+    header_from: Mapped[str | None] = mapped_column(Text)
+    from_key: Mapped[str | None] = mapped_column(Text)
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    message_id: Mapped[str | None] = mapped_column(Text)
+    action: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(String(32))
+    shadow: Mapped[str | None] = mapped_column(Text)  # reasons, comma-separated
+    arc_cv: Mapped[str | None] = mapped_column(String(8))
+    arc_reason: Mapped[str | None] = mapped_column(Text)
+    relay: Mapped[bool] = mapped_column(Boolean, default=False)
+
+    __table_args__ = (Index("ix_message_prefix_at", "prefix", "at"),)
+
+
+class MessageDomain(Base):
+    """A domain by which a message is found: envelope sender, header From and each d=, once."""
+
+    __tablename__ = "message_domain"
+
+    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    reversed: Mapped[str] = mapped_column(Text, primary_key=True)
+    at: Mapped[float] = mapped_column(Float(53))
+
+    __table_args__ = (Index("ix_message_domain_reversed_at", "reversed", "at", "message_id"),)
+
+
+class MessageRecipient(Base):
+    """One recipient of one message."""
+
+    __tablename__ = "recipient"
+
+    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    address: Mapped[str] = mapped_column(Text)  # as it came
+    trap_key: Mapped[str] = mapped_column(Text)  # address.Address.trap_key
+    trap: Mapped[bool] = mapped_column(Boolean)  # was a trap when the mail came
+    accepted: Mapped[bool] = mapped_column(Boolean)
+    session: Mapped[str | None] = mapped_column(String(32))  # client, port, sender, recipient
+
+    __table_args__ = (
+        Index("ix_recipient_trap_key", "trap_key"),
+        Index("ix_recipient_session", "session"),
+    )
+
+
+class MessageSignature(Base):
+    """One DKIM-Signature of one message; `position` counts from the top of the header."""
+
+    __tablename__ = "signature"
+
+    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    domain: Mapped[str | None] = mapped_column(Text)
+    selector: Mapped[str | None] = mapped_column(Text)
+    algorithm: Mapped[str | None] = mapped_column(Text)
+    canonicalization: Mapped[str | None] = mapped_column(Text)
+    key_bits: Mapped[int | None] = mapped_column(Integer)
+    body_limit: Mapped[int | None] = mapped_column(BigInteger)
+    unsigned_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    crypto: Mapped[str | None] = mapped_column(String(8))
+    result: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(Text)
+    flags: Mapped[str | None] = mapped_column(Text)  # comma-separated
+
+
+class DkimKey(Base):
+    """One signing key's history: when a domain was first and last seen with a selector."""
+
+    __tablename__ = "dkim_key"
+
+    domain: Mapped[str] = mapped_column(Text, primary_key=True)
+    selector: Mapped[str] = mapped_column(Text, primary_key=True)
+    reversed: Mapped[str] = mapped_column(Text, index=True)
+    algorithm: Mapped[str | None] = mapped_column(Text)
+    key_bits: Mapped[int | None] = mapped_column(Integer)
+    previous_bits: Mapped[int | None] = mapped_column(Integer)  # before the last change
+    changed: Mapped[float | None] = mapped_column(Float(53))
+    first_seen: Mapped[float] = mapped_column(Float(53))
+    last_seen: Mapped[float] = mapped_column(Float(53))
+    messages: Mapped[int] = mapped_column(BigInteger)
+
+
+class SenderIdentity(Base):
+    """One thing a sender is remembered by, with its rhythm. `kind` as in facts.IdentityKind."""
+
+    __tablename__ = "identity"
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    value: Mapped[str] = mapped_column(Text)
+    reversed: Mapped[str | None] = mapped_column(Text, index=True)  # of domain-like values
+    first_seen: Mapped[float] = mapped_column(Float(53))
+    last_seen: Mapped[float] = mapped_column(Float(53))
+    messages: Mapped[int] = mapped_column(BigInteger)
+    trap_messages: Mapped[int] = mapped_column(BigInteger)
+    days: Mapped[int] = mapped_column(Integer)  # distinct UTC days with a message
+    last_day: Mapped[int | None] = mapped_column(Integer)  # days since 1970, to count `days`
+    ipv4: Mapped[int] = mapped_column(BigInteger)
+    ipv6: Mapped[int] = mapped_column(BigInteger)
+    repeat: Mapped[bool] = mapped_column(Boolean, default=False)
+    note: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (UniqueConstraint("kind", "value"),)
+
+
+class Listing(Base):
+    """A proven identity that is, or was, being punished. The last one counts for escalation."""
+
+    __tablename__ = "listing"
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    value: Mapped[str] = mapped_column(Text)
+    since: Mapped[float] = mapped_column(Float(53))
+    until: Mapped[float] = mapped_column(Float(53), index=True)
+    seconds: Mapped[int] = mapped_column(Integer)  # as given, before any lifting by hand
+    reason: Mapped[str] = mapped_column(String(32))
+    hits: Mapped[int] = mapped_column(Integer)
+    by_hand: Mapped[bool] = mapped_column(Boolean, default=False)
+    forgiven: Mapped[float | None] = mapped_column(Float(53))
+    note: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (Index("ix_listing_kind_value_until", "kind", "value", "until"),)
+
+
+class Evidence(Base):
+    """Why a listing exists: one trap hit by one message. Bounded per listing (EVIDENCE_MAX)."""
+
+    __tablename__ = "evidence"
+
+    listing_id: Mapped[int] = mapped_column(
+        BigKey, ForeignKey("listing.id", ondelete="CASCADE"), primary_key=True
+    )
+    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    trap: Mapped[str] = mapped_column(Text, primary_key=True)
+    at: Mapped[float] = mapped_column(Float(53))
+
+
+class TrapRow(Base):
+    """One trap. `kind` is exact (an address), domain (`@example.org`) or pattern (a glob)."""
+
+    __tablename__ = "trap"
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(8))
+    key: Mapped[str] = mapped_column(Text)  # trap_key, `@domain`, or the pattern
+    raw: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(Text, default="")
+    note: Mapped[str] = mapped_column(Text, default="")
+    published: Mapped[str] = mapped_column(Text, default="")  # where it was published, if it was
+    published_at: Mapped[float | None] = mapped_column(Float(53))
+    added: Mapped[float] = mapped_column(Float(53))
+    removed: Mapped[float | None] = mapped_column(Float(53))  # no longer a trap since then
+    generation: Mapped[int] = mapped_column(Integer, default=0)  # 0: live; else of an import
+
+    __table_args__ = (UniqueConstraint("kind", "key", "generation"),)
+
+
+class SubmissionCount(Base):
+    """How many submissions on one day, and nothing else about them."""
+
+    __tablename__ = "submission_count"
+
+    day: Mapped[int] = mapped_column(Integer, primary_key=True)  # days since 1970-01-01 UTC
+    direction: Mapped[str] = mapped_column(String(16), primary_key=True)
+    family: Mapped[str] = mapped_column(String(8), primary_key=True)
+    action: Mapped[str] = mapped_column(String(16), primary_key=True)
+    reason: Mapped[str] = mapped_column(String(32), primary_key=True)
+    messages: Mapped[int] = mapped_column(BigInteger)
+
+
+class MessageCount(Base):
+    """Inbound messages whose rows retention has turned into counts."""
+
+    __tablename__ = "message_count"
+
+    day: Mapped[int] = mapped_column(Integer, primary_key=True)
+    family: Mapped[str] = mapped_column(String(8), primary_key=True)
+    action: Mapped[str] = mapped_column(String(16), primary_key=True)
+    reason: Mapped[str] = mapped_column(String(32), primary_key=True)
+    messages: Mapped[int] = mapped_column(BigInteger)
+
+
+class JournalMark(Base):
+    """How far a journal segment has been ingested. Gone once the segment is gone."""
+
+    __tablename__ = "journal_mark"
+
+    segment: Mapped[str] = mapped_column(String(64), primary_key=True)
+    offset: Mapped[int] = mapped_column(BigInteger)
+    host: Mapped[str] = mapped_column(Text)
+    updated: Mapped[float] = mapped_column(Float(53))
+
+
+class JournalGap(Base):
+    """Records that were lost because the journal could not be written."""
+
+    __tablename__ = "journal_gap"
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    since: Mapped[float] = mapped_column(Float(53))
+    until: Mapped[float] = mapped_column(Float(53))
+    lost: Mapped[int] = mapped_column(BigInteger)
+
+
+class Revision(Base):
+    """One row a topic (traps, listings): a number that grows with every change."""
+
+    __tablename__ = "revision"
+
+    topic: Mapped[str] = mapped_column(String(16), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)

@@ -1,0 +1,278 @@
+"""Find and load the configuration, and say where its state lives.
+
+`find` looks in the places of the manual, `load` makes `Settings` or raises `ConfigError` with one
+line: `FILE: table.key: want ..., got ...`. Values are taken as TOML types them: "4" is no number.
+The functions below `load` turn empty keys into the paths and figures that are really used.
+"""
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+    from gatepost_policy.settings import Settings
+
+SYSTEM_FILE = Path("/etc/gatepost/gatepost.toml")
+MAX_FILE_BYTES = 1_048_576
+DATABASE_NAME = "gatepost.sqlite"
+STORE_WANTED = 'a store such as "sqlite:////var/lib/gatepost/gatepost.sqlite" or "postgresql://..."'
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. The text is one line that names file and key.
+
+    `problems` holds a line for everything that was found, the first one included.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(problems[0])
+        self.problems = problems
+
+
+def find(explicit: str | Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The file to read: `explicit`, $GATEPOST_CONFIG, ./gatepost.toml, the one in /etc, or None."""
+    named = explicit or environ.get("GATEPOST_CONFIG")
+    if named:
+        return Path(named)  # named means wanted: `load` complains where it is missing
+    for path in (Path("gatepost.toml"), SYSTEM_FILE):
+        if path.exists():
+            return path
+    return None
+
+
+def load(path: Path | None, *, store: str | None = None) -> "Settings":
+    """The settings of `path`, or the defaults where it is None. `store` overrides `store.url`.
+
+    Raises ConfigError for a file that cannot be read, is no TOML, or has a wrong key or value.
+    """
+    from pydantic import ValidationError
+
+    from gatepost_policy.settings import Settings
+
+    document = {} if path is None else _read(path)
+    where = "built-in defaults" if path is None else printable(str(path))
+    if store is not None and isinstance(document.setdefault("store", {}), dict):
+        document["store"]["url"] = store
+    try:
+        # Through JSON, because only there does pydantic's strict mode take a list for a tuple.
+        settings = Settings.model_validate_json(json.dumps(document, default=str), strict=True)
+    except ValidationError as error:
+        raise ConfigError(*(f"{where}: {line}" for line in _problems(error, document))) from None
+    try:
+        store_url(settings)
+    except ValueError as error:
+        place = "--store" if store is not None else f"{where}: store.url"
+        raise ConfigError(f"{place}: want {STORE_WANTED}, {error}") from None
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The TOML document of `path`."""
+    where = printable(str(path))
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot read the configuration: {error.strerror}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{where}: want at most {MAX_FILE_BYTES} bytes of configuration, got more")
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{where}: line {line}: want UTF-8 text") from None
+    except (ValueError, RecursionError) as error:
+        # ValueError: TOMLDecodeError (which names line and column), or a number of 5000 digits.
+        raise ConfigError(f"{where}: not valid TOML: {printable(str(error))}") from None
+
+
+def printable(text: str) -> str:
+    """`text` in one line, whatever a file name or a value holds."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+# What pydantic's error types mean in words; {} is filled from the error's own context.
+_WANTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "string_type": "text in quotes",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+    "date_type": "a date such as 2027-01-31",
+    "date_parsing": "a date such as 2027-01-31",
+    "date_from_datetime_parsing": "a date such as 2027-01-31",
+    "date_from_datetime_inexact": "a date such as 2027-01-31",
+    "greater_than_equal": "{ge} or more",
+    "less_than_equal": "{le} or less",
+    "literal_error": "one of {expected}",
+    "string_pattern_mismatch": "text like {pattern}",
+}
+_PATTERNS = {
+    "^0[0-7]{3}$": '"0660"',
+    "^[A-Za-z0-9]*$": '"Abc123" (letters and digits)',
+    "^[A-Za-z0-9-]+$": '"X-Gatepost" (letters, digits and dashes)',
+}
+
+
+def _problems(error: "Any", document: dict[str, Any]) -> list[str]:
+    """One line for each wrong key, in the order of the file; a union's branches are one problem."""
+    lines: dict[str, str] = {}
+    for detail in error.errors(include_url=False, include_context=True):
+        path, value = _resolve(detail["loc"], document)
+        name = ".".join(str(part) for part in path)
+        # A union (one socket or a list of them) fails once in each branch: the branch that fits
+        # the value's type has the useful message, and goes by the longer location.
+        if name not in lines or _fits(detail, value):
+            lines[name] = _line(name, path, value, detail)
+    # A wrong element of a list makes the list itself wrong as well: the element says more.
+    return [
+        printable(line)
+        for name, line in lines.items()
+        if not any(other.startswith(name + ".") for other in lines if other != name)
+    ]
+
+
+def _fits(detail: "ErrorDetails", value: object) -> bool:
+    return isinstance(value, str) and detail["type"] not in ("tuple_type", "literal_error")
+
+
+def _resolve(location: tuple[int | str, ...], document: dict[str, Any]) -> tuple[list[Any], Any]:
+    """The part of pydantic's location that exists in the document, and the value found there."""
+    path: list[Any] = []
+    value: Any = document
+    for part in location:
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        else:
+            continue  # the name of a union's branch, or `[key]`
+        path.append(part)
+    return path, value
+
+
+def _line(name: str, path: list[Any], value: Any, detail: "ErrorDetails") -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{name}: unknown key{_did_you_mean(path)}"
+    if kind == "enum":
+        return f"{name}: unknown reason{_did_you_mean(path)}"
+    if kind == "value_error":
+        wanted = str(context.get("error", detail["msg"]))
+        wanted = wanted if wanted.startswith("want ") else f"want {wanted}"
+        return f"{name}: {wanted}, got {_got(value)}"
+    if kind == "string_pattern_mismatch":
+        context = {"pattern": _PATTERNS.get(str(context["pattern"]), str(context["pattern"]))}
+    if kind == "literal_error":
+        context = {"expected": str(context["expected"]).replace("'", '"')}
+    wanted = _WANTED[kind].format(**context) if kind in _WANTED else detail["msg"]
+    return f"{name}: want {wanted}, got {_got(value)}"
+
+
+def _got(value: object) -> str:
+    if isinstance(value, dict):
+        return "a table"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _did_you_mean(path: list[Any]) -> str:
+    """A hint for the last part of `path`: a close name in this table, or a table that has it."""
+    from gatepost_policy.decision import Reason
+    from gatepost_policy.settings import Rule, Settings
+
+    name = str(path[-1])
+    tables = {
+        key: list(getattr(field.annotation, "model_fields", {}))
+        for key, field in Settings.model_fields.items()
+    }
+    if len(path) == 1:
+        near = list(tables)
+    elif path[0] == "rules":
+        near = [str(r) for r in Reason] if len(path) == 2 else list(Rule.model_fields)
+    else:
+        near = tables.get(str(path[0]), [])
+    close = get_close_matches(name, near, n=1, cutoff=0.6)
+    if close:
+        return f'; did you mean "{close[0]}"?'
+    homes = [table for table, keys in tables.items() if name in keys]
+    if homes:
+        return f"; did you mean {name} in [{homes[0]}]?"
+    # Five or fewer names are worth listing in one line, and so are the tables.
+    return f"; known here: {', '.join(near)}" if len(path) == 1 or len(near) <= 5 else ""
+
+
+def default_state_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where state goes that nobody placed: see `find` for who runs where."""
+    named = environ.get("XDG_STATE_HOME")
+    # XDG base directory specification: a relative path here is invalid and must be ignored.
+    if named and os.path.isabs(named):
+        return Path(named) / "gatepost"
+    if os.geteuid() == 0:
+        return Path("/var/lib/gatepost")
+    return Path.home() / ".local" / "state" / "gatepost"
+
+
+def store_url(settings: "Settings") -> str:
+    """The store as an SQLAlchemy URL. Raises ValueError saying what was got."""
+    url = settings.store.url
+    if not url:
+        return f"sqlite:///{default_state_dir() / DATABASE_NAME}"
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        if "/" not in url:
+            raise ValueError(f"got {_got(url)}")
+        return f"sqlite:///{Path(url).absolute()}"  # a plain path is a SQLite file
+    if scheme == "sqlite":
+        # `sqlite:///` and a path: three slashes and a relative one, or four and an absolute one.
+        path = rest[1:].partition("?")[0]
+        if not rest.startswith("/") or path in ("", ":memory:"):
+            raise ValueError(f"got {_got(url)}, which names no file")
+        return f"sqlite:///{Path(path).absolute()}"
+    if scheme in ("postgresql", "postgres", "postgresql+psycopg"):
+        return f"postgresql+psycopg://{rest}"
+    # Not the whole URL: it may hold a password, and this line ends up in logs.
+    raise ValueError(f"got a store of kind {_got(scheme)}")
+
+
+def database_path(settings: "Settings") -> Path | None:
+    """The SQLite file, or None for a database server."""
+    url = store_url(settings)
+    return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+
+
+def state_dir(settings: "Settings") -> Path:
+    """The directory of the SQLite file; with a database server the default state directory."""
+    path = database_path(settings)
+    return default_state_dir() if path is None else path.parent
+
+
+def journal_dir(settings: "Settings") -> Path:
+    """Where journal segments are."""
+    named = settings.store.journal
+    return Path(named).absolute() if named else state_dir(settings) / "journal"
+
+
+def quarantine_dir(settings: "Settings") -> Path:
+    """Where records go that the database refused."""
+    return state_dir(settings) / "quarantine"
+
+
+def worker_count(settings: "Settings") -> int:
+    """How many milter workers run: as configured, else two per core, 2 to 16."""
+    if settings.milter.workers:
+        return settings.milter.workers
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        cores = os.cpu_count() or 1
+    return min(16, max(2, 2 * cores))

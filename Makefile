@@ -1,0 +1,84 @@
+# One-liners over real commands. `make help` lists them; set-up is idempotent and called by all.
+SHELL = /bin/sh
+BIN = .venv/bin
+K =
+CORPUS =
+EML =
+# The rings beyond the inner one: what they need is brought by tools/test-setup.sh.
+RINGS = postfix or exim or postgresql or crash or corpus or browser
+LOCK = uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
+
+.DEFAULT_GOAL := check
+.PHONY: help check setup dev rings run demo lint ruff mypy pyright imports inner test corpus crash soak bench bench-check replay docs lock clean
+
+help:        ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## */\1: /p' Makefile
+
+check: dev   ## the inner ring: lint, types, imports, tests that need no root, network or MTA (under a minute)
+	$(MAKE) --no-print-directory -j2 lint inner
+
+setup:       ## system libraries, .venv, pinned packages
+	@tools/setup.sh run
+
+dev:         # the same, with linters and test tools
+	@tools/setup.sh dev
+
+rings: dev   # what the outer rings need: MTAs, PostgreSQL, a browser
+	@tools/test-setup.sh
+
+run: setup   ## milter and policy service in the foreground, on loopback
+	@exec $(BIN)/milterctl run
+
+demo: setup  ## a story of our own: a scrub before and after, and a sender's history
+	@exec $(BIN)/python tests/demo/demo.py
+
+lint: ruff mypy pyright imports
+
+ruff:
+	$(BIN)/ruff check .
+
+mypy:
+	$(BIN)/mypy
+
+pyright:
+	$(BIN)/pyright
+
+imports:
+	$(BIN)/lint-imports
+
+inner:
+	$(BIN)/pytest -q -n 2 -m "not ($(RINGS))" -k "$(K)"
+
+test: rings  ## every ring; K=trap for one topic
+	$(if $(K),,$(MAKE) --no-print-directory lint)
+	$(BIN)/pytest $(if $(K),-k "$(K)")
+
+corpus: dev  ## the tests that read a corpus: make corpus CORPUS=DIR
+	GATEPOST_REQUIRE=corpus GATEPOST_CORPUS="$(abspath $(CORPUS))" $(BIN)/pytest -m corpus -s
+
+crash: rings ## kill -9, 200 rounds on each database
+	GATEPOST_REQUIRE=crash,postgresql GATEPOST_CRASH_ROUNDS=200 $(BIN)/pytest -m crash -s --timeout=0
+
+soak: dev    ## half an hour of mixed traffic, aborts and reloads
+	$(BIN)/python bench/soak.py
+
+bench: dev   ## side by side with other milters; writes bench/RESULTS.md
+	$(BIN)/python bench/run.py
+
+bench-check: dev ## instructions per message against the committed baseline
+	$(BIN)/python bench/check.py
+
+replay: setup ## one saved message through the real milter: make replay EML=tests/mail/x.eml
+	$(BIN)/milterctl replay $(EML)
+
+docs: dev    ## write the generated parts of the manual pages
+	$(BIN)/python tools/manpages.py
+
+lock:        ## pin the dependencies again (needs uv); `make lock LOCK_FLAGS=--upgrade` for newer ones
+	$(LOCK) $(LOCK_FLAGS) --group pyproject.toml:build -o requirements-build.lock
+	$(LOCK) $(LOCK_FLAGS) -c requirements-build.lock pyproject.toml -o requirements.lock
+	$(LOCK) $(LOCK_FLAGS) -c requirements-build.lock -c requirements.lock pyproject.toml --group pyproject.toml:dev -o requirements-dev.lock
+
+clean:       ## everything that set-up and tests made here
+	rm -rf .venv .venv.log build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

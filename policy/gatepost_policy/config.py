@@ -13,6 +13,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gatepost_policy.shown import shown
+
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
@@ -56,7 +58,7 @@ def load(path: Path | None, *, store: str | None = None) -> "Settings":
     from gatepost_policy.settings import Settings
 
     document = {} if path is None else _read(path)
-    where = "built-in defaults" if path is None else printable(str(path))
+    where = "built-in defaults" if path is None else shown(str(path))
     if store is not None and isinstance(document.setdefault("store", {}), dict):
         document["store"]["url"] = store
     try:
@@ -74,14 +76,14 @@ def load(path: Path | None, *, store: str | None = None) -> "Settings":
 
 def _read(path: Path) -> dict[str, Any]:
     """The TOML document of `path`."""
-    where = printable(str(path))
+    where = shown(str(path))
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{where}: cannot read the configuration: {error.strerror}") from None
     if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(f"{where}: want at most {MAX_FILE_BYTES} bytes of configuration, got more")
+        raise ConfigError(f"{where}: want at most {MAX_FILE_BYTES} bytes, got more")
     try:
         return tomllib.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -89,12 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{where}: line {line}: want UTF-8 text") from None
     except (ValueError, RecursionError) as error:
         # ValueError: TOMLDecodeError (which names line and column), or a number of 5000 digits.
-        raise ConfigError(f"{where}: not valid TOML: {printable(str(error))}") from None
-
-
-def printable(text: str) -> str:
-    """`text` in one line, whatever a file name or a value holds."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        raise ConfigError(f"{where}: not valid TOML: {shown(str(error))}") from None
 
 
 # What pydantic's error types mean in words; {} is filled from the error's own context.
@@ -135,7 +132,7 @@ def _problems(error: "Any", document: dict[str, Any]) -> list[str]:
             lines[name] = _line(name, path, value, detail)
     # A wrong element of a list makes the list itself wrong as well: the element says more.
     return [
-        printable(line)
+        shown(line)
         for name, line in lines.items()
         if not any(other.startswith(name + ".") for other in lines if other != name)
     ]

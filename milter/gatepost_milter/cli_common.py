@@ -1,0 +1,67 @@
+"""What every `milterctl` command shares: the settings in force, failing in one line, output.
+
+A command gets an `App` (`@click.pass_obj`). It ends well by returning, with findings by
+`raise SystemExit(1)`, and badly by raising `Failure`, `ConfigError` or `StoreError`: `cli.main`
+turns these into one line on stderr and the exit code of the manual.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from gatepost_policy import config
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from gatepost_policy.settings import Settings
+
+FINE, FINDINGS, USAGE, UNREACHABLE = 0, 1, 2, 3
+
+
+class Failure(Exception):
+    """A command cannot go on. The text is one line with the next step."""
+
+    def __init__(self, text: str, code: int = FINDINGS) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass
+class App:
+    """One run of `milterctl`: what its own options said."""
+
+    config_option: Path | None = None
+    store_option: str | None = None
+
+    @cached_property
+    def config_path(self) -> Path | None:
+        """The configuration file in force, None for the built-in defaults."""
+        return config.find(self.config_option, os.environ)
+
+    @cached_property
+    def settings(self) -> "Settings":
+        """The settings in force. Raises ConfigError."""
+        return config.load(self.config_path, store=self.store_option)
+
+    def engine(self) -> "Engine":
+        """The store, opened; created where it is SQLite and missing. Raises StoreError."""
+        from gatepost_policy import store
+
+        return store.open_engine(self.settings)
+
+
+def note(text: str) -> None:
+    """A word on progress or a hint: on stderr, so that stdout stays data."""
+    print(text, file=sys.stderr)
+
+
+def on_terminal(stream: TextIO) -> bool:
+    """True where a person looks at `stream`."""
+    try:
+        return stream.isatty()
+    except ValueError:  # closed
+        return False

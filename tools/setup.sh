@@ -41,8 +41,8 @@ missing_packages() {
     command -v cc >/dev/null || command -v gcc >/dev/null || echo gcc
     # gcc alone may come without the C library's headers.
     [ -e /usr/include/stdlib.h ] || echo libc6-dev
-    ls /usr/include/libmilter/mfapi.h /usr/local/include/libmilter/mfapi.h >/dev/null 2>&1 ||
-        ls /usr/include/*/libmilter/mfapi.h >/dev/null 2>&1 || echo libmilter-dev
+    [ -e /usr/include/libmilter/mfapi.h ] || [ -e /usr/local/include/libmilter/mfapi.h ] ||
+        echo libmilter-dev
     if python=$(find_python); then
         if is_debians; then
             minor=$("$python" -c 'import sys; print("python3.%d" % sys.version_info[1])')

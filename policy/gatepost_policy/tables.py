@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -30,6 +31,8 @@ NAMES = {
 
 # SQLite numbers rows by itself only in a column of type INTEGER.
 BigKey = BigInteger().with_variant(Integer, "sqlite")
+# Byte order on PostgreSQL too: in a natural-language order a prefix is no range.
+Ordered = Text().with_variant(Text(collation="C"), "postgresql")
 
 
 class Base(DeclarativeBase):
@@ -39,15 +42,20 @@ class Base(DeclarativeBase):
 
 
 class Message(Base):
-    """One message that was seen: by the milter, by the policy service, or in an imported log."""
+    """One message that was seen: by the milter, by the policy service, or in an imported log.
+
+    On PostgreSQL the rows are partitioned by month: the upper bits of `id` are the month in
+    which gatepost learned of the message (`partitions.py`), so `id` alone finds the partition.
+    """
 
     __tablename__ = "message"
 
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
     at: Mapped[float] = mapped_column(Float(53), index=True)  # received
-    learned: Mapped[float] = mapped_column(Float(53), index=True)  # when gatepost learned of it
+    learned: Mapped[float] = mapped_column(Float(53))  # when gatepost learned of it; grows with id
     source: Mapped[str] = mapped_column(String(16))
-    key: Mapped[str | None] = mapped_column(String(200), unique=True)  # imports: natural key
+    stage: Mapped[str] = mapped_column(String(8))  # end, or rcpt: only a RCPT TO was seen
+    session: Mapped[str | None] = mapped_column(String(32))  # hash of client, port and sender
     queue_id: Mapped[str | None] = mapped_column(Text)
     direction: Mapped[str] = mapped_column(String(16))
     family: Mapped[str] = mapped_column(String(8))
@@ -67,20 +75,102 @@ class Message(Base):
     arc_cv: Mapped[str | None] = mapped_column(String(8))
     arc_reason: Mapped[str | None] = mapped_column(Text)
     relay: Mapped[bool] = mapped_column(Boolean, default=False)
+    traps: Mapped[int] = mapped_column(Integer, default=0)  # recipients that are or were traps
 
-    __table_args__ = (Index("ix_message_prefix_at", "prefix", "at"),)
+    __table_args__ = (
+        Index("ix_message_prefix_at", "prefix", "at"),
+        Index(
+            "ix_message_session",
+            "session",
+            sqlite_where=text("session IS NOT NULL"),
+            postgresql_where=text("session IS NOT NULL"),
+        ),
+        {"postgresql_partition_by": "RANGE (id)"},
+    )
+
+
+class MessageKey(Base):
+    """The natural key of a message that may be told to us twice (imported logs, `instance`)."""
+
+    __tablename__ = "message_key"
+
+    key: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    message_id: Mapped[int] = mapped_column(BigKey, autoincrement=False)
+
+    __table_args__ = {"sqlite_with_rowid": False}
 
 
 class MessageDomain(Base):
-    """A domain by which a message is found: envelope sender, header From and each d=, once."""
+    """One key by which a message is found: its envelope sender, its header From, each d=.
+
+    `reversed` is `org.example.` for a d= and `org.example.@local` for an address, so that both
+    `example.org` with all below it (`org.example.` up to, not including, `org.example/`) and one
+    address are one range of this primary key. A d= that an address of the same domain already
+    covers has no row.
+
+    `shared` is how many characters this key has in common with the message's next smaller key.
+    A range that starts with `q` holds several keys of one message only next to each other, so
+    `shared < length(q)` picks exactly one row a message: no DISTINCT is needed.
+    """
 
     __tablename__ = "message_domain"
 
-    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    reversed: Mapped[str] = mapped_column(Text, primary_key=True)
-    at: Mapped[float] = mapped_column(Float(53))
+    reversed: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    at: Mapped[float] = mapped_column(Float(53), primary_key=True)
+    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
+    shared: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
 
-    __table_args__ = (Index("ix_message_domain_reversed_at", "reversed", "at", "message_id"),)
+    __table_args__ = {"sqlite_with_rowid": False}
+
+
+class DomainDay(Base):
+    """What one domain sent on one UTC day: the sender report's summary, added up beforehand.
+
+    `reversed` is the domain alone, `shared` as in `message_domain` but among the message's
+    domains. Always equals what the message rows say; a message that is purged is taken out.
+    """
+
+    __tablename__ = "domain_day"
+
+    reversed: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    day: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    family: Mapped[str] = mapped_column(String(8), primary_key=True)
+    shared: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    messages: Mapped[int] = mapped_column(BigInteger)
+    trap_messages: Mapped[int] = mapped_column(BigInteger)
+    trap_hits: Mapped[int] = mapped_column(BigInteger)  # message x trap recipient
+    first_at: Mapped[float] = mapped_column(Float(53))
+    last_at: Mapped[float] = mapped_column(Float(53))
+    # DKIM results, one a signature; `unsigned` counts messages without any.
+    dkim_pass: Mapped[int] = mapped_column(BigInteger)
+    dkim_fail: Mapped[int] = mapped_column(BigInteger)
+    dkim_policy: Mapped[int] = mapped_column(BigInteger)
+    dkim_neutral: Mapped[int] = mapped_column(BigInteger)
+    dkim_temperror: Mapped[int] = mapped_column(BigInteger)
+    dkim_permerror: Mapped[int] = mapped_column(BigInteger)
+    dkim_none: Mapped[int] = mapped_column(BigInteger)
+    unsigned: Mapped[int] = mapped_column(BigInteger)
+
+    __table_args__ = {"sqlite_with_rowid": False}
+
+
+class DomainHost(Base):
+    """How many messages of one domain one client brought. `host` is the address, later the prefix.
+
+    Rows and `shared` as in `domain_day`.
+    """
+
+    __tablename__ = "domain_host"
+
+    reversed: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    host: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    shared: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    family: Mapped[str] = mapped_column(String(8))
+    name: Mapped[str | None] = mapped_column(Text)  # the newest verified host name
+    messages: Mapped[int] = mapped_column(BigInteger)
+    last_at: Mapped[float] = mapped_column(Float(53))
+
+    __table_args__ = {"sqlite_with_rowid": False}
 
 
 class MessageRecipient(Base):
@@ -88,17 +178,16 @@ class MessageRecipient(Base):
 
     __tablename__ = "recipient"
 
-    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     address: Mapped[str] = mapped_column(Text)  # as it came
-    trap_key: Mapped[str] = mapped_column(Text)  # address.Address.trap_key
-    trap: Mapped[bool] = mapped_column(Boolean)  # was a trap when the mail came
+    trap_key: Mapped[str] = mapped_column(Ordered)  # address.Address.trap_key
+    trap: Mapped[bool] = mapped_column(Boolean)  # was a trap when the mail came, or became one
     accepted: Mapped[bool] = mapped_column(Boolean)
-    session: Mapped[str | None] = mapped_column(String(32))  # client, port, sender, recipient
 
     __table_args__ = (
-        Index("ix_recipient_trap_key", "trap_key"),
-        Index("ix_recipient_session", "session"),
+        Index("ix_recipient_trap_key", "trap_key", "message_id"),
+        {"sqlite_with_rowid": False, "postgresql_partition_by": "RANGE (message_id)"},
     )
 
 
@@ -107,8 +196,8 @@ class MessageSignature(Base):
 
     __tablename__ = "signature"
 
-    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     domain: Mapped[str | None] = mapped_column(Text)
     selector: Mapped[str | None] = mapped_column(Text)
     algorithm: Mapped[str | None] = mapped_column(Text)
@@ -121,15 +210,20 @@ class MessageSignature(Base):
     reason: Mapped[str | None] = mapped_column(Text)
     flags: Mapped[str | None] = mapped_column(Text)  # comma-separated
 
+    __table_args__ = {
+        "sqlite_with_rowid": False,
+        "postgresql_partition_by": "RANGE (message_id)",
+    }
+
 
 class DkimKey(Base):
     """One signing key's history: when a domain was first and last seen with a selector."""
 
     __tablename__ = "dkim_key"
 
-    domain: Mapped[str] = mapped_column(Text, primary_key=True)
-    selector: Mapped[str] = mapped_column(Text, primary_key=True)
-    reversed: Mapped[str] = mapped_column(Text, index=True)
+    reversed: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    selector: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    domain: Mapped[str] = mapped_column(Text)
     algorithm: Mapped[str | None] = mapped_column(Text)
     key_bits: Mapped[int | None] = mapped_column(Integer)
     previous_bits: Mapped[int | None] = mapped_column(Integer)  # before the last change
@@ -138,28 +232,44 @@ class DkimKey(Base):
     last_seen: Mapped[float] = mapped_column(Float(53))
     messages: Mapped[int] = mapped_column(BigInteger)
 
+    __table_args__ = {"sqlite_with_rowid": False}
+
 
 class SenderIdentity(Base):
     """One thing a sender is remembered by, with its rhythm. `kind` as in facts.IdentityKind."""
 
     __tablename__ = "identity"
 
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    kind: Mapped[str] = mapped_column(String(16))
-    value: Mapped[str] = mapped_column(Text)
-    reversed: Mapped[str | None] = mapped_column(Text, index=True)  # of domain-like values
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    value: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    reversed: Mapped[str | None] = mapped_column(Ordered)  # of domain-like values
     first_seen: Mapped[float] = mapped_column(Float(53))
     last_seen: Mapped[float] = mapped_column(Float(53))
+    learned: Mapped[float] = mapped_column(Float(53))  # when gatepost last learned of it
     messages: Mapped[int] = mapped_column(BigInteger)
     trap_messages: Mapped[int] = mapped_column(BigInteger)
     days: Mapped[int] = mapped_column(Integer)  # distinct UTC days with a message
-    last_day: Mapped[int | None] = mapped_column(Integer)  # days since 1970, to count `days`
     ipv4: Mapped[int] = mapped_column(BigInteger)
     ipv6: Mapped[int] = mapped_column(BigInteger)
     repeat: Mapped[bool] = mapped_column(Boolean, default=False)
     note: Mapped[str | None] = mapped_column(Text)
 
-    __table_args__ = (UniqueConstraint("kind", "value"),)
+    __table_args__ = (
+        Index(
+            "ix_identity_reversed",
+            "reversed",
+            sqlite_where=text("reversed IS NOT NULL"),
+            postgresql_where=text("reversed IS NOT NULL"),
+        ),
+        # Those who hit a trap are few; the rest is never read as a list.
+        Index(
+            "ix_identity_trapped",
+            "last_seen",
+            sqlite_where=text("trap_messages > 0"),
+            postgresql_where=text("trap_messages > 0"),
+        ),
+        {"sqlite_with_rowid": False},
+    )
 
 
 class Listing(Base):
@@ -190,9 +300,11 @@ class Evidence(Base):
     listing_id: Mapped[int] = mapped_column(
         BigKey, ForeignKey("listing.id", ondelete="CASCADE"), primary_key=True
     )
-    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
     trap: Mapped[str] = mapped_column(Text, primary_key=True)
     at: Mapped[float] = mapped_column(Float(53))
+
+    __table_args__ = (Index("ix_evidence_message_id", "message_id"),)
 
 
 class TrapRow(Base):
@@ -220,7 +332,8 @@ class SubmissionCount(Base):
 
     __tablename__ = "submission_count"
 
-    day: Mapped[int] = mapped_column(Integer, primary_key=True)  # days since 1970-01-01 UTC
+    # Days since 1970-01-01 UTC.
+    day: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     direction: Mapped[str] = mapped_column(String(16), primary_key=True)
     family: Mapped[str] = mapped_column(String(8), primary_key=True)
     action: Mapped[str] = mapped_column(String(16), primary_key=True)
@@ -233,7 +346,7 @@ class MessageCount(Base):
 
     __tablename__ = "message_count"
 
-    day: Mapped[int] = mapped_column(Integer, primary_key=True)
+    day: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     family: Mapped[str] = mapped_column(String(8), primary_key=True)
     action: Mapped[str] = mapped_column(String(16), primary_key=True)
     reason: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -263,7 +376,11 @@ class JournalGap(Base):
 
 
 class Revision(Base):
-    """One row a topic (traps, listings): a number that grows with every change."""
+    """One row a topic: a number that only grows.
+
+    `traps`, `listings`, `repeat`: one more with every change. `message`: the last id given out
+    (SQLite). `purge-*`: the last id that retention has looked at, for each class.
+    """
 
     __tablename__ = "revision"
 

@@ -288,8 +288,18 @@ class Listing(Base):
     by_hand: Mapped[bool] = mapped_column(Boolean, default=False)
     forgiven: Mapped[float | None] = mapped_column(Float(53))
     note: Mapped[str | None] = mapped_column(Text)
+    network: Mapped[str | None] = mapped_column(String(50))  # the /48 of an IPv6 prefix
 
-    __table_args__ = (Index("ix_listing_kind_value_until", "kind", "value", "until"),)
+    __table_args__ = (
+        Index("ix_listing_kind_value_until", "kind", "value", "until"),
+        Index(
+            "ix_listing_network_since",
+            "network",
+            "since",
+            sqlite_where=text("network IS NOT NULL"),
+            postgresql_where=text("network IS NOT NULL"),
+        ),
+    )
 
 
 class Evidence(Base):
@@ -322,7 +332,10 @@ class TrapRow(Base):
     published_at: Mapped[float | None] = mapped_column(Float(53))
     added: Mapped[float] = mapped_column(Float(53))
     removed: Mapped[float | None] = mapped_column(Float(53))  # no longer a trap since then
-    generation: Mapped[int] = mapped_column(Integer, default=0)  # 0: live; else of an import
+    # 0: added by hand; else the import that brought it, live up to revision `generation`.
+    generation: Mapped[int] = mapped_column(Integer, default=0)
+    live_at: Mapped[float | None] = mapped_column(Float(53))  # last seen as a sender or login
+    live_as: Mapped[str] = mapped_column(Text, default="")  # sender, login, submission-sender
 
     __table_args__ = (UniqueConstraint("kind", "key", "generation"),)
 

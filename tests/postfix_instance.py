@@ -1,0 +1,379 @@
+"""A throw-away Postfix on loopback: inbound and submission listeners, mail delivered to Maildirs.
+
+`PostfixInstance(programs, setup)` starts one; `stop()` ends it and leaves nothing behind. Ports are
+free ones, `master` is our own child. What the recipes in conf/postfix say is put in through
+`Setup`: main.cf lines, options of the two listeners and further services. Mail to local.test lands
+in `inbox`, all other mail in `outbound`; nothing ever leaves the machine.
+"""
+
+import grp
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mta_unpack import Programs
+from ports import free_port
+from postfix_recipes import entries
+from sasl_stub import SaslStub
+from smtp_client import Client
+
+HOST = "mx.local.test"
+LOGIN, PASSWORD = "alice.login@local.test", "secret"
+START_TIMEOUT = 60
+DELIVERY_TIMEOUT = 60
+
+VIRTUAL = """\
+if !/^nobody[^@]*@local\\.test$/
+/@local\\.test$/  inbox/
+/@/               outbound/
+endif
+"""
+MASTER = """\
+pickup unix n - n 60 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+proxywrite unix - - n - 1 proxymap
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+showq unix n - n - - showq
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+local unix - n n - - local
+virtual unix - n n - - virtual
+lmtp unix - - n - - lmtp
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+"""
+
+
+@dataclass(slots=True)
+class Setup:
+    """What one instance is told beyond its bones. Values are Postfix's own syntax."""
+
+    main: Mapping[str, str] = field(default_factory=dict)
+    submission: Mapping[str, str] = field(default_factory=dict)
+    inbound: Mapping[str, str] = field(default_factory=dict)
+    recipe: str = ""  # a submission entry of conf/postfix; {etc} and so on already put in
+    services: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)  # in the configuration directory
+    sasl: bool = True
+
+
+class PostfixInstance:
+    """One running Postfix. Use as a context manager, or call `stop`."""
+
+    def __init__(self, programs: Programs, setup: Setup) -> None:
+        self.programs, self.setup = programs, setup
+        self.root = Path(tempfile.mkdtemp(prefix="gatepost-postfix-"))
+        self.root.chmod(0o755)  # the postfix user reads here
+        self.etc, self.spool = self.root / "etc", self.root / "spool"
+        self.mail, self.log = self.root / "mail", self.root / "maillog"
+        self.inbound_port, self.submission_port = free_port(), free_port()
+        while self.submission_port == self.inbound_port:
+            self.submission_port = free_port()
+        self.master: subprocess.Popen[bytes] | None = None
+        self.sasl: SaslStub | None = None
+        try:
+            self._lay_out()
+            self.write_config()
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> "PostfixInstance":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # -- life ---------------------------------------------------------------------------------
+
+    @property
+    def sbin(self) -> Path:
+        return self.programs.root / "usr/lib/postfix/sbin"
+
+    @property
+    def commands(self) -> Path:
+        return self.programs.root / "usr/sbin"
+
+    def environment(self) -> dict[str, str]:
+        return {**self.programs.environment(), "MAIL_CONFIG": str(self.etc), "TZ": "UTC"}
+
+    def _lay_out(self) -> None:
+        postfix, nobody = pwd.getpwnam("postfix"), pwd.getpwnam("nobody")
+        postdrop = grp.getgrnam("postdrop").gr_gid
+        for path in (self.etc, self.spool, self.mail, self.root / "data", self.root / "sasl"):
+            path.mkdir()
+        os.chown(self.mail, nobody.pw_uid, nobody.pw_gid)
+        os.chown(self.root / "data", postfix.pw_uid, postfix.pw_gid)
+        (self.spool / "pid").mkdir()
+        for name in ("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold",
+                     "incoming", "private", "saved", "trace"):  # fmt: skip
+            (self.spool / name).mkdir(mode=0o700)
+            os.chown(self.spool / name, postfix.pw_uid, 0)
+        for name, mode in (("maildrop", 0o1730), ("public", 0o2710)):
+            (self.spool / name).mkdir()
+            os.chown(self.spool / name, postfix.pw_uid, postdrop)
+            (self.spool / name).chmod(mode)
+
+    def main_cf(self) -> dict[str, str]:
+        """The bones; `Setup.main` is laid over them."""
+        nobody = pwd.getpwnam("nobody")
+        lib = self.programs.root / "usr/lib/postfix"
+        return {
+            "compatibility_level": "3.6",
+            "myhostname": HOST,
+            "mydestination": "",
+            "alias_maps": "",
+            "alias_database": "",
+            "local_recipient_maps": "",
+            "mynetworks": "",
+            "inet_interfaces": "127.0.0.1, ::1",
+            "inet_protocols": "ipv4, ipv6",
+            "queue_directory": str(self.spool),
+            "data_directory": str(self.root / "data"),
+            "daemon_directory": str(self.sbin),
+            "command_directory": str(self.commands),
+            "shlib_directory": str(lib),
+            "meta_directory": str(self.etc),
+            "import_environment": "MAIL_CONFIG LD_LIBRARY_PATH TZ",
+            "maillog_file": str(self.log),
+            "maillog_file_prefixes": str(self.root),
+            "syslog_name": "test",
+            "virtual_mailbox_domains": "local.test",
+            "virtual_mailbox_base": str(self.mail),
+            "virtual_mailbox_maps": f"regexp:{self.etc}/mailboxes",
+            "virtual_uid_maps": f"static:{nobody.pw_uid}",
+            "virtual_gid_maps": f"static:{nobody.pw_gid}",
+            "default_transport": "virtual",
+            "relay_transport": "virtual",
+            "local_transport": "error:no local mail",
+            "smtpd_peername_lookup": "no",
+            "smtpd_relay_restrictions": "permit_sasl_authenticated, reject_unauth_destination",
+            "smtpd_recipient_restrictions": "permit",
+            # Loopback clients must look like strangers: nothing is completed in their headers.
+            "local_header_rewrite_clients": "",
+            "smtpd_sasl_type": "dovecot",
+            "smtpd_sasl_path": str(self.root / "sasl/auth"),
+            "smtpd_tls_security_level": "may",
+            "smtpd_tls_chain_files": f"{self.etc}/tls.pem",
+            "smtp_tls_security_level": "none",
+            # Not all machines that run tests have entropy daemons or a slow random device.
+            "tls_random_source": "dev:/dev/urandom",
+            "smtpd_client_connection_rate_limit": "0",
+            "smtpd_client_event_limit_exceptions": "127.0.0.0/8, [::1]",
+            "milter_connect_timeout": "20s",
+            "in_flow_delay": "0",
+            "queue_run_delay": "300s",
+            "enable_long_queue_ids": "no",
+            **self.setup.main,
+        }
+
+    def write_config(self) -> None:
+        """(Re)write the configuration; `reload` or `restart` makes it count."""
+        lines = [f"{k} = {v}" for k, v in self.main_cf().items()]
+        (self.etc / "main.cf").write_text("\n".join(lines) + "\n")
+        (self.etc / "mailboxes").write_text(VIRTUAL)
+        (self.etc / "tls.pem").write_bytes(certificate())
+        (self.etc / "tls.pem").chmod(0o600)
+        system = Path("/etc/postfix/dynamicmaps.cf")
+        (self.etc / "dynamicmaps.cf").write_text(system.read_text() if system.exists() else "")
+        for name, text in self.setup.files.items():
+            (self.etc / name).write_text(text.replace("@ETC@", str(self.etc)))
+        (self.etc / "master.cf").write_text(self.master_cf())
+
+    def master_cf(self) -> str:
+        inbound = {
+            "smtpd_authorized_xclient_hosts": "127.0.0.0/8, [::1]",
+            **self.setup.inbound,
+        }
+        submission = {
+            "smtpd_tls_security_level": "may",
+            "smtpd_relay_restrictions": "permit_sasl_authenticated, reject",
+            "smtpd_authorized_xclient_hosts": "127.0.0.0/8, [::1]",
+            **self.setup.submission,
+        }
+        text = MASTER
+        if self.setup.recipe:
+            entry, services = self._recipe()
+            text += services
+        else:
+            entry = listener("submission", {"smtpd_sasl_auth_enable": "yes"})
+        for name, value in submission.items():
+            entry += f"  -o {{ {name} = {value} }}\n"
+        for host in ("127.0.0.1", "[::1]"):
+            text += listener(f"{host}:{self.inbound_port}", inbound)
+            if self.setup.sasl:
+                text += f"{host}:{self.submission_port}" + entry.removeprefix("submission")
+        return text + self.setup.services
+
+    def _recipe(self) -> tuple[str, str]:
+        """The submission entry of the recipe, and the other services that it brings."""
+        found = entries(self.setup.recipe.replace("@ETC@", str(self.etc)))
+        return found.pop("submission"), "".join(found.values())
+
+    def start(self) -> None:
+        if self.setup.sasl and self.sasl is None:
+            self.sasl = SaslStub(self.root / "sasl/auth", LOGIN, PASSWORD)
+        self.log.touch()
+        self.master = subprocess.Popen(
+            [self.sbin / "master", "-c", self.etc, "-d"],
+            env=self.environment(), cwd=self.root, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        end = time.monotonic() + START_TIMEOUT
+        while not answers(self.inbound_port):
+            if self.master.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"Postfix did not start:\n{self.log_text()}")
+            time.sleep(0.02)
+
+    def stop_master(self) -> None:
+        """End master and all its children; the files stay."""
+        if self.master is not None:
+            # Our own session: nothing but this master's children is in it.
+            for sig in (signal.SIGTERM, signal.SIGKILL):
+                try:
+                    os.killpg(self.master.pid, sig)
+                except ProcessLookupError:
+                    break
+                try:
+                    self.master.wait(5)
+                except subprocess.TimeoutExpired:
+                    continue
+            self.master = None
+
+    def stop(self) -> None:
+        self.stop_master()
+        if self.sasl is not None:
+            self.sasl.stop()
+            self.sasl = None
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def restart(self, setup: Setup | None = None) -> None:
+        """Take another configuration, from a stand-still."""
+        self.stop_master()
+        if setup is not None:
+            self.setup = setup
+        self.write_config()
+        self.start()
+
+    # -- use ----------------------------------------------------------------------------------
+
+    def command(self, name: str, *args: str, stdin: bytes | None = None) -> bytes:
+        """Run one of Postfix's own commands on this instance; its output."""
+        done = subprocess.run(
+            [self.commands / name, *args], env=self.environment(), input=stdin,
+            capture_output=True, check=False, timeout=60,
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    def inbound(self, host: str = "127.0.0.1", **options: object) -> Client:
+        return Client(host, self.inbound_port, **options)  # type: ignore[arg-type]
+
+    def submission(self, host: str = "127.0.0.1", **options: object) -> Client:
+        """A client that logs in; `login=""` is one that does not."""
+        options = {"login": LOGIN, "password": PASSWORD, **options}
+        return Client(host, self.submission_port, **options)  # type: ignore[arg-type]
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def delivered(self, box: str = "*") -> list[Path]:
+        """The delivered messages, oldest first."""
+        return sorted(self.mail.glob(f"{box}/new/*"), key=lambda p: p.stat().st_mtime_ns)
+
+    def collect(self, count: int = 1, box: str = "*") -> list[bytes]:
+        """Wait for `count` messages, read them and take them away."""
+        end = time.monotonic() + DELIVERY_TIMEOUT
+        while len(self.delivered(box)) < count:
+            if time.monotonic() > end:
+                raise AssertionError(
+                    f"want {count} delivered, got {len(self.delivered(box))}:\n{self.log_text()}"
+                )
+            time.sleep(0.02)
+        found = self.delivered(box)
+        out = [path.read_bytes() for path in found]
+        for path in found:
+            path.unlink()
+        return out
+
+    def queue_is_empty(self) -> bool:
+        """True where no message waits or is on its way."""
+        return not any(
+            path.is_file()
+            for name in ("incoming", "active", "deferred", "maildrop")
+            for path in (self.spool / name).rglob("*")
+        )
+
+    def settle(self) -> None:
+        """Wait until the queue is empty."""
+        end = time.monotonic() + DELIVERY_TIMEOUT
+        while not self.queue_is_empty():
+            if time.monotonic() > end:
+                raise AssertionError(f"the queue does not empty:\n{self.log_text()}")
+            time.sleep(0.02)
+
+
+def listener(where: str, options: Mapping[str, str]) -> str:
+    """One smtpd listener of master.cf. Values with spaces or commas go into braces."""
+    lines = [f"{where} inet n - n - - smtpd"]
+    lines += [f"  -o {{ {name} = {value} }}" for name, value in options.items()]
+    return "\n".join(lines) + "\n"
+
+
+def answers(port: int, host: str = "127.0.0.1") -> bool:
+    """True where a server greets on the port."""
+    try:
+        with socket.create_connection((host, port), 5) as sock:
+            sock.settimeout(10)
+            return sock.recv(3) == b"220"
+    except OSError:
+        return False
+
+
+def certificate() -> bytes:
+    """A fresh self-signed certificate with its key, PEM."""
+    import datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=2))
+        .sign(key, hashes.SHA256())
+    )
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ) + signed.public_bytes(serialization.Encoding.PEM)

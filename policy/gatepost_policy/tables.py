@@ -399,3 +399,13 @@ class Revision(Base):
 
     topic: Mapped[str] = mapped_column(String(16), primary_key=True)
     number: Mapped[int] = mapped_column(BigInteger)
+
+
+class Counter(Base):
+    """One counter of the metrics endpoint, over all hosts and restarts. `labels` is a JSON list."""
+
+    __tablename__ = "counter"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    labels: Mapped[str] = mapped_column(String(200), primary_key=True)
+    value: Mapped[int] = mapped_column(BigInteger)

@@ -337,7 +337,7 @@ class TrapRow(Base):
     live_at: Mapped[float | None] = mapped_column(Float(53))  # last seen as a sender or login
     live_as: Mapped[str] = mapped_column(Text, default="")  # sender, login, submission-sender
 
-    __table_args__ = (UniqueConstraint("kind", "key", "generation"),)
+    __table_args__ = (UniqueConstraint("kind", "key"),)
 
 
 class SubmissionCount(Base):

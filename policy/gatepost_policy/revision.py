@@ -1,0 +1,24 @@
+"""Numbers that only grow: how one process tells the others that something in the store changed.
+
+The topics are `traps`, `listings`, `repeat` (one more with every change) and `generation` (the
+newest import of traps that is complete). The recorder polls them and publishes what is newer.
+"""
+
+from sqlalchemy import Connection, insert, select, update
+
+from gatepost_policy.tables import Revision
+
+
+def number(connection: Connection, topic: str) -> int:
+    """The current number of `topic`, 0 before its first change."""
+    found = connection.scalar(select(Revision.number).where(Revision.topic == topic))
+    return 0 if found is None else int(found)
+
+
+def bump(connection: Connection, topic: str) -> None:
+    """One more, in the caller's transaction: the change and its announcement commit together."""
+    changed = connection.execute(
+        update(Revision).where(Revision.topic == topic).values(number=Revision.number + 1)
+    )
+    if not changed.rowcount:
+        connection.execute(insert(Revision).values(topic=topic, number=1))

@@ -14,6 +14,13 @@ BIG_KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 def upgrade() -> None:
     op.create_table(
+        "counter",
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("labels", sa.String(length=200), nullable=False),
+        sa.Column("value", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", "labels", name=op.f("pk_counter")),
+    )
+    op.create_table(
         "dkim_key",
         sa.Column("reversed", ORDERED, nullable=False),
         sa.Column("selector", ORDERED, nullable=False),
@@ -46,7 +53,6 @@ def upgrade() -> None:
         sa.Column("dkim_temperror", sa.BigInteger(), nullable=False),
         sa.Column("dkim_permerror", sa.BigInteger(), nullable=False),
         sa.Column("dkim_none", sa.BigInteger(), nullable=False),
-        sa.Column("unsigned", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("reversed", "day", "family", "shared", name=op.f("pk_domain_day")),
         sqlite_with_rowid=False,
     )
@@ -278,7 +284,7 @@ def upgrade() -> None:
         sa.Column("live_at", sa.Float(precision=53), nullable=True),
         sa.Column("live_as", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_trap")),
-        sa.UniqueConstraint("kind", "key", "generation", name=op.f("uq_trap_kind_key_generation")),
+        sa.UniqueConstraint("kind", "key", name=op.f("uq_trap_kind_key")),
     )
     op.create_table(
         "evidence",

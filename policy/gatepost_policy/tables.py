@@ -141,7 +141,7 @@ class DomainDay(Base):
     trap_hits: Mapped[int] = mapped_column(BigInteger)  # message x trap recipient
     first_at: Mapped[float] = mapped_column(Float(53))
     last_at: Mapped[float] = mapped_column(Float(53))
-    # DKIM results, one a signature; `unsigned` counts messages without any.
+    # DKIM results, one a signature; `dkim_none` also counts messages without any.
     dkim_pass: Mapped[int] = mapped_column(BigInteger)
     dkim_fail: Mapped[int] = mapped_column(BigInteger)
     dkim_policy: Mapped[int] = mapped_column(BigInteger)
@@ -149,7 +149,6 @@ class DomainDay(Base):
     dkim_temperror: Mapped[int] = mapped_column(BigInteger)
     dkim_permerror: Mapped[int] = mapped_column(BigInteger)
     dkim_none: Mapped[int] = mapped_column(BigInteger)
-    unsigned: Mapped[int] = mapped_column(BigInteger)
 
     __table_args__ = {"sqlite_with_rowid": False}
 

@@ -31,7 +31,8 @@ START_TIMEOUT = 60
 DELIVERY_TIMEOUT = 60
 
 VIRTUAL = """\
-if !/^nobody[^@]*@local\\.test$/
+# nobody...@local.test is unknown at RCPT, everything at fail.test only at delivery: a bounce
+if !/^nobody[^@]*@local\\.test$|@fail\\.test$/
 /@local\\.test$/  inbox/
 /@/               outbound/
 endif

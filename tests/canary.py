@@ -1,0 +1,58 @@
+"""Words that must never come out: one client's address, name, EHLO, login and port.
+
+`Canaries.fresh()` makes a set that occurs nowhere else; `found(data)` says which of them stand in
+`data`, in any case and, as text may travel in other clothes, in base64 and hexadecimal too.
+"""
+
+import base64
+import re
+import secrets
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Canaries:
+    """One client's traces. `login` is the whole login name."""
+
+    address: str
+    name: str
+    helo: str
+    login: str
+    port: int
+
+    @classmethod
+    def fresh(cls, family: str, login: str) -> "Canaries":
+        """A client on IPv4 (203.0.113.0/24, RFC 5737) or IPv6 (2001:db8::/32, RFC 3849)."""
+        word = secrets.token_hex(5)
+        if family == "ipv6":
+            parts = ":".join(f"{secrets.randbelow(0xEFFF) + 0x1000:x}" for _ in range(6))
+            address = f"2001:db8:{parts}"
+        else:
+            address = f"203.0.113.{secrets.randbelow(150) + 100}"
+        return cls(address, f"ptr-{word}.canary.example", f"ehlo-{word}.example", login,
+                   secrets.randbelow(20_000) + 40_000)  # fmt: skip
+
+    @property
+    def xclient(self) -> str:
+        """The XCLIENT attributes that make a session this client's (Postfix XCLIENT_README)."""
+        address = f"IPV6:{self.address}" if ":" in self.address else self.address
+        return f"NAME={self.name} ADDR={address} PORT={self.port}"
+
+    def words(self) -> dict[str, str]:
+        return {"address": self.address, "host name": self.name, "EHLO": self.helo,
+                "login": self.login, "port": str(self.port)}  # fmt: skip
+
+    def found(self, data: bytes) -> tuple[str, ...]:
+        """Which kinds of trace stand in `data`."""
+        low = data.lower()
+        return tuple(what for what, word in self.words().items() if _stands(word, low))
+
+
+def _stands(word: str, low: bytes) -> bool:
+    plain = word.lower().encode()
+    if re.search(rb"(?<![0-9a-z.])" + re.escape(plain) + rb"(?![0-9])", low):
+        return True
+    if len(plain) < 8:
+        return False
+    coded = base64.b64encode(word.encode())[: len(plain) // 3 * 4].lower()
+    return plain.hex().encode() in low or coded in low

@@ -20,20 +20,20 @@ def log(**event: Any) -> None:
     print(json.dumps(event, default=repr), file=LOG, flush=True)
 
 
-class Probe(Milter.Base):
+class Probe(Milter.Base):  # type: ignore[misc]
     def macros(self, *names: str) -> dict[str, str]:
         return {n: v for n in names if (v := self.getsymval(n)) is not None}
 
-    def connect(self, host: str, family: int, address: Any) -> int:
+    def connect(self, host: str, family: int, address: Any) -> Any:
         seen = self.macros("j", "v", "_", "{daemon_name}", "{client_addr}", "i")
         log(event="connect", host=host, family=family, address=address, macros=seen)
         return Milter.CONTINUE
 
-    def hello(self, name: str) -> int:
+    def hello(self, name: str) -> Any:
         log(event="helo", name=name)
         return Milter.CONTINUE
 
-    def envfrom(self, *args: str) -> int:
+    def envfrom(self, *args: str) -> Any:
         self.todo: list[Any] = []
         self.size = 0
         self.chunks: list[int] = []
@@ -41,31 +41,31 @@ class Probe(Milter.Base):
         log(event="mail", args=args, macros=self.macros(*names))
         return Milter.TEMPFAIL if "tempfail" in args[0] else Milter.CONTINUE
 
-    def envrcpt(self, *args: str) -> int:
+    def envrcpt(self, *args: str) -> Any:
         seen = self.macros("i", "{rcpt_addr}", "{rcpt_mailer}")
         log(event="rcpt", args=args, macros=seen)
         return Milter.REJECT if "refuse" in args[0] else Milter.CONTINUE
 
-    def data(self) -> int:
+    def data(self) -> Any:
         log(event="data", macros=self.macros("i"))
         return Milter.CONTINUE
 
-    def header(self, name: str, value: str) -> int:
+    def header(self, name: str, value: str) -> Any:
         log(event="header", name=name, value=value)
         if name == "X-Probe":
             self.todo = json.loads(value)
         return Milter.CONTINUE
 
-    def eoh(self) -> int:
+    def eoh(self) -> Any:
         log(event="eoh", macros=self.macros("i"))
         return Milter.CONTINUE
 
-    def body(self, chunk: bytes) -> int:
+    def body(self, chunk: bytes) -> Any:
         self.size += len(chunk)
         self.chunks.append(len(chunk))
         return Milter.SKIP if "skip" in FLAGS else Milter.CONTINUE
 
-    def eom(self) -> int:
+    def eom(self) -> Any:
         log(event="eom", size=self.size, chunks=self.chunks[:3], macros=self.macros("i"))
         for op, *args in self.todo:
             if op == "chg":
@@ -85,12 +85,12 @@ class Probe(Milter.Base):
                 return Milter.ACCEPT
         return Milter.CONTINUE
 
-    def abort(self) -> int:
+    def abort(self) -> Any:
         log(event="abort")
         return Milter.CONTINUE
 
 
-def negotiate(context: Any, opts: list[int]) -> int:
+def negotiate(context: Any, opts: list[int]) -> Any:
     log(event="negotiate", actions=opts[0], steps=opts[1])
     wanted = 0
     for flag, bit in (
@@ -103,16 +103,13 @@ def negotiate(context: Any, opts: list[int]) -> int:
             wanted |= bit
     opts[1] = wanted
     opts[2] = opts[3] = 0
-    return int(Milter.CONTINUE)
+    return Milter.CONTINUE
 
 
 if __name__ == "__main__":
     Milter.factory = Probe
     Milter.set_flags(Milter.CHGHDRS | Milter.ADDHDRS | Milter.DELRCPT | Milter.ADDRCPT)
-    import milter
-
-    milter.set_flags(Milter.CHGHDRS | Milter.ADDHDRS | Milter.DELRCPT | Milter.ADDRCPT)
     # Milter.Base.negotiate would overwrite the flags with what its decorators say.
-    Probe.negotiate = lambda self, opts: negotiate(self, opts)  # type: ignore[method-assign]
+    Probe.negotiate = lambda self, opts: negotiate(self, opts)
     print("ready", flush=True)
     Milter.runmilter("probe", sys.argv[1], 60)

@@ -120,7 +120,7 @@ class Signature:
             return False
         if self.unsigned_bytes or (self.body_limit is not None and self.unsigned_bytes is None):
             return False
-        if "testing-key" in self.flags or "not-authorized" in self.flags:
+        if not {"testing-key", "expired"}.isdisjoint(self.flags):
             return False
         rsa = (self.algorithm or "").startswith("rsa")
         return not rsa or (self.key_bits is not None and self.key_bits >= 1024)

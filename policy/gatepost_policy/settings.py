@@ -7,7 +7,7 @@ Units: durations are text (`24h`) in the file and seconds here; `_ms` and `_byte
 
 import re
 from datetime import date
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -49,10 +49,35 @@ def _socket(value: str) -> str:
     return value
 
 
+def nameserver(value: str) -> tuple[str, int]:
+    """`127.0.0.1:5353`, `[::1]:5353`, `127.0.0.1` or `::1` as (address, port).
+
+    Raises ValueError saying what was wanted.
+    """
+    host, port = value.strip(), "53"
+    if host.startswith("["):
+        host, _, rest = host[1:].partition("]")
+        port = rest.removeprefix(":") if rest else port
+    elif host.count(":") == 1:
+        host, _, port = host.partition(":")
+    try:
+        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ValueError("no port")
+        return str(ip_address(host)), int(port)
+    except ValueError:
+        raise ValueError('want a resolver such as "127.0.0.1:5353" or "[::1]:5353"') from None
+
+
+def _nameserver(value: str) -> str:
+    nameserver(value)
+    return value
+
+
 Seconds = Annotated[int, BeforeValidator(duration), Field(ge=1)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Domain = Annotated[str, AfterValidator(_domain)]
 Socket = Annotated[str, AfterValidator(_socket)]
+Nameserver = Annotated[str, AfterValidator(_nameserver)]
 
 
 class Section(BaseModel):
@@ -107,16 +132,18 @@ class Dkim(Section):
     """[dkim]: what is verified, and the bounds that keep a hostile signature cheap."""
 
     authserv_id: str = ""  # empty: the MTA's own name, macro {j}
-    nameservers: tuple[str, ...] = ()  # empty: the system's resolvers
+    nameservers: tuple[Nameserver, ...] = ()  # empty: the system's resolvers
     lookup_timeout_ms: int = Field(default=2_000, ge=10, le=60_000)
     message_timeout_ms: int = Field(default=5_000, ge=10, le=120_000)
+    max_lookups: int = Field(default=200, ge=1, le=5_000)
     cache_entries: int = Field(default=10_000, ge=16)
+    cache_bytes: int = Field(default=16_777_216, ge=65_536)
     cache_ttl_max: Seconds = 86_400
     cache_ttl_negative: Seconds = 300
     max_signatures: int = Field(default=10, ge=1, le=100)
     max_signature_bytes: int = Field(default=16_384, ge=1024)
     max_signed_fields: int = Field(default=300, ge=10)
-    max_key_bits: int = Field(default=4_096, ge=1024, le=8192)
+    max_key_bits: int = Field(default=8_192, ge=1024, le=16_384)
     min_key_bits: int = Field(default=1_024, ge=512)
     max_exponent_bits: int = Field(default=33, ge=2, le=64)
     max_record_bytes: int = Field(default=8_192, ge=512)

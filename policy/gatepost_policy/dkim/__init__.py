@@ -1,0 +1,11 @@
+"""The DKIM recorder: what became of every DKIM-Signature, and of the ARC chain.
+
+`Verifier` is one for a process; `begin` gives a `Message` that takes header fields and body
+chunks as they arrive and answers with an `Outcome`. `Lookups` finds the keys.
+"""
+
+from gatepost_policy.dkim.lookups import Answer, Lookups
+from gatepost_policy.dkim.reasons import Why
+from gatepost_policy.dkim.verifier import Message, Outcome, Verifier
+
+__all__ = ["Answer", "Lookups", "Message", "Outcome", "Verifier", "Why"]

@@ -1,0 +1,137 @@
+"""Canonicalise and hash a message body while it arrives (RFC 6376 3.4.3, 3.4.4, 3.7).
+
+How it works. Chunks come cut anywhere. Of each, the whole is canonicalised at once with bytes
+operations behind prefilters (`in` is memchr: a base64 body never sees a regular expression), and
+only what the next chunk may still change stays back: a blank or a CR at the very end (at most two
+bytes), and how many line ends were seen last. So memory is constant, whatever arrives.
+
+One `Body` is made for each canonicalization; it feeds one `Sink` for each (hash, `l=`).
+
+Limits: a bare LF is content, not a line end. RFC 5322 2.3 knows only CRLF, an MTA hands over
+nothing else, and turning it into CRLF would accept a body that nobody signed.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+
+CRLF = b"\r\n"
+_MANY = CRLF * 4096
+_squeeze = re.compile(rb"  +").sub
+
+HASHES: dict[str, Callable[[], "hashlib._Hash"]] = {
+    "sha256": hashlib.sha256,
+    "sha1": lambda: hashlib.sha1(usedforsecurity=False),
+}
+
+
+class Sink:
+    """One hash over the canonical body, or over its first `limit` octets (`l=`)."""
+
+    __slots__ = ("digest", "hash", "limit", "room")
+
+    def __init__(self, name: str, limit: int | None) -> None:
+        self.hash = HASHES[name]()
+        self.limit = limit
+        self.room = limit
+        self.digest = b""
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Hash `data` as far as `limit` lets it."""
+        if self.room is None:
+            self.hash.update(data)
+        elif self.room:
+            if len(data) > self.room:
+                data = data[: self.room]
+            self.room -= len(data)
+            self.hash.update(data)
+
+
+class Body:
+    """The body under one canonicalization. `size` counts the canonical octets."""
+
+    __slots__ = ("held", "pending", "relaxed", "sinks", "size")
+
+    def __init__(self, relaxed: bool) -> None:
+        self.relaxed = relaxed
+        self.sinks: dict[tuple[str, int | None], Sink] = {}
+        self.held = b""  # a blank, a CR or both, at the end of the last chunk
+        self.pending = 0  # line ends that count only if text follows
+        self.size = 0
+
+    def sink(self, name: str, limit: int | None) -> Sink:
+        """The sink for this hash and `l=`, shared by all signatures that want it."""
+        key = (name, limit)
+        found = self.sinks.get(key)
+        if found is None:
+            found = self.sinks[key] = Sink(name, limit)
+        return found
+
+    def update(self, chunk: bytes) -> None:
+        """Take the next piece of the body, cut anywhere."""
+        if self.held:
+            chunk = self.held + chunk
+            self.held = b""
+        if self.relaxed:
+            if b"\t" in chunk:
+                chunk = chunk.replace(b"\t", b" ")
+            if b" " in chunk:
+                if b"  " in chunk:
+                    chunk = _squeeze(b" ", chunk)
+                chunk = chunk.replace(b" \r\n", CRLF)
+        end = len(chunk)
+        if chunk.endswith(b"\r"):
+            end -= 1
+        if self.relaxed and chunk.endswith(b" ", 0, end):
+            end -= 1
+        if end != len(chunk):
+            self.held = chunk[end:]
+        stop = end
+        if chunk.endswith(CRLF, 0, end):
+            stop = end - 2
+            if chunk.endswith(CRLF, 0, stop):
+                stop = _text_end(chunk, end)
+        if stop:
+            self._emit(memoryview(chunk)[:stop])
+        self.pending += (end - stop) >> 1
+
+    def _emit(self, text: bytes | memoryview) -> None:
+        while self.pending:
+            ends = _MANY[: self.pending * 2]
+            self.pending -= len(ends) >> 1
+            self.size += len(ends)
+            for sink in self.sinks.values():
+                sink.update(ends)
+        self.size += len(text)
+        for sink in self.sinks.values():
+            sink.update(text)
+
+    def close(self) -> None:
+        """The body is over: end the last line and compute every digest."""
+        # RFC 6376 3.4.4: white space at the end of a line is ignored, that of the last one too.
+        rest = b"" if self.held == b" " else self.held
+        self.held = b""
+        if rest:
+            self._emit(rest)
+        # RFC 6376 3.4.3: an empty body is one CRLF; 3.4.4: relaxed, it is nothing.
+        if self.size or not self.relaxed:
+            self.pending = 0
+            self._emit(CRLF)
+        for sink in self.sinks.values():
+            sink.digest = sink.hash.digest()
+
+
+def _text_end(chunk: bytes, end: int) -> int:
+    """Where the run of CRLFs that ends at `end` begins."""
+    start = len(chunk[:end].rstrip(CRLF))
+    # The stripped set is of bytes, not of pairs: find the last place where the pairs break.
+    pairs = start
+    if chunk[start] == 0x0A:
+        pairs = start + 1
+    bare_cr = chunk.rfind(b"\r\r", start, end)
+    if bare_cr >= 0:
+        pairs = max(pairs, bare_cr + 1)
+    bare_lf = chunk.rfind(b"\n\n", start, end)
+    if bare_lf >= 0:
+        pairs = max(pairs, bare_lf + 2)
+    return pairs

@@ -1,0 +1,89 @@
+"""The header section as signatures see it: fields found by name, canonicalised at most once.
+
+`Fields` is filled as the header arrives; `signed` gives the signing input of one `h=`
+(RFC 6376 3.4.1, 3.4.2, 5.4.2). Values carry their leading space (P_HDR_LEADSPC) and fold with LF
+or CRLF; without that space c=simple could never verify.
+
+dkimpy's canonicalization runs two regular expressions over every field, 2.6 us each; a field
+without a bare CR, VT or FF needs one `split` (0.3 us). The odd ones go the long way here too, for
+dkimpy also strips VT and FF, which are no white space to RFC 6376 2.8.
+"""
+
+import re
+from collections.abc import Iterable
+
+CRLF = b"\r\n"
+_WSP = re.compile(rb"[ \t]+")
+
+
+def relaxed_value(value: bytes) -> bytes:
+    """A field's value unfolded, its blanks squeezed and stripped (RFC 6376 3.4.2)."""
+    if b"\r" in value:
+        value = value.replace(CRLF, b"\n")
+    if b"\r" in value or b"\x0b" in value or b"\x0c" in value:
+        return _WSP.sub(b" ", value.replace(b"\n", b"")).strip(b" ")
+    return b" ".join(value.split())
+
+
+def simple_value(value: bytes) -> bytes:
+    """A field's value as it was on the wire: every fold is CRLF again."""
+    if b"\n" not in value:
+        return value
+    return value.replace(CRLF, b"\n").replace(b"\n", CRLF)
+
+
+class Fields:
+    """All header fields of one message, top to bottom."""
+
+    __slots__ = ("_by_name", "_relaxed", "all")
+
+    def __init__(self) -> None:
+        self.all: list[tuple[bytes, bytes]] = []
+        self._by_name: dict[bytes, list[int]] | None = None
+        self._relaxed: dict[int, bytes] = {}
+
+    def by_name(self) -> dict[bytes, list[int]]:
+        """Where each field name stands; names are lower-case, without blanks at the end."""
+        if self._by_name is None:
+            found: dict[bytes, list[int]] = {}
+            for index, (name, _) in enumerate(self.all):
+                # RFC 5322 4.5.8: an obsolete field may have blanks before its colon.
+                key = name.lower().rstrip()
+                if key in found:
+                    found[key].append(index)
+                else:
+                    found[key] = [index]
+            self._by_name = found
+        return self._by_name
+
+    def canonical(self, index: int, relaxed: bool) -> bytes:
+        """Field number `index` without its line end."""
+        name, value = self.all[index]
+        if not relaxed:
+            return name + b":" + simple_value(value)
+        text = self._relaxed.get(index)
+        if text is None:
+            text = name.lower().rstrip() + b":" + relaxed_value(value)
+            self._relaxed[index] = text
+        return text
+
+    def signed(self, names: Iterable[bytes], relaxed: bool, own: int) -> list[bytes]:
+        """The canonical fields that `names` (lower-case, in the order of `h=`) select.
+
+        RFC 6376 5.4.2: a name repeated takes the next instance upwards; one too many takes
+        nothing. `own` is the index of the signature itself, which never signs itself (3.5, h=).
+        """
+        where = self.by_name()
+        used: dict[bytes, int] = {}
+        out: list[bytes] = []
+        for name in names:
+            places = where.get(name)
+            if places is None:
+                continue
+            left = used.get(name, len(places)) - 1
+            if left >= 0 and places[left] == own:
+                left -= 1
+            used[name] = max(left, 0) if left >= 0 else 0
+            if left >= 0:
+                out.append(self.canonical(places[left], relaxed))
+        return out

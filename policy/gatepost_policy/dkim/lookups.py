@@ -1,0 +1,272 @@
+"""Find DKIM key records: a bounded cache for the process, one look-up in flight for a name.
+
+How it works. `ask(name)` gives an `Answer` when the cache (or a played-back file) has it, without
+any thread, else a `Pending` whose look-up has been started in a thread of its own; `Pending.wait`
+gives the answer or, at the caller's deadline, a time-out. A thread for each look-up, at most
+`dkim.max_lookups` at once: slow domains never stand in the way of quick ones, and nothing is left
+to shut down. Nothing is made before the first look-up, so a process may fork after making one.
+
+TTLs are honoured up to `dkim.cache_ttl_max`, negative answers up to `dkim.cache_ttl_negative`
+(RFC 2308); a failure is remembered for `FAILURE_SECONDS` (RFC 9520 3.2 wants at least one).
+Only what DNS said is cached, with the key parsed from it: never a verdict.
+
+Limits: DNSSEC is the resolver's business; the AD bit is not looked at.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dns.exception
+import dns.message
+import dns.name
+import dns.nameserver
+import dns.rdatatype
+import dns.resolver
+
+from gatepost_policy.dkim import keys
+from gatepost_policy.dkim.reasons import Why
+from gatepost_policy.settings import Dkim, nameserver
+
+FAILURE_SECONDS = 5.0
+_ERRORS = {
+    "timeout": Why.DNS_TIMEOUT,
+    "servfail": Why.DNS_SERVFAIL,
+    "truncated": Why.DNS_TRUNCATED,
+    "busy": Why.DNS_BUSY,
+    "cname-loop": Why.DNS_LOOP,
+    "permerror": Why.DNS_UNUSABLE,
+}
+_WORDS = {why: word for word, why in _ERRORS.items()}
+
+
+class Answer:
+    """What DNS said about one name: TXT records (each with its strings joined), or why not.
+
+    `form` is the answer as `--dns` reads it. `key` parses on demand, once for each algorithm.
+    """
+
+    __slots__ = ("_keys", "form", "records", "used", "until", "why")
+
+    def __init__(self, records: tuple[str, ...] = (), why: Why | None = None) -> None:
+        self.records = records
+        self.why = why
+        self.until = 0.0
+        self.used = False
+        self._keys: dict[str, keys.Key | Why] = {}
+        self.form: Any
+        if why is Why.NO_KEY:
+            self.form = None
+        elif why is Why.NO_TXT:
+            self.form = []
+        elif why is not None:
+            self.form = {"error": _WORDS.get(why, "permerror")}
+        else:
+            self.form = records[0] if len(records) == 1 else list(records)
+
+    @classmethod
+    def of(cls, form: Any) -> "Answer":
+        """The answer in the form of `--dns`: text, list of texts, null or {"error": word}."""
+        if form is None:
+            return cls(why=Why.NO_KEY)
+        if isinstance(form, str):
+            return cls((form,))
+        if isinstance(form, Mapping):
+            return cls(why=_ERRORS.get(str(form.get("error")), Why.DNS_UNUSABLE))
+        records = tuple(text for text in form if isinstance(text, str))
+        return cls(records) if records else cls(why=Why.NO_TXT)
+
+    @property
+    def size(self) -> int:
+        """Octets that this answer holds in the cache, roughly."""
+        return 512 + sum(map(len, self.records))
+
+    def key(self, kind: str, settings: Dkim) -> keys.Key | Why:
+        """The first record whose key fits `kind` (rsa, ed25519), or why there is none."""
+        found = self._keys.get(kind)
+        if found is None:
+            found = self._keys[kind] = self._find(kind, settings)
+        return found
+
+    def _find(self, kind: str, settings: Dkim) -> keys.Key | Why:
+        if self.why is not None:
+            return self.why
+        parsed = [keys.parse(record, settings) for record in self.records[:16]]
+        for key in parsed:
+            # RFC 6376 3.6.2.2: several records are undefined; the first usable one is ours.
+            if not isinstance(key, Why) and key.kind == kind:
+                return key
+        if len(parsed) > 1:
+            return Why.SEVERAL_KEYS
+        return parsed[0] if isinstance(parsed[0], Why) else Why.KEY_TYPE
+
+
+TIMEOUT = Answer(why=Why.DNS_TIMEOUT)
+BUSY = Answer(why=Why.DNS_BUSY)
+
+
+class Pending:
+    """A look-up under way."""
+
+    __slots__ = ("answer", "done")
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.answer: Answer = TIMEOUT
+
+    def wait(self, seconds: float) -> Answer:
+        """The answer, or a time-out where there is none after `seconds`."""
+        self.done.wait(max(seconds, 0.0))
+        return self.answer
+
+
+class Lookups:
+    """The keys of the world. `played` answers instead of DNS (names lower-case, no end dot)."""
+
+    def __init__(
+        self,
+        settings: Dkim,
+        played: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.asked = 0  # look-ups sent out, for the metrics
+        self._clock = clock
+        self._played = None if played is None else {_name(k): v for k, v in played.items()}
+        self._cache: dict[str, Answer] = {}
+        self._bytes = 0
+        self._flying: dict[str, Pending] = {}
+        self._lock = threading.Lock()
+        self._resolver: dns.resolver.Resolver | None = None
+
+    def ask(self, name: str) -> Answer | Pending:
+        """What is known about `name`, or the look-up that was started (or joined) for it."""
+        answer = self._cache.get(name)
+        if answer is not None and answer.until > self._clock():
+            answer.used = True
+            return answer
+        if self._played is not None:
+            return self._keep(name, Answer.of(self._played.get(name)), 3600.0)
+        with self._lock:
+            flying = self._flying.get(name)
+            if flying is not None:
+                return flying
+            if len(self._flying) >= self.settings.max_lookups:
+                return BUSY
+            flying = self._flying[name] = Pending()
+            self.asked += 1
+        thread = threading.Thread(target=self._run, args=(name, flying), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no thread to be had
+            with self._lock:
+                self._flying.pop(name, None)
+            flying.answer = BUSY
+            flying.done.set()
+        return flying
+
+    def _run(self, name: str, flying: Pending) -> None:
+        try:
+            answer, seconds = self._resolve(name)
+        except Exception:  # whatever dnspython raises on hostile wire data: it is an answer too
+            answer, seconds = Answer(why=Why.DNS_UNUSABLE), FAILURE_SECONDS
+        flying.answer = self._keep(name, answer, seconds)
+        with self._lock:
+            self._flying.pop(name, None)
+        flying.done.set()
+
+    def _keep(self, name: str, answer: Answer, seconds: float) -> Answer:
+        answer.until = self._clock() + seconds
+        with self._lock:
+            cache = self._cache
+            old = cache.pop(name, None)
+            if old is not None:
+                self._bytes -= old.size
+            full = self.settings.cache_entries
+            while cache and (len(cache) >= full or self._bytes > self.settings.cache_bytes):
+                # Second chance: the oldest goes, unless somebody asked for it meanwhile.
+                first = next(iter(cache))
+                oldest = cache.pop(first)
+                if oldest.used and oldest.until > self._clock():
+                    oldest.used = False
+                    cache[first] = oldest
+                else:
+                    self._bytes -= oldest.size
+            cache[name] = answer
+            self._bytes += answer.size
+        return answer
+
+    def _made(self) -> dns.resolver.Resolver:
+        resolver = self._resolver
+        if resolver is None:
+            resolver = dns.resolver.Resolver(configure=not self.settings.nameservers)
+            if self.settings.nameservers:
+                resolver.nameservers = [
+                    dns.nameserver.Do53Nameserver(host, port)
+                    for host, port in map(nameserver, self.settings.nameservers)
+                ]
+            resolver.lifetime = self.settings.lookup_timeout_ms / 1000
+            # Each server is asked twice within the budget, so that one lost packet is no verdict.
+            resolver.timeout = resolver.lifetime / 2
+            resolver.use_edns(0, 0, 1232)  # DNS flag day 2020: what passes everywhere in one piece
+            self._resolver = resolver
+        return resolver
+
+    def _resolve(self, name: str) -> tuple[Answer, float]:
+        """Ask DNS now: the answer and for how many seconds it holds."""
+        settings = self.settings
+        try:
+            found = self._made().resolve(
+                dns.name.from_text(name + "."), "TXT", search=False, raise_on_no_answer=False
+            )
+        except dns.resolver.NXDOMAIN as error:
+            return Answer(why=Why.NO_KEY), self._negative(error)
+        except dns.resolver.LifetimeTimeout as error:
+            return Answer(why=_failure(error, Why.DNS_TIMEOUT)), FAILURE_SECONDS
+        except dns.resolver.NoNameservers as error:
+            return Answer(why=_failure(error, Why.DNS_SERVFAIL)), FAILURE_SECONDS
+        except dns.resolver.YXDOMAIN:
+            return Answer(why=Why.DNS_UNUSABLE), FAILURE_SECONDS
+        except dns.resolver.NoResolverConfiguration:
+            return Answer(why=Why.DNS_SERVFAIL), FAILURE_SECONDS
+        ttl = float(found.chaining_result.minimum_ttl)
+        if found.rrset is None:
+            return Answer(why=Why.NO_TXT), min(ttl, settings.cache_ttl_negative)
+        # RFC 6376 3.6.2.2: the strings of one record are joined with nothing between them.
+        records = []
+        for rdata in found.rrset:
+            joined = b"".join(getattr(rdata, "strings", ()))
+            # Over the bound only the fact is kept; one octet more is what `keys.parse` refuses.
+            joined = joined[: settings.max_record_bytes + 1]
+            records.append(joined.decode("utf-8", "surrogateescape"))
+        return Answer(tuple(records)), min(max(ttl, 1.0), float(settings.cache_ttl_max))
+
+    def _negative(self, error: dns.resolver.NXDOMAIN) -> float:
+        limit = float(self.settings.cache_ttl_negative)
+        ttls = []
+        for response in error.responses().values():  # type: ignore[no-untyped-call]
+            try:
+                ttls.append(float(response.resolve_chaining().minimum_ttl))
+            except (dns.exception.DNSException, AttributeError):
+                continue
+        return min([limit, *ttls]) if ttls else min(limit, FAILURE_SECONDS)
+
+
+def _failure(error: Any, otherwise: Why) -> Why:
+    """Which failure a set of attempts amounts to: the most telling one."""
+    tries = error.kwargs.get("errors") or ()
+    causes = [attempt[3] for attempt in tries]
+    if any(isinstance(cause, dns.message.ChainTooLong) for cause in causes):
+        return Why.DNS_LOOP
+    if any(isinstance(cause, dns.message.Truncated) for cause in causes):
+        return Why.DNS_TRUNCATED
+    if any(isinstance(cause, str) for cause in causes):
+        return Why.DNS_SERVFAIL
+    if any(isinstance(cause, dns.exception.FormError) for cause in causes):
+        return Why.DNS_UNUSABLE
+    return otherwise
+
+
+def _name(text: str) -> str:
+    return text.rstrip(".").lower()

@@ -1,0 +1,259 @@
+"""Verify every DKIM signature of a message while it arrives; nothing of the body is kept.
+
+How it works. A `Message` is fed by the door: `header` for each field (a DKIM-Signature is read at
+once and its key look-up started), `end_of_headers` (the body hashes that are wanted are set up),
+`body` for each chunk, `finish`. By then the keys have had the whole transfer to arrive; what is
+still missing is waited for, within `dkim.message_timeout_ms`.
+
+The result of each signature is one of RFC 8601 2.7.1, with a reason (`Why`); `crypto` is what the
+mathematics alone said. Never raises on what a stranger sent.
+
+Not thread-safe within one `Message`; callbacks of one connection never overlap.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from cryptography.hazmat.primitives.hashes import SHA1, SHA256
+
+from gatepost_policy import address
+from gatepost_policy.address import is_within
+from gatepost_policy.dkim.body import HASHES, Body
+from gatepost_policy.dkim.fields import CRLF, Fields, relaxed_value, simple_value
+from gatepost_policy.dkim.keys import Key
+from gatepost_policy.dkim.lookups import TIMEOUT, Answer, Lookups, Pending
+from gatepost_policy.dkim.reasons import RESULT, Why
+from gatepost_policy.dkim.signature import MAX_STORED, Claim, read
+from gatepost_policy.facts import Arc, Signature
+from gatepost_policy.settings import Dkim
+
+_PADDING = PKCS1v15()
+_PREHASHED = {"sha256": Prehashed(SHA256()), "sha1": Prehashed(SHA1())}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All signatures in header order, the ARC chain, and the DNS answers that were used."""
+
+    signatures: tuple[Signature, ...] = ()
+    arc: Arc | None = None
+    dns: dict[str, Any] = field(default_factory=dict)
+
+
+class Verifier:
+    """One for a process: the settings and where keys come from. Makes no thread and no socket."""
+
+    __slots__ = ("lookups", "settings")
+
+    def __init__(self, settings: Dkim, lookups: Lookups) -> None:
+        self.settings = settings
+        self.lookups = lookups
+
+    def begin(self, at: float, lookups: Lookups | None = None) -> "Message":
+        """Start a message received at `at` (Unix seconds). `lookups` instead of the usual ones
+        plays answers back for this message alone."""
+        return Message(self.settings, lookups or self.lookups, at)
+
+
+class Message:
+    """One message on its way through. `wants_body` is False where nothing depends on the body."""
+
+    __slots__ = ("_bodies", "_claims", "_deadline", "_fields", "_lookups", "_settings", "at",
+                 "wants_body")  # fmt: skip
+
+    def __init__(self, settings: Dkim, lookups: Lookups, at: float) -> None:
+        self.at = at
+        self.wants_body = True
+        self._settings = settings
+        self._lookups = lookups
+        self._fields = Fields()
+        self._claims: list[Claim] = []
+        self._bodies: dict[bool, Body] = {}
+        self._deadline: float | None = None
+
+    def header(self, name: bytes, value: bytes) -> None:
+        """The next field: `value` as the MTA hands it over, leading space kept."""
+        fields = self._fields.all
+        fields.append((name, value))
+        if len(name) == 14 and name.lower() == b"dkim-signature":
+            self._signature(len(fields) - 1, value)
+
+    def _signature(self, index: int, value: bytes) -> None:
+        claims = self._claims
+        # Beyond a multiple of the limit a field is not even read: it will be recorded as skipped.
+        if len(claims) >= 10 * self._settings.max_signatures:
+            claim = Claim(index, value)
+            claim.why = Why.SKIPPED
+        else:
+            claim = read(index, value, self.at, self._settings)
+            if claim.why is None and len(claims) < self._settings.max_signatures:
+                self._ask(claim)
+        claims.append(claim)
+
+    def _ask(self, claim: Claim) -> None:
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._settings.message_timeout_ms / 1000
+        claim.lookup = self._lookups.ask(claim.name)
+
+    def end_of_headers(self) -> None:
+        """The header is complete: choose which signatures are verified and set up their hashes."""
+        for claim in self._chosen():
+            if claim.lookup is None:
+                self._ask(claim)
+            body = self._bodies.get(claim.body_relaxed)
+            if body is None:
+                body = self._bodies[claim.body_relaxed] = Body(claim.body_relaxed)
+            claim.sink = body.sink(claim.hash, claim.limit)
+        self.wants_body = bool(self._bodies)
+
+    def _chosen(self) -> list[Claim]:
+        """The claims worth verifying, at most `max_signatures`, the author's domain first."""
+        good = [claim for claim in self._claims if claim.why is None]
+        most = self._settings.max_signatures
+        if len(good) <= most:
+            return good
+        places = self._fields.by_name().get(b"from", [])
+        author = address.header_from([self._fields.all[i][1] for i in places])
+        domain = "" if author is None else author.domain
+        # Stable: within each half the order of the header stays.
+        good.sort(key=lambda c: not (c.domain and is_within(domain, c.domain)))
+        for claim in good[most:]:
+            claim.why = Why.SKIPPED
+        return good[:most]
+
+    def body(self, chunk: bytes) -> None:
+        """The next piece of the body, cut anywhere."""
+        for body in self._bodies.values():
+            body.update(chunk)
+
+    def finish(self) -> Outcome:
+        """The message is complete: what became of each signature."""
+        if not self._claims:
+            return Outcome()
+        for body in self._bodies.values():
+            body.close()
+        used: dict[str, Any] = {}
+        return Outcome(
+            signatures=tuple([self._judged(claim, used) for claim in self._claims]), dns=used
+        )
+
+    def _judged(self, claim: Claim, used: dict[str, Any]) -> Signature:
+        if claim.why is not None:
+            return _signature(claim, claim.why)
+        answer = self._answer(claim.lookup)
+        used[claim.name] = answer.form
+        key = answer.key(claim.kind, self._settings)
+        if isinstance(key, Why):
+            return _signature(claim, key)
+        refusal = _refusal(claim, key)
+        if refusal is not None:
+            return _signature(claim, refusal, key=key)
+        size = self._bodies[claim.body_relaxed].size
+        if claim.limit is not None and claim.limit > size:
+            # RFC 6376 3.5: l= MUST NOT be larger than the body.
+            return _signature(claim, Why.BODY_SHORT, key=key)
+        wrong = self._wrong(claim, key)
+        crypto = "pass" if wrong is None else "fail"
+        why = wrong
+        # RFC 8301 3.1, 3.2: whatever the mathematics say, these two are not accepted.
+        if claim.hash == "sha1":
+            why = Why.WEAK_HASH
+        elif key.kind == "rsa" and key.bits < self._settings.min_key_bits:
+            why = Why.WEAK_KEY
+        return _signature(claim, why, key=key, crypto=crypto, size=size)
+
+    def _answer(self, lookup: Answer | Pending | None) -> Answer:
+        if not isinstance(lookup, Pending):
+            return lookup or TIMEOUT
+        return lookup.wait((self._deadline or 0.0) - time.monotonic())
+
+    def _wrong(self, claim: Claim, key: Key) -> Why | None:
+        """None where body and header are what was signed, else which of them is not."""
+        if claim.sink is None or claim.bh != claim.sink.digest:
+            return Why.BODY_HASH
+        parts = self._fields.signed(claim.names, claim.header_relaxed, claim.index)
+        name = self._fields.all[claim.index][0]
+        value = claim.without_b()
+        if claim.header_relaxed:
+            parts.append(b"dkim-signature:" + relaxed_value(value))
+        else:
+            parts.append(name + b":" + simple_value(value))
+        hasher = HASHES[claim.hash]()
+        hasher.update(CRLF.join(parts))
+        public = key.public
+        try:
+            if isinstance(public, Ed25519PublicKey):
+                public.verify(claim.b, hasher.digest())  # RFC 8463 3: over the hash, not the text
+            else:
+                public.verify(claim.b, hasher.digest(), _PADDING, _PREHASHED[claim.hash])
+        except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+            return Why.BAD_SIGNATURE
+        return None
+
+
+def _refusal(claim: Claim, key: Key) -> Why | None:
+    """Why this key may not be used for this signature (RFC 6376 3.6.1, 6.1.2)."""
+    if not key.service:
+        return Why.KEY_SERVICE
+    if key.hashes is not None and claim.hash not in key.hashes:
+        return Why.KEY_HASH
+    if key.strict and not claim.identity_at_domain:
+        return Why.KEY_STRICT
+    return None
+
+
+def _signature(
+    claim: Claim,
+    why: Why | None,
+    *,
+    key: Key | None = None,
+    crypto: str | None = None,
+    size: int | None = None,
+) -> Signature:
+    flags = []
+    unsigned = None
+    if claim.expired and why is not Why.SKIPPED:
+        # RFC 6376 6.1.1: what the field itself says comes before what its key or the body says.
+        why = Why.EXPIRED
+    if claim.limit is not None and size is not None:
+        unsigned = max(size - claim.limit, 0)
+    if key is not None and key.testing:
+        flags.append("testing-key")
+    if claim.algorithm == "rsa-sha1":
+        flags.append("weak-hash")
+    if key is not None and key.kind == "rsa" and key.bits < 1024:
+        flags.append("weak-key")
+    if claim.expired:
+        flags.append("expired")
+    if unsigned:
+        flags.append("partial")
+    if why is Why.SKIPPED:
+        flags.append("skipped")
+    if why is None:
+        # RFC 6376 3.6.1: t=y is to be treated like no signature; 8.2: nor does l= cover the rest.
+        why = Why.TESTING if "testing-key" in flags else Why.PARTIAL if unsigned else None
+        result = "pass"
+    else:
+        result = RESULT[why]
+    return Signature(
+        domain=claim.domain,
+        selector=claim.selector,
+        algorithm=claim.algorithm,
+        canonicalization=claim.canonicalization,
+        key_bits=None if key is None else key.bits,
+        body_limit=None if claim.limit is None else min(claim.limit, MAX_STORED),
+        crypto=crypto,
+        result=result,
+        reason=why,
+        unsigned_bytes=unsigned,
+        flags=tuple(flags),
+        b_prefix=claim.b_prefix,
+    )
+
+
+__all__ = ["Arc", "Message", "Outcome", "Verifier"]

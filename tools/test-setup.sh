@@ -1,8 +1,69 @@
 #!/bin/sh
 # Bring what the outer rings of tests need, without touching a mail system or a database that is
-# there: packages are unpacked below .venv, or installed where they start nothing by themselves.
+# there: whatever is installed here starts nothing and makes no cluster. Postfix and Exim are not
+# installed at all: the tests unpack them (tests/mta_unpack.py).
 #
-# Nothing here fails for want of root or of a package: the ring says what it misses, and whether
+# Nothing here fails for want of root or of a package: a test says what it misses, and whether
 # that is a failure is for $GATEPOST_REQUIRE to say (tests/rings.py).
 set -eu
 cd "$(dirname "$0")/.."
+log=$PWD/.venv.log
+
+say() { printf 'test-setup: %s\n' "$*" >&2; }
+
+# What a test calls, and the package that has it.
+wanted() {
+    cat <<'EOF'
+/usr/bin/swaks swaks
+/usr/sbin/opendkim opendkim
+/usr/sbin/nft nftables
+/usr/sbin/rbldnsd rbldnsd
+/usr/bin/groff groff
+/usr/bin/systemd-analyze systemd
+/usr/lib/postgresql/*/bin/initdb postgresql
+/usr/bin/chromium chromium
+/usr/share/fonts/truetype/dejavu fonts-dejavu-core
+EOF
+}
+
+missing() {
+    wanted | while read -r path package; do
+        # shellcheck disable=SC2086  # the version in the path is for the shell to find
+        ls -d $path >/dev/null 2>&1 || echo "$package"
+    done
+}
+
+packages=$(missing | tr '\n' ' ')
+[ -n "$packages" ] || exit 0
+if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
+    say "not installed (root on Debian or Ubuntu would have done it): $packages"
+    exit 0
+fi
+say "installing with apt-get: $packages"
+
+# A package that brings a daemon asks this program whether to start it (invoke-rc.d(8)).
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod +x $policy
+    trap 'rm -f $policy' EXIT
+fi
+# The tests make clusters of their own; Debian's package would make one and start it at boot.
+clusters=/etc/postgresql-common/createcluster.conf
+if [ ! -e $clusters ]; then
+    mkdir -p ${clusters%/*}
+    echo 'create_main_cluster = false' >$clusters
+fi
+
+install() {
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+        -o Dpkg::Options::=--force-confold "$@" </dev/null >>"$log" 2>&1
+}
+
+DEBIAN_FRONTEND=noninteractive apt-get update </dev/null >"$log" 2>&1 || true
+# shellcheck disable=SC2086  # one word a package
+if ! install $packages; then
+    for package in $packages; do
+        install "$package" || say "could not install $package; see $log"
+    done
+fi

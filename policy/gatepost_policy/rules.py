@@ -30,6 +30,7 @@ class Listed:
 
     identity: Identity
     until: float
+    promoted: bool = False  # a /56 or /48 that stands for its listed /64s
 
 
 @dataclass(frozen=True, slots=True)

@@ -369,9 +369,9 @@ def check(connection: Connection) -> list[Finding]:
         )
         .where(TrapRow.kind == "exact", live())
     )
-    for row in connection.execute(history):
-        how = found[row.key].how if row.key in found else "sender"
-        found[row.key] = Finding(row.key, how, row.last_seen, row.messages)
+    for key, at, messages in connection.execute(history):
+        how = found[key].how if key in found else "sender"
+        found[key] = Finding(key, how, at, messages)
     return sorted(found.values(), key=lambda f: f.trap)
 
 

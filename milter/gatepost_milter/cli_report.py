@@ -1,0 +1,132 @@
+"""`milterctl report`: the history of one sender, host or trap, or the overview."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+from gatepost_milter.cli_common import USAGE, App, Failure, note
+
+if TYPE_CHECKING:
+    from gatepost_policy.report import Report
+    from gatepost_policy.selection import Selection
+
+FORMATS = ("table", "json", "csv", "html")
+
+
+@click.command()
+@click.option("--sender", metavar="X", help="An address, or a domain with its subdomains: "
+              "envelope sender, header From, DKIM d=.")  # fmt: skip
+@click.option("--host", metavar="IP", help="A client's address, or a prefix.")
+@click.option("--trap", metavar="ADDRESS", help="Messages to this recipient.")
+@click.option("--since", metavar="TIME", help="From this time on: ISO 8601, or 30d.")
+@click.option("--until", metavar="TIME", help="Before this time.")
+@click.option("--family", type=click.Choice(["ipv4", "ipv6", "unix", "unknown"]),
+              help="Only clients that came this way.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=0), default=100, show_default=True,
+              help="List so many messages, newest first.")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Write there instead of to the terminal.")  # fmt: skip
+@click.pass_obj
+def command(
+    app: App,
+    sender: str | None,
+    host: str | None,
+    trap: str | None,
+    since: str | None,
+    until: str | None,
+    family: str | None,
+    limit: int,
+    form: str,
+    output: Path | None,
+) -> None:
+    """Tell the history: of one sender, host or trap, or of all.
+
+    Without --sender, --host or --trap: the overview, with those who came back most often.
+
+    \b
+    milterctl report --sender example.org
+    milterctl report --trap spamtrap@example.net --since 90d --format csv -o trap.csv
+    """
+    from gatepost_policy import selection
+    from gatepost_policy.address import parse
+    from gatepost_policy.facts import Family
+    from gatepost_policy.shown import utf8
+
+    now = time.time()
+    chosen = selection.Selection(
+        sender=_read("--sender", sender, selection.sender),
+        host=_read("--host", host, selection.host),
+        trap=_read("--trap", trap, lambda text: parse(utf8(text))),
+        since=_read("--since", since, lambda text: selection.moment(text, now)),
+        until=_read("--until", until, lambda text: selection.moment(text, now)),
+        family=None if family is None else Family(family),
+        limit=limit,
+    )
+    report = tell(app, chosen, now)
+    with _opened(output, form) as stream:
+        _write(report, form, stream)
+
+
+def _read(option: str, text: str | None, read: Callable[[str], Any]) -> Any:
+    """An option's value as `read` takes it; its ValueError becomes a usage error."""
+    if text is None:
+        return None
+    try:
+        return read(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}.") from None
+
+
+def tell(app: App, chosen: "Selection", now: float) -> "Report":
+    """The report on everything that was accepted before this moment."""
+    from gatepost_policy import history, recorder, store
+    from gatepost_policy.queries import TooWide
+
+    engine = app.engine()
+    try:
+        if not recorder.wait_until_ingested(app.settings):
+            note("milterctl: the recorder is behind; the newest messages may be missing")
+        with store.reading(engine) as connection:
+            return history.tell(connection, chosen, app.settings, now)
+    except TooWide as error:
+        raise Failure(str(error), USAGE) from None
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _opened(output: Path | None, form: str) -> Iterator[TextIO]:
+    if output is None or str(output) == "-":
+        yield sys.stdout
+        return
+    # A report names people: it is for who asked for it.
+    try:
+        with output.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+            yield stream
+    except OSError as error:
+        raise Failure(f"{output}: cannot be written: {error.strerror}", USAGE) from None
+
+
+def _write(report: "Report", form: str, stream: TextIO) -> None:
+    if form == "json":
+        json.dump(report.json(), stream, indent=2)
+        stream.write("\n")
+    elif form == "csv":
+        from gatepost_policy import csv_report
+
+        csv_report.write(report, stream)
+    elif form == "html":
+        from gatepost_policy import html_report
+
+        stream.write(html_report.render(report))
+    else:
+        from gatepost_policy import render
+
+        render.table(report, render.console(stream))

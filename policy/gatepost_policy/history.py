@@ -1,0 +1,164 @@
+"""Answer `milterctl report`: one sender's, host's or trap's history, or the overview.
+
+`tell` reads everything in one transaction, so that its parts agree with each other.
+"""
+
+from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select
+
+from gatepost_policy import listing, overview, queries
+from gatepost_policy.facts import IdentityKind, client_prefix
+from gatepost_policy.queries import Counted
+from gatepost_policy.report import Key, Listed, Report, Standing, standing
+from gatepost_policy.selection import Selection, key_range
+from gatepost_policy.settings import Settings
+from gatepost_policy.tables import DkimKey, Listing, SenderIdentity
+
+KEYS_MAX = 100
+LISTINGS_MAX = 100
+HOSTS_LOOKED_AT = 100
+
+
+def tell(connection: Connection, selection: Selection, settings: Settings, now: float) -> Report:
+    """The report on `selection` as of `now` (Unix seconds). Raises queries.TooWide."""
+    counted = queries.count(connection, selection)
+    ids = listing.newest(connection, selection, max(selection.limit, listing.MARKS_MAX))
+    report = Report(
+        query=selection.query(),
+        summary=counted.summary,
+        messages=listing.lines(connection, ids[: selection.limit]),
+        rhythm=counted.rhythm,
+        standing=_judge(connection, selection, counted, settings),
+        marks=listing.marks(connection, ids[: listing.MARKS_MAX]),
+        keys=_keys(connection, selection),
+        listings=_listings(connection, selection, counted, now),
+        hosts=counted.hosts,
+    )
+    if selection.everything:
+        return overview.add(connection, report, selection, settings, now)
+    return report
+
+
+def _judge(
+    connection: Connection, selection: Selection, counted: Counted, settings: Settings
+) -> Standing | None:
+    """Whether what was selected is a repeat sender; None where it is not one sender."""
+    if selection.sender is None and selection.host is None:
+        return None
+    return standing(
+        counted.rhythm,
+        counted.trap_messages,
+        _proven(connection, selection),
+        messages=settings.sender.repeat_messages,
+        span=settings.sender.repeat_span,
+    )
+
+
+def _proven(connection: Connection, selection: Selection) -> bool:
+    """True where the selector is an identity that cannot be forged: a client, a proven d=."""
+    if selection.sender is None:
+        return selection.host is not None
+    address = selection.address
+    domain = selection.domain or (address.domain if address is not None else "")
+    if not domain:
+        return False
+    found = connection.scalar(select(exists().where(_dkim_within(domain))))
+    return bool(found)
+
+
+def _dkim_within(domain: str) -> ColumnElement[bool]:
+    start, end = key_range(domain)
+    return and_(
+        SenderIdentity.kind == str(IdentityKind.DKIM),
+        SenderIdentity.reversed >= start,
+        SenderIdentity.reversed < end,
+    )
+
+
+def _domain(selection: Selection) -> str:
+    if selection.domain is not None:
+        return selection.domain
+    return "" if selection.address is None else selection.address.domain
+
+
+def _keys(connection: Connection, selection: Selection) -> tuple[Key, ...]:
+    """The DKIM keys of the sender's domain and those below it, newest first."""
+    domain = _domain(selection)
+    if not domain:
+        return ()
+    start, end = key_range(domain)
+    rows = connection.execute(
+        select(DkimKey.__table__)
+        .where(DkimKey.reversed >= start, DkimKey.reversed < end)
+        .order_by(DkimKey.last_seen.desc())
+        .limit(KEYS_MAX)
+    )
+    return tuple(
+        Key(
+            row.domain, row.selector, row.algorithm, row.key_bits, row.previous_bits,
+            row.changed, row.first_seen, row.last_seen, row.messages,
+        )
+        for row in rows
+    )  # fmt: skip
+
+
+def _listings(
+    connection: Connection, selection: Selection, counted: Counted, now: float
+) -> tuple[Listed, ...]:
+    """The listings of this sender's domains and clients, past ones included, newest first."""
+    if selection.everything:
+        wanted: ColumnElement[bool] = and_(Listing.until > now)
+    else:
+        wanted = or_(*_listed(connection, selection, counted))
+    rows = connection.execute(
+        select(Listing.__table__)
+        .where(wanted)
+        .order_by(Listing.since.desc(), Listing.id.desc())
+        .limit(LISTINGS_MAX)
+    )
+    return tuple(
+        Listed(
+            kind=row.kind,
+            value=row.value,
+            since=row.since,
+            until=row.until,
+            active=row.until > now,
+            reason=row.reason,
+            hits=row.hits,
+            by_hand=bool(row.by_hand),
+            forgiven=row.forgiven,
+            note=row.note,
+        )
+        for row in rows
+    )
+
+
+def _listed(
+    connection: Connection, selection: Selection, counted: Counted
+) -> list[ColumnElement[bool]]:
+    domain = _domain(selection)
+    found: list[ColumnElement[bool]] = []
+    if domain:
+        proven = connection.scalars(
+            select(SenderIdentity.value).where(_dkim_within(domain)).limit(HOSTS_LOOKED_AT)
+        ).all()
+        values = {domain, *proven}
+        found.append(and_(Listing.kind == str(IdentityKind.DKIM), Listing.value.in_(values)))
+    prefixes = {
+        prefix
+        for host in counted.summary.hosts[:HOSTS_LOOKED_AT]
+        if (prefix := _prefix(host.address)) is not None
+    }
+    found.append(and_(Listing.kind == str(IdentityKind.PREFIX), Listing.value.in_(prefixes)))
+    return found
+
+
+def _prefix(address: str | None) -> str | None:
+    """The identity of a client as a report names it: an address, or its prefix."""
+    from ipaddress import ip_address
+
+    if address is None or "/" in address:
+        return address
+    try:
+        return client_prefix(ip_address(address))
+    except ValueError:
+        return None

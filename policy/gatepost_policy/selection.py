@@ -1,0 +1,130 @@
+"""What a report is about: the selectors of `milterctl report`, read once.
+
+Pure. A selector is only ever compared, never put into a pattern: `%`, `_` and `*` in it are
+characters like any other.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any
+
+from gatepost_policy.address import Address, canonical_domain, parse, reversed_domain
+from gatepost_policy.facts import Family
+from gatepost_policy.shown import utf8
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The messages a report counts. Selectors are joined by "and"; None does not narrow.
+
+    `since` is included, `until` is not (Unix seconds). `limit` cuts the listing of messages,
+    newest first, and never what is counted.
+    """
+
+    sender: str | None = None  # an address, a domain (with its subdomains), or `<>`
+    host: IPv4Network | IPv6Network | None = None
+    trap: Address | None = None
+    since: float | None = None
+    until: float | None = None
+    family: Family | None = None
+    limit: int = 100
+
+    @property
+    def everything(self) -> bool:
+        """True for the overview: no selector but the time."""
+        return self.sender is None and self.host is None and self.trap is None
+
+    @property
+    def narrowed(self) -> bool:
+        """True where the counts of whole days do not answer: only the rows themselves do."""
+        given = (self.host, self.trap, self.since, self.until, self.family)
+        return any(x is not None for x in given)
+
+    @property
+    def domain(self) -> str | None:
+        """The canonical domain asked for, None where `sender` is an address or not given."""
+        if self.sender is None or self.sender in ("", "<>"):
+            return None
+        local, at, domain = self.sender.strip("<>").rpartition("@")
+        return canonical_domain(domain) if not local else None
+
+    @property
+    def address(self) -> Address | None:
+        """The address asked for (the null sender included), None where it is a domain."""
+        return None if self.sender is None or self.domain is not None else parse(self.sender)
+
+    def query(self) -> dict[str, Any]:
+        """The selectors as the report's JSON repeats them: what was not given is left out."""
+        given = {
+            "sender": self.sender,
+            "host": None if self.host is None else _host_text(self.host),
+            "trap": None if self.trap is None else self.trap.raw,
+            "since": None if self.since is None else timestamp(self.since),
+            "until": None if self.until is None else timestamp(self.until),
+            "family": self.family,
+        }
+        return {key: value for key, value in given.items() if value is not None}
+
+
+def _host_text(network: IPv4Network | IPv6Network) -> str:
+    single = network.prefixlen == network.max_prefixlen
+    return str(network.network_address) if single else str(network)
+
+
+def sender(text: str) -> str:
+    """A `--sender` value. Raises ValueError where it names nobody."""
+    text = utf8(text).strip()
+    if text.strip("<>@. ") or text == "<>":
+        return text
+    raise ValueError('want an address, a domain, or "<>" for the null sender')
+
+
+def host(text: str) -> IPv4Network | IPv6Network:
+    """An IP address or a prefix; an IPv4-mapped address is IPv4. Raises ValueError."""
+    try:
+        network = ip_network(text.strip().strip("[]"), strict=False)
+    except ValueError:
+        raise ValueError(f"want an IP address or a prefix, got {text!r}") from None
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((int(mapped), network.prefixlen - 96))
+    return network
+
+
+def moment(text: str, now: float) -> float:
+    """`2011-04-28`, `2011-04-28T12:40:26Z` or `30d` (before `now`) as Unix seconds.
+
+    Without a zone it is UTC, like every time a report shows. Raises ValueError.
+    """
+    text = text.strip()
+    ago = re.fullmatch(r"(\d{1,6})([smhdwy])", text, re.ASCII)
+    if ago:
+        return now - int(ago.group(1)) * UNITS[ago.group(2)]
+    try:
+        when = datetime.fromisoformat(text)
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError(f'want a time such as "2011-04-28" or "30d", got {text!r}') from None
+
+
+def timestamp(at: float) -> str:
+    """Unix seconds as ISO 8601 in UTC, whole seconds; an impossible time is year 1 or 9999."""
+    if math.isnan(at) or at < -62135596800:
+        return "0001-01-01T00:00:00Z"
+    when = datetime.fromtimestamp(min(at, 253402300799), UTC).replace(tzinfo=None)
+    return when.isoformat(timespec="seconds") + "Z"
+
+
+def key_range(domain: str) -> tuple[str, str]:
+    """From and to (not included) of the index keys of `domain` and all below it.
+
+    Keys are reversed domains with a closing dot; `/` is the character after the dot.
+    """
+    start = reversed_domain(domain)
+    return start, start[:-1] + "/"

@@ -149,7 +149,7 @@ class Dkim(Section):
     max_record_bytes: int = Field(default=8_192, ge=512)
     clock_skew: Seconds = 300
     arc: bool = True
-    arc_max_bytes: int = Field(default=1_048_576, ge=1024)
+    arc_max_bytes: int = Field(default=262_144, ge=1024)
 
 
 class Trap(Section):

@@ -14,14 +14,15 @@ nothing else, and turning it into CRLF would accept a body that nobody signed.
 import hashlib
 import re
 from collections.abc import Callable
+from functools import partial
 
 CRLF = b"\r\n"
 _MANY = CRLF * 4096
 _squeeze = re.compile(rb"  +").sub
 
-HASHES: dict[str, Callable[[], "hashlib._Hash"]] = {
+HASHES: dict[str, Callable[..., "hashlib._Hash"]] = {
     "sha256": hashlib.sha256,
-    "sha1": lambda: hashlib.sha1(usedforsecurity=False),
+    "sha1": partial(hashlib.sha1, usedforsecurity=False),
 }
 
 

@@ -58,14 +58,19 @@ class Fields:
 
     def canonical(self, index: int, relaxed: bool) -> bytes:
         """Field number `index` without its line end."""
-        name, value = self.all[index]
         if not relaxed:
-            return name + b":" + simple_value(value)
+            return self.one(*self.all[index], False)
         text = self._relaxed.get(index)
         if text is None:
-            text = name.lower().rstrip() + b":" + relaxed_value(value)
-            self._relaxed[index] = text
+            text = self._relaxed[index] = self.one(*self.all[index], True)
         return text
+
+    @staticmethod
+    def one(name: bytes, value: bytes, relaxed: bool) -> bytes:
+        """A field in canonical form, without its line end."""
+        if relaxed:
+            return name.lower().rstrip() + b":" + relaxed_value(value)
+        return name + b":" + simple_value(value)
 
     def signed(self, names: Iterable[bytes], relaxed: bool, own: int) -> list[bytes]:
         """The canonical fields that `names` (lower-case, in the order of `h=`) select.

@@ -64,6 +64,16 @@ class Why(StrEnum):
     INTERNAL = "internal-error"  # a bug: this signature was left unverified
 
 
+class ArcWhy(StrEnum):
+    """Why an ARC chain is `fail`, beside the reasons of its signatures (`Why`)."""
+
+    MALFORMED = "malformed"  # a set is incomplete, doubled or cannot be read
+    TOO_MANY_SETS = "too-many-sets"  # over 50 (RFC 8617 4.2.1)
+    TOO_LONG = "arc-too-long"  # over dkim.arc_max_bytes
+    CHAIN_FAILED = "chain-failed-before"  # a seal says that the chain had failed when it passed
+    STATUS = "bad-chain-status"  # a seal's cv= does not fit its place in the chain
+
+
 FAIL = frozenset({Why.BODY_HASH, Why.BAD_SIGNATURE})
 POLICY = frozenset({Why.WEAK_HASH, Why.WEAK_KEY, Why.PUBLIC_SUFFIX})
 TEMPERROR = frozenset({Why.DNS_TIMEOUT, Why.DNS_SERVFAIL, Why.DNS_TRUNCATED, Why.DNS_BUSY})

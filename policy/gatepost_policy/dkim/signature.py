@@ -84,9 +84,10 @@ class Claim:
         """Where the key is: lower-case, no dot at the end."""
         return f"{(self.selector or '').lower()}._domainkey.{self.domain}"
 
-    def without_b(self) -> bytes:
-        """The field's value with b= emptied, as it was signed (RFC 6376 3.7)."""
-        return _B_TAG.sub(rb"\1", self.value, count=1)
+
+def without_b(value: bytes) -> bytes:
+    """A signature field's value with b= emptied, as it was signed (RFC 6376 3.7)."""
+    return _B_TAG.sub(rb"\1", value, count=1)
 
 
 @lru_cache(maxsize=4096)

@@ -15,25 +15,20 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from cryptography.hazmat.primitives.hashes import SHA1, SHA256
-
 from gatepost_policy import address
 from gatepost_policy.address import is_within
-from gatepost_policy.dkim.body import HASHES, Body
-from gatepost_policy.dkim.fields import CRLF, Fields, relaxed_value, simple_value
+from gatepost_policy.dkim.arc import LENGTHS as ARC_LENGTHS
+from gatepost_policy.dkim.arc import NAMES as ARC_NAMES
+from gatepost_policy.dkim.arc import Chain
+from gatepost_policy.dkim.body import Body
+from gatepost_policy.dkim.fields import Fields
 from gatepost_policy.dkim.keys import Key
 from gatepost_policy.dkim.lookups import TIMEOUT, Answer, Lookups, Pending
+from gatepost_policy.dkim.proof import proves
 from gatepost_policy.dkim.reasons import RESULT, Why
-from gatepost_policy.dkim.signature import MAX_STORED, Claim, read
+from gatepost_policy.dkim.signature import MAX_STORED, Claim, read, without_b
 from gatepost_policy.facts import Arc, Signature
 from gatepost_policy.settings import Dkim
-
-_PADDING = PKCS1v15()
-_PREHASHED = {"sha256": Prehashed(SHA256()), "sha1": Prehashed(SHA1())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +58,8 @@ class Verifier:
 class Message:
     """One message on its way through. `wants_body` is False where nothing depends on the body."""
 
-    __slots__ = ("_bodies", "_claims", "_deadline", "_fields", "_lookups", "_settings", "at",
-                 "wants_body")  # fmt: skip
+    __slots__ = ("_arc", "_bodies", "_chain", "_claims", "_deadline", "_fields", "_lookups",
+                 "_settings", "at", "wants_body")  # fmt: skip
 
     def __init__(self, settings: Dkim, lookups: Lookups, at: float) -> None:
         self.at = at
@@ -74,14 +69,19 @@ class Message:
         self._fields = Fields()
         self._claims: list[Claim] = []
         self._bodies: dict[bool, Body] = {}
-        self._deadline: float | None = None
+        self._deadline = 0.0
+        self._arc = False
+        self._chain: Chain | None = None
 
     def header(self, name: bytes, value: bytes) -> None:
         """The next field: `value` as the MTA hands it over, leading space kept."""
         fields = self._fields.all
         fields.append((name, value))
-        if len(name) == 14 and name.lower() == b"dkim-signature":
+        length = len(name)
+        if length == 14 and name.lower() == b"dkim-signature":
             self._signature(len(fields) - 1, value)
+        elif length in ARC_LENGTHS and name.lower() in ARC_NAMES:
+            self._arc = True
 
     def _signature(self, index: int, value: bytes) -> None:
         claims = self._claims
@@ -96,9 +96,13 @@ class Message:
         claims.append(claim)
 
     def _ask(self, claim: Claim) -> None:
-        if self._deadline is None:
-            self._deadline = time.monotonic() + self._settings.message_timeout_ms / 1000
+        self._start_clock()
         claim.lookup = self._lookups.ask(claim.name)
+
+    def _start_clock(self) -> None:
+        """The budget for keys runs from the first look-up on."""
+        if not self._deadline:
+            self._deadline = time.monotonic() + self._settings.message_timeout_ms / 1000
 
     def end_of_headers(self) -> None:
         """The header is complete: choose which signatures are verified and set up their hashes."""
@@ -109,6 +113,10 @@ class Message:
             if body is None:
                 body = self._bodies[claim.body_relaxed] = Body(claim.body_relaxed)
             claim.sink = body.sink(claim.hash, claim.limit)
+        if self._arc and self._settings.arc:
+            self._start_clock()
+            self._chain = Chain(self._fields, self._settings, self.at)
+            self._chain.start(self._lookups, self._bodies)
         self.wants_body = bool(self._bodies)
 
     def _chosen(self) -> list[Claim]:
@@ -133,14 +141,15 @@ class Message:
 
     def finish(self) -> Outcome:
         """The message is complete: what became of each signature."""
-        if not self._claims:
+        if not self._claims and self._chain is None:
             return Outcome()
         for body in self._bodies.values():
             body.close()
         used: dict[str, Any] = {}
-        return Outcome(
-            signatures=tuple([self._judged(claim, used) for claim in self._claims]), dns=used
-        )
+        signatures = tuple([self._judged(claim, used) for claim in self._claims])
+        chain = self._chain
+        arc = None if chain is None else chain.finish(self._deadline, used)
+        return Outcome(signatures=signatures, arc=arc, dns=used)
 
     def _judged(self, claim: Claim, used: dict[str, Any]) -> Signature:
         if claim.why is not None:
@@ -170,30 +179,17 @@ class Message:
     def _answer(self, lookup: Answer | Pending | None) -> Answer:
         if not isinstance(lookup, Pending):
             return lookup or TIMEOUT
-        return lookup.wait((self._deadline or 0.0) - time.monotonic())
+        return lookup.wait(self._deadline - time.monotonic())
 
     def _wrong(self, claim: Claim, key: Key) -> Why | None:
         """None where body and header are what was signed, else which of them is not."""
         if claim.sink is None or claim.bh != claim.sink.digest:
             return Why.BODY_HASH
-        parts = self._fields.signed(claim.names, claim.header_relaxed, claim.index)
-        name = self._fields.all[claim.index][0]
-        value = claim.without_b()
-        if claim.header_relaxed:
-            parts.append(b"dkim-signature:" + relaxed_value(value))
-        else:
-            parts.append(name + b":" + simple_value(value))
-        hasher = HASHES[claim.hash]()
-        hasher.update(CRLF.join(parts))
-        public = key.public
-        try:
-            if isinstance(public, Ed25519PublicKey):
-                public.verify(claim.b, hasher.digest())  # RFC 8463 3: over the hash, not the text
-            else:
-                public.verify(claim.b, hasher.digest(), _PADDING, _PREHASHED[claim.hash])
-        except (InvalidSignature, UnsupportedAlgorithm, ValueError):
-            return Why.BAD_SIGNATURE
-        return None
+        fields = self._fields
+        parts = fields.signed(claim.names, claim.header_relaxed, claim.index)
+        name = fields.all[claim.index][0]
+        parts.append(fields.one(name, without_b(claim.value), claim.header_relaxed))
+        return None if proves(key, claim.hash, claim.b, parts) else Why.BAD_SIGNATURE
 
 
 def _refusal(claim: Claim, key: Key) -> Why | None:
@@ -254,6 +250,3 @@ def _signature(
         flags=tuple(flags),
         b_prefix=claim.b_prefix,
     )
-
-
-__all__ = ["Arc", "Message", "Outcome", "Verifier"]

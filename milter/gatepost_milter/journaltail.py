@@ -1,0 +1,62 @@
+"""Find what a milter wrote about one message: its journal record, by queue id.
+
+A record is in the journal before the milter answers, so it is there when the answer is; nothing
+is waited for. Segments are read on from where the last look ended.
+"""
+
+import threading
+from pathlib import Path
+
+from gatepost_policy import journal
+from gatepost_policy.record import Json
+
+# Records of strangers' messages pass by when an external milter is watched.
+MAX_UNCLAIMED = 10_000
+
+
+class JournalTail:
+    """Follows every segment of `directory`. With `from_now`, what is there already is skipped."""
+
+    def __init__(self, directory: Path, *, from_now: bool = False) -> None:
+        self.directory = directory
+        self._offsets: dict[Path, int] = {}
+        self._found: dict[str, Json] = {}
+        self._lock = threading.Lock()
+        if from_now:
+            for path in journal.segments(directory):
+                try:
+                    self._offsets[path] = path.stat().st_size
+                except FileNotFoundError:
+                    continue
+
+    def take(self, queue_id: str) -> Json | None:
+        """The `message` record of this queue id, once; None where there is none.
+
+        Raises OSError where the journal cannot be read.
+        """
+        with self._lock:
+            found = self._found.pop(queue_id, None)
+            if found is None:
+                self._look()
+                found = self._found.pop(queue_id, None)
+            return found
+
+    def _look(self) -> None:
+        for path in journal.segments(self.directory):
+            try:
+                self._read(path)
+            except FileNotFoundError:
+                self._offsets.pop(path, None)  # ingested and gone
+
+    def _read(self, path: Path) -> None:
+        while True:
+            start = self._offsets.get(path, 0)
+            for piece in journal.read(path, start):
+                self._offsets[path] = piece.end
+                data = piece.data
+                if data is not None and data.get("kind") == "message" and data.get("queue_id"):
+                    self._found[data["queue_id"]] = data
+            if self._offsets.get(path, 0) == start:
+                break
+        while len(self._found) > MAX_UNCLAIMED:
+            self._found.pop(next(iter(self._found)))

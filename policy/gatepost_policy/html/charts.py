@@ -32,6 +32,7 @@ WIDTHS = {"wide": 9.6, "narrow": 3.5}  # inches at 100 to the inch
 LANES = ("ipv4", "ipv6", "unix", "unknown")
 LANE_NAMES = {"ipv4": "IPv4", "ipv6": "IPv6", "unix": "local", "unknown": "unknown"}
 SHAPES = {"ipv4": "o", "ipv6": "s", "unix": "^", "unknown": "D"}
+DAY = 86400
 SINGLE_MARKS_MAX = 300  # above this, single messages blur: count them by month
 
 
@@ -51,10 +52,11 @@ def _timeline(marks: Sequence[Mark], width: float) -> str:
     lanes = [lane for lane in LANES if any(m.family == lane for m in marks)]
     figure, axes = _figure(width, 0.75 + 0.55 * max(1, len(lanes)))
     for mark in marks:
-        place = (_date(mark.at), -lanes.index(mark.family))
+        x, y = [mark.at / DAY], [-lanes.index(mark.family)]
         if mark.trap:
-            axes.plot(*place, "o", ms=15, mfc="none", mec=TRAP, mew=1.6)
-        axes.plot(*place, SHAPES[mark.family], ms=8, color=colour(mark.dkim))
+            axes.plot(x, y, "o", ms=15, mfc="none", mec=TRAP, mew=1.6)
+        axes.plot(x, y, SHAPES[mark.family], ms=8, color=colour(mark.dkim))
+    axes.xaxis_date()
     axes.set_yticks([-n for n in range(len(lanes))], [LANE_NAMES[lane] for lane in lanes])
     axes.set_ylim(-len(lanes) + 0.4, 0.6)
     axes.grid(axis="y", color=FAINT, lw=0.8)
@@ -79,7 +81,7 @@ def _bars(counts: Mapping[str, Counter[datetime]], width: float) -> str:
     for result in sorted(counts):
         months = sorted(counts[result])
         axes.bar(
-            [float(_number(m)) for m in months],
+            [m.timestamp() / DAY for m in months],
             [counts[result][m] for m in months],
             bottom=[base[m] for m in months],
             width=25,
@@ -130,10 +132,6 @@ def _date(at: float) -> datetime:
     return datetime.fromtimestamp(at, UTC)
 
 
-def _number(when: datetime) -> float:
-    return when.timestamp() / 86400
-
-
 def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
 
@@ -152,8 +150,10 @@ def _dates(axes: "Axes", width: float) -> None:
     from matplotlib.dates import AutoDateFormatter, AutoDateLocator
     from matplotlib.ticker import MaxNLocator
 
-    locator = AutoDateLocator(minticks=2, maxticks=4 if width < 5 else 9, tz=UTC)
-    form = AutoDateFormatter(locator, tz=UTC)
+    make: Any = AutoDateLocator  # matplotlib leaves these two untyped
+    locator = make(minticks=2, maxticks=4 if width < 5 else 9, tz=UTC)
+    make = AutoDateFormatter
+    form = make(locator, tz=UTC)
     form.scaled.update({365.0: "%Y", 30.0: "%Y-%m", 1.0: "%m-%d", 1 / 24: "%d. %H:%M"})
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(form)
@@ -167,8 +167,7 @@ def _svg(figure: "Figure") -> str:
 
     out = io.StringIO()
     # Text stays text: it can be searched, read aloud, and takes the page's font.
-    options: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": "gatepost"}
-    with mpl.rc_context(options):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gatepost"}):
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     text = out.getvalue()
     text = text[text.index("<svg") :]

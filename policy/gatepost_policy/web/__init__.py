@@ -1,0 +1,1 @@
+"""The live page: the report in a browser, on loopback, read-only unless asked otherwise."""

@@ -1,0 +1,171 @@
+"""The live page as a WSGI application: search, history with filters, permalinks, actions.
+
+Rendered on the server, without a line of JavaScript; the content security policy forbids any.
+Read-only unless `actions` is set; then every form carries a CSRF token. A request must name this
+host in its Host field, or a page elsewhere could point its own name at us (DNS rebinding).
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from flask import Flask, Response, abort, redirect, request
+from flask_wtf.csrf import CSRFError, CSRFProtect, generate_csrf
+from jinja2 import ChoiceLoader, PackageLoader
+from sqlalchemy import Engine
+from werkzeug.exceptions import HTTPException
+
+from gatepost_policy import address, history, selection
+from gatepost_policy.facts import Family
+from gatepost_policy.html import page, volume
+from gatepost_policy.selection import Selection
+from gatepost_policy.settings import Settings
+from gatepost_policy.shown import shown
+from gatepost_policy.store import StoreError, reading, writing
+from gatepost_policy.web import actions as acting
+
+KINDS = ("sender", "host", "trap")
+LIMIT_MAX = 1000
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+def create(
+    settings: Settings,
+    engine: Callable[[], Engine],
+    *,
+    hosts: frozenset[str] | None,
+    actions: bool = False,
+    clock: Callable[[], float] = time.time,
+) -> Flask:
+    """The application. `hosts`: the Host values that mean us; None (unix socket): any."""
+    app = Flask("gatepost_policy.web", static_folder=None)
+    # Known to this process only: a token dies with it.
+    app.config.update(SECRET_KEY=secrets.token_bytes(32), SESSION_COOKIE_SAMESITE="Strict")
+    app.config.update(WTF_CSRF_TIME_LIMIT=None, MAX_CONTENT_LENGTH=16_384)
+    app.jinja_loader = ChoiceLoader(
+        [PackageLoader("gatepost_policy.web"), PackageLoader("gatepost_policy.html")]
+    )
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.filters.update(page.FILTERS)
+    app.select_jinja_autoescape = lambda filename: True  # type: ignore[method-assign]
+    if actions:
+        CSRFProtect(app)
+
+    def show(kind: str | None, value: str) -> str:
+        now = clock()
+        try:
+            chosen = _selection(kind, value, now)
+        except ValueError as error:
+            abort(400, str(error))
+        with reading(engine()) as connection:
+            report = history.tell(connection, chosen, settings, now)
+            rows = volume.rows(connection) if chosen.everything else None
+            remarks = acting.notes(connection, value) if kind in ("sender", "host") else []
+        template = app.jinja_env.get_template("live.html.j2")
+        return template.render(
+            page.context(report, rows, link),
+            kind=kind,
+            value=value,
+            asked=request.args,
+            families=list(Family),
+            notes=remarks,
+            actions=actions,
+            token=generate_csrf if actions else None,
+            done=request.args.get("done"),
+        )
+
+    @app.before_request
+    def only_us() -> None:
+        if hosts is not None and request.host.lower() not in hosts:
+            abort(421, "this page answers only to its own address")
+
+    @app.after_request
+    def close(response: Response) -> Response:
+        response.headers["Content-Security-Policy"] = POLICY
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "same-origin"
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    @app.get("/")
+    def overview() -> str:
+        return show(None, "")
+
+    @app.get("/search")
+    def search() -> Any:
+        kind, value = request.args.get("kind", "sender"), request.args.get("q", "").strip()
+        if not value:
+            return redirect("/")
+        if kind not in KINDS:
+            abort(400, "want sender, host or trap")
+        return redirect(link(kind, value))
+
+    @app.get("/<any(sender, host, trap):kind>/<path:value>")
+    def one(kind: str, value: str) -> str:
+        return show(kind, value)
+
+    if actions:
+
+        @app.post("/act")
+        def act() -> Any:
+            name, value = request.form.get("action", ""), request.form.get("value", "").strip()
+            try:
+                with writing(engine()) as connection:
+                    note = request.form.get("note", "")
+                    done = acting.act(connection, name, value, note, clock(), settings)
+            except ValueError as error:
+                abort(400, str(error))
+            kind = {"trap": "trap"}.get(name) or _kind(value)
+            return redirect(f"{link(kind, value)}?{urlencode({'done': done})}", 303)
+
+    @app.errorhandler(CSRFError)
+    @app.errorhandler(HTTPException)
+    def refused(error: HTTPException) -> Any:
+        text = shown(error.description or error.name)
+        body = app.jinja_env.get_template("error.html.j2").render(title=error.name, text=text)
+        return body, error.code or 500
+
+    @app.errorhandler(StoreError)
+    def away(error: StoreError) -> Any:
+        template = app.jinja_env.get_template("error.html.j2")
+        return template.render(title="The store does not answer", text=str(error)), 503
+
+    return app
+
+
+def link(kind: str, value: str) -> str:
+    """The permalink of a sender, host or trap."""
+    return f"/{kind}/{quote(value, safe='@:')}" if value else "/sender/%3C%3E"
+
+
+def _kind(value: str) -> str:
+    try:
+        selection.host(value)
+    except ValueError:
+        return "sender"
+    return "host"
+
+
+def _selection(kind: str | None, value: str, now: float) -> Selection:
+    """The selection of a permalink and its filters. Raises ValueError."""
+    given = request.args
+    limit = given.get("limit", "100")
+    if not limit.isdecimal() or not 0 < int(limit) <= LIMIT_MAX:
+        raise ValueError(f"limit: want a number from 1 to {LIMIT_MAX}")
+    family = given.get("family") or None
+    if family is not None and family not in list(Family):
+        raise ValueError(f"family: want one of {', '.join(Family)}")
+    return Selection(
+        sender=selection.sender(value) if kind == "sender" else None,
+        host=selection.host(value) if kind == "host" else None,
+        trap=address.parse(value) if kind == "trap" else None,
+        since=selection.moment(given["since"], now) if given.get("since") else None,
+        until=selection.moment(given["until"], now) if given.get("until") else None,
+        family=None if family is None else Family(family),
+        limit=int(limit),
+    )

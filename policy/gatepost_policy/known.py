@@ -209,8 +209,11 @@ class KnownState:
         """True where mail to `address` is for a trap, by the newest snapshot."""
         return self.current().is_trap(address)
 
-    def lookup(self, facts: Facts) -> Known:
-        """What the rules need to know about `facts`. Never raises."""
+    def lookup(self, facts: Facts, *, ask_store: bool = True) -> Known:
+        """What the rules need to know about `facts`. Never raises.
+
+        With `ask_store=False` it never leaves memory, and `good_messages` stays None.
+        """
         now = self.current()
         if now.hashed is None:
             return Known()
@@ -221,7 +224,7 @@ class KnownState:
         if len(now.repeat):
             repeat = tuple(i for i in facts.identities() if now.is_repeat(i))
         good = None
-        if traps and not facts.trusted_relay and not facts.sender.null:
+        if ask_store and traps and not facts.trusted_relay and not facts.sender.null:
             if not facts.aligned_domains():
                 good = self._good_messages(facts)
         return Known(traps=traps, listed=now.listed(facts), repeat=repeat, good_messages=good)

@@ -1,0 +1,396 @@
+"""gatepost-policyd: the policy service on its sockets, and the recorder where nobody else is it.
+
+One process, one event loop. Connections are cheap and long-lived (Postfix keeps one for each
+smtpd): requests may be pipelined, answers come in their order. A connection that says nothing for
+`policy.idle`, or does not finish a request within PARTIAL_S, is closed; over `max_connections` the
+one that has been silent longest makes room. TERM and INT end the process within STOP_S, HUP reads
+the configuration again and keeps the old one where the new one is wrong.
+
+Exit codes: 0 after a signal, 2 for the configuration, 3 where a socket cannot be opened.
+"""
+
+import argparse
+import asyncio
+import gc
+import os
+import resource
+import signal
+import socket
+import stat
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gatepost_policy import config, notify
+from gatepost_policy.attributes import Form, ProtocolError, Reader, Request, no_opinion
+from gatepost_policy.facts import Facts
+from gatepost_policy.service import Service
+from gatepost_policy.sockets import SocketAddress
+
+if TYPE_CHECKING:
+    from gatepost_policy.settings import Settings
+
+PARTIAL_S = 30.0
+STOP_S = 3.0
+SWEEP_S = 1.0
+BACKLOG = 1_024
+
+
+class Door(asyncio.Protocol):
+    """One client connection: bytes in, answers out, in order."""
+
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+        self._service = server.service
+        self._reader = Reader(server.service.settings.policy.max_request_bytes)
+        self._transport: asyncio.Transport | None = None
+        self._waiting: list[Request] = []  # behind one that is asking the store
+        self._task: asyncio.Task[None] | None = None
+        self._form = Form.POSTFIX
+        self.heard = time.monotonic()  # when the last request was complete
+        self.began: float | None = None  # when the unfinished request began
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is there; make room where there are too many."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._server.admit(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self._server.doors.discard(self)
+        self._transport = None
+        if self._task is not None:
+            self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Answer what is complete."""
+        try:
+            for request in self._reader.feed(data):
+                self._take(request)
+        except ProtocolError:
+            self._refuse()
+            return
+        if self._reader.idle:
+            self.began = None
+        elif self.began is None:
+            self.began = time.monotonic()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: take no more requests."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        if self._transport is not None and self._task is None:
+            self._transport.resume_reading()
+
+    @property
+    def busy(self) -> bool:
+        """True while a request is unfinished or unanswered."""
+        return self._task is not None or self.began is not None
+
+    def close(self) -> None:
+        """Send what is written, then close."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def _take(self, request: Request) -> None:
+        self.heard = time.monotonic()
+        self.began = None
+        self._form = request.form
+        if self._task is not None:
+            self._waiting.append(request)
+            return
+        self._answer(request)
+
+    def _answer(self, request: Request) -> None:
+        """Answer now, or start a task that will."""
+        service = self._service = self._server.service
+        try:
+            facts = service.facts(request)
+            if facts is None:
+                self._send(no_opinion(request.form))
+            elif service.asks_store(facts):
+                # Later requests wait behind this one: no more are read meanwhile.
+                if self._transport is not None:
+                    self._transport.pause_reading()
+                self._task = asyncio.get_running_loop().create_task(self._ask(request, facts))
+            else:
+                known = service.known.lookup(facts, ask_store=False)
+                self._send(service.answer(request, facts, known))
+        except Exception as error:  # a bug must not stop mail: no opinion, and loud in the log
+            self._failed(request, error)
+
+    async def _ask(self, request: Request, facts: Facts) -> None:
+        """Answer a request that needs the store, within `policy.timeout_ms`."""
+        service = self._service
+        try:
+            try:
+                known = await asyncio.wait_for(
+                    asyncio.to_thread(service.known.lookup, facts),
+                    service.settings.policy.timeout_ms / 1000,
+                )
+            except TimeoutError:
+                known = service.known.lookup(facts, ask_store=False)
+            self._send(service.answer(request, facts, known))
+        except Exception as error:  # as above
+            self._failed(request, error)
+        self._task = None
+        if self._transport is not None:
+            self._transport.resume_reading()
+        waiting, self._waiting = self._waiting, []
+        for position, later in enumerate(waiting):
+            self._answer(later)
+            if self._task is not None:
+                self._waiting = waiting[position + 1 :] + self._waiting
+                break
+
+    def _failed(self, request: Request, error: Exception) -> None:
+        # The text of an exception may hold what the request held: only its type is logged.
+        self._server.log_error(error)
+        self._send(no_opinion(request.form))
+
+    def _refuse(self) -> None:
+        """A stream that cannot be followed: no opinion, once, and the end."""
+        self._send(no_opinion(self._form))
+        self.close()
+
+    def _send(self, answer: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(answer)
+
+
+class Server:
+    """All doors, the sweep over them, and what they share."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.doors: set[Door] = set()
+        self._servers: list[asyncio.Server] = []
+        self._paths: list[Path] = []
+
+    async def listen(self) -> list[str]:
+        """Open the configured sockets. Raises OSError."""
+        policy = self.service.settings.policy
+        names = [policy.listen] if isinstance(policy.listen, str) else list(policy.listen)
+        loop = asyncio.get_running_loop()
+        for name in names:
+            where = SocketAddress.parse(name)
+            if where.kind == "unix":
+                bound = _unix_socket(where.path, int(policy.socket_mode, 8))
+                self._paths.append(Path(where.path))
+            else:
+                family = socket.AF_INET if where.kind == "inet" else socket.AF_INET6
+                bound = socket.create_server(
+                    (where.host, where.port), family=family, backlog=BACKLOG
+                )
+            self._servers.append(
+                await loop.create_server(lambda: Door(self), sock=bound, backlog=BACKLOG)
+            )
+        return names
+
+    def admit(self, door: Door) -> None:
+        """One more; over the limit the one silent longest goes, the newest where all are busy."""
+        self.doors.add(door)
+        if len(self.doors) <= self.service.settings.policy.max_connections:
+            return
+        quiet = [d for d in self.doors if not d.busy and d is not door]
+        victim = min(quiet, key=lambda d: d.heard, default=door)
+        self.doors.discard(victim)
+        victim.close()
+
+    def log_error(self, error: Exception) -> None:
+        """A bug: its type, for the log; `debug` has the place as well."""
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        at = None if place is None else f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}"
+        self.service.log.event("error", "internal-error", type=type(error).__name__, at=at)
+
+    async def sweep(self) -> None:
+        """Close what has been silent or unfinished for too long, for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = time.monotonic()
+            idle = self.service.settings.policy.idle
+            for door in list(self.doors):
+                slow = door.began is not None and now - door.began > PARTIAL_S
+                if slow or (not door.busy and now - door.heard > idle):
+                    door.close()
+            self.service.tick()
+
+    async def close(self) -> None:
+        """No new connections; those that are busy get a moment."""
+        for server in self._servers:
+            server.close()
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+        for door in list(self.doors):
+            if not door.busy:
+                door.close()
+        end = time.monotonic() + 1.0
+        while self.doors and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        for door in list(self.doors):
+            door.close()
+
+
+def _unix_socket(path: str, mode: int) -> socket.socket:
+    """A listening unix socket with these permissions; a stale one is replaced. Raises OSError."""
+    try:
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.settimeout(1.0)
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    os.unlink(path)  # left behind by a process that was killed
+    except FileNotFoundError:
+        pass
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o777 & ~mode)  # no moment with wider permissions
+    try:
+        bound.bind(path)
+    except OSError:
+        bound.close()
+        raise
+    finally:
+        os.umask(before)
+    os.chmod(path, mode)
+    bound.listen(BACKLOG)
+    return bound
+
+
+def build(settings: "Settings") -> Service:
+    """The service for these settings, on the configured state directory."""
+    from gatepost_policy import journal
+    from gatepost_policy.known import KnownState
+    from gatepost_policy.maillog import MailLog
+
+    return Service(
+        settings,
+        KnownState(settings),
+        journal.Writer(
+            config.journal_dir(settings),
+            max_bytes=settings.store.journal_max_bytes,
+            sync=settings.store.sync,
+        ),
+        MailLog(settings.log),
+    )
+
+
+async def serve(settings: "Settings", path: Path | None, store: str | None) -> None:
+    """Run until TERM or INT. Raises OSError where a socket cannot be opened."""
+    loop = asyncio.get_running_loop()
+    service = build(settings)
+    server = Server(service)
+    stop = asyncio.Event()
+    halt = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _reload, server, path, store)
+    names = await server.listen()
+    recorder = _start_recorder(settings, service, halt)
+    # What exists by now lives as long as the process: the collector need not look at it again.
+    gc.freeze()
+    print(f"gatepost-policyd ready {' '.join(names)}", flush=True)
+    notify.notify("READY=1", f"STATUS=policy service on {' '.join(names)}")
+    sweeping = loop.create_task(server.sweep())
+    watching = loop.create_task(_watchdog())
+    await stop.wait()
+    notify.notify("STOPPING=1")
+    halt.set()
+    sweeping.cancel()
+    watching.cancel()
+    await server.close()
+    if recorder is not None:
+        await loop.run_in_executor(None, recorder.join, STOP_S)
+    getattr(service.journal, "close", lambda: None)()
+
+
+async def _watchdog() -> None:
+    every = notify.watchdog_seconds()
+    while every is not None:
+        notify.notify("WATCHDOG=1")
+        await asyncio.sleep(every)
+
+
+def _start_recorder(
+    settings: "Settings", service: Service, halt: threading.Event
+) -> threading.Thread | None:
+    """The recorder waits for its lock in a thread: it takes over when the milter's has gone."""
+    from gatepost_policy.recorder import Recorder
+
+    def run() -> None:
+        while not halt.is_set():
+            try:
+                Recorder(settings).run(halt)
+            except Exception as error:  # it must come back: the journal waits for it
+                service.log.event("error", "recorder-failed", type=type(error).__name__)
+                halt.wait(5.0)
+
+    thread = threading.Thread(target=run, name="recorder", daemon=True)
+    thread.start()
+    return thread
+
+
+def _reload(server: Server, path: Path | None, store: str | None) -> None:
+    """HUP: the new configuration, or the old one and a line that says why."""
+    log = server.service.log
+    notify.reloading()
+    try:
+        settings = config.load(path, store=store)
+    except config.ConfigError as error:
+        log.event("error", "reload-refused", error=str(error))
+        notify.notify("READY=1")
+        return
+    old = server.service
+    fresh = build(settings)
+    # The journal segment and the signatures that wait belong to the process, not to a file.
+    fresh.journal = old.journal
+    fresh.adopt(old)
+    server.service = fresh
+    fresh.log.event("info", "reloaded")
+    notify.notify("READY=1")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command `gatepost-policyd`."""
+    parser = argparse.ArgumentParser(
+        prog="gatepost-policyd", description="The policy service of gatepost, in the foreground."
+    )
+    parser.add_argument("--config", metavar="FILE", help="configuration file")
+    parser.add_argument("--store", metavar="URL", help="use this store instead")
+    options = parser.parse_args(arguments)
+    try:
+        path = config.find(options.config, os.environ)
+        settings = config.load(path, store=options.store)
+    except config.ConfigError as error:
+        print(f"gatepost-policyd: {error}", file=sys.stderr)
+        sys.exit(2)
+    _raise_file_limit(settings.policy.max_connections)
+    try:
+        config.state_dir(settings).mkdir(mode=0o750, parents=True, exist_ok=True)
+        asyncio.run(serve(settings, path, options.store))
+    except OSError as error:
+        print(
+            f"gatepost-policyd: cannot start: {error.strerror or error}; "
+            f"look at [policy] listen and at who uses it (ss -ltnp)",
+            file=sys.stderr,
+        )
+        sys.exit(3)
+    sys.exit(0)
+
+
+def _raise_file_limit(connections: int) -> None:
+    """Room for a descriptor for each connection, as far as we are allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + 256
+    if soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

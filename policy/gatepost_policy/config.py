@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gatepost_policy.shown import shown
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
     from gatepost_policy.settings import Settings
@@ -89,9 +90,12 @@ def _read(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{where}: line {line}: want UTF-8 text") from None
-    except (ValueError, RecursionError) as error:
-        # ValueError: TOMLDecodeError (which names line and column), or a number of 5000 digits.
+    except tomllib.TOMLDecodeError as error:  # names line and column
         raise ConfigError(f"{where}: not valid TOML: {shown(str(error))}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: not valid TOML: nested too deeply") from None
+    except ValueError:  # Python converts at most 4300 digits
+        raise ConfigError(f"{where}: not valid TOML: a number has too many digits") from None
 
 
 # What pydantic's error types mean in words; {} is filled from the error's own context.
@@ -120,26 +124,28 @@ _PATTERNS = {
 }
 
 
-def _problems(error: "Any", document: dict[str, Any]) -> list[str]:
+def _problems(error: "ValidationError", document: dict[str, Any]) -> list[str]:
     """One line for each wrong key, in the order of the file; a union's branches are one problem."""
-    lines: dict[str, str] = {}
+    found: dict[str, list[ErrorDetails]] = {}
+    places: dict[str, tuple[list[Any], Any]] = {}
     for detail in error.errors(include_url=False, include_context=True):
         path, value = _resolve(detail["loc"], document)
         name = ".".join(str(part) for part in path)
-        # A union (one socket or a list of them) fails once in each branch: the branch that fits
-        # the value's type has the useful message, and goes by the longer location.
-        if name not in lines or _fits(detail, value):
-            lines[name] = _line(name, path, value, detail)
+        found.setdefault(name, []).append(detail)
+        places[name] = path, value
     # A wrong element of a list makes the list itself wrong as well: the element says more.
     return [
-        shown(line)
-        for name, line in lines.items()
-        if not any(other.startswith(name + ".") for other in lines if other != name)
+        shown(_line(name, *places[name], _most_telling(details, places[name][1])))
+        for name, details in found.items()
+        if not any(other.startswith(name + ".") for other in found if other != name)
     ]
 
 
-def _fits(detail: "ErrorDetails", value: object) -> bool:
-    return isinstance(value, str) and detail["type"] not in ("tuple_type", "literal_error")
+def _most_telling(details: "list[ErrorDetails]", value: object) -> "ErrorDetails":
+    """Of a union (one socket, or a list of them), which fails once a branch, the right branch."""
+    if len(details) > 1 and isinstance(value, str):
+        return next((d for d in details if d["type"] == "value_error"), details[0])
+    return details[0]
 
 
 def _resolve(location: tuple[int | str, ...], document: dict[str, Any]) -> tuple[list[Any], Any]:
@@ -166,7 +172,7 @@ def _line(name: str, path: list[Any], value: Any, detail: "ErrorDetails") -> str
     if kind == "value_error":
         wanted = str(context.get("error", detail["msg"]))
         wanted = wanted if wanted.startswith("want ") else f"want {wanted}"
-        return f"{name}: {wanted}, got {_got(value)}"
+        return f"{name}: {wanted}" + (f", got {_got(value)}" if ", got " not in wanted else "")
     if kind == "string_pattern_mismatch":
         context = {"pattern": _PATTERNS.get(str(context["pattern"]), str(context["pattern"]))}
     if kind == "literal_error":

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from gatepost_policy import config
 from gatepost_policy.config import ConfigError
-from gatepost_policy.settings import Settings
+from gatepost_policy.settings import Rule, Settings
 
 HERE = Path(__file__).parent
 SAMPLE = HERE.parent / "conf" / "gatepost.toml"

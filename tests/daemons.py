@@ -24,7 +24,9 @@ BIN = Path(sys.executable).parent
 class Process:
     """One child process with its output in a file, ended by its id."""
 
-    def __init__(self, command: Sequence[str | Path], output: Path, cwd: Path | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str | Path], output: Path, cwd: Path | None = None
+    ) -> None:
         self.output = output
         with output.open("ab") as stream:
             self.child = subprocess.Popen(

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-import mta_unpack
 import pytest
+
+import mta_unpack
 import rings
 
 REPORT = pytest.StashKey[list[str]]()

@@ -15,16 +15,16 @@ import Milter
 OPS: list[Any] = json.loads(sys.argv[2])
 
 
-class Other(Milter.Base):
+class Other(Milter.Base):  # type: ignore[misc]
     """Pass everything, edit at the end."""
 
-    def connect(self, *_: Any) -> int:
+    def connect(self, *_: Any) -> Any:
         for op, *args in OPS:
             if op == "hang":
                 time.sleep(args[0])
         return Milter.CONTINUE
 
-    def eom(self) -> int:
+    def eom(self) -> Any:
         for op, *args in OPS:
             if op == "ins":
                 self.addheader(args[0], args[2], args[1])

@@ -5,14 +5,14 @@ The counter-proof stands beside each proof: without gatepost the same search fin
 
 from collections.abc import Iterator
 
+import pytest
+
 import mta_modes
 import mta_unpack
-import pytest
 from canary import Canaries
+from gatepost_policy import leaks
 from mta_modes import COLUMNS, MODES, Case, Stack
 from postfix_instance import LOGIN
-
-from gatepost_policy import leaks
 
 pytestmark = [pytest.mark.postfix, pytest.mark.timeout(300)]
 

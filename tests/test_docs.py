@@ -78,6 +78,15 @@ def test_every_key_is_in_the_manual() -> None:
     assert [r.value for r in Reason if "\\fB" + r.value.replace("-", "\\-") not in page] == []
 
 
+@pytest.mark.parametrize("service", ["gatepost-milter", "gatepost-policyd"])
+def test_every_option_of_a_service_is_documented(service: str) -> None:
+    program = Path(sys.executable).with_name(service)
+    done = subprocess.run([program, "--help"], capture_output=True, text=True, check=True)
+    options = set(re.findall(r"--[a-z-]+", done.stdout)) - {"--help", "--version"}
+    page = (MAN / f"{service}.8").read_text().replace("\\-", "-")
+    assert options and {option for option in options if f"\\fB{option}\\fR" not in page} == set()
+
+
 @pytest.mark.parametrize("page", sorted(p.name for p in MAN.glob("*.[1-8]")))
 def test_man_accepts_the_page(page: str, tmp_path: Path) -> None:
     groff = shutil.which("groff")

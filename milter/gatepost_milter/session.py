@@ -1,0 +1,394 @@
+"""Listen to libmilter: one `Session` for each MTA connection, one method for each callback.
+
+How it works. Callbacks gather (`transcript`), the end of message judges (`gate`) and acts
+(`actions`). Only RCPT (where traps are refused there), body (to skip what nobody needs) and the
+end of message answer; everything else is negotiated as "no reply", which halves libmilter's cost.
+
+Rules: callbacks of one connection never overlap but come on different OS threads, so a session
+owns no thread and no thread-local. Each callback has one `except`: it marks the message as
+failed, and its end gets the stance of its direction. An exception that pymilter raises before
+Python is asked (a HELO that is not UTF-8) leaves the callback out: nothing depends on HELO.
+"""
+
+import sys
+import time
+from typing import Any
+
+import milter
+
+from gatepost_milter import actions
+from gatepost_milter.gate import Gate, Verdict, now
+from gatepost_milter.transcript import (
+    MAX_REFUSED,
+    Connection,
+    Message,
+    classify,
+    facts,
+    read_client,
+)
+from gatepost_policy import address
+from gatepost_policy.decision import Action
+from gatepost_policy.facts import Direction, Recipient
+from gatepost_policy.scrub import Hop
+from gatepost_policy.slots import Slot
+
+CONTINUE, NOREPLY, SKIP = milter.CONTINUE, milter.NOREPLY, milter.SKIP
+WANTED_ACTIONS = milter.ADDHDRS | milter.CHGHDRS | milter.DELRCPT
+EDITING = milter.ADDHDRS | milter.CHGHDRS
+# Steps without reply, steps not sent, and extras; RCPT is added where nothing is refused there.
+WANTED_STEPS = (
+    milter.P_NR_CONN
+    | milter.P_NR_HELO
+    | milter.P_NR_MAIL
+    | milter.P_NR_HDR
+    | milter.P_NR_EOH
+    | milter.P_NODATA
+    | milter.P_NOUNKNOWN
+    | milter.P_SKIP
+    | milter.P_RCPT_REJ
+    | milter.P_HDR_LEADSPC
+)
+UNDECODABLE = "\ufffd"
+
+
+class Worker:
+    """What all sessions of a process share. Set by `serve` after the fork."""
+
+    gate: Gate
+    open: "set[Session]" = set()  # sessions; set operations are atomic, a counter's += is not
+    busy: "set[Session]" = set()  # sessions between MAIL and the end of the message
+    last_end = 0.0  # monotonic seconds when a message was answered last
+    slot: Slot | None = None  # this worker's figures for the metrics endpoint
+
+
+def macro(ctx: Any, name: str) -> str | None:
+    """A macro's value, None where the MTA sent none. 8-bit values make pymilter raise."""
+    try:
+        value = ctx.getsymval(name)
+    except UnicodeDecodeError:
+        # It was sent, so it is not missing: for {auth_authen} that makes a difference.
+        return UNDECODABLE
+    return value or None
+
+
+class Session:
+    """One connection from the MTA."""
+
+    __slots__ = (
+        "actions", "answer", "check", "connection", "leading_space", "message", "sink", "steps",
+        "__weakref__",
+    )  # fmt: skip
+
+    def __init__(self, offered_actions: int, offered_steps: int) -> None:
+        self.actions = offered_actions & WANTED_ACTIONS
+        wanted = WANTED_STEPS
+        if not Worker.gate.answers_rcpt:
+            wanted |= milter.P_NR_RCPT
+        self.steps = offered_steps & wanted
+        self.leading_space = bool(self.steps & milter.P_HDR_LEADSPC)
+        self.connection = Connection()
+        self.message: Message | None = None
+        self.check: Any = None  # the DKIM verification of this message
+        self.sink: Any = None  # where a copy of trap mail goes
+        Worker.open.add(self)
+        if Worker.slot is not None:
+            Worker.slot.connected()
+
+    def quiet(self, step: int) -> int:
+        """What a callback returns that has nothing to say."""
+        return NOREPLY if self.steps & step else CONTINUE
+
+    def failed(self, stage: str) -> None:
+        """An exception in `stage`: counted and named, without a word of the message."""
+        if Worker.slot is not None:
+            Worker.slot.failed()
+        kind, error, trace = sys.exc_info()
+        where = "?"
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            where = f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"
+            trace = trace.tb_next
+        Worker.gate.log.event(
+            "error", "exception", stage=stage, type=kind.__name__ if kind else "?", where=where
+        )
+        if self.message is not None:
+            self.message.failed = True
+        else:
+            self.connection.failed = True
+
+    def connect(self, ctx: Any, hostname: str, family: int, hostaddr: object) -> int:
+        try:
+            client, local = read_client(hostname, family, hostaddr)
+            self.connection = Connection(
+                client=client,
+                local=local,
+                mta_name=macro(ctx, "j"),
+                mta_version=macro(ctx, "v"),
+                daemon_name=macro(ctx, "{daemon_name}"),
+            )
+        except Exception:
+            self.failed("connect")
+        return self.quiet(milter.P_NR_CONN)
+
+    def helo(self, ctx: Any, name: str) -> int:
+        self.connection.helo = name
+        return self.quiet(milter.P_NR_HELO)
+
+    def mail(self, ctx: Any, sender: bytes, *params: bytes) -> int:
+        try:
+            self.over()
+            message = self.message = Message(now(), sender, params)
+            message.failed = self.connection.failed
+            Worker.busy.add(self)
+            if Worker.slot is not None:
+                Worker.slot.began()
+            gate = Worker.gate
+            message.login = macro(ctx, "{auth_authen}")
+            if self.connection.daemon_name is None:
+                self.connection.daemon_name = macro(ctx, "{daemon_name}")
+            message.direction, message.trusted_relay, message.proxy = classify(
+                self.connection, message.login, gate.settings.submission
+            )
+            if gate.replay:
+                at = macro(ctx, "{gatepost_at}")
+                if at is not None:
+                    message.at = float(at)
+        except Exception:
+            self.failed("mail")
+        return self.quiet(milter.P_NR_MAIL)
+
+    def rcpt(self, ctx: Any, recipient: bytes, *params: bytes) -> int:
+        message = self.message
+        try:
+            if message is None:
+                return self.quiet(milter.P_NR_RCPT)
+            gate = Worker.gate
+            parsed = address.parse(recipient.decode("utf-8", "surrogateescape"))
+            if macro(ctx, "{rcpt_mailer}") == "error":
+                # Only an unknown user says something about the sender: a full mailbox or a
+                # refused relay (other codes) would turn our own trouble into their hit.
+                status = macro(ctx, "{rcpt_host}") or ""
+                if status.startswith("5.1.1") and len(message.refused) < MAX_REFUSED:
+                    message.refused.append(Recipient(parsed, accepted=False))
+                return self.quiet(milter.P_NR_RCPT)
+            if gate.answers_rcpt and message.direction is Direction.INBOUND:
+                decision = gate.judge_rcpt(self.connection, message, recipient)
+                if decision is not None:
+                    if len(message.refused) < MAX_REFUSED:
+                        message.refused.append(Recipient(parsed, accepted=False))
+                    if decision.reply is not None:
+                        answer = int(actions.ANSWERS[decision.action])
+                        return actions.refuse(ctx, decision.reply, answer)
+            message.recipients.append(Recipient(parsed))
+        except Exception:
+            self.failed("rcpt")
+        return self.quiet(milter.P_NR_RCPT)
+
+    def header(self, ctx: Any, name: str, value: bytes) -> int:
+        message = self.message
+        try:
+            if message is not None and message.over_limit is None:
+                if not self.leading_space:
+                    value = b" " + value
+                size = message.header_bytes = (
+                    message.header_bytes + len(name) + len(value) + 3  # colon and CRLF
+                )
+                limits = Worker.gate.settings.milter
+                if size > limits.max_header_bytes:
+                    self._over_limit(message, "milter.max_header_bytes")
+                elif len(message.fields) >= limits.max_header_fields:
+                    self._over_limit(message, "milter.max_header_fields")
+                else:
+                    message.fields.append((name, value))
+        except Exception:
+            self.failed("header")
+        return self.quiet(milter.P_NR_HDR)
+
+    def _over_limit(self, message: Message, name: str) -> None:
+        message.over_limit = name
+        message.fields.clear()
+
+    def eoh(self, ctx: Any) -> int:
+        message = self.message
+        try:
+            if message is not None and message.direction is Direction.INBOUND:
+                message.header_bytes += 2  # the empty line
+                gate = Worker.gate
+                if message.over_limit is None:
+                    dns = macro(ctx, "{gatepost_dns}") if gate.replay else None
+                    check = self.check = gate.begin(message, dns)
+                    feed = check.header
+                    for name, value in message.fields:
+                        feed(name.encode(), value)
+                    check.end_of_headers()
+        except Exception:
+            self.failed("eoh")
+        return self.quiet(milter.P_NR_EOH)
+
+    def body(self, ctx: Any, chunk: bytes) -> int:
+        message = self.message
+        try:
+            if message is None or message.direction is not Direction.INBOUND:
+                if message is not None:
+                    message.body_bytes = None
+                if self.steps & milter.P_SKIP:
+                    return SKIP
+            else:
+                if message.body_bytes is not None:
+                    message.body_bytes += len(chunk)
+                if self.check is not None and self.check.wants_body:
+                    self.check.body(chunk)
+        except Exception:
+            self.failed("body")
+        return CONTINUE
+
+    def eom(self, ctx: Any) -> int:
+        message = self.message
+        if message is None:  # an MTA that ends what it never began
+            return CONTINUE
+        begun = time.monotonic()
+        try:
+            if message.failed:
+                return self._stance(ctx, message)
+            try:
+                return self._end(ctx, message)
+            except Exception:
+                self.failed("eom")
+                return self._stance(ctx, message)
+        finally:
+            self.message = self.check = self.sink = None
+            Worker.last_end = time.monotonic()
+            if Worker.slot is not None:
+                Worker.slot.answered(Worker.last_end - begun)
+                Worker.slot.ended()
+            Worker.busy.discard(self)
+
+    def _end(self, ctx: Any, message: Message) -> int:
+        gate = Worker.gate
+        connection = self.connection
+        outcome = None if self.check is None else self.check.finish()
+        hop = None if message.direction is Direction.INBOUND else self._hop(ctx, message)
+        verdict = gate.finish(connection, message, outcome, macro(ctx, "i"), hop)
+        edits = verdict.edits
+        if self.actions & EDITING != EDITING:
+            gate.tell_once(
+                "error", "mta-cannot-edit",
+                hint="the MTA offers no header edits: inbound mail is recorded, not marked",
+            )  # fmt: skip
+            edits = ()
+        answer = actions.carry_out(ctx, verdict.decision, edits)
+        gate.write_down(verdict)
+        return CONTINUE if answer == milter.ACCEPT else answer
+
+    def _hop(self, ctx: Any, message: Message) -> Hop:
+        connection = self.connection
+        return Hop(
+            name=connection.mta_name or macro(ctx, "j"),
+            version=connection.mta_version or macro(ctx, "v"),
+            queue_id=macro(ctx, "i"),
+            tls=macro(ctx, "{tls_version}") is not None,
+            authenticated=message.login is not None,
+            smtputf8=message.smtputf8,
+            proxy=message.proxy,
+            can_edit=self.actions & EDITING == EDITING and self.leading_space,
+        )
+
+    def _stance(self, ctx: Any, message: Message) -> int:
+        """The end of a message that an exception has hit: the answer of last resort."""
+        gate = Worker.gate
+        direction = message.direction
+        if self.connection.failed and gate.settings.submission.networks:
+            direction = Direction.SUBMISSION  # it may have been: we do not know the client
+        decision = gate.stance(direction)
+        try:
+            seen = facts(self.connection, message, queue_id=macro(ctx, "i"))
+            gate.write_down(Verdict(seen, decision))
+        except Exception:
+            self.failed("record")
+        try:
+            answer = actions.carry_out(ctx, decision, ())
+        except Exception:
+            self.failed("reply")
+            return int(actions.ANSWERS[decision.action])
+        return CONTINUE if answer == milter.ACCEPT else answer
+
+    def over(self) -> None:
+        """The transaction ended without a message (RSET, QUIT, lost connection, a new MAIL).
+
+        Called once more than needed: libmilter aborts twice after a failed transaction.
+        """
+        message, self.message = self.message, None
+        self.check = self.sink = None
+        Worker.busy.discard(self)
+        if message is not None and Worker.slot is not None:
+            Worker.slot.ended()
+        if message is not None and message.refused:
+            verdict = Worker.gate.refused_recipients(self.connection, message, None)
+            if verdict is not None:
+                Worker.gate.write_down(verdict, kind="rcpt")
+
+    def abort(self, ctx: Any) -> int:
+        try:
+            self.over()
+        except Exception:
+            self.failed("abort")
+        return CONTINUE
+
+    def close(self, ctx: Any) -> int:
+        try:
+            self.over()
+        except Exception:
+            self.failed("close")
+        Worker.open.discard(self)
+        ctx.setpriv(None)
+        return CONTINUE
+
+
+def negotiate(ctx: Any, options: list[int]) -> int:
+    """Ask the MTA for what this configuration needs and take what it offers of it."""
+    session = Session(options[0], options[1])
+    ctx.setpriv(session)
+    if not session.leading_space:
+        Worker.gate.tell_once(
+            "error", "mta-without-leading-space",
+            hint="c=simple signatures will fail and submissions get 451: use Postfix 3.0 or later",
+        )  # fmt: skip
+    options[0] = session.actions
+    options[1] = session.steps
+    options[2] = options[3] = 0
+    return CONTINUE
+
+
+def connect(ctx: Any, hostname: str, family: int, hostaddr: object) -> int:
+    """The first callback of an MTA that does not negotiate."""
+    session = ctx.getpriv()
+    if session is None:
+        session = Session(EDITING, 0)
+        ctx.setpriv(session)
+    return int(session.connect(ctx, hostname, family, hostaddr))
+
+
+def close(ctx: Any) -> int:
+    """The last callback, also for a connection that never said anything."""
+    session = ctx.getpriv()
+    return CONTINUE if session is None else int(session.close(ctx))
+
+
+def register(name: str = "gatepost") -> None:
+    """Give libmilter the callbacks. Once in a process, before the socket is opened."""
+    milter.set_flags(WANTED_ACTIONS)
+    milter.set_connect_callback(connect)
+    milter.set_helo_callback(lambda ctx, *a: ctx.getpriv().helo(ctx, *a))
+    milter.set_envfrom_callback(lambda ctx, *a: ctx.getpriv().mail(ctx, *a))
+    milter.set_envrcpt_callback(lambda ctx, *a: ctx.getpriv().rcpt(ctx, *a))
+    milter.set_header_callback(lambda ctx, name, value: ctx.getpriv().header(ctx, name, value))
+    milter.set_eoh_callback(lambda ctx: ctx.getpriv().eoh(ctx))
+    milter.set_body_callback(lambda ctx, chunk: ctx.getpriv().body(ctx, chunk))
+    milter.set_eom_callback(lambda ctx: ctx.getpriv().eom(ctx))
+    milter.set_abort_callback(lambda ctx: ctx.getpriv().abort(ctx))
+    milter.set_close_callback(close)
+    # Text of libmilter's own answer to an exception that pymilter raises; see `Session`.
+    milter.register(name, negotiate=negotiate)
+
+
+__all__ = ["Action", "Session", "Worker", "negotiate", "register"]

@@ -95,7 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        code = cli.main(arguments, prog_name="milterctl", standalone_mode=False)
+        try:
+            code = cli.main(arguments, prog_name="milterctl", standalone_mode=False)
+        except SystemExit as done:  # a command's way to say 1, findings
+            code = done.code
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.UsageError as error:

@@ -66,13 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="gatepost-milter", description="The milter service of gatepost."
     )
     parser.add_argument("--config", metavar="FILE", help="configuration file")
+    parser.add_argument("--store", metavar="URL", help="use this store instead")
     # For `milterctl replay`: time and DNS come with each message, and nothing is recorded here.
     parser.add_argument("--replay", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     path = config.find(options.config, os.environ)
     try:
         return serve(
-            lambda: config.load(path),
+            lambda: config.load(path, store=options.store),
             helpers=() if options.replay else (RECORDER,),
             replay=options.replay,
         )

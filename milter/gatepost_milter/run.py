@@ -236,6 +236,7 @@ def greeting(settings: "Settings") -> str:
     milter = SocketAddress.parse(settings.milter.socket)
     listen = settings.policy.listen
     services = [SocketAddress.parse(x) for x in ((listen,) if isinstance(listen, str) else listen)]
+    listener = (*settings.submission.daemon_names, "ORIGINATING")[0]
     store = config.database_path(settings) or "PostgreSQL"
     names = ", ".join(str(service) for service in services)
     return f"""\
@@ -248,7 +249,7 @@ Postfix, main.cf:
       reject_unauth_destination
 Postfix, master.cf, under submission and submissions:
   -o smtpd_milters={{{milter.postfix()},default_action=tempfail}}
-  -o milter_macro_daemon_name=ORIGINATING
+  -o milter_macro_daemon_name={listener}
   -o smtpd_recipient_restrictions=
 """
 

@@ -34,7 +34,7 @@ from sqlalchemy import (
     update,
 )
 
-from gatepost_policy import address, revision, rules, traps
+from gatepost_policy import address, revision, rules
 from gatepost_policy.decision import Action, Reason
 from gatepost_policy.facts import Direction, Identity, IdentityKind, Source, client_prefix
 from gatepost_policy.record import Seen
@@ -78,29 +78,23 @@ class Changes:
         return self.listings or self.repeat
 
 
-def apply(
-    connection: Connection, rows: Sequence[Fresh], settings: Settings, *, judge: bool = True
-) -> Changes:
-    """Draw the consequences of fresh message rows, oldest first. Their revisions are bumped.
+def apply(connection: Connection, rows: Sequence[Fresh], settings: Settings) -> Changes:
+    """List whoever is to blame for the trap hits among fresh message rows, oldest first.
 
-    Call it after identities were counted up. With `judge=False` (imports) nobody is listed.
+    The revision is bumped where anything changed. Rows of an imported log list nobody.
     """
     listed = False
-    _flag_live(connection, rows)
     for row in rows:
         if row.replaces:
             listed |= _take_back(connection, row.replaces, row.message_id)
         facts = row.seen.facts
-        if not judge or not row.seen.traps or facts.direction is not Direction.INBOUND:
+        if not row.seen.traps or facts.direction is not Direction.INBOUND:
             continue
         if facts.source in (Source.MILTER, Source.POLICY):
             listed |= _hit(connection, row, settings)
-    repeat = _flag_repeat(connection, rows, settings)
     if listed:
         revision.bump(connection, "listings")
-    if repeat:
-        revision.bump(connection, "repeat")
-    return Changes(listed, repeat)
+    return Changes(listings=listed)
 
 
 def good_messages(connection: Connection, prefix: str, at: float, settings: Settings) -> int:
@@ -327,16 +321,11 @@ def _promote(
             _insert(connection, row, PROMOTED, parent, seconds, "promotion", None)
 
 
-def _flag_repeat(connection: Connection, rows: Sequence[Fresh], settings: Settings) -> bool:
-    """Flag those who have become repeat senders. Reads only identities that ever hit a trap."""
-    times = [r.seen.facts.at for r in rows if r.seen.facts.direction is Direction.INBOUND]
-    if not times:
-        return False
-    return flag_repeat(connection, min(times), settings)
-
-
 def flag_repeat(connection: Connection, since: float, settings: Settings) -> bool:
-    """Flag identities seen at or after `since` (Unix seconds); True where one was new.
+    """Flag those who became repeat senders, among the identities seen at or after `since`.
+
+    Call it once a batch, after listings were made ("its next hit" is not the hit that makes it
+    one) and identities counted. True where one was new; the caller bumps the revision.
 
     Never flagged: never_list and own domains, where an identity is a crowd, and clients that
     deliver good mail, for the same reason.
@@ -369,19 +358,6 @@ def flag_repeat(connection: Connection, since: float, settings: Settings) -> boo
         )
         flagged = True
     return flagged
-
-
-def _flag_live(connection: Connection, rows: Sequence[Fresh]) -> None:
-    """A trap that appears as a sender is flagged for `trap check`."""
-    keys = {
-        r.seen.facts.sender.trap_key
-        for r in rows
-        if not r.seen.facts.sender.null and r.seen.facts.direction is Direction.INBOUND
-    }
-    if keys:
-        traps.seen_live(
-            connection, sorted(keys), at=max(r.seen.facts.at for r in rows), how="sender"
-        )
 
 
 def holding(connection: Connection, now: float) -> list[tuple[str, str, float]]:

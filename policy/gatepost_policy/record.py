@@ -27,6 +27,7 @@ from gatepost_policy.facts import (
     Recipient,
     Signature,
     Source,
+    Stage,
 )
 
 VERSION = 1
@@ -120,6 +121,7 @@ def read_seen(data: Json) -> Seen:
     facts = Facts(
         at=float(data["at"]),
         source=Source(data["source"]),
+        stage=Stage.RCPT if data["kind"] == "rcpt" else Stage.END,
         direction=Direction(data["direction"]),
         client=Client(
             family=Family(data["family"]),

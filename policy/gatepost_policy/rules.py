@@ -4,10 +4,16 @@ Pure. `judge` asks RULES in order; the first that has an opinion decides. A rule
 reason it gives, and `[rules.REASON]` may put it in the shadow (its opinion is recorded, the next
 rule is asked) or switch it off. `blame` says afterwards who is punished for a trap hit, if
 anybody: only what is proven is ever punished.
+
+How a trap hit gets its reason: CLASSES are asked in order, and the first that applies says why
+this hit punishes nobody (a bounce, a protected domain, a forwarder, a shared client). None applies:
+the reason is `trap`. A class in the shadow is recorded and passed over, one that is off is not
+asked; so switching an exemption off never lets trap mail through.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from gatepost_policy.address import Address, is_within
 from gatepost_policy.decision import (
@@ -18,9 +24,8 @@ from gatepost_policy.decision import (
     Action,
     Decision,
     Reason,
-    Reply,
 )
-from gatepost_policy.facts import Direction, Facts, Identity, IdentityKind, Stage
+from gatepost_policy.facts import Direction, Facts, Identity, IdentityKind, Source, Stage
 from gatepost_policy.settings import Settings
 
 
@@ -51,10 +56,17 @@ Rule = Callable[[Facts, Known, Settings], Opinion]
 
 def judge(facts: Facts, known: Known, settings: Settings) -> Decision:
     """The decision for `facts`. Never raises for any Facts the doors can build."""
+    return _ask(RULES, facts, known, settings)
+
+
+def _ask(rules: tuple[Rule, ...], facts: Facts, known: Known, settings: Settings) -> Decision:
     shadow: list[Reason] = []
-    for rule in RULES:
+    for rule in rules:
         opinion = rule(facts, known, settings)
         if opinion is None:
+            continue
+        if opinion.reason is Reason.NO_BAD_SIGNAL:
+            shadow.extend(opinion.shadow)  # it only wants to be remembered
             continue
         mode = mode_of(opinion.reason, facts.at, settings)
         if mode == "off":
@@ -63,8 +75,12 @@ def judge(facts: Facts, known: Known, settings: Settings) -> Decision:
             shadow.append(opinion.reason)
             continue
         shadow.extend(opinion.shadow)
-        return replace(opinion, shadow=tuple(shadow)) if shadow else opinion
-    return Decision(Action.ACCEPT, Reason.NO_BAD_SIGNAL, shadow=tuple(shadow))
+        return replace(opinion, shadow=_once(shadow)) if shadow else opinion
+    return Decision(Action.ACCEPT, Reason.NO_BAD_SIGNAL, shadow=_once(shadow))
+
+
+def _once(reasons: list[Reason]) -> tuple[Reason, ...]:
+    return tuple(dict.fromkeys(reasons))
 
 
 def mode_of(reason: Reason, at: float, settings: Settings) -> str:
@@ -72,11 +88,8 @@ def mode_of(reason: Reason, at: float, settings: Settings) -> str:
     rule = settings.rules.get(reason)
     if rule is None:
         return "enforce"
-    if rule.expires is not None:
-        from datetime import UTC, datetime
-
-        if datetime.fromtimestamp(at, UTC).date() >= rule.expires:
-            return "enforce"
+    if rule.expires is not None and datetime.fromtimestamp(at, UTC).date() >= rule.expires:
+        return "enforce"
     return rule.mode
 
 
@@ -93,15 +106,6 @@ def own_user(facts: Facts, known: Known, settings: Settings) -> Opinion:
     return Decision(Action.ACCEPT, Reason.SCRUBBED)
 
 
-def over_limit(facts: Facts, known: Known, settings: Settings) -> Opinion:
-    """Too large to look at: pass it unscanned, or refuse for good, never a 4xx that comes back."""
-    if facts.over_limit is None:
-        return None
-    if settings.milter.oversize == "reject":
-        return Decision(Action.REJECT, Reason.TOO_LARGE, HEADER_TOO_LARGE)
-    return Decision(Action.ACCEPT, Reason.UNSCANNED)
-
-
 def trusted_relay(facts: Facts, known: Known, settings: Settings) -> Opinion:
     """A backup MX has taken the mail already: refusing it now would make it send a bounce."""
     return Decision(Action.ACCEPT, Reason.TRUSTED_RELAY) if facts.trusted_relay else None
@@ -111,72 +115,50 @@ def trap(facts: Facts, known: Known, settings: Settings) -> Opinion:
     """Mail to an address that was never given to anyone is not for anyone."""
     if not known.traps:
         return None
-    # A recipient that the MTA had refused before gets no copy either way.
-    real = [
-        r for r in facts.recipients if r.accepted and r.address.raw not in known.traps
-    ]
     if facts.stage is Stage.RCPT:
         return _trap_at_rcpt(facts, known, settings)
+    # A recipient that the MTA had refused before gets no copy either way.
+    if any(r.accepted and r.address.raw not in known.traps for r in facts.recipients):
+        return _mixed(facts, known, settings)
+    reason, shadow = _class(facts, known, settings)
+    return replace(_refuse(settings.trap.action, reason), shadow=shadow)
+
+
+def _mixed(facts: Facts, known: Known, settings: Settings) -> Decision:
+    """Traps and real recipients: the rest is delivered, unless something else speaks against it.
+
+    Where a listing refuses the message, that is the reason; where it only watches, it stands in
+    `shadow` and the reason stays `trap-mixed`.
+    """
     taken = [r for r in facts.recipients if r.accepted and r.address.raw in known.traps]
-    if real:
-        if settings.trap.action == "accept" or not taken:
-            return Decision(Action.ACCEPT, Reason.TRAP_MIXED)
-        if settings.trap.mixed == "deliver-rest":
-            return replace(
-                _real_recipients(facts, known, settings)
-                or Decision(Action.ACCEPT, Reason.TRAP_MIXED),
-                drop_recipients=tuple(r.address.raw for r in taken),
-            )
+    if settings.trap.mixed == "reject" and taken and settings.trap.action != "accept":
         return Decision(Action.REJECT, Reason.TRAP_MIXED, REFUSED)
-    return _refuse(settings.trap.action, _trap_reason(facts, known, settings), REFUSED)
-
-
-def _trap_at_rcpt(facts: Facts, known: Known, settings: Settings) -> Decision:
-    reason = _trap_reason(facts, known, settings)
-    if settings.trap.action == "reject":
-        return Decision(Action.REJECT, reason, NO_SUCH_USER)
-    if settings.trap.action == "tempfail":
-        return Decision(Action.TEMPFAIL, reason, TRY_LATER)
-    if settings.trap.policy_answer == "reject" and facts.source == "policy":
-        return Decision(Action.REJECT, reason, NO_SUCH_USER)
-    return Decision(Action.ACCEPT, reason)
-
-
-def _trap_reason(facts: Facts, known: Known, settings: Settings) -> Reason:
-    """The class of a trap hit: what kind of sender made it decides who may be punished."""
-    if facts.sender.null:
-        return Reason.BACKSCATTER
-    domains = facts.aligned_domains()
-    if _never_list(facts, domains, settings):
-        return Reason.NEVER_LIST
-    if domains:
-        return Reason.TRAP
-    if is_forwarder(facts.sender):
-        return Reason.FORWARDER
-    if known.good_messages is not None and known.good_messages >= settings.sender.good_messages:
-        return Reason.SHARED_CLIENT
-    return Reason.TRAP
-
-
-def _never_list(facts: Facts, domains: tuple[str, ...], settings: Settings) -> bool:
-    """True where the proven domain, or the client, is one that is never listed."""
-    protected = settings.sender.never_list + settings.sender.own_domains
-    if any(is_within(d, p) for d in domains for p in protected):
-        return True
-    ip = facts.client.address
-    return ip is not None and any(
-        ip.version == n.version and ip in n for n in settings.submission.networks
+    rest = _ask((over_limit, listed, repeat_sender), facts, known, settings)
+    if rest.action is not Action.ACCEPT:
+        return rest
+    drop = () if settings.trap.action == "accept" else tuple(r.address.raw for r in taken)
+    return Decision(
+        Action.ACCEPT,
+        Reason.TRAP_MIXED,
+        shadow=rest.shadow,
+        drop_recipients=drop,
+        tag=rest.tag,
     )
 
 
-def is_forwarder(sender: Address) -> bool:
-    """True for an envelope sender rewritten by SRS: the client forwards what others wrote."""
-    return sender.local[:5].upper() in ("SRS0=", "SRS0+", "SRS0-", "SRS1=", "SRS1+", "SRS1-")
+def _trap_at_rcpt(facts: Facts, known: Known, settings: Settings) -> Decision:
+    reason, shadow = _class(facts, known, settings)
+    policy = facts.source is Source.POLICY and settings.trap.policy_answer == "reject"
+    if settings.trap.action == "tempfail":
+        return Decision(Action.TEMPFAIL, reason, TRY_LATER, shadow=shadow)
+    if settings.trap.action == "reject" or policy:
+        return Decision(Action.REJECT, reason, NO_SUCH_USER, shadow=shadow)
+    return Decision(Action.ACCEPT, reason, shadow=shadow)
 
 
-def _refuse(action: str, reason: Reason, reply: Reply) -> Decision:
+def _refuse(action: str, reason: Reason) -> Decision:
     if action in ("reject", "reject-after-data"):
-        return Decision(Action.REJECT, reason, reply)
+        return Decision(Action.REJECT, reason, REFUSED)
     if action == "tempfail":
         return Decision(Action.TEMPFAIL, reason, TRY_LATER)
     if action == "discard":
@@ -184,25 +166,130 @@ def _refuse(action: str, reason: Reason, reply: Reply) -> Decision:
     return Decision(Action.ACCEPT, reason)
 
 
+def _class(facts: Facts, known: Known, settings: Settings) -> tuple[Reason, tuple[Reason, ...]]:
+    """(the class of a trap hit, the classes in the shadow that would have applied)."""
+    shadow: list[Reason] = []
+    for reason, applies in CLASSES:
+        if not applies(facts, known, settings):
+            continue
+        mode = mode_of(reason, facts.at, settings)
+        if mode == "enforce":
+            return reason, tuple(shadow)
+        if mode == "shadow":
+            shadow.append(reason)
+    return Reason.TRAP, tuple(shadow)
+
+
+def backscatter(facts: Facts, known: Known, settings: Settings) -> bool:
+    """A bounce to a trap: somebody forged the trap as a sender. Its host is a victim, too."""
+    return facts.sender.null
+
+
+def protected(facts: Facts, known: Known, settings: Settings) -> bool:
+    """Everything proven here is on never_list or our own: a crowd, or ourselves.
+
+    Where nothing is proven the client's verified name speaks: an outgoing relay of a mail service
+    carries the mail of the crowd even where one message of it came unsigned.
+    """
+    aligned = facts.aligned_domains()
+    if aligned:
+        return not punishable_domains(facts, settings)
+    ip, name = facts.client.address, facts.client.name
+    networks = settings.submission.networks + settings.submission.trusted_relays
+    if ip is not None and any(ip.version == n.version and ip in n for n in networks):
+        return True
+    return name is not None and _is_protected(name.rstrip(".").lower(), settings)
+
+
+def forwarder(facts: Facts, known: Known, settings: Settings) -> bool:
+    """A rewritten sender that proves no domain: the client only forwards what others wrote."""
+    return not facts.aligned_domains() and is_forwarder(facts.sender)
+
+
+def shared_client(facts: Facts, known: Known, settings: Settings) -> bool:
+    """Nothing is proven, and the client brings good mail as well: many share it."""
+    if facts.aligned_domains() or known.good_messages is None:
+        return False
+    return known.good_messages >= settings.sender.good_messages
+
+
+Class = Callable[[Facts, Known, Settings], bool]
+CLASSES: tuple[tuple[Reason, Class], ...] = (
+    (Reason.BACKSCATTER, backscatter),
+    (Reason.NEVER_LIST, protected),
+    (Reason.FORWARDER, forwarder),
+    (Reason.SHARED_CLIENT, shared_client),
+)
+
+
+def _is_protected(domain: str, settings: Settings) -> bool:
+    names = settings.sender.never_list + settings.sender.own_domains
+    return any(is_within(domain, name) for name in names)
+
+
+def punishable_domains(facts: Facts, settings: Settings) -> tuple[str, ...]:
+    """The proven, aligned d= that may be listed.
+
+    A mail service signs beside its customer: where only the service is protected, the customer's
+    own d= still takes the blame.
+    """
+    return tuple(d for d in facts.aligned_domains() if not _is_protected(d, settings))
+
+
+def is_forwarder(sender: Address) -> bool:
+    """True for an envelope sender rewritten by SRS: the client forwards what others wrote."""
+    return sender.local[:5].upper() in ("SRS0=", "SRS0+", "SRS0-", "SRS1=", "SRS1+", "SRS1-")
+
+
+def over_limit(facts: Facts, known: Known, settings: Settings) -> Opinion:
+    """Too large to look at: pass it unscanned, or refuse for good, never a 4xx that comes back."""
+    if facts.over_limit is None:
+        return None
+    if settings.milter.oversize == "reject":
+        return Decision(Action.REJECT, Reason.TOO_LARGE, HEADER_TOO_LARGE)
+    return Decision(Action.ACCEPT, Reason.UNSCANNED)
+
+
 def listed(facts: Facts, known: Known, settings: Settings) -> Opinion:
     """What a listed sender's mail to real recipients gets: `sender.action`."""
-    return _real_recipients(facts, known, settings)
-
-
-def _real_recipients(facts: Facts, known: Known, settings: Settings) -> Opinion:
-    applying = [x for x in known.listed if _applies(x.identity, facts, settings)]
+    applying = [x for x in known.listed if _applies(x.identity, facts)]
+    if settings.sender.promotion != "enforce":
+        promoted = [x for x in applying if x.promoted]
+        applying = [x for x in applying if not x.promoted]
+        if not applying:
+            watch = bool(promoted) and settings.sender.promotion == "shadow"
+            return _watched(Reason.LISTED) if watch else None
     if not applying:
         return None
-    if any(is_open(r.address) for r in facts.recipients):
+    action = settings.sender.action
+    if action in ("tempfail", "reject") and _to_open(facts):
         return Decision(Action.ACCEPT, Reason.OPEN_RECIPIENT)
-    return _punish(settings.sender.action, Reason.LISTED)
+    if action == "tempfail":
+        return Decision(Action.TEMPFAIL, Reason.LISTED, TRY_LATER)
+    if action == "reject":
+        return Decision(Action.REJECT, Reason.LISTED, REFUSED)
+    if action == "tag":
+        return Decision(Action.ACCEPT, Reason.LISTED, tag=True)
+    return _watched(Reason.LISTED)
 
 
-def _applies(identity: Identity, facts: Facts, settings: Settings) -> bool:
-    """A listed prefix says nothing about mail whose author has proved another identity."""
+def _watched(reason: Reason) -> Decision:
+    """An opinion that only wants to be remembered."""
+    return Decision(Action.ACCEPT, Reason.NO_BAD_SIGNAL, shadow=(reason,))
+
+
+def _applies(identity: Identity, facts: Facts) -> bool:
+    """A listed prefix says nothing about mail whose author has proved another identity.
+
+    At RCPT TO nobody has proved anything yet, and the prefix is all there is.
+    """
     if identity.kind is IdentityKind.PREFIX:
-        return not facts.aligned_domains() or facts.stage is Stage.RCPT
+        return facts.stage is Stage.RCPT or not facts.aligned_domains()
     return True
+
+
+def _to_open(facts: Facts) -> bool:
+    return any(is_open(r.address) for r in facts.recipients if r.accepted)
 
 
 def is_open(recipient: Address) -> bool:
@@ -210,28 +297,25 @@ def is_open(recipient: Address) -> bool:
     return recipient.trap_key.partition("@")[0] in ("postmaster", "abuse")
 
 
-def _punish(action: str, reason: Reason) -> Decision:
-    if action == "tempfail":
-        return Decision(Action.TEMPFAIL, reason, TRY_LATER)
-    if action == "reject":
-        return Decision(Action.REJECT, reason, REFUSED)
-    if action == "tag":
-        return Decision(Action.ACCEPT, reason, tag=True)
-    return Decision(Action.ACCEPT, Reason.NO_BAD_SIGNAL, shadow=(reason,))
-
-
 def repeat_sender(facts: Facts, known: Known, settings: Settings) -> Opinion:
-    """Somebody who keeps coming back and has hit a trap: told in the reason, by default no more."""
+    """Somebody who keeps coming back and has hit a trap: told in the reason, by default no more.
+
+    `sender.repeat_action` is for identities that are proven. A claim is reported and nothing else:
+    or anybody could turn it against whose name he writes down.
+    """
     if not known.repeat:
         return None
     action = settings.sender.repeat_action
-    if action == "tempfail" and not any(is_open(r.address) for r in facts.recipients):
+    if not any(i.proven for i in known.repeat):
+        action = "accept"
+    if action == "tempfail" and not _to_open(facts):
         return Decision(Action.TEMPFAIL, Reason.REPEAT_SENDER, TRY_LATER)
     return Decision(Action.ACCEPT, Reason.REPEAT_SENDER, tag=action == "tag")
 
 
-# Order matters: ours first, then what was never looked at, then the hardest evidence.
-RULES: tuple[Rule, ...] = (own_user, over_limit, trusted_relay, trap, listed, repeat_sender)
+# Order matters: ours first, then the hardest evidence, which is in the envelope and needs no look
+# at the header; then what was never looked at; then what is known about the sender.
+RULES: tuple[Rule, ...] = (own_user, trusted_relay, trap, over_limit, listed, repeat_sender)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,22 +327,24 @@ class Blame:
 
 
 def blame(facts: Facts, known: Known, settings: Settings) -> Blame:
-    """Who is to blame for a trap hit (DESIGN 6). Call it for inbound facts with `known.traps`."""
+    """Who is to blame for a trap hit (DESIGN 6). Call it for facts with `known.traps`."""
     if facts.direction is not Direction.INBOUND:
         return Blame(Reason.OWN_USER_TRAP)
     if facts.trusted_relay:
         return Blame(Reason.TRUSTED_RELAY)
-    reason = _trap_reason(facts, known, settings)
+    reason, _ = _class(facts, known, settings)
     if reason is not Reason.TRAP:
         return Blame(reason)
-    domains = facts.aligned_domains()
-    if domains:
-        # The client may be a pool that thousands share: the proven domain takes it alone.
+    if mode_of(Reason.TRAP, facts.at, settings) != "enforce":
+        return Blame(reason)  # a rule that is only being tried out punishes nobody
+    if facts.aligned_domains():
+        # The client may be a pool that thousands share: the proven domain takes it alone. With
+        # never-list in the shadow nobody is left: a protected domain is never punished.
+        domains = punishable_domains(facts, settings)
         return Blame(reason, tuple(Identity(IdentityKind.DKIM, d, True) for d in domains))
-    prefix = facts.client.prefix
-    if prefix is None:
-        return Blame(reason)
-    return Blame(reason, (Identity(IdentityKind.PREFIX, prefix, True),))
+    if facts.over_limit is not None or facts.client.prefix is None:
+        return Blame(reason)  # the signatures were never looked at: nothing is known to be unproven
+    return Blame(reason, (Identity(IdentityKind.PREFIX, facts.client.prefix, True),))
 
 
 def listing_seconds(previous: int | None, repeat: bool, settings: Settings) -> int:

@@ -142,6 +142,8 @@ def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
     axes.tick_params(colors=INK, length=0, labelsize=9.5)
+    # The y axis ends on the x axis: its lowest label must not meet the first date.
+    axes.tick_params(axis="x", pad=9)
     return figure, axes
 
 

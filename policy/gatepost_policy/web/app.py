@@ -47,12 +47,13 @@ def create(
     # Known to this process only: a token dies with it.
     app.config.update(SECRET_KEY=secrets.token_bytes(32), SESSION_COOKIE_SAMESITE="Strict")
     app.config.update(WTF_CSRF_TIME_LIMIT=None, MAX_CONTENT_LENGTH=16_384)
+    # Before the first use of jinja_env: Flask would not escape templates named *.j2.
+    app.select_jinja_autoescape = lambda filename: True  # type: ignore[method-assign]
     app.jinja_loader = ChoiceLoader(
         [PackageLoader("gatepost_policy.web"), PackageLoader("gatepost_policy.html")]
     )
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(page.FILTERS)
-    app.select_jinja_autoescape = lambda filename: True  # type: ignore[method-assign]
     if actions:
         CSRFProtect(app)
 

@@ -22,6 +22,7 @@ wanted() {
 /usr/bin/systemd-analyze systemd
 /usr/lib/postgresql/*/bin/initdb postgresql
 /usr/bin/chromium chromium
+/usr/bin/chromedriver chromium-driver
 /usr/share/fonts/truetype/dejavu fonts-dejavu-core
 EOF
 }

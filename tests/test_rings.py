@@ -1,6 +1,7 @@
 """A ring that is required and cannot run is a failure, never a skip."""
 
 import pytest
+
 import rings
 
 

@@ -33,6 +33,7 @@ MAGIC = b"\xa7g"
 FRAME_VERSION = 1
 HEAD = struct.Struct(">2sBxII")
 SUFFIX = ".seg"
+POKE = "poke"
 SEGMENT_BYTES = 8_388_608
 LOOK_BYTES = 262_144
 RETRY_S = 0.25
@@ -61,6 +62,7 @@ class Writer:
         self._room = 0  # bytes until the size of the whole journal is looked at again
         self._lock = threading.Lock()
         self._power = _Power() if sync == "power" else None
+        self._poke = -1
 
     def write(self, obj: Json) -> bool:
         """Append one record; False where it is lost (counted, a gap record follows later).
@@ -79,6 +81,9 @@ class Writer:
                 self._lose(obj)
                 return False
             handle, ticket = self._handle, self._power.enter() if self._power else 0
+            # A listing has to reach the other processes soon: do not wait for the next look.
+            if "recipients" in obj and any(r["trap"] for r in obj["recipients"]):
+                self._wake()
         return self._power is None or self._power.wait(handle, ticket)
 
     def close(self) -> None:
@@ -87,6 +92,9 @@ class Writer:
             if self.lost and self._ready(0):
                 self._confess()
             self._leave()
+            if self._poke >= 0:
+                os.close(self._poke)
+            self._poke = -1
 
     def _ready(self, size: int) -> bool:
         """True where a segment is open and there is room for `size` more bytes."""
@@ -153,6 +161,21 @@ class Writer:
             return False
         self.lost = 0
         return True
+
+    def _wake(self) -> None:
+        """Poke the recorder, where there is one: it holds the other end of a named pipe."""
+        try:
+            if self._poke < 0:
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+                self._poke = os.open(self.directory / POKE, flags)
+            os.write(self._poke, b".")
+        except BlockingIOError:
+            pass  # it has more than enough to read already
+        except OSError:
+            # No recorder, or one that has gone: the next one looks by itself.
+            if self._poke >= 0:
+                os.close(self._poke)
+            self._poke = -1
 
     def _lose(self, obj: Json) -> None:
         at = float(obj["at"])
@@ -323,6 +346,15 @@ def _next_record(data: bytes, at: int) -> int:
                 return at
         at += 1
     return -1
+
+
+def is_torn(data: bytes) -> bool:
+    """True where `data` is the beginning of one record: what a killed process may leave."""
+    if len(data) < HEAD.size:
+        return MAGIC.startswith(data[:2])
+    magic, version, length, _ = HEAD.unpack_from(data)
+    whole = len(data) >= HEAD.size + length
+    return magic == MAGIC and version == FRAME_VERSION and not whole
 
 
 def abandoned(path: Path) -> bool:

@@ -1,0 +1,327 @@
+"""What follows from a message's row: the keys it is found by, and what it adds to every sum.
+
+Pure. `Sums.add` with sign 1 says what a new message adds, with sign -1 what taking it out again
+subtracts: ingest, purge, erase and the merging of two doors' rows all go through here, so that
+sums always equal what the rows say. Keys are made fit for an index: no NUL, no lone surrogate
+(neither database stores them), at most MAX_KEY characters.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from ipaddress import ip_address
+
+from gatepost_policy.address import Address, parse, reversed_domain
+from gatepost_policy.facts import Signature, client_prefix
+
+DAY = 86_400
+# A PostgreSQL index entry holds 2704 octets; four octets a character, several columns.
+MAX_KEY = 400
+RESULTS = ("pass", "fail", "policy", "neutral", "temperror", "permerror", "none")
+_RESULT_AT = {name: 5 + n for n, name in enumerate(RESULTS)}
+
+# (domain or None, selector, algorithm, key bits, crypto, result, proven)
+SignatureSum = tuple[str | None, str | None, str | None, int | None, str | None, str, bool]
+
+
+def clean(text: str) -> str:
+    """`text` as both databases can store it: NUL and lone surrogates are spelled out."""
+    if text.isascii():
+        return text if "\0" not in text else text.replace("\0", "\\x00")
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text.replace("\0", "\\x00")
+
+
+def fit(text: str) -> str:
+    """`text` as a key: cut, with a digest of all of it, where it is too long for an index."""
+    if len(text) <= MAX_KEY:
+        return text
+    digest = blake2b(text.encode("utf-8", "backslashreplace"), digest_size=12).hexdigest()
+    return f"{text[: MAX_KEY - 25]}#{digest}"
+
+
+reverse = lru_cache(maxsize=16_384)(reversed_domain)
+
+
+@lru_cache(maxsize=16_384)
+def prefix_of(address: str) -> str:
+    """The identity of a client address: /32 or /64. Raises ValueError."""
+    return client_prefix(ip_address(address))
+
+
+@lru_cache(maxsize=16_384)
+def coarse_prefix(prefix: str) -> str:
+    """What retention leaves of a client: the /24 of an IPv4, the /48 of an IPv6 address."""
+    network = ip_address(prefix.partition("/")[0])
+    if network.version == 4:
+        return f"{prefix.rpartition('.')[0]}.0/24"
+    return client_prefix(network, 48)
+
+
+@lru_cache(maxsize=16_384)
+def proven(
+    crypto: str | None,
+    domain: str | None,
+    algorithm: str | None,
+    key_bits: int | None,
+    body_limit: int | None,
+    unsigned_bytes: int | None,
+    flags: tuple[str, ...],
+) -> bool:
+    """`facts.Signature.proven` of a signature with these fields."""
+    return Signature(
+        domain=domain,
+        algorithm=algorithm,
+        key_bits=key_bits,
+        body_limit=body_limit,
+        unsigned_bytes=unsigned_bytes,
+        crypto=crypto,
+        flags=flags,
+    ).proven
+
+
+def common(a: str, b: str) -> int:
+    """How many characters `a` and `b` share from the start."""
+    n = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        n += 1
+    return n
+
+
+def with_shared(keys: Iterable[str]) -> list[tuple[str, int]]:
+    """Each key, in order, with what it shares with the one before it (`tables.MessageDomain`)."""
+    ordered = sorted(keys)
+    if len(ordered) == 1:
+        return [(ordered[0], 0)]
+    before = ""
+    out: list[tuple[str, int]] = []
+    for key in ordered:
+        out.append((key, common(before, key)))
+        before = key
+    return out
+
+
+def address_key(address: Address) -> str:
+    """The search key of one address: its reversed domain, `@`, the local part."""
+    return fit(f"{reverse(address.domain)}@{address.local}")
+
+
+def search_keys(
+    sender: Address | None, author: Address | None, domains: Iterable[str | None]
+) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """(keys of message_domain, keys of domain_day), each with its `shared`."""
+    keys: set[str] = set()
+    names: set[str] = set()
+    for address in (sender, author):
+        if address is not None and (address.local or address.domain):
+            keys.add(address_key(address))
+            if address.domain:
+                names.add(fit(reverse(address.domain)))
+    for domain in domains:
+        if domain:
+            name = fit(reverse(domain))
+            if name not in names:
+                names.add(name)
+                keys.add(name)
+    return (with_shared(keys) if keys else []), (with_shared(names) if names else [])
+
+
+@dataclass(slots=True)
+class IdentitySum:
+    """What one identity gains in one batch."""
+
+    reversed: str | None
+    first: float
+    last: float
+    days: set[int]
+    messages: int = 0
+    traps: int = 0
+    ipv4: int = 0
+    ipv6: int = 0
+
+
+@dataclass(slots=True)
+class KeySum:
+    """What one DKIM key gains in one batch."""
+
+    domain: str
+    algorithm: str | None
+    key_bits: int | None
+    first: float
+    last: float
+    messages: int = 0
+
+
+@dataclass(slots=True)
+class Sums:
+    """What a batch adds to (or takes from) every table of sums, folded by key."""
+
+    identities: dict[tuple[str, str], IdentitySum] = field(default_factory=dict)
+    # (reversed, day, family, shared): [messages, trap messages, trap hits, first, last, RESULTS]
+    days: dict[tuple[str, int, str, int], list[float]] = field(default_factory=dict)
+    # (reversed, host, shared): [family, name, messages, last]
+    hosts: dict[tuple[str, str, int], list[object]] = field(default_factory=dict)
+    keys: dict[tuple[str, str], KeySum] = field(default_factory=dict)
+
+    def add(
+        self,
+        *,
+        at: float,
+        stage: str,
+        direction: str,
+        family: str,
+        prefix: str | None,
+        host: str | None,
+        name: str | None,
+        sender: Address | None,
+        author: Address | None,
+        signatures: Sequence[SignatureSum],
+        traps: int,
+        names: Sequence[tuple[str, int]],
+        sign: int = 1,
+        identities: bool = True,
+    ) -> None:
+        """One message. `names` are its domains as `search_keys` gives them, `traps` its hits."""
+        day = int(at // DAY)
+        for reversed_name, shared in names:
+            self._domain(reversed_name, shared, day, at, stage, family, signatures, traps, sign)
+            if host is not None:
+                self._host(reversed_name, shared, host, family, name, at, sign)
+        if identities and direction == "inbound":
+            self._identities(at, day, family, prefix, sender, author, signatures, traps, sign)
+
+    def _domain(
+        self,
+        reversed_name: str,
+        shared: int,
+        day: int,
+        at: float,
+        stage: str,
+        family: str,
+        signatures: Sequence[SignatureSum],
+        traps: int,
+        sign: int,
+    ) -> None:
+        key = (reversed_name, day, family, shared)
+        row = self.days.get(key)
+        if row is None:
+            row = self.days[key] = [0, 0, 0, at, at, 0, 0, 0, 0, 0, 0, 0]
+        elif at < row[3]:
+            row[3] = at
+        elif at > row[4]:
+            row[4] = at
+        row[0] += sign
+        if traps:
+            row[1] += sign
+            row[2] += sign * traps
+        for signature in signatures:
+            row[_RESULT_AT.get(signature[5], 11)] += sign
+        # At RCPT TO nobody has seen whether there are signatures.
+        if not signatures and stage == "end":
+            row[11] += sign
+
+    def _host(
+        self,
+        reversed_name: str,
+        shared: int,
+        host: str,
+        family: str,
+        name: str | None,
+        at: float,
+        sign: int,
+    ) -> None:
+        row = self.hosts.get((reversed_name, host, shared))
+        if row is None:
+            self.hosts[reversed_name, host, shared] = [family, name, sign, at]
+            return
+        row[2] += sign  # type: ignore[operator]
+        if name is not None and at >= row[3]:  # type: ignore[operator]
+            row[1], row[3] = name, at
+
+    def _identities(
+        self,
+        at: float,
+        day: int,
+        family: str,
+        prefix: str | None,
+        sender: Address | None,
+        author: Address | None,
+        signatures: Sequence[SignatureSum],
+        traps: int,
+        sign: int,
+    ) -> None:
+        """The same identities as `facts.Facts.identities` (a test holds them together)."""
+        if prefix is not None:
+            self._identity("prefix", prefix, None, at, day, family, traps, sign)
+        signers: set[str] = set()
+        for domain, selector, algorithm, bits, crypto, _, is_proven in signatures:
+            if not domain:
+                continue
+            if is_proven and domain not in signers:
+                signers.add(domain)
+                self._identity("dkim", domain, reverse(domain), at, day, family, traps, sign)
+            # Anybody may claim any selector: a key is known once it was fetched and used.
+            if selector and crypto == "pass" and sign > 0:
+                self._key(domain, selector, algorithm, bits, at)
+        if sender is not None and (sender.local or sender.domain):
+            back = reverse(sender.domain) if sender.domain else None
+            self._identity("sender", sender.key, back, at, day, family, traps, sign)
+            if back:
+                self._identity("sender-domain", sender.domain, back, at, day, family, traps, sign)
+        if author is not None and author.domain:
+            back = reverse(author.domain)
+            self._identity("from-domain", author.domain, back, at, day, family, traps, sign)
+
+    def _identity(
+        self,
+        kind: str,
+        value: str,
+        back: str | None,
+        at: float,
+        day: int,
+        family: str,
+        traps: int,
+        sign: int,
+    ) -> None:
+        key = (kind, value if len(value) <= MAX_KEY else fit(value))
+        row = self.identities.get(key)
+        if row is None:
+            back = back if back is None or len(back) <= MAX_KEY else fit(back)
+            row = self.identities[key] = IdentitySum(back, at, at, {day})
+        else:
+            if at < row.first:
+                row.first = at
+            elif at > row.last:
+                row.last = at
+            row.days.add(day)
+        row.messages += sign
+        if traps:
+            row.traps += sign
+        if family == "ipv4":
+            row.ipv4 += sign
+        elif family == "ipv6":
+            row.ipv6 += sign
+
+    def _key(
+        self, domain: str, selector: str, algorithm: str | None, bits: int | None, at: float
+    ) -> None:
+        key = (fit(reverse(domain)), fit(selector))
+        row = self.keys.get(key)
+        if row is None:
+            self.keys[key] = KeySum(domain, algorithm, bits, at, at, 1)
+            return
+        if at < row.first:
+            row.first = at
+        if at >= row.last:
+            row.last, row.algorithm = at, algorithm
+            row.key_bits = bits if bits is not None else row.key_bits
+        row.messages += 1
+
+
+@lru_cache(maxsize=16_384)
+def read_address(text: str) -> Address:
+    """`address.parse` of text that is already `clean`."""
+    return parse(text)

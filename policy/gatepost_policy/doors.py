@@ -1,0 +1,169 @@
+"""One message that two doors saw is one message: the milter's row and the policy service's.
+
+How it works: client address, port and envelope sender make a session (a hash). Within WINDOW_S,
+a finished message takes over the recipients that a RCPT TO row of its session has already
+recorded, and that row goes when none is left; a RCPT TO that comes after its finished message
+adds nothing; RCPT TO rows of one Postfix `instance` (or, where there is none, of one session) are
+one message with several recipients. Sums are corrected through `derive.Sums`.
+
+Limits: a finished message without anything remarkable (no trap, nobody refused, nothing decided)
+keeps no session, so a RCPT TO that is ingested after it stands as a row of its own.
+"""
+
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, bindparam, select
+
+from gatepost_policy import derive
+from gatepost_policy.rows import AT, Row, chunks, load
+from gatepost_policy.tables import Message, MessageKey
+
+WINDOW_S = 600.0
+
+_BY_SESSION = select(Message.id).where(
+    Message.session.is_not(None), Message.session.in_(bindparam("values", expanding=True))
+)
+_BY_KEY = select(MessageKey.key, MessageKey.message_id).where(
+    MessageKey.key.in_(bindparam("values", expanding=True))
+)
+
+
+@dataclass(slots=True)
+class Merged:
+    """What is left to write. `told` pairs each record that was not a mere repetition with the
+    row that holds it; `gone` maps the id of a stored row to the row that replaced it."""
+
+    fresh: list[Row] = field(default_factory=list)
+    rewritten: dict[int, Row] = field(default_factory=dict)
+    gone: dict[int, Row] = field(default_factory=dict)
+    told: list[tuple[Row, Row, bool]] = field(default_factory=list)  # record, holder, hit
+
+
+def merge(connection: Connection, batch: list[Row], sums: derive.Sums) -> Merged:
+    """Sort out what `batch` repeats. Stored rows that change are taken out of `sums` here."""
+    merged = Merged()
+    sessions: dict[str, list[Row]] = {}
+    keys = {row.key for row in batch if row.key is not None}
+    stored = _candidates(connection, {row.session for row in batch if row.session}, keys)
+    for row in stored.rows.values():
+        if row.session is not None:
+            sessions.setdefault(row.session, []).append(row)
+    by_key = stored.by_key
+    for row in batch:
+        if row.key is not None and row.key in by_key:
+            holder = by_key[row.key]
+            # An import that was told before; only `instance` ever brings more recipients.
+            if holder is not None and row.stage == "rcpt":
+                _join(row, holder, merged, sums)
+            continue
+        near = [
+            other
+            for other in sessions.get(row.session or "", ())
+            if abs(other.at - row.at) <= WINDOW_S
+        ]
+        if row.stage == "rcpt" and near and _repeats(row, near, merged, sums):
+            continue
+        if row.stage == "end":
+            for other in near:
+                if other.stage == "rcpt":
+                    _absorb(row, other, merged, sums, sessions, by_key)
+        merged.fresh.append(row)
+        merged.told.append((row, row, row.hit))
+        if row.session is not None:
+            sessions.setdefault(row.session, []).append(row)
+        if row.key is not None:
+            by_key[row.key] = row
+    return merged
+
+
+@dataclass(slots=True)
+class _Stored:
+    rows: dict[int, Row]
+    by_key: dict[str, Row | None]
+
+
+def _candidates(connection: Connection, sessions: set[str], keys: set[str]) -> _Stored:
+    ids: set[int] = set()
+    for part in chunks(sorted(sessions)):
+        ids.update(connection.scalars(_BY_SESSION, {"values": part}))
+    found: dict[str, int] = {}
+    for part in chunks(sorted(keys)):
+        found.update((k, i) for k, i in connection.execute(_BY_KEY, {"values": part}))
+    ids.update(i for k, i in found.items() if k.startswith("policy:"))
+    rows = load(connection, sorted(ids)) if ids else {}
+    return _Stored(rows, {k: rows.get(i) for k, i in found.items()})
+
+
+def _repeats(row: Row, near: list[Row], merged: Merged, sums: derive.Sums) -> bool:
+    """True where this RCPT TO is part of a message we have."""
+    wanted = {r[1] for r in row.recipients}
+    for other in near:
+        if other.stage == "end" and wanted <= {r[1] for r in other.recipients}:
+            return True
+        if other.stage == "rcpt" and row.key is None and other.key is None:
+            _join(row, other, merged, sums)
+            return True
+    return False
+
+
+def _join(row: Row, holder: Row, merged: Merged, sums: derive.Sums) -> None:
+    """One more recipient of a message that is known by its RCPT TO."""
+    have = {r[1] for r in holder.recipients}
+    more = [r for r in row.recipients if r[1] not in have]
+    if not more:
+        return
+    before = holder.traps
+    _touch(holder, merged, sums)
+    holder.recipients.extend(more)
+    _retrap(holder)
+    if not before and holder.traps:
+        for name in ("action", "reason"):
+            holder.values[AT[name]] = row.values[AT[name]]
+    merged.told.append((row, holder, row.hit and not before))
+
+
+def _absorb(
+    row: Row,
+    other: Row,
+    merged: Merged,
+    sums: derive.Sums,
+    sessions: dict[str, list[Row]],
+    by_key: dict[str, Row | None],
+) -> None:
+    """The finished message `row` takes over what `other` recorded at RCPT TO."""
+    mine = {r[1] for r in row.recipients}
+    common = [r for r in other.recipients if r[1] in mine]
+    if not common:
+        return
+    if any(r[2] for r in common):
+        row.hit = False  # counted when it was seen at RCPT TO, unless that row goes: see below
+    _touch(other, merged, sums)
+    other.recipients = [r for r in other.recipients if r[1] not in mine]
+    _retrap(other)
+    if other.recipients:
+        return
+    sessions[other.session or ""].remove(other)
+    # What still comes of this `instance` belongs to the finished message.
+    for key in [k for k, holder in by_key.items() if holder is other]:
+        by_key[key] = row
+    if other.stored:
+        row.merged.append(other.id)
+        merged.gone[other.id] = row
+        del merged.rewritten[other.id]
+    else:
+        row.key = row.key or other.key
+        merged.fresh = [f for f in merged.fresh if f is not other]
+        # Nobody was told of it yet: the hit is this row's after all.
+        told = [t for t in merged.told if t[1] is other]
+        row.hit = row.hit or any(t[2] for t in told)
+        merged.told = [t for t in merged.told if t[1] is not other]
+
+
+def _touch(row: Row, merged: Merged, sums: derive.Sums) -> None:
+    if row.stored and row.id not in merged.rewritten:
+        row.add_to(sums, row.keys()[1], -1)
+        merged.rewritten[row.id] = row
+
+
+def _retrap(row: Row) -> None:
+    row.values[AT["traps"]] = row.traps

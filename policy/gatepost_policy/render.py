@@ -30,6 +30,7 @@ from gatepost_policy.timeline import NOTHING, SYMBOLS, Strip, strip
 
 PIPE_WIDTH = 1_000_000
 HOSTS_SHOWN = 8
+WIDE = 150  # from here on a message is one line
 LABEL = 9  # width of the labels at the left
 
 _GOOD, _BAD, _DIM, _HEAD = "green", "bold red", "dim", "bold"
@@ -51,9 +52,9 @@ def table(report: Report, to: Console) -> None:
     if report.overview:
         parts.extend(_overview(report, to))
     if report.listings:
-        parts.append(_listings(report.listings, to))
+        parts += [Text(), _listings(report.listings, to)]
     if report.messages:
-        parts.append(_messages(report.messages, to))
+        parts += [Text(), _messages(report.messages, to)]
         left = report.summary.messages - len(report.messages)
         if left > 0:
             parts.append(Text(f"{plural(left, 'older message')} not shown; see --limit", _DIM))
@@ -115,10 +116,11 @@ def _facts(report: Report) -> Table:
     grid.add_row("Families", families + (f": {moved}" if moved else ""))
     grid.add_row("DKIM", _dkim(report))
     grid.add_row("Traps", _traps(report))
-    for at, host in enumerate(summary.hosts[:HOSTS_SHOWN]):
+    most = 3 if report.overview else HOSTS_SHOWN
+    for at, host in enumerate(summary.hosts[:most]):
         text = f"{_client(host.address, host.host)}  {plural(host.messages, 'message')}"
         grid.add_row("Clients" if not at else "", text)
-    more = max(report.hosts, len(summary.hosts)) - HOSTS_SHOWN
+    more = max(report.hosts, len(summary.hosts)) - most
     if more > 0:
         grid.add_row("", Text(f"and {more} more", _DIM))
     return grid
@@ -127,11 +129,11 @@ def _facts(report: Report) -> Table:
 def _dkim(report: Report) -> Text:
     if not report.summary.dkim:
         return Text("not looked at")
-    text = Text()
-    for result, count in report.summary.dkim.items():
-        style = _GOOD if result == "pass" else "" if result == "none" else "yellow"
+    signed = report.summary.messages > 1 and "none" not in report.summary.dkim
+    text = Text("always signed: " if signed and not report.overview else "")
+    for at, (result, count) in enumerate(report.summary.dkim.items()):
         word = "unsigned" if result == "none" else result
-        text.append(", " if text else "").append(f"{word} {count}", style)
+        text.append(", " if at else "").append(f"{word} {count}", _style(result))
     keys = {f"{s.selector} ({s.algorithm})" for line in report.messages for s in line.signatures}
     if keys and not report.overview and len(keys) <= 3:
         text.append("; selector " + ", ".join(sorted(shown(key) for key in keys)))
@@ -198,7 +200,7 @@ def _legend(line: Strip, at: int) -> Text:
 def _overview(report: Report, to: Console) -> list[RenderableType]:
     parts: list[RenderableType] = []
     if report.senders:
-        parts.append(_senders(report.senders, to))
+        parts += [Text(), _senders(report.senders, to)]
     if report.dual_stack:
         dual = plain("Domain", "IPv4", "IPv6", "Traps", "Proven", to=to, title="On both families")
         for row in report.dual_stack:
@@ -206,36 +208,40 @@ def _overview(report: Report, to: Console) -> list[RenderableType]:
                 shown(row.domain), str(row.ipv4), str(row.ipv6), str(row.trap_messages),
                 "yes" if row.proven else "no",
             )  # fmt: skip
-        parts.append(dual)
+        parts += [Text(), dual]
     if report.low_and_slow:
         slow = plain("Pattern", "Clients", "Messages", "Seen", to=to, title="Low and slow")
         for pattern in report.low_and_slow:
             seen = f"{timestamp(pattern.first_seen)[:10]} to {timestamp(pattern.last_seen)[:10]}"
             slow.add_row(shown(pattern.sentence), str(pattern.hosts), str(pattern.messages), seen)
-        parts.append(slow)
+        parts += [Text(), slow]
     return parts
 
 
 def _senders(senders: Sequence[Sender], to: Console) -> Table:
-    made = plain(
-        "Sender", "Messages", "To traps", "Months", "Rhythm", "Families", "DKIM", "Last seen",
-        "Standing", to=to, title="Who hit a trap",
-    )  # fmt: skip
+    wide = not to.is_terminal or to.width >= 110
+    names = ("Sender", "Mails", "Traps", "Months", "Rhythm", "Families", "Standing")
+    more = ("DKIM", "Last seen") if wide else ()
+    made = plain(*names, *more, to=to, title="Who hit a trap")
+    for column in made.columns[1:5]:
+        column.no_wrap = True
     for sender in senders:
         standing = Text("repeat sender", _BAD) if sender.standing.repeat else Text("")
         if sender.listed_until is not None:
             standing.append(", " if standing else "").append("listed", "red")
-        made.add_row(
+        row: list[RenderableType] = [
             shown(sender.sender),
             str(sender.summary.messages),
             str(sender.trap_messages),
             f"{sender.rhythm.months} of {sender.rhythm.month_span}",
             sender.rhythm.word,
             ", ".join(f"{NAMES.get(f, f)} {n}" for f, n in sender.summary.families.items()),
-            ", ".join(f"{r} {n}" for r, n in sender.summary.dkim.items()),
-            timestamp(sender.rhythm.last)[:10],
             standing,
-        )
+        ]
+        if wide:
+            row.append(", ".join(f"{r} {n}" for r, n in sender.summary.dkim.items()))
+            row.append(timestamp(sender.rhythm.last)[:10])
+        made.add_row(*row)
     return made
 
 
@@ -263,31 +269,33 @@ def minute(at: float) -> str:
 
 def _messages(lines: Sequence[Line], to: Console) -> Table:
     """Newest first, with the gap to the message before."""
-    wide = not to.is_terminal or to.width >= 130
-    made = plain("Received (UTC)", "Gap", "Family", "Client", "Sender", "To", "DKIM", to=to)
-    if wide:
-        for name in ("Size", "Decision", "Seen by"):
-            made.add_column(name, no_wrap=not to.is_terminal, overflow="fold")
-    made.columns[0].no_wrap = made.columns[1].no_wrap = made.columns[2].no_wrap = True
+    wide = not to.is_terminal or to.width >= WIDE
+    names = ("Client", "Sender", "To", "DKIM", "Size", "Decision", "Seen by")
+    made = plain("Received (UTC)", "Gap", "Family", *(names if wide else ("DKIM", "Who")), to=to)
+    for column in made.columns[:3]:
+        column.no_wrap = True
     made.columns[1].justify = "right"
     for at, line in enumerate(lines):
         before = lines[at + 1].at if at + 1 < len(lines) else None
         gap = "" if before is None else f"{number(round((line.at - before) / DAY, 1))} d"
+        client = _client(line.address, line.client_name)
         row: list[RenderableType] = [
-            minute(line.at),
-            gap,
-            NAMES.get(line.family, shown(line.family)),
-            _client(line.address, line.client_name),
-            _author(line),
-            _recipients(line),
-            _signatures(line.signatures),
-        ]
+            minute(line.at), gap, NAMES.get(line.family, shown(line.family)),
+        ]  # fmt: skip
         if wide:
-            decision = f"{line.action} ({line.reason})"
+            row += [client, _author(line), _recipients(line), _signatures(line.signatures)]
             size = "" if line.size is None else str(line.size)
-            row += [size, shown(decision), line.source]
+            row += [size, shown(f"{line.action} ({line.reason})"), line.source]
+        else:
+            dkim = "unsigned" if line.dkim == "none" else line.dkim
+            who = Text(_author(line)).append(" to ").append(_recipients(line))
+            row += [Text(dkim, _style(line.dkim)), who.append(f"\n{client}", _DIM)]
         made.add_row(*row)
     return made
+
+
+def _style(result: str) -> str:
+    return {"pass": _GOOD, "none": _DIM}.get(result, "yellow")
 
 
 def _author(line: Line) -> str:
@@ -311,8 +319,7 @@ def _signatures(signatures: Sequence[Signature]) -> Text:
         return Text("unsigned", _DIM)
     text = Text()
     for signature in signatures:
-        style = _GOOD if signature.result == "pass" else "yellow"
-        text.append(", " if text else "").append(signature.result, style)
+        text.append(", " if text else "").append(signature.result, _style(signature.result))
         text.append(f" {shown(signature.domain or '')}")
         if signature.reason and signature.result != "pass":
             text.append(f" ({shown(signature.reason)})", _DIM)

@@ -380,6 +380,6 @@ class Report:
             out["movement"] = movement(self.marks)
             out["standing"] = None if self.standing is None else self.standing.json()
             out["keys"] = [key.json() for key in self.keys]
-        out["hosts"] = self.hosts
+        out["hosts_total"] = self.hosts
         out["listings"] = [listing.json() for listing in self.listings]
         return out

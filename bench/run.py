@@ -67,10 +67,11 @@ def stored(peer: peers.Peer) -> int | None:
     """How many messages gatepost's store holds; None for the others, who record nothing."""
     if peer.name != "gatepost":
         return None
-    from gatepost_policy.store import open_engine
     from sqlalchemy import text
 
-    engine = open_engine(f"sqlite:///{peer.run}/gatepost.sqlite")
+    from gatepost_policy.store import open_url
+
+    engine = open_url(f"sqlite:///{peer.run}/gatepost.sqlite")
     with engine.connect() as connection:
         return int(connection.execute(text("select count(*) from message")).scalar_one())
 
@@ -84,6 +85,7 @@ def compare(work: Path, names: list[str], sets: list[str], rounds: int) -> list[
     ready = [peer for peer in running.values() if peer is not None]
     rows: dict[tuple[str, str], list[dict[str, object]]] = {}
     sent: dict[str, int] = {}
+    before = {peer.name: stored(peer) or 0 for peer in ready}
     try:
         for peer in ready:  # keys into caches, allocators warm
             for name in sets:
@@ -107,7 +109,8 @@ def compare(work: Path, names: list[str], sets: list[str], rounds: int) -> list[
         lines += table(name, {p.name: rows[name, p.name] for p in ready})
     for peer_name, number in counts.items():
         if number is not None:
-            lines += ["", f"{peer_name}: {sent[peer_name]} messages sent, {number} rows stored."]
+            rows_made = number - before[peer_name]
+            lines += ["", f"{peer_name}: {sent[peer_name]} messages sent, {rows_made} rows stored."]
     if missing:
         lines += ["", f"Not here, not measured: {', '.join(missing)}."]
     return lines

@@ -1,0 +1,358 @@
+"""`milterctl trap`: the addresses that nobody was ever given."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from gatepost_milter.cli_common import FINDINGS, USAGE, App, Failure, note, on_terminal
+
+
+def _time(at: float | None) -> str | None:
+    from gatepost_policy.selection import timestamp
+
+    return None if at is None else timestamp(at)
+
+
+def _dump(rows: list[dict[str, Any]]) -> None:
+    json.dump(rows, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def _published_at(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    from gatepost_policy.selection import moment
+
+    if value is None:
+        return None
+    try:
+        return moment(value, time.time())
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_SOURCE = click.option("--source", default="", metavar="TEXT", help="Where the trap comes from.")
+_NOTE = click.option("--note", default="", metavar="TEXT", help="Anything worth remembering.")
+_PUBLISHED = click.option(
+    "--published", default="", metavar="WHERE", help="Where it was published, if it was."
+)
+_WHEN = click.option(
+    "--published-at", callback=_published_at, metavar="TIME", help="When: ISO 8601, or 30d."
+)
+_FORMAT = click.option(
+    "--format", "form", type=click.Choice(("table", "json")), default="table", show_default=True
+)
+
+
+@click.group("trap", short_help="The traps: addresses that nobody was ever given.")
+def command() -> None:
+    """The traps: addresses that nobody was ever given.
+
+    A trap is an address, a domain (@old.example.org) or a pattern ('info-*@example.org').
+    Changes hold in every running process within two seconds.
+    """
+
+
+@command.command()
+@click.argument("names", nargs=-1, required=True, metavar="ADDRESS...")
+@_SOURCE
+@_NOTE
+@_PUBLISHED
+@_WHEN
+@click.pass_obj
+def add(
+    app: App,
+    names: tuple[str, ...],
+    source: str,
+    note: str,
+    published: str,
+    published_at: float | None,
+) -> None:
+    """Make addresses traps. One that was a trap already is fine."""
+    from gatepost_policy import store, traps
+    from gatepost_policy.shown import shown, utf8
+
+    engine = app.engine()
+    try:
+        with store.writing(engine) as connection:
+            for name in names:
+                try:
+                    new = traps.add(
+                        connection,
+                        utf8(name),
+                        at=time.time(),
+                        source=utf8(source),
+                        note=utf8(note),
+                        published=utf8(published),
+                        published_at=published_at,
+                    )
+                except ValueError as error:
+                    raise Failure(f"{name}: {error}", USAGE) from None
+                click.echo(f"{shown(name)} {'is a trap' if new else 'was a trap already'}")
+    finally:
+        engine.dispose()
+
+
+@command.command()
+@click.argument("names", nargs=-1, required=True, metavar="ADDRESS...")
+@click.pass_obj
+def remove(app: App, names: tuple[str, ...]) -> None:
+    """Make addresses ordinary again; what they have seen stays in the history."""
+    from gatepost_policy import store, traps
+    from gatepost_policy.shown import shown, utf8
+
+    engine = app.engine()
+    missing = False
+    try:
+        with store.writing(engine) as connection:
+            for name in names:
+                try:
+                    was = traps.remove(connection, utf8(name), at=time.time())
+                except ValueError as error:
+                    raise Failure(f"{name}: {error}", USAGE) from None
+                missing |= not was
+                click.echo(f"{shown(name)} {'is no trap any more' if was else 'was no trap'}")
+    finally:
+        engine.dispose()
+    if missing:
+        raise SystemExit(FINDINGS)
+
+
+@command.command("list")
+@click.option("--match", default="", metavar="TEXT", help="Only those that contain this.")
+@click.option("--source", metavar="TEXT", help="Only those from this source.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
+@_FORMAT
+@click.pass_obj
+def list_(app: App, match: str, source: str | None, limit: int | None, form: str) -> None:
+    """List the traps."""
+    from gatepost_policy import store, traps
+    from gatepost_policy.render import console, plain
+    from gatepost_policy.shown import shown
+
+    engine = app.engine()
+    try:
+        with store.reading(engine) as connection:
+            found = traps.listing(connection, match=match, source=source, limit=limit)
+    finally:
+        engine.dispose()
+    if form == "json":
+        rows = []
+        for trap in found:
+            row = asdict(trap)
+            for name in ("published_at", "added", "live_at"):
+                row[name] = _time(row[name])
+            rows.append(row)
+        _dump(rows)
+        return
+    to = console(sys.stdout)
+    table = plain("Trap", "Kind", "Added", "Source", "Published", "Note", to=to)
+    for trap in found:
+        # What was typed may be cut by `+tag` or folded: the key is what is matched.
+        table.add_row(
+            shown(trap.key),
+            trap.kind,
+            (_time(trap.added) or "")[:10],
+            shown(trap.source),
+            shown(trap.published) + (f" {(_time(trap.published_at) or '')[:10]}").rstrip(),
+            shown(trap.note),
+        )
+    to.print(table, soft_wrap=not to.is_terminal)
+
+
+@command.command("import")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE")
+@_SOURCE
+@_NOTE
+@_PUBLISHED
+@_WHEN
+@click.pass_obj
+def import_(
+    app: App, file: Path, source: str, note: str, published: str, published_at: float | None
+) -> None:
+    """Take one address a line (`-`: standard input); `#` starts a comment.
+
+    All of them become traps at one moment, at the end. A trap that was removed by hand stays
+    removed; `trap add` brings it back.
+    """
+    result = _import(
+        app,
+        file,
+        source=source or ("" if str(file) == "-" else file.name),
+        note=note,
+        published=published,
+        published_at=published_at,
+    )
+    click.echo(
+        f"{result.added} new traps, {result.known} known already, {result.invalid} lines refused"
+    )
+    for number, text in result.refused:
+        from gatepost_policy.shown import shown
+
+        say(f"{file}: line {number}: no address: {shown(text)}")
+    if result.invalid > len(result.refused):
+        say(f"{file}: and {result.invalid - len(result.refused)} more")
+    if result.invalid:
+        raise SystemExit(FINDINGS)
+
+
+say = note  # an option of this name hides it in the commands
+
+
+def _import(app: App, file: Path, **values: Any) -> Any:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from gatepost_policy import store, traps
+
+    engine = app.engine()
+    try:
+        with _opened(file) as (lines, size), _progress(size) as advance:
+            with engine.connect() as bare:
+                connection = bare.execution_options(gatepost_writing=True)
+                try:
+                    return traps.import_lines(
+                        connection, lines, at=time.time(), progress=advance, **values
+                    )
+                except SQLAlchemyError as error:
+                    raise store.explain(error, engine) from error
+                except BlockingIOError:
+                    raise Failure("another import of traps is running; try again later") from None
+    finally:
+        engine.dispose()
+
+
+class _opened:
+    """The lines of a file with its size in octets (None: standard input)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file: IO[bytes] | None = None
+
+    def __enter__(self) -> tuple[Iterator[bytes], int | None]:
+        from gatepost_policy.traps import MAX_LINE
+
+        if str(self.path) == "-":
+            return iter(sys.stdin.buffer), None
+        try:
+            self.file = self.path.open("rb")
+            if self.path.is_dir():
+                raise IsADirectoryError
+            size = self.path.stat().st_size
+        except OSError as error:
+            reason = error.strerror or "is a directory"
+            raise Failure(f"{self.path}: cannot be read: {reason}", USAGE) from None
+        # A line without end must not fill the memory; what is longer is no address anyway.
+        file = self.file
+        return iter(lambda: file.readline(16 * MAX_LINE), b""), size
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
+
+
+class _progress:
+    """A progress bar on stderr, where a person looks at it."""
+
+    def __init__(self, size: int | None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.bar = Progress(
+            TextColumn("traps"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not on_terminal(sys.stderr),
+            transient=True,
+        )
+        self.task = self.bar.add_task("traps", total=size)
+
+    def __enter__(self) -> Any:
+        self.bar.start()
+        return lambda octets: self.bar.advance(self.task, octets)
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+
+@command.command()
+@_FORMAT
+@click.pass_obj
+def check(app: App, form: str) -> None:
+    """Find traps that somebody seems to use: seen as a sender or as a login.
+
+    Exit code 1 where there is one. An envelope sender may be forged; a login is proof.
+    """
+    from gatepost_policy import store, traps
+    from gatepost_policy.render import console, plain
+    from gatepost_policy.shown import shown
+
+    engine = app.engine()
+    try:
+        with store.reading(engine) as connection:
+            found = traps.check(connection)
+            total = traps.count(connection)
+    finally:
+        engine.dispose()
+    if form == "json":
+        _dump([asdict(f) | {"at": _time(f.at)} for f in found])
+    elif found:
+        to = console(sys.stdout)
+        table = plain("Trap", "Seen as", "Last", "Messages", "Next step", to=to)
+        for finding in found:
+            table.add_row(
+                shown(finding.trap),
+                finding.how,
+                _time(finding.at) or "",
+                "" if finding.messages is None else str(finding.messages),
+                f"milterctl trap remove {shown(finding.trap)}",
+            )
+        to.print(table, soft_wrap=not to.is_terminal)
+    else:
+        click.echo(f"{total} traps, none of them in use")
+    if found:
+        raise SystemExit(FINDINGS)
+
+
+@command.command()
+@click.argument("name", required=False, metavar="[ADDRESS]")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@_FORMAT
+@click.pass_obj
+def hits(app: App, name: str | None, limit: int, form: str) -> None:
+    """The newest messages to traps, or to one trap."""
+    from gatepost_policy import recorder, store, traps
+    from gatepost_policy.render import console, plain
+    from gatepost_policy.shown import shown, utf8
+
+    engine = app.engine()
+    try:
+        if not recorder.wait_until_ingested(app.settings):
+            say("milterctl: the recorder is behind; the newest messages may be missing")
+        with store.reading(engine) as connection:
+            try:
+                found = traps.hits(connection, None if name is None else utf8(name), limit=limit)
+            except ValueError as error:
+                raise Failure(f"{name}: {error}", USAGE) from None
+    finally:
+        engine.dispose()
+    if form == "json":
+        _dump([asdict(h) | {"at": _time(h.at)} for h in found])
+        return
+    to = console(sys.stdout)
+    table = plain("At", "Trap", "Sender", "Client", "Action", "Reason", to=to)
+    for hit in found:
+        table.add_row(
+            _time(hit.at) or "",
+            shown(hit.trap),
+            shown(f"<{hit.sender or ''}>"),
+            shown(hit.client or "-"),
+            hit.action,
+            hit.reason,
+        )
+    to.print(table, soft_wrap=not to.is_terminal)

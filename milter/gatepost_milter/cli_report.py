@@ -86,13 +86,14 @@ def _read(option: str, text: str | None, read: Callable[[str], Any]) -> Any:
 
 def tell(app: App, chosen: "Selection", now: float) -> "Report":
     """The report on everything that was accepted before this moment."""
-    from gatepost_policy import history, recorder, store
+    from gatepost_policy import hindsight, history, recorder, store
     from gatepost_policy.queries import TooWide
 
     engine = app.engine()
     try:
         if not recorder.wait_until_ingested(app.settings):
             note("milterctl: the recorder is behind; the newest messages may be missing")
+        hindsight.settle(engine, app.settings)
         with store.reading(engine) as connection:
             return history.tell(connection, chosen, app.settings, now)
     except TooWide as error:

@@ -1,0 +1,182 @@
+"""Mail that came before its recipient became a trap counts as trap mail all the same.
+
+How it works: when the traps have changed since the last time (revision `traps` against revision
+`hindsight`), `settle` looks for recipients that are traps now and are not marked, marks them, and
+adds the hits to every sum. A trap that is removed again takes these marks with it; a hit on what
+was a trap when the mail came stays one. Nobody is listed for the past: listings answer to hits.
+
+Limits: marks of a domain or a pattern that is removed stay; only exact traps take theirs along.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import translate
+from re import Pattern
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, Engine, and_, insert, not_, or_, select, update
+
+from gatepost_policy import derive, ingest, revision, rows, store, traps
+from gatepost_policy.rows import AT, Row
+from gatepost_policy.tables import (
+    Message,
+    MessageRecipient,
+    Revision,
+    SenderIdentity,
+    TrapRow,
+)
+
+if TYPE_CHECKING:
+    from gatepost_policy.settings import Settings
+
+TOPIC = "hindsight"
+BATCH = 500  # messages in one transaction
+
+
+def settle(engine: Engine, settings: "Settings") -> int:
+    """Bring the marks of old mail up to date with the traps; how many messages changed.
+
+    Cheap where the traps have not changed. Raises StoreError.
+    """
+    with store.reading(engine) as connection:
+        wanted = revision.number(connection, "traps")
+        if revision.number(connection, TOPIC) >= wanted:
+            return 0
+        flips = _flips(connection)
+    changed = 0
+    for batch in rows.chunks(sorted(flips), BATCH):
+        with store.writing(engine) as connection:
+            changed += _mark(connection, batch, flips)
+    with store.writing(engine) as connection:
+        _remember(connection, wanted)
+        if changed:
+            from gatepost_policy import listings
+
+            if listings.flag_repeat(connection, float("-inf"), settings):
+                revision.bump(connection, "repeat")
+    return changed
+
+
+def _remember(connection: Connection, number: int) -> None:
+    done = connection.execute(update(Revision).where(Revision.topic == TOPIC).values(number=number))
+    if not done.rowcount:
+        connection.execute(insert(Revision).values(topic=TOPIC, number=number))
+
+
+def _flips(connection: Connection) -> dict[int, dict[str, bool]]:
+    """For each message whose marks are out of date: trap key and what its mark should be."""
+    found: dict[int, dict[str, bool]] = {}
+    recipient = MessageRecipient
+    now = select(recipient.message_id, recipient.trap_key).where(not_(recipient.trap))
+    exact = now.join(
+        TrapRow,
+        and_(TrapRow.kind == "exact", TrapRow.key == recipient.trap_key, traps.live()),
+    )
+    for message_id, key in connection.execute(exact):
+        found.setdefault(message_id, {})[key] = True
+    for keys in rows.chunks(_by_pattern(connection)):
+        for message_id, key in connection.execute(now.where(recipient.trap_key.in_(keys))):
+            found.setdefault(message_id, {})[key] = True
+    # What only hindsight had marked: the mail is older than the trap, and the trap is gone.
+    gone = (
+        select(recipient.message_id, recipient.trap_key)
+        .join(
+            TrapRow,
+            and_(
+                TrapRow.kind == "exact",
+                TrapRow.key == recipient.trap_key,
+                TrapRow.removed.is_not(None),
+            ),
+        )
+        .join(Message, Message.id == recipient.message_id)
+        .where(recipient.trap, Message.at < TrapRow.added)
+    )
+    for message_id, key in connection.execute(gone):
+        found.setdefault(message_id, {}).setdefault(key, False)
+    return found
+
+
+def _by_pattern(connection: Connection) -> Iterator[str]:
+    """The recorded trap keys that a domain trap or a pattern covers."""
+    domains: set[str] = set()
+    patterns: list[Pattern[str]] = []
+    for kind, key in connection.execute(
+        select(TrapRow.kind, TrapRow.key).where(
+            or_(TrapRow.kind == "domain", TrapRow.kind == "pattern"), traps.live()
+        )
+    ):
+        if kind == "domain":
+            domains.add(key)
+        else:
+            # `[` is legal in no unquoted address: here it is a character, not a class.
+            patterns.append(re.compile(translate(key.replace("[", "[[]"))))
+    if not domains and not patterns:
+        return
+    seen = connection.execution_options(yield_per=10_000).scalars(
+        select(MessageRecipient.trap_key).distinct()
+    )
+    yield from _matching(seen, domains, patterns)
+
+
+def _matching(
+    keys: Iterable[str], domains: set[str], patterns: list[Pattern[str]]
+) -> Iterator[str]:
+    for key in keys:
+        local, _, domain = key.rpartition("@")
+        if local not in traps.OPEN and (
+            "@" + domain in domains or any(pattern.match(key) for pattern in patterns)
+        ):
+            yield key
+
+
+def _mark(connection: Connection, ids: Iterable[int], flips: dict[int, dict[str, bool]]) -> int:
+    """Set the marks of these messages and carry the difference into every sum."""
+    ids = list(ids)
+    # The recorder of another host must not replace a row that we are counting.
+    connection.execute(select(Message.id).where(Message.id.in_(ids)).with_for_update()).all()
+    sums = derive.Sums()
+    changed = 0
+    for row in rows.load(connection, ids).values():
+        wanted = flips[row.id]
+        recipients = [
+            (address, key, wanted.get(key, bool(trap)), accepted)
+            for address, key, trap, accepted in row.recipients
+        ]
+        if recipients == row.recipients:
+            continue
+        changed += 1
+        _recount(connection, sums, row, recipients)
+    ingest.write_sums(connection, sums, 0.0)
+    return changed
+
+
+def _recount(
+    connection: Connection,
+    sums: derive.Sums,
+    row: Row,
+    recipients: list[tuple[str, str, bool, bool]],
+) -> None:
+    names = row.keys()[1]
+    before = row.traps
+    row.add_to(sums, names, -1, identities=False)
+    for position, (old, new) in enumerate(zip(row.recipients, recipients, strict=True)):
+        if old[2] != new[2]:
+            connection.execute(
+                update(MessageRecipient)
+                .where(MessageRecipient.message_id == row.id, MessageRecipient.position == position)
+                .values(trap=new[2])
+            )
+    row.recipients = recipients
+    row.values[AT["traps"]] = row.traps
+    row.add_to(sums, names, 1, identities=False)
+    connection.execute(update(Message).where(Message.id == row.id).values(traps=row.traps))
+    step = bool(row.traps) - bool(before)
+    if step:
+        of_this = derive.Sums()
+        row.add_to(of_this, ())
+        for kind, value in sorted(of_this.identities):
+            connection.execute(
+                update(SenderIdentity)
+                .where(SenderIdentity.kind == kind, SenderIdentity.value == value)
+                .values(trap_messages=SenderIdentity.trap_messages + step)
+            )

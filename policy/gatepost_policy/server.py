@@ -326,12 +326,16 @@ def _start_recorder(
     """The recorder waits for its lock in a thread: it takes over when the milter's has gone."""
     from gatepost_policy.recorder import Recorder
 
+    log = service.log
+
     def run() -> None:
         while not halt.is_set():
             try:
-                Recorder(settings).run(halt)
+                Recorder(settings, lambda level, text: log.event(level, "recorder", text=text)).run(
+                    halt
+                )
             except Exception as error:  # it must come back: the journal waits for it
-                service.log.event("error", "recorder-failed", type=type(error).__name__)
+                log.event("error", "recorder-failed", type=type(error).__name__)
                 halt.wait(5.0)
 
     thread = threading.Thread(target=run, name="recorder", daemon=True)

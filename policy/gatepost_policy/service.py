@@ -54,14 +54,12 @@ class Service:
         log: MailLog,
         *,
         clock: Callable[[], float] = time.time,
-        poke: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
         self.known = known
         self.journal = journal
         self.log = log
         self.clock = clock
-        self.poke = poke
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
 
     def facts(self, request: Request) -> Facts | None:
@@ -141,8 +139,6 @@ class Service:
             instance=request.get("instance") or None,
         )
         self.journal.write(record.message(seen))
-        if known.traps:
-            self.poke()
         self.log.message(facts, decision, len(known.traps))
 
     def _record_message(self, facts: Facts, known: Known, decision: Decision) -> None:
@@ -152,8 +148,6 @@ class Service:
         else:
             seen = Seen("message", facts, decision, traps=tuple(known.traps))
             self.journal.write(record.message(seen))
-        if known.traps and not own:
-            self.poke()
         if own and decision.reason is Reason.OWN_USER_TRAP:
             self._alarm(facts)
         self.log.message(facts, decision, len(known.traps))

@@ -26,7 +26,7 @@ from gatepost_policy.dkim.keys import Key
 from gatepost_policy.dkim.lookups import TIMEOUT, Answer, Lookups, Pending
 from gatepost_policy.dkim.proof import proves
 from gatepost_policy.dkim.reasons import RESULT, Why
-from gatepost_policy.dkim.signature import MAX_STORED, Claim, read, without_b
+from gatepost_policy.dkim.signature import MAX_STORED, Claim, is_public_suffix, read, without_b
 from gatepost_policy.facts import Arc, Signature
 from gatepost_policy.settings import Dkim
 
@@ -48,6 +48,8 @@ class Verifier:
     def __init__(self, settings: Dkim, lookups: Lookups) -> None:
         self.settings = settings
         self.lookups = lookups
+        # Read the list of public suffixes now (0.1 s), so that forked workers share it.
+        is_public_suffix("com")
 
     def begin(self, at: float, lookups: Lookups | None = None) -> "Message":
         """Start a message received at `at` (Unix seconds). `lookups` instead of the usual ones

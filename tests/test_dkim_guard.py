@@ -1,0 +1,353 @@
+"""What a hostile or unlucky signature becomes: one stated result each, and never an exception.
+
+Every signature here is right but for the one thing its case is about, so that the guard, not a
+wrong hash, is what stops it.
+"""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from dkimkit import AT, BODY, DOMAIN, ED, HEADER, NAME, RSA, Ed, Rsa, public, rsa, signature, verify
+from gatepost_policy.dkim import Lookups, Verifier
+from gatepost_policy.settings import Dkim
+
+NOW = int(AT)
+
+
+@dataclass(frozen=True)
+class Case:
+    """`want` is (result, reason, crypto); `flags` are wanted among the signature's flags."""
+
+    name: str
+    want: tuple[str, str | None, str | None]
+    tags: Mapping[str, str | None] = field(default_factory=dict)
+    key: Rsa | Ed = RSA
+    record: Any = None  # None: the key's own
+    h: str = "from:to:subject:date"
+    c: str = "relaxed/relaxed"
+    body: bytes = BODY
+    added: bytes = b""
+    flags: tuple[str, ...] = ()
+
+
+def permerror(reason: str) -> tuple[str, str, None]:
+    return "permerror", reason, None
+
+
+PASS = ("pass", None, "pass")
+CASES = [
+    Case("plain", PASS),
+    Case("ed25519", PASS, key=ED),
+    *(Case(f"c={c}", PASS, c=c) for c in ("simple/simple", "simple/relaxed", "relaxed", "simple")),
+    # 1: what dkimpy passes and RFC 6376 or RFC 8301 does not
+    Case("sha1", ("policy", "weak-hash", "pass"), {"a": "rsa-sha1"}, flags=("weak-hash",)),
+    Case("no From in h=", permerror("from-not-signed"), h="to:subject:date"),
+    Case("key h=sha1", permerror("key-hash"), record=RSA.record + "; h=sha1"),
+    Case("key h=sha1:sha256", PASS, record=RSA.record + "; h=sha1 : sha256"),
+    Case("key h=, unknown ones", permerror("key-hash"), record=RSA.record + "; h=md5"),
+    Case("key t=s", permerror("key-strict"), {"i": f"@a.{DOMAIN}"}, record=RSA.record + "; t=s"),
+    Case("key t=s, i= at d=", PASS, {"i": f"@{DOMAIN}"}, record=RSA.record + "; t=s"),
+    Case("key t=y", ("pass", "testing-key", "pass"), record=RSA.record + "; t=y:x",
+         flags=("testing-key",)),
+    Case("text after l=", ("pass", "partial", "pass"), {"l": "10"}, added=b"Buy now\r\n",
+         flags=("partial",)),
+    # 3: what makes dkimpy raise
+    Case("l= empty", permerror("bad-length"), {"l": ""}),
+    Case("t= of 5000 digits", permerror("bad-timestamp"), {"t": "1" * 5000}),
+    Case("x= of 5000 digits", permerror("bad-timestamp"), {"x": "1" * 5000}),
+    Case("bh=A===", permerror("bad-base64"), {"bh": "A==="}),
+    Case("bh= empty", permerror("bad-base64"), {"bh": ""}),
+    Case("RSA against an ed25519 key", permerror("key-type"), record=ED.record),
+    Case("ed25519 against an RSA key", permerror("key-type"), key=ED, record=RSA.record),
+    # 5, 8: the field itself
+    Case("v= missing", permerror("version"), {"v": None}),
+    Case("v=2", permerror("version"), {"v": "2"}),
+    Case("v=1.0", permerror("version"), {"v": "1.0"}),
+    Case("a= unknown", permerror("unknown-algorithm"), {"a": "rsa-md5"}),
+    Case("c= nonsense", permerror("unknown-canonicalization"), {"c": "loose/looser"}),
+    Case("c= three", permerror("unknown-canonicalization"), {"c": "relaxed/relaxed/relaxed"}),
+    Case("q= other", permerror("unknown-query"), {"q": "dns/http"}),
+    Case("q= list", PASS, {"q": "dns/http : dns/txt"}),
+    Case("i= elsewhere", permerror("bad-identity"), {"i": "joe@example.com"}),
+    Case("i= at a longer name", permerror("bad-identity"), {"i": "joe@notexample.org"}),
+    Case("i= without @", permerror("bad-identity"), {"i": DOMAIN}),
+    Case("i= subdomain", PASS, {"i": "joe@mail.Example.org"}),
+    Case("i= quoted-printable", PASS, {"i": "joe@example=2Eorg"}),
+    Case("i= quoted-printable, local part", PASS, {"i": "j=3Boe=40x@example.org"}),
+    Case("i= not under d=, quoted", permerror("bad-identity"), {"i": "joe@example=2Ecom"}),
+    *(Case(f"no {tag}=", permerror("syntax"), {tag: None}) for tag in ("h", "bh")),
+    Case("no d=", permerror("syntax"), {"d": None}),
+    Case("no s=", permerror("syntax"), {"s": None}),
+    Case("no a=", permerror("syntax"), {"a": None}),
+    Case("unknown tags", PASS, {"zz": "what ever", "r2": ""}),
+    Case("tag names are of one case", permerror("syntax"), {"s": None, "S": "s1"}),
+    *(
+        Case(f"d= {name}", permerror("bad-domain"), {"d": d})
+        for name, d in (
+            ("empty", ""), ("NUL", "exam\0ple.org"), ("8-bit", "ex\udce9mple.org"),
+            ("300 octets", ".".join(["a" * 49] * 6)), ("label of 64", "a" * 64 + ".org"),
+            ("..", "example..org"), ("dot first", ".example.org"), ("dot last", "example.org."),
+            ("paren", "example.com(.evil"), ("percent", "%.org"), ("blank", "exam ple.org"),
+            ("one label", "org"), ("quote", "a'b.org"), ("at", "a@example.org"),
+            ("broken U-label", "xn--\u00fc.org"), ("hyphen first", "-a.org"),
+        )
+    ),
+    *(
+        Case(f"s= {name}", permerror("bad-selector"), {"s": s})
+        for name, s in (
+            ("empty", ""), ("NUL", "s\0"), ("8-bit", "s\udcff"), ("300 octets", "s." * 150 + "s"),
+            ("..", "a..b"), ("paren", "s(1"), ("percent", "%"),
+            ("with d= too long", "a." * 115 + "a"),
+        )
+    ),
+    Case("public suffix", ("policy", "public-suffix", None), {"d": "co.uk"}),
+    # 6: l=
+    Case("l= negative", permerror("bad-length"), {"l": "-1"}),
+    Case("l= 76 nines", permerror("body-too-short"), {"l": "9" * 76}),
+    Case("l= 77 nines", permerror("bad-length"), {"l": "9" * 77}),
+    Case("l= Arabic digits", permerror("bad-length"), {"l": "\u0661\u0662"}),
+    Case("l= plus", permerror("bad-length"), {"l": "+1"}),
+    Case("l= one more than the body", permerror("body-too-short"), {"l": "58"}),
+    Case("l=0", ("pass", "partial", "pass"), {"l": "0"}, flags=("partial",)),
+    # 7: times
+    Case("x= before t=", permerror("bad-timestamp"), {"t": str(NOW), "x": str(NOW - 1)}),
+    Case("x= is t=", PASS, {"t": str(NOW), "x": str(NOW)}),
+    Case("t= in the future", permerror("future-timestamp"), {"t": str(NOW + 3600)}),
+    Case("t= within the skew", PASS, {"t": str(NOW + 200)}),
+    Case("x= past", ("permerror", "expired", "pass"), {"x": str(NOW - 86400)}, flags=("expired",)),
+    Case("x= within the skew", PASS, {"x": str(NOW - 200)}),
+    Case("t= negative", permerror("bad-timestamp"), {"t": "-5"}),
+    Case("t= of 13 digits", permerror("bad-timestamp"), {"t": "1" * 13}),
+    Case("x= far ahead", PASS, {"x": "9" * 12}),
+    # 9: keys
+    Case("512 bits", ("policy", "weak-key", "pass"), key=rsa(512), flags=("weak-key",)),
+    Case("2048 bits", PASS, key=rsa(2048, size=512)),
+    Case("8192 bits", PASS, key=rsa(8192, size=512)),
+    Case("16384 bits", permerror("key-too-large"), key=rsa(16384, size=512),
+         record=f"p={public(rsa(16384, size=512).n, 65537)}"),
+    Case("exponent of 1000 bits", permerror("key-too-large"), key=rsa(1024, e=2**1000 + 297)),
+    Case("e=3", PASS, key=rsa(1024, e=3)),
+    Case("e=1", permerror("bad-key"), key=Rsa(RSA.primes, 1)),
+    Case("e=2", permerror("bad-key"), record=f"p={public(RSA.n, 2)}"),
+    Case("n=0", permerror("bad-key"), record=f"p={public(0, 65537)}"),
+    Case("n negative", permerror("bad-key"), record=f"p={public(-RSA.n, 65537)}"),
+    Case("e negative", permerror("bad-key"), record=f"p={public(RSA.n, -65537)}"),
+    Case("n even", permerror("bad-key"), record=f"p={public(RSA.n + 1, 65537)}"),
+    Case("64 KB record", permerror("key-record-too-long"),
+         record=RSA.record + "; n=" + "x" * 65536),
+    Case("revoked", permerror("key-revoked"), record="v=DKIM1; k=rsa; p="),
+    Case("revoked, with blanks", permerror("key-revoked"), record="v=DKIM1; p= ;"),
+    Case("no p=", permerror("bad-key-record"), record="v=DKIM1; k=rsa"),
+    Case("another kind of record", permerror("key-version"), record="v=spf1 -all"),
+    Case("record empty", permerror("bad-key-record"), record=""),
+    Case("p= no base64", permerror("bad-key"), record="p=%%%"),
+    Case("p= no key", permerror("bad-key"), record="p=AAAA"),
+    Case("ed25519 of 31 octets", permerror("bad-key"), key=ED, record="k=ed25519; p=" + "A" * 40),
+    Case("k= unknown", permerror("key-type"), record=RSA.record.replace("k=rsa", "k=dsa")),
+    Case("s=email:web", PASS, record=RSA.record + "; s=email:web"),
+    Case("s=*", PASS, record=RSA.record + "; s=*"),
+    Case("s=web", permerror("key-service"), record=RSA.record + "; s=web"),
+    Case("v=DKIM2", permerror("key-version"), record=RSA.record.replace("DKIM1", "DKIM2")),
+    Case("no v=", PASS, record=RSA.record.removeprefix("v=DKIM1; ")),
+    Case("several, one fits", PASS, record=["v=spf1 -all", ED.record, RSA.record]),
+    Case("several, none fits", permerror("several-keys"), record=["v=spf1 -all", ED.record]),
+    Case("p= with blanks", PASS, record=RSA.record[:99] + " \t" + RSA.record[99:]),
+    # 2, 10: played back
+    Case("no such name", permerror("no-key"), record=...),
+    Case("no TXT there", permerror("no-key-record"), record=[]),
+    Case("time-out", ("temperror", "dns-timeout", None), record={"error": "timeout"}),
+    Case("servfail", ("temperror", "dns-servfail", None), record={"error": "servfail"}),
+    Case("unusable answer", permerror("dns-unusable"), record={"error": "permerror"}),
+    Case("unknown error word", permerror("dns-unusable"), record={"error": "what"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_guard(case: Case) -> None:
+    body = case.body
+    signed = signature(HEADER, body, case.key, tags=case.tags, h=case.h, c=case.c)
+    record = case.key.record if case.record is None else case.record
+    if record is ...:
+        record = None
+    name = NAME if "s" not in case.tags and "d" not in case.tags else "x"
+    outcome = verify([signed, *HEADER], body + case.added, {name: record})
+    (got,) = outcome.signatures
+    assert (got.result, got.reason, got.crypto) == case.want, case.name
+    assert set(case.flags) <= set(got.flags)
+    if got.result not in ("pass", "policy") or case.flags:
+        assert not got.proven or got.flags == ("weak-hash",)
+
+
+def test_changed_body_and_changed_header_are_told_apart() -> None:
+    signed = signature(HEADER, BODY)
+    body = verify([signed, *HEADER], BODY.replace(b"hungry", b"thirsty")).signatures[0]
+    assert (body.result, body.reason, body.crypto) == ("fail", "body-hash-mismatch", "fail")
+    other = [(n, v.replace(b"dinner", b"supper")) for n, v in HEADER]
+    header = verify([signed, *other]).signatures[0]
+    assert (header.result, header.reason, header.crypto) == ("fail", "bad-signature", "fail")
+
+
+def test_second_from_does_not_ride_along() -> None:
+    signed = signature(HEADER, BODY)
+    for extra in ([(b"From", b" evil@example.com"), *HEADER], [*HEADER, (b"from ", b" evil@x.y")]):
+        assert verify([signed, *extra]).signatures[0].reason == "bad-signature"
+
+
+def test_b_malformed() -> None:
+    name, value = signature(HEADER, BODY)
+    for b in (b"A===", b"", b"====", b"\xff\xfe", b"AAAA!", b"AAA"):
+        got = verify([(name, value.partition(b"; b=")[0] + b"; b=" + b), *HEADER]).signatures[0]
+        assert (got.result, got.reason) == ("permerror", "bad-base64"), b
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b" ", b";;;", b"no equals", b"=", b" v=1; v=1", b" v=1;; a=b", b"\n\t;\n ", b"\xff=\xfe",
+     b"v=1;" * 5000, b" a=" + b"x" * 1_000_000, b" v=1; b=" + b" " * 30_000, b"\0", b" 1=2"],
+)  # fmt: skip
+def test_fields_that_are_no_tag_list(value: bytes) -> None:
+    # The sound signature beside it must come to its result all the same.
+    outcome = verify([(b"DKIM-Signature", value), signature(HEADER, BODY), *HEADER])
+    got, sound = outcome.signatures
+    assert (got.result, got.crypto) == ("permerror", None)
+    assert got.reason in ("syntax", "signature-too-long", "version")
+    assert sound.result == "pass"
+
+
+def test_folding_in_odd_places() -> None:
+    name, value = signature(HEADER, BODY)
+    folded = value.replace(b"; ", b"\r\n\t;\r\n ").replace(b"=r", b" \r\n =\r\n\tr")
+    got = verify([(name, folded), *HEADER]).signatures[0]
+    assert (got.result, got.domain, got.selector) == ("fail", DOMAIN, "s1")  # readable, but changed
+    # Folded before signing it is as good as any other.
+    own = signature(HEADER, BODY, tags={"h": "from :\r\n\tto\r\n : subject:date"})
+    assert verify([own, *HEADER]).signatures[0].result == "pass"
+
+
+def test_u_label_domain() -> None:
+    """RFC 8616: d= may be written in U-labels; key and record know it by its A-labels."""
+    signed = signature(HEADER, BODY, tags={"d": "b\u00fccher.example"})
+    dns = {"s1._domainkey.xn--bcher-kva.example": RSA.record}
+    got = verify([signed, *HEADER], dns=dns).signatures[0]
+    assert (got.result, got.domain) == ("pass", "xn--bcher-kva.example")
+
+
+def test_l_beyond_what_a_database_holds_is_recorded_cut() -> None:
+    got = verify([signature(HEADER, BODY, tags={"l": "9" * 76}), *HEADER]).signatures[0]
+    assert got.body_limit == 2**63 - 1
+
+
+def test_unsigned_octets_are_counted() -> None:
+    covered = 20
+    got = verify([signature(HEADER, BODY, tags={"l": str(covered)}), *HEADER]).signatures[0]
+    total = 54  # BODY relaxed: one double blank less, one empty line less at the end
+    assert (got.body_limit, got.unsigned_bytes) == (covered, total - covered)
+    assert not got.proven
+    whole = verify([signature(HEADER, BODY, tags={"l": str(total)}), *HEADER]).signatures[0]
+    assert (whole.unsigned_bytes, whole.reason, whole.proven) == (0, None, True)
+
+
+def test_at_most_so_many_signatures_the_author_first() -> None:
+    settings = Dkim(max_signatures=3)
+    foreign = [signature(HEADER, BODY, tags={"d": f"list{i}.example"}) for i in range(5)]
+    own = signature(HEADER, BODY)
+    dns = {NAME: RSA.record} | {f"s1._domainkey.list{i}.example": RSA.record for i in range(5)}
+    outcome = verify([*foreign, own, *HEADER], dns=dns, settings=settings)
+    got = [(s.domain, s.result, s.reason) for s in outcome.signatures]
+    want: list[tuple[str, str, str | None]]
+    want = [(f"list{i}.example", "pass", None) for i in range(2)]
+    want += [(f"list{i}.example", "neutral", "skipped") for i in range(2, 5)]
+    assert got == [*want, (DOMAIN, "pass", None)]
+    assert outcome.signatures[3].flags == ("skipped",)
+
+
+def test_a_thousand_signatures() -> None:
+    signed = signature(HEADER, BODY)
+    outcome = verify([signed] * 1000 + HEADER, BODY)
+    results = [s.result for s in outcome.signatures]
+    assert results == ["pass"] * 10 + ["neutral"] * 990
+
+
+def test_broken_signatures_do_not_use_up_the_places() -> None:
+    broken = [(b"DKIM-Signature", b" v=1")] * 50
+    outcome = verify([*broken, signature(HEADER, BODY), *HEADER])
+    assert [s.result for s in outcome.signatures] == ["permerror"] * 50 + ["pass"]
+
+
+def test_too_many_names_in_h() -> None:
+    many = [(b"X-%d" % i, b" x") for i in range(10_000)]
+    h = "from:" + ":".join(f"x-{i}" for i in range(10_000))
+    got = verify([signature([], BODY, h=h), *HEADER, *many]).signatures[0]
+    assert got.reason == "signature-too-long"
+    short = "from:" + ":".join(["a"] * 300)
+    got = verify([signature(HEADER, BODY, h=short), *HEADER]).signatures[0]
+    assert got.reason == "too-many-signed-fields"
+
+
+@pytest.mark.parametrize(
+    ("setting", "tags", "key", "h", "reason"),
+    [
+        ({"max_signature_bytes": 1024}, {"z": "x" * 1000}, RSA, "from", "signature-too-long"),
+        ({"max_signed_fields": 10}, {}, RSA, "from" + ":a" * 10, "too-many-signed-fields"),
+        ({"max_key_bits": 1024}, {}, rsa(2048, size=512), "from", "key-too-large"),
+        ({"min_key_bits": 2048}, {}, RSA, "from", "weak-key"),
+        ({"max_exponent_bits": 16}, {}, RSA, "from", "key-too-large"),
+        ({"max_record_bytes": 512}, {}, rsa(4096, size=512), "from", "key-record-too-long"),
+        ({"clock_skew": 1}, {"t": str(NOW + 60)}, RSA, "from", "future-timestamp"),
+    ],
+)
+def test_each_bound_is_a_setting(
+    setting: dict[str, int], tags: dict[str, str], key: Rsa, h: str, reason: str
+) -> None:
+    signed = [signature(HEADER, BODY, key, tags=tags, h=h), *HEADER]
+    dns = {NAME: key.record}
+    assert verify(signed, dns=dns).signatures[0].result == "pass"  # under the default
+    got = verify(signed, dns=dns, settings=Dkim.model_validate(setting)).signatures[0]
+    assert got.reason == reason
+
+
+def test_fields_with_blanks_before_the_colon() -> None:
+    """RFC 5322 4.5.8: obsolete, but allowed; dkimpy refuses the whole message."""
+    header = [(n + b"  " if n == b"Date" else n, v) for n, v in HEADER]
+    assert verify([signature(header, BODY), *header]).signatures[0].result == "pass"
+
+
+def test_no_header_no_body_no_signature() -> None:
+    assert verify([], b"", {}).signatures == ()
+    assert verify(HEADER, BODY, {}).signatures == ()
+    for c in ("relaxed/relaxed", "simple/simple"):
+        assert verify([signature(HEADER, b"", c=c), *HEADER], b"").signatures[0].result == "pass"
+
+
+def test_body_is_wanted_only_for_a_signature_that_can_be_verified() -> None:
+    settings = Dkim()
+    for header, wanted in (
+        (HEADER, False),
+        ([(b"DKIM-Signature", b"v=1"), *HEADER], False),
+        ([signature(HEADER, BODY), *HEADER], True),
+    ):
+        message = Verifier(settings, Lookups(settings, {})).begin(AT)
+        for name, value in header:
+            message.header(name, value)
+        message.end_of_headers()
+        assert message.wants_body is wanted
+
+
+def test_answers_used_are_given_back_and_play_the_same() -> None:
+    header = [signature(HEADER, BODY), signature(HEADER, BODY, tags={"s": "gone"}), *HEADER]
+    first = verify(header)
+    assert first.dns == {NAME: RSA.record, f"gone._domainkey.{DOMAIN}": None}
+    assert verify(header, dns=first.dns) == first
+
+
+def test_b_prefix_tells_signatures_apart() -> None:
+    name, value = signature(HEADER, BODY)
+    got = verify([(name, value), *HEADER]).signatures[0]
+    assert got.b_prefix == value.partition(b"; b=")[2][:8].decode()
+    assert base64.b64decode(got.b_prefix)
+    hostile = verify([(name, b" v=1; b=\"'<>;\r\n"), *HEADER]).signatures[0]
+    assert hostile.b_prefix is None

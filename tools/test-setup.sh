@@ -18,6 +18,8 @@ wanted() {
 /usr/sbin/opendkim opendkim
 /usr/sbin/nft nftables
 /usr/sbin/rbldnsd rbldnsd
+/usr/bin/promtool prometheus
+/usr/sbin/munin-run munin-node
 /usr/bin/groff groff
 /usr/bin/systemd-analyze systemd
 /usr/lib/postgresql/*/bin/initdb postgresql

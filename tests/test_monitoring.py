@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 import rings
 from gatepost_policy import counters, metrics, slots
 from gatepost_policy.settings import Metrics, Settings, Store

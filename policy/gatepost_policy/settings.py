@@ -10,7 +10,7 @@ from datetime import date
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 from gatepost_policy.address import canonical_domain
 from gatepost_policy.decision import Reason
@@ -74,7 +74,7 @@ def _nameserver(value: str) -> str:
 
 
 Seconds = Annotated[int, BeforeValidator(duration), Field(ge=1)]
-Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
+Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
 Domain = Annotated[str, AfterValidator(_domain)]
 Socket = Annotated[str, AfterValidator(_socket)]
 Nameserver = Annotated[str, AfterValidator(_nameserver)]

@@ -1,6 +1,9 @@
 """The units in conf/systemd: they start what exists, and systemd's own judge finds them closed."""
 
+import os
 import shutil
+import signal
+import socket
 import subprocess
 import tomllib
 from pathlib import Path
@@ -8,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import rings
+from daemons import Daemon
 
 ROOT = Path(__file__).parents[1]
 UNITS = sorted((ROOT / "conf" / "systemd").glob("*.service"))
@@ -69,3 +73,41 @@ def test_is_closed(unit: Path, tmp_path: Path) -> None:
     bait.write_text(text)
     assert judged(unit) == 0
     assert judged(bait) != 0
+
+
+CONFIG = """
+[milter]
+socket = "inet:{port}@127.0.0.1"
+workers = 1
+[policy]
+listen = "inet:{policy_port}@127.0.0.1"
+[store]
+url = "sqlite:///{dir}/gatepost.sqlite"
+"""
+
+
+@pytest.mark.milter
+@pytest.mark.parametrize("program", ["gatepost-milter", "gatepost-policyd"])
+def test_service_tells_systemd(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ready, alive, reloading and ready again, stopping: each in its time."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "200000")
+
+        def wait_for(word: str) -> None:
+            while word not in systemd.recv(4096).decode().splitlines():
+                pass
+
+        with Daemon(CONFIG, program) as daemon:
+            wait_for("READY=1")
+            wait_for("WATCHDOG=1")
+            os.kill(daemon.child.pid, signal.SIGHUP)
+            wait_for("RELOADING=1")
+            wait_for("READY=1")
+            os.kill(daemon.child.pid, signal.SIGTERM)
+            wait_for("STOPPING=1")
+            assert daemon.child.wait(30) == 0

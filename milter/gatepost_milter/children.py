@@ -104,6 +104,10 @@ def record(settings: Settings, stop: threading.Event) -> None:
         os.write(2, b"event=recorder-missing\n")
         stop.wait()
         return
+    if settings.metrics.listen:
+        from gatepost_policy import metrics
+
+        metrics.start(settings, stop)
     Recorder(settings).run(stop)
 
 

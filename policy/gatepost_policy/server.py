@@ -326,6 +326,11 @@ def _start_recorder(
     """The recorder waits for its lock in a thread: it takes over when the milter's has gone."""
     from gatepost_policy.recorder import Recorder
 
+    if settings.metrics.listen:
+        from gatepost_policy import metrics
+
+        metrics.start(settings, halt)
+
     log = service.log
 
     def run() -> None:

@@ -1,18 +1,22 @@
 """Stores for tests: a fresh SQLite file each, and the builder of records that go into them."""
 
 import json
+import secrets
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gatepost_policy import address, record, store
+from sqlalchemy import Engine
+
+import postgresql_server
+import rings
+from gatepost_policy import address, config, migrate, partitions, record, store
 from gatepost_policy.decision import Action, Decision, Reason
 from gatepost_policy.facts import Client, Direction, Facts, Family, Recipient, Signature, Source
 from gatepost_policy.settings import Settings
 from gatepost_policy.settings import Store as StoreSettings
-from sqlalchemy import Engine
 
 AT = 1_790_000_000.0
 
@@ -94,3 +98,60 @@ def engine(settings: Settings) -> Iterator[Engine]:
     opened = store.open_engine(settings)
     yield opened
     opened.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[postgresql_server.Server]:
+    """A PostgreSQL server for all tests of this process, with a migrated database `ready`."""
+    try:
+        server = postgresql_server.Server()
+        server.start()
+    except postgresql_server.Unavailable as error:
+        rings.missing("postgresql", str(error))
+    try:
+        url = server.create("ready")
+        engine = store.open_url(url.replace("postgresql:", "postgresql+psycopg:"), ensure=False)
+        migrate.upgrade(engine)
+        engine.dispose()
+        yield server
+    finally:
+        server.remove()
+
+
+BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
+
+
+@pytest.fixture(params=BOTH)
+def any_settings(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
+    """Settings on a fresh store: once on SQLite, once on PostgreSQL."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    if request.param == "sqlite":
+        yield settings_in(tmp_path)
+        return
+    server: postgresql_server.Server = request.getfixturevalue("postgresql")
+    name = f"t{secrets.token_hex(6)}"
+    yield settings_in(tmp_path, server.create(name, "ready"))
+    server.drop(name)
+
+
+@pytest.fixture
+def any_engine(any_settings: Settings) -> Iterator[Engine]:
+    """A fresh, migrated store: once on SQLite, once on PostgreSQL."""
+    opened = store.open_engine(any_settings)
+    partitions.prepare(opened, AT)
+    yield opened
+    opened.dispose()
+
+
+def journal_of(settings: Settings) -> Path:
+    """Where these settings keep their journal."""
+    return config.journal_dir(settings)
+
+
+def count(engine: Engine, table: str, where: str = "true") -> int:
+    """How many rows of `table` there are."""
+    with store.reading(engine) as connection:
+        got = connection.exec_driver_sql(f"SELECT count(*) FROM {table} WHERE {where}").scalar_one()
+    return int(got)

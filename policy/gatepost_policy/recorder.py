@@ -149,7 +149,8 @@ class Recorder:
         """Become this host's recorder; False where another process is. Raises OSError."""
         if self._lock >= 0:
             return True
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in (self.directory, self.state):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(self.directory / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -449,7 +450,7 @@ def _by_rows(records: Sequence[Json]) -> Iterable[list[Json]]:
     for data in records:
         part.append(data)
         # A message, its domains and sums, and what it lists by itself.
-        rows += 5 + len(data.get("recipients", ())) + 2 * len(data.get("signatures", ()))
+        rows += 5 + len(data.get("recipients") or ()) + 2 * len(data.get("signatures") or ())
         if rows >= COMMIT_ROWS:
             yield part
             part, rows = [], 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 
-from gatepost_policy import counters, derive, doors, partitions, rows, sqltext
+from gatepost_policy import derive, doors, partitions, rows, sqltext
 from gatepost_policy.record import Json, read_seen
 from gatepost_policy.rows import AT, Row
 
@@ -76,9 +76,6 @@ def ingest(
         sqltext.native(dialect, 'INSERT INTO journal_gap (since, "until", lost) VALUES (?, ?, ?)'),
         gaps,
     )
-    # An imported log is history, no traffic: only what this host has seen itself is counted.
-    seen = [r for n, r in enumerate(records) if n not in outcome.bad and not r.get("key")]
-    counters.add(connection, counters.tally(seen))
     return outcome
 
 

@@ -41,6 +41,8 @@ class Reason(StrEnum):
     OWN_USER_TRAP = "own-user-trap"  # one of ours mailed a trap: the account may be stolen
     UNVERIFIED_MTA = "unverified-mta"  # own Received cannot be replaced safely: 451
     SCRUB_IMPOSSIBLE = "scrub-impossible"  # a submission that cannot be scrubbed: 554
+    # From an imported log
+    MTA_REFUSED = "mta-refused"  # the MTA itself had refused it; no rule of ours was asked
     # Both
     INTERNAL_ERROR = "internal-error"  # a bug or a broken environment; the stance decided
 

@@ -1,0 +1,115 @@
+"""What the importers share: what is counted, whose mail it is, how a message leaves them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from gatepost_policy import record
+from gatepost_policy.decision import Action, Decision, Reason
+from gatepost_policy.facts import Direction, Facts, Family
+from gatepost_policy.record import Json, Seen
+from gatepost_policy.settings import Settings
+
+# Unparsed lines kept for --verbose.
+SHOWN_LINES = 20
+# Messages under way at once; beyond this the oldest is taken for finished.
+MAX_OPEN = 100_000
+# A message that arrived so shortly before the log ends may still get its recipients.
+STILL_OPEN_S = 3600.0
+
+ACCEPTED = Decision(Action.ACCEPT, Reason.NO_BAD_SIGNAL)
+
+
+@dataclass
+class Tally:
+    """What was seen in the logs, in lines and messages."""
+
+    lines: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    samples: list[str] = field(default_factory=list)
+
+    def unparsed(self, line: str) -> None:
+        """A line that is none of this MTA's."""
+        self.kinds["unparsed"] += 1
+        if len(self.samples) < SHOWN_LINES:
+            self.samples.append(line)
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """Whose client it is, by address: the networks of the configuration."""
+
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    relays: tuple[IPv4Network | IPv6Network, ...] = ()
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Ours":
+        """As the milter sees it."""
+        return cls(settings.submission.networks, settings.submission.trusted_relays)
+
+    def submits(self, address: IPv4Address | IPv6Address | None) -> bool:
+        """True for a client in our own networks."""
+        return address is not None and _within(address, self.networks)
+
+    def relays_for_us(self, address: IPv4Address | IPv6Address | None) -> bool:
+        """True for a backup MX or a content filter."""
+        return address is not None and _within(address, self.relays)
+
+
+def _within(
+    address: IPv4Address | IPv6Address, networks: Sequence[IPv4Network | IPv6Network]
+) -> bool:
+    return any(address.version == n.version and address in n for n in networks)
+
+
+def client_address(text: str) -> IPv4Address | IPv6Address | None:
+    """`text` as an address, IPv4-mapped ones as IPv4; None where it is none."""
+    try:
+        address = ip_address(text.removeprefix("IPv6:"))
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def family(address: IPv4Address | IPv6Address | None) -> Family:
+    """ipv4, ipv6 or unknown."""
+    if address is None:
+        return Family.UNKNOWN
+    return Family.IPV6 if address.version == 6 else Family.IPV4
+
+
+def refused(code: str) -> Decision:
+    """What the MTA itself did, by its reply code or words."""
+    action = Action.TEMPFAIL if code.startswith(("4", "temp")) else Action.REJECT
+    return Decision(action, Reason.MTA_REFUSED)
+
+
+def line_key(prefix: str, line: str) -> str:
+    """The natural key of an event that has no id: its line."""
+    digest = blake2b(line.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    return f"{prefix}:{digest}"
+
+
+def to_json(seen: Seen) -> Json:
+    """The record of `seen`; one of our own mail is a count whatever the store keeps of others.
+
+    A log says where a user was and under which name: none of it gets beyond this point.
+    """
+    if seen.facts.direction is Direction.INBOUND:
+        return record.message(seen)
+    return {**record.count(seen.facts, seen.decision), "key": seen.key}
+
+
+def counted(facts: Facts, decision: Decision, key: str) -> Seen:
+    """A submission or local message: when, which way, which family, and what became of it."""
+    bare = Facts(
+        at=facts.at,
+        source=facts.source,
+        direction=facts.direction,
+        client=facts.client.redacted(),
+    )
+    return Seen("message", bare, decision, key=key)

@@ -1,0 +1,315 @@
+"""Read Postfix's mail log: messages, refused recipients, and what OpenDKIM said of them.
+
+How it works: the lines of one message share host and queue id, from `client=` (smtpd) or `uid=`
+(pickup) through cleanup, qmgr and the delivery agents to `removed`. A message comes out when it
+is removed, refused at its end, or when the log ends. The recipient is the one the client named
+(`orig_to=` where it was rewritten). A recipient refused before there was a queue id is an event
+of its own.
+
+Privacy: `sasl_username=`, a client in our own networks, a submission or smtps service, pickup and
+bounces make a message ours: it is counted, and nothing else of it is kept.
+
+Limits: a message that a content filter hands back has two queue ids; the second, which names the
+first (`orig_queue_id=`), is left out. Queue ids of Postfix are used again: the arrival's second
+is part of the key.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from gatepost_policy import address
+from gatepost_policy.decision import Decision
+from gatepost_policy.facts import Client, Direction, Facts, Family, Recipient, Source
+from gatepost_policy.importers.common import (
+    ACCEPTED,
+    MAX_OPEN,
+    STILL_OPEN_S,
+    Ours,
+    Tally,
+    counted,
+    line_key,
+    refused,
+)
+from gatepost_policy.importers.opendkim import Signatures
+from gatepost_policy.importers.postfixline import (
+    AGENTS,
+    DELIVERED_TO,
+    FROM,
+    HELO,
+    QUEUE_ID,
+    QUEUED,
+    RECIPIENT,
+    REFUSED,
+    SUBMISSION,
+    WHOLE,
+    read_client,
+)
+from gatepost_policy.importers.stamps import Clock
+from gatepost_policy.importers.syslog import Entry, read_line
+from gatepost_policy.record import Seen
+
+
+@dataclass(slots=True)
+class _Open:
+    """A message under way."""
+
+    at: float
+    arrived: bool = False  # smtpd or pickup told of it
+    queued: bool = False  # qmgr told of it
+    sender: str = ""
+    client: Client = Client()
+    direction: Direction = Direction.LOCAL
+    reinjected: bool = False
+    size: int | None = None
+    message_id: str | None = None
+    recipients: dict[str, bool] = field(default_factory=dict)  # True: accepted
+    refusal: Decision | None = None  # of the last recipient that was refused
+    dkim: Signatures | None = None
+
+
+class Postfix:
+    """The importer. Feed it logs in order of time, one `lines` a file, then `finish`."""
+
+    source = Source.POSTFIX_LOG
+
+    def __init__(self, ours: Ours | None = None) -> None:
+        self.tally = Tally()
+        self._ours = ours or Ours()
+        self._open: dict[tuple[str, str], _Open] = {}
+        self._last = 0.0
+
+    def lines(self, lines: list[str], clock: Clock) -> Iterator[Seen]:
+        """What is complete after these lines."""
+        tally = self.tally
+        for line in lines:
+            tally.lines += 1
+            entry = read_line(line, clock)
+            if entry is not None:
+                yield from self._entry(entry)
+            elif line.strip():
+                tally.unparsed(line)
+
+    def entries(self, entries: Iterable[Entry | None]) -> Iterator[Seen]:
+        """The same for a journal export."""
+        for entry in entries:
+            self.tally.lines += 1
+            if entry is None:
+                self.tally.unparsed("(a journal entry without time, identifier or message)")
+            else:
+                yield from self._entry(entry)
+
+    def first_time(self, lines: list[str], clock: Clock) -> float | None:
+        """When the first of these lines was written, to put rotated files in order."""
+        for line in lines:
+            entry = read_line(line, clock)
+            if entry is not None:
+                return entry.at
+            if line.startswith("__REALTIME_TIMESTAMP=") and line[21:].isdigit():
+                return int(line[21:39]) / 1e6
+        return None
+
+    def finish(self) -> Iterator[Seen]:
+        """The messages that are still under way when the last log ends."""
+        for key in list(self._open):
+            entry = self._open.pop(key)
+            if not entry.queued and self._last - entry.at < STILL_OPEN_S:
+                self.tally.kinds["unfinished"] += 1
+            elif not entry.recipients and self._last - entry.at < STILL_OPEN_S:
+                # Told without its recipients now, it could not be completed by a later import.
+                self.tally.kinds["unfinished"] += 1
+            else:
+                yield from self._leave(key, entry)
+
+    def _entry(self, entry: Entry) -> Iterator[Seen]:
+        self._last = max(self._last, entry.at)
+        program = entry.program
+        match = QUEUE_ID.match(entry.text)
+        if match is None:
+            self._not_ours(program, entry)
+            return
+        queue_id, text = match.groups()
+        if program.startswith("opendkim"):
+            self._opendkim((entry.host, queue_id), text)
+            return
+        parts = program.split("/")
+        service = parts[-1]
+        if service in ("smtpd", "postscreen"):
+            yield from self._smtpd(entry, queue_id, text, not SUBMISSION.isdisjoint(parts))
+        elif service == "cleanup":
+            yield from self._cleanup(entry, queue_id, text)
+        elif service == "qmgr":
+            yield from self._qmgr(entry, queue_id, text)
+        elif service in AGENTS:
+            self._delivery((entry.host, queue_id), text)
+        elif service == "pickup" and text.startswith("uid="):
+            yield from self._arrive(entry, queue_id, Client(family=Family.UNIX), Direction.LOCAL)
+        else:
+            self.tally.kinds["other"] += 1
+
+    def _not_ours(self, program: str, entry: Entry) -> None:
+        if program.startswith(("postfix", "opendkim")):
+            self.tally.kinds["other"] += 1
+        else:
+            # A syslog file holds other programs' lines: they are no fault of the log.
+            self.tally.kinds["other programs"] += 1
+
+    def _smtpd(
+        self, entry: Entry, queue_id: str, text: str, submission: bool
+    ) -> Iterator[Seen]:
+        if text.startswith("client="):
+            if queue_id == "NOQUEUE":  # a proxy filter: the second smtpd queues it
+                self.tally.kinds["other"] += 1
+                return
+            client = read_client(text)
+            if "orig_client=" in text and "orig_queue_id=" not in text:
+                client = read_client(text.partition("orig_client=")[2])
+            ours = "sasl_username=" in text or self._ours.submits(client.address)
+            direction = Direction.SUBMISSION if ours else Direction.INBOUND
+            yield from self._arrive(entry, queue_id, client, direction)
+            self._open[entry.host, queue_id].reinjected = "orig_queue_id=" in text
+            return
+        yield from self._refused(entry, queue_id, text, submission)
+
+    def _arrive(
+        self, entry: Entry, queue_id: str, client: Client, direction: Direction
+    ) -> Iterator[Seen]:
+        key = (entry.host, queue_id)
+        before = self._open.pop(key, None)
+        if before is not None:
+            yield from self._leave(key, before)  # the id is used again
+        fresh = self._open_at(key, entry.at)
+        fresh.arrived, fresh.client, fresh.direction = True, client, direction
+
+    def _open_at(self, key: tuple[str, str], at: float) -> _Open:
+        if len(self._open) >= MAX_OPEN:
+            del self._open[next(iter(self._open))]
+            self.tally.kinds["unfinished"] += 1
+        fresh = self._open[key] = _Open(at)
+        return fresh
+
+    def _cleanup(self, entry: Entry, queue_id: str, text: str) -> Iterator[Seen]:
+        if text.startswith("message-id="):
+            found = self._open.get((entry.host, queue_id))
+            if found is None:
+                found = self._open_at((entry.host, queue_id), entry.at)
+            found.message_id = text[11:].strip("<> ") or None
+        elif REFUSED.match(text):
+            yield from self._refused(entry, queue_id, text, False)
+        else:
+            self.tally.kinds["other"] += 1
+
+    def _qmgr(self, entry: Entry, queue_id: str, text: str) -> Iterator[Seen]:
+        key = (entry.host, queue_id)
+        found = self._open.get(key)
+        if match := QUEUED.match(text):
+            if found is None:
+                found = self._open_at(key, entry.at)
+            found.queued, found.sender = True, match.group(1)
+            found.size = int(match.group(2)[:18])
+        elif text.startswith("removed"):
+            if found is not None:
+                yield from self._leave(key, self._open.pop(key))
+        else:
+            self.tally.kinds["other"] += 1
+
+    def _delivery(self, key: tuple[str, str], text: str) -> None:
+        match = DELIVERED_TO.match(text)
+        if not match:
+            self.tally.kinds["other"] += 1
+            return
+        self.tally.kinds["delivery"] += 1
+        found = self._open.get(key)
+        if found is not None:
+            to, original = match.groups()
+            found.recipients.setdefault(original or to, True)
+
+    def _opendkim(self, key: tuple[str, str], text: str) -> None:
+        found = self._open.get(key)
+        if found is None:
+            self.tally.kinds["other"] += 1
+            return
+        if found.dkim is None:
+            found.dkim = Signatures()
+        self.tally.kinds["dkim" if found.dkim.read(text) else "other"] += 1
+
+    def _refused(
+        self, entry: Entry, queue_id: str, text: str, submission: bool
+    ) -> Iterator[Seen]:
+        match = REFUSED.match(text)
+        stage = match.group(3) if match else ""
+        if not match or (stage not in WHOLE and stage not in ("RCPT", "MAIL")):
+            self.tally.kinds["other"] += 1
+            return
+        self.tally.kinds["refused"] += 1
+        decision = refused(match.group(5) or "5")
+        key = (entry.host, queue_id)
+        to = RECIPIENT.search(text)
+        found = self._open.get(key)
+        if found is not None and stage not in WHOLE:
+            # One of several recipients: the message goes on without it.
+            if to:
+                found.recipients.setdefault(to.group(1), False)
+                found.refusal = decision
+            return
+        sender, helo = FROM.search(text), HELO.search(text)
+        client = read_client(match.group(4), helo.group(1) if helo else None)
+        ours = submission or "sasl_username=" in text or self._ours.submits(client.address)
+        direction = Direction.SUBMISSION if ours else Direction.INBOUND
+        recipients = {to.group(1): False} if to else {}
+        fresh = _Open(entry.at, True, True, sender.group(1) if sender else "", client, direction)
+        if found is not None:
+            del self._open[key]
+            fresh.at, fresh.dkim, fresh.message_id = found.at, found.dkim, found.message_id
+            fresh.reinjected = found.reinjected
+            if found.direction is not Direction.INBOUND:
+                fresh.direction = found.direction
+            recipients = found.recipients | recipients
+        fresh.recipients = recipients
+        raw = f"{entry.at} {entry.host} {entry.pid} {entry.text}"
+        kind = "rcpt" if stage == "RCPT" and found is None else "message"
+        yield from self._tell(
+            None if queue_id == "NOQUEUE" else queue_id,
+            fresh, decision, line_key("postfix", raw), kind,
+        )  # fmt: skip
+
+    def _leave(self, key: tuple[str, str], entry: _Open) -> Iterator[Seen]:
+        """`entry` is over: removed from the queue, or nothing more will come."""
+        if not entry.arrived and entry.sender:
+            self.tally.kinds["without arrival"] += 1  # the log starts in the middle of it
+            return
+        decision, kind = ACCEPTED, "message"
+        if not entry.queued:
+            if not entry.refusal:
+                self.tally.kinds["unfinished"] += 1  # the client went away
+                return
+            decision = entry.refusal
+        name = f"postfix:{key[0]}:{key[1]}:{int(entry.at)}"
+        yield from self._tell(key[1], entry, decision, name, kind)
+
+    def _tell(
+        self, queue_id: str | None, entry: _Open, decision: Decision, key: str, kind: str
+    ) -> Iterator[Seen]:
+        if entry.reinjected:
+            self.tally.kinds["reinjected"] += 1
+            return
+        facts = Facts(
+            at=entry.at,
+            source=self.source,
+            direction=entry.direction,
+            client=entry.client,
+            trusted_relay=self._ours.relays_for_us(entry.client.address),
+            queue_id=queue_id,
+            sender=address.parse(entry.sender),
+            recipients=tuple(
+                Recipient(address.parse(r), accepted) for r, accepted in entry.recipients.items()
+            ),
+            size=entry.size,
+            message_id=entry.message_id,
+            signatures=tuple(entry.dkim.found) if entry.dkim else (),
+        )
+        if decision is ACCEPTED:
+            self.tally.kinds[facts.direction.value] += 1
+        if facts.direction is not Direction.INBOUND:
+            yield counted(facts, decision, key)
+        else:
+            yield Seen(kind, facts, decision, key=key)

@@ -1,0 +1,153 @@
+"""Log lines as a syslog daemon, rsyslog, Postfix itself or the journal writes them, taken apart.
+
+Understood: `Nov 20 10:00:00 host prog[1]: text` (RFC 3164, also with a priority in front),
+`2026-11-20T10:00:00.123456+01:00 host prog[1]: text`, RFC 5424, and the journal's export format
+(`journalctl -o export`: key=value blocks, binary fields included) and JSON (`-o json`). Pure; what
+is none of these is None.
+"""
+
+import json
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from gatepost_policy.importers.stamps import Clock
+
+_OLD = re.compile(
+    r"(?:<\d{1,3}>)?([A-Z][a-z]{2}) +(\d{1,2}) (\d\d:\d\d):(\d\d(?:\.\d+)?) (\S+) "
+    r"([^\s\[:]+)(?:\[(\d+)\])?: (.*)",
+    re.S,
+)
+_ISO = re.compile(
+    r"(?:<\d{1,3}>)?(\d{4}-\d\d-\d\d[T ]\d\d:\d\d):(\d\d(?:\.\d+)?)(Z|[+-]\d\d:?\d\d)? (\S+) "
+    r"([^\s\[:]+)(?:\[(\d+)\])?: (.*)",
+    re.S,
+)
+# RFC 5424 6: PRI VERSION SP TIMESTAMP SP HOST SP APP SP PROCID SP MSGID SP SD [SP MSG]
+_RFC5424 = re.compile(
+    r"<\d{1,3}>1 (\d{4}-\d\d-\d\dT\d\d:\d\d):(\d\d(?:\.\d+)?)(Z|[+-]\d\d:\d\d) (\S+) (\S+) (\S+) "
+    r"\S+ (?:-|(?:\[(?:[^\]\\]|\\.)*\])+) ?(?:\ufeff)?(.*)",
+    re.S,
+)
+_FIELDS = frozenset(
+    (
+        b"__REALTIME_TIMESTAMP", b"_HOSTNAME", b"SYSLOG_IDENTIFIER", b"SYSLOG_PID", b"_PID",
+        b"MESSAGE",
+    )
+)  # fmt: skip
+# A binary field beyond this is no log message.
+MAX_FIELD_BYTES = 1 << 20
+
+
+class Entry(NamedTuple):
+    """One log entry. `pid` is text, "" where there is none."""
+
+    at: float
+    host: str
+    program: str
+    pid: str
+    text: str
+
+
+def read_line(line: str, clock: Clock) -> Entry | None:
+    """The entry in one line of text."""
+    match = _OLD.match(line)
+    if match:
+        month, day, minute, seconds, host, program, pid, text = match.groups()
+        at = clock.syslog(month, day, minute, seconds)
+    elif match := _ISO.match(line):
+        minute, seconds, zone, host, program, pid, text = match.groups()
+        at = clock.iso(minute, seconds, zone)
+    elif match := _RFC5424.match(line):
+        minute, seconds, zone, host, program, pid, text = match.groups()
+        at = clock.iso(minute, seconds, zone)
+    elif line.startswith("{"):
+        return _json(line)
+    else:
+        return None
+    return None if at is None else Entry(at, host, program, pid or "", text)
+
+
+def _json(line: str) -> Entry | None:
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(data, dict):
+        return None
+    fields = {
+        name.encode(): value.encode("utf-8", "surrogateescape")
+        for name, value in data.items()
+        if isinstance(value, str)
+    }
+    message = data.get("MESSAGE")
+    if isinstance(message, list) and all(isinstance(b, int) and 0 <= b < 256 for b in message):
+        fields[b"MESSAGE"] = bytes(message)  # how the journal writes what is no UTF-8
+    return _entry(fields)
+
+
+def is_export(head: list[str]) -> bool:
+    """True where a file starts as `journalctl -o export` does."""
+    return bool(head) and head[0].startswith(("__CURSOR=", "__REALTIME_TIMESTAMP="))
+
+
+def read_export(blocks: Iterable[bytes]) -> Iterator[Entry | None]:
+    """The entries of an export stream; None for one without time, program or message."""
+    fields: dict[bytes, bytes] = {}
+    data, at = b"", 0
+    source = iter(blocks)
+    while True:
+        end = data.find(b"\n", at)
+        if end < 0:
+            more = next(source, None)
+            if more is None:
+                break
+            data, at = data[at:] + more, 0
+            continue
+        line = data[at:end]
+        name, equals, value = line.partition(b"=")
+        if equals:
+            if name in _FIELDS:
+                fields[name] = value
+            at = end + 1
+        elif not line:
+            if fields:
+                yield _entry(fields)
+            fields, at = {}, end + 1
+        else:
+            # A binary field: its name, a line feed, 64 bits of size, the data, a line feed.
+            while len(data) < end + 9 and (more := next(source, None)) is not None:
+                data += more
+            if len(data) < end + 9:
+                break
+            (size,) = struct.unpack_from("<Q", data, end + 1)
+            if size > MAX_FIELD_BYTES:
+                at = end + 1  # no field after all: go on with the next line
+                continue
+            while len(data) < end + 9 + size and (more := next(source, None)) is not None:
+                data += more
+            if line in _FIELDS:
+                fields[line] = data[end + 9 : end + 9 + size]
+            at = end + 9 + size + 1
+    if fields:
+        yield _entry(fields)
+
+
+def _entry(fields: dict[bytes, bytes]) -> Entry | None:
+    stamp = fields.get(b"__REALTIME_TIMESTAMP", b"")
+    program, message = fields.get(b"SYSLOG_IDENTIFIER"), fields.get(b"MESSAGE")
+    if not stamp.isdigit() or len(stamp) > 18 or program is None or message is None:
+        return None
+    pid = fields.get(b"SYSLOG_PID") or fields.get(b"_PID") or b""
+    return Entry(
+        int(stamp) / 1e6,
+        _text(fields.get(b"_HOSTNAME", b"")),
+        _text(program),
+        _text(pid),
+        _text(message),
+    )
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")

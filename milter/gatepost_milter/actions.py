@@ -32,9 +32,12 @@ def refuse(ctx: Any, reply: Reply, answer: int) -> int:
     return answer
 
 
-def carry_out(ctx: Any, decision: Decision, edits: tuple[Edit, ...]) -> int:
+def carry_out(
+    ctx: Any, decision: Decision, edits: tuple[Edit, ...], leading_space: bool = True
+) -> int:
     """Do at end of message what was decided; the value is what the callback returns.
 
+    Without `leading_space` (P_HDR_LEADSPC) the MTA puts one in front of every value itself.
     Raises milter.error or ValueError where the MTA or pymilter refuses: nothing has been
     answered then, and the caller's stance decides.
     """
@@ -44,10 +47,13 @@ def carry_out(ctx: Any, decision: Decision, edits: tuple[Edit, ...]) -> int:
             refuse(ctx, decision.reply, answer)
         return answer
     for edit in edits:
+        value = clean(edit.value or "")
+        if not leading_space:
+            value = value.removeprefix(" ")
         if edit.op == "insert":
-            ctx.addheader(edit.name, clean(edit.value or ""), edit.index)
+            ctx.addheader(edit.name, value, edit.index)
         elif edit.op == "change":
-            ctx.chgheader(edit.name, edit.index, clean(edit.value or ""))
+            ctx.chgheader(edit.name, edit.index, value)
         else:
             # libmilter: an empty value deletes the field.
             ctx.chgheader(edit.name, edit.index, "")

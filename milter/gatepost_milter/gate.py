@@ -195,8 +195,10 @@ class Gate:
         if not known.traps:
             return None
         decision = judge(seen, known, self.settings)
-        # Whatever the rules would say, the recipient was refused.
-        return Verdict(seen, replace(decision, action=Action.REJECT), traps=known.traps)
+        if decision.action is Action.ACCEPT:
+            # The rules would have let the recipient pass: it was the MTA that refused it.
+            decision = replace(decision, action=Action.REJECT)
+        return Verdict(seen, decision, traps=known.traps)
 
     def stance(self, direction: Direction) -> Decision:
         """The decision where an exception left none."""

@@ -11,6 +11,7 @@ Python is asked (a HELO that is not UTF-8) leaves the callback out: nothing depe
 """
 
 import sys
+import threading
 import time
 from typing import Any
 
@@ -26,7 +27,7 @@ from gatepost_milter.transcript import (
     facts,
     read_client,
 )
-from gatepost_policy import address
+from gatepost_policy import address, faults
 from gatepost_policy.decision import Action
 from gatepost_policy.facts import Direction, Recipient
 from gatepost_policy.scrub import Hop
@@ -218,8 +219,12 @@ class Session:
                     dns = macro(ctx, "{gatepost_dns}") if gate.replay else None
                     check = self.check = gate.begin(message, dns)
                     feed = check.header
+                    folds = 0
                     for name, value in message.fields:
                         feed(name.encode(), value)
+                        if b"\n" in value:
+                            folds += value.count(b"\n")  # on the wire each was CRLF
+                    message.header_bytes += folds
                     check.end_of_headers()
         except Exception:
             self.failed("eoh")
@@ -276,8 +281,11 @@ class Session:
                 hint="the MTA offers no header edits: inbound mail is recorded, not marked",
             )  # fmt: skip
             edits = ()
-        answer = actions.carry_out(ctx, verdict.decision, edits)
-        gate.write_down(verdict)
+        answer = actions.carry_out(ctx, verdict.decision, edits, self.leading_space)
+        if faults.REPLY_FIRST:
+            threading.Timer(0.2, gate.write_down, (verdict,)).start()
+        else:
+            gate.write_down(verdict)
         return CONTINUE if answer == milter.ACCEPT else answer
 
     def _hop(self, ctx: Any, message: Message) -> Hop:

@@ -1,0 +1,170 @@
+"""Fixtures of the milter's tests: `--update-cases`, and a daemon that plays golden cases."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+import casefile
+from daemons import BIN, Process
+from gatepost_milter import harness, queuefile
+from gatepost_policy import known, listings, store, tables, traps
+from gatepost_policy.facts import client_prefix
+from gatepost_policy.settings import Settings
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--update-cases` rewrites [expected] of every case from the pure run; read the diff."""
+    parser.addoption("--update-cases", action="store_true", help="rewrite tests/cases")
+
+
+class CaseDaemon:
+    """One real gatepost-milter in replay mode. Its configuration changes by HUP."""
+
+    def __init__(self, home: Path, cases: list[casefile.Case]) -> None:
+        self.home = home
+        self.socket = f"unix:{home}/m.sock"
+        self.config = home / "gatepost.toml"
+        self.wanted = ""
+        self._write("")
+        _fill_store(self.settings(Settings()), cases)
+        self.process = Process(
+            [BIN / "gatepost-milter", "--replay", "--config", self.config], home / "log"
+        )
+        self.process.wait_for("ready")
+        self.taken = len(self.process.text())
+
+    def settings(self, settings: Settings) -> Settings:
+        """`settings` with this daemon's places."""
+        return settings.model_copy(
+            update={
+                "milter": settings.milter.model_copy(update={"socket": self.socket}),
+                "store": settings.store.model_copy(
+                    update={"url": f"sqlite:///{self.home}/gatepost.sqlite"}
+                ),
+            }
+        )
+
+    def _write(self, more: str) -> None:
+        own = (
+            f'milter.socket = "{self.socket}"\nmilter.workers = 1\nlog.format = "json"\n'
+            f'store.url = "sqlite:///{self.home}/gatepost.sqlite"\n'
+        )
+        self.config.write_text(own + more)
+
+    def configure(self, more: str) -> None:
+        """Make the daemon run with `more` added to its configuration."""
+        if more == self.wanted:
+            return
+        self._write(more)
+        before = self.process.text().count('"reloaded"')
+        self.process.child.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 30
+        while self.process.text().count('"reloaded"') == before:
+            assert time.monotonic() < end, self.process.text()
+            time.sleep(0.01)
+        self.wanted = more
+
+    def play(self, case: casefile.Case, hiding: str) -> tuple[harness.Result, dict[str, object]]:
+        """What the MTA got, and the log line of the message."""
+        self.configure(case.sections["settings"])
+        self.taken = len(self.process.text())
+        macros = {
+            **case.envelope.macros,
+            "{gatepost_at}": case.envelope.macros.get("{gatepost_at}", str(casefile.AT)),
+            "{gatepost_dns}": json.dumps(case.dns),
+        }
+        session = harness.Session(
+            self.socket, case.envelope, hiding, **_offer(case.offer)  # type: ignore[arg-type]
+        )
+        envelope = replace(case.envelope, macros=macros)
+        with session, _odd_fields(case):
+            result = session.send(case.message, envelope)
+        return result, self._line()
+
+    def _line(self) -> dict[str, object]:
+        end = time.monotonic() + 30
+        while True:
+            for line in self.process.text()[self.taken :].splitlines():
+                if '"reason"' in line and line.endswith("}"):
+                    return dict(json.loads(line))
+            assert time.monotonic() < end, self.process.text()
+            time.sleep(0.01)
+
+
+@contextmanager
+def _odd_fields(case: casefile.Case) -> Iterator[None]:
+    """Add fields to the header that Postfix would not have let through."""
+
+    class Odd(queuefile.QueueFile):
+        @classmethod
+        def receive(cls, message: bytes, *args: Any, **more: Any) -> queuefile.QueueFile:
+            queued = queuefile.QueueFile.receive(message, *args, **more)
+            queued.fields += [queuefile.Field(n.encode(), v) for n, v in case.extra]
+            return queued
+
+    with patch.object(harness, "QueueFile", Odd):
+        yield
+
+
+def _offer(words: str) -> dict[str, int]:
+    """`actions=0x1 steps=0x0 version=2` of a case's `offer`."""
+    pairs = (word.partition("=") for word in words.split())
+    return {name: int(value, 0) for name, _, value in pairs}
+
+
+def _fill_store(settings: Settings, cases: list[casefile.Case]) -> None:
+    """Everything any case wants known: cases use clients of their own where it matters."""
+    engine = store.open_engine(settings)
+    now = time.time()
+    with store.writing(engine) as connection:
+        for case in cases:
+            for trap in case.known["trap"]:
+                traps.add(connection, trap, at=casefile.AT - 1000)
+            for text in case.known["listed"]:
+                listings.punish(connection, listings.identify(text), at=now, seconds=86_400)
+            for text in case.known["repeat"]:
+                identity = listings.identify(text)
+                connection.execute(
+                    tables.SenderIdentity.__table__.insert().prefix_with("OR IGNORE").values(  # type: ignore[attr-defined]
+                        kind=identity.kind, value=identity.value, first_seen=0, last_seen=0,
+                        messages=3, trap_messages=1, days=3, ipv4=3, ipv6=0, repeat=True,
+                    )
+                )  # fmt: skip
+            for text in case.known["good"]:
+                _good_mail(connection, case, int(text))
+        known.publish(connection, Path(settings.store.url[10:]).parent, settings)
+    engine.dispose()
+
+
+def _good_mail(connection: object, case: casefile.Case, number: int) -> None:
+    from ipaddress import ip_address
+
+    assert case.envelope.client is not None
+    for n in range(number):
+        connection.execute(  # type: ignore[attr-defined]
+            tables.Message.__table__.insert().values(  # type: ignore[attr-defined]
+                at=casefile.AT - 60 - n, learned=casefile.AT, source="milter",
+                direction="inbound", family="ipv4", action="accept", reason="no-bad-signal",
+                prefix=client_prefix(ip_address(case.envelope.client)),
+            )
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def case_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaseDaemon]:
+    """The daemon that all golden cases share."""
+    daemon = CaseDaemon(tmp_path_factory.mktemp("cases"), casefile.everything())
+    yield daemon
+    daemon.process.child.send_signal(signal.SIGTERM)
+    daemon.process.child.wait(10)
+
+
+HIDINGS = (queuefile.HIDE_FIRST, queuefile.HIDE_PREFIX)

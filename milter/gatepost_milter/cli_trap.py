@@ -356,3 +356,46 @@ def hits(app: App, name: str | None, limit: int, form: str) -> None:
             hit.reason,
         )
     to.print(table, soft_wrap=not to.is_terminal)
+
+
+@command.command("export")
+@click.argument("form", type=click.Choice(("postfix",)), metavar="postfix")
+@click.option(
+    "-d",
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=Path(),
+    metavar="DIR",
+    help="Where the tables go; else the current directory.",
+)
+@click.pass_obj
+def export(app: App, form: str, directory: Path) -> None:
+    """Write two Postfix tables, so that mail for traps without a mailbox comes in whole.
+
+    gatepost_trap_recipients makes the addresses known, gatepost_trap_transport throws away what
+    the milter lets through.
+    """
+    from gatepost_policy import exporters, store, traps
+    from gatepost_policy.exporters import postfix
+
+    engine = app.engine()
+    try:
+        with store.reading(engine) as connection:
+            found = traps.listing(connection)
+    finally:
+        engine.dispose()
+    tables = {
+        "gatepost_trap_recipients": postfix.recipient_lines(found),
+        "gatepost_trap_transport": postfix.transport_lines(found),
+    }
+    for name, lines in tables.items():
+        try:
+            exporters.write(directory / name, lines)
+        except OSError as error:
+            raise Failure(f"{directory / name}: cannot be written: {error.strerror}") from None
+    place = directory.resolve()
+    click.echo(f"local_recipient_maps = $local_recipient_maps texthash:{place}/{list(tables)[0]}")
+    click.echo(f"transport_maps = texthash:{place}/{list(tables)[1]}")
+    left = sum(1 for trap in found if not postfix.usable(trap))
+    if left:
+        say(f"milterctl: {left} patterns and quoted addresses cannot stand in a table")

@@ -19,9 +19,8 @@ import os
 import secrets
 import time
 from contextlib import suppress
-from io import BufferedWriter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gatepost_policy.facts import Facts
 from gatepost_policy.settings import Trap
@@ -93,7 +92,7 @@ class Capture:
         self._left = sink.settings.capture_max_message_bytes
         self._part = sink.directory / f".{name}.part"
         handle = os.open(self._part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        self._file: BufferedWriter | None = os.fdopen(handle, "wb", buffering=65_536)
+        self._file: IO[bytes] | None = os.fdopen(handle, "wb", buffering=65_536)
 
     def header(self, field: bytes) -> None:
         """One header field as it stands in the message, without the line end behind it.

@@ -87,17 +87,27 @@ class Dossier:
 
 
 def listings(
-    connection: Connection, now: float, *, past: bool = False, limit: int = 100
+    connection: Connection,
+    now: float,
+    *,
+    past: bool = False,
+    limit: int | None = 100,
+    evidence: bool = False,
 ) -> list[Entry]:
     """The listings that hold at `now`, the longest first; with `past` all, the newest first."""
-    query = select(Listing.__table__).limit(limit)
+    query = select(Listing.__table__)
+    if limit is not None:
+        query = query.limit(limit)
     if past:
         query = query.order_by(Listing.since.desc(), Listing.id.desc())
     else:
         query = query.where(Listing.until > now, Listing.forgiven.is_(None)).order_by(
             Listing.until.desc(), Listing.id.desc()
         )
-    return [_entry(row, now) for row in connection.execute(query)]
+    rows = connection.execute(query).all()
+    if not evidence:
+        return [_entry(row, now) for row in rows]
+    return [_entry(row, now, _evidence(connection, row.id)) for row in rows]
 
 
 def _entry(row: Any, now: float, evidence: tuple[Proof, ...] = ()) -> Entry:

@@ -1,0 +1,48 @@
+"""One prefix that is to be blocked, and how its evidence is said in a comment."""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+
+from gatepost_policy.dossier import Entry
+from gatepost_policy.selection import timestamp
+from gatepost_policy.shown import shown
+
+MAX_NOTE = 60
+MAX_TRAPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A prefix and the listing behind it."""
+
+    network: IPv4Network | IPv6Network
+    entry: Entry
+
+    @property
+    def text(self) -> str:
+        """The prefix; a single host without its length."""
+        if self.network.prefixlen == self.network.max_prefixlen:
+            return str(self.network.network_address)
+        return str(self.network)
+
+    @property
+    def until(self) -> str:
+        """When the listing ends, in UTC."""
+        return timestamp(self.entry.until)
+
+    def evidence(self, *, forbidden: str = "") -> str:
+        """Why, in one short line of ASCII without the characters `forbidden`.
+
+        The traps themselves are not named: these files travel.
+        """
+        entry = self.entry
+        said = [entry.reason, f"{entry.hits} hits"]
+        if entry.evidence:
+            said.append(f"last {timestamp(max(p.at for p in entry.evidence))}")
+            known = [p.queue_id for p in entry.evidence if p.queue_id]
+            if known:
+                said.append(f"message {known[-1]}")
+        if entry.note:
+            said.append(entry.note[:MAX_NOTE])
+        line = shown(", ".join(said)).encode("ascii", "backslashreplace").decode("ascii")
+        return "".join("." if c in forbidden else c for c in line)

@@ -1,0 +1,14 @@
+"""One prefix a line, as published lists have it; `#` lines say when it was made."""
+
+from collections.abc import Iterator, Sequence
+
+from gatepost_policy.exporters.entry import Blocked
+from gatepost_policy.selection import timestamp
+from gatepost_policy.settings import Settings
+
+
+def lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterator[str]:
+    """The prefixes, each with its end and evidence behind a `#`."""
+    yield f"# gatepost: {len(blocked)} listings, {timestamp(now)}"
+    for one in blocked:
+        yield f"{one.text}\t# until {one.until}: {one.evidence()}"

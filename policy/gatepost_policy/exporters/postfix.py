@@ -1,0 +1,44 @@
+"""For Postfix: a cidr_table(5) of listed clients, and the tables that let mail to traps come in."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from gatepost_policy.decision import REFUSED, TRY_LATER
+from gatepost_policy.exporters.entry import Blocked
+from gatepost_policy.selection import timestamp
+from gatepost_policy.settings import Settings
+from gatepost_policy.traps import Trap
+
+# What can be the key of an indexed or texthash table: no blanks, no comment, no quotes.
+_KEY = re.compile(r"[^\s#\"\\(),:;<>\[\]][^\s\"\\(),:;<>\[\]]*@[^\s@]+\Z")
+
+
+def cidr_lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterator[str]:
+    """`check_client_access cidr:FILE`; the evidence stands in the comment above each line."""
+    reply = REFUSED if settings.sender.action == "reject" else TRY_LATER
+    yield f"# gatepost: {len(blocked)} listings, {timestamp(now)}"
+    for one in blocked:
+        yield f"# until {one.until}: {one.evidence()}"
+        yield f"{one.network}\t{reply}"
+
+
+def recipient_lines(traps: Sequence[Trap]) -> Iterator[str]:
+    """A recipient table: Postfix takes mail for these addresses (`local_recipient_maps` etc.)."""
+    yield "# gatepost: addresses of traps; part of local_recipient_maps or virtual_mailbox_maps"
+    for trap in traps:
+        if usable(trap):
+            yield f"{trap.key}\tOK"
+
+
+def transport_lines(traps: Sequence[Trap]) -> Iterator[str]:
+    """A transport table: what the milter lets through for a trap is thrown away, not bounced."""
+    yield "# gatepost: mail for traps is discarded; part of transport_maps"
+    for trap in traps:
+        if usable(trap):
+            key = trap.key.removeprefix("@") if trap.kind == "domain" else trap.key
+            yield f"{key}\tdiscard:trap"
+
+
+def usable(trap: Trap) -> bool:
+    """True for what a table can hold: addresses and domains, but no pattern and no odd quoting."""
+    return trap.kind == "domain" or (trap.kind == "exact" and _KEY.match(trap.key) is not None)

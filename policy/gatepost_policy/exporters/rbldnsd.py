@@ -1,0 +1,36 @@
+"""A zone for rbldnsd, both families in one file: `rbldnsd ... ZONE:combined:FILE`.
+
+Each listing is an A record 127.0.0.2 and a TXT record with its end and evidence. `$TIMESTAMP`
+makes rbldnsd stop serving the zone when the last listing has ended, should nobody export again.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+
+from gatepost_policy.exporters.entry import Blocked
+from gatepost_policy.selection import timestamp
+from gatepost_policy.settings import Settings
+
+TTL_S = 300
+# RFC 1035 3.3.14: a character-string holds 255 octets.
+MAX_TEXT = 200
+
+
+def lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterator[str]:
+    """A `combined` data set. `$` in a text would be replaced by the address asked for."""
+    yield f"# gatepost: {len(blocked)} listings, {timestamp(now)}"
+    ends = max((b.entry.until for b in blocked), default=now + 86_400)
+    yield f"$TIMESTAMP {_stamp(now)} {_stamp(max(ends, now + TTL_S))}"
+    yield f"$TTL {TTL_S}"
+    for version, kind in ((4, "ip4set"), (6, "ip6trie")):
+        yield f"$DATASET {kind}:gatepost{version} @"
+        yield ":127.0.0.2:listed by gatepost"
+        for one in blocked:
+            if one.network.version == version:
+                text = f"until {one.until}: {one.evidence(forbidden='$')}"[:MAX_TEXT]
+                yield f"{one.text} :127.0.0.2:{text}"
+
+
+def _stamp(at: float) -> str:
+    """A time as rbldnsd(8) reads it: `YYYY:MM:DD:hh:mm:ss`, in UTC."""
+    return time.strftime("%Y:%m:%d:%H:%M:%S", time.gmtime(at))

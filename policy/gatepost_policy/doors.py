@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, bindparam, select
 
-from gatepost_policy import derive
+from gatepost_policy import derive, sqltext
 from gatepost_policy.rows import AT, Row, chunks, load
 from gatepost_policy.tables import Message, MessageKey
 
@@ -23,6 +23,10 @@ WINDOW_S = 600.0
 _BY_SESSION = select(Message.id).where(
     Message.session.is_not(None), Message.session.in_(bindparam("values", expanding=True))
 )
+_KNOWN_KEYS = select(MessageKey.key).where(
+    MessageKey.key.in_(bindparam("values", expanding=True))
+)
+NO_MESSAGE = 0  # ids begin at 1
 _BY_KEY = select(MessageKey.key, MessageKey.message_id).where(
     MessageKey.key.in_(bindparam("values", expanding=True))
 )
@@ -74,6 +78,25 @@ def merge(connection: Connection, batch: list[Row], sums: derive.Sums) -> Merged
         if row.key is not None:
             by_key[row.key] = row
     return merged
+
+
+def new_keys(
+    connection: Connection, keyed: dict[str, tuple[object, ...]]
+) -> list[tuple[object, ...]]:
+    """The values of `keyed` whose key was not known; from now on it is.
+
+    No message belongs to such a key: a submission is a number, also when it comes from a log.
+    """
+    known: set[str] = set()
+    for part in chunks(sorted(keyed)):
+        known.update(connection.scalars(_KNOWN_KEYS, {"values": part}))
+    fresh = {key: value for key, value in sorted(keyed.items()) if key not in known}
+    sqltext.many(
+        connection,
+        sqltext.insert(connection.dialect.name, "message_key"),
+        [(key, NO_MESSAGE) for key in fresh],
+    )
+    return list(fresh.values())
 
 
 @dataclass(slots=True)

@@ -28,7 +28,7 @@ MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 class Outcome:
     """What a batch did. `bad` are the records that are none, by position in the batch."""
 
-    messages: int = 0  # new rows
+    messages: int = 0  # new rows, and imported submissions that were counted
     bad: dict[int, str] = field(default_factory=dict)
     listings: bool = False  # what has to be published after the commit
     repeat: bool = False
@@ -44,6 +44,7 @@ def ingest(
     outcome = Outcome()
     batch: list[Row] = []
     counts: dict[tuple[object, ...], int] = {}
+    keyed: dict[str, tuple[object, ...]] = {}  # of an imported log: counted once
     gaps: list[tuple[float, float, int]] = []
     for position, data in enumerate(records):
         try:
@@ -54,9 +55,14 @@ def ingest(
                 day = int(float(data["at"]) // derive.DAY)
                 counted = (data["direction"], data["family"], data["action"], data["reason"])
                 key = (day, *(str(word) for word in counted))
-                counts[key] = counts.get(key, 0) + 1
+                if data.get("key") is not None:
+                    keyed[derive.fit(derive.clean(data["key"]))] = key
+                else:
+                    counts[key] = counts.get(key, 0) + 1
             elif kind == "gap":
                 gaps.append((float(data["since"]), float(data["at"]), int(data["lost"])))
+            elif kind == "void":
+                continue  # what `data erase` leaves of a record
             else:
                 raise ValueError(f"unknown kind {str(kind)[:40]!r}")
         except MALFORMED as error:
@@ -65,6 +71,9 @@ def ingest(
         merged = _write(connection, batch, learned)
         outcome.messages = len(merged.fresh)
         _judge(connection, batch, merged, settings, outcome)
+    for key in doors.new_keys(connection, keyed):
+        counts[key] = counts.get(key, 0) + 1
+        outcome.messages += 1
     dialect = connection.dialect.name
     sqltext.many(
         connection,
@@ -230,11 +239,12 @@ def write_sums(connection: Connection, sums: derive.Sums, learned: float) -> Non
             " ELSE old.changed END",
             "first_seen<",
             "last_seen>",
+            "learned>",
             "messages+",
         ),
         [
             (back, selector, k.domain, k.algorithm, k.key_bits, None, None, k.first, k.last,
-             k.messages)
+             learned, k.messages)
             for (back, selector), k in sorted(sums.keys.items())
         ],
     )  # fmt: skip

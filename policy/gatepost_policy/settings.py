@@ -54,16 +54,15 @@ def nameserver(value: str) -> tuple[str, int]:
 
     Raises ValueError saying what was wanted.
     """
-    host, port = value.strip(), "53"
-    if host.startswith("["):
-        host, _, rest = host[1:].partition("]")
-        port = rest.removeprefix(":") if rest else port
-    elif host.count(":") == 1:
-        host, _, port = host.partition(":")
+    text = value.strip()
+    match = re.fullmatch(r"\[([^\]]+)\](?::(\d{1,5}))?|([^:\[\]]+):(\d{1,5})|([^\[\]]+)", text)
     try:
-        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        if match is None:
+            raise ValueError("no resolver")
+        port = int(match[2] or match[4] or 53)
+        if not 0 < port < 65536:
             raise ValueError("no port")
-        return str(ip_address(host)), int(port)
+        return str(ip_address(match[1] or match[3] or match[5])), port
     except ValueError:
         raise ValueError('want a resolver such as "127.0.0.1:5353" or "[::1]:5353"') from None
 

@@ -56,14 +56,14 @@ def command(
     """
     from gatepost_policy import selection
     from gatepost_policy.address import parse
+    from gatepost_policy.derive import clean
     from gatepost_policy.facts import Family
-    from gatepost_policy.shown import utf8
 
     now = time.time()
     chosen = selection.Selection(
         sender=_read("--sender", sender, selection.sender),
         host=_read("--host", host, selection.host),
-        trap=_read("--trap", trap, lambda text: parse(utf8(text))),
+        trap=_read("--trap", trap, lambda text: parse(clean(text))),
         since=_read("--since", since, lambda text: selection.moment(text, now)),
         until=_read("--until", until, lambda text: selection.moment(text, now)),
         family=None if family is None else Family(family),

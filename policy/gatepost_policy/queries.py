@@ -221,7 +221,7 @@ def conditions(connection: Connection, selection: Selection) -> list[ColumnEleme
         found.append(
             Message.id.in_(
                 select(MessageRecipient.message_id).where(
-                    MessageRecipient.trap_key == selection.trap.trap_key
+                    MessageRecipient.trap_key == derive.fit(derive.clean(selection.trap.trap_key))
                 )
             )
         )

@@ -12,8 +12,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from gatepost_policy.address import Address, canonical_domain, parse, reversed_domain
+from gatepost_policy.derive import clean
 from gatepost_policy.facts import Family
-from gatepost_policy.shown import utf8
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 
@@ -78,7 +78,7 @@ def _host_text(network: IPv4Network | IPv6Network) -> str:
 
 def sender(text: str) -> str:
     """A `--sender` value. Raises ValueError where it names nobody."""
-    text = utf8(text).strip()
+    text = clean(text).strip()
     if text.strip("<>@. ") or text == "<>":
         return text
     raise ValueError('want an address, a domain, or "<>" for the null sender')

@@ -19,3 +19,8 @@ def _escape(code: int) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def utf8(text: str) -> str:
+    """`text` without unpaired surrogates (bytes of a command line that are no UTF-8)."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -9,7 +9,7 @@ from ipaddress import ip_address, ip_network
 
 from sqlalchemy import Connection, and_, or_, select
 
-from gatepost_policy import queries
+from gatepost_policy import patterns, queries
 from gatepost_policy.address import is_within
 from gatepost_policy.facts import IdentityKind, client_prefix
 from gatepost_policy.report import DualStack, Report, Sender, standing
@@ -34,6 +34,7 @@ def add(
         overview=True,
         senders=_senders(connection, selection, settings, now),
         dual_stack=_dual_stack(connection),
+        low_and_slow=patterns.low_and_slow(connection, selection, settings),
     )
 
 

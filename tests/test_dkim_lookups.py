@@ -275,7 +275,7 @@ def test_a_second_resolver(server: Server) -> None:
     """A dead first resolver does not hide a living second one."""
     quiet, dead = silent_port()
     try:
-        own = Dkim(nameservers=(dead, server.address), lookup_timeout_ms=1000)
+        own = Dkim(nameservers=(dead, server.address), lookup_timeout_ms=2000)
         assert answer(Lookups(own), "good.example").form == KEY
     finally:
         quiet.close()

@@ -17,11 +17,12 @@ from gatepost_policy.address import canonical_domain
 from gatepost_policy.facts import Arc, Signature
 
 MAX_RESULTS = 50
+MAX_CFWS = 4096  # a longer comment before the name counts as one that never ends
 # RFC 2045 5.1: what may stand in a value without quotes.
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+")
 _ID = re.compile(rb"[^\x00-\x20()<>@,;:\\\"/\[\]?=\x7f]+")
 _COMMENT_MARK = re.compile(rb"[()]|\\.", re.S)
-_QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"?', re.S)
+_QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*+)("?)', re.S)
 _BLANKS = re.compile(rb"[\x00-\x20\x7f]*")
 
 
@@ -83,11 +84,11 @@ def forged(values: Sequence[bytes], authserv_id: str) -> tuple[int, ...]:
 
 
 def _claims(text: bytes, ours: str) -> bool:
-    at = _skip_cfws(text)
-    if at is None:
-        # A comment that never ends: a reader may see anything in there.
+    at = _skip_cfws(text[:MAX_CFWS])
+    quoted = None if at is None else _QUOTED.match(text, at)
+    if at is None or (quoted and not quoted[2]):
+        # A comment or a string that never ends: a reader may see anything in there.
         return ours.encode() in text.lower()
-    quoted = _QUOTED.match(text, at)
     if quoted:
         name = re.sub(rb"\\(.)", rb"\1", quoted[1], flags=re.S)
         # A fold inside the quotes is white space of the string, and means nothing.

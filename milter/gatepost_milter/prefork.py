@@ -24,7 +24,7 @@ from typing import NoReturn
 from gatepost_milter import worker
 from gatepost_milter.children import Child, Helper
 from gatepost_milter.listener import Listener
-from gatepost_policy import config, slots
+from gatepost_policy import config, dkim, slots
 from gatepost_policy.maillog import MailLog
 from gatepost_policy.notify import notify, reloading, watchdog_seconds
 from gatepost_policy.settings import Settings
@@ -58,6 +58,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
         if not self.replay:
             self._make_slots()
+        dkim.preload()
         # The first full collection would write to, and so copy, every page the workers share.
         gc.collect()
         gc.freeze()

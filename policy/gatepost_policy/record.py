@@ -12,7 +12,7 @@ Rule: a `count` record is made from Facts whose direction is not inbound and hol
 client, the sender or the recipients.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from ipaddress import ip_address
 from typing import Any
 
@@ -92,8 +92,13 @@ def message(seen: Seen) -> Json:
     }
 
 
+_SIGNATURE = tuple(field.name for field in fields(Signature))
+
+
 def _signature(signature: Signature) -> Json:
-    return {k: v for k, v in asdict(signature).items() if v is not None and v != ()}
+    # Not `asdict`: it copies deeply, and costs 12 us of every message.
+    found = ((name, getattr(signature, name)) for name in _SIGNATURE)
+    return {name: value for name, value in found if value is not None and value != ()}
 
 
 def count(facts: Facts, decision: Decision) -> Json:

@@ -6,6 +6,6 @@ chunks as they arrive and answers with an `Outcome`. `Lookups` finds the keys.
 
 from gatepost_policy.dkim.lookups import Answer, Lookups
 from gatepost_policy.dkim.reasons import Why
-from gatepost_policy.dkim.verifier import Message, Outcome, Verifier
+from gatepost_policy.dkim.verifier import Message, Outcome, Verifier, preload
 
-__all__ = ["Answer", "Lookups", "Message", "Outcome", "Verifier", "Why"]
+__all__ = ["Answer", "Lookups", "Message", "Outcome", "Verifier", "Why", "preload"]

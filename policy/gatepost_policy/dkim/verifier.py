@@ -15,6 +15,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
+
 from gatepost_policy import address
 from gatepost_policy.address import is_within
 from gatepost_policy.dkim.arc import LENGTHS as ARC_LENGTHS
@@ -40,6 +44,13 @@ class Outcome:
     dns: dict[str, Any] = field(default_factory=dict)
 
 
+def preload() -> None:
+    """Load now what the first message would: 0.1 s and 3 MB that forked workers then share."""
+    is_public_suffix("com")
+    for kind in ("TXT", "CNAME", "SOA", "OPT"):
+        dns.rdata.get_rdata_class(dns.rdataclass.IN, dns.rdatatype.from_text(kind))
+
+
 class Verifier:
     """One for a process: the settings and where keys come from. Makes no thread and no socket."""
 
@@ -48,8 +59,6 @@ class Verifier:
     def __init__(self, settings: Dkim, lookups: Lookups) -> None:
         self.settings = settings
         self.lookups = lookups
-        # Read the list of public suffixes now (0.1 s), so that forked workers share it.
-        is_public_suffix("com")
 
     def begin(self, at: float, lookups: Lookups | None = None) -> "Message":
         """Start a message received at `at` (Unix seconds). `lookups` instead of the usual ones

@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("changed", sa.Float(precision=53), nullable=True),
         sa.Column("first_seen", sa.Float(precision=53), nullable=False),
         sa.Column("last_seen", sa.Float(precision=53), nullable=False),
+        sa.Column("learned", sa.Float(precision=53), nullable=False),
         sa.Column("messages", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("reversed", "selector", name=op.f("pk_dkim_key")),
         sqlite_with_rowid=False,
@@ -188,6 +189,13 @@ def upgrade() -> None:
             sqlite_where=sa.text("session IS NOT NULL"),
             postgresql_where=sa.text("session IS NOT NULL"),
         )
+        batch_op.create_index(
+            "ix_message_trapped",
+            ["at"],
+            unique=False,
+            sqlite_where=sa.text("traps > 0"),
+            postgresql_where=sa.text("traps > 0"),
+        )
 
     op.create_table(
         "message_count",
@@ -216,6 +224,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("key", name=op.f("pk_message_key")),
         sqlite_with_rowid=False,
     )
+    with op.batch_alter_table("message_key", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_message_key_message_id"), ["message_id"], unique=False)
+
     op.create_table(
         "recipient",
         sa.Column("message_id", BIG_KEY, autoincrement=False, nullable=False),

@@ -193,6 +193,20 @@ class Sums:
         if identities and direction == "inbound":
             self._identities(at, day, family, prefix, sender, author, signatures, traps, sign)
 
+    def move_host(
+        self,
+        names: Sequence[tuple[str, int]],
+        old: str,
+        new: str,
+        *,
+        family: str,
+        at: float,
+    ) -> None:
+        """One message's client is known by another name now: retention made it coarser."""
+        for reversed_name, shared in names:
+            self._host(reversed_name, shared, old, family, None, at, -1)
+            self._host(reversed_name, shared, new, family, None, at, 1)
+
     def _domain(
         self,
         reversed_name: str,

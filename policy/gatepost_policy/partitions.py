@@ -77,3 +77,28 @@ def take_ids(connection: Connection, count: int, learned: float) -> Sequence[int
         "SELECT nextval('message_seq') FROM generate_series(1, %s)", (count,)
     ).scalars()
     return sorted(first + (int(n) & most) for n in taken)
+
+
+def drop_empty(engine: Engine, before: float) -> int:
+    """Drop the partitions of the months that ended before `before` and hold no row; how many."""
+    if engine.dialect.name != "postgresql":
+        return 0
+    month = month_of(before)
+    dropped = 0
+    with store.writing(engine) as connection:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")
+        # A report that takes long must not make every recorder wait behind us: try again later.
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
+        names = connection.exec_driver_sql(
+            "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+            " JOIN pg_class p ON p.oid = i.inhparent"
+            " WHERE p.relname IN ('message', 'recipient', 'signature') ORDER BY 1"
+        ).scalars().all()  # fmt: skip
+        for name in names:
+            label = str(name).rpartition("_p")[2]
+            if int(label[:4]) * 12 + int(label[4:]) - 1 >= month:
+                continue
+            if connection.exec_driver_sql(f"SELECT 1 FROM {name} LIMIT 1").first() is None:
+                connection.exec_driver_sql(f"DROP TABLE {name}")
+                dropped += 1
+    return dropped

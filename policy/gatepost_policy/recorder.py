@@ -98,6 +98,7 @@ class Recorder:
         self._revision: tuple[tuple[str, int], ...] | None = None
         self._complained = 0.0
         self._purge_at = 0.0
+        self._purger: retention.Purger | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Record until `stop` is set; waits for the lock as long as another process holds it."""
@@ -133,7 +134,9 @@ class Recorder:
             return took >= BATCH_RECORDS
         now = time.monotonic()
         if now >= self._purge_at:
-            more = retention.step(self.engine(), self.settings, time.time())
+            if self._purger is None:
+                self._purger = retention.Purger(self.engine(), self.settings)
+            more = self._purger.step(time.time())
             self._purge_at = now + (LOOK_S if more else self.settings.retention.every)
         return False
 
@@ -409,7 +412,7 @@ class Recorder:
         """Begin anew with the store: after an error nothing we remember of it is sure."""
         if self._engine is not None:
             self._engine.dispose()
-        self._engine, self._marks = None, None
+        self._engine, self._marks, self._purger = None, None, None
 
 
 def record_batch(

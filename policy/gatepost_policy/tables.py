@@ -85,6 +85,13 @@ class Message(Base):
             sqlite_where=text("session IS NOT NULL"),
             postgresql_where=text("session IS NOT NULL"),
         ),
+        # Trap mail is little, and read as a list.
+        Index(
+            "ix_message_trapped",
+            "at",
+            sqlite_where=text("traps > 0"),
+            postgresql_where=text("traps > 0"),
+        ),
         {"postgresql_partition_by": "RANGE (id)"},
     )
 
@@ -95,7 +102,7 @@ class MessageKey(Base):
     __tablename__ = "message_key"
 
     key: Mapped[str] = mapped_column(Ordered, primary_key=True)
-    message_id: Mapped[int] = mapped_column(BigKey, autoincrement=False)
+    message_id: Mapped[int] = mapped_column(BigKey, autoincrement=False, index=True)
 
     __table_args__ = {"sqlite_with_rowid": False}
 
@@ -229,6 +236,7 @@ class DkimKey(Base):
     changed: Mapped[float | None] = mapped_column(Float(53))
     first_seen: Mapped[float] = mapped_column(Float(53))
     last_seen: Mapped[float] = mapped_column(Float(53))
+    learned: Mapped[float] = mapped_column(Float(53))  # when gatepost last learned of it
     messages: Mapped[int] = mapped_column(BigInteger)
 
     __table_args__ = {"sqlite_with_rowid": False}

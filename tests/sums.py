@@ -1,0 +1,37 @@
+"""What the sums should be: counted anew from the message rows of a store."""
+
+from typing import Any
+
+from sqlalchemy import Engine
+
+from gatepost_policy import derive, rows, store
+
+KEYS = "SELECT reversed, at, message_id, shared FROM message_domain ORDER BY 1, 2, 3, 4"
+DAYS = (
+    "SELECT reversed, day, family, shared, messages, trap_messages, trap_hits, dkim_pass,"
+    " dkim_fail, dkim_policy, dkim_neutral, dkim_temperror, dkim_permerror, dkim_none"
+    " FROM domain_day ORDER BY 1, 2, 3, 4"
+)
+HOSTS = "SELECT reversed, host, shared, family, messages FROM domain_host ORDER BY 1, 2, 3"
+
+
+def check(engine: Engine) -> None:
+    """Assert that keys and sums per domain are what the rows say."""
+    with store.reading(engine) as connection:
+        ids = connection.exec_driver_sql("SELECT id FROM message").scalars().all()
+        found = rows.load(connection, ids)
+        got: list[Any] = [
+            [tuple(r) for r in connection.exec_driver_sql(sql)] for sql in (KEYS, DAYS, HOSTS)
+        ]
+    sums = derive.Sums()
+    keys = []
+    for row in found.values():
+        assert row.traps == row.values[rows.AT["traps"]] or not row.recipients
+        own, names = row.keys()
+        keys += [(key, row.at, row.id, shared) for key, shared in own]
+        row.add_to(sums, names)
+    want_days = [(*key, *r[:3], *r[5:]) for key, r in sorted(sums.days.items())]
+    want_hosts = [(*key, r[0], r[2]) for key, r in sorted(sums.hosts.items())]
+    assert got[0] == sorted(keys)
+    assert got[1] == want_days
+    assert got[2] == want_hosts

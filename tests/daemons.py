@@ -66,7 +66,7 @@ class Process:
 
 
 class Daemon(Process):
-    """gatepost-milter or gatepost-policyd on a free port, in a directory of its own."""
+    """gatepost-milter, gatepost-policyd or (milterctl) both, in a directory of their own."""
 
     def __init__(
         self, config: str = "", program: str = "gatepost-milter", *, home: Path | None = None,
@@ -76,13 +76,17 @@ class Daemon(Process):
         self.home = home or Path(tempfile.mkdtemp(prefix="gatepost-daemon-"))
         self.port = free_port()
         self.policy_port = free_port()
+        self.metrics_port = free_port()
         self.config = self.home / "gatepost.toml"
         self.config.write_text(
             config.replace("{dir}", str(self.home))
             .replace("{port}", str(self.port))
             .replace("{policy_port}", str(self.policy_port))
+            .replace("{metrics_port}", str(self.metrics_port))
         )
         command: list[str | Path] = [BIN / program, "--config", self.config]
+        if program == "milterctl":
+            command.append("run")
         if prelude:
             # The same entry point, after something was broken on purpose.
             command = [sys.executable, "-c", prelude, "--config", self.config]
@@ -121,6 +125,11 @@ class OtherMilter(Process):
         )
         self.wait_for("ready")
         _wait_port(self.port)
+
+    def stop(self) -> None:
+        """libmilter takes seconds to hear SIGTERM, and nothing here needs to be put in order."""
+        self.signal(signal.SIGKILL)
+        self.child.wait(15)
 
     @property
     def socket(self) -> str:

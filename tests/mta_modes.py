@@ -5,7 +5,7 @@ without gatepost: the counter-proof, where every trace must be found.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mta_unpack
@@ -56,13 +56,17 @@ class Stack:
         return self.daemon
 
 
-def setup(mode: str, milter: str, main: Mapping[str, str] | None = None, **more: object) -> Setup:
+def setup(
+    mode: str, milter: str, main: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None, **more: object,
+) -> Setup:  # fmt: skip
     """The instance's set-up for one mode, from the shipped recipe."""
     return Setup(
         main={**TALKATIVE, "smtpd_milters": f"{{ {milter}, default_action=accept }}",
               **(main or {})},
         recipe=adapted(shipped(RECIPES[mode]), "@ETC@", milter),
-        files={"submission_received": adapted(shipped("submission_received"), "@ETC@", milter)},
+        files={"submission_received": adapted(shipped("submission_received"), "@ETC@", milter),
+               **(files or {})},
         **more,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -70,23 +74,24 @@ def setup(mode: str, milter: str, main: Mapping[str, str] | None = None, **more:
 @contextmanager
 def stack(
     programs: mta_unpack.Programs, mode: str, main: Mapping[str, str] | None = None,
-    config: str = "", **more: object,
+    config: str = "", submission: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:  # fmt: skip
     """Postfix and gatepost-milter in one mode."""
     with (
         Daemon(BASE_CONFIG + SUBMISSION[mode] + config) as daemon,
-        PostfixInstance(programs, setup(mode, daemon.socket, main, **more)) as postfix,
+        PostfixInstance(
+            programs, setup(mode, daemon.socket, main, submission=submission or {})
+        ) as postfix,
     ):
         yield Stack(postfix, daemon)
 
 
 @contextmanager
 def plain(
-    programs: mta_unpack.Programs, main: Mapping[str, str] | None = None, **more: object
+    programs: mta_unpack.Programs, main: Mapping[str, str] | None = None
 ) -> Iterator[Stack]:
     """The same Postfix, and no gatepost."""
-    given = Setup(main={**TALKATIVE, **(main or {})}, **more)  # type: ignore[arg-type]
-    with nullcontext(), PostfixInstance(programs, given) as postfix:
+    with PostfixInstance(programs, Setup(main={**TALKATIVE, **(main or {})})) as postfix:
         yield Stack(postfix, None)
 
 

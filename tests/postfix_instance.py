@@ -184,6 +184,8 @@ class PostfixInstance:
             "smtpd_client_event_limit_exceptions": "127.0.0.0/8, [::1]",
             "milter_connect_timeout": "20s",
             "in_flow_delay": "0",
+            # Postmaster's transcripts of failed sessions would land among the delivered mail.
+            "notify_classes": "",
             "queue_run_delay": "300s",
             "enable_long_queue_ids": "no",
             **self.setup.main,
@@ -192,7 +194,7 @@ class PostfixInstance:
     def write_config(self) -> None:
         """(Re)write the configuration; `reload` or `restart` makes it count."""
         lines = [f"{k} = {v}" for k, v in self.main_cf().items()]
-        (self.etc / "main.cf").write_text("\n".join(lines) + "\n")
+        (self.etc / "main.cf").write_text("\n".join(lines).replace("@ETC@", str(self.etc)) + "\n")
         (self.etc / "mailboxes").write_text(VIRTUAL)
         (self.etc / "tls.pem").write_bytes(certificate())
         (self.etc / "tls.pem").chmod(0o600)
@@ -200,7 +202,10 @@ class PostfixInstance:
         (self.etc / "dynamicmaps.cf").write_text(system.read_text() if system.exists() else "")
         for name, text in self.setup.files.items():
             (self.etc / name).write_text(text.replace("@ETC@", str(self.etc)))
-        (self.etc / "master.cf").write_text(self.master_cf())
+        (self.etc / "master.cf").write_text(self.master_cf().replace("@ETC@", str(self.etc)))
+        for path in self.etc.iterdir():
+            # Postfix waits until a configuration file is older than a second.
+            os.utime(path, (time.time() - 60,) * 2)
 
     def master_cf(self) -> str:
         inbound = {
@@ -286,6 +291,19 @@ class PostfixInstance:
             capture_output=True, check=False, timeout=60,
         )  # fmt: skip
         return done.stdout + done.stderr
+
+    def commands_for_check(self) -> Path:
+        """A directory with postconf and postmap that find their libraries by themselves."""
+        folder = self.root / "bin"
+        folder.mkdir(exist_ok=True)
+        libraries = self.environment().get("LD_LIBRARY_PATH", "")
+        for name in ("postconf", "postmap"):
+            path = folder / name
+            path.write_text(
+                f"#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {self.commands / name} \"$@\"\n"
+            )
+            path.chmod(0o755)
+        return folder
 
     def inbound(self, host: str = "127.0.0.1", **options: object) -> Client:
         return Client(host, self.inbound_port, **options)  # type: ignore[arg-type]

@@ -1,0 +1,152 @@
+"""Nothing gatepost writes names a submitting client: journal, store, log, metrics, capture, answers.
+
+Submissions with canaries go every way a submission can go (accepted, refused, to a trap, reset, an
+unscrubbable one); then every file below gatepost's directory is searched. The counter-proof sends
+a stranger's mail with canaries: the same search finds it.
+"""
+
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mta_modes
+import mta_unpack
+from canary import Canaries
+from daemons import Daemon, read_everything
+from mta_modes import BASE_CONFIG, TALKATIVE, Stack
+from postfix_instance import LOGIN, PostfixInstance
+from postfix_recipes import SHIPPED_POLICY, main_cf, shipped
+
+pytestmark = [pytest.mark.postfix, pytest.mark.timeout(300)]
+
+TRAP = "trap@local.test"
+CONFIG = """\
+[trap]
+capture = "{dir}/captured"
+[metrics]
+listen = "inet:{metrics_port}@127.0.0.1"
+[log]
+level = "debug"
+"""
+
+
+@pytest.fixture(scope="module", params=["counts", "full"])
+def running(
+    request: pytest.FixtureRequest, postfix_programs: mta_unpack.Programs
+) -> Iterator[Stack]:
+    store = f'url = "sqlite:///{{dir}}/gatepost.sqlite"\nsubmission = "{request.param}"'
+    config = BASE_CONFIG.replace('url = "sqlite:///{dir}/gatepost.sqlite"', store)
+    with Daemon(config + CONFIG, "milterctl") as daemon:
+        add_trap(daemon)
+        restrictions = main_cf(shipped("main.cf"))["smtpd_recipient_restrictions"]
+        policy = f"inet:127.0.0.1:{daemon.policy_port}"
+        setup = mta_modes.setup(
+            "milter", daemon.socket,
+            {"smtpd_recipient_restrictions": restrictions.replace(SHIPPED_POLICY, policy)},
+            # Asked about submissions as well: more than the recipe does.
+            submission={"smtpd_recipient_restrictions": f"check_policy_service {policy}, permit"},
+        )  # fmt: skip
+        with PostfixInstance(postfix_programs, setup) as postfix:
+            yield Stack(postfix, daemon)
+
+
+def add_trap(daemon: Daemon) -> None:
+    import subprocess
+
+    from daemons import BIN
+
+    subprocess.run(
+        [BIN / "milterctl", "--config", daemon.config, "trap", "add", TRAP],
+        check=True, capture_output=True, cwd=daemon.home,
+    )  # fmt: skip
+    time.sleep(2.5)  # a trap made by hand holds in every process within two seconds
+
+
+def searched(daemon: Daemon) -> dict[Path, bytes]:
+    """Everything written, after the recorder has had its time, and what the metrics page says."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        journal = [p for p in (daemon.home / "journal").rglob("*") if p.is_file()]
+        before = {p: p.stat().st_size for p in journal}
+        time.sleep(1)
+        if before == {p: p.stat().st_size for p in journal if p.exists()}:
+            break
+    found = read_everything(daemon.home)
+    url = f"http://127.0.0.1:{daemon.metrics_port}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
+        found[Path("metrics")] = answer.read()
+    return found
+
+
+def test_no_trace_of_a_submission(running: Stack) -> None:
+    postfix, daemon = running.postfix, running.gatepost
+    every: list[Canaries] = []
+    for family, recipients, extra, wanted in (
+        ("ipv4", ["bob@local.test"], "", 250),
+        ("ipv6", ["bob@local.test", "carol@example.org"], "", 250),
+        ("ipv4", [TRAP], "", 250),  # an own user who mails a trap
+        ("ipv6", ["bob@local.test", TRAP], "", 250),
+        ("ipv4", ["nobody1@local.test"], "", 550),
+        ("ipv4", ["bob@local.test"], "X-Mailer : odd\n", None),
+        ("ipv4", ["gone@fail.test"], "", 250),
+    ):
+        canaries = Canaries.fresh(family, LOGIN)
+        every.append(canaries)
+        client = postfix.submission(
+            helo=canaries.helo, xclient=canaries.xclient, tls=family == "ipv6"
+        )
+        message = mta_modes.message(canaries, extra=extra)
+        sent = client.send(message, "alice@local.test", recipients)
+        if wanted is not None:
+            assert sent.code == wanted, (sent, postfix.log_text())
+        assert canaries.found(sent.final.encode()) == ()
+    abandoned(postfix, every)
+    postfix.settle()
+    for path, data in searched(daemon).items():
+        for canaries in every:
+            assert canaries.found(data) == (), (path, canaries)
+
+
+def abandoned(postfix: PostfixInstance, every: list[Canaries]) -> None:
+    """A session that ends after RCPT, and one with a wrong password."""
+    import smtplib
+
+    for password in ("secret", "wrong"):
+        canaries = Canaries.fresh("ipv4", LOGIN)
+        every.append(canaries)
+        with smtplib.SMTP("127.0.0.1", postfix.submission_port, canaries.helo) as smtp:
+            smtp.ehlo()
+            smtp.docmd("XCLIENT", canaries.xclient)
+            smtp.ehlo()
+            try:
+                smtp.login(LOGIN, password)
+                smtp.mail("alice@local.test")
+                smtp.rcpt(TRAP)
+                smtp.rset()
+            except smtplib.SMTPAuthenticationError:
+                pass
+
+
+def test_the_search_finds_a_stranger(running: Stack) -> None:
+    """The counter-proof: inbound mail to a trap is history, and the same search sees it."""
+    postfix, daemon = running.postfix, running.gatepost
+    canaries = Canaries.fresh("ipv6", LOGIN)
+    client = postfix.inbound(helo=canaries.helo, xclient=canaries.xclient)
+    sent = client.send(mta_modes.message(canaries), "spam@example.net", [TRAP])
+    assert sent.code == 550, (sent, postfix.log_text())
+    files = searched(daemon)
+    found = {what for data in files.values() for what in canaries.found(data)}
+    assert found >= {"address", "host name", "EHLO"}, (found, list(files))
+    # The capture holds the message, the store and the log the client.
+    where = {p.name for p, data in files.items() if canaries.found(data)}
+    assert any(name.endswith(".eml") for name in where), where
+    assert any("sqlite" in name for name in where) and any("log" in name for name in where), where
+
+
+def test_talkative_postfix(running: Stack) -> None:
+    """The set-up under test does write what it can: without gatepost this search has a catch."""
+    assert running.postfix.setup.main["smtpd_sasl_authenticated_header"] == "yes"
+    assert TALKATIVE["smtpd_tls_received_header"] == "yes"

@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -53,11 +54,11 @@ class CaseDaemon:
         )
 
     def _write(self, more: str) -> None:
-        own = (
-            f'milter.socket = "{self.socket}"\nmilter.workers = 1\nlog.format = "json"\n'
-            f'store.url = "sqlite:///{self.home}/gatepost.sqlite"\n'
-        )
-        self.config.write_text(own + more)
+        document = tomllib.loads(more)
+        document.setdefault("milter", {}).update(socket=self.socket, workers=1)
+        document.setdefault("log", {})["format"] = "json"
+        document.setdefault("store", {})["url"] = f"sqlite:///{self.home}/gatepost.sqlite"
+        self.config.write_text(toml(document))
 
     def configure(self, more: str) -> None:
         """Make the daemon run with `more` added to its configuration."""
@@ -120,6 +121,16 @@ def _offer(words: str) -> dict[str, int]:
     return {name: int(value, 0) for name, _, value in pairs}
 
 
+def toml(document: dict[str, Any], name: str = "") -> str:
+    """`document` as TOML; JSON's forms of text, numbers and lists are TOML's as well."""
+    plain = {k: v for k, v in document.items() if not isinstance(v, dict)}
+    tables = {k: v for k, v in document.items() if isinstance(v, dict)}
+    lines = [f"[{name}]"] if name and plain else []
+    lines += [f"{k} = {json.dumps(v)}" for k, v in plain.items()]
+    parts = [toml(v, f"{name}.{k}" if name else k) for k, v in tables.items()]
+    return "\n".join([*lines, *parts]) + "\n"
+
+
 def _fill_store(settings: Settings, cases: list[casefile.Case]) -> None:
     """Everything any case wants known: cases use clients of their own where it matters."""
     engine = store.open_engine(settings)
@@ -130,16 +141,16 @@ def _fill_store(settings: Settings, cases: list[casefile.Case]) -> None:
                 traps.add(connection, trap, at=casefile.AT - 1000)
             for text in case.known["listed"]:
                 listings.punish(connection, listings.identify(text), at=now, seconds=86_400)
-            for text in case.known["repeat"]:
-                identity = listings.identify(text)
-                connection.execute(
-                    tables.SenderIdentity.__table__.insert().prefix_with("OR IGNORE").values(  # type: ignore[attr-defined]
-                        kind=identity.kind, value=identity.value, first_seen=0, last_seen=0,
-                        messages=3, trap_messages=1, days=3, ipv4=3, ipv6=0, repeat=True,
-                    )
-                )  # fmt: skip
             for text in case.known["good"]:
                 _good_mail(connection, case, int(text))
+        for text in sorted({x for case in cases for x in case.known["repeat"]}):
+            identity = listings.identify(text)
+            connection.execute(
+                tables.SenderIdentity.__table__.insert().values(  # type: ignore[attr-defined]
+                    kind=identity.kind, value=identity.value, first_seen=0, last_seen=0,
+                    learned=0, messages=3, trap_messages=1, days=3, ipv4=3, ipv6=0, repeat=True,
+                )
+            )  # fmt: skip
         known.publish(connection, Path(settings.store.url[10:]).parent, settings)
     engine.dispose()
 
@@ -153,6 +164,7 @@ def _good_mail(connection: object, case: casefile.Case, number: int) -> None:
             tables.Message.__table__.insert().values(  # type: ignore[attr-defined]
                 at=casefile.AT - 60 - n, learned=casefile.AT, source="milter",
                 direction="inbound", family="ipv4", action="accept", reason="no-bad-signal",
+                stage="end", relay=False, id=1000 + n,
                 prefix=client_prefix(ip_address(case.envelope.client)),
             )
         )  # fmt: skip

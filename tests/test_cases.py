@@ -8,8 +8,9 @@ import casefile
 import fix_milter
 from gatepost_milter import transcript
 from gatepost_milter.gate import Gate, Verdict
-from gatepost_policy import listings
+from gatepost_policy import address, listings
 from gatepost_policy.decision import Action, Decision, Edit, Reason
+from gatepost_policy.dkim import Lookups
 from gatepost_policy.facts import Direction, Facts, Recipient
 from gatepost_policy.rules import Known, Listed
 from gatepost_policy.scrub import Hop
@@ -28,8 +29,8 @@ class Knowledge:
         self.repeat = [listings.identify(x) for x in case.known["repeat"]]
         self.good = int((case.known["good"] or ["0"])[0])
 
-    def is_trap(self, address: transcript.address.Address) -> bool:
-        return address.trap_key in self.traps
+    def is_trap(self, mailbox: address.Address) -> bool:
+        return mailbox.trap_key in self.traps
 
     def lookup(self, facts: Facts) -> Known:
         found = frozenset(r.address.raw for r in facts.recipients if self.is_trap(r.address))
@@ -79,14 +80,14 @@ def pure(case: casefile.Case, home: Path) -> Verdict:
     )
     if "{gatepost_at}" in e.macros:
         return Verdict(transcript.facts(connection, message), gate.stance(message.direction))
-    for address in e.rejected:
-        parsed = transcript.address.parse(address)
+    for text in e.rejected:
+        parsed = address.parse(text)
         message.refused.append(Recipient(parsed, accepted=False))
-    for address in e.recipients:
+    for text in e.recipients:
         answer = None
         if gate.answers_rcpt and message.direction is Direction.INBOUND:
-            answer = gate.judge_rcpt(connection, message, f"<{address}>".encode())
-        parsed = transcript.address.parse(address)
+            answer = gate.judge_rcpt(connection, message, f"<{text}>".encode())
+        parsed = address.parse(text)
         if answer is not None:
             message.refused.append(Recipient(parsed, accepted=False))
             if len(e.recipients) == 1:
@@ -105,16 +106,14 @@ def pure(case: casefile.Case, home: Path) -> Verdict:
         check.body(case.message.partition(b"\r\n\r\n")[2])
         outcome = check.finish()
     hop = Hop(
-        name=connection.mta_name, version=connection.mta_version, queue_id=casefile.QUEUE_ID, tls=bool(e.tls),
-        authenticated=message.login is not None, smtputf8=message.smtputf8,
-        proxy=message.proxy, can_edit=not case.offer,
+        name=connection.mta_name, version=connection.mta_version,
+        queue_id=casefile.QUEUE_ID, tls=bool(e.tls), authenticated=message.login is not None,
+        smtputf8=message.smtputf8, proxy=message.proxy, can_edit=not case.offer,
     )  # fmt: skip
     return gate.finish(connection, message, outcome, casefile.QUEUE_ID, hop)
 
 
-def _played(case: casefile.Case, settings: Settings) -> object:
-    from gatepost_policy.dkim import Lookups
-
+def _played(case: casefile.Case, settings: Settings) -> Lookups:
     return Lookups(settings.dkim, case.dns)
 
 

@@ -98,12 +98,8 @@ def _watch(control: int, stop: threading.Event) -> None:
 
 def record(settings: Settings, stop: threading.Event) -> None:
     """The recorder: journal segments into the store, where it gets the recorder's lock."""
-    try:
-        from gatepost_policy.recorder import Recorder
-    except ImportError:
-        os.write(2, b"event=recorder-missing\n")
-        stop.wait()
-        return
+    from gatepost_policy.recorder import Recorder
+
     if settings.metrics.listen:
         from gatepost_policy import metrics
 

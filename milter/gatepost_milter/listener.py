@@ -50,6 +50,25 @@ class Listener:
         except OSError:
             pass
 
+    def sessions(self) -> int:
+        """How many connections from MTAs this process holds, those included that libmilter has
+        accepted and not yet told anybody about."""
+        count = 0
+        for number in _sockets():
+            if number in (self.descriptor, self.deaf):
+                continue
+            try:
+                with socket.socket(fileno=os.dup(number)) as duplicate:
+                    count += self._is_ours(duplicate.getsockname())
+            except OSError:
+                continue  # closed meanwhile
+        return count
+
+    def _is_ours(self, name: object) -> bool:
+        if self.address.kind == "unix":
+            return name == self.address.path
+        return isinstance(name, tuple) and name[1] == self.address.port
+
     def remove(self) -> None:
         """Take the unix socket's name away. Call where nobody listens any more."""
         if self.address.kind == "unix":

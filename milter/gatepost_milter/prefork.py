@@ -19,6 +19,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import NoReturn
 
 from gatepost_milter import worker
@@ -59,6 +60,7 @@ class Supervisor:
         if not self.replay:
             self._make_slots()
         dkim.preload()
+        _preload()
         # The first full collection would write to, and so copy, every page the workers share.
         gc.collect()
         gc.freeze()
@@ -236,3 +238,10 @@ class Supervisor:
         while any(which(c) for c in self.children) and time.monotonic() < deadline:
             signal.sigtimedwait((signal.SIGCHLD,), 0.02)
             self._bury()
+
+
+def _preload() -> None:
+    """Load what a child would otherwise load in the middle of its first trap hit. No engine is
+    made here: neither a SQLite handle nor a server's socket may be shared by processes."""
+    for name in ("recorder", "listings"):
+        import_module(f"gatepost_policy.{name}")

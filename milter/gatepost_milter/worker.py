@@ -102,7 +102,7 @@ def _obey(listener: Listener, control: int, settings: Settings) -> None:
         if word == b"r":
             listener.go_deaf()
             deadline = time.monotonic() + RETIRE_S
-            while Worker.open and time.monotonic() < deadline:
+            while listener.sessions() and time.monotonic() < deadline:
                 if select.select([control], [], [], 0.05)[0]:
                     break  # a second word: quit after all
             else:

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
@@ -161,29 +162,45 @@ def _seen(importer: Importer, log: _Log, advance: Callable[[int], None]) -> Iter
 
 
 class _Sink:
-    """Gathers what was seen and writes it in batches."""
+    """Gathers what was seen and writes it in batches, in a thread: the disk and the parser need
+    not wait for each other."""
 
     def __init__(self, engine: "Engine", settings: "Settings", learned: float) -> None:
         self.new = 0
         self.told = 0
         self._engine, self._settings, self._learned = engine, settings, learned
         self._batch: list[Json] = []
+        self._writing: Future[int] | None = None
+        self._pool = ThreadPoolExecutor(1)
 
     def take(self, seen: Iterable[Seen]) -> None:
         """Write these, a batch at a time. Raises StoreError."""
         for one in seen:
             self._batch.append(to_json(one))
             if len(self._batch) >= BATCH:
-                self.close()
+                self._hand_over()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is left, and wait until all is written."""
+        self._hand_over()
+        self._wait()
+        self._pool.shutdown()
+
+    def _hand_over(self) -> None:
         from gatepost_policy.recorder import record_batch
 
+        self._wait()
         batch, self._batch = self._batch, []
         if batch:
             self.told += len(batch)
-            self.new += record_batch(self._engine, batch, self._settings, self._learned)
+            self._writing = self._pool.submit(
+                record_batch, self._engine, batch, self._settings, self._learned
+            )
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            self.new += writing.result()
 
 
 @contextmanager

@@ -54,6 +54,18 @@ class App:
         return store.open_engine(self.settings)
 
 
+def catch_up(app: App, engine: "Engine") -> None:
+    """Bring the store up to this moment, before it is asked: the journal, and what is a trap now.
+
+    Says so on stderr where the recorder does not keep up. Raises StoreError.
+    """
+    from gatepost_policy import hindsight, recorder
+
+    if not recorder.wait_until_ingested(app.settings):
+        note("milterctl: the recorder is behind; the newest messages may be missing")
+    hindsight.settle(engine, app.settings)
+
+
 def note(text: str) -> None:
     """A word on progress or a hint: on stderr, so that stdout stays data."""
     print(text, file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from gatepost_milter.cli_common import USAGE, App, Failure, note
+from gatepost_milter.cli_common import USAGE, App, Failure, catch_up
 
 if TYPE_CHECKING:
     from gatepost_policy.report import Report
@@ -86,14 +86,12 @@ def _read(option: str, text: str | None, read: Callable[[str], Any]) -> Any:
 
 def tell(app: App, chosen: "Selection", now: float) -> "Report":
     """The report on everything that was accepted before this moment."""
-    from gatepost_policy import hindsight, history, recorder, store
+    from gatepost_policy import history, store
     from gatepost_policy.queries import TooWide
 
     engine = app.engine()
     try:
-        if not recorder.wait_until_ingested(app.settings):
-            note("milterctl: the recorder is behind; the newest messages may be missing")
-        hindsight.settle(engine, app.settings)
+        catch_up(app, engine)
         with store.reading(engine) as connection:
             return history.tell(connection, chosen, app.settings, now)
     except TooWide as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gatepost_milter.cli_common import USAGE, App, Failure, note
+from gatepost_milter.cli_common import USAGE, App, Failure, catch_up, note
 
 if TYPE_CHECKING:
     from gatepost_policy.facts import Identity
@@ -55,15 +55,14 @@ def command() -> None:
 @click.pass_obj
 def list_(app: App, past: bool, limit: int, form: str) -> None:
     """Listings in force, and repeat senders."""
-    from gatepost_policy import dossier, recorder, store
+    from gatepost_policy import dossier, store
     from gatepost_policy.render import console, minute, plain
     from gatepost_policy.shown import shown
 
     now = time.time()
     engine = app.engine()
     try:
-        if not recorder.wait_until_ingested(app.settings):
-            say("milterctl: the recorder is behind; the newest messages may be missing")
+        catch_up(app, engine)
         with store.reading(engine) as connection:
             listed = dossier.listings(connection, now, past=past, limit=limit)
             repeat = dossier.repeat_senders(connection, limit=limit)
@@ -103,15 +102,14 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
 @click.pass_obj
 def show(app: App, name: str, form: str) -> None:
     """One sender: what is known, its listings, and the evidence for them."""
-    from gatepost_policy import dossier, recorder, store
+    from gatepost_policy import dossier, store
     from gatepost_policy.render import console, minute, plain
     from gatepost_policy.shown import shown
 
     identity = _identity(name)
     engine = app.engine()
     try:
-        if not recorder.wait_until_ingested(app.settings):
-            say("milterctl: the recorder is behind; the newest messages may be missing")
+        catch_up(app, engine)
         with store.reading(engine) as connection:
             found = dossier.sender(connection, identity, time.time())
     finally:

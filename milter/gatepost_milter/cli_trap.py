@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import click
 
-from gatepost_milter.cli_common import FINDINGS, USAGE, App, Failure, note, on_terminal
+from gatepost_milter.cli_common import FINDINGS, USAGE, App, Failure, catch_up, note, on_terminal
 
 
 def _time(at: float | None) -> str | None:
@@ -326,14 +326,13 @@ def check(app: App, form: str) -> None:
 @click.pass_obj
 def hits(app: App, name: str | None, limit: int, form: str) -> None:
     """The newest messages to traps, or to one trap."""
-    from gatepost_policy import recorder, store, traps
+    from gatepost_policy import store, traps
     from gatepost_policy.render import console, plain
     from gatepost_policy.shown import shown, utf8
 
     engine = app.engine()
     try:
-        if not recorder.wait_until_ingested(app.settings):
-            say("milterctl: the recorder is behind; the newest messages may be missing")
+        catch_up(app, engine)
         with store.reading(engine) as connection:
             try:
                 found = traps.hits(connection, None if name is None else utf8(name), limit=limit)

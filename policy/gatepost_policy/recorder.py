@@ -42,6 +42,7 @@ from gatepost_policy import (
     config,
     counters,
     faults,
+    hindsight,
     journal,
     known,
     partitions,
@@ -431,6 +432,9 @@ def record_batch(
             try:
                 with store.writing(engine) as connection:
                     outcome = ingest(connection, part, settings, now)
+                    if outcome.messages:
+                        # A log does not say which of its recipients are traps.
+                        hindsight.unsettle(connection)
                 break
             except StoreError as error:
                 cause = error.__cause__

@@ -17,7 +17,7 @@ from jinja2 import ChoiceLoader, PackageLoader
 from sqlalchemy import Engine
 from werkzeug.exceptions import HTTPException
 
-from gatepost_policy import address, history, selection
+from gatepost_policy import address, hindsight, history, selection
 from gatepost_policy.facts import Family
 from gatepost_policy.html import page, volume
 from gatepost_policy.selection import Selection
@@ -63,6 +63,7 @@ def create(
             chosen = _selection(kind, value, now)
         except ValueError as error:
             abort(400, str(error))
+        hindsight.settle(engine(), settings)
         with reading(engine()) as connection:
             report = history.tell(connection, chosen, settings, now)
             rows = volume.rows(connection) if chosen.everything else None

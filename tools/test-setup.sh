@@ -1,7 +1,7 @@
 #!/bin/sh
 # Bring what the outer rings of tests need, without touching a mail system or a database that is
-# there: whatever is installed here starts nothing and makes no cluster. Postfix and Exim are not
-# installed at all: the tests unpack them (tests/mta_unpack.py).
+# there: whatever is installed here starts nothing and makes no cluster. What would be started at
+# the next boot is only unpacked, into .venv/debs; Postfix and Exim too, by tests/mta_unpack.py.
 #
 # Nothing here fails for want of root or of a package: a test says what it misses, and whether
 # that is a failure is for $GATEPOST_REQUIRE to say (tests/rings.py).
@@ -18,8 +18,6 @@ wanted() {
 /usr/sbin/opendkim opendkim
 /usr/sbin/nft nftables
 /usr/sbin/rbldnsd rbldnsd
-/usr/bin/promtool prometheus
-/usr/sbin/munin-run munin-node
 /usr/bin/groff groff
 /usr/bin/systemd-analyze systemd
 /usr/lib/postgresql/*/bin/initdb postgresql
@@ -36,13 +34,15 @@ missing() {
     done
 }
 
+unpacked() { [ -x ".venv/debs/bin/$1" ] || command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ]; }
+
 packages=$(missing | tr '\n' ' ')
-[ -n "$packages" ] || exit 0
+if [ -z "$packages" ] && unpacked promtool && unpacked munin-run; then exit 0; fi
 if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
-    say "not installed (root on Debian or Ubuntu would have done it): $packages"
+    say "not installed (root on Debian or Ubuntu would have done it): $packages promtool munin-run"
     exit 0
 fi
-say "installing with apt-get: $packages"
+say "bringing with apt-get: $packages promtool munin-run"
 
 # A package that brings a daemon asks this program whether to start it (invoke-rc.d(8)).
 policy=/usr/sbin/policy-rc.d
@@ -65,8 +65,33 @@ install() {
 
 DEBIAN_FRONTEND=noninteractive apt-get update </dev/null >"$log" 2>&1 || true
 # shellcheck disable=SC2086  # one word a package
-if ! install $packages; then
+if [ -n "$packages" ] && ! install $packages; then
     for package in $packages; do
         install "$package" || say "could not install $package; see $log"
     done
 fi
+
+# unpack NAME PACKAGE...: the packages' files below .venv/debs
+unpack() {
+    mkdir -p .venv/debs/bin .venv/debs/new
+    (
+        cd .venv/debs/new
+        shift
+        apt-get download "$@" </dev/null >>"$log" 2>&1
+        for deb in ./*.deb; do dpkg-deb -x "$deb" ..; done
+    ) || say "could not unpack $1; see $log"
+    rm -rf .venv/debs/new
+}
+unpacked promtool || {
+    unpack prometheus prometheus
+    ln -sf ../usr/bin/promtool .venv/debs/bin/promtool
+}
+unpacked munin-run || {
+    unpack munin-node munin-node munin-common munin-plugins-core libnet-server-perl
+    # Perl in taint mode reads no PERL5LIB.
+    cat >.venv/debs/bin/munin-run <<EOF
+#!/bin/sh
+exec perl -T -I "$PWD/.venv/debs/usr/share/perl5" "$PWD/.venv/debs/usr/sbin/munin-run" "\$@"
+EOF
+    chmod +x .venv/debs/bin/munin-run
+}

@@ -15,6 +15,7 @@ from typing import Any
 
 from gatepost_milter.transcript import Connection, Message, facts, text, unfolded
 from gatepost_policy import address, authresults, config, record
+from gatepost_policy.capture import Capture, Sink
 from gatepost_policy.decision import (
     HEADER_TOO_LARGE,
     INTERNAL,
@@ -66,7 +67,7 @@ class Gate:
         )
         # Only these two answer a trap at RCPT; every other action lets the message come.
         self.answers_rcpt = settings.trap.action in ("reject", "tempfail")
-        self.watches_rcpt = self.answers_rcpt or bool(settings.trap.capture)
+        self.sink = Sink(settings.trap)
         self.tag_name = settings.sender.tag_header.lower()
         self._told: set[str] = set()
 
@@ -82,6 +83,20 @@ class Gate:
         if dns is None:
             return self.verifier.begin(message.at)
         return self.verifier.begin(message.at, Lookups(self.settings.dkim, json.loads(dns)))
+
+    def capture(self, message: Message) -> Capture | None:
+        """A copy that begins with the header of `message`, where it is for a trap and copies are
+        kept. The header has been heard to its end."""
+        if not self.sink.enabled or message.over_limit is not None:
+            return None
+        if not any(self.known.is_trap(r.address) for r in message.recipients):
+            return None
+        copy = self.sink.begin(message.at)
+        if copy is not None:
+            for name, value in message.fields:
+                copy.header(name.encode() + b":" + value)
+            copy.end_of_headers()
+        return copy
 
     def judge_rcpt(self, connection: Connection, message: Message, raw: bytes) -> Decision | None:
         """What to answer at RCPT to a trap, None to let the recipient pass."""

@@ -28,7 +28,7 @@ from gatepost_milter.transcript import (
     read_client,
 )
 from gatepost_policy import address, faults
-from gatepost_policy.decision import Action
+from gatepost_policy.capture import Capture, sidecar
 from gatepost_policy.facts import Direction, Recipient
 from gatepost_policy.scrub import Hop
 from gatepost_policy.slots import Slot
@@ -76,8 +76,7 @@ class Session:
     """One connection from the MTA."""
 
     __slots__ = (
-        "actions", "answer", "check", "connection", "leading_space", "message", "sink", "steps",
-        "__weakref__",
+        "actions", "check", "connection", "copy", "leading_space", "message", "steps",
     )  # fmt: skip
 
     def __init__(self, offered_actions: int, offered_steps: int) -> None:
@@ -90,7 +89,7 @@ class Session:
         self.connection = Connection()
         self.message: Message | None = None
         self.check: Any = None  # the DKIM verification of this message
-        self.sink: Any = None  # where a copy of trap mail goes
+        self.copy: Capture | None = None  # of trap mail, where copies are kept
         Worker.open.add(self)
         if Worker.slot is not None:
             Worker.slot.connected()
@@ -226,6 +225,8 @@ class Session:
                             folds += value.count(b"\n")  # on the wire each was CRLF
                     message.header_bytes += folds
                     check.end_of_headers()
+                    if gate.sink.enabled:
+                        self.copy = gate.capture(message)
         except Exception:
             self.failed("eoh")
         return self.quiet(milter.P_NR_EOH)
@@ -243,6 +244,8 @@ class Session:
                     message.body_bytes += len(chunk)
                 if self.check is not None and self.check.wants_body:
                     self.check.body(chunk)
+                if self.copy is not None:
+                    self.copy.body(chunk)
         except Exception:
             self.failed("body")
         return CONTINUE
@@ -261,7 +264,8 @@ class Session:
                 self.failed("eom")
                 return self._stance(ctx, message)
         finally:
-            self.message = self.check = self.sink = None
+            self.message = self.check = None
+            self._drop_copy()
             Worker.last_end = time.monotonic()
             if Worker.slot is not None:
                 Worker.slot.answered(Worker.last_end - begun)
@@ -274,6 +278,10 @@ class Session:
         outcome = None if self.check is None else self.check.finish()
         hop = None if message.direction is Direction.INBOUND else self._hop(ctx, message)
         verdict = gate.finish(connection, message, outcome, macro(ctx, "i"), hop)
+        if self.copy is not None and verdict.traps:
+            dns = {} if outcome is None else outcome.dns
+            self.copy.finish(sidecar(verdict.facts, verdict.traps, dns))
+            self.copy = None
         edits = verdict.edits
         if self.actions & EDITING != EDITING:
             gate.tell_once(
@@ -326,7 +334,8 @@ class Session:
         Called once more than needed: libmilter aborts twice after a failed transaction.
         """
         message, self.message = self.message, None
-        self.check = self.sink = None
+        self.check = None
+        self._drop_copy()
         Worker.busy.discard(self)
         if message is not None and Worker.slot is not None:
             Worker.slot.ended()
@@ -334,6 +343,11 @@ class Session:
             verdict = Worker.gate.refused_recipients(self.connection, message, None)
             if verdict is not None:
                 Worker.gate.write_down(verdict, kind="rcpt")
+
+    def _drop_copy(self) -> None:
+        if self.copy is not None:
+            self.copy.abandon()
+            self.copy = None
 
     def abort(self, ctx: Any) -> int:
         try:
@@ -399,4 +413,4 @@ def register(name: str = "gatepost") -> None:
     milter.register(name, negotiate=negotiate)
 
 
-__all__ = ["Action", "Session", "Worker", "negotiate", "register"]
+__all__ = ["Session", "Worker", "negotiate", "register"]

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shutil
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -86,9 +87,21 @@ def settings_in(directory: Path, url: str = "", **tables: Any) -> Settings:
     return Settings(store=StoreSettings(**chosen), **tables)
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store that was migrated once: a copy of it is ready at once."""
+    path = tmp_path_factory.mktemp("migrated") / "gatepost.sqlite"
+    engine = store.open_url(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    engine.dispose()
+    return path
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    """Settings on a SQLite file of this test's own."""
+def settings(tmp_path: Path, migrated: Path) -> Settings:
+    """Settings on a SQLite file of this test's own, migrated."""
+    shutil.copy(migrated, tmp_path / "gatepost.sqlite")
     return settings_in(tmp_path)
 
 
@@ -128,7 +141,7 @@ def any_settings(
     """Settings on a fresh store: once on SQLite, once on PostgreSQL."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     if request.param == "sqlite":
-        yield settings_in(tmp_path)
+        yield request.getfixturevalue("settings")
         return
     server: postgresql_server.Server = request.getfixturevalue("postgresql")
     name = f"t{secrets.token_hex(6)}"

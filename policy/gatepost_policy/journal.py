@@ -251,6 +251,12 @@ def frame(obj: Json) -> bytes:
     return HEAD.pack(MAGIC, FRAME_VERSION, len(body), zlib.crc32(body)) + body
 
 
+def blank(size: int, body: bytes) -> bytes:
+    """A sound record of exactly `size` bytes that says `body` (JSON, padded with blanks)."""
+    body = body.ljust(size - HEAD.size)
+    return HEAD.pack(MAGIC, FRAME_VERSION, len(body), zlib.crc32(body)) + body
+
+
 def segments(directory: Path) -> list[Path]:
     """Every segment there is, oldest first. Raises OSError where the directory is no directory."""
     try:

@@ -1,0 +1,107 @@
+"""`data export` and `data erase`: one person's data, all of it, and the counts stay right."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+import sums
+from fix_store import AT, count, journal_of, message, signature
+from gatepost_policy import journal, personal, recorder, retention
+from gatepost_policy.settings import Settings, Trap
+
+ANNA = "anna@sender.example"
+
+
+def told() -> list[dict[str, object]]:
+    """Anna writes twice (once with another spelling), gets two, and others write too."""
+    return [
+        message(1, sender=ANNA, author=ANNA, signatures=(signature(),), key="log:1"),
+        message(2, sender="Anna+list@sender.example", author="other@sender.example"),
+        message(3, to=(ANNA, "bob@home.example"), traps=("trap@home.example",)),
+        message(4, to=("ANNA+x@Sender.Example",)),
+        message(5, sender="joanna@sender.example", author=None, to=("bob@home.example",)),
+        message(6, sender="anna@other.example", author=None, traps=(ANNA,)),
+    ]
+
+
+@pytest.fixture
+def person(any_settings: Settings, tmp_path: Path) -> Settings:
+    """Settings with a capture directory that holds a message of Anna's and one of Bob's."""
+    directory = tmp_path / "captures"
+    directory.mkdir()
+    for name, text in (("a", "From: ANNA@sender.example\n\n"), ("b", "From: bob@x.example\n\n")):
+        (directory / f"{name}.eml").write_text(text)
+        (directory / f"{name}.json").write_text("{}")
+    return any_settings.model_copy(update={"trap": Trap(capture=str(directory))})
+
+
+def test_export_has_what_there_is(person: Settings, any_engine: Engine) -> None:
+    recorder.record_batch(any_engine, told(), person)
+    got = personal.export(any_engine, person, "ANNA@sender.example")
+    assert [m["queue_id"] for m in got["sent"]] == ["Q1", "Q2"]
+    assert [m["queue_id"] for m in got["received"]] == ["Q3", "Q4", "Q6"]
+    assert got["received"][0]["recipients"] == [ANNA], "other recipients are other people"
+    assert "address" not in got["received"][0]
+    assert sorted(i["value"] for i in got["identities"]) == ["Anna+list@sender.example", ANNA]
+    assert [Path(p).name for p in got["captures"]] == ["a.eml", "a.json"]
+
+
+def test_erase_leaves_nothing_but_numbers(person: Settings, any_engine: Engine) -> None:
+    recorder.record_batch(any_engine, told(), person)
+    done = personal.erase(any_engine, person, ANNA, AT)
+    assert (done.sent, done.received, done.identities, done.captures) == (2, 3, 2, 2)
+    again = personal.export(any_engine, person, ANNA)
+    assert not any(again[name] for name in ("sent", "received", "identities", "captures"))
+    assert count(any_engine, "message") == 4
+    assert count(any_engine, "message_count") == 1
+    assert count(any_engine, "recipient") == 7, "a message has as many recipients as before"
+    assert count(any_engine, "recipient", "trap") == 2
+    assert count(any_engine, "evidence", "trap LIKE 'anna%'") == 0
+    sums.check(any_engine)
+    # The same log once more does not bring it back.
+    assert recorder.record_batch(any_engine, told()[:1], person) == 0
+    assert (Path(person.trap.capture) / "b.eml").exists()
+
+
+def test_erase_reaches_the_journal_and_the_file(settings: Settings, engine: Engine) -> None:
+    writer = journal.Writer(journal_of(settings), max_bytes=1 << 30, sync="process")
+    for data in told():
+        writer.write(data)
+    assert recorder.wait_until_ingested(settings)
+    quarantine = Path(settings.store.url).parent / "quarantine"
+    quarantine.mkdir()
+    (quarantine / "x.json").write_text('{"record": {"sender": "Anna+a@sender.example"}}')
+    (quarantine / "y.json").write_text('{"record": {"sender": "joe@sender.example"}}')
+    done = personal.erase(engine, settings, ANNA, AT)
+    assert (done.journal, done.quarantine) == (5, 1)
+    engine.dispose()
+    left = b"".join(p.read_bytes() for p in Path(settings.store.url).parent.rglob("*")
+                    if p.is_file())  # fmt: skip
+    assert b"joanna@sender.example" in left, "or this test would find nothing at all"
+    assert b"anna@sender.example" not in left.replace(b"joanna@sender.example", b"").lower()
+    assert b"anna+" not in left.lower()
+    # What the writer adds after it is still read, and the blanked records are passed over.
+    writer.write(message(9))
+    writer.close()
+    (segment,) = journal.segments(journal_of(settings))
+    kinds = [p.data["kind"] for p in journal.read(segment, 0) if p.data is not None]
+    assert kinds == ["void"] * 4 + ["message", "void", "message"]
+    assert recorder.wait_until_ingested(settings)
+
+
+def test_erased_mail_is_not_counted_twice_by_retention(
+    any_settings: Settings, any_engine: Engine
+) -> None:
+    recorder.record_batch(any_engine, told(), any_settings, AT)
+    personal.erase(any_engine, any_settings, ANNA, AT)
+    retention.purge(any_engine, any_settings, AT + 30 * 365 * 86_400)
+    assert count(any_engine, "message") == 0
+    with any_engine.connect() as connection:
+        total = connection.exec_driver_sql("SELECT sum(messages) FROM message_count").scalar_one()
+    assert total == 6
+
+
+def test_what_is_no_address_is_refused(settings: Settings, engine: Engine) -> None:
+    with pytest.raises(ValueError, match="want a mail address"):
+        personal.erase(engine, settings, "example.org", AT)

@@ -5,11 +5,14 @@ wrong hash, is what stops it.
 """
 
 import base64
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dkimkit import AT, BODY, DOMAIN, ED, HEADER, NAME, RSA, Ed, Rsa, public, rsa, signature, verify
 from gatepost_policy.dkim import Lookups, Verifier
@@ -351,3 +354,32 @@ def test_b_prefix_tells_signatures_apart() -> None:
     assert base64.b64decode(got.b_prefix)
     hostile = verify([(name, b" v=1; b=\"'<>;\r\n"), *HEADER]).signatures[0]
     assert hostile.b_prefix is None
+
+
+pieces = st.sampled_from(
+    [b" v=1", b"; a=rsa-sha256", b"; a=ed25519-sha256", b"; c=relaxed", b"; d=example.org",
+     b"; s=s1", b"; h=from", b"; h=From : to", b"; bh=AAAA", b"; b=AAAA", b"; l=3", b"; l=", b";",
+     b"=", b" ", b"\r\n\t", b"; x=1", b"; t=99", b"; i=@example.org", b"; i==", b"; q=dns/txt",
+     b"\xff\xfe", b"\0", b"; z=b=", b"; b =", b"; d=co.uk", b"; c=simple/simple"]
+)  # fmt: skip
+key_pieces = st.sampled_from(
+    ["v=DKIM1", "; k=rsa", "; k=ed25519", "; p=", "; p=" + public(RSA.n, 3), "; p=AAAA", ";", "=",
+     "; t=s:y", "; t=", "; h=", "; h=sha256", "; s=*", "; s=", " ", "\u00e9", "\udcff", "\0", "p"]
+)  # fmt: skip
+
+
+@given(
+    st.lists(st.lists(pieces, max_size=14).map(b"".join), min_size=1, max_size=3),
+    st.none()
+    | st.lists(key_pieces, max_size=8).map("".join)
+    | st.lists(st.lists(key_pieces, max_size=5).map("".join), max_size=3),
+)
+def test_whatever_is_written_there_is_one_result(values: list[bytes], record: Any) -> None:
+    fields = [(b"DKIM-Signature", value) for value in values]
+    outcome = verify([*fields, signature(HEADER, BODY), *HEADER], dns={NAME: record})
+    assert len(outcome.signatures) == len(values) + 1
+    for got in outcome.signatures:
+        assert got.reason != "internal-error"
+        assert got.result in ("pass", "fail", "policy", "permerror"), got
+        assert got.result == "pass" or got.reason is not None
+    assert json.loads(json.dumps(outcome.dns)) == outcome.dns

@@ -9,6 +9,7 @@ sake and every bound of `[dkim]` holds.
 Only the newest ARC-Message-Signature counts for the chain (5.2, step 4); older ones are not tried.
 """
 
+import logging
 import re
 import time
 from typing import Any
@@ -31,6 +32,8 @@ AMS = b"arc-message-signature"
 SEAL = b"arc-seal"
 NAMES = (AAR, AMS, SEAL)
 LENGTHS = frozenset(map(len, NAMES))
+# dkimpy would log what strangers wrote.
+_SILENT = logging.Logger("gatepost.arc", logging.CRITICAL + 1)
 MAX_SETS = 50  # RFC 8617 4.2.1
 _INSTANCE = re.compile(rb"\A[ \t\r\n]*i[ \t\r\n]*=[ \t\r\n]*([0-9]{1,3})[ \t\r\n]*(?:;|\Z)")
 _NUMBER = re.compile(rb"[0-9]{1,12}")
@@ -124,9 +127,9 @@ class Chain:
         judge = _Chain(self, deadline)
         try:
             cv, results, _ = judge.verify()
+            return Arc(*_verdict(cv, results, self.newest, judge.trouble))
         except Exception:  # dkimpy raises IndexError, ValueError and more on hostile fields
             return Arc("fail", ArcWhy.MALFORMED)
-        return Arc(*_verdict(cv, results, self.newest, judge.trouble))
 
     def _answer(self, found: ArcField, deadline: float) -> Answer:
         if isinstance(found.lookup, Pending):
@@ -198,7 +201,7 @@ class _Chain(dkim.ARC):  # type: ignore[misc]
     """dkimpy's judge of chains, with our hashes, keys and arithmetic under it."""
 
     def __init__(self, chain: Chain, deadline: float) -> None:
-        super().__init__(None)
+        super().__init__(None, logger=_SILENT)
         self.chain = chain
         self.deadline = deadline
         self.trouble: Why | None = None  # why the first signature that failed did
@@ -258,7 +261,7 @@ def _verdict(
     if cv is None:
         # A seal says that the chain had failed already: it has ended, and says nothing of us.
         return "none", ArcWhy.CHAIN_FAILED
-    if len(results) < sets:
+    if not results or len(results) < sets:
         return "fail", ArcWhy.MALFORMED
     if not results[0]["ams-valid"] or not all(r["as-valid"] for r in results):
         return "fail", trouble or ArcWhy.MALFORMED

@@ -57,7 +57,7 @@ def test_erase_leaves_nothing_but_numbers(person: Settings, any_engine: Engine) 
     assert count(any_engine, "message_count") == 1
     assert count(any_engine, "recipient") == 7, "a message has as many recipients as before"
     assert count(any_engine, "recipient", "trap") == 2
-    assert count(any_engine, "evidence", "trap LIKE 'anna%'") == 0
+    assert count(any_engine, "evidence", "trap < 'b'") == 0
     sums.check(any_engine)
     # The same log once more does not bring it back.
     assert recorder.record_batch(any_engine, told()[:1], person) == 0

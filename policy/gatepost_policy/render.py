@@ -36,11 +36,22 @@ LABEL = 9  # width of the labels at the left
 _GOOD, _BAD, _DIM, _HEAD = "green", "bold red", "dim", "bold"
 
 
-def console(stream: TextIO) -> Console:
-    """A console on `stream`: as wide as the terminal, or as wide as a value needs in a pipe."""
+def console(stream: TextIO, terminal: int | None = None) -> Console:
+    """A console on `stream`: as wide as the terminal, or as wide as a value needs in a pipe.
+
+    `terminal` makes it a terminal of so many columns, whatever it is.
+    """
+    # markup, emoji: `[red]` and `:bomb:` in an address are characters like any other.
+    if terminal is not None:
+        return Console(
+            file=stream, width=terminal, force_terminal=True, color_system=None,
+            highlight=False, markup=False, emoji=False,
+        )  # fmt: skip
     if stream.isatty():
-        return Console(file=stream, highlight=False)
-    return Console(file=stream, highlight=False, width=PIPE_WIDTH, color_system=None)
+        return Console(file=stream, highlight=False, markup=False, emoji=False)
+    return Console(
+        file=stream, width=PIPE_WIDTH, color_system=None, highlight=False, markup=False, emoji=False
+    )
 
 
 def table(report: Report, to: Console) -> None:

@@ -1,0 +1,138 @@
+"""Mail that came before its recipient became a trap, and what happens when it is none again."""
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import Engine
+
+from fix_report import LEARNED, NEWSLETTER, REAL, SLOW, TRAP, Mail, seconds, told
+from gatepost_policy import hindsight, queries, recorder, store, traps
+from gatepost_policy.selection import Selection
+from gatepost_policy.settings import Settings
+
+
+def add(engine: Engine, *names: str) -> None:
+    with store.writing(engine) as connection:
+        for name in names:
+            traps.add(connection, name, at=LEARNED)
+
+
+def remove(engine: Engine, name: str) -> None:
+    with store.writing(engine) as connection:
+        traps.remove(connection, name, at=LEARNED + 1)
+
+
+def put(engine: Engine, settings: Settings, *mails: Mail) -> None:
+    recorder.record_batch(engine, [mail.json() for mail in mails], settings)
+
+
+def hits(engine: Engine, settings: Settings, sender: str = "slow.example") -> int:
+    """Trap hits as the sums have them, after making sure that the rows agree."""
+    with store.reading(engine) as connection:
+        sums = queries.count(connection, Selection(sender=sender))
+        rows = queries.count(connection, Selection(sender=sender, since=-1e11))
+    assert sums == rows
+    return sums.summary.trap_hits
+
+
+def identities(engine: Engine) -> dict[str, int]:
+    with store.reading(engine) as connection:
+        found = connection.exec_driver_sql("SELECT value, trap_messages FROM identity").all()
+    return {value: number for value, number in found if number}
+
+
+def test_trap_added_after_the_mail(any_engine: Engine, any_settings: Settings) -> None:
+    put(any_engine, any_settings, *SLOW, *NEWSLETTER)
+    assert hits(any_engine, any_settings) == 0
+    add(any_engine, TRAP)
+    assert hindsight.settle(any_engine, any_settings) == 5
+    assert hindsight.settle(any_engine, any_settings) == 0
+    assert hits(any_engine, any_settings) == 5
+    assert identities(any_engine) == {
+        "192.0.2.25/32": 3,
+        "192.0.2.26/32": 1,
+        "2001:db8:20a:202::/64": 1,
+        "news@slow.example": 5,
+        "slow.example": 5,
+    }
+    with store.reading(any_engine) as connection:
+        repeat = connection.exec_driver_sql(
+            "SELECT value FROM identity WHERE repeat ORDER BY value"
+        ).scalars()
+        assert set(repeat) == {"192.0.2.25/32", "news@slow.example", "slow.example"}
+
+
+def test_mail_imported_after_the_trap(any_engine: Engine, any_settings: Settings) -> None:
+    add(any_engine, TRAP)
+    hindsight.settle(any_engine, any_settings)
+    put(any_engine, any_settings, *SLOW)
+    assert hindsight.settle(any_engine, any_settings) == 5
+    assert hits(any_engine, any_settings) == 5
+
+
+def test_nobody_is_listed_for_the_past(any_engine: Engine, any_settings: Settings) -> None:
+    put(any_engine, any_settings, *SLOW)
+    add(any_engine, TRAP)
+    hindsight.settle(any_engine, any_settings)
+    with store.reading(any_engine) as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM listing").scalar_one() == 0
+
+
+def test_removed_trap_takes_its_marks_along(any_engine: Engine, any_settings: Settings) -> None:
+    """A slip of the pen (a real address made a trap) leaves nothing behind."""
+    put(any_engine, any_settings, *NEWSLETTER)
+    add(any_engine, REAL)
+    assert hindsight.settle(any_engine, any_settings) == 7
+    assert hits(any_engine, any_settings, "paper.example") == 7
+    remove(any_engine, REAL)
+    assert hindsight.settle(any_engine, any_settings) == 7
+    assert hits(any_engine, any_settings, "paper.example") == 0
+    assert identities(any_engine) == {}
+
+
+def test_hit_on_what_was_a_trap_stays(any_engine: Engine, any_settings: Settings) -> None:
+    later = Mail("2026-01-01T00:00:00", traps=(TRAP,))
+    assert seconds(later.at) > LEARNED
+    add(any_engine, TRAP)
+    put(any_engine, any_settings, later, *SLOW)
+    hindsight.settle(any_engine, any_settings)
+    assert hits(any_engine, any_settings) == 6
+    remove(any_engine, TRAP)
+    hindsight.settle(any_engine, any_settings)
+    assert hits(any_engine, any_settings) == 1
+    assert told(any_engine, any_settings, sender="slow.example").messages[0].trapped
+
+
+@pytest.mark.parametrize(
+    ("trap", "want"),
+    [
+        ("@old.example", 2),
+        ("info-*@old.example", 1),
+        ("*@*.old.example", 1),
+        ("inf?-1@old.example", 1),
+        ("Info-1+tag@OLD.example.", 1),
+        ("@example", 0),
+        ("i%@old.example", 0),
+        ("i_fo-1@old.example", 0),
+    ],
+)
+def test_domains_and_patterns(engine: Engine, settings: Settings, trap: str, want: int) -> None:
+    put(
+        engine,
+        settings,
+        replace(SLOW[0], to=("Info-1@old.example", "x@sub.old.example", "postmaster@old.example")),
+        replace(SLOW[1], to=("anna@old.example",)),
+    )
+    add(engine, trap)
+    hindsight.settle(engine, settings)
+    assert hits(engine, settings) == want
+
+
+def test_message_with_two_traps_counts_once_as_message(
+    any_engine: Engine, any_settings: Settings
+) -> None:
+    put(any_engine, any_settings, replace(SLOW[0], to=(TRAP, "b@example.net"), traps=(TRAP,)))
+    add(any_engine, TRAP, "b@example.net")
+    assert hindsight.settle(any_engine, any_settings) == 1
+    assert hits(any_engine, any_settings) == 2
+    assert identities(any_engine)["slow.example"] == 1

@@ -71,8 +71,9 @@ bench-check: dev ## instructions per message against the committed baseline
 replay: setup ## one saved message through the real milter: make replay EML=tests/mail/x.eml
 	$(BIN)/milterctl replay $(EML)
 
-docs: dev    ## write the generated parts of the manual pages
+docs: dev    ## write the generated pages, and run the README's session again
 	$(BIN)/python tools/manpages.py
+	$(BIN)/python tools/readme.py
 
 lock:        ## pin the dependencies again (needs uv); `make lock LOCK_FLAGS=--upgrade` for newer ones
 	$(LOCK) $(LOCK_FLAGS) --group pyproject.toml:build -o requirements-build.lock

@@ -31,6 +31,18 @@ def test_generated_pages_are_fresh() -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
+@pytest.mark.milter
+def test_readme_shows_what_is_printed() -> None:
+    """Its session is run: an import, a trap, a replay through the milter, two reports."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "readme.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
 def walk(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
     """Every command below `command` with the words that call it."""
     yield path, command

@@ -1,6 +1,6 @@
 """Start a gatepost-milter of one's own: private socket, private journal, the configured knowledge.
 
-It reads the traps and listings of the configured store and writes nothing there: its journal is in
+It reads the traps and listings of the configured store and records nothing there: its journal is in
 a temporary directory that goes with it, and in replay mode it runs no recorder. Submissions are
 written to that private journal in full (without client data, as always), so that a replay can
 tell what was decided about each.
@@ -36,6 +36,7 @@ class PrivateMilter:
     """A running gatepost-milter; use it as a context. `socket` is in libmilter's notation."""
 
     def __init__(self, settings: "Settings", workers: int = 0) -> None:
+        self._settings = settings
         # sun_path holds 108 octets: a deep $TMPDIR would not leave room for the socket.
         base = tempfile.gettempdir()
         self.directory = Path(tempfile.mkdtemp(prefix="gatepost-replay-", dir=base))
@@ -67,6 +68,9 @@ class PrivateMilter:
         self.stop()
 
     def _start(self) -> None:
+        from gatepost_policy.recorder import publish_now
+
+        publish_now(self._settings)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 self._command,

@@ -497,6 +497,23 @@ def wait_until_ingested(settings: "Settings", timeout: float = 2.0) -> bool:
         engine.dispose()
 
 
+def publish_now(settings: "Settings") -> None:
+    """Where no recorder runs: tell the processes of this host what the store knows.
+
+    For a milter that starts for a moment only. A SQLite store that does not exist knows nothing.
+    Raises StoreError and OSError.
+    """
+    path = config.database_path(settings)
+    if path is not None and not path.exists():
+        return
+    own = Recorder(settings)
+    try:
+        if own.lock():
+            own._publish()
+    finally:
+        own.close()
+
+
 def _ingested(engine: Engine, directory: Path, wanted: dict[str, int]) -> bool:
     with store.reading(engine) as connection:
         marks = {

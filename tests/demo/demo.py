@@ -5,6 +5,7 @@ message become the history of a sender. Everything happens in a temporary direct
 """
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -51,7 +52,7 @@ def scrub(store: str) -> None:
 
 def milterctl(store: str, *arguments: str) -> None:
     """Run a command as the reader would, and show it."""
-    print(f"$ milterctl {' '.join(arguments)}", flush=True)
+    print(f"$ milterctl {shlex.join(arguments)}", flush=True)
     subprocess.run([MILTERCTL, "--store", store, *arguments], check=True, cwd=HERE.parents[1])
 
 

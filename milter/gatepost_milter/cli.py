@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -56,6 +57,13 @@ class LazyGroup(click.Group):
         command = module.command
         assert isinstance(command, click.Command), cmd_name
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; click would end it with code 1 where the reader has seen enough."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _nobody_reads()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands from the table, with nothing imported."""
@@ -113,9 +121,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except Failure as error:
         return _fail(str(error), error.code)
     except BrokenPipeError:
-        # The reader has seen enough (`| head`). What is left in the buffer must not fail again
-        # when the interpreter closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _nobody_reads()
         return 0
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
@@ -124,6 +130,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         if _is_store_error(error):
             return _fail(str(error), UNREACHABLE)
         raise  # a bug, and loud
+
+
+def _nobody_reads() -> None:
+    """The reader has seen enough (`| head`): what is left in the buffer must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _is_store_error(error: Exception) -> bool:

@@ -232,7 +232,7 @@ def store_url(settings: "Settings") -> str:
         return f"sqlite:///{default_state_dir() / DATABASE_NAME}"
     scheme, separator, rest = url.partition("://")
     if not separator:
-        if "/" not in url:
+        if "/" not in url and "." not in url:
             raise ValueError(f"got {_got(url)}")
         return f"sqlite:///{Path(url).absolute()}"  # a plain path is a SQLite file
     if scheme == "sqlite":

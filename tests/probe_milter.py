@@ -7,7 +7,10 @@
 """
 
 import json
+import os
 import sys
+import threading
+import time
 from typing import Any
 
 import Milter
@@ -106,10 +109,17 @@ def negotiate(context: Any, opts: list[int]) -> Any:
     return Milter.CONTINUE
 
 
+def announce() -> None:
+    """Say so once the socket is there: libmilter opens it without telling."""
+    while not os.path.exists(sys.argv[1].partition(":")[2]):
+        time.sleep(0.01)
+    print("listening", flush=True)
+
+
 if __name__ == "__main__":
     Milter.factory = Probe
     Milter.set_flags(Milter.CHGHDRS | Milter.ADDHDRS | Milter.DELRCPT | Milter.ADDRCPT)
     # Milter.Base.negotiate would overwrite the flags with what its decorators say.
     Probe.negotiate = lambda self, opts: negotiate(self, opts)
-    print("ready", flush=True)
+    threading.Thread(target=announce, daemon=True).start()
     Milter.runmilter("probe", sys.argv[1], 60)

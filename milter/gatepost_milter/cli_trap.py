@@ -190,16 +190,17 @@ def import_(
     click.echo(
         f"{result.added} new traps, {result.known} known already, {result.invalid} lines refused"
     )
-    for number, text in result.refused:
+    for number, text, why in result.refused:
         from gatepost_policy.shown import shown
 
-        say(f"{file}: line {number}: no address: {shown(text)}")
+        say(f"{file}: line {number}: {shown(text)}: {why}")
     if result.invalid > len(result.refused):
         say(f"{file}: and {result.invalid - len(result.refused)} more")
     if result.invalid:
         raise SystemExit(FINDINGS)
 
 
+MAX_LINE_BYTES = 16_384
 say = note  # an option of this name hides it in the commands
 
 
@@ -233,8 +234,6 @@ class _opened:
         self.file: IO[bytes] | None = None
 
     def __enter__(self) -> tuple[Iterator[bytes], int | None]:
-        from gatepost_policy.traps import MAX_LINE
-
         if str(self.path) == "-":
             return iter(sys.stdin.buffer), None
         try:
@@ -247,7 +246,7 @@ class _opened:
             raise Failure(f"{self.path}: cannot be read: {reason}", USAGE) from None
         # A line without end must not fill the memory; what is longer is no address anyway.
         file = self.file
-        return iter(lambda: file.readline(16 * MAX_LINE), b""), size
+        return iter(lambda: file.readline(MAX_LINE_BYTES), b""), size
 
     def __exit__(self, *_: object) -> None:
         if self.file is not None:

@@ -45,7 +45,7 @@ from gatepost_policy.tables import (
 )
 
 BATCH_ROWS = 5_000
-MAX_LINE = 1_024
+MAX_NAME = 320
 MAX_REFUSED = 20
 OPEN = ("postmaster", "abuse")
 # The plain address of a published list: no quotes, no tag, ASCII. All others go through `parse`.
@@ -71,12 +71,12 @@ class Trap:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import did. `refused` holds the first lines that were no address, with numbers."""
+    """What an import did. `refused` holds the first lines it could not take: number, line, why."""
 
     added: int
     known: int
     invalid: int
-    refused: tuple[tuple[int, str], ...]
+    refused: tuple[tuple[int, str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +107,15 @@ def classify(name: str, *, patterns: bool = True) -> tuple[str, str]:
     name = name.strip()
     if name.startswith("<") and name.endswith(">"):
         name = name[1:-1]
+    # RFC 5321 4.5.3.1: 64 octets of local part, 255 of domain; nothing longer ever gets mail.
+    if len(name) > MAX_NAME:
+        raise ValueError(f"want at most {MAX_NAME} characters")
     if _PLAIN.match(name) and not (patterns and ("*" in name or "?" in name)):
         key = name.lower()
         if key.partition("@")[0] in OPEN:
             raise ValueError("postmaster@ and abuse@ are always open and cannot be traps")
         return "exact", key
-    if "@" not in name or len(name) > MAX_LINE:
+    if "@" not in name:
         raise ValueError("want an address, @domain or a pattern such as info-*@example.org")
     if name.startswith("@"):
         domain = address.canonical_domain(name[1:])
@@ -251,7 +254,7 @@ def import_lines(
         shared: dict[str, Any] = {"source": source, "note": note, "added": at}
         shared |= {"published": published, "published_at": published_at, "generation": visible + 1}
         added = known = invalid = octets = 0
-        refused: list[tuple[int, str]] = []
+        refused: list[tuple[int, str, str]] = []
         batch: dict[tuple[str, str], str] = {}
 
         def flush() -> None:
@@ -282,10 +285,11 @@ def import_lines(
             try:
                 raw = name.decode("utf-8")
                 kind_key = classify(raw, patterns=False)
-            except ValueError:
+            except ValueError as error:
                 invalid += 1
                 if len(refused) < MAX_REFUSED:
-                    refused.append((number, name[:80].decode("utf-8", "backslashreplace")))
+                    why = "no UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+                    refused.append((number, name[:80].decode("utf-8", "backslashreplace"), why))
                 continue
             if kind_key in batch:
                 known += 1

@@ -1,0 +1,373 @@
+"""Traps: what can be one, how it is matched, and how a change reaches every process."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, Engine, update
+
+from fix_store import AT, message, signature
+from gatepost_policy import address, config, ingest, known, listings, revision, store, traps
+from gatepost_policy.facts import Client, Facts, Family, Recipient, Signature
+from gatepost_policy.known import KnownState
+from gatepost_policy.rules import Known
+from gatepost_policy.settings import Settings
+
+# what is typed, kind, key
+NAMES = [
+    ("trap@example.org", "exact", "trap@example.org"),
+    (" <Trap@EXAMPLE.org.> ", "exact", "trap@example.org"),
+    ("Trap+tag@Example.org", "exact", "trap@example.org"),
+    ('"trap"@example.org', "exact", "trap@example.org"),
+    ('"a b"@example.org', "exact", '"a b"@example.org'),
+    ("büro@bücher.example", "exact", "büro@xn--bcher-kva.example"),
+    ("@Old.Example.org", "domain", "@old.example.org"),
+    ("@bücher.example", "domain", "@xn--bcher-kva.example"),
+    ("Info-*@example.org", "pattern", "info-*@example.org"),
+    ("*@*.old.example", "pattern", "*@*.old.example"),
+    ("inf?@example.org", "pattern", "inf?@example.org"),
+]
+NO_TRAPS = [
+    "", "word", "postmaster@example.org", "Abuse+x@example.org", "*@*", "*@*.org", "*@?rg",
+    "@", "@a b", "a\x00b@example.org", "x" * 2000 + "@example.org", "a@", "@*.example.org",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "kind", "key"), NAMES)
+def test_classify(text: str, kind: str, key: str) -> None:
+    assert traps.classify(text) == (kind, key)
+
+
+@pytest.mark.parametrize("text", NO_TRAPS)
+def test_what_is_no_trap(text: str) -> None:
+    with pytest.raises(ValueError, match="want|cannot"):
+        traps.classify(text)
+
+
+def test_an_import_takes_no_patterns() -> None:
+    assert traps.classify("*a?@example.org", patterns=False) == ("exact", "*a?@example.org")
+
+
+@pytest.fixture
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A connection whose transactions may write, as `milterctl trap import` uses it."""
+    with engine.connect() as bare:
+        yield bare.execution_options(gatepost_writing=True)
+
+
+def test_add_and_remove(writing: Connection) -> None:
+    assert traps.add(writing, "Trap@Example.org", at=AT, source="us", note="n")
+    assert not traps.add(writing, "trap+x@example.org", at=AT)
+    assert revision.number(writing, "traps") == 1
+    (found,) = traps.listing(writing)
+    assert (found.key, found.raw, found.source) == ("trap@example.org", "Trap@Example.org", "us")
+    assert traps.remove(writing, "TRAP@example.org", at=AT + 1)
+    assert not traps.remove(writing, "TRAP@example.org", at=AT + 1)
+    assert traps.listing(writing) == []
+    assert traps.add(writing, "trap@example.org", at=AT + 2)
+    assert traps.count(writing) == 1
+
+
+LIST = b"""\xef\xbb\xbf# a list
+first@example.org
+second@example.org   # said twice
+Second@EXAMPLE.org
+@domain.example
+
+no address here
+abuse@example.org
+\xff\xfe@example.org
+odd#local@example.org
+"""
+
+
+def test_import_of_a_published_list(writing: Connection) -> None:
+    got = traps.import_lines(writing, LIST.splitlines(keepends=True), at=AT, source="list")
+    assert (got.added, got.known, got.invalid) == (4, 1, 3)
+    assert [number for number, _, _ in got.refused] == [7, 8, 9]
+    keys = [t.key for t in traps.listing(writing)]
+    assert keys == [
+        "@domain.example", "first@example.org", "odd#local@example.org", "second@example.org",
+    ]  # fmt: skip
+    again = traps.import_lines(writing, LIST.splitlines(keepends=True), at=AT)
+    assert (again.added, again.known) == (0, 5)
+
+
+def test_import_keeps_what_was_removed_by_hand(writing: Connection) -> None:
+    traps.add(writing, "live@example.org", at=AT)
+    traps.remove(writing, "live@example.org", at=AT + 1)
+    writing.commit()
+    traps.import_lines(writing, [b"live@example.org\n"], at=AT + 2)
+    assert traps.count(writing) == 0
+
+
+def test_import_appears_at_once_and_a_dead_one_never(
+    writing: Connection, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traps, "BATCH_ROWS", 10)
+    seen: list[int] = []
+
+    def watch(octets: int) -> None:
+        with store.reading(engine) as connection:
+            seen.append(traps.count(connection))
+
+    def lines(number: int, broken: bool = False) -> Iterator[bytes]:
+        for n in range(number):
+            yield b"t%d@example.org\n" % n
+        if broken:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        traps.import_lines(writing, lines(25, broken=True), at=AT, progress=watch)
+    writing.rollback()
+    assert traps.count(writing) == 0
+    writing.rollback()
+    got = traps.import_lines(writing, lines(35), at=AT, progress=watch)
+    assert (got.added, set(seen), traps.count(writing)) == (35, {0}, 35)
+
+
+def test_one_import_at_a_time(writing: Connection, engine: Engine) -> None:
+    def lines() -> Iterator[bytes]:
+        with engine.connect() as other, pytest.raises(BlockingIOError):
+            traps.import_lines(other, [b"b@example.org"], at=AT)
+        yield b"a@example.org"
+
+    assert traps.import_lines(writing, lines(), at=AT).added == 1
+
+
+def test_check_finds_traps_in_use(engine: Engine, settings: Settings) -> None:
+    with store.writing(engine) as connection:
+        for name in ("live@sender.example", "quiet@home.example", "own@home.example"):
+            traps.add(connection, name, at=AT)
+        ingest.ingest(connection, [message(1, sender="Live@sender.example")], settings, AT)
+        traps.seen_live(connection, ["own@home.example"], at=AT, how="login")
+        found = {f.trap: f.how for f in traps.check(connection)}
+    assert found == {"live@sender.example": "sender", "own@home.example": "login"}
+
+
+def facts(*to: str, client: str = "192.0.2.7", signatures: tuple[Signature, ...] = ()) -> Facts:
+    ip = ip_address(client)
+    return Facts(
+        at=time.time(),
+        client=Client(Family.IPV6 if ip.version == 6 else Family.IPV4, ip, 4000),
+        sender=address.parse("news@sender.example"),
+        recipients=tuple(Recipient(address.parse(a)) for a in to),
+        signatures=signatures,
+    )
+
+
+@pytest.fixture
+def state(settings: Settings, engine: Engine) -> KnownState:
+    return KnownState(settings)
+
+
+def publish(engine: Engine, settings: Settings) -> None:
+    with store.reading(engine) as connection:
+        known.publish(connection, config.state_dir(settings), settings)
+
+
+MATCHES = [
+    ("trap@example.org", True), ("Trap+x@EXAMPLE.ORG.", True),
+    ("<@r.example:trap@example.org>", True),
+    ("trap@sub.example.org", False), ("rap@example.org", False), ("anyone@old.example", True),
+    ("x@sub.old.example", False), ("info-7@example.org", True), ("info7@example.org", False),
+    ("a@b.gone.example", True), ("a@gone.example", False), ("postmaster@old.example", False),
+    ("ABUSE@old.example", False), ("x[1]@glob.example", True), ("x1@glob.example", False),
+]  # fmt: skip
+
+
+def test_matching(state: KnownState, engine: Engine, settings: Settings) -> None:
+    assert not state.is_trap(address.parse("trap@example.org"))
+    assert state.lookup(facts("trap@example.org")).traps == frozenset()
+    with store.writing(engine) as connection:
+        for name in ("trap@example.org", "@old.example", "info-*@example.org", "*@*.gone.example",
+                     "*[1]@glob.example"):  # fmt: skip
+            traps.add(connection, name, at=AT)
+    publish(engine, settings)
+    time.sleep(0.11)  # nothing was there: it looks again after a tenth of a second
+    for name, want in MATCHES:
+        assert state.is_trap(address.parse(name)) is want, name
+
+
+def test_changes_arrive(state: KnownState, engine: Engine, settings: Settings) -> None:
+    """Added, removed and imported traps, through the small file and the large one."""
+    publish(engine, settings)
+    state.current()
+    large = (config.state_dir(settings) / known.TRAPS_FILE).stat().st_ino
+
+    def look(*names: str) -> list[bool]:
+        publish(engine, settings)
+        return [state.is_trap(address.parse(name)) for name in names]
+
+    with store.writing(engine) as connection:
+        traps.add(connection, "one@example.org", at=time.time())
+    assert look("one@example.org", "two@example.org") == [True, False]
+    with store.writing(engine) as connection:
+        traps.remove(connection, "one@example.org", at=time.time())
+    assert look("one@example.org") == [False]
+    with store.writing(engine) as connection:
+        traps.add(connection, "one@example.org", at=time.time())
+    assert look("one@example.org") == [True]
+    assert (config.state_dir(settings) / known.TRAPS_FILE).stat().st_ino == large
+    with engine.connect() as bare:
+        connection = bare.execution_options(gatepost_writing=True)
+        traps.import_lines(connection, [b"two@example.org"], at=time.time())
+    assert look("one@example.org", "two@example.org") == [True, True]
+    assert (config.state_dir(settings) / known.TRAPS_FILE).stat().st_ino != large
+
+
+def test_listings_are_looked_up(state: KnownState, engine: Engine, settings: Settings) -> None:
+    now = time.time()
+    with store.writing(engine) as connection:
+        for name in ("192.0.2.7", "198.51.100.0/24", "2001:db8:1::/48", "sender.example"):
+            listings.punish(connection, listings.identify(name), seconds=60, at=now)
+        listings.punish(connection, listings.identify("192.0.2.9"), seconds=60, at=now - 61)
+    publish(engine, settings)
+    time.sleep(0.11)
+    signed = (signature(),)
+    cases: list[tuple[Facts, list[str]]] = [
+        (facts("u@x.example"), ["192.0.2.7/32"]),
+        (facts("u@x.example", client="192.0.2.8"), []),
+        (facts("u@x.example", client="192.0.2.9"), []),
+        (facts("u@x.example", client="198.51.100.200"), ["198.51.100.0/24"]),
+        (facts("u@x.example", client="2001:db8:1:ff::1"), ["2001:db8:1::/48"]),
+        (facts("u@x.example", client="2001:db8:2::1"), []),
+        (facts("u@x.example", client="192.0.2.8", signatures=signed), ["sender.example"]),
+        (facts("u@x.example", client="192.0.2.8", signatures=(signature("a.example"),)), []),
+    ]
+    for given, want in cases:
+        got = [x.identity.value for x in state.lookup(given).listed]
+        assert got == want, given.client
+
+
+def test_a_listing_ends_by_itself(state: KnownState, engine: Engine, settings: Settings) -> None:
+    now = time.time()
+    with store.writing(engine) as connection:
+        listings.punish(connection, listings.identify("192.0.2.7"), seconds=60, at=now)
+    publish(engine, settings)
+    time.sleep(0.11)
+    from dataclasses import replace
+
+    mine = facts("u@x.example")
+    assert state.lookup(mine).listed
+    assert not state.lookup(replace(mine, at=now + 61)).listed
+
+
+def test_good_messages_and_repeat(state: KnownState, engine: Engine, settings: Settings) -> None:
+    with store.writing(engine) as connection:
+        traps.add(connection, "trap@home.example", at=AT)
+        at = time.time() - 100
+        batch = [message(n, at=at + n) for n in range(6)]
+        hits = [
+            message(n, at=at - 86_400 * 20 * n, client="192.0.2.9", sender="r@slow.example",
+                    author=None, traps=("trap@home.example",), to=())
+            for n in range(3, 0, -1)
+        ]  # fmt: skip
+        ingest.ingest(connection, [*hits, *batch], settings, at)
+    publish(engine, settings)
+    time.sleep(0.11)
+    got = state.lookup(facts("trap@home.example"))
+    assert (got.good_messages, got.repeat) == (6, ())
+    assert state.lookup(facts("trap@home.example"), ask_store=False).good_messages is None
+    assert state.lookup(facts("u@home.example")).good_messages is None
+    slow = state.lookup(facts("u@home.example", client="192.0.2.9")).repeat
+    assert [i.value for i in slow] == ["192.0.2.9/32"]
+
+
+def test_without_a_store_nothing_is_known(tmp_path: Path) -> None:
+    from fix_store import settings_in
+
+    state = KnownState(settings_in(tmp_path / "nowhere"))
+    assert state.lookup(facts("trap@home.example")) == Known()
+
+
+@pytest.mark.parametrize("name", [known.NOW_FILE, known.TRAPS_FILE])
+def test_damage_keeps_what_was_known(
+    name: str, state: KnownState, engine: Engine, settings: Settings
+) -> None:
+    directory = config.state_dir(settings)
+    with store.writing(engine) as connection:
+        traps.add(connection, "trap@example.org", at=AT)
+    publish(engine, settings)
+    time.sleep(0.11)
+    trap = address.parse("trap@example.org")
+    assert state.is_trap(trap)
+    aside = directory / "aside"
+    aside.write_bytes(os.urandom(100))
+    aside.rename(directory / name)
+    known._bump(directory / known.TICK_FILE)
+    assert state.is_trap(trap)
+    # The next publisher does not build on the damage.
+    publish(engine, settings)
+    assert state.is_trap(trap)
+    assert KnownState(settings).is_trap(trap)
+
+
+def test_a_state_directory_made_anew_is_noticed(
+    state: KnownState, engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "LOOK_AGAIN_S", 0.0)
+    publish(engine, settings)
+    assert not state.is_trap(address.parse("new@example.org"))
+    directory = config.state_dir(settings)
+    for name in (known.TICK_FILE, known.NOW_FILE, known.TRAPS_FILE):
+        (directory / name).unlink()
+    with store.writing(engine) as connection:
+        traps.add(connection, "new@example.org", at=AT)
+    publish(engine, settings)
+    assert state.is_trap(address.parse("new@example.org"))
+
+
+def test_look_up_does_not_grow(state: KnownState, engine: Engine, settings: Settings) -> None:
+    """Binary search: what is read of the large file for one look-up is some twenty numbers."""
+
+    class Counting:
+        def __init__(self, numbers: object) -> None:
+            self.numbers, self.reads = numbers, 0
+
+        def __len__(self) -> int:
+            return len(self.numbers)  # type: ignore[arg-type]
+
+        def __getitem__(self, index: int) -> int:
+            self.reads += 1
+            return int(self.numbers[index])  # type: ignore[index]
+
+    reads = {}
+    for size in (1_000, 100_000):
+        hashed = known._hasher(b"k" * 16)
+        keys = (f"t{n}@x.example" for n in range(size))
+        numbers = Counting(known._sorted_hashes(b"k" * 16, keys))
+        assert known._contains(numbers, hashed("t7@x.example"))
+        assert not known._contains(numbers, hashed("u7@x.example"))
+        reads[size] = numbers.reads
+    assert reads[100_000] <= reads[1_000] + 2 * 8
+
+
+def test_snapshot_is_plain_data(engine: Engine, settings: Settings) -> None:
+    """No address of a listed sender stands in the files, only hashes."""
+    with store.writing(engine) as connection:
+        listings.punish(connection, listings.identify("192.0.2.7"), seconds=60, at=time.time())
+        traps.add(connection, "secret-trap@example.org", at=AT)
+    publish(engine, settings)
+    directory = config.state_dir(settings)
+    for name in (known.NOW_FILE, known.TRAPS_FILE):
+        data = (directory / name).read_bytes()
+        assert b"192.0.2.7" not in data and b"secret-trap" not in data
+    data = (directory / known.NOW_FILE).read_bytes()
+    octets = known._NOW_HEAD.unpack_from(data)[1]
+    assert json.loads(data[known._NOW_HEAD.size :][:octets])["v4_bits"] == [32]
+
+
+def test_import_then_update_marks_rows_as_live(writing: Connection) -> None:
+    """`generation` decides: a row of a later generation is no trap yet."""
+    traps.import_lines(writing, [b"a@example.org"], at=AT)
+    from gatepost_policy.tables import TrapRow
+
+    writing.execute(update(TrapRow).values(generation=TrapRow.generation + 1))
+    assert traps.count(writing) == 0
+    assert traps.add(writing, "a@example.org", at=AT)
+    assert traps.count(writing) == 1

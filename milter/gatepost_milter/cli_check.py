@@ -37,7 +37,7 @@ class MtaGroup(click.Group):
 
 @click.group(cls=MtaGroup, invoke_without_command=True)
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table",
-              show_default=True)  # fmt: skip
+              show_default=True, help="For people or for programs.")  # fmt: skip
 @click.pass_context
 def command(context: click.Context, form: str) -> None:
     """Look for what is wrong, and say which line to change.

@@ -30,7 +30,8 @@ FORMATS = ("table", "json", "csv", "html")
               help="Only clients that came this way.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=0), default=100, show_default=True,
               help="List so many messages, newest first.")  # fmt: skip
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True,
+              help="For people, for programs, for a spreadsheet, for a browser.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write there instead of to the terminal.")  # fmt: skip
 @click.pass_obj

@@ -7,6 +7,8 @@ turns these into one line on stderr and the exit code of the manual.
 
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +71,18 @@ def catch_up(app: App, engine: "Engine") -> None:
 def note(text: str) -> None:
     """A word on progress or a hint: on stderr, so that stdout stays data."""
     print(text, file=sys.stderr)
+
+
+@contextmanager
+def working(what: str) -> Iterator[Callable[[object], None]]:
+    """A sign of life on stderr while something takes its time; call it with what is done so far."""
+    if not on_terminal(sys.stderr):
+        yield lambda done: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True, markup=False).status(what) as status:
+        yield lambda done: status.update(f"{what} {done}")
 
 
 def on_terminal(stream: TextIO) -> bool:

@@ -1,11 +1,12 @@
 """`milterctl db`: the store's schema and retention."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from gatepost_milter.cli_common import App, Failure
+from gatepost_milter.cli_common import App, Failure, working
 
 
 @click.group()
@@ -91,10 +92,10 @@ def purge(app: App) -> None:
     from gatepost_policy import retention
 
     engine = app.engine()
-    steps = 0
     try:
-        while retention.step(engine, app.settings, time.time()):
-            steps += 1
+        with working("forgetting") as advance:
+            done = retention.purge(engine, app.settings, time.time(), advance)
     finally:
         engine.dispose()
-    print(f"done in {steps + 1} steps")
+    for name, number in asdict(done).items():
+        print(f"{name}: {number}")

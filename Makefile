@@ -63,7 +63,7 @@ soak: dev    ## half an hour of mixed traffic, aborts and reloads
 	$(BIN)/python bench/soak.py
 
 bench: dev   ## side by side with other milters; writes bench/RESULTS.md
-	$(BIN)/python bench/run.py
+	$(BIN)/python bench/run.py --write bench/RESULTS.md
 
 bench-check: dev ## instructions per message against the committed baseline
 	$(BIN)/python bench/check.py

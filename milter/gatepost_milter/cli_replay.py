@@ -59,7 +59,14 @@ MANY_FILES = 20
     metavar="OLD.json",
     help="Print only what is decided differently from this earlier --format json output.",
 )
-@click.option("--format", "form", type=click.Choice(("table", "json")), default="table")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("table", "json")),
+    default="table",
+    show_default=True,
+    help="How to print it.",
+)
 @click.pass_obj
 def command(
     app: App,

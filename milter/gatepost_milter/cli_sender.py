@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 say = note
 _FORMAT = click.option(
-    "--format", "form", type=click.Choice(("table", "json")), default="table", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(("table", "json")),
+    default="table",
+    show_default=True,
+    help="How to print it.",
 )
 
 
@@ -50,7 +55,9 @@ def command() -> None:
 
 @command.command("list")
 @click.option("--all", "past", is_flag=True, help="Past listings as well.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many."
+)
 @_FORMAT
 @click.pass_obj
 def list_(app: App, past: bool, limit: int, form: str) -> None:

@@ -44,7 +44,12 @@ _WHEN = click.option(
     "--published-at", callback=_published_at, metavar="TIME", help="When: ISO 8601, or 30d."
 )
 _FORMAT = click.option(
-    "--format", "form", type=click.Choice(("table", "json")), default="table", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(("table", "json")),
+    default="table",
+    show_default=True,
+    help="How to print it.",
 )
 
 
@@ -320,7 +325,9 @@ def check(app: App, form: str) -> None:
 
 @command.command()
 @click.argument("name", required=False, metavar="[ADDRESS]")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many."
+)
 @_FORMAT
 @click.pass_obj
 def hits(app: App, name: str | None, limit: int, form: str) -> None:

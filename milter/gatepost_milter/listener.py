@@ -7,10 +7,13 @@ moment by workers of a parent that was killed (they notice and leave), hence the
 import errno
 import grp
 import os
+import select
 import socket
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +22,7 @@ import milter
 from gatepost_policy.settings import Settings
 from gatepost_policy.sockets import SocketAddress
 
-PATIENCE_S = 2.0
+PATIENCE_S = 1.5
 BACKLOG = 512
 
 
@@ -41,28 +44,44 @@ class Listener:
         and, as the socket is shared, everybody else's listening too."""
         os.dup2(self.deaf, self.descriptor)
 
-    def wake(self) -> None:
-        """Make libmilter's poll() let go of the old socket at once (it sleeps up to 5 s), so that
-        a successor can bind. Any connection does."""
+    def let_go(self) -> None:
+        """`go_deaf`, and free the address at once: a successor is waiting to bind it.
+
+        libmilter sleeps in poll(2) for up to 5 s, and the kernel keeps the old socket for as
+        long. A connection to that socket wakes the poll, which then looks at the new one; so the
+        new one has a connection waiting, or it would go back to sleep. Both are ours and empty.
+        """
         try:
+            with _nameless() as deaf, socket.socket(socket.AF_UNIX) as caller:
+                deaf.setblocking(False)
+                caller.connect(deaf.getsockname())
+                os.dup2(deaf.fileno(), self.descriptor)
             with connect(self.address, timeout=0.2):
                 pass
         except OSError:
-            pass
+            self.go_deaf()
 
-    def sessions(self) -> int:
-        """How many connections from MTAs this process holds, those included that libmilter has
-        accepted and not yet told anybody about."""
-        count = 0
+    def queue_is_empty(self) -> bool:
+        """True where every connection that was made has been accepted by somebody."""
+        return not select.select([self.descriptor], [], [], 0)[0]
+
+    def sessions(self) -> tuple[int, int]:
+        """(connections from MTAs in this process, how many of them have said something unread).
+
+        Counts those as well that libmilter has accepted and not yet told anybody about.
+        """
+        count = unread = 0
         for number in _sockets():
             if number in (self.descriptor, self.deaf):
                 continue
             try:
                 with socket.socket(fileno=os.dup(number)) as duplicate:
-                    count += self._is_ours(duplicate.getsockname())
-            except OSError:
+                    if self._is_ours(duplicate.getsockname()):
+                        count += 1
+                        unread += bool(select.select([duplicate], [], [], 0)[0])
+            except (OSError, ValueError):
                 continue  # closed meanwhile
-        return count
+        return count, unread
 
     def _is_ours(self, name: object) -> bool:
         if self.address.kind == "unix":
@@ -191,9 +210,16 @@ def _sockets() -> dict[int, str]:
 
 def _deaf_socket() -> int:
     """A listening socket without a name: accept(2) says "try again", for ever."""
-    with tempfile.TemporaryDirectory(prefix="gatepost-") as directory:
-        deaf = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        deaf.bind(f"{directory}/s")
-        deaf.listen(1)
+    with _nameless() as deaf:
         deaf.setblocking(False)
-    return deaf.detach()
+        return os.dup(deaf.fileno())
+
+
+@contextmanager
+def _nameless() -> Iterator[socket.socket]:
+    """A listening unix socket whose name is gone afterwards: nobody else can ever connect."""
+    with tempfile.TemporaryDirectory(prefix="gatepost-") as directory:
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(f"{directory}/s")
+            listening.listen(1)
+            yield listening

@@ -102,24 +102,29 @@ def _obey(listener: Listener, control: int, settings: Settings) -> None:
         if word == b"r":
             listener.go_deaf()
             deadline = time.monotonic() + RETIRE_S
-            while listener.sessions() and time.monotonic() < deadline:
+            while listener.sessions()[0] and time.monotonic() < deadline:
                 if select.select([control], [], [], 0.05)[0]:
                     break  # a second word: quit after all
             else:
                 return
         elif word in (b"q", b""):
-            listener.go_deaf()
-            if word == b"" and Worker.busy:
-                listener.wake()
-            _drain(min(settings.milter.drain, MAX_GRACE_S))
+            deadline = time.monotonic() + min(settings.milter.drain, MAX_GRACE_S)
+            while not listener.queue_is_empty() and time.monotonic() < deadline - 1:
+                time.sleep(0.002)
+            if word == b"" and Worker.open:
+                listener.let_go()
+            else:
+                listener.go_deaf()
+            _drain(listener, deadline)
             return
 
 
-def _drain(grace: float) -> None:
-    """Wait until no message is in flight, `grace` seconds at most."""
-    deadline = time.monotonic() + grace
-    while Worker.busy and time.monotonic() < deadline:
-        time.sleep(0.01)
+def _drain(listener: Listener, deadline: float) -> None:
+    """Wait until no message is in flight and no command unread, twice in a row."""
+    quiet = 0
+    while quiet < 2 and time.monotonic() < deadline:
+        quiet = 0 if Worker.busy or listener.sessions()[1] else quiet + 1
+        time.sleep(0.01 if Worker.open else 0.001)
     # The callback has answered, libmilter may not yet have sent it.
     time.sleep(max(0.0, Worker.last_end + ANSWER_S - time.monotonic()))
 

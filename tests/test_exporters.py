@@ -1,0 +1,300 @@
+"""Exports: what is written, what is refused, and that the real consumers load it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import dns.message
+import dns.query
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import Engine
+
+import rings
+from daemons import Process
+from fix_store import AT, message
+from gatepost_milter import cli_common
+from gatepost_milter.cli import cli
+from gatepost_policy import exporters, ingest, listings, store, traps
+from gatepost_policy.dossier import Entry, Proof
+from gatepost_policy.exporters import postfix
+from gatepost_policy.settings import Settings
+from mta_unpack import Programs
+from ports import free_port
+
+NOW = 1_790_000_000.0
+OURS = Settings.model_validate(
+    {
+        "submission": {
+            "networks": ["10.0.0.0/8", "2001:db8:aaaa::/48"],
+            "trusted_relays": ["198.51.100.9/32"],
+        }
+    }
+)
+
+
+def entry(value: str, kind: str = "prefix", until: float = NOW + 3_600, note: str = "") -> Entry:
+    proof = Proof(NOW - 60, 1, "trap@home.example", "4Q1", "x@y.example", None)
+    return Entry(
+        kind, value, NOW - 60, until, "active", "trap", 3, False, note or None, (proof,)
+    )
+
+
+HOSTILE = 'a"b\\c$d\n#e\x1b[31m;{}é' + "x" * 300
+SOME = [
+    entry("192.0.2.7/32"),
+    entry("203.0.113.0/24", note=HOSTILE),
+    entry("203.0.113.9/32"),  # lies in the one above
+    entry("2001:db8:1:2::/64", until=NOW + 0.5),
+    entry("sender.example", kind="dkim"),
+    entry("x@y.example", kind="sender"),
+    entry("2001:db8:9::/48", kind="promoted"),
+]
+WANTED = ["192.0.2.7", "203.0.113.0/24", "2001:db8:1:2::/64"]
+
+
+def text(form: str, entries: Sequence[Entry] = SOME, settings: Settings = OURS) -> str:
+    blocked, _ = exporters.sort_out(entries, settings)
+    return "".join(f"{line}\n" for line in exporters.FORMATS[form](blocked, NOW, settings))
+
+
+REFUSALS = [
+    ("10.1.2.3/32", "one of our own networks"),
+    ("10.0.0.0/7", "one of our own networks"),
+    ("2001:db8:aaaa:1::/64", "one of our own networks"),
+    ("198.51.100.0/24", "one of our own networks"),
+    ("127.0.0.1/32", "this machine"),
+    ("0.0.0.0/0", "one of our own networks"),
+    ("64.0.0.0/5", "too wide"),
+    ("::1/128", "this machine"),
+    ("fe80::/64", "this machine"),
+    ("2000::/12", "too wide"),
+]
+
+
+@pytest.mark.parametrize(("value", "why"), REFUSALS)
+def test_what_shuts_us_out_is_refused(value: str, why: str) -> None:
+    settings = OURS if "our own" in why else Settings()
+    blocked, refused = exporters.sort_out([entry(value)], settings)
+    assert (blocked, [(r.value, r.why) for r in refused]) == ([], [(value, why)])
+
+
+def test_sorted_without_overlaps_and_domains() -> None:
+    blocked, refused = exporters.sort_out(SOME[::-1], OURS)
+    assert ([b.text for b in blocked], refused) == (WANTED, [])
+
+
+def test_promoted_where_it_is_enforced() -> None:
+    enforced = Settings.model_validate({"sender": {"promotion": "enforce"}})
+    blocked, _ = exporters.sort_out(SOME, enforced)
+    assert "2001:db8:9::/48" in [b.text for b in blocked]
+
+
+@pytest.mark.parametrize("form", list(exporters.FORMATS))
+def test_every_format_carries_end_and_evidence(form: str) -> None:
+    got = text(form)
+    assert got.isascii() and "\x1b" not in got
+    assert "3 hits" in got and "4Q1" in got
+    assert ("timeout 3600s" if form == "nft" else "until 2026-09-21T") in got
+    for prefix in WANTED:
+        assert prefix in got
+    # Who reads the file learns no trap.
+    assert "trap@home" not in got
+
+
+def test_plain_and_pf_grammar() -> None:
+    """pf.conf(5): a table file holds an address or network a line; `#` starts a comment."""
+    for form in ("plain", "pf"):
+        found = []
+        for line in text(form).splitlines():
+            assert re.fullmatch(r"[\x20-\x7e\t]*", line), line
+            item = line.partition("#")[0].strip()
+            if item:
+                ip_network(item)
+                found.append(item)
+        assert found == WANTED
+
+
+def test_an_empty_list_is_a_file_too() -> None:
+    for form in exporters.FORMATS:
+        assert text(form, []).startswith("# gatepost: 0 listings")
+
+
+def need(program: str) -> str:
+    found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+    if found is None:
+        rings.missing("tools", f"{program} is not installed")
+    return found
+
+
+@pytest.mark.tools
+def test_nft_loads_it(tmp_path: Path) -> None:
+    nft = need("nft")
+    # In a network namespace of its own: what is loaded goes with it. Without root it is a user
+    # namespace as well, where the kernel takes short messages only.
+    root = os.geteuid() == 0
+    apart = ["unshare", "-n" if root else "-rn"]
+    if subprocess.run([*apart, "true"], check=False).returncode:
+        rings.missing("tools", "no network namespaces here")
+    many = [entry(f"2001:db8:{n:x}::/64") for n in range(1_200 if root else 100)]
+    contents = {"some": text("nft"), "many": text("nft", many), "none": text("nft", [])}
+    for name, content in contents.items():
+        file = tmp_path / name
+        file.write_text(content)
+        command = [*apart, nft, "-f", str(file)]
+        subprocess.run(command, check=True, timeout=60)
+    file.write_text(text("nft").replace("192.0.2.7", "192.0.2.777"))
+    assert subprocess.run(command, check=False, capture_output=True, timeout=60).returncode
+
+
+@pytest.mark.tools
+def test_rbldnsd_serves_it(tmp_path: Path) -> None:
+    program = need("rbldnsd")
+    now = time.time()
+    blocked, _ = exporters.sort_out([entry("192.0.2.7/32", until=now + 3_600),
+                                     entry("2001:db8:1:2::/64", until=now + 3_600),
+                                     entry("203.0.113.0/24", until=now + 60, note="costs 5$")],
+                                    OURS)  # fmt: skip
+    zone = tmp_path / "zone"
+    zone.write_text("".join(f"{x}\n" for x in exporters.FORMATS["rbldnsd"](blocked, now, OURS)))
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)  # it gives up root and must still find the zone
+    port = free_port()
+    user = ["-u", "nobody"] if Path("/proc/self").stat().st_uid == 0 else []
+    daemon = Process(
+        [program, "-n", "-b", f"127.0.0.1/{port}", *user, f"gp.test:combined:{zone}"],
+        tmp_path / "log",
+    )
+    try:
+        daemon.wait_for("started")
+        for address, want in (
+            ("192.0.2.7", "until "), ("203.0.113.200", "costs 5."), ("2001:db8:1:2::99", "3 hits"),
+            ("192.0.2.8", None), ("2001:db8:1:3::1", None),
+        ):  # fmt: skip
+            name = ip_address(address).reverse_pointer.rsplit(".", 2)[0] + ".gp.test"
+            reply = dns.query.udp(
+                dns.message.make_query(name, "TXT"), "127.0.0.1", port=port, timeout=20
+            )
+            assert (want is None) == (not reply.answer), address
+            assert want is None or want in str(reply.answer[0]), address
+    finally:
+        daemon.stop()
+
+
+@pytest.mark.postfix
+def test_postmap_reads_it(postfix_programs: Programs, tmp_path: Path) -> None:
+    """cidr_table(5) of clients, and the two trap tables, by the real postmap."""
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    lib = postfix_programs.root / "usr/lib/postfix"
+    (etc / "main.cf").write_text(
+        f"compatibility_level = 3.6\ndaemon_directory = {lib}/sbin\nshlib_directory = {lib}\n"
+        f"meta_directory = {postfix_programs.root}/etc/postfix\nqueue_directory = {tmp_path}\n"
+        f"data_directory = {tmp_path}\nmyhostname = mx.home.example\n"
+    )
+
+    def query(table: str, key: str) -> str:
+        done = subprocess.run(
+            [postfix_programs.root / "usr/sbin/postmap", "-c", etc, "-q", key, table],
+            env=postfix_programs.environment(), capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert "warning" not in done.stderr and "fatal" not in done.stderr, done.stderr
+        return done.stdout.strip()
+
+    clients = tmp_path / "clients"
+    clients.write_text(text("postfix-cidr"))
+    for address, want in (
+        ("192.0.2.7", "451 4.7.1 Please try again later"), ("192.0.2.8", ""),
+        ("203.0.113.77", "451 4.7.1 Please try again later"), ("2001:db8:1:3::1", ""),
+        ("2001:db8:1:2::9", "451 4.7.1 Please try again later"),
+    ):  # fmt: skip
+        assert query(f"cidr:{clients}", address) == want, address
+    found = [
+        traps.Trap(*traps.classify(name), name, "", "", "", None, NOW, None, "")
+        for name in ("trap@home.example", "@old.example", "#odd@home.example")
+    ]
+    recipients, transport = tmp_path / "recipients", tmp_path / "transport"
+    exporters.write(recipients, postfix.recipient_lines(found))
+    exporters.write(transport, postfix.transport_lines(found))
+    assert query(f"texthash:{recipients}", "trap@home.example") == "OK"
+    assert query(f"texthash:{recipients}", "@old.example") == "OK"
+    assert query(f"texthash:{recipients}", "real@home.example") == ""
+    assert query(f"texthash:{transport}", "trap@home.example") == "discard:trap"
+    assert query(f"texthash:{transport}", "old.example") == "discard:trap"
+
+
+def run(settings_file: Path, *words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, ["--config", str(settings_file), *words])
+    code = result.exit_code
+    if isinstance(result.exception, cli_common.Failure):
+        code = result.exception.code
+    return code, result.output
+
+
+@pytest.fixture
+def config_file(settings: Settings, tmp_path: Path) -> Path:
+    file = tmp_path / "gatepost.toml"
+    file.write_text(
+        f'store.url = "{settings.store.url}"\nsubmission.networks = ["10.0.0.0/8"]\n'
+    )
+    return file
+
+
+def test_export_command(
+    engine: Engine, settings: Settings, config_file: Path, tmp_path: Path
+) -> None:
+    hit = message(1, at=time.time(), traps=("trap@home.example",), to=())
+    with store.writing(engine) as connection:
+        ingest.ingest(connection, [hit], settings, AT)
+    target = tmp_path / "listed.pf"
+    target.write_text("old\n")
+    target.chmod(0o640)
+    assert run(config_file, "export", "pf", "-o", str(target))[0] == 0
+    assert "192.0.2.7 # until" in target.read_text()
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert not list(tmp_path.glob(".listed*"))
+    code, output = run(config_file, "export", "json")
+    (listing,) = json.loads(output)["listings"]
+    assert (code, listing["value"], listing["hits"]) == (0, "192.0.2.7/32", 1)
+    assert listing["evidence"][0]["trap"] == "trap@home.example"
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", listing["until"])
+    with store.writing(engine) as connection:
+        own = listings.identify("10.0.0.1")
+        listings.punish(connection, own, seconds=60, at=time.time())
+    code, output = run(config_file, "export", "plain")
+    assert code == 1 and "10.0.0.1/32 is not exported" in output
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "list"
+    target.write_text("old\n")
+
+    def lines() -> object:
+        yield "new"
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        exporters.write(target, lines())  # type: ignore[arg-type]
+    assert (target.read_text(), list(tmp_path.iterdir())) == ("old\n", [target])
+
+
+def test_trap_tables(engine: Engine, config_file: Path, tmp_path: Path) -> None:
+    with store.writing(engine) as connection:
+        for name in ("Trap+x@home.example", "@old.example", "i-*@home.example", '"a b"@x.example'):
+            traps.add(connection, name, at=AT)
+        found = traps.listing(connection)
+    code, output = run(config_file, "trap", "export", "postfix", "-d", str(tmp_path))
+    assert code == 0
+    assert "local_recipient_maps = $local_recipient_maps texthash:" in output
+    assert "2 patterns and quoted addresses" in output
+    recipients = (tmp_path / "gatepost_trap_recipients").read_text().splitlines()[1:]
+    transport = (tmp_path / "gatepost_trap_transport").read_text().splitlines()[1:]
+    assert recipients == ["@old.example\tOK", "trap@home.example\tOK"]
+    assert transport == ["old.example\tdiscard:trap", "trap@home.example\tdiscard:trap"]
+    assert [t.key for t in found if postfix.usable(t)] == ["@old.example", "trap@home.example"]

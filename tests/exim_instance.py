@@ -115,11 +115,12 @@ plain:
 
 
 class EximInstance:
-    """One running Exim. `policy` is the port of gatepost-policyd; `gatepost=False`: without it."""
+    """One running Exim. `policy` is the port of gatepost-policyd; `gatepost=False`: without it;
+    `run=False`: only the configuration."""
 
     def __init__(
         self, programs: Programs, policy: int, *, dns: str = "", gatepost: bool = True,
-        replace: tuple[tuple[str, str], ...] = (),
+        replace: tuple[tuple[str, str], ...] = (), run: bool = True,
     ) -> None:  # fmt: skip
         self.programs, self.policy, self.gatepost, self.dns = programs, policy, gatepost, dns
         self.replace = replace
@@ -133,7 +134,8 @@ class EximInstance:
         self.daemon: subprocess.Popen[bytes] | None = None
         try:
             self._lay_out()
-            self._start()
+            if run:
+                self._start()
         except BaseException:
             self.stop()
             raise

@@ -79,9 +79,9 @@ class Setup:
 
 
 class PostfixInstance:
-    """One running Postfix. Use as a context manager, or call `stop`."""
+    """One running Postfix, or with `run=False` only its configuration. A context manager."""
 
-    def __init__(self, programs: Programs, setup: Setup) -> None:
+    def __init__(self, programs: Programs, setup: Setup, *, run: bool = True) -> None:
         self.programs, self.setup = programs, setup
         self.root = Path(tempfile.mkdtemp(prefix="gatepost-postfix-"))
         self.root.chmod(0o755)  # the postfix user reads here
@@ -95,7 +95,8 @@ class PostfixInstance:
         try:
             self._lay_out()
             self.write_config()
-            self.start()
+            if run:
+                self.start()
         except BaseException:
             self.stop()
             raise

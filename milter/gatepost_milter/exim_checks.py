@@ -97,7 +97,8 @@ def _order(config: EximConfig) -> Iterator[Finding]:
 
 def _removed(statements: tuple[Statement, ...], settings: Settings) -> tuple[str, ...]:
     """Names of the removal list that no remove_header covers."""
-    text = " ".join(v for s in statements for v in s.values("remove_header"))
+    # \N switches Exim's own escapes off in a regular expression and is no part of it.
+    text = " ".join(v for s in statements for v in s.values("remove_header")).replace(r"\N", "")
     names = {n.strip().lower() for n in re.split(r"[:\s]+", text)}
     starts = {w.lower() for w in re.findall(r"[A-Za-z][A-Za-z0-9-]*-?(?=[|)])", text)}
     missing = []

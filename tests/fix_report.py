@@ -18,6 +18,7 @@ from gatepost_policy.record import Seen
 from gatepost_policy.report import Report
 from gatepost_policy.selection import Selection
 from gatepost_policy.settings import Settings
+from postgresql_server import Server
 
 TRAP = "trap@example.net"
 REAL = "user@example.net"
@@ -137,15 +138,18 @@ def past(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Past]:
     """The slow sender and the newsletter, to be read only: on SQLite and on PostgreSQL."""
-    url, drop = "", []
-    if request.param == "postgresql":
-        server = request.getfixturevalue("postgresql")
-        drop = [f"t{secrets.token_hex(6)}"]
-        url = server.create(drop[0], "ready")
-    settings = settings_in(tmp_path_factory.mktemp("past"), url)
+    directory = tmp_path_factory.mktemp("past")
+    if request.param == "sqlite":
+        yield from _past(settings_in(directory))
+        return
+    server: Server = request.getfixturevalue("postgresql")
+    name = f"t{secrets.token_hex(6)}"
+    yield from _past(settings_in(directory, server.create(name, "ready")))
+    server.drop(name)
+
+
+def _past(settings: Settings) -> Iterator[Past]:
     engine = store.open_engine(settings)
     fill(engine, SLOW + NEWSLETTER, settings)
     yield Past(engine, settings)
     engine.dispose()
-    for name in drop:
-        server.drop(name)

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `milterctl` and leave the process with the exit code of the manual."""
     # What cannot be shown in the locale's encoding is escaped, never a traceback.
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.exit(_run(arguments))
 

@@ -20,7 +20,7 @@ class Probe(Process):
     def __init__(self, home: Path, *flags: str) -> None:
         self.socket = f"unix:{home}/probe.sock"
         self.log = home / "probe.log"
-        command = [sys.executable, "-P", PROBE, self.socket, self.log, *flags]
+        command: list[str | Path] = [sys.executable, "-P", PROBE, self.socket, self.log, *flags]
         super().__init__(command, home / "out")
         self.wait_for("listening")
         self._read = 0

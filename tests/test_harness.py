@@ -114,7 +114,8 @@ def test_sweep_above_another_milters_field(probes: Probes, hiding: str) -> None:
 
 
 def test_edits_are_reported_as_asked(probes: Probes) -> None:
-    ops = [["ins", "X-A", 0, " a"], ["chg", "Received", 2, ""], ["add", "X-B", " b"]]
+    ops: list[list[Any]] = [["ins", "X-A", 0, " a"], ["chg", "Received", 2, ""]]
+    ops.append(["add", "X-B", " b"])
     result = harness.send(probes("leadspc").socket, _with(ops))
     got = [(e.op, e.name, e.index, e.value) for e in result.edits]
     assert got == [("insert", "X-A", 0, " a"), ("delete", "Received", 2, None),

@@ -188,7 +188,7 @@ def _player(
             except OSError:
                 return None  # not ours to read: Authentication-Results tells what it can
 
-        return lambda item: replay.run(item, given, socket, find, private=False), _drop
+        return lambda item: replay.run(item, given, socket, find), _drop
     workers = 1 if files == 1 else min(4, os.cpu_count() or 1)
     try:
         own = stack.enter_context(PrivateMilter(settings, workers))
@@ -196,7 +196,7 @@ def _player(
         raise Failure(f"cannot start a milter for the replay: {error}", UNREACHABLE) from None
     tail = JournalTail(own.journal)
     keep = _recording(stack, settings) if record else _drop
-    return lambda item: replay.run(item, given, own.socket, tail.take, private=True), keep
+    return lambda item: replay.run(item, given, own.socket, tail.take, spool=own.directory), keep
 
 
 def _drop(outcome: replay.Outcome) -> None:

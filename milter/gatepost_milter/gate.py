@@ -11,6 +11,7 @@ our own users 451, because letting it pass would let out what the scrub takes aw
 import json
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from gatepost_milter.transcript import Connection, Message, facts, text, unfolded
@@ -82,7 +83,9 @@ class Gate:
         """A verification for `message`; `dns` plays answers back (replay only)."""
         if dns is None:
             return self.verifier.begin(message.at)
-        return self.verifier.begin(message.at, Lookups(self.settings.dkim, json.loads(dns)))
+        # More than fits a milter packet comes in a file.
+        played = Path(dns[1:]).read_text("utf-8") if dns.startswith("@") else dns
+        return self.verifier.begin(message.at, Lookups(self.settings.dkim, json.loads(played)))
 
     def capture(self, message: Message) -> Capture | None:
         """A copy that begins with the header of `message`, where it is for a trap and copies are

@@ -179,6 +179,7 @@ def test_a_thousand_signatures_cost_what_ten_do(daemon: Daemon) -> None:
     message = thousand()
     plain = signed(body=MB * 19_000)
     spent: dict[bytes, list[float]] = {plain: [], message: []}
+    got: list[str] = []
     for _ in range(5):
         for one, times in spent.items():
             before = cpu_ms(daemon)

@@ -168,10 +168,20 @@ def machine() -> list[str]:
     ]
 
 
+def prepare(work: Path) -> Path:
+    """The scratch directory with the messages in it; made where they are missing."""
+    work = work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    if not (work / "messages" / "zone.conf").exists():
+        corpus = Path(__file__).with_name("corpus.py")
+        subprocess.run([sys.executable, str(corpus), str(work / "messages")], check=True)
+    return work
+
+
 def main() -> None:
     """Prepare, measure, print, write RESULTS.md."""
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--work", type=Path, required=True, help="scratch directory")
+    arguments.add_argument("--work", type=Path, default=Path("build/bench"))
     arguments.add_argument(
         "--peers", default="opendkim,rspamd,dkimpy-milter,empty-pymilter,gatepost"
     )
@@ -182,11 +192,7 @@ def main() -> None:
     )
     arguments.add_argument("--write", type=Path, help="write the table here as well")
     given = arguments.parse_args()
-    work: Path = given.work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
-    if not (work / "messages" / "zone.conf").exists():
-        corpus = Path(__file__).with_name("corpus.py")
-        subprocess.run([sys.executable, str(corpus), str(work / "messages")], check=True)
+    work = prepare(given.work)
     dns = peers.start("dns", work / "peers", work / "messages")
     if dns is None:
         sys.exit("bench: unbound is missing; install it (Debian: apt-get install unbound)")

@@ -16,7 +16,10 @@ from typing import Any
 import dkim
 import pytest
 
+from daemons import BIN, Process
 from dkimkit import AT, join, split, verify
+from gatepost_milter import harness, queuefile
+from gatepost_policy.authresults import value
 from gatepost_policy.facts import Signature
 from gatepost_policy.settings import Dkim
 from rings import missing
@@ -162,3 +165,34 @@ def test_dkimpy_agrees_on_every_message(corpus: Path, monkeypatch: pytest.Monkey
                     assert want != "KeyFormatError" or (got.key_bits or 0) < 1024
     print(f"\n(ours, dkimpy's): {dict(seen)}")
     assert seen["pass", "pass"] > 50
+
+
+def test_the_milter_says_the_same(corpus: Path, tmp_path: Path) -> None:
+    """Every message through the real milter, its DNS and time played back: the same results."""
+    socket = f"unix:{tmp_path}/m.sock"
+    config = tmp_path / "gatepost.toml"
+    config.write_text(
+        f'[milter]\nsocket = "{socket}"\nworkers = 1\n'
+        f'[store]\nurl = "sqlite:///{tmp_path}/gatepost.sqlite"\n'
+    )
+    command: list[str | Path] = [BIN / "gatepost-milter", "--replay", "--config", config]
+    daemon = Process(command, tmp_path / "log")
+    compared = 0
+    try:
+        daemon.wait_for("ready")
+        for name in ("dkim-manifest.jsonl", "arc-manifest.jsonl"):
+            for row in rows(corpus / "dkim" / name):
+                raw = (corpus / row["file"]).read_bytes()
+                at = row.get("verify_at") or AT
+                header, body = split(raw)
+                outcome = verify(header, body, row["dns"], at=at)
+                want = value("mx.example.net", outcome.signatures, outcome.arc)
+                macros = {"{gatepost_at}": str(at), "{gatepost_dns}": json.dumps(row["dns"])}
+                result = harness.send(socket, queuefile.crlf(raw), macros=macros)
+                marks = [e for e in result.edits if e.op == "insert"]
+                assert [e.value for e in marks] == [want], row["file"]
+                compared += 1
+    finally:
+        daemon.stop()
+    assert compared == 341
+    assert "exception" not in daemon.text()

@@ -155,7 +155,16 @@ class Session:
                     message.at = float(at)
         except Exception:
             self.failed("mail")
+            if self.message is not None:
+                self.message.direction = self._suspected(self.message)
         return self.quiet(milter.P_NR_MAIL)
+
+    def _suspected(self, message: Message) -> Direction:
+        """Whose mail it is where `classify` could not be asked: ours, if anything speaks for it."""
+        ours = Worker.gate.settings.submission
+        if message.login or self.connection.daemon_name in ours.daemon_names or ours.networks:
+            return Direction.SUBMISSION
+        return Direction.INBOUND if ours.own_received != "proxy" else Direction.SUBMISSION
 
     def rcpt(self, ctx: Any, recipient: bytes, *params: bytes) -> int:
         message = self.message
@@ -312,10 +321,9 @@ class Session:
     def _stance(self, ctx: Any, message: Message) -> int:
         """The end of a message that an exception has hit: the answer of last resort."""
         gate = Worker.gate
-        direction = message.direction
-        if self.connection.failed and gate.settings.submission.networks:
-            direction = Direction.SUBMISSION  # it may have been: we do not know the client
-        decision = gate.stance(direction)
+        if self.connection.failed and message.direction is Direction.INBOUND:
+            message.direction = self._suspected(message)
+        decision = gate.stance(message.direction)
         try:
             seen = facts(self.connection, message, queue_id=macro(ctx, "i"))
             gate.write_down(Verdict(seen, decision))

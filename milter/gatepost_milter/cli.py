@@ -91,6 +91,7 @@ class LazyGroup(click.Group):
 def cli(context: click.Context, config_file: Path | None, store: str | None) -> None:
     """gatepost hides the senders you have and remembers the ones who knock."""
     context.obj = App(config_file, store)
+    context.call_on_close(context.obj.close)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -57,7 +57,11 @@ def command(context: click.Context, form: str) -> None:
         raise SystemExit(USAGE) from None
     from gatepost_policy import doctor
 
-    findings = [*doctor.examine(settings, app.config_path, time.time()), *_sockets(settings)]
+    findings = [
+        *doctor.examine(settings, app.config_path, time.time()),
+        *_owners(settings),
+        *_sockets(settings),
+    ]
     if form == "json":
         print(json.dumps([_json(finding) for finding in findings], indent=2))
     else:
@@ -67,6 +71,24 @@ def command(context: click.Context, form: str) -> None:
         raise SystemExit(UNREACHABLE)
     if any(finding.problem for finding in findings):
         raise SystemExit(FINDINGS)
+
+
+def _owners(settings: "Settings") -> "Iterator[Finding]":
+    from gatepost_milter.ownership import foreign
+    from gatepost_policy import config
+    from gatepost_policy.doctor import Finding
+
+    state = config.state_dir(settings)
+    path = config.database_path(settings)
+    found = sorted(foreign(state, "" if path is None else path.name)) if state.exists() else []
+    if found:
+        yield Finding(
+            "state",
+            str(found[0]),
+            f"does not belong to the owner of {state}"
+            + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""),
+            f"chown --reference={state} {' '.join(map(str, found[:5]))}",
+        )
 
 
 def _sockets(settings: "Settings") -> "Iterator[Finding]":

@@ -55,6 +55,16 @@ class App:
 
         return store.open_engine(self.settings)
 
+    def close(self) -> None:
+        """What this run left in the state directory, as root, belongs to the services."""
+        # Where no settings were wanted, or they could not be loaded, nothing was made.
+        if "settings" in self.__dict__:
+            from gatepost_milter import ownership
+
+            path = config.database_path(self.settings)
+            name = "" if path is None else path.name
+            ownership.give_back(config.state_dir(self.settings), name)
+
 
 def catch_up(app: App, engine: "Engine") -> None:
     """Bring the store up to this moment, before it is asked: the journal, and what is a trap now.

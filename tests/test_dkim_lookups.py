@@ -172,7 +172,7 @@ def test_the_cache_is_bounded_and_keeps_what_is_asked_for(server: Server) -> Non
     small = Lookups(Dkim(cache_bytes=65_536), {f"n{i}": "x" * 4000 for i in range(100)})
     for i in range(100):
         small.ask(f"n{i}")
-    assert sum(kept.size for kept in small._cache.values()) <= 65_536 + 5_000
+    assert sum(kept.size for kept in small._cache.values()) <= 65_536 + 8_000
 
 
 def test_a_message_is_not_held_by_slow_domains() -> None:

@@ -79,8 +79,8 @@ class Answer:
 
     @property
     def size(self) -> int:
-        """Octets that this answer holds in the cache, roughly."""
-        return 512 + sum(map(len, self.records))
+        """Octets that this answer holds in the cache, its parsed key (2.6 kB measured) included."""
+        return 512 + 2600 * bool(self.records) + sum(map(len, self.records))
 
     def key(self, kind: str, settings: Dkim) -> keys.Key | Why:
         """The first record whose key fits `kind` (rsa, ed25519), or why there is none."""

@@ -58,9 +58,9 @@ class Supervisor:
         """Serve until TERM or INT; the exit status."""
         signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
         if not self.replay:
+            _preload()
             self._make_slots()
         dkim.preload()
-        _preload()
         # The first full collection would write to, and so copy, every page the workers share.
         gc.collect()
         gc.freeze()

@@ -78,7 +78,9 @@ def rounds(
         yield what, books
 
 
-def run(milter: Milter, settings: Settings, targets: tuple[str, ...], server: Server | None) -> None:
+def run(
+    milter: Milter, settings: Settings, targets: tuple[str, ...], server: Server | None
+) -> None:
     try:
         told = 0
         for what, books in rounds(milter, settings, targets, server):

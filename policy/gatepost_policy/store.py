@@ -107,7 +107,15 @@ def _server(url: str) -> Engine:
         url,
         pool_pre_ping=True,  # a server that was restarted meanwhile costs one more round trip
         pool_size=2,
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "gatepost"},
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": "gatepost",
+            # A server that vanished without a word (power, network) is noticed, not waited for.
+            "keepalives_idle": 20,
+            "keepalives_interval": 5,
+            "keepalives_count": 4,
+            "tcp_user_timeout": 40_000,
+        },
     )
 
 

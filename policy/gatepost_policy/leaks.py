@@ -21,8 +21,9 @@ from email.utils import parsedate_tz
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
-from gatepost_policy import received_field
+from gatepost_policy import leak_parts, received_field
 from gatepost_policy.settings import DEFAULT_REMOVE
+from gatepost_policy.shown import shown
 
 MAX_HEADER_BYTES = 4_194_304
 EXCERPT = 120
@@ -58,6 +59,7 @@ _PRIVATE_HOST = re.compile(
     r"(?:^[^.]+|\.(?:local|lan|home|internal|intranet|localdomain|arpa|box))\Z", re.I
 )
 _AUTHENTICATED = re.compile(r"\b(?:smtp\.(?:auth|remote-ip|client-ip)|policy\.iprev)=([^\s;]+)")
+IN_A_PART = "in a part or an attached message, which is never changed"
 
 
 class Weight(StrEnum):
@@ -132,15 +134,24 @@ def find(
     header = fields(message)
     hops = [(n, received_field.read(f.value)) for n, f in enumerate(header) if _is(f, "received")]
     origin, newer = _origin(hops)
+    by_position = dict(hops)
+    receiver = by_position[newer].by if newer >= 0 else None
     found: list[Finding] = []
     for position, field in enumerate(header):
-        ours = position > newer
+        # Fields that the next server put below its own Received name that server.
+        ours = position > newer and not (
+            receiver and position < origin and receiver.encode() in field.value
+        )
         if _is(field, "received"):
-            found += _received(field, dict(hops)[position], position, origin)
+            here = [*_received(field, by_position[position], position, origin)]
         else:
-            found += _field(field, ours, position < origin, remove)
-        found += _known(field, known or {}, found)
-    return tuple(found) + tuple(_inside(message))
+            here = [*_field(field, ours, position < origin, remove)]
+        if known and not any(f.weight is Weight.LEAK for f in here):
+            here += _known(field, known)
+        found += here
+    for name, value in leak_parts.telling(message[:MAX_HEADER_BYTES]):
+        found.append(Finding(name, 1, _excerpt(value), IN_A_PART, None, Weight.HINT))
+    return tuple(found)
 
 
 def _is(field: Field, *names: str) -> bool:
@@ -219,14 +230,11 @@ def _field(field: Field, ours: bool, above: bool, remove: Sequence[str]) -> Iter
         yield finding(tells, listed)
 
 
-def _known(field: Field, known: Mapping[str, str], found: Sequence[Finding]) -> Iterator[Finding]:
+def _known(field: Field, known: Mapping[str, str]) -> Iterator[Finding]:
     """Texts that must stand nowhere, in a field that nothing else was said about."""
-    here = (f for f in found if (f.name, f.index) == (field.name, field.index))
-    if any(f.weight is Weight.LEAK for f in here):
-        return
     text = _text(field.value).lower()
     for what, secret in known.items():
-        if secret and secret.lower() in text:
+        if secret and _stands(secret.lower(), text):
             setting = "submission.own_received" if _is(field, "received") else (
                 f'submission.remove = [..., "{field.name}"]'
             )
@@ -234,19 +242,9 @@ def _known(field: Field, known: Mapping[str, str], found: Sequence[Finding]) -> 
                           setting)  # fmt: skip
 
 
-def _inside(message: bytes) -> Iterator[Finding]:
-    """Hints in the body: what the mail program wrote into parts and what attached mail tells."""
-    match = re.search(rb"\r?\n\r?\n", message)
-    body = message[match.end():MAX_HEADER_BYTES] if match else b""
-    shown: set[str] = set()
-    for line in re.finditer(rb"^(Received|X-Mailer|User-Agent|X-Apple-[\w-]+|X-Originating-IP):"
-                            rb"([^\n]*)", body, re.M | re.I):  # fmt: skip
-        name = line.group(1).decode().lower()
-        if name not in shown:
-            shown.add(name)
-            yield Finding(line.group(1).decode(), 1, _excerpt(line.group(2)),
-                          "in a part or an attached message, which is never changed", None,
-                          Weight.HINT)  # fmt: skip
+def _stands(word: str, text: str) -> bool:
+    """A number (a port) only where it stands alone; an address not as the start of a longer one."""
+    return re.search(rf"(?<![\w.]){re.escape(word)}(?![\w])", text) is not None
 
 
 def _text(value: bytes) -> str:
@@ -255,6 +253,5 @@ def _text(value: bytes) -> str:
 
 def _excerpt(value: bytes) -> str:
     text = _text(value)
-    # What a stranger wrote may not steer a terminal.
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = shown(text)  # what a stranger wrote may not steer a terminal
     return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "\u2026"

@@ -1,0 +1,185 @@
+"""The leak finder: what each field tells, which setting removes it, and what is no leak."""
+
+import json
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from daemons import BIN
+from gatepost_policy import leaks, received_field
+from gatepost_policy.settings import DEFAULT_REMOVE
+
+CLEAN = b"""\
+Return-Path: <alice@example.org>
+X-Original-To: bob@example.net
+Delivered-To: bob@example.net
+Received: from mx.example.org (mx.example.org [192.0.2.25])
+\tby mx.example.net (Postfix) with ESMTPS id ABC
+\tfor <bob@example.net>; Fri, 20 Nov 2026 10:00:01 +0000 (UTC)
+Received-SPF: pass (mx.example.net: client-ip=192.0.2.25)
+Authentication-Results: mx.example.net; dkim=pass; iprev=pass policy.iprev=192.0.2.25
+Received:
+\tby mx.example.org (Postfix) with ESMTPSA id 123;
+\tFri, 20 Nov 2026 10:00:00 +0000
+Received: by anonymous.invalid; Fri, 20 Nov 2026 09:00:00 +0000
+From: alice@example.org
+To: bob@example.net
+Subject: a word about 192.168.1.7 and X-Mailer: none
+Date: Fri, 20 Nov 2026 10:00:00 +0000
+Message-ID: <1@example.org>
+MIME-Version: 1.0
+Autocrypt: addr=alice@example.org
+Disposition-Notification-To: alice@example.org
+List-Unsubscribe: <mailto:x@example.org>
+
+Received: in the body this is nobody's business
+"""
+HOP = "Received: from {} by mx.example.org (Postfix) with ESMTPSA id 1; x"
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A field put into the clean message, and what the finding must say."""
+
+    line: str
+    tells: str
+    setting: str | None
+    weight: str = "leak"
+    known: dict[str, str] = field(default_factory=dict)
+
+
+LEAKS = (
+    Leak("X-Mailer: Apple Mail (2.1)", "mail program", "submission.remove"),
+    Leak("user-agent:Mutt", "mail program", "submission.remove"),
+    Leak("X-Originating-IP: [198.51.100.7]", "client address", "submission.remove"),
+    Leak("X-PHP-Originating-Script: 33:x.php", "script", "submission.remove"),
+    Leak("X-Authenticated-User: alice7", "login", "submission.remove"),
+    Leak("Bcc: carol@example.org", "hidden recipients", "submission.remove"),
+    Leak("X-Mozilla-Draft-Info: x", "mail program", "submission.remove"),
+    Leak("X-MS-Exchange-Organization-AuthAs: Internal", "organisation", "submission.remove"),
+    Leak("Received-SPF: pass client-ip=198.51.100.7", "client address", "submission.remove"),
+    Leak("Message-Id: <1@[192.168.1.7]>", "192.168.1.7", "submission.message_id"),
+    Leak("Message-Id: <1@alices-mac.local>", "alices-mac.local", "submission.message_id"),
+    Leak("Message-Id: <1@laptop>", "laptop", "submission.message_id"),
+    Leak("Mime-Version: 1.0 (Mac OS X Mail)", "mail program", "submission (comments are cut)"),
+    Leak("Date: Fri, 20 Nov 2026 10:00:00 -0800", "time zone", "submission.date", "hint"),
+    Leak("Sender: alice7@example.org", "login", "submission", "hint"),
+    Leak('Content-Type: multipart/mixed; boundary="Apple-Mail=_1"', "Apple Mail", None, "hint"),
+    Leak("Received: from [10.1.2.3] (helo=laptop) by mx.example.org with esmtpsa; x",
+         "10.1.2.3", "submission.client_received"),
+    Leak("X-Whatever: sent from alices-phone", "alices-phone", "submission.remove = [...",
+         known={"EHLO name": "alices-phone"}),
+)  # fmt: skip
+
+
+def test_a_clean_message_is_clean() -> None:
+    got = leaks.find(CLEAN)
+    assert got == ()
+    assert leaks.find(CLEAN.replace(b"\n", b"\r\n")) == ()
+    assert leaks.find(b"From alice Fri Nov 20 10:00:00 2026\n" + CLEAN) == ()
+
+
+@pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.line.partition(":")[0])
+def test_each_field(leak: Leak) -> None:
+    message = CLEAN.replace(b"Subject:", leak.line.encode() + b"\nSubject:")
+    (got,) = leaks.find(message, leak.known)
+    assert got.name == leak.line.partition(":")[0]
+    assert leak.tells in got.tells
+    assert (got.setting or "").startswith(leak.setting or "")
+    assert (got.setting is None) is (leak.setting is None)
+    assert got.weight == leak.weight
+
+
+@pytest.mark.parametrize("glob", DEFAULT_REMOVE)
+def test_each_name_of_the_removal_list(glob: str) -> None:
+    name = glob.replace("*", "Something")
+    message = CLEAN.replace(b"Subject:", name.upper().encode() + b": x\nSubject:")
+    (got,) = leaks.find(message)
+    assert got.weight == "leak" and got.setting == "submission.remove" and got.tells
+
+
+@pytest.mark.parametrize("client, wanted", [
+    ("ehlo.example (ptr.example [198.51.100.7])", ("ehlo.example", "ptr.example", "198.51.100.7")),
+    ("ehlo.example (unknown [IPv6:2001:db8::7])", ("ehlo.example", "2001:db8::7")),
+    ("[10.0.0.1] (helo=laptop)", ("10.0.0.1", "laptop")),
+    ("laptop (x [10.0.0.1])\n\t(using TLSv1.3 with cipher X (256/256 bits))\n\t"
+     "(Authenticated sender: alice7)", ("TLS", "alice7", "10.0.0.1")),
+    ("ptr.example ([198.51.100.7]:4321 helo=laptop)", ("ptr.example", "198.51.100.7", "laptop")),
+])  # fmt: skip
+def test_our_own_hop(client: str, wanted: tuple[str, ...]) -> None:
+    swept = CLEAN.index(b"Received:\n\tby mx.example.org")
+    end = CLEAN.index(b"Received: by anonymous")
+    message = CLEAN[:swept] + HOP.format(client).encode() + b"\n" + CLEAN[end:]
+    (got,) = leaks.find(message)
+    assert got.setting == "submission.own_received"
+    for word in wanted:
+        assert word in got.tells, got
+
+
+def test_servers_talking_to_servers_are_no_leak() -> None:
+    """Three transfers above the sender's hop name servers, not the sender."""
+    top = b"".join(
+        b"Received: from s%d.example (s%d.example [192.0.2.%d]) by t%d with ESMTPS; x\n"
+        % (n, n, n, n) for n in range(3)
+    )  # fmt: skip
+    assert leaks.find(top + CLEAN[CLEAN.index(b"Received:\n\tby"):]) == ()
+
+
+def test_unauthenticated_hop_is_the_oldest_one() -> None:
+    message = (b"Received: from mx.example by t with ESMTP; x\nReceived: from printer ([10.0.0.9])"
+               b" by mx.example with ESMTP; x\nSubject: x\n\nx\n")  # fmt: skip
+    (got,) = leaks.find(message)
+    assert got.index == 2 and "10.0.0.9" in got.tells
+
+
+def test_attached_message_is_a_hint() -> None:
+    head = CLEAN.partition(b"\n\n")[0] + b"\nContent-Type: multipart/mixed; boundary=b\n\n"
+    body = b"--b\nContent-Type: message/rfc822\n\nReceived: from x\nX-Mailer: y\n\ntext\n--b--\n"
+    assert {(f.name, f.weight) for f in leaks.find(head + body)} == {
+        ("Received", "hint"), ("X-Mailer", "hint")}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [
+    b"", b"\n", b"\r\n\r\n", b":\n", b"no header at all", b" folded first\nX-Mailer: x\n",
+    b"X-Mailer\xff: \x00\x1b[31m\n\n", b"Received: " + b"(" * 100_000 + b"\n\n",
+    b"Received: " + b"from x (" * 20_000 + b"\n\n", b"X-Mailer: x\n" * 20_000,
+    b"Date: \xff\xfe\nMessage-ID: <@>\nContent-Type: ;;;\n\n",
+], ids=range(11))  # fmt: skip
+def test_hostile_messages(data: bytes) -> None:
+    """Never an exception, and nothing that a terminal would obey."""
+    for found in leaks.find(data, {"x": "y"}):
+        assert found.value.isprintable() and found.tells.isprintable()
+
+
+def test_received_forms() -> None:
+    read = received_field.read
+    assert read(b" by mx (Postfix) with ESMTPSA id 1; x").tells == ()
+    assert read(b"\n\tby mx (Postfix) with UTF8SMTPSA id 1;\n\tx").submitted
+    assert read(b" from a by b with ESMTPS id 1; x").submitted is False
+    assert read(b" from a (from by evil) by b with SMTP; x").by == "b"
+    assert read(b" (qmail 1 invoked from network); x").tells == ()
+
+
+def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BIN / "milterctl", "privacy", "audit", *args], capture_output=True, text=True, check=False
+    )  # fmt: skip
+
+
+def test_audit(tmp_path: Path) -> None:
+    clean, telling = tmp_path / "clean.eml", tmp_path / "telling.eml"
+    clean.write_bytes(CLEAN)
+    telling.write_bytes(CLEAN.replace(b"Subject:", b"X-Mailer: M\x1b[31m 1\nSubject:"))
+    done = run(clean)
+    assert done.returncode == 0 and "clean" in done.stdout, done
+    done = run(clean, telling)
+    assert done.returncode == 1 and "X-Mailer" in done.stdout and "\x1b" not in done.stdout
+    assert "submission.remove" in done.stdout and "mail program" in done.stdout
+    done = run("--format", "json", telling, clean)
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert done.returncode == 1 and (first["leaks"], second["leaks"]) == (1, 0)
+    assert first["findings"][0]["field"] == "X-Mailer"
+    done = run(tmp_path / "missing.eml")
+    assert done.returncode == 1 and "missing.eml" in done.stderr

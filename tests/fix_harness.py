@@ -1,5 +1,9 @@
-"""The probe milter of the harness tests: pymilter on a unix socket, doing what a message asks."""
+"""The probe milter of the harness tests, and `milterctl` run in this process.
 
+The probe is pymilter on a unix socket, doing what a message asks.
+"""
+
+import io
 import json
 import signal
 import sys
@@ -51,3 +55,24 @@ def probes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., P
     yield make
     for probe in made.values():
         probe.stop()
+
+
+@pytest.fixture
+def run_milterctl(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `milterctl` here: a process for each call would cost most of a second."""
+    from gatepost_milter import cli
+
+    def run(*arguments: str | Path, stdin: bytes = b"") -> tuple[int, str, str]:
+        reader = io.BufferedReader(io.BytesIO(stdin))
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", io.TextIOWrapper(reader))
+            with pytest.raises(SystemExit) as ended:
+                cli.main([str(a) for a in arguments])
+        got = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        assert "Traceback" not in got.err
+        return ended.value.code, got.out, got.err
+
+    return run

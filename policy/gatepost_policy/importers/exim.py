@@ -90,7 +90,8 @@ class Exim:
             if match:
                 minute, seconds, offset, queue_id, text = match.groups()
                 at = clock.iso(minute, seconds, offset)
-                if at is not None and text[:5] != "exim[":
+                # "DATE host exim[1]: ID ..." looks like a line of Exim's own without an id.
+                if at is not None and (queue_id is not None or "exim[" not in text):
                     yield from self._event(at, queue_id, text, line)
                     continue
             yield from self._prefixed(line, clock)

@@ -6,12 +6,13 @@ a file without line ends cannot fill the memory.
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import sys
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, cast
+from typing import cast
 
 CHUNK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 16
@@ -25,7 +26,9 @@ class LogFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self.damage: str | None = None  # why reading ended early
-        self._raw: BinaryIO = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115
+        # Both can look ahead, so that standard input is recognised like a file.
+        raw = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115
+        self._raw = cast("io.BufferedReader", raw)
         self.size: int | None = None  # bytes of the file as it is, packed or not
         self.modified: float | None = None  # Unix seconds
         if path != "-":
@@ -47,7 +50,8 @@ class LogFile:
         stream = self._unpacked()
         rest = b""
         try:
-            while data := stream.read(CHUNK_BYTES):
+            # read1: what was unpacked before the damage is not lost with it.
+            while data := stream.read1(CHUNK_BYTES):
                 data = rest + data
                 cut = data.rfind(b"\n") + 1
                 if not cut and len(data) > MAX_LINE_BYTES:
@@ -71,27 +75,26 @@ class LogFile:
             yield lines
 
     def head(self, count: int = 50) -> list[str]:
-        """The first lines, for a look; reading starts again afterwards. Not for `-`."""
+        """The first lines, for a look; reading starts at the beginning all the same."""
         if self.path == "-":
-            return []
-        block = next(self.blocks(), b"")
-        self._raw.seek(0)
+            block = self._raw.peek(MAX_LINE_BYTES)
+        else:
+            block = next(self.blocks(), b"")
+            self._raw.seek(0)
+            self.damage = None
         return block[:MAX_LINE_BYTES].decode("utf-8", "surrogateescape").split("\n")[:count]
 
-    def _unpacked(self) -> BinaryIO:
-        if self.path == "-":
-            return self._raw
-        magic = self._raw.read(6)
-        self._raw.seek(0)
+    def _unpacked(self) -> io.BufferedReader:
+        magic = self._raw.peek(6)
         for start, opener in _PACKED:
             if magic.startswith(start):
-                return cast("BinaryIO", opener(self._raw, "rb"))
+                return cast("io.BufferedReader", opener(self._raw, "rb"))
         return self._raw
 
 
-def _after_line(stream: BinaryIO) -> bytes:
+def _after_line(stream: io.BufferedReader) -> bytes:
     """Skip to the end of an endless line; what follows it."""
-    while data := stream.read(CHUNK_BYTES):
+    while data := stream.read1(CHUNK_BYTES):
         cut = data.find(b"\n")
         if cut >= 0:
             return data[cut + 1 :]

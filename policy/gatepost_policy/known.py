@@ -358,8 +358,12 @@ def _pattern(glob: str) -> tuple[str, re.Pattern[str]]:
     return literal, re.compile(translate(glob.replace("[", "[[]")))
 
 
-def publish(connection: "Connection", state_dir: Path, settings: "Settings") -> None:
-    """Write what the store knows now, for all processes of this host. One publisher at a time.
+def publish(
+    connection: "Connection", state_dir: Path, settings: "Settings", now: float | None = None
+) -> None:
+    """Write what the store knows, for all processes of this host. One publisher at a time.
+
+    Listings that have ended at `now` (Unix seconds; None: the clock) are left out.
 
     Raises OSError where the files cannot be written, and what the database raises.
     """
@@ -381,7 +385,7 @@ def publish(connection: "Connection", state_dir: Path, settings: "Settings") -> 
             changes = [], []
         small = {"added": changes[0], "gone": changes[1], **_globs(connection)}
     hashed = _hasher(base.key)
-    holding = listings.holding(connection, time.time())
+    holding = listings.holding(connection, time.time() if now is None else now)
     pairs = sorted((hashed(f"{kind}\0{value}"), until) for kind, value, until in holding)
     repeat = sorted({hashed(f"{k}\0{v}") for k, v in listings.repeating(connection)})
     prefixes = [value for kind, value, _ in holding if kind in ("prefix", "promoted")]

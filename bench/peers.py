@@ -172,7 +172,8 @@ def start(
 ) -> Peer | None:
     """Start one peer, or return None where its program is missing."""
     run = run / f"{name}-{transport}"
-    run.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(run, ignore_errors=True)  # a store of an earlier run is none of ours
+    run.mkdir(parents=True)
     where = f"unix:{run}/socket" if transport == "unix" else f"inet:{port}@127.0.0.1"
     # OpenDKIM and rspamd write sockets in ways of their own.
     words = {

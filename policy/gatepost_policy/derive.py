@@ -109,10 +109,11 @@ def address_key(address: Address) -> str:
     return fit(f"{reverse(address.domain)}@{address.local}")
 
 
+@lru_cache(maxsize=16_384)
 def search_keys(
-    sender: Address | None, author: Address | None, domains: Iterable[str | None]
+    sender: Address | None, author: Address | None, domains: tuple[str | None, ...]
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """(keys of message_domain, keys of domain_day), each with its `shared`."""
+    """(keys of message_domain, keys of domain_day), each with its `shared`. Do not change them."""
     keys: set[str] = set()
     names: set[str] = set()
     for address in (sender, author):

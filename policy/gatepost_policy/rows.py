@@ -71,7 +71,8 @@ class Row:
 
     def keys(self) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
         """Its keys in message_domain and in domain_day (`derive.search_keys`)."""
-        return derive.search_keys(self.sender, self.author, (s[0] for s in self.signatures))  # type: ignore[misc]
+        domains = tuple([s[0] for s in self.signatures])
+        return derive.search_keys(self.sender, self.author, domains)
 
     def add_to(
         self,

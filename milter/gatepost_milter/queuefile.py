@@ -88,7 +88,9 @@ def _fields(gathered: list[list[bytes]], dropped: set[bytes]) -> list[Field]:
     for name, *lines in gathered:
         # The header is a C string in cleanup(8): a NUL ends it, continuation lines included.
         value = b"\n".join(lines).partition(b"\0")[0]
-        value = value[: max(0, MAX_FIELD_BYTES - len(name) - 1)]
+        room = max(0, MAX_FIELD_BYTES - len(name) - 1)
+        if len(value) > room:
+            value = value[:room].rstrip(b" \t\n")  # a cut in a fold leaves no blank line
         if name.lower() not in dropped:
             out.append(Field(name, value))
     return out

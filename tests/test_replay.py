@@ -60,7 +60,7 @@ def play(own: PrivateMilter) -> Any:
     def run(data: bytes, sidecar: dict[str, Any] | None = None, **given: Any) -> replay.Outcome:
         item = Item("x.eml", data, sidecar=sidecar)
         return replay.run(
-            item, replay.Given(**given), own.socket, tail.take, spool=own.directory
+            item, replay.Given(**given), own.socket, tail.find, spool=own.directory
         )
 
     return run
@@ -90,7 +90,8 @@ def test_what_is_given_wins(play: Any) -> None:
     seen = outcome.record
     assert outcome.json["family"] == "ipv6"
     assert seen["client"] == {
-        "address": "2001:db8::9", "port": 40000, "name": None, "helo": "given.example"
+        "address": "2001:db8::9", "port": outcome.request.envelope.port, "name": None,
+        "helo": "given.example",
     }  # fmt: skip
     assert (seen["sender"], seen["at"]) == ("s@given.example", 1234567890.0)
     assert outcome.request.assumed == ()
@@ -181,7 +182,7 @@ def test_bad_client_is_an_error_of_that_file(play: Any) -> None:
 def test_a_milter_without_a_readable_journal(own: PrivateMilter) -> None:
     """The signatures are then those that Authentication-Results names."""
     outcome = replay.run(
-        Item("x.eml", SIGNED + MESSAGE), replay.Given(), own.socket, lambda queue_id: None,
+        Item("x.eml", SIGNED + MESSAGE), replay.Given(), own.socket, lambda result, envelope: None,
         spool=own.directory,
     )  # fmt: skip
     (signature,) = outcome.json["signatures"]
@@ -284,10 +285,27 @@ def test_plain_output_and_many_assumptions(tmp_path: Path, command: Any) -> None
     assert err.startswith("assumed in 25 messages: ") and err.count("\n") == 1
 
 
+def test_refused_at_rcpt(tmp_path: Path, command: Any) -> None:
+    """No message, no queue id: the record is found all the same, and recorded."""
+    with (tmp_path / "gatepost.toml").open("a") as config:
+        config.write('[trap]\naction = "reject"\n')
+    (tmp_path / "x.eml").write_bytes(MESSAGE)
+    code, out, err = command(
+        "replay", "--record", "--recipient", TRAP, "--sender", "s@sender.example", "x.eml",
+        "--format", "json",
+    )  # fmt: skip
+    told = json.loads(out[0])
+    assert (told["decision"]["action"], told["decision"]["reason"]) == ("reject", "trap")
+    assert told["decision"]["reply"].startswith("550 5.1.1 ")
+    code, out, err = command("report", "--sender", "sender.example", "--format", "json")
+    assert json.loads("\n".join(out))["summary"]["trap_hits"] == 1
+
+
 USAGE: list[tuple[list[str], int, str]] = [
     (["replay", "--dns", "none.json", "x"], 2, "--dns none.json: No such file"),
     (["replay", "--dns", "gatepost.toml", "x"], 2, "no JSON"),
     (["replay", "--diff", "gatepost.toml", "x"], 2, "want the output of replay --format json"),
+    (["replay", "--client", "nobody", "x"], 2, "--client: 'nobody' does not appear to be"),
     (["replay", "--milter", "nonsense", "x"], 2, "want inet:"),
     (["replay", "--milter", "unix:/nowhere/s", "x"], 3, "is gatepost-milter running?"),
     (["replay", "--milter", "unix:/nowhere/s", "--record", "x"], 3, "is gatepost-milter running?"),

@@ -48,7 +48,7 @@ def outcomes(
         tail = JournalTail(milter.journal)
 
         def run(item: mailfiles.Item) -> replay.Outcome:
-            return replay.run(item, given, milter.socket, tail.take, spool=milter.directory)
+            return replay.run(item, given, milter.socket, tail.find, spool=milter.directory)
 
         yield list(zip(items, pool.map(run, items), strict=True))
         assert "Traceback" not in milter.said()

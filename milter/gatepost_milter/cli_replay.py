@@ -3,11 +3,13 @@
 import json
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,10 @@ import click
 
 from gatepost_milter import mailfiles, replay
 from gatepost_milter.cli_common import FINDINGS, UNREACHABLE, USAGE, App, Failure, note
+from gatepost_milter.harness import Envelope, Result
 from gatepost_milter.journaltail import JournalTail
 from gatepost_milter.privatemilter import PrivateMilter, StartError
+from gatepost_milter.replayrequest import VERSION
 from gatepost_milter.replayshow import Assumptions, Differences, print_json, print_plain
 from gatepost_policy import config
 from gatepost_policy.record import Json
@@ -99,7 +103,10 @@ def command(
         login=login,
         at=at,
         dns=_dns(dns_file),
+        version=_version(app.settings),
     )
+    if client is not None:
+        _check_address(client)
     if socket is not None:
         _check_socket(socket)
         if record:
@@ -153,6 +160,19 @@ def _dns(file: Path | None) -> dict[str, Any] | None:
     return answers
 
 
+def _version(settings: "Settings") -> str:
+    """What Postfix calls itself: with own_received = "mta" by the token the milter looks for."""
+    token = settings.submission.mta_token
+    return f"{token} 3.7.11" if token else VERSION
+
+
+def _check_address(client: str) -> None:
+    try:
+        ip_address(client)
+    except ValueError as error:
+        raise Failure(f"--client: {error}", USAGE) from None
+
+
 def _check_socket(socket: str) -> None:
     from gatepost_milter.wire import ProtocolError, Wire
 
@@ -182,9 +202,9 @@ def _player(
     if socket is not None:
         tail = JournalTail(config.journal_dir(settings), from_now=True)
 
-        def find(queue_id: str) -> Json | None:
+        def find(result: Result, envelope: Envelope) -> Json | None:
             try:
-                return tail.take(queue_id)
+                return tail.find(result, envelope)
             except OSError:
                 return None  # not ours to read: Authentication-Results tells what it can
 
@@ -196,7 +216,7 @@ def _player(
         raise Failure(f"cannot start a milter for the replay: {error}", UNREACHABLE) from None
     tail = JournalTail(own.journal)
     keep = _recording(stack, settings) if record else _drop
-    return lambda item: replay.run(item, given, own.socket, tail.take, spool=own.directory), keep
+    return lambda item: replay.run(item, given, own.socket, tail.find, spool=own.directory), keep
 
 
 def _drop(outcome: replay.Outcome) -> None:
@@ -267,6 +287,15 @@ def _in_order(
                 future.cancel()
 
 
+# One large message at a time: each is in memory several times while it is edited.
+LARGE_BYTES = 4 * 1024 * 1024
+_large = threading.Lock()
+
+
 def _file(file: str, run: Run) -> list[replay.Outcome]:
-    # Without the messages themselves: a large mbox must not stay in memory.
-    return [replace(run(item), result=None) for item in mailfiles.read(file)]
+    outcomes = []
+    for item in mailfiles.read(file):
+        with _large if len(item.data) > LARGE_BYTES else nullcontext():
+            # Without the message itself: a large mbox must not stay in memory.
+            outcomes.append(replace(run(item), result=None))
+    return outcomes

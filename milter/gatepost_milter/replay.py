@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gatepost_milter.harness import ProtocolError, Result, Session
+from gatepost_milter.harness import Envelope, ProtocolError, Result, Session
 from gatepost_milter.mailfiles import Item
 from gatepost_milter.replayrequest import Given, Request, request
 from gatepost_policy.record import Json
@@ -23,7 +23,7 @@ SIGNATURE_KEYS = (
     "crypto", "result", "reason",
 )  # fmt: skip
 
-Find = Callable[[str], Json | None]
+Find = Callable[[Result, Envelope], Json | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,11 @@ def run(
         asked = request(item, given, spool=spool, now=time.time())
         with Session(socket, asked.envelope, timeout=TIMEOUT_S) as session:
             result = session.send(item.data)
-        record = find(result.queue_id)
+        record = find(result, asked.envelope)
     except ProtocolError as error:
         return failure(item.file, str(error))
-    except (OSError, ValueError) as error:
-        # ValueError: a client address that is none, on the command line or in a sidecar.
+    except (OSError, ValueError, OverflowError) as error:
+        # A client address or a time that is none, on the command line or in a sidecar.
         return failure(item.file, f"{type(error).__name__}: {error}")
     return Outcome(item.file, _json(item, asked, result, record), result, asked, record)
 

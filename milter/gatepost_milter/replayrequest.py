@@ -17,7 +17,8 @@ from gatepost_policy.address import header_from
 
 CLIENT = "192.0.2.1"
 RECIPIENT = "postmaster@localhost"
-PORT = 40_000
+VERSION = "Postfix 3.7.11"
+FIRST_PORT, PORTS = 1_024, 64_000
 # A milter packet holds 64 KiB, with the other macros of the stage.
 MAX_MACRO_BYTES = 48_000
 _run = secrets.token_hex(3).upper()
@@ -35,6 +36,7 @@ class Given:
     login: str | None = None
     at: float | None = None
     dns: Mapping[str, Any] | None = None
+    version: str = VERSION  # the MTA's macro {v}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ def request(item: Item, given: Given, *, spool: Path | None, now: float) -> Requ
         assumed.append(("time", "now"))
         at = now
     macros: dict[str, str | bytes | None] = {}
-    queue_id = f"{_run}{os.getpid() & 0xFFFFFF:06X}{next(_numbers):X}"
+    number = next(_numbers)
+    queue_id = f"{_run}{os.getpid() & 0xFFFFFF:06X}{number:X}"
     if spool is not None:
         macros["{gatepost_at}"] = repr(at)
         if said.dns is not None:
@@ -72,13 +75,15 @@ def request(item: Item, given: Given, *, spool: Path | None, now: float) -> Requ
     envelope = Envelope(
         client=client,
         client_name=said.client_name,
-        port=said.port or PORT,
+        # One of its own: what is recorded of two messages must not look like one session.
+        port=said.port or FIRST_PORT + number % PORTS,
         helo=said.helo or "localhost",
         sender=or_assume("sender", said.sender, said.author or ""),
         recipients=recipients,
         rejected=said.rejected,
         login=given.login,
         daemon_name="ORIGINATING" if given.login else None,
+        version=given.version,
         macros=macros,
         queue_id=queue_id,
         at=at,

@@ -39,6 +39,7 @@ from gatepost_policy.tables import Listing, Message, SenderIdentity
 
 CHUNK = 5_000
 EXAMPLES_MAX = 1_000
+KNOWN_MAX = 200_000
 SEEN_MAX = 100  # messages that a listing remembers, to know a retry
 RETRY_S = 5 * 86_400
 DAY_S = 86_400
@@ -134,18 +135,28 @@ def run(
     life = Life(connection, settings)
     result = Result()
     for chunk in _chunks(connection):
-        closer = rows.load(connection, [m.id for m in chunk if life.concerns(m)])
+        # This loop sees every message there ever was: plain tuples, and no call for most of them.
+        closer = rows.load(
+            connection,
+            [
+                number
+                for number, _, _, reason, prefix, sender, author, traps, relay in chunk
+                if traps or relay or life.concerns(prefix, sender, author, reason)
+            ],
+        )
         for message in chunk:
-            row = closer.get(message.id)
-            if row is None:
-                new = _QUIET
-            else:
+            number, at, action, reason, *_ = message
+            row = closer.get(number)
+            if row is not None:
                 new = life.judge(_facts(row, message), row)
-            if since is not None and message.at < since:
-                continue
-            result.messages += 1
-            if (message.action, message.reason) != new:
-                result.add(_difference(connection, message, row, new))
+                if (action, reason) != new and (since is None or at >= since):
+                    result.add(_difference(message, row, new))
+            elif action != _QUIET[0] or reason != _QUIET[1]:
+                if since is None or at >= since:
+                    alone = rows.load(connection, [number])
+                    result.add(_difference(message, alone.get(number), _QUIET))
+            if since is None or at >= since:
+                result.messages += 1
         progress(len(chunk))
     return result
 
@@ -169,7 +180,6 @@ def _chunks(connection: Connection) -> Iterator[Sequence[Any]]:
             Message.from_key,
             Message.traps,
             Message.relay,
-            Message.shadow,
         )
         .where(Message.direction == "inbound")
         .order_by(Message.at, Message.id)
@@ -178,11 +188,7 @@ def _chunks(connection: Connection) -> Iterator[Sequence[Any]]:
     yield from connection.execute(query).partitions(CHUNK)
 
 
-def _difference(
-    connection: Connection, message: Any, row: rows.Row | None, new: Decided
-) -> Difference:
-    if row is None:
-        row = rows.load(connection, [message.id]).get(message.id)
+def _difference(message: Any, row: rows.Row | None, new: Decided) -> Difference:
     values = {} if row is None else dict(zip(rows.MESSAGE_COLUMNS, row.values, strict=True))
     return Difference(
         at=message.at,
@@ -290,18 +296,27 @@ class Life:
         self._prefixes = {value for kind, value in everybody if kind == "prefix"}
         self._addresses = {value for kind, value in everybody if kind == "sender"}
         # A signing domain speaks for what is above or below it: compare the last two labels.
+        self._known: dict[str, bool] = {}  # by address: does anything join it to a trap hit?
         self._domains = {_stem(v) for k, v in everybody if k not in ("prefix", "sender")}
 
-    def concerns(self, message: Any) -> bool:
-        """True where anything but silence could be known about this message."""
-        if message.traps or message.relay or message.reason in _OVER_LIMIT:
+    def concerns(
+        self, prefix: str | None, sender: str | None, author: str | None, reason: str
+    ) -> bool:
+        """True where anything but silence could be known about a message without a trap."""
+        if prefix in self._prefixes or reason in _OVER_LIMIT:
             return True
-        if message.prefix in self._prefixes or message.sender_key in self._addresses:
-            return True
-        for key in (message.sender_key, message.from_key):
-            if key and _stem(key.rpartition("@")[2]) in self._domains:
-                return True
-        return any(_inside(message.prefix, net) for net, _ in self._nets)
+        for key in (sender, author):
+            if key:
+                known = self._known.get(key)
+                if known is None:
+                    if len(self._known) > KNOWN_MAX:
+                        self._known.clear()
+                    stem = _stem(key.rpartition("@")[2])
+                    known = stem in self._domains or key in self._addresses
+                    self._known[key] = known
+                if known:
+                    return True
+        return bool(self._nets) and any(_inside(prefix, net) for net, _ in self._nets)
 
     def judge(self, facts: Facts, row: rows.Row) -> Decided:
         """The decision about one message, and its consequences."""

@@ -151,6 +151,7 @@ def test_drop() -> None:
 
 
 A = trace.Arrival
+DATE = b"Fri, 20 Nov 2026 10:00:01 +0000"
 RECEIVED: list[tuple[str, bytes, trace.Arrival]] = [
     (
         "Postfix",
@@ -214,6 +215,13 @@ def test_arrival_prefers_the_newest_hop_with_a_client() -> None:
         "192.0.2.7", "n.example", "h.example", "bounce@b.example", ("user@home.example",),
         1795168801.0,
     )  # fmt: skip
+
+
+def test_a_hop_below_a_signature_is_not_the_receipt() -> None:
+    received = Field(b"Received", b" from h.example (n.example [192.0.2.7]) by mx; " + DATE)
+    signature = Field(b"DKIM-Signature", b" v=1; t=1795168900")
+    assert trace.arrival([signature, received]).at is None
+    assert trace.arrival([received, signature]).at == 1795168801.0
 
 
 def test_hostile_received_is_quick() -> None:

@@ -61,8 +61,16 @@ def arrival(fields: list[Field]) -> Arrival:
         helo=hop.helo,
         sender=sender,
         recipients=tuple(delivered),
-        at=newest.at if newest.at is not None else hop.at,
+        at=None if _signed_later(fields) else newest.at if newest.at is not None else hop.at,
     )
+
+
+def _signed_later(fields: list[Field]) -> bool:
+    """True where a signature stands above every Received: whoever signed was not there yet when
+    that hop was written, so it is not the hop that received the message."""
+    labels = (f.label for f in fields)
+    first = next((x for x in labels if x in (b"received", b"dkim-signature")), None)
+    return first == b"dkim-signature"
 
 
 def read_received(value: bytes) -> Arrival:

@@ -130,8 +130,10 @@ def test_sidecar(play: Any) -> None:
 
 
 SIGNED = (
-    b"DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d=sender.example; s=s1;\n"
-    b"\th=from; bh=MHIQKmqGhMsd9bVVpXqMvyfK3Hb3tzaSkhJWyXs7eh0=; b=aGVsbG8=\n"
+    HEAD
+    + b"DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d=sender.example; s=s1;\n"
+    + b"\th=from; bh=MHIQKmqGhMsd9bVVpXqMvyfK3Hb3tzaSkhJWyXs7eh0=; b=aGVsbG8=\n"
+    + MESSAGE.removeprefix(HEAD)
 )
 
 
@@ -147,7 +149,7 @@ SIGNED = (
     ],
 )
 def test_dns_is_played_back(play: Any, answer: Any, want: tuple[str, str]) -> None:
-    outcome = play(HEAD + SIGNED + MESSAGE.removeprefix(HEAD), dns={"s1._domainkey.sender.example": answer})
+    outcome = play(SIGNED, dns={"s1._domainkey.sender.example": answer})
     (signature,) = outcome.json["signatures"]
     assert (signature["result"], signature["reason"]) == want
     assert set(signature) == set(replay.SIGNATURE_KEYS)
@@ -182,7 +184,7 @@ def test_bad_client_is_an_error_of_that_file(play: Any) -> None:
 def test_a_milter_without_a_readable_journal(own: PrivateMilter) -> None:
     """The signatures are then those that Authentication-Results names."""
     outcome = replay.run(
-        Item("x.eml", HEAD + SIGNED + MESSAGE.removeprefix(HEAD)), replay.Given(), own.socket, lambda result, envelope: None,
+        Item("x.eml", SIGNED), replay.Given(), own.socket, lambda result, envelope: None,
         spool=own.directory,
     )  # fmt: skip
     (signature,) = outcome.json["signatures"]

@@ -1,0 +1,117 @@
+"""Play files through a milter, several at once: which milter, in which order, what is kept."""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gatepost_milter import mailfiles, replay
+from gatepost_milter.cli_common import UNREACHABLE, Failure
+from gatepost_milter.harness import Envelope, Result
+from gatepost_milter.journaltail import JournalTail
+from gatepost_milter.privatemilter import PrivateMilter, StartError
+from gatepost_policy import config
+from gatepost_policy.record import Json
+
+if TYPE_CHECKING:
+    from gatepost_policy.settings import Settings
+
+# One large message at a time: each is in memory several times while it is edited.
+LARGE_BYTES = 4 * 1024 * 1024
+_large = threading.Lock()
+
+Run = Callable[[mailfiles.Item], replay.Outcome]
+Keep = Callable[[replay.Outcome], None]
+
+
+def player(
+    stack: ExitStack,
+    settings: "Settings",
+    socket: str | None,
+    given: replay.Given,
+    files: int,
+    record: bool,
+) -> tuple[Run, Keep]:
+    """How to run one message, and what to do with its outcome."""
+    if socket is not None:
+        tail = JournalTail(config.journal_dir(settings), from_now=True)
+
+        def find(result: Result, envelope: Envelope) -> Json | None:
+            try:
+                return tail.find(result, envelope)
+            except OSError:
+                return None  # not ours to read: Authentication-Results tells what it can
+
+        return lambda item: replay.run(item, given, socket, find), _drop
+    workers = 1 if files == 1 else min(4, os.cpu_count() or 1)
+    try:
+        own = stack.enter_context(PrivateMilter(settings, workers))
+    except StartError as error:
+        raise Failure(f"cannot start a milter for the replay: {error}", UNREACHABLE) from None
+    tail = JournalTail(own.journal)
+    keep = _recording(stack, settings) if record else _drop
+    return lambda item: replay.run(item, given, own.socket, tail.find, spool=own.directory), keep
+
+
+def _drop(outcome: replay.Outcome) -> None:
+    """Without --record nothing is kept."""
+
+
+def _recording(stack: ExitStack, settings: "Settings") -> Keep:
+    """Write what the private milter saw to the real journal, as that milter would have."""
+    from gatepost_policy import journal
+    from gatepost_policy import record as records
+
+    writer = journal.Writer(
+        config.journal_dir(settings),
+        max_bytes=settings.store.journal_max_bytes,
+        sync=settings.store.sync,
+    )
+    stack.callback(writer.close)
+
+    def keep(outcome: replay.Outcome) -> None:
+        if outcome.record is None:
+            return
+        obj = outcome.record
+        if obj["direction"] != "inbound" and settings.store.submission == "counts":
+            seen = records.read_seen(obj)
+            obj = records.count(seen.facts, seen.decision)
+        if not writer.write(obj):
+            raise Failure(f"{config.journal_dir(settings)}: cannot write the journal", UNREACHABLE)
+
+    return keep
+
+
+def in_order(
+    files: list[str], run: Run, advance: Callable[[], None]
+) -> Iterator[replay.Outcome]:
+    """Play several files at once and hand out what came of them in the files' order."""
+    threads = max(2, min(8, 2 * (os.cpu_count() or 1)))
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[list[replay.Outcome]]] = deque()
+        try:
+            for file in files:
+                waiting.append(pool.submit(_file, file, run))
+                # Bounded: a directory of 100 000 files never waits in memory.
+                if len(waiting) >= 4 * threads:
+                    yield from waiting.popleft().result()
+                    advance()
+            while waiting:
+                yield from waiting.popleft().result()
+                advance()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _file(file: str, run: Run) -> list[replay.Outcome]:
+    outcomes = []
+    for item in mailfiles.read(file):
+        with _large if len(item.data) > LARGE_BYTES else nullcontext():
+            # Without the message itself: a large mbox must not stay in memory.
+            outcomes.append(replace(run(item), result=None))
+    return outcomes

@@ -367,3 +367,25 @@ def test_hosts_as_selectors() -> None:
     for bad in ("mail.example.org", "", "192.0.2.256", "192.0.2.0/33"):
         with pytest.raises(ValueError, match="want an IP address"):
             selection.host(bad)
+
+
+def test_overview_of_a_large_store(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where grouping by client would take minutes, the identities know whom to count."""
+    want = past.told().json()["summary"]
+    monkeypatch.setattr(queries, "GROUPED_MAX", 10)
+    got = past.told().json()["summary"]
+    hosts = want.pop("hosts")
+    assert sorted(got.pop("hosts"), key=str) == sorted(hosts, key=str)
+    assert got == want
+
+
+def test_dense_history(any_engine: Engine, any_settings: Settings) -> None:
+    """A heavy sender's times are not read one by one; days and months are right all the same."""
+    mails = [Mail(f"2026-0{m}-01T{h:02}:{n:02}:00", to=(REAL,)) for m in (1, 2) for h in range(24)
+             for n in range(0, 60, 2)]  # fmt: skip
+    fill(any_engine, mails, any_settings)
+    for selectors in ({}, {"since": -1e11}):
+        got = told(any_engine, any_settings, sender="slow.example", **selectors).rhythm
+        assert got is not None
+        assert (got.messages, got.days, got.months, got.median_gap) == (1440, 2, 2, 0.0)
+        assert got.shortest_gap is None  # not read

@@ -19,7 +19,7 @@ from gatepost_policy.tables import Listing, SenderIdentity
 
 SENDERS_MAX = 50
 CANDIDATES_MAX = 2_000  # identities looked at to find them
-COUNTED_MAX = 150  # senders counted message by message
+COUNTED_MAX = 100  # senders counted message by message
 DUAL_STACK_MAX = 20
 
 Candidate = tuple[str, str]  # kind, value

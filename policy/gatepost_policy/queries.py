@@ -6,12 +6,24 @@ comes from the sums of `domain_day` and `domain_host`; whatever is narrowed furt
 host, trap, family, or to one address) is counted from the rows.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, not_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    String,
+    and_,
+    cast,
+    func,
+    null,
+    select,
+)
 
 from gatepost_policy import derive, rhythm
 from gatepost_policy.facts import Family, IdentityKind
@@ -31,6 +43,9 @@ from gatepost_policy.tables import (
 RESULTS = ("pass", "fail", "policy", "neutral", "temperror", "permerror", "none")
 HOSTS_MAX = 1_000
 PREFIXES_MAX = 20_000
+# From so many messages on, the overview counts the busiest clients only.
+GROUPED_MAX = 200_000
+BUSIEST_MAX = 200
 
 
 class TooWide(Exception):
@@ -118,66 +133,136 @@ def _from_sums(connection: Connection, domain: str) -> Counted:
 
 
 def _from_rows(connection: Connection, selection: Selection) -> Counted:
+    """One pass over the messages, by client; one over their signatures; one over their times."""
     chosen = conditions(connection, selection)
-    trapped = func.count().filter(Message.traps > 0)
-    rows = connection.execute(
+    client: ColumnElement[str | None] = func.coalesce(Message.address, Message.prefix)
+    groupings: list[ColumnElement[Any]] = [client, Message.family.expression]
+    many = not chosen and _at_least(connection, GROUPED_MAX)
+    if many:
+        client = cast(null(), String)
+        del groupings[0]
+    groups = connection.execute(
         select(
+            client,
             Message.family,
+            func.max(Message.client_name),
             func.count(),
-            trapped,
+            func.count().filter(Message.traps > 0),
             func.sum(Message.traps),
+            func.count().filter(Message.stage == "end"),
             func.min(Message.at),
             func.max(Message.at),
         )
         .where(*chosen)
-        .group_by(Message.family)
+        .group_by(*groupings)
     ).all()
-    messages = sum(row[1] for row in rows)
+    messages = sum(row[3] for row in groups)
     if not messages:
         return Counted(Summary(), None, 0, 0)
-    results = {
-        result: int(number)
-        for result, number in connection.execute(
-            select(MessageSignature.result, func.count())
-            .where(MessageSignature.message_id.in_(select(Message.id).where(*chosen)))
-            .group_by(MessageSignature.result)
-        )
-    }
+    families: Counter[str] = Counter()
+    for row in groups:
+        families[row[1]] += row[3]
+    first, last = min(row[7] for row in groups), max(row[8] for row in groups)
+    results, signed = _signatures(connection, selection, chosen)
     # A message of which only a RCPT TO was seen may have been signed: nobody knows.
-    unsigned = connection.scalar(
-        select(func.count())
-        .select_from(Message)
-        .where(
-            *chosen,
-            Message.stage == "end",
-            not_(exists().where(MessageSignature.message_id == Message.id)),
-        )
-    )
-    results["none"] = results.get("none", 0) + (unsigned or 0)
-    beat = rhythm.of(connection.scalars(select(Message.at).where(*chosen)).all())
-    client = func.coalesce(Message.address, Message.prefix)
-    hosts, in_all = _hosts(
-        connection,
-        select(
-            client.label("host"),
-            Message.family,
-            func.max(Message.client_name).label("name"),
-            func.count().label("messages"),
-        )
-        .where(*chosen, client.is_not(None))
-        .group_by(client, Message.family),
-    )
+    results["none"] += sum(row[6] for row in groups) - signed
+    beat = _rhythm(connection, selection, chosen, messages, first, last)
+    hosts = [Host(row[2], bare(row[0]), row[1], row[3]) for row in groups if row[0] is not None]
+    hosts.sort(key=lambda host: (-host.messages, host.address or ""))
+    in_all = len(hosts)
+    if many:
+        hosts, in_all = _busiest(connection)
     summary = Summary(
         messages=messages,
-        first_seen=min(row[4] for row in rows),
-        last_seen=max(row[5] for row in rows),
-        families=_families({row[0]: int(row[1]) for row in rows}),
+        first_seen=first,
+        last_seen=last,
+        families=_families(families),
         dkim=_results(results),
-        trap_hits=sum(int(row[3]) for row in rows),
-        median_gap_days=None if beat is None else beat.median_gap,
-        hosts=hosts,
+        trap_hits=sum(int(row[5]) for row in groups),
+        median_gap_days=beat.median_gap,
+        hosts=tuple(hosts[:HOSTS_MAX]),
     )
-    return Counted(summary, beat, sum(int(row[2]) for row in rows), in_all)
+    return Counted(summary, beat, sum(row[4] for row in groups), in_all)
+
+
+def _at_least(connection: Connection, number: int) -> bool:
+    return connection.scalar(select(Message.id).limit(1).offset(number - 1)) is not None
+
+
+def _busiest(connection: Connection) -> tuple[list[Host], int]:
+    """The clients with most messages of a large store, and how many there are.
+
+    To group millions of rows by client takes minutes; the identities know who to count.
+    """
+    identity = SenderIdentity
+    mine = identity.kind == str(IdentityKind.PREFIX)
+    prefixes = connection.scalars(
+        select(identity.value).where(mine).order_by(identity.messages.desc()).limit(BUSIEST_MAX)
+    ).all()
+    client = func.coalesce(Message.address, Message.prefix)
+    rows = connection.execute(
+        select(client, Message.family, func.max(Message.client_name), func.count())
+        .where(Message.prefix.in_(prefixes))
+        .group_by(client, Message.family)
+        .order_by(func.count().desc(), client)
+        .limit(HOSTS_MAX)
+    ).all()
+    in_all = connection.scalar(select(func.count()).select_from(identity).where(mine)) or 0
+    return [Host(row[2], bare(row[0]), row[1], row[3]) for row in rows], in_all
+
+
+def _signatures(
+    connection: Connection, selection: Selection, chosen: list[ColumnElement[bool]]
+) -> tuple[Counter[str], int]:
+    """How many signatures there are by result, and how many messages have one."""
+    column = MessageSignature.message_id
+    of_these = []
+    if chosen:
+        keys = by_domain(selection) if _only_domain_and_time(selection) else None
+        ids = (
+            select(Message.id).where(*chosen)
+            if keys is None
+            else select(MessageDomain.message_id).where(*keys)
+        )
+        of_these = [column.in_(ids)]
+    results: Counter[str] = Counter()
+    for result, number in connection.execute(
+        select(MessageSignature.result, func.count())
+        .where(*of_these)
+        .group_by(MessageSignature.result)
+    ):
+        results[result] += number
+    signed = connection.scalar(select(func.count(column.distinct())).where(*of_these))
+    return results, signed or 0
+
+
+def _only_domain_and_time(selection: Selection) -> bool:
+    """True where the keys of `message_domain` say all about what is selected."""
+    return selection.host is None and selection.trap is None and selection.family is None
+
+
+def _rhythm(
+    connection: Connection,
+    selection: Selection,
+    chosen: list[ColumnElement[bool]],
+    messages: int,
+    first: float,
+    last: float,
+) -> Rhythm:
+    keys = by_domain(selection) if _only_domain_and_time(selection) else None
+    if keys is None:
+        at, where = Message.at, chosen
+    else:
+        at, where = MessageDomain.at, keys
+    if not rhythm.certainly_dense(messages, first, last):
+        found = rhythm.of(connection.scalars(select(at).where(*where)).all())
+        assert found is not None
+        return found
+    # PostgreSQL's cast rounds to the next second, SQLite's cuts: of thousands of messages the one
+    # at midnight decides nothing.
+    day = cast(at, BigInteger) // rhythm.DAY
+    days = connection.scalars(select(day).where(*where).distinct()).all()
+    return Rhythm(messages, first, last, len(days), rhythm.count_months(days), median_gap=0.0)
 
 
 def _hosts(
@@ -201,12 +286,12 @@ def bare(address: str | None) -> str | None:
     return None if address is None else address.removesuffix("/32")
 
 
-def _families(counts: dict[str, int]) -> dict[str, int]:
+def _families(counts: Mapping[str, int]) -> dict[str, int]:
     """What was seen, in the manual's order."""
     return {str(f): counts[f] for f in Family if counts.get(f)}
 
 
-def _results(counts: dict[str, int]) -> dict[str, int]:
+def _results(counts: Mapping[str, int]) -> dict[str, int]:
     return {result: counts[result] for result in RESULTS if counts.get(result)}
 
 

@@ -8,6 +8,7 @@ import base64
 import re
 import secrets
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +45,17 @@ class Canaries:
 
     def found(self, data: bytes) -> tuple[str, ...]:
         """Which kinds of trace stand in `data`."""
-        low = data.lower()
-        return tuple(what for what, word in self.words().items() if _stands(word, low))
+        return tuple(what for what, word in self.words().items() if _stands(word, data))
 
 
-def _stands(word: str, low: bytes) -> bool:
+def _stands(word: str, data: bytes) -> bool:
     plain = word.lower().encode()
-    if re.search(rb"(?<![0-9a-z.])" + re.escape(plain) + rb"(?![0-9])", low):
+    if plain.isdigit():
+        # Ports: five digits stand in many a number.
+        return re.search(rb"(?<![0-9a-z.])" + plain + rb"(?![0-9a-z])", data.lower()) is not None
+    # No look at what stands beside it: a database file holds values without anything between.
+    coded = base64.b64encode(plain)[: len(plain) // 3 * 4].lower()
+    low = data.lower()
+    if plain in low or plain.hex().encode() in low or coded in low:
         return True
-    if len(plain) < 8:
-        return False
-    coded = base64.b64encode(word.encode())[: len(plain) // 3 * 4].lower()
-    return plain.hex().encode() in low or coded in low
+    return ":" in word and ip_address(word).packed in data

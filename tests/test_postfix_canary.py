@@ -1,10 +1,12 @@
-"""Nothing gatepost writes names a submitting client: journal, store, log, metrics, capture, answers.
+"""Nothing gatepost writes names a submitting client: journal, store, log, metrics, capture.
 
 Submissions with canaries go every way a submission can go (accepted, refused, to a trap, reset, an
 unscrubbable one); then every file below gatepost's directory is searched. The counter-proof sends
 a stranger's mail with canaries: the same search finds it.
 """
 
+import smtplib
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ import pytest
 import mta_modes
 import mta_unpack
 from canary import Canaries
-from daemons import Daemon, read_everything
+from daemons import BIN, Daemon, read_everything
 from mta_modes import BASE_CONFIG, TALKATIVE, Stack
 from postfix_instance import LOGIN, PostfixInstance
 from postfix_recipes import SHIPPED_POLICY, main_cf, shipped
@@ -40,7 +42,8 @@ def running(
     store = f'url = "sqlite:///{{dir}}/gatepost.sqlite"\nsubmission = "{request.param}"'
     config = BASE_CONFIG.replace('url = "sqlite:///{dir}/gatepost.sqlite"', store)
     with Daemon(config + CONFIG, "milterctl") as daemon:
-        add_trap(daemon)
+        milterctl(daemon, "trap", "add", TRAP)
+        time.sleep(2.5)  # a trap made by hand holds in every process within two seconds
         restrictions = main_cf(shipped("main.cf"))["smtpd_recipient_restrictions"]
         policy = f"inet:127.0.0.1:{daemon.policy_port}"
         setup = mta_modes.setup(
@@ -53,27 +56,16 @@ def running(
             yield Stack(postfix, daemon)
 
 
-def add_trap(daemon: Daemon) -> None:
-    import subprocess
-
-    from daemons import BIN
-
-    subprocess.run(
-        [BIN / "milterctl", "--config", daemon.config, "trap", "add", TRAP],
-        check=True, capture_output=True, cwd=daemon.home,
-    )  # fmt: skip
-    time.sleep(2.5)  # a trap made by hand holds in every process within two seconds
+def milterctl(daemon: Daemon, *args: str) -> str:
+    return subprocess.run(
+        [BIN / "milterctl", "--config", daemon.config, *args],
+        check=True, capture_output=True, text=True, cwd=daemon.home,
+    ).stdout  # fmt: skip
 
 
 def searched(daemon: Daemon) -> dict[Path, bytes]:
     """Everything written, after the recorder has had its time, and what the metrics page says."""
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        journal = [p for p in (daemon.home / "journal").rglob("*") if p.is_file()]
-        before = {p: p.stat().st_size for p in journal}
-        time.sleep(1)
-        if before == {p: p.stat().st_size for p in journal if p.exists()}:
-            break
+    milterctl(daemon, "report")  # waits until the recorder has read the journal
     found = read_everything(daemon.home)
     url = f"http://127.0.0.1:{daemon.metrics_port}/metrics"
     with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
@@ -112,8 +104,6 @@ def test_no_trace_of_a_submission(running: Stack) -> None:
 
 def abandoned(postfix: PostfixInstance, every: list[Canaries]) -> None:
     """A session that ends after RCPT, and one with a wrong password."""
-    import smtplib
-
     for password in ("secret", "wrong"):
         canaries = Canaries.fresh("ipv4", LOGIN)
         every.append(canaries)

@@ -247,6 +247,25 @@ def test_nothing_of_a_submission(policyd: Policyd) -> None:
     assert b"192.0.2.7" in b"".join(read_everything(policyd.home).values())
 
 
+def test_a_trap_that_is_used_is_flagged(policyd: Policyd) -> None:
+    """As a login or as the sender of a submission; what an inbound sender claims comes second."""
+    policyd.milterctl("trap", "add", "login@home.example", "sender@home.example")
+    query = "SELECT key, live_as, live_at FROM trap WHERE live_at IS NOT NULL ORDER BY key"
+    with policyd.client() as client:
+
+        def told() -> bool:
+            client.postfix("u@x.example", sasl_username="login@home.example")
+            client.postfix("u@x.example", sasl_username="joe", sender="Sender@home.example")
+            return len(policyd.sql(query)) == 2
+
+        eventually(told)
+    flagged = policyd.sql(query)
+    assert [row[:2] for row in flagged] == [
+        ("login@home.example", "login"), ("sender@home.example", "submission-sender"),
+    ]  # fmt: skip
+    assert all(at % 86_400 == 0 for *_, at in flagged)
+
+
 def test_reload(policyd: Policyd) -> None:
     good = policyd.config.read_text()
     try:

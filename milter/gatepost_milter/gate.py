@@ -199,6 +199,9 @@ class Gate:
             decision = replace(refusal, shadow=decision.shadow)
         if decision.reason is Reason.OWN_USER_TRAP:
             self.log.event("warning", "own-user-trap", id=queue_id)
+        used = {"login": message.login or "", "submission-sender": seen.sender.raw}
+        for how, key in self.known.live_traps(used).items():
+            self.journal.write(record.live_trap(key, how, message.at))
         return Verdict(seen, decision, edits, known.traps)
 
     def refused_recipients(

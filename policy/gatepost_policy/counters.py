@@ -37,6 +37,8 @@ def tally(records: Iterable[dict[str, Any]]) -> Tally[Key]:
         if kind == "gap":
             out["journal_lost", ()] += int(record["lost"])
             continue
+        if kind == "live-trap":
+            continue
         if kind != "rcpt":
             labels = (record["direction"], record["family"], record["action"], record["reason"])
             out["messages", tuple(map(str, labels))] += 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 
-from gatepost_policy import derive, doors, partitions, rows, sqltext
+from gatepost_policy import derive, doors, partitions, rows, sqltext, traps
 from gatepost_policy.record import Json, read_seen
 from gatepost_policy.rows import AT, Row
 
@@ -46,6 +46,7 @@ def ingest(
     counts: dict[tuple[object, ...], int] = {}
     keyed: dict[str, tuple[object, ...]] = {}  # of an imported log: counted once
     gaps: list[tuple[float, float, int]] = []
+    live: list[tuple[str, str, float]] = []
     for position, data in enumerate(records):
         try:
             kind = data["kind"]
@@ -59,6 +60,8 @@ def ingest(
                     keyed[derive.fit(derive.clean(data["key"]))] = key
                 else:
                     counts[key] = counts.get(key, 0) + 1
+            elif kind == "live-trap":
+                live.append((str(data["trap"]), str(data["how"]), float(data["at"])))
             elif kind == "gap":
                 gaps.append((float(data["since"]), float(data["at"]), int(data["lost"])))
             elif kind == "void":
@@ -74,6 +77,8 @@ def ingest(
     for key in doors.new_keys(connection, keyed):
         counts[key] = counts.get(key, 0) + 1
         outcome.messages += 1
+    for trap, how, at in live:
+        traps.seen_live(connection, [trap], at=at, how=how)
     dialect = connection.dialect.name
     sqltext.many(
         connection,
@@ -121,7 +126,7 @@ def _judge(
     outcome: Outcome,
 ) -> None:
     """Listings, repeat senders, traps that turn out to be somebody's address."""
-    from gatepost_policy import listings, revision, traps
+    from gatepost_policy import listings, revision
 
     inbound = [row for row in batch if row.values[_DIRECTION] == "inbound"]
     if not inbound:

@@ -27,7 +27,7 @@ import threading
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import translate
 from hashlib import blake2b
@@ -35,7 +35,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gatepost_policy.address import Address
+from gatepost_policy.address import NULL, Address, parse
 from gatepost_policy.facts import Direction, Facts, Identity, IdentityKind
 from gatepost_policy.rules import Known, Listed
 
@@ -208,6 +208,16 @@ class KnownState:
     def is_trap(self, address: Address) -> bool:
         """True where mail to `address` is for a trap, by the newest snapshot."""
         return self.current().is_trap(address)
+
+    def live_traps(self, used: Mapping[str, str]) -> dict[str, str]:
+        """The trap keys among the addresses that one of our own users used; each under its name."""
+        now = self.current()
+        found = {}
+        for how, text in used.items():
+            address = parse(text) if "@" in text else NULL
+            if not address.null and now.is_trap(address):
+                found[how] = address.trap_key
+        return found
 
     def lookup(self, facts: Facts, *, ask_store: bool = True) -> Known:
         """What the rules need to know about `facts`. Never raises.
@@ -524,7 +534,3 @@ def _bump(path: Path) -> None:
     finally:
         os.close(descriptor)
 
-
-def trap_keys(addresses: Sequence[Address]) -> list[str]:
-    """The keys by which these addresses would be traps."""
-    return [a.trap_key for a in addresses if not a.null]

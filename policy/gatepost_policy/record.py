@@ -6,6 +6,7 @@ release: every version ever written stays readable. Kinds:
 * `message`: one finished message, or one message of an MTA's log;
 * `rcpt`: one RCPT TO that the policy service judged (or a recipient without a mailbox);
 * `count`: one submission, of which only day, direction, family, reason and action are kept;
+* `live-trap`: one of our own users wrote as a trap or logged in as one, so it is none any more;
 * `gap`: records were lost between two times (journal full, disk full).
 
 Rule: a `count` record is made from Facts whose direction is not inbound and holds nothing of the
@@ -114,6 +115,14 @@ def count(facts: Facts, decision: Decision) -> Json:
         "action": decision.action,
         "reason": decision.reason,
     }
+
+
+def live_trap(key: str, how: str, at: float) -> Json:
+    """The trap `key` was used by one of our own: as a `login` or a `submission-sender`.
+
+    Only the day is kept: a trap that is none is worth knowing, when somebody was at work is not.
+    """
+    return {"v": VERSION, "kind": "live-trap", "at": at // 86_400 * 86_400, "trap": key, "how": how}
 
 
 def gap(since: float, until: float, lost: int) -> Json:

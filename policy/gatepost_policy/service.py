@@ -91,6 +91,11 @@ class Service:
     def answer(self, request: Request, facts: Facts, known: Known) -> bytes:
         """Judge, record, log, and say it on the wire."""
         decision = rules.judge(facts, known, self.settings)
+        if facts.direction is not Direction.INBOUND:
+            login = request.get("sasl_username") or request.get("login")
+            used = {"login": login, "submission-sender": facts.sender.raw}
+            for how, key in self.known.live_traps(used).items():
+                self.journal.write(record.live_trap(key, how, facts.at))
         if request.form is Form.EXIM and facts.stage is Stage.END:
             decision = _with_verdict(decision, request.get("verdict"))
             self._record_message(facts, known, decision)

@@ -32,6 +32,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
     update,
 )
 
@@ -345,12 +346,21 @@ def _only_one(connection: Connection) -> Iterator[None]:
 
 
 def seen_live(connection: Connection, keys: Sequence[str], *, at: float, how: str) -> int:
-    """Note that these trap keys were seen as senders or logins. Returns how many are traps."""
+    """Note that these trap keys were seen as senders or logins. Returns how many traps live.
+
+    An inbound sender may be forged: it never overwrites what one of our own users has shown.
+    """
     changed = 0
+    open_to = or_(TrapRow.live_as == "", TrapRow.live_as == "sender") if how == "sender" else true()
     for start in range(0, len(keys), 500):
         changed += connection.execute(
             update(TrapRow)
-            .where(TrapRow.kind == "exact", TrapRow.key.in_(keys[start : start + 500]), live())
+            .where(
+                TrapRow.kind == "exact",
+                TrapRow.key.in_(keys[start : start + 500]),
+                live(),
+                open_to,
+            )
             .values(live_at=at, live_as=how)
         ).rowcount
     return changed

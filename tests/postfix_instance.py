@@ -206,7 +206,7 @@ class PostfixInstance:
         (self.etc / "master.cf").write_text(self.master_cf().replace("@ETC@", str(self.etc)))
         for path in self.etc.iterdir():
             # Postfix waits until a configuration file is older than a second.
-            os.utime(path, (time.time() - 60,) * 2)
+            os.utime(path, (time.time() - 60, time.time() - 60))
 
     def master_cf(self) -> str:
         inbound = {

@@ -129,10 +129,10 @@ class Server:
     def create(self, database: str, template: str = "template0") -> str:
         """A new database, as a copy of `template`; its URL."""
         with psycopg.connect(self.conninfo("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
+            connection.execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}"'.encode())
         return self.url(database)
 
     def drop(self, database: str) -> None:
         """Delete a database, whoever is still connected."""
         with psycopg.connect(self.conninfo("postgres"), autocommit=True) as connection:
-            connection.execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+            connection.execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)'.encode())

@@ -83,6 +83,7 @@ def run(
 ) -> None:
     try:
         told = 0
+        books = None
         for what, books in rounds(milter, settings, targets, server):
             lost, doubled, unknown = compare(settings, books)
             assert not (lost or doubled or unknown), (what, lost, doubled, unknown)
@@ -92,6 +93,7 @@ def run(
             told = books.cut
     finally:
         milter.end()
+    assert books is not None
     print(f"{ROUNDS} rounds, {len(books.answered)} answered, {books.cut} cut, 0 lost, 0 doubled")
 
 

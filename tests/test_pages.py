@@ -19,6 +19,7 @@ from gatepost_policy.selection import Selection
 from gatepost_policy.settings import Settings, Store
 from gatepost_policy.store import open_engine, reading
 from gatepost_policy.web.app import create
+from ports import free_port
 
 NOW = story.START + 200 * story.DAY
 SHOTS = Path(__file__).parent.parent / "build" / "screenshots"
@@ -197,11 +198,12 @@ def test_live_page_in_a_browser(chrome: Any, engine: Engine, settings: Settings)
     from selenium.webdriver.support.ui import WebDriverWait
     from waitress.server import create_server
 
-    hosts = None  # the port is not known before the server is there
+    port = free_port()
+    hosts = frozenset({f"127.0.0.1:{port}"})
     app = create(settings, lambda: engine, hosts=hosts, actions=True, clock=lambda: NOW)
-    server = create_server(app, host="127.0.0.1", port=0)
+    server = create_server(app, host="127.0.0.1", port=port)
     threading.Thread(target=server.run, daemon=True).start()
-    url = f"http://127.0.0.1:{server.effective_port}"
+    url = f"http://127.0.0.1:{port}"
     look(chrome, url, "live")
     chrome.get(url)
     chrome.find_element(By.NAME, "q").send_keys("slow.example.com")

@@ -112,7 +112,7 @@ def test_what_was_purged_is_not_looked_at_again(
 
 def test_the_store_levels_off(tmp_path: Any) -> None:
     """Ten times as long: not ten times as large."""
-    kept = Retention(recipients="1d", addresses="2d", rows="3d", traps="4d")
+    kept = Retention(recipients=86_400, addresses=172_800, rows=259_200, traps=345_600)
     settings = settings_in(tmp_path, retention=kept)
     engine = store.open_engine(settings)
     sizes = []

@@ -304,8 +304,8 @@ def test_no_file_descriptor_left(settings: Settings, engine: Engine) -> None:
     used = len(os.listdir("/proc/self/fd"))
     spare = [os.dup(2) for _ in range(3)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(spare) + 1, hard))
+    fillers: list[int] = []
     try:
-        fillers = []
         while True:
             try:
                 fillers.append(os.dup(2))

@@ -5,6 +5,7 @@ import os
 import sys
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -47,7 +48,7 @@ def command(app: App, listen: SocketAddress, actions: bool) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     engine = app.engine()
     page = create(app.settings, lambda: engine, hosts=_hosts(listen), actions=actions)
-    where: dict[str, object] = {"host": listen.host, "port": listen.port}
+    where: dict[str, Any] = {"host": listen.host, "port": listen.port}
     if listen.kind == "unix":
         Path(listen.path).unlink(missing_ok=True)
         where = {"unix_socket": listen.path, "unix_socket_perms": "600"}

@@ -240,7 +240,7 @@ def _keys_of(connection: Connection, ids: list[int]) -> list[tuple[object, ...]]
 
 def _message(row: rows.Row, person: Person, *, sent: bool) -> dict[str, Any]:
     """What one message says about the person. Other recipients are other people's data."""
-    values = dict(zip(rows.MESSAGE_COLUMNS, row.values, strict=True))
+    values: dict[str, Any] = dict(zip(rows.MESSAGE_COLUMNS, row.values, strict=True))
     values.pop("session")
     if not sent:
         for name in ("prefix", "address", "client_name", "helo"):

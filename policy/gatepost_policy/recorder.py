@@ -428,7 +428,8 @@ def record_batch(
     partitions.prepare(engine, now)
     new = 0
     for part in _by_rows(records):
-        for attempt in range(RETRIES):
+        attempt = 1
+        while True:
             try:
                 with store.writing(engine) as connection:
                     outcome = ingest(connection, part, settings, now)
@@ -442,9 +443,10 @@ def record_batch(
                 again = isinstance(cause, IntegrityError) or (
                     isinstance(cause, SQLAlchemyError) and store.retryable(cause)
                 )
-                if not again or attempt + 1 == RETRIES:
+                if not again or attempt == RETRIES:
                     raise
-                time.sleep(random.uniform(0, 0.01 * 2**attempt))
+                time.sleep(random.uniform(0, 0.005 * 2**attempt))
+                attempt += 1
         if outcome.bad:
             raise ValueError(f"not a record: {next(iter(outcome.bad.values()))}")
         new += outcome.messages

@@ -49,7 +49,7 @@ def create(
     app.config.update(WTF_CSRF_TIME_LIMIT=None, MAX_CONTENT_LENGTH=16_384)
     # Before the first use of jinja_env: Flask would not escape templates named *.j2.
     app.select_jinja_autoescape = lambda filename: True  # type: ignore[method-assign]
-    app.jinja_loader = ChoiceLoader(
+    app.jinja_loader = ChoiceLoader(  # pyright: ignore[reportAttributeAccessIssue]
         [PackageLoader("gatepost_policy.web"), PackageLoader("gatepost_policy.html")]
     )
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True

@@ -155,8 +155,8 @@ def keys_and_sums(engine: Engine) -> None:
           client_name, sender_key, from_key, s.result AS result,
           substr(from_key, instr_at + 1) AS author_domain,
           substr(sender_key, sender_at + 1) AS sender_domain
-        FROM (SELECT message.*, {position('from_key', engine)} AS instr_at,
-                     {position('sender_key', engine)} AS sender_at FROM message) m
+        FROM (SELECT message.*, {position("from_key", engine)} AS instr_at,
+                     {position("sender_key", engine)} AS sender_at FROM message) m
         LEFT JOIN signature s ON s.message_id = m.id
     """
     with engine.connect() as bare:
@@ -188,6 +188,7 @@ def keys_and_sums(engine: Engine) -> None:
             )
             say("message_domain")
             both = """(SELECT name.*, back AS reversed, 0 AS shared FROM name
+                UNION ALL SELECT name.*, '', 0 FROM name
                 UNION ALL SELECT name.*, back || 'b.', length(back) FROM name WHERE sub)"""
             counts = ", ".join(
                 f"sum(CASE WHEN result = '{r}' THEN 1 ELSE 0 END)" for r in derive.RESULTS[:-1]

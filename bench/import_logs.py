@@ -89,8 +89,10 @@ def main() -> None:
             subprocess.run(command, check=True)
             after = os.times()
             cpu = sum(after[2:4]) - sum(before[2:4])
-            print(f"{what}: {time.monotonic() - start:.1f} s, {cpu:.1f} CPU-s, load"
-                  f" {os.getloadavg()[0]:.1f}")
+            print(
+                f"{what}: {time.monotonic() - start:.1f} s, {cpu:.1f} CPU-s, load"
+                f" {os.getloadavg()[0]:.1f}"
+            )
 
 
 if __name__ == "__main__":

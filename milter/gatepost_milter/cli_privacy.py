@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from gatepost_policy.leaks import Finding
 
 FORM = click.option(
-    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
-)
+    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True,
+    help="A table, or JSON for programs.",
+)  # fmt: skip
 PASSWORD = "GATEPOST_PASSWORD"  # noqa: S105  the name of a variable, not a password
 
 
@@ -61,9 +62,10 @@ def audit(app: App, files: tuple[str, ...], form: str) -> None:
 
 @command.command("test")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The submission server.")
-@click.option("--port", type=click.IntRange(1, 65535), default=587, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=587, show_default=True,
+              help="Its port.")  # fmt: skip
 @click.option("--tls", type=click.Choice(["starttls", "tls", "none"]), default="starttls",
-              show_default=True)  # fmt: skip
+              show_default=True, help="tls: from the first byte, as on port 465.")  # fmt: skip
 @click.option("--insecure", is_flag=True, help="Take any certificate.")
 @click.option("--login", default="", help="Who to log in as; without it, no login.")
 @click.option("--password-file", type=click.Path(path_type=Path, exists=True, dir_okay=False),

@@ -13,8 +13,9 @@ from gatepost_policy.shown import shown
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 FORM = click.option(
-    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
-)
+    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True,
+    help="A table, or JSON for programs.",
+)  # fmt: skip
 
 
 @click.command("postfix")

@@ -466,7 +466,15 @@ def _write_base(connection: "Connection", state_dir: Path, generation: int) -> _
 
 def _sorted_hashes(key: bytes, texts: Iterable[str]) -> "array[int]":
     hashed = _hasher(key)
-    return array("Q", sorted({hashed(text) for text in texts}))
+    # Sorted by first octet as they come: a million numbers cost eight octets each, not fifty.
+    buckets = [array("Q") for _ in range(256)]
+    for text in texts:
+        number = hashed(text)
+        buckets[number >> 56].append(number)
+    out = array("Q")
+    for bucket in buckets:
+        out.extend(sorted(set(bucket)))
+    return out
 
 
 def _changes(connection: "Connection", base: _Base) -> tuple[list[int], list[int]] | None:

@@ -18,6 +18,8 @@ from gatepost_policy.facts import Signature, client_prefix
 DAY = 86_400
 # A PostgreSQL index entry holds 2704 octets; four octets a character, several columns.
 MAX_KEY = 400
+# The name under which the sums of all messages are kept; it lies in no domain's range.
+EVERYTHING = ""
 RESULTS = ("pass", "fail", "policy", "neutral", "temperror", "permerror", "none")
 _RESULT_AT = {name: 5 + n for n, name in enumerate(RESULTS)}
 
@@ -93,12 +95,9 @@ def common(a: str, b: str) -> int:
 
 def with_shared(keys: Iterable[str]) -> list[tuple[str, int]]:
     """Each key, in order, with what it shares with the one before it (`tables.MessageDomain`)."""
-    ordered = sorted(keys)
-    if len(ordered) == 1:
-        return [(ordered[0], 0)]
     before = ""
     out: list[tuple[str, int]] = []
-    for key in ordered:
+    for key in sorted(keys):
         out.append((key, common(before, key)))
         before = key
     return out
@@ -115,7 +114,7 @@ def search_keys(
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
     """(keys of message_domain, keys of domain_day), each with its `shared`. Do not change them."""
     keys: set[str] = set()
-    names: set[str] = set()
+    names: set[str] = {EVERYTHING}
     for address in (sender, author):
         if address is not None and (address.local or address.domain):
             keys.add(address_key(address))
@@ -127,7 +126,7 @@ def search_keys(
             if name not in names:
                 names.add(name)
                 keys.add(name)
-    return (with_shared(keys) if keys else []), (with_shared(names) if names else [])
+    return with_shared(keys), with_shared(names)
 
 
 @dataclass(slots=True)

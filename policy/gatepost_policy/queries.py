@@ -2,8 +2,8 @@
 
 How it works: a domain and everything below it is one range of `message_domain` (see tables.py),
 an address is one key of it, so no selector ever becomes a LIKE pattern. A whole domain's summary
-comes from the sums of `domain_day` and `domain_host`; whatever is narrowed further (by time,
-host, trap, family, or to one address) is counted from the rows.
+and the overview's come from the sums of `domain_day` and `domain_host`; whatever is narrowed
+further (by time, host, trap, family, or to one address) is counted from the rows.
 """
 
 from collections import Counter
@@ -17,11 +17,9 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
-    String,
     and_,
     cast,
     func,
-    null,
     select,
 )
 
@@ -43,9 +41,6 @@ from gatepost_policy.tables import (
 RESULTS = ("pass", "fail", "policy", "neutral", "temperror", "permerror", "none")
 HOSTS_MAX = 1_000
 PREFIXES_MAX = 20_000
-# From so many messages on, the overview counts the busiest clients only.
-GROUPED_MAX = 200_000
-BUSIEST_MAX = 200
 
 
 class TooWide(Exception):
@@ -64,18 +59,24 @@ class Counted:
 
 def count(connection: Connection, selection: Selection) -> Counted:
     """Summary and rhythm of everything selected. Raises TooWide."""
-    if selection.domain is not None and not selection.narrowed:
+    if not selection.narrowed and (selection.everything or selection.domain is not None):
         return _from_sums(connection, selection.domain)
     return _from_rows(connection, selection)
 
 
-def _covers(table: Any, domain: str) -> ColumnElement[bool]:
-    """One row a message (or its share of a sum) of `domain` and all below it; see tables.py."""
+def _covers(table: Any, domain: str | None) -> ColumnElement[bool]:
+    """One row a message (or its share of a sum) of `domain` and all below it; see tables.py.
+
+    None stands for everything: for sums alone, which are kept for that too.
+    """
+    if domain is None:
+        everything: ColumnElement[bool] = table.reversed == derive.EVERYTHING
+        return everything
     start, end = (derive.fit(key) for key in key_range(domain))
     return and_(table.reversed >= start, table.reversed < end, table.shared < len(start))
 
 
-def _from_sums(connection: Connection, domain: str) -> Counted:
+def _from_sums(connection: Connection, domain: str | None) -> Counted:
     mine = _covers(DomainDay, domain)
     day = DomainDay
     results = (
@@ -105,7 +106,9 @@ def _from_sums(connection: Connection, domain: str) -> Counted:
             messages, first, last, len(days), rhythm.count_months(days), median_gap=0.0
         )
     else:
-        times = select(MessageDomain.at).where(_covers(MessageDomain, domain))
+        times = select(Message.at)
+        if domain is not None:
+            times = select(MessageDomain.at).where(_covers(MessageDomain, domain))
         beat = rhythm.of(connection.scalars(times).all())
     host = DomainHost
     hosts, in_all = _hosts(
@@ -137,10 +140,6 @@ def _from_rows(connection: Connection, selection: Selection) -> Counted:
     chosen = conditions(connection, selection)
     client: ColumnElement[str | None] = func.coalesce(Message.address, Message.prefix)
     groupings: list[ColumnElement[Any]] = [client, Message.family.expression]
-    many = not chosen and _at_least(connection, GROUPED_MAX)
-    if many:
-        client = cast(null(), String)
-        del groupings[0]
     groups = connection.execute(
         select(
             client,
@@ -170,8 +169,6 @@ def _from_rows(connection: Connection, selection: Selection) -> Counted:
     hosts = [Host(row[2], bare(row[0]), row[1], row[3]) for row in groups if row[0] is not None]
     hosts.sort(key=lambda host: (-host.messages, host.address or ""))
     in_all = len(hosts)
-    if many:
-        hosts, in_all = _busiest(connection)
     summary = Summary(
         messages=messages,
         first_seen=first,
@@ -183,32 +180,6 @@ def _from_rows(connection: Connection, selection: Selection) -> Counted:
         hosts=tuple(hosts[:HOSTS_MAX]),
     )
     return Counted(summary, beat, sum(row[4] for row in groups), in_all)
-
-
-def _at_least(connection: Connection, number: int) -> bool:
-    return connection.scalar(select(Message.id).limit(1).offset(number - 1)) is not None
-
-
-def _busiest(connection: Connection) -> tuple[list[Host], int]:
-    """The clients with most messages of a large store, and how many there are.
-
-    To group millions of rows by client takes minutes; the identities know who to count.
-    """
-    identity = SenderIdentity
-    mine = identity.kind == str(IdentityKind.PREFIX)
-    prefixes = connection.scalars(
-        select(identity.value).where(mine).order_by(identity.messages.desc()).limit(BUSIEST_MAX)
-    ).all()
-    client = func.coalesce(Message.address, Message.prefix)
-    rows = connection.execute(
-        select(client, Message.family, func.max(Message.client_name), func.count())
-        .where(Message.prefix.in_(prefixes))
-        .group_by(client, Message.family)
-        .order_by(func.count().desc(), client)
-        .limit(HOSTS_MAX)
-    ).all()
-    in_all = connection.scalar(select(func.count()).select_from(identity).where(mine)) or 0
-    return [Host(row[2], bare(row[0]), row[1], row[3]) for row in rows], in_all
 
 
 def _signatures(

@@ -47,22 +47,21 @@ def _judge(
     return standing(
         counted.rhythm,
         counted.trap_messages,
-        _proven(connection, selection),
+        _proof(connection, selection),
         messages=settings.sender.repeat_messages,
         span=settings.sender.repeat_span,
     )
 
 
-def _proven(connection: Connection, selection: Selection) -> bool:
-    """True where the selector is an identity that cannot be forged: a client, a proven d=."""
+def _proof(connection: Connection, selection: Selection) -> str | None:
+    """What proves the selected sender: a client's address, a d= that passed; None: a mere claim."""
     if selection.sender is None:
-        return selection.host is not None
+        return None if selection.host is None else "address"
     address = selection.address
     domain = selection.domain or (address.domain if address is not None else "")
     if not domain:
-        return False
-    found = connection.scalar(select(exists().where(_dkim_within(domain))))
-    return bool(found)
+        return None
+    return "DKIM" if connection.scalar(select(exists().where(_dkim_within(domain)))) else None
 
 
 def _dkim_within(domain: str) -> ColumnElement[bool]:

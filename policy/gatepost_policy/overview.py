@@ -112,7 +112,7 @@ def _count(
     judged = standing(
         counted.rhythm,
         counted.trap_messages,
-        kind in (IdentityKind.PREFIX, IdentityKind.DKIM),
+        {IdentityKind.PREFIX: "address", IdentityKind.DKIM: "DKIM"}.get(IdentityKind(kind)),
         messages=settings.sender.repeat_messages,
         span=settings.sender.repeat_span,
     )

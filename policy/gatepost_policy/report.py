@@ -149,13 +149,14 @@ class Standing:
 
 
 def standing(
-    rhythm: Rhythm | None, trap_messages: int, proven: bool, *, messages: int, span: int
+    rhythm: Rhythm | None, trap_messages: int, proof: str | None, *, messages: int, span: int
 ) -> Standing:
     """Judge a history: `messages` on as many days over `span` seconds, one of them to a trap.
 
-    `proven` says that a signature which passed names this sender; otherwise it is a claim, and
-    is reported but never punished.
+    `proof` says by what this sender is proven: `DKIM`, `address`. None: it is a claim, which is
+    reported but never punished.
     """
+    proven = proof is not None
     if rhythm is None:
         return Standing(False, False, "not seen")
     seen = f"{plural(rhythm.messages, 'message')} on {plural(rhythm.days, 'day')}"
@@ -171,7 +172,7 @@ def standing(
     )
     if not enough:
         return Standing(False, proven, f"{seen}{over}, {traps}; not a repeat sender yet")
-    evidence = "proven by DKIM" if proven else "claimed, not proven"
+    evidence = f"proven by {proof}" if proven else "claimed, not proven"
     return Standing(True, proven, f"repeat sender ({evidence}): {seen}{over}, {traps}")
 
 

@@ -1,8 +1,10 @@
 """Listen to libmilter: one `Session` for each MTA connection, one method for each callback.
 
 How it works. Callbacks gather (`transcript`), the end of message judges (`gate`) and acts
-(`actions`). Only RCPT (where traps are refused there), body (to skip what nobody needs) and the
-end of message answer; everything else is negotiated as "no reply", which halves libmilter's cost.
+(`actions`). Only RCPT (where traps are refused there) and the end of message answer; everything
+else is negotiated as "no reply", which halves libmilter's cost. That goes for the body too: an
+answer to each chunk costs a tenth of a large message; SKIP, which needs one, is used only with
+an MTA that cannot do without answers.
 
 Rules: callbacks of one connection never overlap but come on different OS threads, so a session
 owns no thread and no thread-local. Each callback has one `except`: it marks the message as
@@ -43,6 +45,7 @@ WANTED_STEPS = (
     | milter.P_NR_MAIL
     | milter.P_NR_HDR
     | milter.P_NR_EOH
+    | milter.P_NR_BODY
     | milter.P_NODATA
     | milter.P_NOUNKNOWN
     | milter.P_SKIP
@@ -246,7 +249,7 @@ class Session:
             if message is None or message.direction is not Direction.INBOUND:
                 if message is not None:
                     message.body_bytes = None
-                if self.steps & milter.P_SKIP:
+                if self.steps & (milter.P_SKIP | milter.P_NR_BODY) == milter.P_SKIP:
                     return SKIP
             else:
                 if message.body_bytes is not None:
@@ -257,7 +260,7 @@ class Session:
                     self.copy.body(chunk)
         except Exception:
             self.failed("body")
-        return CONTINUE
+        return self.quiet(milter.P_NR_BODY)
 
     def eom(self, ctx: Any) -> int:
         message = self.message

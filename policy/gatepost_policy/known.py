@@ -11,7 +11,7 @@ or at a request (a few hundred nanoseconds) and map the new files when it has mo
 
 A look-up is a binary search: no list makes it slow. The hashes are keyed (BLAKE2b) with a secret
 that was made on this machine, so nobody can look for two addresses that collide, and at 64 bits
-chance will not: a hit needs no second look at the store (docs/decisions/0101).
+chance will not: a hit needs no second look at the store (docs/decisions/0080).
 
 Rule: a reader never writes, never raises, and never waits for the store, but for `good_messages`,
 one bounded read after a trap hit that nothing proves.

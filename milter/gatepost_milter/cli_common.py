@@ -72,10 +72,17 @@ def catch_up(app: App, engine: "Engine") -> None:
     Says so on stderr where the recorder does not keep up. Raises StoreError.
     """
     from gatepost_policy import hindsight, recorder
+    from gatepost_policy.store import StoreError
 
     if not recorder.wait_until_ingested(app.settings):
         note("milterctl: the recorder is behind; the newest messages may be missing")
-    hindsight.settle(engine, app.settings)
+    try:
+        hindsight.settle(engine, app.settings)
+    except StoreError as error:
+        # What can be read is still worth reading: from a replica, from a store that is busy.
+        if not error.temporary:
+            raise
+        note(f"milterctl: {error}; until then old mail does not know of new traps")
 
 
 def note(text: str) -> None:

@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from gatepost_policy import derive, rhythm
+from gatepost_policy.address import Address
 from gatepost_policy.facts import Family, IdentityKind
 from gatepost_policy.report import Host, Summary
 from gatepost_policy.rhythm import Rhythm
@@ -275,11 +276,7 @@ def conditions(connection: Connection, selection: Selection) -> list[ColumnEleme
         found.append(_by_host(connection, selection.host))
     if selection.trap is not None:
         found.append(
-            Message.id.in_(
-                select(MessageRecipient.message_id).where(
-                    MessageRecipient.trap_key == derive.fit(derive.clean(selection.trap.trap_key))
-                )
-            )
+            Message.id.in_(select(MessageRecipient.message_id).where(_recipient(selection.trap)))
         )
     if selection.since is not None:
         found.append(Message.at >= selection.since)
@@ -288,6 +285,14 @@ def conditions(connection: Connection, selection: Selection) -> list[ColumnEleme
     if selection.family is not None:
         found.append(Message.family == str(selection.family))
     return found
+
+
+def _recipient(trap: Address) -> ColumnElement[bool]:
+    """A recipient's key, or everybody in a domain for `@example.org` (which reads them all)."""
+    key = derive.fit(derive.clean(trap.trap_key))
+    if trap.local or not trap.domain:
+        return MessageRecipient.trap_key == key
+    return MessageRecipient.trap_key.endswith(key, autoescape=True)
 
 
 def by_domain(selection: Selection) -> list[ColumnElement[bool]] | None:

@@ -8,6 +8,7 @@ host in its Host field, or a page elsewhere could point its own name at us (DNS 
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -63,7 +64,8 @@ def create(
             chosen = _selection(kind, value, now)
         except ValueError as error:
             abort(400, str(error))
-        hindsight.settle(engine(), settings)
+        with suppress(StoreError):  # a busy store, a replica: what can be read is worth reading
+            hindsight.settle(engine(), settings)
         with reading(engine()) as connection:
             report = history.tell(connection, chosen, settings, now)
             rows = volume.rows(connection) if chosen.everything else None

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 LOCK = "recorder.lock"
 HOST = "host"
 LOOK_S = 0.2  # how often the journal and the revisions are looked at; a trap hit pokes
+GATHER_S = 0.03
 BATCH_RECORDS = 1_000
 COMMIT_ROWS = 5_000
 RETRIES = 8
@@ -399,6 +400,8 @@ class Recorder:
         while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
             # `stop` has no file descriptor: look at it ten times a second.
             if select.select([self._poke], [], [], min(left, 0.1))[0]:
+                # Where one trap is hit others often are: gather a moment, they are one commit.
+                stop.wait(GATHER_S)
                 with suppress(BlockingIOError):
                     os.read(self._poke, 65_536)
                 return

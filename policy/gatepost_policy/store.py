@@ -121,9 +121,13 @@ def _server(url: str) -> Engine:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """One transaction that only reads. Raises StoreError."""
-    with _translated(engine), engine.connect() as connection, connection.begin():
-        yield connection
+    """One transaction that only reads, all of it the same state. Raises StoreError."""
+    with _translated(engine), engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            # Its default shows each statement another state: parts of a report would disagree.
+            connection = connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
+            yield connection
 
 
 @contextmanager

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(min=0), default=20, show_default=True,
               help="Show so many senders and messages.")  # fmt: skip
 @click.option(
-    "--format", "form", type=click.Choice(("table", "json")), default="table", show_default=True
-)
+    "--format", "form", type=click.Choice(("table", "json")), default="table", show_default=True,
+    help="A table, or JSON.",
+)  # fmt: skip
 @click.pass_obj
 def command(app: App, new: Path | None, since: str | None, limit: int, form: str) -> None:
     """What a configuration would have decided differently, over the stored history.

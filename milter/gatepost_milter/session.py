@@ -48,7 +48,7 @@ WANTED_STEPS = (
     | milter.P_NR_BODY
     | milter.P_NODATA
     | milter.P_NOUNKNOWN
-    | milter.P_SKIP
+    | milter.P_NR_BODY
     | milter.P_RCPT_REJ
     | milter.P_HDR_LEADSPC
 )
@@ -229,13 +229,10 @@ class Session:
                 if message.over_limit is None:
                     dns = macro(ctx, "{gatepost_dns}") if gate.replay else None
                     check = self.check = gate.begin(message, dns)
-                    feed = check.header
-                    folds = 0
-                    for name, value in message.fields:
-                        feed(name.encode(), value)
+                    check.headers(message.fields)
+                    for _, value in message.fields:
                         if b"\n" in value:
-                            folds += value.count(b"\n")  # on the wire each was CRLF
-                    message.header_bytes += folds
+                            message.header_bytes += value.count(b"\n")  # CRLF on the wire
                     check.end_of_headers()
                     if gate.sink.enabled:
                         self.copy = gate.capture(message)

@@ -35,10 +35,11 @@ def simple_value(value: bytes) -> bytes:
 class Fields:
     """All header fields of one message, top to bottom."""
 
-    __slots__ = ("_by_name", "_relaxed", "all")
+    __slots__ = ("_by_name", "_keys", "_relaxed", "all")
 
     def __init__(self) -> None:
         self.all: list[tuple[bytes, bytes]] = []
+        self._keys: list[bytes] = []
         self._by_name: dict[bytes, list[int]] | None = None
         self._relaxed: dict[int, bytes] = {}
 
@@ -46,9 +47,9 @@ class Fields:
         """Where each field name stands; names are lower-case, without blanks at the end."""
         if self._by_name is None:
             found: dict[bytes, list[int]] = {}
-            for index, (name, _) in enumerate(self.all):
-                # RFC 5322 4.5.8: an obsolete field may have blanks before its colon.
-                key = name.lower().rstrip()
+            # RFC 5322 4.5.8: an obsolete field may have blanks before its colon.
+            self._keys = [name.lower().rstrip() for name, _ in self.all]
+            for index, key in enumerate(self._keys):
                 if key in found:
                     found[key].append(index)
                 else:
@@ -57,12 +58,13 @@ class Fields:
         return self._by_name
 
     def canonical(self, index: int, relaxed: bool) -> bytes:
-        """Field number `index` without its line end."""
+        """Field number `index` without its line end. Only after `by_name`."""
         if not relaxed:
             return self.one(*self.all[index], False)
         text = self._relaxed.get(index)
         if text is None:
-            text = self._relaxed[index] = self.one(*self.all[index], True)
+            value = relaxed_value(self.all[index][1])
+            text = self._relaxed[index] = self._keys[index] + b":" + value
         return text
 
     @staticmethod

@@ -12,6 +12,7 @@ Not thread-safe within one `Message`; callbacks of one connection never overlap.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +95,18 @@ class Message:
             self._signature(len(fields) - 1, value)
         elif length in ARC_LENGTHS and name.lower() in ARC_NAMES:
             self._arc = True
+
+    def headers(self, fields: Iterable[tuple[str, bytes]]) -> None:
+        """All fields at once, as libmilter names them: what `header` does one by one."""
+        found = [(name.encode("utf-8", "surrogateescape"), value) for name, value in fields]
+        self._fields.all = found
+        for index, (name, value) in enumerate(found):
+            length = len(name)
+            if length == 14:
+                if name.lower() == b"dkim-signature":
+                    self._signature(index, value)
+            elif length in ARC_LENGTHS and name.lower() in ARC_NAMES:
+                self._arc = True
 
     def _signature(self, index: int, value: bytes) -> None:
         claims = self._claims

@@ -5,17 +5,22 @@ import gzip
 import json
 import lzma
 import os
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 
 import rings
+from gatepost_policy import recorder, store
+from gatepost_policy.importers.common import to_json
 from gatepost_policy.importers.exim import Exim
 from gatepost_policy.importers.postfix import Postfix
 from gatepost_policy.importers.source import MAX_LINE_BYTES, LogFile
 from gatepost_policy.importers.stamps import Clock
 from gatepost_policy.settings import Settings
+from gatepost_policy.tables import Message, SubmissionCount
 
 LOG = "".join(
     f"2026-11-{day:02} 10:00:00 1QFOdo-0001zq-{day:02} {event}\n"
@@ -146,3 +151,21 @@ def test_every_log_of_the_corpus() -> None:
         seen += len(list(importer.finish()))
         counts = importer.tally.kinds
         assert seen > 20 and all(counts[kind] for kind in kinds), counts
+
+
+def test_a_second_import_changes_nothing_on_any_database(any_settings: Settings) -> None:
+    """Messages by their keys, submissions by keys that belong to no message."""
+    lines = LOG.splitlines()
+    submitted = [line.replace("0001zq", "0001zr").replace("P=smtp", "P=esmtpa") for line in lines]
+    engine = store.open_engine(any_settings)
+    told = []
+    for _ in range(2):
+        exim = Exim()
+        seen = [*exim.lines([*lines, *submitted], Clock(UTC, 1.8e9)), *exim.finish()]
+        records = [to_json(one) for one in seen]
+        told.append(recorder.record_batch(engine, records, any_settings))
+    with store.reading(engine) as connection:
+        count = connection.execute(select(func.sum(SubmissionCount.messages))).scalar_one()
+        rows = connection.execute(select(func.count()).select_from(Message)).scalar_one()
+    engine.dispose()
+    assert (told, count, rows) == ([6, 0], 3, 3)

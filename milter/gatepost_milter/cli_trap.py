@@ -243,12 +243,9 @@ class _opened:
             return iter(sys.stdin.buffer), None
         try:
             self.file = self.path.open("rb")
-            if self.path.is_dir():
-                raise IsADirectoryError
             size = self.path.stat().st_size
         except OSError as error:
-            reason = error.strerror or "is a directory"
-            raise Failure(f"{self.path}: cannot be read: {reason}", USAGE) from None
+            raise Failure(f"{self.path}: cannot be read: {error.strerror}", USAGE) from None
         # A line without end must not fill the memory; what is longer is no address anyway.
         file = self.file
         return iter(lambda: file.readline(MAX_LINE_BYTES), b""), size

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -67,8 +66,6 @@ def test_every_command_has_help(words: list[str], capsys: pytest.CaptureFixture[
 
 def test_help_says_of_each_command_what_it_says_of_itself() -> None:
     for name, (module, line) in cli.COMMANDS.items():
-        if find_spec(f"gatepost_milter.{module}") is None:
-            continue
         command = import_module(f"gatepost_milter.{module}").command
         first = (command.help or "").split("\n\n")[0].replace("\n", " ")
         assert command.short_help or first, name

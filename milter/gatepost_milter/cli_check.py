@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import click
@@ -22,15 +21,15 @@ class MtaGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The MTAs that this installation can look at."""
-        return ["postfix", "exim"] if find_spec("gatepost_milter.mta_check") else []
+        return ["postfix", "exim"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of this MTA."""
         if cmd_name not in self.list_commands(ctx):
             return None
-        from importlib import import_module
+        from gatepost_milter import mta_check
 
-        command = getattr(import_module("gatepost_milter.mta_check"), cmd_name)
+        command = getattr(mta_check, cmd_name)
         assert isinstance(command, click.Command), cmd_name
         return command
 

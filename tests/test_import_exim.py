@@ -202,6 +202,15 @@ def test_a_refused_submission_is_a_number() -> None:
     assert "alice" not in text and "203.0.113.9" not in text
 
 
+def test_refused_submissions_have_keys_without_their_data() -> None:
+    """Two in a second are two; the copy in the reject log is neither."""
+    line = f"{T}H=laptop [203.0.113.9] A=plain:alice F=<a@home.example> rejected RCPT <x@y>: no"
+    exim = Exim()
+    main, reject = Clock(UTC, NOW), Clock(UTC, NOW)
+    keys = [s.key for clock in (main, reject) for s in exim.lines([line, line], clock)]
+    assert keys[:2] == keys[2:] == [f"exim:refused:1795168800.0:{n}" for n in (1, 2)]
+
+
 DKIM: list[tuple[str, tuple[str | None, str, str | None] | None]] = [
     ("[verification succeeded]", ("pass", "pass", None)),
     ("[verified]", ("pass", "pass", None)),

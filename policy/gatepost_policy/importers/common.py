@@ -94,6 +94,26 @@ def line_key(prefix: str, line: str) -> str:
     return f"{prefix}:{digest}"
 
 
+@dataclass
+class Ordinals:
+    """Natural keys for refused submissions: time and number within it, nothing of the line.
+
+    A hash of the line would be one of the client's address and login, and quickly guessed. The
+    count begins anew with each log: Exim writes a refusal to two of them.
+    """
+
+    _log: object = None
+    _at: float = 0.0
+    _number: int = 0
+
+    def key(self, prefix: str, at: float, log: object) -> str:
+        """The key of the next such event at `at` in `log`."""
+        if log is not self._log or at != self._at:
+            self._log, self._at, self._number = log, at, 0
+        self._number += 1
+        return f"{prefix}:refused:{at}:{self._number}"
+
+
 def to_json(seen: Seen) -> Json:
     """The record of `seen`; one of our own mail is a count whatever the store keeps of others.
 

@@ -23,6 +23,7 @@ from gatepost_policy.importers.common import (
     ACCEPTED,
     MAX_OPEN,
     STILL_OPEN_S,
+    Ordinals,
     Ours,
     Tally,
     counted,
@@ -79,11 +80,14 @@ class Exim:
         self._ours = ours or Ours()
         self._open: dict[str, _Open] = {}
         self._last = 0.0
+        self._ordinals = Ordinals()
+        self._clock: Clock | None = None  # stands for the log that is being read
         self._detail = False  # below a refusal, the reject log shows the header
 
     def lines(self, lines: list[str], clock: Clock) -> Iterator[Seen]:
         """What is complete after these lines."""
         tally = self.tally
+        self._clock = clock
         for line in lines:
             tally.lines += 1
             match = LINE.match(line)
@@ -249,13 +253,12 @@ class Exim:
             recipients=(Recipient(address.parse(one), accepted=False),) if one else (),
             signatures=tuple(taken.signatures) if taken else (),
         )
-        key = line_key("exim", line)
         self.tally.kinds["refused"] += 1
         if facts.direction is not Direction.INBOUND:
-            yield counted(facts, decision, key)
+            yield counted(facts, decision, self._ordinals.key("exim", at, self._clock))
         else:
             kind = "rcpt" if stage == "RCPT" and queue_id is None else "message"
-            yield Seen(kind, facts, decision, key=key)
+            yield Seen(kind, facts, decision, key=line_key("exim", line))
 
     def _message(self, queue_id: str, entry: _Open, decision: Decision) -> Seen:
         facts = Facts(

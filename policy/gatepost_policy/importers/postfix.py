@@ -24,6 +24,7 @@ from gatepost_policy.importers.common import (
     ACCEPTED,
     MAX_OPEN,
     STILL_OPEN_S,
+    Ordinals,
     Ours,
     Tally,
     counted,
@@ -77,10 +78,13 @@ class Postfix:
         self._ours = ours or Ours()
         self._open: dict[tuple[str, str], _Open] = {}
         self._last = 0.0
+        self._ordinals = Ordinals()
+        self._clock: Clock | None = None  # stands for the log that is being read
 
     def lines(self, lines: list[str], clock: Clock) -> Iterator[Seen]:
         """What is complete after these lines."""
         tally = self.tally
+        self._clock = clock
         for line in lines:
             tally.lines += 1
             entry = read_line(line, clock)
@@ -265,11 +269,15 @@ class Postfix:
                 fresh.direction = found.direction
             recipients = found.recipients | recipients
         fresh.recipients = recipients
-        raw = f"{entry.at} {entry.host} {entry.pid} {entry.text}"
+        if fresh.direction is Direction.INBOUND:
+            name = line_key("postfix", f"{entry.at} {entry.host} {entry.pid} {entry.text}")
+        else:
+            prefix = f"postfix:{entry.host}:{entry.pid}"
+            name = self._ordinals.key(prefix, entry.at, self._clock)
         kind = "rcpt" if stage == "RCPT" and found is None else "message"
         yield from self._tell(
             None if queue_id == "NOQUEUE" else queue_id,
-            fresh, decision, line_key("postfix", raw), kind,
+            fresh, decision, name, kind,
         )  # fmt: skip
 
     def _leave(self, key: tuple[str, str], entry: _Open) -> Iterator[Seen]:

@@ -308,11 +308,11 @@ def check(engine: Engine) -> None:
                 (
                     "SELECT reversed, day, family, shared, messages, trap_hits, dkim_pass,"
                     " dkim_none FROM domain_day",
-                    {(*k, v[0], v[2], v[5], v[11]) for k, v in sums.days.items()},
+                    {(*k, v[0], v[2], v[5], v[11]) for k, v in sums.days.items() if k[0]},
                 ),
                 (
                     "SELECT reversed, host, shared, family, messages FROM domain_host",
-                    {(*k, v[0], v[2]) for k, v in sums.hosts.items()},
+                    {(*k, v[0], v[2]) for k, v in sums.hosts.items() if k[0]},
                 ),
             ):
                 got = {

@@ -31,6 +31,7 @@ from gatepost_policy.timeline import NOTHING, SYMBOLS, Strip, strip
 PIPE_WIDTH = 1_000_000
 HOSTS_SHOWN = 8
 WIDE = 150  # from here on a message is one line
+UNSIGNED = {"none": "unsigned"}
 LABEL = 9  # width of the labels at the left
 
 _GOOD, _BAD, _DIM, _HEAD = "green", "bold red", "dim", "bold"
@@ -43,8 +44,9 @@ def console(stream: TextIO, terminal: int | None = None) -> Console:
     """
     # markup, emoji: `[red]` and `:bomb:` in an address are characters like any other.
     if terminal is not None:
+        # With a height too: else Rich takes 80 columns where $TERM is dumb.
         return Console(
-            file=stream, width=terminal, force_terminal=True, color_system=None,
+            file=stream, width=terminal, height=25, force_terminal=True, color_system=None,
             highlight=False, markup=False, emoji=False,
         )  # fmt: skip
     if stream.isatty():
@@ -143,7 +145,7 @@ def _dkim(report: Report) -> Text:
     signed = report.summary.messages > 1 and "none" not in report.summary.dkim
     text = Text("always signed: " if signed and not report.overview else "")
     for at, (result, count) in enumerate(report.summary.dkim.items()):
-        word = "unsigned" if result == "none" else result
+        word = UNSIGNED.get(result, result)
         text.append(", " if at else "").append(f"{word} {count}", _style(result))
     keys = {f"{s.selector} ({s.algorithm})" for line in report.messages for s in line.signatures}
     if keys and not report.overview and len(keys) <= 3:
@@ -250,7 +252,8 @@ def _senders(senders: Sequence[Sender], to: Console) -> Table:
             standing,
         ]
         if wide:
-            row.append(", ".join(f"{r} {n}" for r, n in sender.summary.dkim.items()))
+            words = ((UNSIGNED.get(r, r), n) for r, n in sender.summary.dkim.items())
+            row.append(", ".join(f"{word} {n}" for word, n in words))
             row.append(timestamp(sender.rhythm.last)[:10])
         made.add_row(*row)
     return made
@@ -298,7 +301,7 @@ def _messages(lines: Sequence[Line], to: Console) -> Table:
             size = "" if line.size is None else str(line.size)
             row += [size, shown(f"{line.action} ({line.reason})"), line.source]
         else:
-            dkim = "unsigned" if line.dkim == "none" else line.dkim
+            dkim = UNSIGNED.get(line.dkim, line.dkim)
             who = Text(_author(line)).append(" to ").append(_recipients(line))
             row += [Text(dkim, _style(line.dkim)), who.append(f"\n{client}", _DIM)]
         made.add_row(*row)

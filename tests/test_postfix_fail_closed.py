@@ -159,8 +159,28 @@ def test_token_table_missing(postfix: PostfixInstance) -> None:
         inbound_flows(postfix)
 
 
+def test_token_table_empty(postfix: PostfixInstance) -> None:
+    """The table is there and does nothing: the milter sees its mark missing."""
+    with Daemon(BASE_CONFIG + SUBMISSION["mta"]) as daemon:
+        configure(postfix, daemon.socket, "mta", files={"submission_received": ""})
+        refused(postfix)
+        assert "token table" in daemon.text(), daemon.text()
+        inbound_flows(postfix)
+
+
+def test_token_table_empty_without_the_marking_field(postfix: PostfixInstance) -> None:
+    """A recipe without smtpd_data_restrictions cannot tell; then the milter sweeps as well."""
+    with Daemon(BASE_CONFIG + SUBMISSION["mta"]) as daemon:
+        configure(postfix, daemon.socket, "mta", submission={"smtpd_data_restrictions": ""},
+                  files={"submission_received": ""})  # fmt: skip
+        canaries, sent = submit(postfix)
+        assert sent.code == 250, (sent, postfix.log_text())
+        (data,) = postfix.collect()
+        assert canaries.found(data) == () and TOKEN.encode() not in data, data.decode()
+
+
 def test_token_table_empty_is_found_by_check(postfix: PostfixInstance) -> None:
-    """The one failure that no milter can see: the token would leave, and `check` says so."""
+    """`check` tries the table, before any mail comes."""
     from gatepost_milter import postfix_checks, postfix_config
     from gatepost_policy.settings import Settings
 

@@ -40,7 +40,7 @@ def _sockets(config: EximConfig, settings: Settings) -> Iterator[Finding]:
     wanted = sorted(ours)[0]
     for target in dict.fromkeys(_SOCKET.findall(config.text)):
         plain = target.strip().replace("inet:localhost:", "inet:127.0.0.1:")
-        asked = re.search(re.escape(target) + r"[^\n]*?exim stage=", config.text)
+        asked = re.search(re.escape(target) + r"\s*\}\s*\{exim ", config.text)
         if asked and plain not in ours:
             yield Finding(
                 "policy-socket", "exim configuration",
@@ -50,9 +50,11 @@ def _sockets(config: EximConfig, settings: Settings) -> Iterator[Finding]:
 
 
 def _asks(statements: tuple[Statement, ...], stage: str) -> bool:
-    return any(
-        f"exim stage={stage} " in value for s in statements for _, value in s.parts
-    )  # fmt: skip
+    # Any value may travel in base64 (docs/policy-protocol.md).
+    wanted = re.compile(
+        rf"\{{exim [^\n]*?\b(?:stage={stage}\b|b64\.stage=\$\{{base64:{stage}\}})"
+    )
+    return any(wanted.search(value) for s in statements for _, value in s.parts)
 
 
 def _stages(config: EximConfig) -> Iterator[Finding]:
@@ -79,9 +81,8 @@ def _order(config: EximConfig) -> Iterator[Finding]:
     name = config.options.get("acl_smtp_rcpt", "")
     for statement in config.acls.get(name, ()):
         called = [v.split()[0] for v in statement.values("acl") if v.split()]
-        if any("exim stage=rcpt " in v for _, v in statement.parts) or any(
-            any("exim stage=rcpt " in v for s in config.acls.get(c, ()) for _, v in s.parts)
-            for c in called
+        if _asks((statement,), "rcpt") or any(
+            _asks(config.acls.get(c, ()), "rcpt") for c in called
         ):
             return
         conditions = {key for key, _ in statement.parts}

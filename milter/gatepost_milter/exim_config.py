@@ -3,7 +3,9 @@
 `read(...)` raises `Unreadable` with one line; parsing never fails, what it does not know it skips.
 """
 
+import os
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,6 @@ from pathlib import Path
 from gatepost_milter.postfix_config import Unreadable
 
 TIMEOUT = 30
-PROGRAMS = ("/usr/sbin/exim4", "/usr/sbin/exim", "/usr/exim/bin/exim", "/usr/local/sbin/exim")
-SECTIONS = ("acl", "routers", "transports", "retry", "rewrite", "authenticators", "local_scan")
 VERBS = ("accept", "defer", "deny", "discard", "drop", "require", "warn")
 
 
@@ -72,10 +72,11 @@ def read(file: Path | None = None, program: Path | None = None) -> EximConfig:
 
 
 def _find() -> Path:
-    for name in PROGRAMS:
-        if Path(name).exists():
-            return Path(name)
-    raise Unreadable("no exim4 or exim in /usr/sbin: say --exim FILE")
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/usr/exim/bin"
+    found = shutil.which("exim4", path=path) or shutil.which("exim", path=path)
+    if found is None:
+        raise Unreadable("no exim4 or exim in /usr/sbin: say --exim FILE")
+    return Path(found)
 
 
 def parse(text: str) -> EximConfig:

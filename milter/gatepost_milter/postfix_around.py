@@ -8,6 +8,7 @@ from pathlib import Path
 from gatepost_milter.mta_finding import Finding, Live, place
 from gatepost_milter.postfix_config import Service, Unreadable
 from gatepost_milter.postfix_own_hop import PROBE
+from gatepost_policy import scrub
 from gatepost_policy.sockets import SocketAddress
 
 RESTRICTIONS = tuple(
@@ -24,6 +25,8 @@ def prepended(live: Live, service: Service) -> Iterator[Finding]:
             kept = not any(
                 fnmatchcase(field.lower(), g.lower()) for g in live.settings.submission.remove
             )
+            if field.lower() == scrub.TOKEN_FIELD:
+                continue  # the token recipe's own; gatepost takes it out
             own = field.lower() == "received"
             # The sweep of mode milter takes every Received with it.
             if own and live.settings.submission.own_received == "milter":
@@ -104,8 +107,9 @@ def completion(live: Live) -> Iterator[Finding]:
 
 
 def touches_received(live: Live, tables: str) -> bool:
+    ours = "Received:\n\tby mx.example (Postfix)\n"
     for table in tables.replace(",", " ").split():
-        for text in (PROBE.format(name="Postfix"), "Received:\n\tby mx.example (Postfix)\n"):
+        for text in (PROBE.format(name="Postfix", host="mx.example"), ours):
             try:
                 if live.config.lookup(table, text).strip():
                     return True

@@ -4,7 +4,9 @@
 `PostfixConfig`; nothing is parsed that postconf can parse. Raises `Unreadable` with one line.
 """
 
+import os
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,10 +172,11 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def _find_commands() -> Path:
-    for folder in ("/usr/sbin", "/usr/local/sbin", "/opt/postfix/sbin"):
-        if (Path(folder) / "postconf").exists():
-            return Path(folder)
-    raise Unreadable("no postconf in /usr/sbin: say --command-directory DIR")
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/opt/postfix/sbin"
+    found = shutil.which("postconf", path=path)
+    if found is None:
+        raise Unreadable("no postconf in /usr/sbin: say --command-directory DIR")
+    return Path(found).parent
 
 
 def _output(command: list[str | Path]) -> str:

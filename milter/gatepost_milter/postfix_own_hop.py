@@ -12,10 +12,10 @@ from gatepost_policy import scrub
 PROBE = (
     "Received: from ehlo.example (ptr.example [192.0.2.77])\n"
     "\t(Authenticated sender: login)\n"
-    "\tby mx.example ({name}) with ESMTPSA id ABC123\n"
+    "\tby {host} ({name}) with ESMTPSA id ABC123\n"
     "\tfor <b@example.org>; Fri, 20 Nov 2026 10:00:00 +0000\n"
 )
-REPLACED = "Received: by mx.example (Postfix) with ESMTPSA id ABC123;"
+CLIENT = ("ehlo.example", "ptr.example", "192.0.2.77", "login")
 
 
 def own_hop(live: Live, service: Service) -> Iterator[Finding]:
@@ -53,13 +53,15 @@ def own_hop(live: Live, service: Service) -> Iterator[Finding]:
 
 
 def token_table(live: Live, cleanup: Service, table: str, token: str) -> Iterator[Finding]:
+    host = live.config.get("myhostname", cleanup)
     where, advice = master(cleanup), "copy conf/postfix/submission_received there"
     try:
-        got = live.config.lookup(table, PROBE.format(name=token))
+        got = live.config.lookup(table, PROBE.format(name=token, host=host))
     except Unreadable as error:
         yield Finding("token-table", where, f"{table} cannot be read: {error}", advice)
         return
-    if f"REPLACE {REPLACED}" not in got or "ehlo.example" in got.partition("REPLACE")[2]:
+    new = got.partition("REPLACE ")[2]
+    if not new.startswith("Received:") or any(word in new for word in (*CLIENT, token)):
         yield Finding("token-table", where,
                       f"{table} does not rewrite our own Received field", advice)  # fmt: skip
     for name in ("mime_header_checks", "nested_header_checks"):

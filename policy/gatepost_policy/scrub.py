@@ -8,7 +8,9 @@ can change (version, token, listener) is 451, what nobody can change about this 
 Our own hop (docs/privacy.md, "Postfix hides its own Received"). `submission.own_received` is
 * milter: insert a field whose first line is just `Received:` at the top, after which Postfix's own
   one is within reach; then delete every Received from the lowest up, and put the client's back;
-* mta: Postfix hides the client itself; we only check that it was told to;
+* mta: Postfix hides the client itself; we check that it was told to, and that the token table of
+  the recipe for older releases is at work: smtpd puts a field with the token in, the table marks
+  it, and an unmarked one shows a table that is empty. Without that field we sweep as well;
 * proxy: we sit behind a second smtpd, where Received number 1 is ours by construction.
 
 Relayed mail (a foreign signature, a list's mail, `relay_logins`) loses our own hop, nothing else.
@@ -33,6 +35,8 @@ Field = tuple[str, bytes]  # name, value with its leading space and LF folding (
 _POSTFIX = re.compile(r"Postfix 3\.(\d{1,2})(?:[.-][A-Za-z0-9.-]{1,40})?\Z")
 VERIFIED_MINOR = range(12)  # 3.0 to 3.11
 HIDES_CLIENT_SINCE = 10  # smtpd_hide_client_session, Postfix 3.10
+# What smtpd prepends in the token recipe, "TOKEN", and its header_checks make of it, "TOKEN ok".
+TOKEN_FIELD = "x-gatepost-token"
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9])?\Z")
 _QUEUE_ID = re.compile(r"[A-Za-z0-9]{1,64}\Z")
@@ -132,7 +136,13 @@ class Scrubber:
                 )
             login = found
         relayed = self.relayed(fields, login)
-        edits: list[Edit] = []
+        told = [value.strip() for name, value in fields if name.lower() == TOKEN_FIELD]
+        if (token := self.settings.mta_token.encode()) and token in told:
+            return _refused(
+                "the token table of the submission service is empty or has another token: "
+                "milterctl check postfix names the file"
+            )
+        edits = [Edit("delete", "X-Gatepost-Token", k) for k in range(len(told), 0, -1)]
         if not relayed:
             if any(self._unreachable(name) for name, _ in fields):
                 return Plan(
@@ -196,7 +206,8 @@ class Scrubber:
                     "submission.own_received is mta, and {v} shows neither submission.mta_token "
                     "nor Postfix 3.10 with smtpd_hide_client_session: see docs/postfix.md"
                 )
-            return [] if keep else _in_place(received, at, 0)
+            if not self._unproven(fields, hop):
+                return [] if keep else _in_place(received, at, 0)
         if hop.name is None or hop.queue_id is None or not (
             _HOST.match(hop.name) and _QUEUE_ID.match(hop.queue_id)
         ):
@@ -208,7 +219,7 @@ class Scrubber:
             ours = _own_field(hop, spoken[-1] if spoken else protocol(hop), at)
             rest = [] if keep else _in_place(received[1:], at, 1)
             return [*rest, Edit("change", "Received", 1, ours)]
-        if not verified(hop.version):
+        if self.settings.own_received == "milter" and not verified(hop.version):
             return _refused(
                 "macro {v} names no Postfix from 3.0 to 3.11 (mail_name must be Postfix), and "
                 "elsewhere our own Received cannot be replaced: set submission.own_received to "
@@ -225,6 +236,16 @@ class Scrubber:
             # The count stays: it is how a mail loop is found (RFC 5321 6.3).
             edits.append(Edit("insert", "Received", position, back or _anonymous(value, at)))
         return edits
+
+    def _unproven(self, fields: Sequence[Field], hop: Hop) -> bool:
+        """True for the token recipe where nothing shows its table at work, and we can sweep."""
+        token = self.settings.mta_token
+        proof = f"{token} ok".encode()
+        return (
+            bool(token)
+            and not any(n.lower() == TOKEN_FIELD and v.strip() == proof for n, v in fields)
+            and verified(f"Postfix {(hop.version or '').partition(' ')[2]}")
+        )
 
     def _hidden_by_mta(self, hop: Hop) -> bool:
         version = hop.version or ""

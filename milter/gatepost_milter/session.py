@@ -48,7 +48,7 @@ WANTED_STEPS = (
     | milter.P_NR_BODY
     | milter.P_NODATA
     | milter.P_NOUNKNOWN
-    | milter.P_NR_BODY
+    | milter.P_SKIP
     | milter.P_RCPT_REJ
     | milter.P_HDR_LEADSPC
 )

@@ -100,7 +100,9 @@ def test_import(run: Run, tmp_path: Path) -> None:
     assert output.startswith("1 new traps, 0 known already, 1 lines refused\n")
     assert "-: line 2: bad line \\x1b[31m: want an address" in output
     listed_now = json.loads(run("trap", "list", "--format", "json")[1])
-    assert {t["key"]: t["source"] for t in listed_now} == {"a@home.example": "list", "b@home.example": "list", "c@home.example": ""}
+    assert {t["key"]: t["source"] for t in listed_now} == {
+        "a@home.example": "list", "b@home.example": "list", "c@home.example": "",
+    }  # fmt: skip
 
 
 def test_check(run: Run, history: None) -> None:

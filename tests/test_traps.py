@@ -11,7 +11,18 @@ import pytest
 from sqlalchemy import Connection, Engine, update
 
 from fix_store import AT, message, signature
-from gatepost_policy import address, config, ingest, known, listings, revision, store, traps
+from gatepost_policy import (
+    address,
+    config,
+    ingest,
+    known,
+    listings,
+    revision,
+    snapshot,
+    store,
+    traps,
+)
+from gatepost_policy import publish as publisher
 from gatepost_policy.facts import Client, Facts, Family, Recipient, Signature
 from gatepost_policy.known import KnownState
 from gatepost_policy.rules import Known
@@ -299,7 +310,7 @@ def test_damage_keeps_what_was_known(
     aside = directory / "aside"
     aside.write_bytes(os.urandom(100))
     aside.rename(directory / name)
-    known._bump(directory / known.TICK_FILE)
+    publisher.bump(directory / known.TICK_FILE)
     assert state.is_trap(trap)
     # The next publisher does not build on the damage.
     publish(engine, settings)
@@ -338,11 +349,11 @@ def test_look_up_does_not_grow(state: KnownState, engine: Engine, settings: Sett
 
     reads = {}
     for size in (1_000, 100_000):
-        hashed = known._hasher(b"k" * 16)
+        hashed = snapshot.hasher(b"k" * 16)
         keys = (f"t{n}@x.example" for n in range(size))
-        numbers = Counting(known._sorted_hashes(b"k" * 16, keys))
-        assert known._contains(numbers, hashed("t7@x.example"))
-        assert not known._contains(numbers, hashed("u7@x.example"))
+        numbers = Counting(publisher.sorted_hashes(b"k" * 16, keys))
+        assert snapshot.contains(numbers, hashed("t7@x.example"))
+        assert not snapshot.contains(numbers, hashed("u7@x.example"))
         reads[size] = numbers.reads
     assert reads[100_000] <= reads[1_000] + 2 * 8
 
@@ -358,8 +369,8 @@ def test_snapshot_is_plain_data(engine: Engine, settings: Settings) -> None:
         data = (directory / name).read_bytes()
         assert b"192.0.2.7" not in data and b"secret-trap" not in data
     data = (directory / known.NOW_FILE).read_bytes()
-    octets = known._NOW_HEAD.unpack_from(data)[1]
-    assert json.loads(data[known._NOW_HEAD.size :][:octets])["v4_bits"] == [32]
+    octets = snapshot.NOW_HEAD.unpack_from(data)[1]
+    assert json.loads(data[snapshot.NOW_HEAD.size :][:octets])["v4_bits"] == [32]
 
 
 def test_import_then_update_marks_rows_as_live(writing: Connection) -> None:

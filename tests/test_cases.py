@@ -1,5 +1,6 @@
 """Golden cases: each one pure, and through the real daemon with both ways of hiding Received."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,10 @@ class Knowledge:
 
     def is_trap(self, mailbox: address.Address) -> bool:
         return mailbox.trap_key in self.traps
+
+    def live_traps(self, used: Mapping[str, str]) -> dict[str, str]:
+        found = {how: address.parse(text) for how, text in used.items() if "@" in text}
+        return {how: a.trap_key for how, a in found.items() if self.is_trap(a)}
 
     def lookup(self, facts: Facts) -> Known:
         found = frozenset(r.address.raw for r in facts.recipients if self.is_trap(r.address))

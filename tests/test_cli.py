@@ -12,8 +12,9 @@ import click
 import pytest
 
 from fix_report import SLOW, fill
+from fix_store import message
 from gatepost_milter import cli
-from gatepost_policy import config, store
+from gatepost_policy import config, journal, recorder, store
 
 MILTERCTL = str(Path(sys.executable).with_name("milterctl"))
 
@@ -229,3 +230,56 @@ def test_completion_knows_commands_and_options() -> None:
             env={**environ, "COMP_WORDS": words, "COMP_CWORD": index},
         )  # fmt: skip
         assert want in got.stdout
+
+
+def journaled(count: int) -> journal.Writer:
+    """A journal with messages that no recorder has seen."""
+    settings = config.load(None, store="s.sqlite")
+    writer = journal.Writer(config.journal_dir(settings), max_bytes=10**9, sync="process")
+    for number in range(count):
+        assert writer.write(message(number))
+    return writer
+
+
+def test_report_tells_what_was_just_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a recorder it ingests by itself; twice tells the same."""
+    journaled(3).close()
+    for _ in range(2):
+        code, out, err = run(capsys, "--store", "s.sqlite", "report", "--format", "json")
+        assert (code, err) == (0, "")
+        assert json.loads(out)["summary"]["messages"] == 3
+
+
+def test_report_says_when_the_recorder_is_behind(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody holds the lock and does nothing: what is known is told, and that it is old."""
+    # Two seconds are the promise; a test need not wait for them.
+    monkeypatch.setattr(recorder.wait_until_ingested, "__defaults__", (0.1,))
+    journaled(1).close()
+    run(capsys, "--store", "s.sqlite", "report")
+    writer = journaled(1)
+    settings = config.load(None, store="s.sqlite")
+    stuck = recorder.Recorder(settings)
+    assert stuck.lock()
+    try:
+        code, out, err = run(capsys, "--store", "s.sqlite", "report", "--format", "json")
+    finally:
+        stuck.close()
+        writer.close()
+    assert code == 0
+    assert json.loads(out)["summary"]["messages"] == 1
+    assert err == "milterctl: the recorder is behind; the newest messages may be missing\n"
+
+
+def test_report_reads_a_store_that_is_locked(capsys: pytest.CaptureFixture[str], slow: str) -> None:
+    """Another program writes for longer than we wait: reading goes on."""
+    Path("gatepost.toml").write_text(f'[store]\nurl = "{slow}"\nbusy_ms = 50\n')
+    run(capsys, "trap", "add", "other@example.net")
+    engine = store.open_url(f"sqlite:///{slow}")
+    with store.writing(engine):
+        code, out, err = run(capsys, "report", "--format", "json")
+    engine.dispose()
+    assert (code, err.count("\n")) == (0, 1)
+    assert "is locked by another program" in err
+    assert json.loads(out)["summary"]["messages"] == 5

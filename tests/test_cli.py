@@ -184,18 +184,19 @@ def test_formats(capsys: pytest.CaptureFixture[str], slow: str) -> None:
     assert out.lstrip().lower().startswith("<!doctype html>")
 
 
-def test_locale_that_is_not_utf_8(slow: str) -> None:
+def test_locale_that_is_not_utf_8(slow: str, capsys: pytest.CaptureFixture[str]) -> None:
     environ = {
         **os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0",
         "PYTHONIOENCODING": "ascii",
     }  # fmt: skip
-    for arguments in (["report"], ["report", "--sender", b"\xff@slow.example"]):
-        got = subprocess.run(
-            [MILTERCTL, "--store", slow, *arguments], capture_output=True, env=environ
-        )
-        assert got.returncode == 0, got.stderr
-        assert got.stdout.isascii()
-        assert not got.stderr
+    got = subprocess.run([MILTERCTL, "--store", slow, "report"], capture_output=True, env=environ)
+    assert (got.returncode, got.stderr) == (0, b"")
+    assert got.stdout.isascii()
+    assert b"slow.example" in got.stdout
+    # How Python hands over a byte of the command line that is no UTF-8.
+    code, out, err = run(capsys, "--store", slow, "report", "--sender", "\udcff@slow.example")
+    assert (code, err) == (0, "")
+    assert r"\udcff@slow.example" in out
 
 
 def test_closed_pipe(slow: str) -> None:

@@ -1,0 +1,91 @@
+"""Repeat senders, and clients that are shared: what the history of an identity says about it."""
+
+from sqlalchemy import Connection, func, select, update
+
+from gatepost_policy import address
+from gatepost_policy.decision import Action, Reason
+from gatepost_policy.facts import IdentityKind
+from gatepost_policy.settings import Settings
+from gatepost_policy.tables import Message, SenderIdentity
+
+# Of one client, so many of its newest messages are looked at for good ones.
+GOOD_SCAN = 1_000
+
+
+def good_messages(connection: Connection, prefix: str, at: float, settings: Settings) -> int:
+    """How much good mail this client brought to real recipients in `good_window`, bounded."""
+    newest = (
+        select(Message.action, Message.reason, Message.shadow, Message.stage)
+        .where(
+            Message.prefix == prefix,
+            Message.at >= at - settings.sender.good_window,
+            Message.at <= at,
+        )
+        .order_by(Message.at.desc())
+        .limit(GOOD_SCAN)
+        .subquery()
+    )
+    return (
+        connection.scalar(
+            select(func.count())
+            .select_from(newest)
+            .where(
+                newest.c.action == Action.ACCEPT,
+                newest.c.reason == Reason.NO_BAD_SIGNAL,
+                newest.c.shadow.is_(None),
+                newest.c.stage != "rcpt",
+            )
+        )
+        or 0
+    )
+
+
+def flag_repeat(connection: Connection, since: float, settings: Settings) -> bool:
+    """Flag those who became repeat senders, among the identities seen at or after `since`.
+
+    Call it once a batch, after listings were made ("its next hit" is not the hit that makes it
+    one) and identities counted. True where one was new; the caller bumps the revision.
+
+    Never flagged: never_list and own domains, where an identity is a crowd, and clients that
+    deliver good mail, for the same reason.
+    """
+    sender = settings.sender
+    candidates = connection.execute(
+        select(SenderIdentity.kind, SenderIdentity.value, SenderIdentity.last_seen).where(
+            SenderIdentity.trap_messages > 0,
+            SenderIdentity.last_seen >= since,
+            SenderIdentity.repeat.is_(False),
+            SenderIdentity.messages >= sender.repeat_messages,
+            SenderIdentity.days >= sender.repeat_messages,
+            SenderIdentity.last_seen - SenderIdentity.first_seen >= sender.repeat_span,
+        )
+    ).all()
+    protected = sender.never_list + sender.own_domains
+    flagged = False
+    for kind, value, last_seen in candidates:
+        if kind == IdentityKind.PREFIX:
+            if good_messages(connection, value, last_seen, settings) >= sender.good_messages:
+                continue
+        elif any(address.is_within(value.rpartition("@")[2], p) for p in protected) and (
+            kind != IdentityKind.SENDER
+        ):
+            continue
+        connection.execute(
+            update(SenderIdentity)
+            .where(SenderIdentity.kind == kind, SenderIdentity.value == value)
+            .values(repeat=True)
+        )
+        flagged = True
+    return flagged
+
+
+def repeating(connection: Connection) -> list[tuple[str, str]]:
+    """(kind, value) of every repeat sender."""
+    return [
+        (kind, value)
+        for kind, value in connection.execute(
+            select(SenderIdentity.kind, SenderIdentity.value).where(
+                SenderIdentity.trap_messages > 0, SenderIdentity.repeat.is_(True)
+            )
+        )
+    ]

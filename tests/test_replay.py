@@ -1,9 +1,12 @@
 """`milterctl replay`: through the real milter, with what the message, a sidecar or we say."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -338,3 +341,39 @@ def test_closed_pipe_and_plain_locale(tmp_path: Path, command: Any) -> None:
         ["sh", "-c", line], capture_output=True, text=True, cwd=tmp_path, timeout=100
     )
     assert "Traceback" not in got.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_stays_behind(tmp_path: Path, command: Any, number: signal.Signals) -> None:
+    """Whoever ends a replay ends its milter; only kill -9 leaves the directory."""
+    for n in range(400):
+        (tmp_path / f"{n}.eml").write_bytes(MESSAGE)
+    line: list[str | Path] = [MILTERCTL, "--config", tmp_path / "gatepost.toml", "replay", tmp_path]
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as child:  # fmt: skip
+        assert child.stdout is not None and child.stdout.read(100)
+        assert _processes_of(tmp_path) - {child.pid}
+        child.send_signal(number)
+        child.stdout.close()
+        child.wait(60)
+    for _ in range(300):
+        if not _processes_of(tmp_path):
+            break
+        time.sleep(0.1)
+    assert not _processes_of(tmp_path)
+    left = list(tmp_path.glob("gatepost-replay-*"))
+    assert bool(left) is (number is signal.SIGKILL)
+
+
+def _processes_of(directory: Path) -> set[int]:
+    """Processes whose command line names `directory`."""
+    found = set()
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(directory).encode() in file.read_bytes():
+                found.add(int(file.parent.name))
+        except OSError:
+            continue
+    return found

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,18 @@ if TYPE_CHECKING:
 
 START_S = 60.0
 STOP_S = 15.0
-COMMAND = "import sys; from gatepost_milter.daemon import main; sys.exit(main())"
+# prctl(PR_SET_PDEATHSIG, SIGTERM): where we are killed, our milter does not stay behind.
+COMMAND = """
+import ctypes, os, sys
+try:
+    ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)
+except (OSError, AttributeError):
+    pass
+if os.getppid() != int(sys.argv.pop(1)):
+    sys.exit(1)
+from gatepost_milter.daemon import main
+sys.exit(main())
+"""
 
 
 class StartError(Exception):
@@ -49,10 +61,15 @@ class PrivateMilter:
         file = self.directory / "gatepost.toml"
         file.write_text(to_toml(_private(settings, self, workers)), encoding="utf-8")
         self._process: subprocess.Popen[bytes] | None = None
-        self._command = [sys.executable, "-P", "-c", COMMAND, "--config", str(file), "--replay"]
+        python = [sys.executable, "-P", "-c", COMMAND, str(os.getpid())]
+        self._command = [*python, "--config", str(file), "--replay"]
+        self._term: Any = None  # what TERM did before
 
     def __enter__(self) -> "PrivateMilter":
         try:
+            if threading.current_thread() is threading.main_thread():
+                if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+                    self._term = signal.signal(signal.SIGTERM, _leave)
             self._start()
         except BaseException:
             self.stop()
@@ -104,6 +121,14 @@ class PrivateMilter:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
+        if self._term is not None:
+            signal.signal(signal.SIGTERM, self._term)
+            self._term = None
+
+
+def _leave(number: int, frame: object) -> None:
+    """TERM ends the program as an exception does: what was started is ended as well."""
+    raise SystemExit(128 + number)
 
 
 def _private(settings: "Settings", own: PrivateMilter, workers: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from gatepost_policy import (
     revision,
     snapshot,
     store,
+    trap_import,
     traps,
 )
 from gatepost_policy import publish as publisher
@@ -119,7 +120,7 @@ def test_import_keeps_what_was_removed_by_hand(writing: Connection) -> None:
 def test_import_appears_at_once_and_a_dead_one_never(
     writing: Connection, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(traps, "BATCH_ROWS", 10)
+    monkeypatch.setattr(trap_import, "BATCH_ROWS", 10)
     seen: list[int] = []
 
     def watch(octets: int) -> None:

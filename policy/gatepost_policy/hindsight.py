@@ -25,6 +25,7 @@ from gatepost_policy.tables import (
     SenderIdentity,
     TrapRow,
 )
+from gatepost_policy.trap_names import OPEN
 
 if TYPE_CHECKING:
     from gatepost_policy.settings import Settings
@@ -128,7 +129,7 @@ def _matching(
 ) -> Iterator[str]:
     for key in keys:
         local, _, domain = key.rpartition("@")
-        if local not in traps.OPEN and (
+        if local not in OPEN and (
             "@" + domain in domains or any(pattern.match(key) for pattern in patterns)
         ):
             yield key

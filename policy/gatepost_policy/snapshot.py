@@ -28,13 +28,12 @@ from typing import Any
 from gatepost_policy.address import Address
 from gatepost_policy.facts import Direction, Facts, Identity, IdentityKind
 from gatepost_policy.rules import Listed
+from gatepost_policy.trap_names import OPEN
 
 TRAPS_FILE, NOW_FILE, TICK_FILE = "known.traps", "known.now", "known.tick"
 TRAPS_HEAD = struct.Struct("=8s16sQQ")  # magic, hash key, id of this file, how many
 NOW_HEAD = struct.Struct("=8sIII4x")  # magic, octets of JSON, listings, repeat senders
 MAGIC_TRAPS, MAGIC_NOW = b"GPTRAPS1", b"GPKNOW01"
-# RFC 5321 4.5.1, RFC 2142: whatever a domain or a pattern covers, these are no traps.
-OPEN = ("postmaster", "abuse")
 # What reading a file raises that is not what it should be.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, struct.error)
 

@@ -1,57 +1,37 @@
 """Keep the traps: addresses, domains and patterns that nobody was ever given.
 
 All functions work on a connection inside the caller's transaction, but for `import_lines`, which
-commits batches. Every change bumps the revision `traps`, by which the recorder learns of it.
-
-Kinds: `exact` (`spam@example.org`), `domain` (`@example.org`: everybody there), `pattern`
-(`info-*@example.org`, `*@*.old.example`; `*` and `?` as in a shell). A key is matched against
-`Address.trap_key`. postmaster@ and abuse@ are nobody's traps (RFC 5321 4.5.1, RFC 2142).
-
-How an import is atomic: its rows carry generation N+1 while the revision `generation` says N, so
-nobody sees them; one last commit says N+1. Rows of an import that died are removed by the next.
-
-Limits: an import takes no patterns, because `*` is legal in an address and a published list is
-full of odd ones. One import at a time.
+commits batches. Every change bumps the revision `traps`, by which the recorder learns of it. How a
+trap is written, and what cannot be one: `trap_names`.
 """
 
-import fcntl
-import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    and_,
-    delete,
-    func,
-    insert,
-    or_,
-    select,
-    text,
-    true,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, true, update
 
-from gatepost_policy import address, revision
-from gatepost_policy.tables import (
-    Message,
-    MessageRecipient,
-    Revision,
-    SenderIdentity,
-    TrapRow,
-)
+from gatepost_policy import revision
+from gatepost_policy.tables import Message, MessageRecipient, Revision, SenderIdentity, TrapRow
+from gatepost_policy.trap_import import Imported, import_lines
+from gatepost_policy.trap_names import classify
 
-BATCH_ROWS = 5_000
-MAX_NAME = 320
-MAX_REFUSED = 20
-OPEN = ("postmaster", "abuse")
-# The plain address of a published list: no quotes, no tag, ASCII. All others go through `parse`.
-_PLAIN = re.compile(r"[A-Za-z0-9!#$%&'*/=?^_`{|}~.-]+@(?:[A-Za-z0-9_-]+\.)*[A-Za-z0-9_-]+\Z")
-_LITERAL_DOMAIN = re.compile(r"(?:[*?.]|\*\.)*[^*?.@]+\.[^*?.@]+\Z")
+__all__ = [
+    "Finding",
+    "Hit",
+    "Imported",
+    "Trap",
+    "add",
+    "check",
+    "classify",
+    "count",
+    "hits",
+    "import_lines",
+    "listing",
+    "live",
+    "remove",
+    "seen_live",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +48,6 @@ class Trap:
     added: float
     live_at: float | None
     live_as: str
-
-
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """What an import did. `refused` holds the first lines it could not take: number, line, why."""
-
-    added: int
-    known: int
-    invalid: int
-    refused: tuple[tuple[int, str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,41 +71,6 @@ class Hit:
     client: str | None
     action: str
     reason: str
-
-
-def classify(name: str, *, patterns: bool = True) -> tuple[str, str]:
-    """(kind, key) of a trap as it is written. Raises ValueError saying what was wanted."""
-    name = name.strip()
-    if name.startswith("<") and name.endswith(">"):
-        name = name[1:-1]
-    # RFC 5321 4.5.3.1: 64 octets of local part, 255 of domain; nothing longer ever gets mail.
-    if len(name) > MAX_NAME:
-        raise ValueError(f"want at most {MAX_NAME} characters")
-    if _PLAIN.match(name) and not (patterns and ("*" in name or "?" in name)):
-        key = name.lower()
-        if key.partition("@")[0] in OPEN:
-            raise ValueError("postmaster@ and abuse@ are always open and cannot be traps")
-        return "exact", key
-    if "@" not in name:
-        raise ValueError("want an address, @domain or a pattern such as info-*@example.org")
-    if name.startswith("@"):
-        domain = address.canonical_domain(name[1:])
-        if not domain or re.search(r"[\s@*?]", domain):
-            raise ValueError("want a domain after the @")
-        return "domain", "@" + domain
-    if patterns and not name.startswith('"') and ("*" in name or "?" in name):
-        local, _, domain = name.rpartition("@")
-        domain = domain.rstrip(".").lower()
-        # `*@*` would make every recipient a trap: at least two labels have to be spelled out.
-        if not local or not _LITERAL_DOMAIN.match(domain):
-            raise ValueError("want a pattern whose domain names at least two labels")
-        return "pattern", f"{local.lower()}@{domain}"
-    parsed = address.parse(name)
-    if not parsed.local or not parsed.domain or re.search(r"[\x00-\x1f\x7f]", name):
-        raise ValueError("want an address, @domain or a pattern such as info-*@example.org")
-    if parsed.trap_key.partition("@")[0] in OPEN:
-        raise ValueError("postmaster@ and abuse@ are always open and cannot be traps")
-    return "exact", parsed.trap_key
 
 
 def live() -> ColumnElement[bool]:
@@ -224,125 +159,6 @@ def listing(
 def count(connection: Connection) -> int:
     """How many traps are in force."""
     return connection.scalar(select(func.count()).select_from(TrapRow).where(live())) or 0
-
-
-_INSERT = """INSERT INTO trap
- (kind, key, raw, source, note, published, published_at, added, generation, live_as)
- VALUES (:kind, :key, :raw, :source, :note, :published, :published_at, :added, :generation, '')
- ON CONFLICT (kind, key) DO NOTHING"""
-
-
-def import_lines(
-    connection: Connection,
-    lines: Iterable[bytes],
-    *,
-    at: float,
-    source: str = "",
-    note: str = "",
-    published: str = "",
-    published_at: float | None = None,
-    progress: Callable[[int], None] = lambda octets: None,
-) -> Imported:
-    """Take one address a line; `#` starts a comment, `@domain` is a domain trap.
-
-    All or nothing becomes visible, at the end. A trap that was removed by hand stays removed: a
-    list that is fetched every week must not bring a live mailbox back among the traps. `progress`
-    is told the octets of every batch. Raises BlockingIOError where another import runs.
-    """
-    with _only_one(connection):
-        visible = revision.number(connection, "generation")
-        _drop_unfinished(connection, visible)
-        shared: dict[str, Any] = {"source": source, "note": note, "added": at}
-        shared |= {"published": published, "published_at": published_at, "generation": visible + 1}
-        added = known = invalid = octets = 0
-        refused: list[tuple[int, str, str]] = []
-        batch: dict[tuple[str, str], str] = {}
-
-        def flush() -> None:
-            nonlocal added, known, octets
-            if batch:
-                rows = [
-                    {"kind": kind, "key": key, "raw": raw, **shared}
-                    for (kind, key), raw in batch.items()
-                ]
-                new = connection.execute(text(_INSERT), rows).rowcount
-                added += new
-                known += len(rows) - new
-                batch.clear()
-            connection.commit()
-            progress(octets)
-            octets = 0
-
-        for number, line in enumerate(lines, 1):
-            octets += len(line)
-            if number == 1 and line.startswith(b"\xef\xbb\xbf"):
-                line = line[3:]
-            name = line.partition(b"#")[0].strip() if line[:1] == b"#" else line.strip()
-            if not name:
-                continue
-            if b"#" in name:
-                # `#` is legal in a local part; as a comment it stands after a blank.
-                name = re.split(rb"\s#", name, maxsplit=1)[0].strip()
-            try:
-                raw = name.decode("utf-8")
-                kind_key = classify(raw, patterns=False)
-            except ValueError as error:
-                invalid += 1
-                if len(refused) < MAX_REFUSED:
-                    why = "no UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-                    refused.append((number, name[:80].decode("utf-8", "backslashreplace"), why))
-                continue
-            if kind_key in batch:
-                known += 1
-            else:
-                batch[kind_key] = raw
-                if len(batch) >= BATCH_ROWS:
-                    flush()
-        flush()
-        if added:
-            _set_generation(connection, visible + 1)
-            revision.bump(connection, "traps")
-            connection.commit()
-    return Imported(added, known, invalid, tuple(refused))
-
-
-def _drop_unfinished(connection: Connection, visible: int) -> None:
-    """Remove the rows of an import that never ended, a batch at a time."""
-    some = select(TrapRow.id).where(TrapRow.generation > visible).limit(BATCH_ROWS)
-    while connection.execute(delete(TrapRow).where(TrapRow.id.in_(some))).rowcount:
-        connection.commit()
-    connection.commit()
-
-
-def _set_generation(connection: Connection, generation: int) -> None:
-    changed = connection.execute(
-        update(Revision).where(Revision.topic == "generation").values(number=generation)
-    )
-    if not changed.rowcount:
-        connection.execute(insert(Revision).values(topic="generation", number=generation))
-
-
-@contextmanager
-def _only_one(connection: Connection) -> Iterator[None]:
-    """Hold the import lock: a lock file beside a SQLite store, an advisory lock on a server."""
-    if connection.dialect.name == "sqlite":
-        path = f"{connection.engine.url.database}.import-lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-        finally:
-            os.close(descriptor)
-        return
-    # The number names this lock and nothing else: "gatepost" in ASCII.
-    if not connection.scalar(text("SELECT pg_try_advisory_lock(7449366402208134004)")):
-        raise BlockingIOError("another import of traps is running")
-    try:
-        yield
-    finally:
-        connection.rollback()
-        connection.execute(text("SELECT pg_advisory_unlock(7449366402208134004)"))
-        connection.commit()
 
 
 def seen_live(connection: Connection, keys: Sequence[str], *, at: float, how: str) -> int:

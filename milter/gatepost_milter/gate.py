@@ -155,7 +155,7 @@ class Gate:
         ours = self.settings.dkim.authserv_id or connection.mta_name or "localhost"
         edits = self._forged(message, ours)
         tag = self.settings.sender.tag_header
-        count = sum(1 for name, _ in message.fields if name.lower() == self.tag_name)
+        count = len(message.values(self.tag_name))
         edits += [Edit("delete", tag, k) for k in range(count, 0, -1)]
         if decision.tag:
             edits.append(Edit("insert", tag, 0, f" {decision.reason}"))
@@ -166,9 +166,7 @@ class Gate:
 
     def _forged(self, message: Message, ours: str) -> list[Edit]:
         # RFC 8601 5: a border MTA removes every field that claims its own authserv-id.
-        values = [
-            v for k, v in message.fields if len(k) == 22 and k.lower() == "authentication-results"
-        ]
+        values = message.values("authentication-results")
         if not values:
             return []
         indexes = sorted(authresults.forged(values, ours), reverse=True)

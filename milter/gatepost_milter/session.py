@@ -79,7 +79,8 @@ class Session:
     """One connection from the MTA."""
 
     __slots__ = (
-        "actions", "check", "connection", "copy", "leading_space", "message", "steps",
+        "actions", "after_body", "after_header", "check", "connection", "copy", "leading_space",
+        "max_bytes", "max_fields", "message", "steps",
     )  # fmt: skip
 
     def __init__(self, offered_actions: int, offered_steps: int) -> None:
@@ -89,6 +90,10 @@ class Session:
             wanted |= milter.P_NR_RCPT
         self.steps = offered_steps & wanted
         self.leading_space = bool(self.steps & milter.P_HDR_LEADSPC)
+        self.after_header = self.quiet(milter.P_NR_HDR)
+        self.after_body = self.quiet(milter.P_NR_BODY)
+        limits = Worker.gate.settings.milter
+        self.max_bytes, self.max_fields = limits.max_header_bytes, limits.max_header_fields
         self.connection = Connection()
         self.message: Message | None = None
         self.check: Any = None  # the DKIM verification of this message
@@ -202,19 +207,17 @@ class Session:
             if message is not None and message.over_limit is None:
                 if not self.leading_space:
                     value = b" " + value
-                size = message.header_bytes = (
-                    message.header_bytes + len(name) + len(value) + 3  # colon and CRLF
-                )
-                limits = Worker.gate.settings.milter
-                if size > limits.max_header_bytes:
+                fields = message.fields
+                fields.append((name, value))
+                # The colon and CRLF.
+                size = message.header_bytes = message.header_bytes + len(name) + len(value) + 3
+                if size > self.max_bytes:
                     self._over_limit(message, "milter.max_header_bytes")
-                elif len(message.fields) >= limits.max_header_fields:
+                elif len(fields) > self.max_fields:
                     self._over_limit(message, "milter.max_header_fields")
-                else:
-                    message.fields.append((name, value))
         except Exception:
             self.failed("header")
-        return self.quiet(milter.P_NR_HDR)
+        return self.after_header
 
     def _over_limit(self, message: Message, name: str) -> None:
         message.over_limit = name
@@ -257,7 +260,7 @@ class Session:
                     self.copy.body(chunk)
         except Exception:
             self.failed("body")
-        return self.quiet(milter.P_NR_BODY)
+        return self.after_body
 
     def eom(self, ctx: Any) -> int:
         message = self.message

@@ -62,6 +62,7 @@ class Message:
     body_bytes: int | None = 0  # None: the body was skipped
     over_limit: str | None = None
     failed: bool = False  # an exception on the way: the stance decides at the end
+    _named: dict[str, list[bytes]] | None = None
 
     @property
     def smtputf8(self) -> bool:
@@ -69,8 +70,18 @@ class Message:
         return any(p.upper() == b"SMTPUTF8" for p in self.params)
 
     def values(self, name: str) -> list[bytes]:
-        """The values of all fields called `name` (lower-case), top to bottom."""
-        return [value for key, value in self.fields if key.lower() == name]
+        """The values of all fields called `name` (lower-case), top to bottom. Only once the
+        header is complete."""
+        if self._named is None:
+            named: dict[str, list[bytes]] = {}
+            for key, value in self.fields:
+                key = key.lower()
+                if key in named:
+                    named[key].append(value)
+                else:
+                    named[key] = [value]
+            self._named = named
+        return self._named.get(name, [])
 
 
 def text(raw: bytes) -> str:
@@ -150,13 +161,8 @@ def facts(
         client = client.redacted()
     elif connection.helo is not None:
         client = Client(client.family, client.address, client.port, client.name, connection.helo)
-    authors: list[bytes] = []
-    message_id: bytes | None = None
-    for name, value in message.fields:
-        if len(name) == 4 and name.lower() == "from":
-            authors.append(value)
-        elif len(name) == 10 and message_id is None and name.lower() == "message-id":
-            message_id = value
+    authors = message.values("from")
+    ids = message.values("message-id")
     body = message.body_bytes
     return Facts(
         at=message.at,
@@ -169,7 +175,7 @@ def facts(
         header_from=address.header_from(authors) if authors else None,
         recipients=(*message.recipients, *message.refused),
         size=None if body is None else message.header_bytes + body,
-        message_id=None if message_id is None else unfolded(message_id),
+        message_id=unfolded(ids[0]) if ids else None,
         signatures=signatures,
         arc=arc,
         over_limit=message.over_limit,

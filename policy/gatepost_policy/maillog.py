@@ -18,7 +18,7 @@ from gatepost_policy.decision import Decision
 from gatepost_policy.facts import Direction, Facts
 from gatepost_policy.settings import Log
 
-_PLAIN = re.compile(r"[A-Za-z0-9_.:/@+<>,\[\]*-]+\Z")
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/@+<>,\[\]*-]+\Z").match
 LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 MAX_VALUE = 512  # characters; a longer value is cut and marked
 MAX_RECIPIENTS = 10
@@ -28,13 +28,13 @@ Value = str | int | float | bool | None
 
 def quoted(value: Value) -> str:
     """`value` as logfmt: bare where it is plain, else a JSON string in ASCII."""
+    if isinstance(value, str):
+        if len(value) > MAX_VALUE:
+            value = value[:MAX_VALUE] + "..."
+        return value if _PLAIN(value) and value != "-" else json.dumps(value)
     if value is None:
         return "-"
-    if not isinstance(value, str):
-        return json.dumps(value)
-    if len(value) > MAX_VALUE:
-        value = value[:MAX_VALUE] + "..."
-    return value if _PLAIN.match(value) and value != "-" else json.dumps(value)
+    return str(value).lower()  # True and False as JSON has them
 
 
 def stamp(at: float) -> str:

@@ -1,19 +1,13 @@
-"""Read and answer policy requests: Postfix's delegation protocol and Exim's one-line form.
+"""What a policy request says, as Facts and signatures, and what it is answered.
 
-Pure: bytes in, `Request`s and `Facts` out; docs/policy-protocol.md is the specification.
+Pure; docs/policy-protocol.md is the specification, `policy_requests` cuts the stream. Whoever calls has
+looked at `doubt` before: a request in doubt is answered `no_opinion`.
 
-How it works: `Reader.feed` takes bytes as they come and yields complete requests. A request that
-can be delimited but not trusted has `doubt` set, and the caller answers `no_opinion`. What cannot
-even be delimited (a line or a request over the limit) raises ProtocolError: answer `no_opinion`
-once and close. Nothing else is ever raised.
+Privacy: of a submission the Facts hold the client's family and nothing else of it, and no login.
 """
 
 import base64
-import binascii
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from gatepost_policy import address
@@ -28,131 +22,23 @@ from gatepost_policy.facts import (
     Source,
     Stage,
 )
+from gatepost_policy.policy_requests import Form, ProtocolError, Reader, Request
 from gatepost_policy.settings import Settings
 
-MAX_LINES = 200  # Postfix 3.10 sends some 40
+__all__ = [
+    "Form",
+    "ProtocolError",
+    "Reader",
+    "Request",
+    "answer",
+    "facts",
+    "no_opinion",
+    "signature",
+]
+
 MAX_RECIPIENTS = 10_000
 # What is longer is nobody's host name or EHLO and is cut in the record.
 MAX_NAME = 1_024
-
-
-class ProtocolError(Exception):
-    """The stream cannot be followed any further: answer "no opinion" once and close."""
-
-
-class Form(StrEnum):
-    """Which of the two protocols a request came in."""
-
-    POSTFIX = "postfix"
-    EXIM = "exim"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request: its attributes, and why it cannot be trusted where it cannot."""
-
-    form: Form
-    values: dict[str, str] = field(default_factory=dict)
-    doubt: str | None = None
-
-    def get(self, name: str) -> str:
-        """The value of `name`, '' where it was not sent."""
-        return self.values.get(name, "")
-
-
-class Reader:
-    """Cuts a byte stream into requests. `max_bytes` bounds one request, buffers included."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max = max_bytes
-        self._buffer = b""
-        self._lines: list[bytes] = []
-        self._bytes = 0
-
-    @property
-    def idle(self) -> bool:
-        """True between two requests."""
-        return not self._buffer and not self._lines
-
-    def feed(self, data: bytes) -> Iterator[Request]:
-        """The requests that `data` completes. Raises ProtocolError beyond the limits."""
-        buffer = self._buffer + data if self._buffer else data
-        start = 0
-        while (end := buffer.find(b"\n", start)) >= 0:
-            line = buffer[start:end]
-            start = end + 1
-            if line.endswith(b"\r"):
-                line = line[:-1]
-            if line:
-                if not self._lines and line.startswith(b"exim "):
-                    if len(line) > self._max:
-                        raise ProtocolError("request too long")
-                    self._buffer = buffer[start:]
-                    yield _exim(line)
-                    continue
-                self._lines.append(line)
-                self._bytes += len(line) + 1
-                if self._bytes > self._max or len(self._lines) > MAX_LINES:
-                    raise ProtocolError("request too long")
-            elif self._lines:
-                lines, self._lines, self._bytes = self._lines, [], 0
-                self._buffer = buffer[start:]
-                yield _postfix(lines)
-            # An empty line between two requests asks nothing.
-        self._buffer = buffer[start:]
-        if len(self._buffer) + self._bytes > self._max:
-            raise ProtocolError("request too long")
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "surrogateescape")
-
-
-def _postfix(lines: list[bytes]) -> Request:
-    values: dict[str, str] = {}
-    doubt: str | None = None
-    for line in lines:
-        name, equals, value = line.partition(b"=")
-        if not equals or not name:
-            doubt = "a line without name and value"
-        elif b"\0" in line:
-            doubt = "a NUL"
-        else:
-            key, text = _text(name), _text(value)
-            if values.setdefault(key, text) != text:
-                doubt = "an attribute twice"
-    if doubt is None and values.get("request") != "smtpd_access_policy":
-        doubt = "another kind of request"
-    return Request(Form.POSTFIX, values, doubt)
-
-
-def _exim(line: bytes) -> Request:
-    values: dict[str, str] = {}
-    doubt: str | None = None
-    for word in line.split(b" ")[1:]:
-        if not word:
-            continue
-        # The first `=` ends the name; base64 padding comes later.
-        name, equals, value = word.partition(b"=")
-        if not equals or not name:
-            doubt = "a word without name and value"
-            continue
-        if name.startswith(b"b64."):
-            name = name[4:]
-            try:
-                value = base64.b64decode(value, validate=True)
-            except (binascii.Error, ValueError):
-                doubt = "broken base64"
-                continue
-        if b"\0" in value:
-            doubt = "a NUL"
-            continue
-        key, text = _text(name), _text(value)
-        if values.setdefault(key, text) != text:
-            doubt = "an attribute twice"
-    if doubt is None and values.get("stage") not in ("rcpt", "dkim", "data"):
-        doubt = "another stage"
-    return Request(Form.EXIM, values, doubt)
 
 
 def _ip(text: str) -> IPv4Address | IPv6Address | None:

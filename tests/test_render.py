@@ -8,25 +8,26 @@ import pytest
 from sqlalchemy import Engine
 
 from fix_report import Mail, Past, fill, signature, told
-from gatepost_policy import csv_report, render
-from gatepost_policy.report import Mark, Report, movement
+from gatepost_policy import csv_report, render, screen
+from gatepost_policy.report import Report
 from gatepost_policy.rhythm import DAY, Rhythm, certainly_dense, of
 from gatepost_policy.settings import Settings
 from gatepost_policy.shown import shown
 from gatepost_policy.timeline import strip
+from gatepost_policy.verdict import Mark, movement
 
 BAD = "\x1b]0;owned\x07\u202e\x9b31m\u200b\r\n\t\x00"
 
 
 def on_terminal(report: Report, width: int) -> str:
     stream = io.StringIO()
-    render.table(report, render.console(stream, width))
+    render.table(report, screen.console(stream, width))
     return stream.getvalue()
 
 
 def piped(report: Report) -> str:
     stream = io.StringIO()
-    render.table(report, render.console(stream))
+    render.table(report, screen.console(stream))
     return stream.getvalue()
 
 
@@ -96,7 +97,7 @@ def test_markup_is_text(any_engine: Engine, any_settings: Settings) -> None:
 
 def test_ascii_terminal(past: Past) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    render.table(past.told(sender="slow.example"), render.console(stream, 100))
+    render.table(past.told(sender="slow.example"), screen.console(stream, 100))
     stream.flush()
     text = stream.buffer.getvalue().decode("ascii")
     assert "IPv4       x    +    +    +    .    ." in text

@@ -89,9 +89,9 @@ def _run(app: App, settings: "Settings", since: float | None) -> "Result":
 
 
 def _print(result: "Result", limit: int) -> None:
-    from gatepost_policy.render import console, minute, plain
-    from gatepost_policy.report import plural
+    from gatepost_policy.screen import console, minute, plain
     from gatepost_policy.shown import shown
+    from gatepost_policy.verdict import plural
 
     number = plural(result.messages, "message")
     click.echo(f"{number}, {result.changed} would have been decided differently")

@@ -163,15 +163,15 @@ def _json(finding: "Finding") -> dict[str, str | int | None]:
 
 def _show(what: str, found: Sequence["Finding"]) -> None:
     """One line a finding on a pipe, a table on a terminal."""
-    from gatepost_policy import render
+    from gatepost_policy import screen
     from gatepost_policy.shown import shown
 
     count = _leaks(found)
     print(f"{shown(what)}: {'clean' if not count else f'{count} leak' + 's' * (count > 1)}")
     if not found:
         return
-    to = render.console(sys.stdout)
-    table = render.plain("", "field", "tells", "removed by", to=to)
+    to = screen.console(sys.stdout)
+    table = screen.plain("", "field", "tells", "removed by", to=to)
     for f in found:
         name = f.name if f.index == 1 else f"{f.name} #{f.index}"
         table.add_row(f.weight.value, shown(name), shown(f.tells), f.setting or "nothing: it stays")

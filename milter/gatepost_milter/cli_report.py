@@ -127,6 +127,6 @@ def _write(report: "Report", form: str, stream: TextIO) -> None:
 
         stream.write(html_report.render(report))
     else:
-        from gatepost_policy import render
+        from gatepost_policy import render, screen
 
-        render.table(report, render.console(stream))
+        render.table(report, screen.console(stream))

@@ -63,7 +63,7 @@ def command() -> None:
 def list_(app: App, past: bool, limit: int, form: str) -> None:
     """Listings in force, and repeat senders."""
     from gatepost_policy import dossier, store
-    from gatepost_policy.render import console, minute, plain
+    from gatepost_policy.screen import console, minute, plain
     from gatepost_policy.shown import shown
 
     now = time.time()
@@ -110,7 +110,7 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
 def show(app: App, name: str, form: str) -> None:
     """One sender: what is known, its listings, and the evidence for them."""
     from gatepost_policy import dossier, store
-    from gatepost_policy.render import console, minute, plain
+    from gatepost_policy.screen import console, minute, plain
     from gatepost_policy.shown import shown
 
     identity = _identity(name)

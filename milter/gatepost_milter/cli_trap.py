@@ -136,7 +136,7 @@ def remove(app: App, names: tuple[str, ...]) -> None:
 def list_(app: App, match: str, source: str | None, limit: int | None, form: str) -> None:
     """List the traps."""
     from gatepost_policy import store, traps
-    from gatepost_policy.render import console, plain
+    from gatepost_policy.screen import console, plain
     from gatepost_policy.shown import shown
 
     engine = app.engine()
@@ -290,7 +290,7 @@ def check(app: App, form: str) -> None:
     Exit code 1 where there is one. An envelope sender may be forged; a login is proof.
     """
     from gatepost_policy import store, traps
-    from gatepost_policy.render import console, plain
+    from gatepost_policy.screen import console, plain
     from gatepost_policy.shown import shown
 
     engine = app.engine()
@@ -330,7 +330,7 @@ def check(app: App, form: str) -> None:
 def hits(app: App, name: str | None, limit: int, form: str) -> None:
     """The newest messages to traps, or to one trap."""
     from gatepost_policy import store, traps
-    from gatepost_policy.render import console, plain
+    from gatepost_policy.screen import console, plain
     from gatepost_policy.shown import shown, utf8
 
     engine = app.engine()

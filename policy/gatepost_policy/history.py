@@ -8,10 +8,11 @@ from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select
 from gatepost_policy import listing, overview, queries
 from gatepost_policy.facts import IdentityKind, client_prefix
 from gatepost_policy.queries import Counted
-from gatepost_policy.report import Key, Listed, Report, Standing, standing
+from gatepost_policy.report import Key, Listed, Report
 from gatepost_policy.selection import Selection, key_range
 from gatepost_policy.settings import Settings
 from gatepost_policy.tables import DkimKey, Listing, SenderIdentity
+from gatepost_policy.verdict import Standing, standing
 
 KEYS_MAX = 100
 LISTINGS_MAX = 100

@@ -7,9 +7,10 @@ from sqlalchemy import Connection, select
 
 from gatepost_policy.facts import Arc, Signature
 from gatepost_policy.queries import bare, by_domain, conditions
-from gatepost_policy.report import Line, Mark
+from gatepost_policy.report import Line
 from gatepost_policy.selection import Selection
 from gatepost_policy.tables import Message, MessageDomain, MessageRecipient, MessageSignature
+from gatepost_policy.verdict import Mark
 
 MARKS_MAX = 2_000
 CHUNK = 500  # ids in one statement

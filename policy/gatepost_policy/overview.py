@@ -12,10 +12,12 @@ from sqlalchemy import Connection, and_, or_, select
 from gatepost_policy import patterns, queries
 from gatepost_policy.address import is_within
 from gatepost_policy.facts import IdentityKind, client_prefix
-from gatepost_policy.report import DualStack, Report, Sender, standing
+from gatepost_policy.report import Report
+from gatepost_policy.roundup import DualStack, Sender
 from gatepost_policy.selection import Selection
 from gatepost_policy.settings import Settings
 from gatepost_policy.tables import Listing, SenderIdentity
+from gatepost_policy.verdict import standing
 
 SENDERS_MAX = 50
 CANDIDATES_MAX = 2_000  # identities looked at to find them

@@ -15,7 +15,7 @@ from itertools import pairwise
 from sqlalchemy import Connection, select
 
 from gatepost_policy.address import is_within
-from gatepost_policy.report import Pattern
+from gatepost_policy.roundup import Pattern
 from gatepost_policy.selection import Selection, timestamp
 from gatepost_policy.settings import Settings
 from gatepost_policy.tables import Message, MessageRecipient

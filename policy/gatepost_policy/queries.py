@@ -26,9 +26,9 @@ from sqlalchemy import (
 from gatepost_policy import derive, rhythm
 from gatepost_policy.address import Address
 from gatepost_policy.facts import Family, IdentityKind
-from gatepost_policy.report import Host, Summary
 from gatepost_policy.rhythm import Rhythm
 from gatepost_policy.selection import Selection, key_range
+from gatepost_policy.summary import Host, Summary
 from gatepost_policy.tables import (
     DomainDay,
     DomainHost,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from gatepost_policy.report import NAMES, Mark
+from gatepost_policy.verdict import NAMES, Mark
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # DKIM result: (in UTF-8, in ASCII, what it means)

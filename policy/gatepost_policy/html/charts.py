@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from gatepost_policy.report import Mark
+from gatepost_policy.verdict import Mark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

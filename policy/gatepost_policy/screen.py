@@ -1,0 +1,79 @@
+"""Consoles and empty tables: as wide as the terminal, or as wide as a value needs in a pipe.
+
+On a terminal tables fold to its width; into a pipe nothing is cut or folded, so that grep finds
+it. Text is never markup: what a stranger wrote goes through `shown` before it gets here.
+"""
+
+from typing import TextIO
+
+from rich.box import ASCII2, SIMPLE_HEAD, Box
+from rich.console import Console
+from rich.table import Table
+
+from gatepost_policy.selection import timestamp
+from gatepost_policy.shown import shown
+
+PIPE_WIDTH = 1_000_000
+UNSIGNED = {"none": "unsigned"}
+GOOD, BAD, DIM, HEAD = "green", "bold red", "dim", "bold"
+
+
+def console(stream: TextIO, terminal: int | None = None) -> Console:
+    """A console on `stream`: as wide as the terminal, or as wide as a value needs in a pipe.
+
+    `terminal` makes it a terminal of so many columns, whatever it is.
+    """
+    # markup, emoji: `[red]` and `:bomb:` in an address are characters like any other.
+    if terminal is not None:
+        # With a height too: else Rich takes 80 columns where $TERM is dumb.
+        return Console(
+            file=stream, width=terminal, height=25, force_terminal=True, color_system=None,
+            highlight=False, markup=False, emoji=False,
+        )  # fmt: skip
+    if stream.isatty():
+        return Console(file=stream, highlight=False, markup=False, emoji=False)
+    return Console(
+        file=stream, width=PIPE_WIDTH, color_system=None, highlight=False, markup=False, emoji=False
+    )
+
+
+def plain(*columns: str, to: Console, title: str | None = None) -> Table:
+    """An empty table in the house style."""
+    made = Table(
+        *columns,
+        box=_box(to),
+        pad_edge=False,
+        header_style=HEAD,
+        title=title,
+        title_justify="left",
+        title_style=HEAD,
+        show_edge=False,
+    )
+    for column in made.columns:
+        column.no_wrap = not to.is_terminal
+        column.overflow = "fold"
+    return made
+
+
+def _box(to: Console) -> Box:
+    return SIMPLE_HEAD if utf8(to) else ASCII2
+
+
+def utf8(to: Console) -> bool:
+    return (to.encoding or "").lower().startswith("utf")
+
+
+def minute(at: float) -> str:
+    """`2011-04-28 12:40`, UTC."""
+    return timestamp(at)[:16].replace("T", " ")
+
+
+def client(address: str | None, name: str | None) -> str:
+    if address is None:
+        return shown(name) if name else "unknown"
+    return f"{shown(name)} [{address}]" if name else f"[{address}]"
+
+
+def style(result: str) -> str:
+    """The colour of a DKIM result."""
+    return {"pass": GOOD, "none": DIM}.get(result, "yellow")

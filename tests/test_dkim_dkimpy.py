@@ -5,6 +5,7 @@ Each row of `WRONG` fails as soon as dkimpy does what the RFC says, and then goe
 
 import base64
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -237,6 +238,14 @@ def test_the_rows_are_wrong_for_the_named_reason_only() -> None:
         dns = {NAME: key.record}
         assert verify(header, body, dns).signatures[0].reason is None
         assert theirs(join(header, body), dns) == "pass"
+
+
+def test_expired_an_hour_ago() -> None:
+    """RFC 6376 6.1.1: an expired signature SHOULD fail; dkimpy gives it ten hours more."""
+    now = time.time()
+    header, body = signed(tags={"x": str(int(now) - 3600)})()
+    assert theirs(join(header, body), {NAME: RSA.record}) == "pass"
+    assert verify(header, body, at=now).signatures[0].reason == "expired"
 
 
 def test_a_message_that_starts_with_a_folded_line() -> None:

@@ -38,7 +38,8 @@ def server() -> Iterator[Server]:
 
 
 def settings(server: Server, **more: Any) -> Dkim:
-    return Dkim.model_validate({"nameservers": [server.address], **{"lookup_timeout_ms": 10_000} | more})
+    usual = {"nameservers": [server.address], "lookup_timeout_ms": 10_000}
+    return Dkim.model_validate(usual | more)
 
 
 def answer(lookups: Lookups, name: str) -> Answer:

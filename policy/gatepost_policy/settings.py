@@ -147,6 +147,7 @@ class Dkim(Section):
     max_exponent_bits: int = Field(default=33, ge=2, le=64)
     max_record_bytes: int = Field(default=8_192, ge=512)
     clock_skew: Seconds = 300
+    clock_ahead: Seconds = 36_000
     arc: bool = True
     arc_max_bytes: int = Field(default=262_144, ge=1024)
 

@@ -180,7 +180,7 @@ class Chain:
         return parts
 
     def _in_time(self, tags: dict[bytes, bytes]) -> bool:
-        skew = self._settings.clock_skew
+        settings = self._settings
         for tag, late in ((b"t", True), (b"x", False)):
             text = tags.get(tag)
             if text is None:
@@ -188,7 +188,11 @@ class Chain:
             if not _NUMBER.fullmatch(text):
                 return False
             moment = int(text)
-            if moment > self._at + skew if late else moment < self._at - skew:
+            if late:
+                wrong = moment > self._at + settings.clock_ahead
+            else:
+                wrong = moment < self._at - settings.clock_skew
+            if wrong:
                 return False
         return True
 

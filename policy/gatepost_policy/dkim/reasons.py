@@ -32,8 +32,8 @@ class Why(StrEnum):
     LENGTH = "bad-length"  # l= is no number of at most 76 digits
     BODY_SHORT = "body-too-short"  # l= is more than the body has
     TIMESTAMP = "bad-timestamp"  # t= or x= is no number of at most 12 digits, or x= is before t=
-    FUTURE = "future-timestamp"  # t= is later than now and dkim.clock_skew
-    EXPIRED = "expired"  # x= is over
+    FUTURE = "future-timestamp"  # t= is later than now and dkim.clock_ahead
+    EXPIRED = "expired"  # x= and dkim.clock_skew are over
     # The key (RFC 6376 6.1.2)
     NO_KEY = "no-key"  # the name does not exist
     NO_TXT = "no-key-record"  # the name exists, without a TXT record

@@ -229,7 +229,8 @@ def _times(
             return Why.TIMESTAMP
     if signed is not None and until is not None and int(until) < int(signed):
         return Why.TIMESTAMP
-    if signed is not None and int(signed) > at + settings.clock_skew:
+    # RFC 6376 3.5, t=: such a signature MAY be ignored; dkimpy allows ten hours too.
+    if signed is not None and int(signed) > at + settings.clock_ahead:
         return Why.FUTURE
     # Expired signatures are still verified: `crypto` says what they were worth in their time.
     claim.expired = until is not None and int(until) < at - settings.clock_skew

@@ -1,0 +1,105 @@
+"""However a message was saved, a replay sees what arrived: the strictest signature still verifies,
+and the verdict is the one that the same message gets live, over SMTP."""
+
+import gzip
+import json
+import smtplib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import dkimkit
+from fix_store import settings_in
+from gatepost_milter import mailfiles, replay, smtpfront
+from gatepost_milter.harness import Envelope
+from gatepost_milter.journaltail import JournalTail
+from gatepost_milter.privatemilter import PrivateMilter
+
+pytestmark = pytest.mark.milter
+
+BODY = b"Hi.\r\n\r\n.\r\n..dots\r\nFrom here on\r\n\ttab \r\n8-bit \xe9\xff\r\n\r\n"
+KEY = dkimkit.rsa(2048)
+DNS = {dkimkit.NAME: KEY.record}
+
+
+def _message() -> bytes:
+    """Signed simple/simple: one octet that moves is one too many."""
+    header = list(dkimkit.HEADER)
+    signature = dkimkit.signature(header, BODY, key=KEY, c="simple/simple")
+    return dkimkit.join([signature, *header], BODY)
+
+
+def _mbox(message: bytes) -> bytes:
+    lines = message.replace(b"\r\n", b"\n").replace(b"\nFrom ", b"\n>From ")
+    return b"From joe@example.org Fri Jul 11 21:00:37 2003\n" + lines
+
+
+SHAPES: dict[str, Callable[[bytes], bytes]] = {
+    "CRLF": lambda m: m,
+    "LF": lambda m: m.replace(b"\r\n", b"\n"),
+    "mixed": lambda m: m.replace(b"\r\n", b"\n", 7),
+    "byte-order mark": lambda m: b"\xef\xbb\xbf" + m,
+    "gzip": gzip.compress,
+    "mbox": _mbox,
+    "mbox of two": lambda m: _mbox(m) + b"\n" + _mbox(m),
+}
+
+
+@pytest.fixture(scope="module")
+def milter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMilter]:
+    with PrivateMilter(settings_in(tmp_path_factory.mktemp("state")), workers=1) as running:
+        yield running
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_verifies(tmp_path: Path, milter: PrivateMilter, shape: str) -> None:
+    file = tmp_path / "x.eml"
+    file.write_bytes(SHAPES[shape](_message()))
+    given = replay.Given(dns=DNS, at=dkimkit.AT, sender="joe@example.org")
+    tail = JournalTail(milter.journal)
+    outcomes = [
+        replay.run(item, given, milter.socket, tail.find, spool=milter.directory)
+        for item in mailfiles.read(str(file))
+    ]
+    assert len(outcomes) == (2 if shape == "mbox of two" else 1)
+    for outcome in outcomes:
+        (signature,) = outcome.json["signatures"]
+        assert (signature["result"], signature["reason"]) == ("pass", None), shape
+        # The proof that the test can fail: one blank more, and it does not verify.
+        broken = mailfiles.Item("x", _message().replace(b"\ttab ", b"\ttab"))
+        worse = replay.run(broken, given, milter.socket, tail.find, spool=milter.directory)
+        assert worse.json["signatures"][0]["result"] == "fail"
+
+
+def test_live_and_saved_get_the_same_verdict(tmp_path: Path, milter: PrivateMilter) -> None:
+    message = _message()
+    macros = {"{gatepost_at}": str(dkimkit.AT), "{gatepost_dns}": json.dumps(DNS)}
+    envelope = Envelope(macros=macros)
+    front = smtpfront.Front(milter.socket, envelope)
+    with smtpfront.serving(front) as port, smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
+        client.ehlo("localhost")
+        client.docmd("XCLIENT ADDR=192.0.2.7")
+        client.ehlo("localhost")
+        client.sendmail("joe@example.org", ["suzie@example.net"], message)
+    (live,) = front.results
+    tail = JournalTail(milter.journal)
+    given = replay.Given(
+        dns=DNS, at=dkimkit.AT, sender="joe@example.org", client="192.0.2.7",
+        recipients=("suzie@example.net",),
+    )  # fmt: skip
+    saved = replay.run(
+        mailfiles.Item("x", message), given, milter.socket, tail.find, spool=milter.directory
+    )
+    assert saved.result is not None
+    record = tail.take(live.queue_id)
+    assert record is not None and saved.record is not None
+    assert record["signatures"] == saved.record["signatures"]
+    assert (record["action"], record["reason"]) == ("accept", "no-bad-signal")
+    assert live.edits == saved.result.edits
+    assert _below(live.message) == _below(saved.result.message)
+
+
+def _below(message: bytes) -> bytes:
+    """What stands below our own Received, which names the session."""
+    return message[message.index(b"\r\nDKIM-Signature:") :]

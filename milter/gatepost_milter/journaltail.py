@@ -69,6 +69,8 @@ class JournalTail:
     def _read(self, path: Path) -> None:
         while True:
             start = self._offsets.get(path, 0)
+            if path.stat().st_size <= start:
+                break
             for piece in journal.read(path, start):
                 self._offsets[path] = piece.end
                 data = piece.data

@@ -68,6 +68,9 @@ def _need_root() -> None:
 def postfix() -> Programs:
     """Postfix: the installed one, else the unpacked package. Raises Unavailable."""
     _need_root()
+    if named := os.environ.get("GATEPOST_POSTFIX"):
+        # Another release, laid out as Debian does: usr/sbin and usr/lib/postfix/sbin below it.
+        return Programs(Path(named), (Path(named) / "usr/lib/postfix",))
     if Path("/usr/sbin/postconf").exists() and Path("/usr/lib/postfix/sbin/master").exists():
         return Programs(Path("/"), ())
     return _unpacked("postfix", "usr/lib/postfix/sbin/master")

@@ -158,6 +158,7 @@ class PostfixInstance:
             "shlib_directory": str(lib),
             "meta_directory": str(self.etc),
             "import_environment": "MAIL_CONFIG LD_LIBRARY_PATH TZ",
+            "export_environment": "MAIL_CONFIG LD_LIBRARY_PATH TZ",
             "maillog_file": str(self.log),
             "maillog_file_prefixes": str(self.root),
             "syslog_name": "test",

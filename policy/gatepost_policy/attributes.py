@@ -1,7 +1,7 @@
 """What a policy request says, as Facts and signatures, and what it is answered.
 
-Pure; docs/policy-protocol.md is the specification, `policy_requests` cuts the stream. Whoever calls has
-looked at `doubt` before: a request in doubt is answered `no_opinion`.
+Pure; docs/policy-protocol.md is the specification, `policy_requests` cuts the stream. Whoever calls
+has looked at `doubt` before: a request in doubt is answered `no_opinion`.
 
 Privacy: of a submission the Facts hold the client's family and nothing else of it, and no login.
 """

@@ -16,7 +16,6 @@ import os
 import resource
 import signal
 import socket
-import stat
 import sys
 import threading
 import time
@@ -24,9 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gatepost_policy import config, notify
-from gatepost_policy.attributes import Form, ProtocolError, Reader, Request, no_opinion
-from gatepost_policy.facts import Facts
+from gatepost_policy import config, notify, unix_socket
+from gatepost_policy.policy_door import Door
 from gatepost_policy.service import Service
 from gatepost_policy.sockets import SocketAddress
 
@@ -37,132 +35,6 @@ PARTIAL_S = 30.0
 STOP_S = 3.0
 SWEEP_S = 1.0
 BACKLOG = 1_024
-
-
-class Door(asyncio.Protocol):
-    """One client connection: bytes in, answers out, in order."""
-
-    def __init__(self, server: "Server") -> None:
-        self._server = server
-        self._service = server.service
-        self._reader = Reader(server.service.settings.policy.max_request_bytes)
-        self._transport: asyncio.Transport | None = None
-        self._waiting: list[Request] = []  # behind one that is asking the store
-        self._task: asyncio.Task[None] | None = None
-        self._form = Form.POSTFIX
-        self.heard = time.monotonic()  # when the last request was complete
-        self.began: float | None = None  # when the unfinished request began
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client is there; make room where there are too many."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._server.admit(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
-        self._server.doors.discard(self)
-        self._transport = None
-        if self._task is not None:
-            self._task.cancel()
-
-    def data_received(self, data: bytes) -> None:
-        """Answer what is complete."""
-        try:
-            for request in self._reader.feed(data):
-                self._take(request)
-        except ProtocolError:
-            self._refuse()
-            return
-        if self._reader.idle:
-            self.began = None
-        elif self.began is None:
-            self.began = time.monotonic()
-
-    def pause_writing(self) -> None:
-        """The client does not read its answers: take no more requests."""
-        if self._transport is not None:
-            self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """It reads again."""
-        if self._transport is not None and self._task is None:
-            self._transport.resume_reading()
-
-    @property
-    def busy(self) -> bool:
-        """True while a request is unfinished or unanswered."""
-        return self._task is not None or self.began is not None
-
-    def close(self) -> None:
-        """Send what is written, then close."""
-        if self._transport is not None:
-            self._transport.close()
-
-    def _take(self, request: Request) -> None:
-        self.heard = time.monotonic()
-        self.began = None
-        self._form = request.form
-        if self._task is not None:
-            self._waiting.append(request)
-            return
-        self._answer(request)
-
-    def _answer(self, request: Request) -> None:
-        """Answer now, or start a task that will."""
-        service = self._service = self._server.service
-        try:
-            facts = service.facts(request)
-            if facts is None:
-                self._send(no_opinion(request.form))
-            elif service.asks_store(facts):
-                # Later requests wait behind this one: no more are read meanwhile.
-                if self._transport is not None:
-                    self._transport.pause_reading()
-                self._task = asyncio.get_running_loop().create_task(self._ask(request, facts))
-            else:
-                known = service.known.lookup(facts, ask_store=False)
-                self._send(service.answer(request, facts, known))
-        except Exception as error:  # a bug must not stop mail: no opinion, and loud in the log
-            self._failed(request, error)
-
-    async def _ask(self, request: Request, facts: Facts) -> None:
-        """Answer a request that needs the store, within `policy.timeout_ms`."""
-        service = self._service
-        try:
-            try:
-                known = await asyncio.wait_for(
-                    asyncio.to_thread(service.known.lookup, facts),
-                    service.settings.policy.timeout_ms / 1000,
-                )
-            except TimeoutError:
-                known = service.known.lookup(facts, ask_store=False)
-            self._send(service.answer(request, facts, known))
-        except Exception as error:  # as above
-            self._failed(request, error)
-        self._task = None
-        if self._transport is not None:
-            self._transport.resume_reading()
-        waiting, self._waiting = self._waiting, []
-        for position, later in enumerate(waiting):
-            self._answer(later)
-            if self._task is not None:
-                self._waiting = waiting[position + 1 :] + self._waiting
-                break
-
-    def _failed(self, request: Request, error: Exception) -> None:
-        # The text of an exception may hold what the request held: only its type is logged.
-        self._server.log_error(error)
-        self._send(no_opinion(request.form))
-
-    def _refuse(self) -> None:
-        """A stream that cannot be followed: no opinion, once, and the end."""
-        self._send(no_opinion(self._form))
-        self.close()
-
-    def _send(self, answer: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(answer)
 
 
 class Server:
@@ -182,7 +54,7 @@ class Server:
         for name in names:
             where = SocketAddress.parse(name)
             if where.kind == "unix":
-                bound = _unix_socket(where.path, int(policy.socket_mode, 8))
+                bound = unix_socket.listen(where.path, int(policy.socket_mode, 8), BACKLOG)
                 self._paths.append(Path(where.path))
             else:
                 family = socket.AF_INET if where.kind == "inet" else socket.AF_INET6
@@ -238,32 +110,6 @@ class Server:
             await asyncio.sleep(0.02)
         for door in list(self.doors):
             door.close()
-
-
-def _unix_socket(path: str, mode: int) -> socket.socket:
-    """A listening unix socket with these permissions; a stale one is replaced. Raises OSError."""
-    try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                probe.settimeout(1.0)
-                try:
-                    probe.connect(path)
-                except ConnectionRefusedError:
-                    os.unlink(path)  # left behind by a process that was killed
-    except FileNotFoundError:
-        pass
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o777 & ~mode)  # no moment with wider permissions
-    try:
-        bound.bind(path)
-    except OSError:
-        bound.close()
-        raise
-    finally:
-        os.umask(before)
-    os.chmod(path, mode)
-    bound.listen(BACKLOG)
-    return bound
 
 
 def build(settings: "Settings") -> Service:

@@ -88,7 +88,7 @@ def _read(option: str, text: str | None, read: Callable[[str], Any]) -> Any:
 def tell(app: App, chosen: "Selection", now: float) -> "Report":
     """The report on everything that was accepted before this moment."""
     from gatepost_policy import history, store
-    from gatepost_policy.queries import TooWide
+    from gatepost_policy.conditions import TooWide
 
     engine = app.engine()
     try:

@@ -20,7 +20,7 @@ HOSTS_LOOKED_AT = 100
 
 
 def tell(connection: Connection, selection: Selection, settings: Settings, now: float) -> Report:
-    """The report on `selection` as of `now` (Unix seconds). Raises queries.TooWide."""
+    """The report on `selection` as of `now` (Unix seconds). Raises conditions.TooWide."""
     counted = queries.count(connection, selection)
     ids = listing.newest(connection, selection, max(selection.limit, listing.MARKS_MAX))
     report = Report(

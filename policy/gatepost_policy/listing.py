@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection, select
 
+from gatepost_policy.conditions import by_domain, conditions
 from gatepost_policy.facts import Arc, Signature
-from gatepost_policy.queries import bare, by_domain, conditions
+from gatepost_policy.queries import bare
 from gatepost_policy.report import Line
 from gatepost_policy.selection import Selection
 from gatepost_policy.tables import Message, MessageDomain, MessageRecipient, MessageSignature
@@ -17,7 +18,7 @@ CHUNK = 500  # ids in one statement
 
 
 def newest(connection: Connection, selection: Selection, most: int) -> list[int]:
-    """The ids of the newest selected messages, newest first. Raises queries.TooWide."""
+    """The ids of the newest selected messages, newest first. Raises conditions.TooWide."""
     if selection.host is None and selection.trap is None and selection.family is None:
         keys = by_domain(selection)
         if keys is not None:  # answered by the index alone, however many messages there are

@@ -1,15 +1,13 @@
 """Count messages for a report, on SQLite and PostgreSQL.
 
-How it works: a domain and everything below it is one range of `message_domain` (see tables.py),
-an address is one key of it, so no selector ever becomes a LIKE pattern. A whole domain's summary
-and the overview's come from the sums of `domain_day` and `domain_host`; whatever is narrowed
-further (by time, host, trap, family, or to one address) is counted from the rows.
+How it works: a whole domain's summary and the overview's come from the sums of `domain_day` and
+`domain_host`; whatever is narrowed further (by time, host, trap, family, or to one address) is
+counted from the rows.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from sqlalchemy import (
@@ -17,35 +15,27 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
-    and_,
     cast,
     func,
     select,
 )
 
-from gatepost_policy import derive, rhythm
-from gatepost_policy.address import Address
-from gatepost_policy.facts import Family, IdentityKind
+from gatepost_policy import rhythm
+from gatepost_policy.conditions import by_domain, conditions, covers, only_domain_and_time
+from gatepost_policy.facts import Family
 from gatepost_policy.rhythm import Rhythm
-from gatepost_policy.selection import Selection, key_range
+from gatepost_policy.selection import Selection
 from gatepost_policy.summary import Host, Summary
 from gatepost_policy.tables import (
     DomainDay,
     DomainHost,
     Message,
     MessageDomain,
-    MessageRecipient,
     MessageSignature,
-    SenderIdentity,
 )
 
 RESULTS = ("pass", "fail", "policy", "neutral", "temperror", "permerror", "none")
 HOSTS_MAX = 1_000
-PREFIXES_MAX = 20_000
-
-
-class TooWide(Exception):
-    """A `--host` prefix holds more clients than one query can name. The text says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +55,8 @@ def count(connection: Connection, selection: Selection) -> Counted:
     return _from_rows(connection, selection)
 
 
-def _covers(table: Any, domain: str | None) -> ColumnElement[bool]:
-    """One row a message (or its share of a sum) of `domain` and all below it; see tables.py.
-
-    None stands for everything: for sums alone, which are kept for that too.
-    """
-    if domain is None:
-        everything: ColumnElement[bool] = table.reversed == derive.EVERYTHING
-        return everything
-    start, end = (derive.fit(key) for key in key_range(domain))
-    return and_(table.reversed >= start, table.reversed < end, table.shared < len(start))
-
-
 def _from_sums(connection: Connection, domain: str | None) -> Counted:
-    mine = _covers(DomainDay, domain)
+    mine = covers(DomainDay, domain)
     day = DomainDay
     results = (
         day.dkim_pass, day.dkim_fail, day.dkim_policy, day.dkim_neutral,
@@ -109,7 +87,7 @@ def _from_sums(connection: Connection, domain: str | None) -> Counted:
     else:
         times = select(Message.at)
         if domain is not None:
-            times = select(MessageDomain.at).where(_covers(MessageDomain, domain))
+            times = select(MessageDomain.at).where(covers(MessageDomain, domain))
         beat = rhythm.of(connection.scalars(times).all())
     host = DomainHost
     hosts, in_all = _hosts(
@@ -120,7 +98,7 @@ def _from_sums(connection: Connection, domain: str | None) -> Counted:
             func.max(host.name).label("name"),
             func.sum(host.messages).label("messages"),
         )
-        .where(_covers(DomainHost, domain))
+        .where(covers(DomainHost, domain))
         .group_by(host.host, host.family),
     )
     summary = Summary(
@@ -190,7 +168,7 @@ def _signatures(
     column = MessageSignature.message_id
     of_these = []
     if chosen:
-        keys = by_domain(selection) if _only_domain_and_time(selection) else None
+        keys = by_domain(selection) if only_domain_and_time(selection) else None
         ids = (
             select(Message.id).where(*chosen)
             if keys is None
@@ -208,11 +186,6 @@ def _signatures(
     return results, signed or 0
 
 
-def _only_domain_and_time(selection: Selection) -> bool:
-    """True where the keys of `message_domain` say all about what is selected."""
-    return selection.host is None and selection.trap is None and selection.family is None
-
-
 def _rhythm(
     connection: Connection,
     selection: Selection,
@@ -221,7 +194,7 @@ def _rhythm(
     first: float,
     last: float,
 ) -> Rhythm:
-    keys = by_domain(selection) if _only_domain_and_time(selection) else None
+    keys = by_domain(selection) if only_domain_and_time(selection) else None
     if keys is None:
         at, where = Message.at, chosen
     else:
@@ -265,110 +238,3 @@ def _families(counts: Mapping[str, int]) -> dict[str, int]:
 
 def _results(counts: Mapping[str, int]) -> dict[str, int]:
     return {result: counts[result] for result in RESULTS if counts.get(result)}
-
-
-def conditions(connection: Connection, selection: Selection) -> list[ColumnElement[bool]]:
-    """What a message row must fulfil to be selected. Raises TooWide."""
-    found: list[ColumnElement[bool]] = []
-    if selection.sender is not None:
-        found.append(_by_sender(selection))
-    if selection.host is not None:
-        found.append(_by_host(connection, selection.host))
-    if selection.trap is not None:
-        found.append(
-            Message.id.in_(select(MessageRecipient.message_id).where(_recipient(selection.trap)))
-        )
-    if selection.since is not None:
-        found.append(Message.at >= selection.since)
-    if selection.until is not None:
-        found.append(Message.at < selection.until)
-    if selection.family is not None:
-        found.append(Message.family == str(selection.family))
-    return found
-
-
-def _recipient(trap: Address) -> ColumnElement[bool]:
-    """A recipient's key, or everybody in a domain for `@example.org` (which reads them all)."""
-    key = derive.fit(derive.clean(trap.trap_key))
-    if trap.local or not trap.domain:
-        return MessageRecipient.trap_key == key
-    return MessageRecipient.trap_key.endswith(key, autoescape=True)
-
-
-def by_domain(selection: Selection) -> list[ColumnElement[bool]] | None:
-    """What a `message_domain` row must fulfil, one row a message; None: its keys do not tell."""
-    address, domain = selection.address, selection.domain
-    if address is not None and address.domain:
-        found: list[ColumnElement[bool]] = [MessageDomain.reversed == derive.address_key(address)]
-    elif domain is not None:
-        found = [_covers(MessageDomain, domain)]
-    else:
-        return None
-    if selection.since is not None:
-        found.append(MessageDomain.at >= selection.since)
-    if selection.until is not None:
-        found.append(MessageDomain.at < selection.until)
-    return found
-
-
-def _by_sender(selection: Selection) -> ColumnElement[bool]:
-    keys = by_domain(selection)
-    if keys is not None:
-        return Message.id.in_(select(MessageDomain.message_id).where(*keys))
-    # `<>`, or a local user without a domain
-    return Message.sender_key == ("" if selection.address is None else selection.address.key)
-
-
-def _by_host(connection: Connection, network: IPv4Network | IPv6Network) -> ColumnElement[bool]:
-    single = network.prefixlen == network.max_prefixlen
-    if single or (network.version == 6 and network.prefixlen > 64):
-        prefix = str(network if network.version == 4 else network.supernet(new_prefix=64))
-        if network.version == 4:
-            return Message.prefix == prefix
-        if not single:
-            raise TooWide(f"want one address, or a prefix of /64 or wider, got {network}")
-        # An old row has no address any more: its /64 is all that is known.
-        address = func.coalesce(Message.address, str(network.network_address))
-        return and_(Message.prefix == prefix, address == str(network.network_address))
-    prefixes = known_prefixes(connection, network)
-    if len(prefixes) > PREFIXES_MAX:
-        raise TooWide(f"{len(prefixes)} clients are known in {network}; ask for a longer prefix")
-    return Message.prefix.in_(prefixes)
-
-
-def known_prefixes(connection: Connection, network: IPv4Network | IPv6Network) -> Sequence[str]:
-    """The recorded client prefixes inside `network`."""
-    value = SenderIdentity.value
-    start, end = _text_range(network)
-    rows = connection.scalars(
-        select(value).where(
-            SenderIdentity.kind == str(IdentityKind.PREFIX), value >= start, value < end
-        )
-    )
-    # The text range only narrows; which prefix is inside is for the numbers to say.
-    inside = [text for text in rows if _inside(text, network)]
-    # What retention has left of the older ones.
-    coarse = {derive.coarse_prefix(text) for text in inside}
-    return inside + sorted(text for text in coarse if _inside(text, network))
-
-
-def _inside(text: str, network: IPv4Network | IPv6Network) -> bool:
-    try:
-        return ip_network(text).subnet_of(network)  # type: ignore[arg-type]
-    except (ValueError, TypeError):  # TypeError: the other family
-        return False
-
-
-def _text_range(network: IPv4Network | IPv6Network) -> tuple[str, str]:
-    """From and to of the texts that every prefix inside `network` lies between."""
-    if network.version == 4:
-        parts = str(network.network_address).split(".")[: network.prefixlen // 8]
-        text, after = ".".join(parts) + ".", "/"
-    else:
-        groups = network.network_address.exploded.split(":")[: network.prefixlen // 16]
-        parts = [f"{int(group, 16):x}" for group in groups]
-        # Trailing zero groups may be hidden in `::`, so only what stands before them is sure.
-        while parts and parts[-1] == "0":
-            parts.pop()
-        text, after = ":".join(parts) + ":", ";"
-    return (text, text[:-1] + after) if parts else ("", "g")

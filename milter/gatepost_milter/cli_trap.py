@@ -88,7 +88,7 @@ def add(
         engine.dispose()
 
 
-@command.command()
+@command.command(short_help="Make addresses ordinary again.")
 @click.argument("names", nargs=-1, required=True, metavar="ADDRESS...")
 @click.pass_obj
 def remove(app: App, names: tuple[str, ...]) -> None:
@@ -155,7 +155,7 @@ def list_(app: App, match: str, source: str | None, limit: int | None, form: str
     to.print(table, soft_wrap=not to.is_terminal)
 
 
-@command.command()
+@command.command(short_help="Find traps that somebody seems to use.")
 @_FORMAT
 @click.pass_obj
 def check(app: App, form: str) -> None:
@@ -234,7 +234,7 @@ def hits(app: App, name: str | None, limit: int, form: str) -> None:
     to.print(table, soft_wrap=not to.is_terminal)
 
 
-@command.command("export")
+@command.command("export", short_help="Write Postfix tables for traps without a mailbox.")
 @click.argument("form", type=click.Choice(("postfix",)), metavar="postfix")
 @click.option(
     "-d",

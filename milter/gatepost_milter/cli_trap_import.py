@@ -12,7 +12,7 @@ from gatepost_milter.cli_common import FINDINGS, USAGE, App, Failure, note, on_t
 from gatepost_milter.cli_trap_options import NOTE, PUBLISHED, SOURCE, WHEN
 
 
-@click.command("import")
+@click.command("import", short_help="Take a list, one address a line.")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE")
 @SOURCE
 @NOTE

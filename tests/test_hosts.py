@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 import sums
 from fix_store import AT, count, message, settings_in, signature
-from gatepost_policy import derive, ingest, journal, record, recorder, rows, store
+from gatepost_policy import derive, ingest, intake, journal, record, rows, store
 from gatepost_policy.recorder import Recorder
 from gatepost_policy.settings import Settings
 from postgresql_server import Server
@@ -188,7 +188,7 @@ def test_a_deadlock_is_retried(
             raise OperationalError("", None, error)
         return done
 
-    monkeypatch.setattr(recorder, "ingest", sometimes)
+    monkeypatch.setattr(intake, "ingest", sometimes)
     w = journal.Writer(Path(shared.store.journal), max_bytes=1 << 30, sync="process")
     w.write(message(1))
     r = Recorder(shared)
@@ -208,7 +208,7 @@ def test_a_server_restart_loses_and_doubles_nothing(
     from gatepost_policy import migrate
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(recorder, "BATCH_RECORDS", 5)
+    monkeypatch.setattr(intake, "BATCH_RECORDS", 5)
     server = Server()
     try:
         server.start()

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from fix_store import AT, count, journal_of, message, settings_in, signature
-from gatepost_policy import config, derive, journal, known, record, recorder, rows, store
+from gatepost_policy import config, derive, intake, journal, known, record, recorder, rows, store
 from gatepost_policy.facts import Direction
 from gatepost_policy.recorder import Recorder
 from gatepost_policy.settings import Settings
@@ -66,7 +66,7 @@ def test_a_message_is_in_every_table(any_settings: Settings, any_engine: Engine)
 def test_batches_segments_and_restarts(
     any_settings: Settings, any_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "BATCH_RECORDS", 7)
+    monkeypatch.setattr(intake, "BATCH_RECORDS", 7)
     monkeypatch.setattr(journal, "SEGMENT_BYTES", 3_000)
     w = writer(any_settings)
     for n in range(20):
@@ -224,9 +224,9 @@ def test_two_recorders_of_one_journal_never_count_twice(
         w.write(message(n))
     first, second = Recorder(any_settings), Recorder(any_settings)
     assert first.lock()
-    second._host = first._host
+    second._intake = intake.Intake(any_settings, first._taking().host, lambda level, text: None)
     for r in (first, second):
-        r._read_marks(r.engine(), journal.segments(r.directory))
+        r._taking().read_marks(r.engine(), journal.segments(r.directory))
     assert first.ingest_once() == 30
     with pytest.raises(store.StoreError, match="another recorder"):
         second.ingest_once()

@@ -257,10 +257,10 @@ POINTS = (
 CHILD = """
 import json, sys
 from pathlib import Path
-from gatepost_policy import config, journal, recorder
+from gatepost_policy import config, intake, journal, recorder
 from gatepost_policy.settings import Settings
 settings = Settings.model_validate_json(sys.argv[1])
-recorder.BATCH_RECORDS = 6
+intake.BATCH_RECORDS = 6
 w = journal.Writer(config.journal_dir(settings), max_bytes=1 << 30, sync="process")
 for line in sys.stdin:
     data = json.loads(line)
@@ -277,7 +277,7 @@ while r.ingest_once():
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_every_point(any_settings: Settings, any_engine: Engine, point: str) -> None:
     lines = "".join(
-        journal._encode(message(n, traps=("trap@home.example",) if n % 5 == 0 else ())) + "\n"
+        journal.encode(message(n, traps=("trap@home.example",) if n % 5 == 0 else ())) + "\n"
         for n in range(RECORDS)
     )
     environment = {**os.environ, "GATEPOST_FAULT": f"kill:{point}"}

@@ -90,7 +90,9 @@ class Assumptions:
             return
         self.files += 1
         words = [f"{what} {value or '<>'}" for what, value in assumed]
-        self.counts.update(words)
+        for what, value in assumed:
+            named = "as in From" if what == "sender" and value else value or "<>"
+            self.counts[f"{what} {named}"] += 1
         if len(self.lines) < SAID_SINGLY:
             self.lines.append(f"{shown(outcome.file)}: assumed {', '.join(words)}")
 

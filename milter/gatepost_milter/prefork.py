@@ -31,6 +31,7 @@ from gatepost_policy.notify import notify, reloading, watchdog_seconds
 from gatepost_policy.settings import Settings
 
 WAITED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+DEAF_S = 2.0
 START_S = 30.0  # a new generation must be there within this
 DRAIN_S = 4.3  # workers; then helpers until END_S
 END_S = 4.8
@@ -101,15 +102,7 @@ class Supervisor:
     def _start_generation(self, count: int) -> bool:
         """Fork `count` workers; True once all have reported, else they are gone again."""
         born = [self._fork_worker() for _ in range(count)]
-        deadline = time.monotonic() + START_S
-        waiting = {child.report: child for child in born}
-        while waiting and time.monotonic() < deadline:
-            for descriptor in select.select(list(waiting), [], [], 0.5)[0]:
-                if os.read(descriptor, 1) != b"+":
-                    deadline = 0  # it died before it could listen
-                os.close(descriptor)
-                waiting.pop(descriptor).report = -1
-        if not waiting and deadline:
+        if _heard(born, b"+", START_S):
             return True
         for child in born:
             child.tell(b"q")
@@ -133,6 +126,8 @@ class Supervisor:
             self.log = MailLog(settings.log)
             for child in old:
                 child.retire()
+            # From here on nobody works by the old configuration but for sessions that are open.
+            _heard([child for child in old if child.helper is None], b"-", DEAF_S)
             for helper in self.helpers:
                 self._fork_helper(helper)
             self.log.event("info", "reloaded", workers=config.worker_count(settings))
@@ -208,9 +203,7 @@ class Supervisor:
             if helper is not None:
                 self._fork_helper(helper)
             else:
-                child = self._fork_worker()
-                os.close(child.report)
-                child.report = -1
+                self._fork_worker()
 
     def _forget(self, child: Child) -> None:
         child.close()
@@ -238,6 +231,23 @@ class Supervisor:
         while any(which(c) for c in self.children) and time.monotonic() < deadline:
             signal.sigtimedwait((signal.SIGCHLD,), 0.02)
             self._bury()
+
+
+def _heard(children: Sequence[Child], word: bytes, seconds: float) -> bool:
+    """True once each of `children` has said `word`; False where one ended, or time is over."""
+    deadline = time.monotonic() + seconds
+    waiting = {child.report for child in children}
+    while waiting:
+        ready = select.select(list(waiting), [], [], max(0.0, deadline - time.monotonic()))[0]
+        if not ready:
+            return False
+        for descriptor in ready:
+            said = os.read(descriptor, 64)
+            if not said:
+                return False
+            if word in said:
+                waiting.discard(descriptor)
+    return True
 
 
 def _preload() -> None:

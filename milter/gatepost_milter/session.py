@@ -44,7 +44,7 @@ WANTED_STEPS = (
     | milter.P_NR_HELO
     | milter.P_NR_MAIL
     | milter.P_NR_HDR
-    | milter.P_NR_EOH
+    | milter.P_NOEOH
     | milter.P_NR_BODY
     | milter.P_NODATA
     | milter.P_NOUNKNOWN
@@ -224,28 +224,33 @@ class Session:
         message.fields.clear()
 
     def eoh(self, ctx: Any) -> int:
-        message = self.message
-        try:
-            if message is not None and message.direction is Direction.INBOUND:
-                message.header_bytes += 2  # the empty line
-                gate = Worker.gate
-                if message.over_limit is None:
-                    dns = macro(ctx, "{gatepost_dns}") if gate.replay else None
-                    check = self.check = gate.begin(message, dns)
-                    check.headers(message.fields)
-                    for _, value in message.fields:
-                        if b"\n" in value:
-                            message.header_bytes += value.count(b"\n")  # CRLF on the wire
-                    check.end_of_headers()
-                    if gate.sink.enabled:
-                        self.copy = gate.capture(message)
-        except Exception:
-            self.failed("eoh")
+        """Not asked for (the first chunk of the body, or the end, tells as much); an MTA that
+        does not negotiate sends it."""
         return self.quiet(milter.P_NR_EOH)
+
+    def _header_complete(self, ctx: Any, message: Message) -> None:
+        message.complete = True
+        if message.direction is not Direction.INBOUND:
+            return
+        message.header_bytes += 2  # the empty line
+        if message.over_limit is not None:
+            return
+        gate = Worker.gate
+        dns = macro(ctx, "{gatepost_dns}") if gate.replay else None
+        check = self.check = gate.begin(message, dns)
+        check.headers(message.fields)
+        for _, value in message.fields:
+            if b"\n" in value:
+                message.header_bytes += value.count(b"\n")  # CRLF on the wire
+        check.end_of_headers()
+        if gate.sink.enabled:
+            self.copy = gate.capture(message)
 
     def body(self, ctx: Any, chunk: bytes) -> int:
         message = self.message
         try:
+            if message is not None and not message.complete:
+                self._header_complete(ctx, message)
             if message is None or message.direction is not Direction.INBOUND:
                 if message is not None:
                     message.body_bytes = None
@@ -287,6 +292,8 @@ class Session:
     def _end(self, ctx: Any, message: Message) -> int:
         gate = Worker.gate
         connection = self.connection
+        if not message.complete:
+            self._header_complete(ctx, message)
         outcome = None if self.check is None else self.check.finish()
         hop = None if message.direction is Direction.INBOUND else self._hop(ctx, message)
         verdict = gate.finish(connection, message, outcome, macro(ctx, "i"), hop)

@@ -60,6 +60,7 @@ class Message:
     fields: list[Field] = field(default_factory=list)
     header_bytes: int = 0
     body_bytes: int | None = 0  # None: the body was skipped
+    complete: bool = False  # the header: no field will follow
     over_limit: str | None = None
     failed: bool = False  # an exception on the way: the stance decides at the end
     _named: dict[str, list[bytes]] | None = None

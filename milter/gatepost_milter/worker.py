@@ -59,8 +59,8 @@ def serve(
             Worker.slot = _slot(settings, slot)
         sys.excepthook = _excepthook
         threading.Thread(target=_listen, name="libmilter", daemon=True).start()
-        _report(report)
-        _obey(listener, control, settings)
+        _report(report, b"+")
+        _obey(listener, control, report, settings)
         gate.close()
         status = 0
     except BaseException:
@@ -73,12 +73,12 @@ def serve(
         os._exit(status)
 
 
-def _report(report: int) -> None:
+def _report(report: int, word: bytes) -> None:
+    """`+`: listening; `-`: no longer."""
     try:
-        os.write(report, b"+")
+        os.write(report, word)
     except OSError:
-        pass  # a replacement: nobody waits for it
-    os.close(report)
+        pass  # the parent is gone
 
 
 def _slot(settings: Settings, number: int) -> Slot | None:
@@ -96,11 +96,12 @@ def _listen() -> None:
     os._exit(1)  # libmilter gave up: the parent makes a new worker
 
 
-def _obey(listener: Listener, control: int, settings: Settings) -> None:
+def _obey(listener: Listener, control: int, report: int, settings: Settings) -> None:
     while True:
         word = os.read(control, 1)
         if word == b"r":
             listener.go_deaf()
+            _report(report, b"-")
             deadline = time.monotonic() + RETIRE_S
             while listener.sessions()[0] and time.monotonic() < deadline:
                 if select.select([control], [], [], 0.05)[0]:

@@ -29,15 +29,21 @@ def prepare(settings: Settings) -> None:
     engine.dispose()
 
 
-def compare(settings: Settings, books: Books) -> tuple[set[str], set[str], set[str]]:
-    """(lost, doubled, never sent) queue ids, after everything was ingested."""
+def compare(
+    settings: Settings, books: Books, *, everything: bool = True
+) -> tuple[set[str], set[str], set[str]]:
+    """(lost, doubled, never sent) queue ids, after everything was ingested.
+
+    With `everything` the sums are counted anew too, which takes longer with every round.
+    """
     assert recorder.wait_until_ingested(settings, timeout=60)
     engine = store.open_engine(settings)
     try:
         with store.reading(engine) as connection:
             ids = connection.exec_driver_sql("SELECT queue_id FROM message").scalars().all()
             gaps = connection.exec_driver_sql("SELECT count(*) FROM journal_gap").scalar_one()
-        sums.check(engine)
+        if everything:
+            sums.check(engine)
     finally:
         engine.dispose()
     assert gaps == 0
@@ -84,13 +90,16 @@ def run(
     try:
         told = 0
         books = None
-        for what, books in rounds(milter, settings, targets, server):
-            lost, doubled, unknown = compare(settings, books)
+        for number, (what, books) in enumerate(rounds(milter, settings, targets, server), 1):
+            everything = number % 10 == 0 or number == ROUNDS
+            lost, doubled, unknown = compare(settings, books, everything=everything)
             assert not (lost or doubled or unknown), (what, lost, doubled, unknown)
             assert journal_is_empty(milter.journal)
             if what in ("worker", "all"):
                 assert books.cut > told, "no end of message was unanswered at the kill"
             told = books.cut
+            if number % 10 == 0:
+                print(f"{number} rounds: {len(books.answered)} answered, {books.cut} cut", flush=True)
     finally:
         milter.end()
     assert books is not None

@@ -147,7 +147,11 @@ class Intake:
                         return
                 self._marks = None
                 raise
-            except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            except OSError:
+                self._marks = None
+                raise
+            except Exception as error:
+                # A record that we cannot make sense of must not hold up all that follow it.
                 self._bisect(engine, entries, error)
                 return
             self.changed = self.changed or outcome.listings or outcome.repeat

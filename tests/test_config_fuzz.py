@@ -69,7 +69,7 @@ def test_any_document(
         lines += [f"{key} = {toml(value)}" for key, value in keys.items()]
 
     def stays(got: Settings) -> None:
-        config.store_url(got), config.worker_count(got), config.journal_dir(got)
+        assert config.store_url(got) and config.worker_count(got) and config.journal_dir(got)
 
     loads(tmp_path / "gatepost.toml", "\n".join(lines).encode(), stays)
 

@@ -19,6 +19,7 @@ _WANTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "string_type": "text in quotes",
+    "string_or_list": "text in quotes, or a list of them",
     "bool_type": "true or false",
     "tuple_type": "a list",
     "dict_type": "a table",
@@ -61,6 +62,10 @@ def _most_telling(details: list[ErrorDetails], value: object) -> ErrorDetails:
     """Of a union (one socket, or a list of them), which fails once a branch, the right branch."""
     if len(details) > 1 and isinstance(value, str):
         return next((d for d in details if d["type"] == "value_error"), details[0])
+    if {"string_type", "tuple_type"} <= {d["type"] for d in details}:
+        both = details[0].copy()
+        both["type"] = "string_or_list"
+        return both
     return details[0]
 
 

@@ -47,6 +47,8 @@ class Probe(Milter.Base):  # type: ignore[misc]
     def envrcpt(self, *args: str) -> Any:
         seen = self.macros("i", "{rcpt_addr}", "{rcpt_mailer}")
         log(event="rcpt", args=args, macros=seen)
+        if "discard" in args[0]:
+            return Milter.DISCARD
         return Milter.REJECT if "refuse" in args[0] else Milter.CONTINUE
 
     def data(self) -> Any:

@@ -228,6 +228,8 @@ REPLIES: list[tuple[list[list[Any]], dict[str, Any], str, str, str]] = [
     ([["accept"]], {}, "accept", "end", "250 2.0.0 Ok: queued as Q3"),
     ([], {"sender": "tempfail@x.example"}, "tempfail", "mail",
      "451 4.7.1 Service unavailable - try again later"),
+    ([], {"recipients": ["a@x.example", "discard@x.example"]}, "discard", "rcpt",
+     "250 2.0.0 Ok: queued as Q3"),
     ([], {"recipients": ["refuse@x.example"]}, "reject", "rcpt", "550 5.7.1 Command rejected"),
 ]  # fmt: skip
 

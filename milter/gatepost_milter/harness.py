@@ -75,6 +75,7 @@ class Session:
     _current: Envelope | None = None  # the transaction's
     _queue_id: str = ""
     _replies: list[str] = field(default_factory=list)
+    _discarded: bool = False  # at RCPT: the client goes on, the message goes nowhere
 
     def __enter__(self) -> "Session":
         return self
@@ -132,7 +133,7 @@ class Session:
         """MAIL FROM, and the greeting before the first one. A Result is a refusal."""
         self._current = envelope
         self._queue_id = envelope.queue_id or _random_queue_id()
-        self._replies = []
+        self._replies, self._discarded = [], False
         try:
             milter = self._open()
             if self._greeting is not None:
@@ -165,6 +166,7 @@ class Session:
             # A milter that accepts the recipient does not overrule the MTA.
             reply = reply or f"550 5.1.1 {text}"
         elif reply is None or reply == mta.DISCARD:
+            self._discarded = self._discarded or reply is not None
             milter.recipients.append(recipient)
             # smtpd(8) opens the queue file, and so has a queue id, at the first good recipient.
             milter.values["i"] = self._queue_id
@@ -180,6 +182,9 @@ class Session:
                 milter.abort()
                 refused = [r for r in self._replies if not r.startswith("2")]
                 return self._refusal("rcpt", refused[-1] if refused else NO_RECIPIENT)
+            if self._discarded:
+                milter.abort()
+                return self._refusal("rcpt", mta.DISCARD)
             # A message from sendmail(1) goes through cleanup(8) without a DATA command.
             reply = None if envelope.local else milter.data()
             if reply is not None:

@@ -8,7 +8,7 @@ None (go on) or an SMTP reply; DISCARD is the word `discard`.
 """
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from miltertest import constants as c
@@ -300,9 +300,6 @@ _NEEDS = {
     c.SMFIR_CHGFROM: c.SMFIF_CHGFROM,
     c.SMFIR_REPLBODY: c.SMFIF_CHGBODY,
 }
-
-Connect = Callable[[], Wire]
-
 
 def _reply(body: bytes) -> str:
     """SMFIR_REPLYCODE as Postfix sends it on: `%%` is `%`, a single `%` goes."""

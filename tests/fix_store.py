@@ -113,14 +113,23 @@ def engine(settings: Settings) -> Iterator[Engine]:
     opened.dispose()
 
 
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[postgresql_server.Server]:
-    """A PostgreSQL server for all tests of this process, with a migrated database `ready`."""
+def new_server() -> postgresql_server.Server:
+    """A running PostgreSQL server; the caller removes it. Leaves the test where none can be had."""
+    server: postgresql_server.Server | None = None
     try:
         server = postgresql_server.Server()
         server.start()
     except postgresql_server.Unavailable as error:
+        if server is not None:
+            server.remove()
         rings.missing("postgresql", str(error))
+    return server
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[postgresql_server.Server]:
+    """A PostgreSQL server for all tests of this process, with a migrated database `ready`."""
+    server = new_server()
     try:
         url = server.create("ready")
         engine = store.open_url(url.replace("postgresql:", "postgresql+psycopg:"), ensure=False)

@@ -57,10 +57,14 @@ class Server:
             os.chown(self.data, 65534, 65534)
             os.chown(self.directory, 65534, 65534)
         self.process: subprocess.Popen[bytes] | None = None
-        self.run(
-            "initdb", "-D", self.data, "-U", "gatepost", "-A", "trust", "-E", "UTF8",
-            "--locale=C.UTF-8", "--no-sync",
-        )  # fmt: skip
+        try:
+            self.run(
+                "initdb", "-D", self.data, "-U", "gatepost", "-A", "trust", "-E", "UTF8",
+                "--locale=C.UTF-8", "--no-sync",
+            )  # fmt: skip
+        except BaseException:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            raise
 
     def run(self, program: str, *arguments: object) -> None:
         """Run one of PostgreSQL's programs as the server's user."""

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 import sums
-from fix_store import AT, count, message, settings_in, signature
-from gatepost_policy import derive, ingest, intake, journal, record, rows, store
+from fix_store import AT, count, message, new_server, settings_in, signature
+from gatepost_policy import derive, ingest, intake, journal, migrate, record, rows, store
 from gatepost_policy.recorder import Recorder
 from gatepost_policy.settings import Settings
 from postgresql_server import Server
@@ -205,13 +205,10 @@ def test_a_deadlock_is_retried(
 def test_a_server_restart_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gatepost_policy import migrate
-
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(intake, "BATCH_RECORDS", 5)
-    server = Server()
+    server = new_server()
     try:
-        server.start()
         shared = settings_in(tmp_path, server.create("hosts"))
         engine = store.open_engine(shared, ensure=False)
         migrate.upgrade(engine)

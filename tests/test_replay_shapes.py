@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 import dkimkit
+from daemons import BIN, Process
 from fix_store import settings_in
-from gatepost_milter import mailfiles, replay, smtpfront
+from gatepost_milter import harness, mailfiles, replay, smtpfront
 from gatepost_milter.harness import Envelope
 from gatepost_milter.journaltail import JournalTail
 from gatepost_milter.privatemilter import PrivateMilter
+from gatepost_policy import known, store, traps
+from gatepost_policy.settings import Settings
 
 pytestmark = pytest.mark.milter
 
@@ -103,3 +106,47 @@ def test_live_and_saved_get_the_same_verdict(tmp_path: Path, milter: PrivateMilt
 def _below(message: bytes) -> bytes:
     """What stands below our own Received, which names the session."""
     return message[message.index(b"\r\nDKIM-Signature:") :]
+
+
+def test_a_capture_replays_to_the_same_verdict(tmp_path: Path, settings: Settings) -> None:
+    """What the milter kept of a trap hit is enough to have the verdict again, without DNS."""
+    trap = "trap@home.example"
+    engine = store.open_engine(settings)
+    with store.writing(engine) as connection:
+        traps.add(connection, trap, at=1.0)
+    with store.reading(engine) as connection:
+        known.publish(connection, tmp_path, settings)
+    engine.dispose()
+    config = tmp_path / "gatepost.toml"
+    config.write_text(
+        f'[milter]\nsocket = "unix:{tmp_path}/m.sock"\nworkers = 1\n'
+        f'[store]\nurl = "sqlite:///{settings.store.url}"\njournal = "{tmp_path}/journal"\n'
+        f'[trap]\ncapture = "{tmp_path}/kept"\n'
+    )
+    daemon = Process([BIN / "gatepost-milter", "--replay", "--config", config], tmp_path / "log")
+    try:
+        daemon.wait_for("ready")
+        live = harness.send(
+            f"unix:{tmp_path}/m.sock", _message(), client="2001:db8::7", port=77,
+            client_name="mail.example.org", helo="helo.example.org", sender="joe@example.org",
+            recipients=[trap], rejected=("gone@home.example",),
+            macros={"{gatepost_at}": str(dkimkit.AT), "{gatepost_dns}": json.dumps(DNS)},
+        )  # fmt: skip
+        first = JournalTail(tmp_path / "journal").take(live.queue_id)
+    finally:
+        daemon.stop()
+    (file,) = (tmp_path / "kept").glob("*.eml")
+    (item,) = mailfiles.read(str(file))
+    with PrivateMilter(settings, workers=1) as milter:
+        tail = JournalTail(milter.journal)
+        again = replay.run(
+            item, replay.Given(), milter.socket, tail.find, spool=milter.directory
+        )
+    assert first is not None and again.record is not None
+    assert again.request is not None and again.request.assumed == ()
+    assert first["signatures"][0]["result"] == "pass" and first["reason"] == "trap"
+    own = ("queue_id",)
+    assert {k: v for k, v in again.record.items() if k not in own} == {
+        k: v for k, v in first.items() if k not in own
+    }
+    assert again.json["decision"]["reply"] == live.reply

@@ -22,6 +22,18 @@ HOUR, DAY = 3_600, 86_400
 FIRST, MAX, MEMORY = DAY, 7 * DAY, 90 * DAY
 
 
+@pytest.fixture
+def settings(any_settings: Settings) -> Settings:
+    """On SQLite, and on PostgreSQL where that ring runs."""
+    return any_settings
+
+
+@pytest.fixture
+def engine(any_engine: Engine) -> Engine:
+    """The store of `settings`."""
+    return any_engine
+
+
 def hit(number: int = 0, **values: Any) -> Json:
     """A message to the trap, unsigned, from 192.0.2.7."""
     values.setdefault("to", ())

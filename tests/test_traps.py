@@ -65,6 +65,18 @@ def test_an_import_takes_no_patterns() -> None:
 
 
 @pytest.fixture
+def settings(any_settings: Settings) -> Settings:
+    """On SQLite, and on PostgreSQL where that ring runs."""
+    return any_settings
+
+
+@pytest.fixture
+def engine(any_engine: Engine) -> Engine:
+    """The store of `settings`."""
+    return any_engine
+
+
+@pytest.fixture
 def writing(engine: Engine) -> Iterator[Connection]:
     """A connection whose transactions may write, as `milterctl trap import` uses it."""
     with engine.connect() as bare:
@@ -279,7 +291,7 @@ def test_good_messages_and_repeat(state: KnownState, engine: Engine, settings: S
                     author=None, traps=("trap@home.example",), to=())
             for n in range(3, 0, -1)
         ]  # fmt: skip
-        ingest.ingest(connection, [*hits, *batch], settings, at)
+        ingest.ingest(connection, [*hits, *batch], settings, AT)
     publish(engine, settings)
     time.sleep(0.11)
     got = state.lookup(facts("trap@home.example"))

@@ -50,6 +50,7 @@ def publish(
     """
     from gatepost_policy import listings, revision
 
+    state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
     revision_now = revision.number(connection, "traps")
     generation = revision.number(connection, "generation")
     old = _published(state_dir)

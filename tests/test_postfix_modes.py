@@ -12,15 +12,21 @@ import mta_unpack
 from canary import Canaries
 from gatepost_policy import leaks
 from mta_modes import COLUMNS, MODES, Case, Stack
-from postfix_instance import LOGIN
+from postfix_instance import LOGIN, PostfixInstance, Setup
 
 pytestmark = [pytest.mark.postfix, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=(*MODES, "hide"))
 def running(
-    request: pytest.FixtureRequest, postfix_programs: mta_unpack.Programs
+    request: pytest.FixtureRequest, postfix_programs: mta_unpack.Programs, shown: list[str]
 ) -> Iterator[tuple[str, Stack]]:
+    """One mode; `hide` is mta with smtpd_hide_client_session, where this Postfix has it."""
+    if request.param == "hide" and not has(postfix_programs, "smtpd_hide_client_session"):
+        reason = "this Postfix has no smtpd_hide_client_session (3.10 and later have)"
+        if f"== mode hide   : {reason}" not in shown:
+            shown.append(f"== mode hide   : {reason}")
+        pytest.skip(reason)
     with mta_modes.stack(postfix_programs, request.param) as stack:
         yield request.param, stack
 
@@ -29,6 +35,12 @@ def running(
 def bare(postfix_programs: mta_unpack.Programs) -> Iterator[Stack]:
     with mta_modes.plain(postfix_programs) as stack:
         yield stack
+
+
+def has(programs: mta_unpack.Programs, parameter: str) -> bool:
+    """True where postconf knows the parameter."""
+    with PostfixInstance(programs, Setup(), run=False) as made:
+        return f"\n{parameter} =".encode() in made.command("postconf", "-d")
 
 
 def leaking(data: bytes) -> list[str]:

@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from fix_store import message, settings_in
 from gatepost_milter import cli
@@ -53,6 +54,22 @@ def test_sound(recording: Settings) -> None:
     assert [f for f in found if f.problem] == []
     assert [f.what for f in found] == ["configuration", "state", "store", "traps", "journal"]
     assert "recorder runs" in found[-1].state
+
+
+def test_either_database(any_settings: Settings, any_engine: Engine) -> None:
+    """No state directory yet, but a store: it is looked at."""
+    recorder.record_batch(any_engine, [message()], any_settings)
+    found = {f.what: f for f in doctor.examine(any_settings, None, NOW)}
+    assert all(f.problem is None for f in found.values()), found
+    assert f"schema {migrate.HEAD}, last message 20" in found["store"].state
+
+
+def test_database_server_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "none"))
+    settings = settings_in(tmp_path, "postgresql://u:secret@127.0.0.1:1/g")
+    (found,) = (f for f in doctor.examine(settings, None, NOW) if f.problem)
+    assert (found.what, found.unreachable, found.change) == ("store", True, "is the server up?")
+    assert "secret" not in f"{found}"
 
 
 def test_new_machine(tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         return code if isinstance(code, int) else 0
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "milterctl"
-        return _fail(f"{error.format_message()} See '{command} --help'.", USAGE)
+        message = error.format_message().rstrip(".")
+        return _fail(f"{message}. See '{command} --help'.", USAGE)
     except click.ClickException as error:
         return _fail(error.format_message(), FINDINGS)
     except (click.Abort, KeyboardInterrupt):

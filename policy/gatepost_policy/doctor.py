@@ -48,9 +48,8 @@ def examine(settings: "Settings", path: Path | None, now: float) -> Iterator[Fin
     state = config.state_dir(settings)
     if not state.exists():
         yield Finding("state", f"{state} is made at the first start")
-        return
-    yield from _directory("state", state)
-    if config.database_path(settings) is not None:
+    else:
+        yield from _directory("state", state)
         yield from _space(state)
     yield from _store(settings, now)
     yield from _journal(settings, now)

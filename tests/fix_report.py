@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any
@@ -40,7 +40,8 @@ class Mail:
     size: int | None = 2210478
     message_id: str | None = "id@slow.example"
     source: Source = Source.EXIM_LOG
-    traps: tuple[str, ...] = field(default=())
+    traps: tuple[str, ...] = ()
+    reason: Reason = Reason.NO_BAD_SIGNAL
 
     def json(self) -> record.Json:
         """As the journal keeps it."""
@@ -66,7 +67,7 @@ class Mail:
                     message_id=self.message_id,
                     signatures=self.signatures,
                 ),
-                Decision(Action.ACCEPT, Reason.NO_BAD_SIGNAL),
+                Decision(Action.ACCEPT, self.reason),
                 self.traps,
             )
         )

@@ -7,6 +7,7 @@ from sqlalchemy import Engine
 
 from fix_report import LEARNED, NEWSLETTER, REAL, SLOW, TRAP, Mail, seconds, told
 from gatepost_policy import hindsight, queries, recorder, store, traps
+from gatepost_policy.decision import Reason
 from gatepost_policy.selection import Selection
 from gatepost_policy.settings import Settings
 
@@ -101,6 +102,17 @@ def test_hit_on_what_was_a_trap_stays(any_engine: Engine, any_settings: Settings
     hindsight.settle(any_engine, any_settings)
     assert hits(any_engine, any_settings) == 1
     assert told(any_engine, any_settings, sender="slow.example").messages[0].trapped
+
+
+def test_hit_before_the_trap_came_back_stays(engine: Engine, settings: Settings) -> None:
+    """A trap, hit, removed, set again (so that it is younger than the hit), removed again."""
+    put(engine, settings, replace(SLOW[0], traps=(TRAP,), reason=Reason.TRAP), SLOW[1])
+    add(engine, TRAP)
+    hindsight.settle(engine, settings)
+    assert hits(engine, settings) == 2
+    remove(engine, TRAP)
+    hindsight.settle(engine, settings)
+    assert hits(engine, settings) == 1
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, and_, delete, insert, not_, or_, select, update
 
 from gatepost_policy import derive, ingest, revision, rows, store, traps
+from gatepost_policy.decision import Reason
 from gatepost_policy.rows import AT, Row
 from gatepost_policy.tables import (
     Message,
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
     from gatepost_policy.settings import Settings
 
 TOPIC = "hindsight"
+# Decisions that a door makes only where a recipient is a trap at that moment.
+OF_TRAPS = (
+    Reason.TRAP,
+    Reason.TRAP_MIXED,
+    Reason.SHARED_CLIENT,
+    Reason.BACKSCATTER,
+    Reason.FORWARDER,
+    Reason.NEVER_LIST,
+)
 BATCH = 500  # messages in one transaction
 
 
@@ -83,7 +93,8 @@ def _flips(connection: Connection) -> dict[int, dict[str, bool]]:
     for keys in rows.chunks(_by_pattern(connection)):
         for message_id, key in connection.execute(now.where(recipient.trap_key.in_(keys))):
             found.setdefault(message_id, {})[key] = True
-    # What only hindsight had marked: the mail is older than the trap, and the trap is gone.
+    # What only hindsight had marked: the mail is older than the trap, and the trap is gone. Where
+    # the decision speaks of a trap it was one even so (and became one again later).
     gone = (
         select(recipient.message_id, recipient.trap_key)
         .join(
@@ -95,7 +106,11 @@ def _flips(connection: Connection) -> dict[int, dict[str, bool]]:
             ),
         )
         .join(Message, Message.id == recipient.message_id)
-        .where(recipient.trap, Message.at < TrapRow.added)
+        .where(
+            recipient.trap,
+            Message.at < TrapRow.added,
+            Message.reason.not_in([str(reason) for reason in OF_TRAPS]),
+        )
     )
     for message_id, key in connection.execute(gone):
         found.setdefault(message_id, {}).setdefault(key, False)

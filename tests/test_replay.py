@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -377,3 +378,20 @@ def _processes_of(directory: Path) -> set[int]:
         except OSError:
             continue
     return found
+
+
+def test_progress_bar_leaves_stdout_alone(tmp_path: Path, command: Any) -> None:
+    """A person watches stderr, a file takes stdout: each gets its own."""
+    for n in range(25):
+        (tmp_path / f"{n:02}.eml").write_bytes(MESSAGE)
+    master, slave = pty.openpty()
+    line: list[str | Path] = [MILTERCTL, "--config", tmp_path / "gatepost.toml", "replay"]
+    got = subprocess.run(
+        [*line, *sorted(tmp_path.glob("*.eml")), "--format", "json"],
+        stdout=subprocess.PIPE, stderr=slave, timeout=100, env={**os.environ, "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(slave)
+    shown = os.read(master, 1 << 20).decode("utf-8", "replace")
+    os.close(master)
+    assert "25/25" in shown and "{" not in shown
+    assert [json.loads(x)["error"] for x in got.stdout.splitlines()] == [None] * 25

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
 
-from gatepost_milter.cli_common import FINDINGS, USAGE, App, Failure, note
+from gatepost_milter.cli_common import FINDINGS, USAGE, App, Failure, note, on_terminal
 from gatepost_policy.importers.common import Ours, to_json
 from gatepost_policy.importers.exim import Exim
 from gatepost_policy.importers.postfix import Postfix
@@ -206,7 +206,7 @@ class _Sink:
 @contextmanager
 def _progress(logs: list[_Log]) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr, by bytes; without one where nobody watches."""
-    if not sys.stderr.isatty():
+    if not on_terminal(sys.stderr):
         yield lambda count: None
         return
     from rich.console import Console
@@ -216,7 +216,11 @@ def _progress(logs: list[_Log]) -> Iterator[Callable[[int], None]]:
     # Of standard input nobody knows how much is to come.
     total = None if None in sizes else sum(s for s in sizes if s is not None)
     columns = ("import", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    # Without the redirections rich would print to stderr what is meant for stdout.
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True,
+        redirect_stdout=False, redirect_stderr=False,
+    ) as progress:  # fmt: skip
         task = progress.add_task("import", total=total)
         yield lambda count: progress.advance(task, count)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gatepost_milter import mailfiles, replay
-from gatepost_milter.cli_common import FINDINGS, UNREACHABLE, USAGE, App, Failure, note
+from gatepost_milter.cli_common import FINDINGS, UNREACHABLE, USAGE, App, Failure, note, on_terminal
 from gatepost_milter.replayrequest import VERSION
 from gatepost_milter.replayrun import in_order, player
 from gatepost_milter.replayshow import Assumptions, Differences, print_json, print_plain
@@ -111,7 +111,7 @@ def command(
     with ExitStack() as stack:
         files = mailfiles.find(paths)
         run, keep = player(stack, app.settings, socket, given, len(files), record)
-        advance = _progress(stack, len(files))
+        advance = _progress(stack, len(files), quiet=differences is not None)
         for outcome in in_order(files, run, advance):
             failed += outcome.failed
             if outcome.failed:
@@ -177,9 +177,14 @@ def _check_socket(socket: str) -> None:
         raise Failure(f"--milter {error}; is gatepost-milter running?", UNREACHABLE) from None
 
 
-def _progress(stack: ExitStack, files: int) -> Callable[[], None]:
-    """A progress bar on stderr where many files are played for a person."""
-    if files < MANY_FILES or not sys.stderr.isatty():
+def _progress(stack: ExitStack, files: int, quiet: bool) -> Callable[[], None]:
+    """A progress bar on stderr where many files are played for a person.
+
+    Where the outcomes run down the same screen they are progress enough: `quiet` says they do not.
+    """
+    if files < MANY_FILES or not on_terminal(sys.stderr):
+        return lambda: None
+    if on_terminal(sys.stdout) and not quiet:
         return lambda: None
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -188,6 +193,8 @@ def _progress(stack: ExitStack, files: int) -> Callable[[], None]:
         Progress(
             "replay", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             console=Console(stderr=True), transient=True,
+            # Or rich would take what we print to stdout and print it to stderr.
+            redirect_stdout=False, redirect_stderr=False,
         )  # fmt: skip
     )
     task = progress.add_task("replay", total=files)

@@ -98,11 +98,16 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def sqlite_in(directory: Path, migrated: Path) -> Settings:
+    """Settings on a fresh SQLite file in `directory`."""
+    shutil.copy(migrated, directory / "gatepost.sqlite")
+    return settings_in(directory)
+
+
 @pytest.fixture
 def settings(tmp_path: Path, migrated: Path) -> Settings:
     """Settings on a SQLite file of this test's own, migrated."""
-    shutil.copy(migrated, tmp_path / "gatepost.sqlite")
-    return settings_in(tmp_path)
+    return sqlite_in(tmp_path, migrated)
 
 
 @pytest.fixture
@@ -150,7 +155,8 @@ def any_settings(
     """Settings on a fresh store: once on SQLite, once on PostgreSQL."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     if request.param == "sqlite":
-        yield request.getfixturevalue("settings")
+        # Not the fixture `settings`: a module may have replaced that one by this.
+        yield sqlite_in(tmp_path, request.getfixturevalue("migrated"))
         return
     server: postgresql_server.Server = request.getfixturevalue("postgresql")
     name = f"t{secrets.token_hex(6)}"

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import Engine
 
-from fix_store import message, signature
+from fix_store import AT, message, signature
 from gatepost_milter.cli import cli
 from gatepost_policy import backtest, config, ingest, known, listings, record, rules, store, traps
 from gatepost_policy.decision import Action, Reason
@@ -22,6 +22,18 @@ from gatepost_policy.settings import Settings
 TRAP, USER = "trap@home.example", "user@home.example"
 HOUR, DAY = 3_600, 86_400
 NOW = float(int(time.time()))
+
+
+@pytest.fixture
+def settings(any_settings: Settings) -> Settings:
+    """On SQLite, and on PostgreSQL where that ring runs."""
+    return any_settings
+
+
+@pytest.fixture
+def engine(any_engine: Engine) -> Engine:
+    """The store of `settings`."""
+    return any_engine
 
 
 def with_sender(settings: Settings, **values: Any) -> Settings:
@@ -45,7 +57,7 @@ def live(engine: Engine, settings: Settings, records: list[Json]) -> list[Seen]:
         )
         with store.writing(engine) as connection:
             written = json.loads(json.dumps(record.message(judged)))
-            ingest.ingest(connection, [written], settings, seen.facts.at)
+            ingest.ingest(connection, [written], settings, AT)
         out.append(judged)
     return out
 
@@ -104,7 +116,7 @@ def history(engine: Engine, settings: Settings) -> None:
         message(4, at=NOW - 3 * DAY),
     ]  # fmt: skip
     with store.writing(engine) as connection:
-        ingest.ingest(connection, records, settings, NOW)
+        ingest.ingest(connection, records, settings, AT)
 
 
 def test_what_changes(engine: Engine, settings: Settings) -> None:
@@ -155,7 +167,7 @@ def test_by_hand_counts(engine: Engine, settings: Settings) -> None:
 def test_command(engine: Engine, settings: Settings, tmp_path: Path) -> None:
     history(engine, settings)
     old, new = tmp_path / "old.toml", tmp_path / "new.toml"
-    old.write_text(f'store.url = "{settings.store.url}"\n')
+    old.write_text(f'store.url = "{settings.store.url}"\nstore.journal = "{tmp_path}/journal"\n')
     new.write_text('sender.action = "tempfail"\n')
     base = ["--config", str(old), "backtest"]
     plain = CliRunner().invoke(cli, base)

@@ -4,8 +4,10 @@
 chunks as they arrive and answers with an `Outcome`. `Lookups` finds the keys.
 """
 
-from gatepost_policy.dkim.lookups import Answer, Lookups
+from gatepost_policy.dkim.answers import Answer
+from gatepost_policy.dkim.lookups import Lookups
+from gatepost_policy.dkim.outcome import Outcome
 from gatepost_policy.dkim.reasons import Why
-from gatepost_policy.dkim.verifier import Message, Outcome, Verifier, preload
+from gatepost_policy.dkim.verifier import Message, Verifier, preload
 
 __all__ = ["Answer", "Lookups", "Message", "Outcome", "Verifier", "Why", "preload"]

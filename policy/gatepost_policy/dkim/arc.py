@@ -17,10 +17,11 @@ from typing import Any
 import dkim
 from dkim.util import InvalidTagValueList, parse_tag_value
 
+from gatepost_policy.dkim.answers import TIMEOUT, Answer
 from gatepost_policy.dkim.body import Body, Sink
 from gatepost_policy.dkim.fields import Fields
 from gatepost_policy.dkim.keys import Key, decode
-from gatepost_policy.dkim.lookups import TIMEOUT, Answer, Lookups, Pending
+from gatepost_policy.dkim.lookups import Lookups, Pending
 from gatepost_policy.dkim.proof import proves
 from gatepost_policy.dkim.reasons import ArcWhy, Why
 from gatepost_policy.dkim.signature import CANONICALIZATIONS, domain_text, without_b

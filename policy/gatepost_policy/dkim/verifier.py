@@ -13,7 +13,6 @@ Not thread-safe within one `Message`; callbacks of one connection never overlap.
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import dns.rdata
@@ -22,27 +21,20 @@ import dns.rdatatype
 
 from gatepost_policy import address
 from gatepost_policy.address import is_within
+from gatepost_policy.dkim.answers import TIMEOUT, Answer
 from gatepost_policy.dkim.arc import LENGTHS as ARC_LENGTHS
 from gatepost_policy.dkim.arc import NAMES as ARC_NAMES
 from gatepost_policy.dkim.arc import Chain
 from gatepost_policy.dkim.body import Body
 from gatepost_policy.dkim.fields import Fields
 from gatepost_policy.dkim.keys import Key
-from gatepost_policy.dkim.lookups import TIMEOUT, Answer, Lookups, Pending
+from gatepost_policy.dkim.lookups import Lookups, Pending
+from gatepost_policy.dkim.outcome import Outcome, recorded, refusal
 from gatepost_policy.dkim.proof import proves
-from gatepost_policy.dkim.reasons import RESULT, Why
-from gatepost_policy.dkim.signature import MAX_STORED, Claim, is_public_suffix, read, without_b
-from gatepost_policy.facts import Arc, Signature
+from gatepost_policy.dkim.reasons import Why
+from gatepost_policy.dkim.signature import Claim, is_public_suffix, read, without_b
+from gatepost_policy.facts import Signature
 from gatepost_policy.settings import Dkim
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """All signatures in header order, the ARC chain, and the DNS answers that were used."""
-
-    signatures: tuple[Signature, ...] = ()
-    arc: Arc | None = None
-    dns: dict[str, Any] = field(default_factory=dict)
 
 
 def preload() -> None:
@@ -178,25 +170,25 @@ class Message:
 
     def _judged(self, claim: Claim, used: dict[str, Any]) -> Signature:
         if claim.why is not None:
-            return _signature(claim, claim.why)
+            return recorded(claim, claim.why)
         try:
             return self._verified(claim, used)
         except Exception:  # a bug of ours must not take the other signatures along
-            return _signature(claim, Why.INTERNAL)
+            return recorded(claim, Why.INTERNAL)
 
     def _verified(self, claim: Claim, used: dict[str, Any]) -> Signature:
         answer = self._answer(claim.lookup)
         used[claim.name] = answer.form
         key = answer.key(claim.kind, self._settings)
         if isinstance(key, Why):
-            return _signature(claim, key)
-        refusal = _refusal(claim, key)
-        if refusal is not None:
-            return _signature(claim, refusal, key=key)
+            return recorded(claim, key)
+        why = refusal(claim, key)
+        if why is not None:
+            return recorded(claim, why, key=key)
         size = self._bodies[claim.body_relaxed].size
         if claim.limit is not None and claim.limit > size:
             # RFC 6376 3.5: l= MUST NOT be larger than the body.
-            return _signature(claim, Why.BODY_SHORT, key=key)
+            return recorded(claim, Why.BODY_SHORT, key=key)
         wrong = self._wrong(claim, key)
         crypto = "pass" if wrong is None else "fail"
         why = wrong
@@ -205,7 +197,7 @@ class Message:
             why = Why.WEAK_HASH
         elif key.kind == "rsa" and key.bits < self._settings.min_key_bits:
             why = Why.WEAK_KEY
-        return _signature(claim, why, key=key, crypto=crypto, size=size)
+        return recorded(claim, why, key=key, crypto=crypto, size=size)
 
     def _answer(self, lookup: Answer | Pending | None) -> Answer:
         if not isinstance(lookup, Pending):
@@ -221,63 +213,3 @@ class Message:
         name = fields.all[claim.index][0]
         parts.append(fields.one(name, without_b(claim.value), claim.header_relaxed))
         return None if proves(key, claim.hash, claim.b, parts) else Why.BAD_SIGNATURE
-
-
-def _refusal(claim: Claim, key: Key) -> Why | None:
-    """Why this key may not be used for this signature (RFC 6376 3.6.1, 6.1.2)."""
-    if not key.service:
-        return Why.KEY_SERVICE
-    if key.hashes is not None and claim.hash not in key.hashes:
-        return Why.KEY_HASH
-    if key.strict and not claim.identity_at_domain:
-        return Why.KEY_STRICT
-    return None
-
-
-def _signature(
-    claim: Claim,
-    why: Why | None,
-    *,
-    key: Key | None = None,
-    crypto: str | None = None,
-    size: int | None = None,
-) -> Signature:
-    flags = []
-    unsigned = None
-    if claim.expired and why is not Why.SKIPPED:
-        # RFC 6376 6.1.1: what the field itself says comes before what its key or the body says.
-        why = Why.EXPIRED
-    if claim.limit is not None and size is not None:
-        unsigned = max(size - claim.limit, 0)
-    if key is not None and key.testing:
-        flags.append("testing-key")
-    if claim.algorithm == "rsa-sha1":
-        flags.append("weak-hash")
-    if key is not None and key.kind == "rsa" and key.bits < 1024:
-        flags.append("weak-key")
-    if claim.expired:
-        flags.append("expired")
-    if unsigned:
-        flags.append("partial")
-    if why is Why.SKIPPED:
-        flags.append("skipped")
-    if why is None:
-        # RFC 6376 3.6.1: t=y is to be treated like no signature; 8.2: nor does l= cover the rest.
-        why = Why.TESTING if "testing-key" in flags else Why.PARTIAL if unsigned else None
-        result = "pass"
-    else:
-        result = RESULT[why]
-    return Signature(
-        domain=claim.domain,
-        selector=claim.selector,
-        algorithm=claim.algorithm,
-        canonicalization=claim.canonicalization,
-        key_bits=None if key is None else key.bits,
-        body_limit=None if claim.limit is None else min(claim.limit, MAX_STORED),
-        crypto=crypto,
-        result=result,
-        reason=why,
-        unsigned_bytes=unsigned,
-        flags=tuple(flags),
-        b_prefix=claim.b_prefix,
-    )

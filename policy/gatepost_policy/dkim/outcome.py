@@ -1,0 +1,82 @@
+"""What is said about a message in the end: one `Signature` for each field, in RFC 8601's words.
+
+Pure. `recorded` turns a claim, a reason and what the arithmetic said into the record that the
+store keeps; `refusal` says why a key may not be used for a claim.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gatepost_policy.dkim.keys import Key
+from gatepost_policy.dkim.reasons import RESULT, Why
+from gatepost_policy.dkim.signature import MAX_STORED, Claim
+from gatepost_policy.facts import Arc, Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All signatures in header order, the ARC chain, and the DNS answers that were used."""
+
+    signatures: tuple[Signature, ...] = ()
+    arc: Arc | None = None
+    dns: dict[str, Any] = field(default_factory=dict)
+
+
+def refusal(claim: Claim, key: Key) -> Why | None:
+    """Why this key may not be used for this signature (RFC 6376 3.6.1, 6.1.2)."""
+    if not key.service:
+        return Why.KEY_SERVICE
+    if key.hashes is not None and claim.hash not in key.hashes:
+        return Why.KEY_HASH
+    if key.strict and not claim.identity_at_domain:
+        return Why.KEY_STRICT
+    return None
+
+
+def recorded(
+    claim: Claim,
+    why: Why | None,
+    *,
+    key: Key | None = None,
+    crypto: str | None = None,
+    size: int | None = None,
+) -> Signature:
+    flags = []
+    unsigned = None
+    if claim.expired and why is not Why.SKIPPED:
+        # RFC 6376 6.1.1: what the field itself says comes before what its key or the body says.
+        why = Why.EXPIRED
+    if claim.limit is not None and size is not None:
+        unsigned = max(size - claim.limit, 0)
+    if key is not None and key.testing:
+        flags.append("testing-key")
+    if claim.algorithm == "rsa-sha1":
+        flags.append("weak-hash")
+    if key is not None and key.kind == "rsa" and key.bits < 1024:
+        flags.append("weak-key")
+    if claim.expired:
+        flags.append("expired")
+    if unsigned:
+        flags.append("partial")
+    if why is Why.SKIPPED:
+        flags.append("skipped")
+    if why is None:
+        # RFC 6376 3.6.1: t=y is to be treated like no signature; 8.2: nor does l= cover the rest.
+        why = Why.TESTING if "testing-key" in flags else Why.PARTIAL if unsigned else None
+        result = "pass"
+    else:
+        result = RESULT[why]
+    return Signature(
+        domain=claim.domain,
+        selector=claim.selector,
+        algorithm=claim.algorithm,
+        canonicalization=claim.canonicalization,
+        key_bits=None if key is None else key.bits,
+        body_limit=None if claim.limit is None else min(claim.limit, MAX_STORED),
+        crypto=crypto,
+        result=result,
+        reason=why,
+        unsigned_bytes=unsigned,
+        flags=tuple(flags),
+        b_prefix=claim.b_prefix,
+    )

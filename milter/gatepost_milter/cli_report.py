@@ -13,6 +13,7 @@ import click
 from gatepost_milter.cli_common import USAGE, App, Failure, catch_up
 
 if TYPE_CHECKING:
+    from gatepost_policy.html.page import Volume
     from gatepost_policy.report import Report
     from gatepost_policy.selection import Selection
 
@@ -70,9 +71,10 @@ def command(
         family=None if family is None else Family(family),
         limit=limit,
     )
-    report = tell(app, chosen, now)
-    with _opened(output, form) as stream:
-        _write(report, form, stream)
+    wants_volume = form == "html" and chosen.everything
+    report, volume = tell(app, chosen, now, wants_volume)
+    with _opened(output) as stream:
+        _write(report, volume, form, stream)
 
 
 def _read(option: str, text: str | None, read: Callable[[str], Any]) -> Any:
@@ -85,8 +87,10 @@ def _read(option: str, text: str | None, read: Callable[[str], Any]) -> Any:
         raise click.UsageError(f"{option}: {error}.") from None
 
 
-def tell(app: App, chosen: "Selection", now: float) -> "Report":
-    """The report on everything that was accepted before this moment."""
+def tell(
+    app: App, chosen: "Selection", now: float, wants_volume: bool
+) -> tuple["Report", "Volume | None"]:
+    """The report on everything that was accepted before this moment, and what a chart shows."""
     from gatepost_policy import history, store
     from gatepost_policy.conditions import TooWide
 
@@ -94,7 +98,12 @@ def tell(app: App, chosen: "Selection", now: float) -> "Report":
     try:
         catch_up(app, engine)
         with store.reading(engine) as connection:
-            return history.tell(connection, chosen, app.settings, now)
+            report = history.tell(connection, chosen, app.settings, now)
+            if not wants_volume:
+                return report, None
+            from gatepost_policy.html import volume
+
+            return report, volume.rows(connection)
     except TooWide as error:
         raise Failure(str(error), USAGE) from None
     finally:
@@ -102,11 +111,10 @@ def tell(app: App, chosen: "Selection", now: float) -> "Report":
 
 
 @contextmanager
-def _opened(output: Path | None, form: str) -> Iterator[TextIO]:
+def _opened(output: Path | None) -> Iterator[TextIO]:
     if output is None or str(output) == "-":
         yield sys.stdout
         return
-    # A report names people: it is for who asked for it.
     try:
         with output.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             yield stream
@@ -114,7 +122,7 @@ def _opened(output: Path | None, form: str) -> Iterator[TextIO]:
         raise Failure(f"{output}: cannot be written: {error.strerror}", USAGE) from None
 
 
-def _write(report: "Report", form: str, stream: TextIO) -> None:
+def _write(report: "Report", volume: "Volume | None", form: str, stream: TextIO) -> None:
     if form == "json":
         json.dump(report.json(), stream, indent=2)
         stream.write("\n")
@@ -125,7 +133,7 @@ def _write(report: "Report", form: str, stream: TextIO) -> None:
     elif form == "html":
         from gatepost_policy import html_report
 
-        stream.write(html_report.render(report))
+        stream.write(html_report.render(report, volume))
     else:
         from gatepost_policy import render, screen
 

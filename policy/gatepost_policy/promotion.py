@@ -8,6 +8,7 @@ many, one more makes no difference, and the table stays bounded.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv6Network
 
 from sqlalchemy import Connection, select
@@ -25,6 +26,12 @@ KIND = "promoted"
 def network_of(prefix: str) -> str | None:
     """The /48 of an IPv6 prefix, None for IPv4."""
     return str(IPv6Network(prefix).supernet(new_prefix=48)) if ":" in prefix else None
+
+
+@lru_cache(maxsize=4_096)
+def _parent(prefix: str) -> str:
+    """The /56 of a /64."""
+    return str(IPv6Network(prefix).supernet(new_prefix=56))
 
 
 def children(connection: Connection, network: str, at: float) -> list[str]:
@@ -55,9 +62,8 @@ def promote(
     at = row.seen.facts.at
     groups: dict[str, set[str]] = {}
     for child in {*siblings, value}:
-        parent = str(IPv6Network(child).supernet(new_prefix=56))
-        groups.setdefault(parent, set()).add(child)
-    mine = str(IPv6Network(value).supernet(new_prefix=56))
+        groups.setdefault(_parent(child), set()).add(child)
+    mine = _parent(value)
     wanted = [mine] if len(groups[mine]) >= PROMOTE_CHILDREN else []
     if len(groups) >= PROMOTE_CHILDREN:
         wanted.append(network)

@@ -156,14 +156,16 @@ def facts(
     arc: Arc | None = None,
     relayed: bool = False,
 ) -> Facts:
-    """What is known about `message` so far. Mail of our own users keeps its family only."""
+    """What is known about `message` so far. Of our own users' client only the family stays, and
+    no Message-ID: mail programs write the name of their machine into it."""
     client = connection.client
+    ids = message.values("message-id")
     if message.direction is not Direction.INBOUND:
         client = client.redacted()
+        ids = []
     elif connection.helo is not None:
         client = Client(client.family, client.address, client.port, client.name, connection.helo)
     authors = message.values("from")
-    ids = message.values("message-id")
     body = message.body_bytes
     return Facts(
         at=message.at,

@@ -9,6 +9,7 @@ takes up to 5 s to act on them. A signal that the main thread ignores, and does 
 dropped by the kernel before libmilter can see it; Ctrl-C reaches the whole process group.
 """
 
+import gc
 import os
 import select
 import signal
@@ -55,6 +56,8 @@ def serve(
         quiet_signals()
         gate = Gate(settings, replay=replay)
         Worker.gate = gate
+        # A message makes hundreds of objects and no cycles: look for those less often.
+        gc.set_threshold(20_000, 20, 20)
         if slot is not None and not replay:
             Worker.slot = _slot(settings, slot)
         sys.excepthook = _excepthook

@@ -3,6 +3,7 @@
 Listens on UDP and TCP of a loopback address of its own, port 53, because a resolver knows no other.
 """
 
+import secrets
 import socketserver
 import struct
 import threading
@@ -68,8 +69,9 @@ class _Tcp(socketserver.StreamRequestHandler):
 class DnsServer:
     """Answers from `records` until `stop`. Raises OSError where the port cannot be had."""
 
-    def __init__(self, records: Mapping[str, str], address: str = "127.0.0.99") -> None:
-        self.address = address
+    def __init__(self, records: Mapping[str, str]) -> None:
+        # An address of its own: two test runs on one machine are in nobody's way.
+        self.address = address = f"127.53.{secrets.randbelow(256)}.{secrets.randbelow(254) + 1}"
         self.servers: tuple[_UdpServer | _TcpServer, ...] = (
             _UdpServer((address, 53), _Udp), _TcpServer((address, 53), _Tcp),
         )  # fmt: skip

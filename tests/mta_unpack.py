@@ -209,9 +209,14 @@ def _note(made: TextIO, line: str) -> None:
 
 def _remove(made: TextIO) -> None:
     made.seek(0)
+    left = []
     for line in made.read().splitlines():
         kind, _, name = line.partition(" ")
         tool = "userdel" if kind == "user" else "groupdel"
-        subprocess.run([tool, name], check=False, capture_output=True)
+        # 6: there is no such user or group; anything else is tried again by the next run.
+        if subprocess.run([tool, name], check=False, capture_output=True).returncode not in (0, 6):
+            left.append(line)
     made.seek(0)
     made.truncate()
+    made.writelines(line + "\n" for line in left)
+    made.flush()

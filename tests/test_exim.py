@@ -81,7 +81,7 @@ def dns(keys: Keys) -> Iterator[DnsServer]:
     try:
         server = DnsServer({f"s1._domainkey.{d}": keys.record for d in ("a.test", "b.test")})
     except OSError as error:
-        rings.missing("exim", f"no DNS on 127.0.0.99:53: {error}")
+        rings.missing("exim", f"no DNS on port 53 of a loopback address: {error}")
     yield server
     server.stop()
 

@@ -180,6 +180,9 @@ def test_rhythm_words() -> None:
     assert rhythm(0, 30, 61, 91).word == "monthly"
     assert rhythm(0, 90, 180).word == "quarterly"
     assert rhythm(0, 365, 730).word == "yearly"
+    assert rhythm(0, 0.01, 0.2).sentence == (
+        "several a day, median gap 0.1 days (from under 0.1 to 0.2)"
+    )
     assert rhythm(0, 30).sentence == "monthly, median gap 30 days, in 2 of 2 months"
 
 

@@ -67,9 +67,9 @@ class Rhythm:
         """The rhythm in words."""
         if self.messages == 1:
             return "once"
-        text = f"{self.word}, median gap {number(self.median_gap)} days"
+        text = f"{self.word}, median gap {_gap(self.median_gap)} days"
         if self.shortest_gap is not None and self.messages > 2:
-            text += f" (from {number(self.shortest_gap)} to {number(self.longest_gap)})"
+            text += f" (from {_gap(self.shortest_gap)} to {_gap(self.longest_gap)})"
         if self.month_span > 1:
             text += f", in {self.months} of {self.month_span} months"
         return text
@@ -91,6 +91,10 @@ class Rhythm:
 def number(value: float | None) -> str:
     """`23` rather than `23.0`, to one decimal."""
     return "unknown" if value is None else f"{value:.1f}".removesuffix(".0")
+
+
+def _gap(value: float | None) -> str:
+    return "under 0.1" if value == 0 else number(value)
 
 
 def of(times: Sequence[float]) -> Rhythm | None:

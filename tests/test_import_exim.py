@@ -75,6 +75,7 @@ HOSTS: list[tuple[str, str | None, str | None, str | None]] = [
     ("H=[192.0.2.7]", "192.0.2.7", None, None),
     ("H=[::ffff:192.0.2.7]", "192.0.2.7", None, None),
     ("H=mx [2001:db8::1]", "2001:db8::1", "mx", None),
+    ("H=(a)b [10.0.0.1]) [192.0.2.7]:25 I=[192.0.2.1]:25", "192.0.2.7", None, None),
 ]
 
 
@@ -140,6 +141,19 @@ def test_our_own_mail_is_a_number(rest: str, direction: str, ours: Ours | None) 
         "reason": "no-bad-signal", "key": f"exim:{ID}:1",
     }  # fmt: skip
     assert exim.tally.kinds[direction] == 1
+
+
+def test_a_helo_cannot_make_a_stranger_ours() -> None:
+    (seen,), _ = _import(f"{T}{ID} <= a@b.example H=(x)y) nonsense P=smtp S=1 for x@home.example")
+    assert (seen.facts.direction, seen.facts.client.family) == ("inbound", "unknown")
+
+
+def test_a_quoted_sender() -> None:
+    (seen,), _ = _import(
+        f'{T}{ID} <= "a \\" H=x"@b.example H=mx [192.0.2.7] P=smtp S=1 for x@home.example'
+    )
+    assert seen.facts.sender.raw == '"a \\" H=x"@b.example'
+    assert str(seen.facts.client.address) == "192.0.2.7"
 
 
 def test_a_bounce_is_local() -> None:

@@ -60,6 +60,18 @@ def test_postfix_never_raises(lines: list[str]) -> None:
     _told(Postfix(), lines)
 
 
+def test_long_hostile_lines_are_quick() -> None:
+    """Sixty thousand octets of every piece that a pattern repeats over."""
+    heads = ("2026-11-20 10:00:00 1QFOdo-0001zq-E9 ", "2026-11-20 10:00:00 ")
+    for piece in (" F=<", " H=", "(", " [1.1", ' T="', "; from=<", " to=<", " rejected ", "\\"):
+        noise = piece * (60_000 // len(piece))
+        for head in heads:
+            lines = [f"{head}<= a@b H=x{noise}", f"{head}F=<a{noise} rejected RCPT"]
+            list(Exim().lines(lines, CLOCK))
+        refused = "NOQUEUE: reject: RCPT from x[1.1.1.1]: 550"
+        list(Postfix().lines([f"Nov 20 10:00:00 mx postfix/smtpd[1]: {refused}{noise}"], CLOCK))
+
+
 @QUICK
 @given(st.binary(max_size=400), st.integers(1, 50))
 def test_export_never_raises(data: bytes, size: int) -> None:

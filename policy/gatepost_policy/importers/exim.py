@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from gatepost_policy import address
 from gatepost_policy.decision import Decision
-from gatepost_policy.facts import Client, Direction, Facts, Recipient, Signature, Source
+from gatepost_policy.facts import Client, Direction, Facts, Family, Recipient, Signature, Source
 from gatepost_policy.importers.common import (
     ACCEPTED,
     MAX_OPEN,
@@ -42,6 +42,7 @@ from gatepost_policy.importers.eximline import (
     PROTOCOL,
     REJECTED,
     REST,
+    SENDER,
     SIZE,
     TOPIC,
     prefix_time,
@@ -53,6 +54,8 @@ from gatepost_policy.record import Seen
 
 DELIVERED = ("=>", "->", ">>", "*>")
 UNDELIVERED = ("**", "==")
+# A hostile line must not keep a pattern busy; Exim's own are far shorter.
+MAX_REFUSAL = 4096
 
 
 @dataclass(slots=True)
@@ -201,8 +204,9 @@ class Exim:
             entry = self._entry(queue_id)
         entry.at = at
         text = TOPIC.sub("", text)
-        sender, _, rest = text[3:].partition(" ")
-        rest = " " + rest
+        named_sender = SENDER.match(text, 3)
+        assert named_sender is not None  # it matches nothing as well
+        sender, rest = named_sender.group(), text[named_sender.end() :]
         entry.sender = sender.strip("<>")
         protocol = PROTOCOL.search(rest)
         word = protocol.group(1) if protocol else ""
@@ -221,13 +225,14 @@ class Exim:
     def _direction(self, client: Client, protocol: str, authenticated: bool) -> Direction:
         if authenticated or AUTHENTICATED.search(protocol):
             return Direction.SUBMISSION
-        if client.address is None:
+        if client.family is Family.UNIX:
             return Direction.LOCAL
         return (
             Direction.SUBMISSION if self._ours.submits(client.address) else Direction.INBOUND
         )
 
     def _refusal(self, at: float, queue_id: str | None, text: str, line: str) -> Iterator[Seen]:
+        text = text[:MAX_REFUSAL]
         match = REJECTED.match(TOPIC.sub("", text))
         if not match:
             self.tally.kinds["other"] += 1

@@ -24,6 +24,11 @@ REST = re.compile(rf"(?:\[\d+\] )?(?:({_ID}) )?(.*)", re.S)
 HOST = re.compile(
     r"(?:^| )H=(?:([^\s(\[]\S*) )?(?:\(([^)]*)\) )?\[([0-9A-Fa-f.:]+)\](?::(\d+))?"
 )
+# The part of a line where the client stands, and the addresses in it, where HOST finds none: a
+# HELO may be anything, and must not make a stranger's message look like our own.
+_PART = re.compile(r"(?:^| )H=(.*?)(?= (?:I|P|X|F|A|U)=| rejected |\Z)")
+_BRACKETED = re.compile(r"\[([0-9A-Fa-f.:]+)\](?::(\d+))?")
+SENDER = re.compile(r'(?:"(?:[^"\\]|\\.)*"\S*|\S*)')
 SIZE = re.compile(r" S=(\d+)")
 MESSAGE_ID = re.compile(r" id=(\S+)")
 PROTOCOL = re.compile(r" P=(\S+)")
@@ -42,9 +47,13 @@ AUTHENTICATED = re.compile(r"(?:smtp|esmtp|bsmtp)s?a\Z")
 def read_client(text: str) -> Client:
     """The `H=` field; without one the message came from a local process."""
     host = HOST.search(text)
-    if host is None:
+    if host is not None:
+        name, helo, ip, port = host.groups()
+    elif part := _PART.search(text):
+        name = helo = None
+        ip, port = (_BRACKETED.findall(part.group(1)) or [("", "")])[-1]
+    else:
         return Client(family=Family.UNIX)
-    name, helo, ip, port = host.groups()
     address_ = client_address(ip)
     return Client(
         family=family(address_),

@@ -49,6 +49,9 @@ from gatepost_policy.importers.stamps import Clock
 from gatepost_policy.importers.syslog import Entry, read_line
 from gatepost_policy.record import Seen
 
+# A hostile line must not keep a pattern busy; Postfix's own are far shorter.
+MAX_REFUSAL = 4096
+
 
 @dataclass(slots=True)
 class _Open:
@@ -239,6 +242,7 @@ class Postfix:
     def _refused(
         self, entry: Entry, queue_id: str, text: str, submission: bool
     ) -> Iterator[Seen]:
+        text = text[:MAX_REFUSAL]
         match = REFUSED.match(text)
         stage = match.group(3) if match else ""
         if not match or (stage not in WHOLE and stage not in ("RCPT", "MAIL")):

@@ -1,10 +1,16 @@
 """`milterctl` as a program: help, exit codes, one-line errors, odd terminals."""
 
 import csv
+import fcntl
 import json
 import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -284,3 +290,27 @@ def test_report_reads_a_store_that_is_locked(capsys: pytest.CaptureFixture[str],
     assert (code, err.count("\n")) == (0, 1)
     assert "is locked by another program" in err
     assert json.loads(out)["summary"]["messages"] == 5
+
+
+@pytest.mark.parametrize("columns", [50, 100])
+def test_on_a_real_terminal(slow: str, columns: int) -> None:
+    """A pseudo-terminal of so many columns: nothing is wider, and it has colours."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environ = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
+    child = subprocess.Popen(
+        [MILTERCTL, "--store", slow, "report", "--sender", "slow.example"],
+        stdin=follower, stdout=follower, stderr=follower, env={**environ, "TERM": "xterm-256color"},
+    )  # fmt: skip
+    os.close(follower)
+    data = b""
+    with suppress(OSError):  # EIO: the other side is closed
+        while piece := os.read(leader, 65536):
+            data += piece
+    os.close(leader)
+    assert child.wait() == 0
+    text = data.decode()
+    assert "\x1b[" in text
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text).replace("\r", "")
+    assert "repeat sender" in plain
+    assert max(len(line) for line in plain.splitlines()) <= columns

@@ -348,3 +348,21 @@ def test_descriptors_run_out(tmp_path: Path) -> None:
         assert daemon.child.wait(60) == 0
     finally:
         daemon.stop()
+
+
+def test_copy_of_trap_mail(case_daemon: CaseDaemon, tmp_path: Path) -> None:
+    """Octet for octet as it came, with its envelope beside it; nothing of other mail."""
+    case_daemon.configure(f'[trap]\ncapture = "{tmp_path}/kept"\n')
+    message = b"From: a@example.org\r\nSubject:  x\r\n\ty\r\n\r\nHello\r\n\x80\xff\r\n"
+    trap = Envelope(sender="spam@example.com", recipients=("trap@example.net",))
+    assert harness.send(case_daemon.socket, message, envelope=trap).action == "reject"
+    assert harness.send(case_daemon.socket, message, envelope=Envelope()).action == "accept"
+    with harness.Session(case_daemon.socket, trap) as session:
+        session.mail(trap)
+        session.rcpt("trap@example.net")  # and never a message
+    (kept,) = (tmp_path / "kept").glob("*.eml")
+    assert kept.read_bytes() == message
+    beside = json.loads(kept.with_suffix(".json").read_text())
+    assert beside["envelope"]["recipients"][0]["trap"] is True
+    assert sorted(p.suffix for p in (tmp_path / "kept").iterdir()) == [".eml", ".json"]
+    case_daemon.configure("")

@@ -97,8 +97,8 @@ class Service:
             for how, key in self.known.live_traps(used).items():
                 self.journal.write(record.live_trap(key, how, facts.at))
         if request.form is Form.EXIM and facts.stage is Stage.END:
-            decision = _with_verdict(decision, request.get("verdict"))
-            self._record_message(facts, known, decision)
+            # Exim hears what we say to it; what is recorded is what becomes of the message.
+            self._record_message(facts, known, _with_verdict(decision, request.get("verdict")))
         else:
             self._record_recipient(request, facts, known, decision)
         return attributes.answer(request.form, facts.stage, decision, self.settings)
@@ -170,5 +170,4 @@ def _with_verdict(decision: Decision, verdict: str) -> Decision:
     action = _VERDICTS.get(verdict)
     if action is None or decision.action is not Action.ACCEPT:
         return decision
-    # No reply of ours: Exim has its own, and is told OK.
     return replace(decision, action=action, reply=None, drop_recipients=(), tag=False)

@@ -1,0 +1,186 @@
+"""Connections that are slow, silent or greedy, against the server in this process."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fix_store import settings_in
+from gatepost_policy import attributes, server, service
+from gatepost_policy.known import KnownState
+from gatepost_policy.maillog import MailLog
+from gatepost_policy.record import Json
+from gatepost_policy.service import Service
+from gatepost_policy.settings import Policy
+from policy_client import postfix_request
+
+Talk = Callable[[server.Server, str], Awaitable[None]]
+
+
+class Shelf:
+    """A journal that keeps its records here."""
+
+    def __init__(self) -> None:
+        self.records: list[Json] = []
+
+    def write(self, obj: Json) -> bool:
+        self.records.append(obj)
+        return True
+
+
+def house(directory: Path, **policy: Any) -> tuple[Service, Shelf]:
+    path = f"unix:{directory}/p"
+    settings = settings_in(directory, policy=Policy.model_validate({"listen": path, **policy}))
+    shelf = Shelf()
+    return Service(settings, KnownState(settings), shelf, MailLog(settings.log)), shelf
+
+
+def run(directory: Path, talk: Talk, **policy: Any) -> None:
+    async def main() -> None:
+        serving = server.Server(house(directory, **policy)[0])
+        await serving.listen()
+        sweeping = asyncio.create_task(serving.sweep())
+        try:
+            await asyncio.wait_for(talk(serving, f"{directory}/p"), 60)
+        finally:
+            sweeping.cancel()
+            await serving.close()
+
+    asyncio.run(main())
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SWEEP_S", 0.02)
+    monkeypatch.setattr(server, "PARTIAL_S", 0.3)
+
+
+def test_a_request_that_never_ends(tmp_path: Path) -> None:
+    """Drop by drop, so that the line is never silent: what counts is when the request began."""
+
+    async def talk(serving: server.Server, path: str) -> None:
+        reader, writer = await asyncio.open_unix_connection(path)
+        closed = asyncio.create_task(reader.read())
+        while not closed.done():
+            writer.write(b"a")
+            await asyncio.sleep(0.02)
+        # A drop that was on its way makes it a reset.
+        assert isinstance(closed.exception(), ConnectionError | None)
+        writer.close()
+        assert not serving.doors
+
+    run(tmp_path, talk)
+
+
+def test_silence_is_closed_and_talk_is_not(tmp_path: Path) -> None:
+    async def talk(serving: server.Server, path: str) -> None:
+        reader, writer = await asyncio.open_unix_connection(path)
+        silent, _ = await asyncio.open_unix_connection(path)
+        gone = asyncio.create_task(silent.read())
+        asked = 0
+        while not gone.done():
+            writer.write(postfix_request("u@home.example"))
+            assert await reader.readuntil(b"\n\n") == b"action=DUNNO\n\n"
+            asked += 1
+            await asyncio.sleep(0.1)
+        assert asked > 5
+        assert len(serving.doors) == 1
+        writer.close()
+
+    run(tmp_path, talk, idle=1)
+
+
+def test_answers_that_nobody_reads(tmp_path: Path) -> None:
+    """Back-pressure: a client that only writes is not read any more, and costs no memory."""
+
+    async def talk(serving: server.Server, path: str) -> None:
+        reader, writer = await asyncio.open_unix_connection(path)
+        request = postfix_request("u@home.example")
+        sent = 0
+        try:
+            while sent < 200_000:
+                writer.write(request * 100)
+                await asyncio.wait_for(writer.drain(), 1.0)
+                sent += 100
+        except TimeoutError:
+            pass
+        assert sent < 200_000, "everything was taken in"
+        (door,) = serving.doors
+        assert door._transport is not None
+        assert door._transport.get_write_buffer_size() < 4_000_000
+        assert await reader.readuntil(b"\n\n") == b"action=DUNNO\n\n"
+        writer.transport.abort()
+
+    run(tmp_path, talk)
+
+
+def test_a_bug_is_dunno_and_loud(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("canary@secret.example")
+
+    async def talk(serving: server.Server, path: str) -> None:
+        monkeypatch.setattr(serving.service, "facts", broken)
+        reader, writer = await asyncio.open_unix_connection(path)
+        for _ in range(3):
+            writer.write(postfix_request("u@home.example"))
+            assert await reader.readuntil(b"\n\n") == b"action=DUNNO\n\n"
+        writer.close()
+
+    run(tmp_path, talk)
+    said = capfd.readouterr().err
+    assert said.count("event=internal-error") == 3 and "RuntimeError" in said
+    assert "canary" not in said
+
+
+def test_signatures_wait_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten to a message, PENDING_MAX messages, ten minutes; the oldest goes first."""
+    monkeypatch.setattr(service, "PENDING_MAX", 50)
+    desk, shelf = house(tmp_path)
+
+    def ask(line: str) -> None:
+        (request,) = attributes.Reader(4096).feed(line.encode() + b"\n")
+        facts = desk.facts(request)
+        if facts is not None:
+            desk.answer(request, facts, desk.known.lookup(facts))
+
+    for number in range(100):
+        for _ in range(15):
+            ask(f"exim stage=dkim id={number} status=pass domain=a.example")
+    assert len(desk._pending) == 50
+    for number in (99, 0):
+        ask(f"exim stage=data id={number} client_address=192.0.2.1 recipients=u@home.example")
+    kept, lost = shelf.records
+    assert (len(kept["signatures"]), len(lost["signatures"])) == (10, 0)
+    monkeypatch.setattr(service, "PENDING_S", 0.0)
+    desk.tick()
+    assert not desk._pending
+
+
+VERDICTS = [("", "accept"), ("accept", "accept"), ("reject", "reject"), ("tempfail", "tempfail"),
+            ("discard", "discard"), ("nonsense", "accept")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("verdict", "want"), VERDICTS)
+def test_what_exim_has_decided_is_recorded(tmp_path: Path, verdict: str, want: str) -> None:
+    desk, shelf = house(tmp_path)
+    line = "exim stage=data id=1 client_address=192.0.2.1 recipients=u@home.example "
+    line += f"verdict={verdict}\n"
+    (request,) = attributes.Reader(4096).feed(line.encode())
+    facts = desk.facts(request)
+    assert facts is not None
+    assert desk.answer(request, facts, desk.known.lookup(facts)) == b"OK\n"
+    assert [(r["action"], r["reason"]) for r in shelf.records] == [(want, "no-bad-signal")]
+
+
+def test_only_what_is_decided_is_recorded(tmp_path: Path) -> None:
+    desk, shelf = house(tmp_path)
+    (request,) = attributes.Reader(4096).feed(postfix_request("u@home.example"))
+    facts = desk.facts(request)
+    assert facts is not None
+    assert desk.answer(request, facts, desk.known.lookup(facts)) == b"action=DUNNO\n\n"
+    assert shelf.records == []
+

@@ -166,6 +166,7 @@ CASES = [
     Case("time-out", ("temperror", "dns-timeout", None), record={"error": "timeout"}),
     Case("servfail", ("temperror", "dns-servfail", None), record={"error": "servfail"}),
     Case("unusable answer", permerror("dns-unusable"), record={"error": "permerror"}),
+    Case("a number for an answer", permerror("dns-unusable"), record=5),
     Case("unknown error word", permerror("dns-unusable"), record={"error": "what"}),
 ]  # fmt: skip
 

@@ -56,6 +56,8 @@ class Answer:
             return cls((form,))
         if isinstance(form, Mapping):
             return cls(why=_ERRORS.get(str(form.get("error")), Why.DNS_UNUSABLE))
+        if not isinstance(form, list | tuple):
+            return cls(why=Why.DNS_UNUSABLE)
         records = tuple(text for text in form if isinstance(text, str))
         return cls(records) if records else cls(why=Why.NO_TXT)
 

@@ -46,6 +46,7 @@ _QUOTED = re.compile(rb"=([0-9A-F]{2})")
 _B_TAG = re.compile(rb"((?:\A|;)[ \t\r\n]*b[ \t\r\n]*=)[^;]*")
 _BLANKS = b" \t\r\n"
 _MANDATORY = (b"a", b"b", b"bh", b"d", b"h", b"s")
+MAX_DOMAIN_BYTES = 1012  # 253 characters of UTF-8
 MAX_STORED = 2**63 - 1  # what a database holds; l= may have 76 digits
 _SUFFIXES: list[PublicSuffixList] = []
 
@@ -91,9 +92,14 @@ def without_b(value: bytes) -> bytes:
     return _B_TAG.sub(rb"\1", value, count=1)
 
 
-@lru_cache(maxsize=4096)
 def domain_text(raw: bytes) -> str | None:
     """A d= or s= value as lower-case A-labels, or None where it is none (RFC 8616 3)."""
+    # Before the cache: 4096 values of 16 kB would be a lot of memory for a stranger to fill.
+    return _domain_text(raw) if len(raw) <= MAX_DOMAIN_BYTES else None
+
+
+@lru_cache(maxsize=4096)
+def _domain_text(raw: bytes) -> str | None:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:

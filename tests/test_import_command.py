@@ -52,7 +52,7 @@ def test_rotated_and_packed_logs_in_any_order(
     """A message whose lines stand in two files is one."""
     monkeypatch.chdir(tmp_path)
     lines = LOG.splitlines(keepends=True)
-    (tmp_path / "mainlog").write_text("".join(lines[7:]))
+    (tmp_path / "mainlog").write_text("".join(lines[7:]).replace("\n", "\r\n"))
     (tmp_path / "mainlog.1").write_bytes(bz2.compress("".join(lines[4:7]).encode()))
     (tmp_path / "mainlog.2.gz").write_bytes(gzip.compress("".join(lines[2:4]).encode()))
     (tmp_path / "mainlog.3.xz").write_bytes(lzma.compress("".join(lines[:2]).encode()))

@@ -285,6 +285,16 @@ def test_a_log_that_begins_and_ends_in_the_middle() -> None:
     assert exim.tally.kinds["without arrival"] == 1
 
 
+def test_a_cut_through_delivery() -> None:
+    """Logged before the arrival, and the recipient counts all the same."""
+    (seen,), _ = _import(
+        f"{T}{ID} >> x@home.example R=r T=t H=inner [192.0.2.5]",
+        f"{FROM} [192.0.2.7] P=smtp S=1",
+        f"{T}{ID} Completed",
+    )
+    assert [r.address.raw for r in seen.facts.recipients] == ["x@home.example"]
+
+
 def test_a_deferred_message_is_told_with_its_recipients() -> None:
     (seen,), _ = _import(
         f"{FROM} [192.0.2.7] P=smtp S=1",

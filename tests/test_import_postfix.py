@@ -117,6 +117,8 @@ REFUSED: list[tuple[str, str, str, list[tuple[str, bool]]]] = [
      " proto=ESMTP, helo=<h.example>", "rcpt", "reject", [("t@home.example", False)]),
     (f"{P}smtpd[1]: NOQUEUE: reject: MAIL from x[2001:db8::7]: 550 5.1.8 <a@b.example>: no;"
      " from=<a@b.example> proto=ESMTP helo=<h.example>", "message", "reject", []),
+    (f"{P}smtpd[1]: NOQUEUE: discard: MAIL from x[2001:db8::7]: <a@b.example>: Sender address no;"
+     " from=<a@b.example> proto=ESMTP helo=<h.example>", "message", "discard", []),
 ]  # fmt: skip
 
 

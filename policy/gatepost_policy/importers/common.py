@@ -20,6 +20,7 @@ MAX_OPEN = 100_000
 STILL_OPEN_S = 3600.0
 
 ACCEPTED = Decision(Action.ACCEPT, Reason.NO_BAD_SIGNAL)
+DISCARDED = Decision(Action.DISCARD, Reason.MTA_REFUSED)
 
 
 @dataclass

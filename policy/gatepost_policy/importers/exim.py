@@ -164,7 +164,8 @@ class Exim:
             yield from self._arrival(at, queue_id, text)
         elif head in DELIVERED or head in UNDELIVERED:
             self.tally.kinds["delivery"] += 1
-            entry = self._open.get(queue_id)
+            # A cut-through delivery is logged before its message's arrival.
+            entry = self._entry(queue_id) if head == ">>" else self._open.get(queue_id)
             if entry is not None and not entry.listed:
                 recipient = read_recipient(text[3:])
                 if recipient:

@@ -22,6 +22,7 @@ from gatepost_policy.decision import Decision
 from gatepost_policy.facts import Client, Direction, Facts, Family, Recipient, Source
 from gatepost_policy.importers.common import (
     ACCEPTED,
+    DISCARDED,
     MAX_OPEN,
     STILL_OPEN_S,
     Ordinals,
@@ -249,7 +250,7 @@ class Postfix:
             self.tally.kinds["other"] += 1
             return
         self.tally.kinds["refused"] += 1
-        decision = refused(match.group(5) or "5")
+        decision = DISCARDED if match.group(2) == "discard" else refused(match.group(5) or "5")
         key = (entry.host, queue_id)
         to = RECIPIENT.search(text)
         found = self._open.get(key)

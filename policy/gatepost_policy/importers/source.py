@@ -69,6 +69,8 @@ class LogFile:
     def lines(self) -> Iterator[list[str]]:
         """The lines, without their ends, in lists."""
         for block in self.blocks():
+            if b"\r\n" in block:
+                block = block.replace(b"\r\n", b"\n")
             lines = block.decode("utf-8", "surrogateescape").split("\n")
             if not lines[-1]:
                 lines.pop()

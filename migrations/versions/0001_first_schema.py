@@ -89,8 +89,8 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("identity", schema=None) as batch_op:
         batch_op.create_index(
-            "ix_identity_reversed",
-            ["reversed"],
+            "ix_identity_kind_reversed",
+            ["kind", "reversed"],
             unique=False,
             sqlite_where=sa.text("reversed IS NOT NULL"),
             postgresql_where=sa.text("reversed IS NOT NULL"),

@@ -263,7 +263,8 @@ class SenderIdentity(Base):
 
     __table_args__ = (
         Index(
-            "ix_identity_reversed",
+            "ix_identity_kind_reversed",
+            "kind",
             "reversed",
             sqlite_where=text("reversed IS NOT NULL"),
             postgresql_where=text("reversed IS NOT NULL"),

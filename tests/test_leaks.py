@@ -1,13 +1,12 @@
 """The leak finder: what each field tells, which setting removes it, and what is no leak."""
 
 import json
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from daemons import BIN
+from gatepost_milter.cli import main
 from gatepost_policy import leaks, received_field
 from gatepost_policy.settings import DEFAULT_REMOVE
 
@@ -162,24 +161,26 @@ def test_received_forms() -> None:
     assert read(b" (qmail 1 invoked from network); x").tells == ()
 
 
-def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [BIN / "milterctl", "privacy", "audit", *args], capture_output=True, text=True, check=False
-    )  # fmt: skip
+def run(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `milterctl privacy audit`, in this process."""
+    with pytest.raises(SystemExit) as left:
+        main(["privacy", "audit", *map(str, args)])
+    captured = capsys.readouterr()
+    return int(left.value.code or 0), captured.out, captured.err
 
 
-def test_audit(tmp_path: Path) -> None:
+def test_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clean, telling = tmp_path / "clean.eml", tmp_path / "telling.eml"
     clean.write_bytes(CLEAN)
     telling.write_bytes(CLEAN.replace(b"Subject:", b"X-Mailer: M\x1b[31m 1\nSubject:"))
-    done = run(clean)
-    assert done.returncode == 0 and "clean" in done.stdout, done
-    done = run(clean, telling)
-    assert done.returncode == 1 and "X-Mailer" in done.stdout and "\x1b" not in done.stdout
-    assert "submission.remove" in done.stdout and "mail program" in done.stdout
-    done = run("--format", "json", telling, clean)
-    first, second = map(json.loads, done.stdout.splitlines())
-    assert done.returncode == 1 and (first["leaks"], second["leaks"]) == (1, 0)
+    code, out, _ = run(capsys, clean)
+    assert code == 0 and "clean" in out
+    code, out, _ = run(capsys, clean, telling)
+    assert code == 1 and "X-Mailer" in out and "\x1b" not in out
+    assert "submission.remove" in out and "mail program" in out
+    code, out, _ = run(capsys, "--format", "json", telling, clean)
+    first, second = map(json.loads, out.splitlines())
+    assert code == 1 and (first["leaks"], second["leaks"]) == (1, 0)
     assert first["findings"][0]["field"] == "X-Mailer"
-    done = run(tmp_path / "missing.eml")
-    assert done.returncode == 1 and "missing.eml" in done.stderr
+    code, _, err = run(capsys, tmp_path / "missing.eml")
+    assert code == 1 and "missing.eml" in err

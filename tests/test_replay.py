@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from gatepost_milter import harness, replay
 from gatepost_milter.journaltail import JournalTail
 from gatepost_milter.mailfiles import Item
 from gatepost_milter.privatemilter import PrivateMilter, StartError, to_toml
-from gatepost_policy import journal, known, store, traps
+from gatepost_policy import journal, known, recorder, store, traps
 from gatepost_policy.settings import Settings
 
 pytestmark = pytest.mark.milter
@@ -335,6 +336,36 @@ def test_external_milter(tmp_path: Path, place: Settings, own: PrivateMilter, co
     assert json.loads(out[0])["decision"]["reason"] == "no-bad-signal"
 
 
+def test_external_milter_whose_record_is_in_the_store(
+    tmp_path: Path, own: PrivateMilter, command: Any
+) -> None:
+    """Another host's milter: its journal is not here, its recorder brings the record."""
+    (tmp_path / "x.eml").write_bytes(MESSAGE)
+    tail = JournalTail(own.journal, from_now=True)
+    stop = threading.Event()
+
+    def record() -> None:
+        engine = store.open_url(f"sqlite:///{tmp_path}/state/gatepost.sqlite")
+        while not stop.wait(0.02):
+            for segment in journal.segments(own.journal):
+                tail._read(segment)
+            for found in list(tail._found.values()):
+                fresh = {**found, "at": time.time()}
+                recorder.record_batch(engine, [fresh], Settings())
+            tail._found.clear()
+        engine.dispose()
+
+    thread = threading.Thread(target=record)
+    thread.start()
+    try:
+        code, out, err = command("replay", "--milter", own.socket, "x.eml", "--format", "json")
+    finally:
+        stop.set()
+        thread.join()
+    assert code == 0, err
+    assert json.loads(out[0])["decision"]["reason"] == "no-bad-signal"
+
+
 def test_closed_pipe_and_plain_locale(tmp_path: Path, command: Any) -> None:
     (tmp_path / "x\xe9.eml").write_bytes(MESSAGE)
     line = f"LC_ALL=C PYTHONUTF8=0 {MILTERCTL} --config gatepost.toml replay x*.eml | true"
@@ -344,6 +375,7 @@ def test_closed_pipe_and_plain_locale(tmp_path: Path, command: Any) -> None:
     assert "Traceback" not in got.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_stays_behind(tmp_path: Path, command: Any, number: signal.Signals) -> None:
     """Whoever ends a replay ends its milter; only kill -9 leaves the directory."""

@@ -14,6 +14,7 @@ from gatepost_milter.cli_common import UNREACHABLE, Failure
 from gatepost_milter.harness import Envelope, Result
 from gatepost_milter.journaltail import JournalTail
 from gatepost_milter.privatemilter import PrivateMilter, StartError
+from gatepost_milter.storefind import StoreFind
 from gatepost_policy import config
 from gatepost_policy.record import Json
 
@@ -38,15 +39,8 @@ def player(
 ) -> tuple[Run, Keep]:
     """How to run one message, and what to do with its outcome."""
     if socket is not None:
-        tail = JournalTail(config.journal_dir(settings), from_now=True)
-
-        def find(result: Result, envelope: Envelope) -> Json | None:
-            try:
-                return tail.find(result, envelope)
-            except OSError:
-                return None  # not ours to read: Authentication-Results tells what it can
-
-        return lambda item: replay.run(item, given, socket, find), _drop
+        elsewhere = _external(stack, settings, given)
+        return lambda item: replay.run(item, given, socket, elsewhere), _drop
     workers = 1 if files == 1 else min(4, os.cpu_count() or 1)
     try:
         own = stack.enter_context(PrivateMilter(settings, workers))
@@ -55,6 +49,28 @@ def player(
     tail = JournalTail(own.journal)
     keep = _recording(stack, settings) if record else _drop
     return lambda item: replay.run(item, given, own.socket, tail.find, spool=own.directory), keep
+
+
+def _external(stack: ExitStack, settings: "Settings", given: replay.Given) -> replay.Find:
+    """Where to look for what a milter that is not ours wrote: its journal, then the store.
+
+    What neither tells, Authentication-Results tells in part.
+    """
+    tail = JournalTail(config.journal_dir(settings), from_now=True)
+    stored = StoreFind(settings)
+    stack.callback(stored.close)
+
+    def find(result: Result, envelope: Envelope) -> Json | None:
+        try:
+            found = tail.find(result, envelope)
+        except OSError:
+            found = None  # not ours to read
+        # Of a submission the store has a number, and nothing to find it by.
+        if found is None and result.stage == "end" and given.login is None:
+            found = stored.take(result.queue_id)
+        return found
+
+    return find
 
 
 def _drop(outcome: replay.Outcome) -> None:

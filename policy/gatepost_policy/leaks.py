@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_tz
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from gatepost_policy import leak_parts, received_field
 from gatepost_policy.settings import DEFAULT_REMOVE
@@ -128,7 +129,7 @@ def _raw_fields(message: bytes) -> Iterator[tuple[str, bytes]]:
 def find(
     message: bytes,
     known: Mapping[str, str] | None = None,
-    remove: Sequence[str] = DEFAULT_REMOVE,
+    remove: tuple[str, ...] = DEFAULT_REMOVE,
 ) -> tuple[Finding, ...]:
     """Every finding on `message`. `known`: what it is -> a text that must stand in no field."""
     header = fields(message)
@@ -158,7 +159,8 @@ def _is(field: Field, *names: str) -> bool:
     return field.name.lower() in names
 
 
-def _matches(name: str, globs: Sequence[str]) -> bool:
+@lru_cache(maxsize=4096)  # names are a stranger's: the memory is bounded
+def _matches(name: str, globs: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name.lower(), glob.lower()) for glob in globs)
 
 
@@ -190,7 +192,7 @@ def _received(
     yield Finding(field.name, field.index, _excerpt(field.value), tells, setting)
 
 
-def _field(field: Field, ours: bool, above: bool, remove: Sequence[str]) -> Iterator[Finding]:
+def _field(field: Field, ours: bool, above: bool, remove: tuple[str, ...]) -> Iterator[Finding]:
     name, text = field.name.lower(), _text(field.value)
 
     def finding(tells: str, setting: str | None, weight: Weight = Weight.LEAK) -> Finding:

@@ -80,10 +80,10 @@ FILL = {
     ),
     "recipient": (
         "message_id, position, address, trap_key, trap, accepted",
-        "id, 0, CASE WHEN trap = 1 THEN 'trap' || k % 100 || '@home.example'"
-        " ELSE 'user' || k % 5000 || '@home.example' END,"
-        " CASE WHEN trap = 1 THEN 'trap' || k % 100 || '@home.example'"
-        " ELSE 'user' || k % 5000 || '@home.example' END,"
+        "id, 0, CASE WHEN trap = 1 THEN 'trap' || (k % 100) || '@home.example'"
+        " ELSE 'user' || (k % 5000) || '@home.example' END,"
+        " CASE WHEN trap = 1 THEN 'trap' || (k % 100) || '@home.example'"
+        " ELSE 'user' || (k % 5000) || '@home.example' END,"
         " CASE WHEN trap = 1 THEN {true} ELSE {false} END, {true}",
     ),
 }

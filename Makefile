@@ -5,7 +5,7 @@ K =
 CORPUS =
 EML =
 # The rings beyond the inner one: what they need is brought by tools/test-setup.sh.
-RINGS = postfix or exim or postgresql or crash or corpus or browser or tools
+RINGS = postfix or exim or postgresql or crash or corpus or browser or tools or slow
 LOCK = uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 
 .DEFAULT_GOAL := check

@@ -21,7 +21,7 @@ from dkimkit import BODY, HEADER, NAME, RSA, Header, Rsa, join, public, rsa, sig
 from gatepost_milter import harness, queuefile
 from gatepost_milter.envelope import Envelope
 
-pytestmark = pytest.mark.milter
+pytestmark = [pytest.mark.milter, pytest.mark.slow]
 TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
 CONFIG = """
 [milter]

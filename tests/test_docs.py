@@ -32,6 +32,7 @@ def test_generated_pages_are_fresh() -> None:
 
 
 @pytest.mark.milter
+@pytest.mark.slow
 def test_readme_shows_what_is_printed() -> None:
     """Its session is run: an import, a trap, a replay through the milter, two reports."""
     done = subprocess.run(

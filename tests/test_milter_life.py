@@ -18,7 +18,7 @@ from gatepost_milter import harness
 from gatepost_policy import journal
 from ports import free_port
 
-pytestmark = pytest.mark.milter
+pytestmark = [pytest.mark.milter, pytest.mark.slow]
 
 CONFIG = """
 [milter]
@@ -291,9 +291,9 @@ def test_listening_socket(tmp_path: Path) -> None:
     """Non-blocking, because workers race for it; TCP_NODELAY, which accepted sockets inherit."""
     script = (
         "import socket, os\n"
-        "from gatepost_milter import session, listener\n"
+        "from gatepost_milter import callbacks, listener\n"
         "from gatepost_policy.settings import Settings, Milter\n"
-        "session.register()\n"
+        "callbacks.register()\n"
         f"s = Settings(milter=Milter(socket='inet:{free_port()}@127.0.0.1'))\n"
         "o = listener.open_listener(s)\n"
         "d = socket.socket(fileno=os.dup(o.descriptor))\n"

@@ -284,6 +284,7 @@ def test_reload(policyd: Policyd) -> None:
         eventually(lambda: policyd.text().count('"reloaded"') == 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stops_at_once_and_starts_again(number: int, tmp_path: Path) -> None:
     """With open connections; what it recorded is in the store; a stale socket is no obstacle."""

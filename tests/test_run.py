@@ -17,7 +17,7 @@ from gatepost_policy.settings import Settings
 from gatepost_policy.sockets import SocketAddress
 from ports import free_port
 
-pytestmark = pytest.mark.milter
+pytestmark = [pytest.mark.milter, pytest.mark.slow]
 MILTERCTL = Path(sys.executable).with_name("milterctl")
 PATIENCE_S = 60.0
 

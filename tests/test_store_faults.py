@@ -274,6 +274,7 @@ while r.ingest_once():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_every_point(any_settings: Settings, any_engine: Engine, point: str) -> None:
     lines = "".join(

@@ -22,7 +22,7 @@ from daemons import BIN, Daemon, Process
 from gatepost_milter import harness
 from policy_client import PolicyClient, eventually
 
-pytestmark = pytest.mark.milter
+pytestmark = [pytest.mark.milter, pytest.mark.slow]
 
 TRAP, USER = "never-given@home.example", "user@home.example"
 SLOW, OTHER = "slow.example", "other.example"

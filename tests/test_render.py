@@ -207,13 +207,17 @@ def test_certainly_dense_is_certain() -> None:
 
 
 def test_movement() -> None:
-    def marks(*families: str) -> list[Mark]:
-        return [Mark(day * DAY, family, "pass", False) for day, family in enumerate(families)]
-
-    assert movement(marks("ipv4", "ipv4")) is None
-    assert movement(marks("ipv4", "ipv6")) == "moved from IPv4 to IPv6 on 1970-01-02"
-    assert movement(marks("ipv6", "ipv4")) == "moved from IPv6 to IPv4 on 1970-01-02"
-    assert movement(marks("ipv4", "ipv6", "ipv4")) == "uses both, IPv6 since 1970-01-02"
+    day = float(DAY)
+    assert movement({}) is None
+    assert movement({"ipv4": (0.0, day)}) is None
+    assert movement({"ipv4": (0.0, day), "unix": (0.0, 0.0)}) is None
+    for spans, want in (
+        ({"ipv4": (0.0, 0.0), "ipv6": (day, day)}, "moved from IPv4 to IPv6 on 1970-01-02"),
+        ({"ipv6": (0.0, 0.0), "ipv4": (day, day)}, "moved from IPv6 to IPv4 on 1970-01-02"),
+        ({"ipv4": (0.0, 2 * day), "ipv6": (day, day)}, "uses both, IPv6 since 1970-01-02"),
+        ({"ipv6": (0.0, 2 * day), "ipv4": (day, day)}, "uses both, IPv4 since 1970-01-02"),
+    ):
+        assert movement(spans) == want
 
 
 def test_strip_chooses_its_periods() -> None:

@@ -32,6 +32,7 @@ def tell(connection: Connection, selection: Selection, settings: Settings, now: 
         marks=listing.marks(connection, ids[: listing.MARKS_MAX]),
         keys=_keys(connection, selection),
         listings=_listings(connection, selection, counted, now),
+        spans=counted.spans,
         hosts=counted.hosts,
     )
     if selection.everything:

@@ -7,7 +7,7 @@ counted from the rows.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import (
@@ -40,12 +40,14 @@ HOSTS_MAX = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What the selected messages come to. `hosts` says how many clients there are in all."""
+    """What the selected messages come to. `hosts` says how many clients there are in all,
+    `spans` when each family was seen first and last."""
 
     summary: Summary
     rhythm: Rhythm | None
     trap_messages: int
     hosts: int
+    spans: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def count(connection: Connection, selection: Selection) -> Counted:
@@ -111,7 +113,8 @@ def _from_sums(connection: Connection, domain: str | None) -> Counted:
         median_gap_days=None if beat is None else beat.median_gap,
         hosts=hosts,
     )
-    return Counted(summary, beat, sum(int(row[2]) for row in rows), in_all)
+    spans = {row[0]: (row[4], row[5]) for row in rows}
+    return Counted(summary, beat, sum(int(row[2]) for row in rows), in_all, spans)
 
 
 def _from_rows(connection: Connection, selection: Selection) -> Counted:
@@ -138,8 +141,11 @@ def _from_rows(connection: Connection, selection: Selection) -> Counted:
     if not messages:
         return Counted(Summary(), None, 0, 0)
     families: Counter[str] = Counter()
+    spans: dict[str, tuple[float, float]] = {}
     for row in groups:
         families[row[1]] += row[3]
+        before = spans.get(row[1], (row[7], row[8]))
+        spans[row[1]] = min(before[0], row[7]), max(before[1], row[8])
     first, last = min(row[7] for row in groups), max(row[8] for row in groups)
     results, signed = _signatures(connection, selection, chosen)
     # A message of which only a RCPT TO was seen may have been signed: nobody knows.
@@ -158,7 +164,7 @@ def _from_rows(connection: Connection, selection: Selection) -> Counted:
         median_gap_days=beat.median_gap,
         hosts=tuple(hosts[:HOSTS_MAX]),
     )
-    return Counted(summary, beat, sum(row[4] for row in groups), in_all)
+    return Counted(summary, beat, sum(row[4] for row in groups), in_all, spans)
 
 
 def _signatures(

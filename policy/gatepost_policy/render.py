@@ -63,7 +63,7 @@ def _facts(report: Report) -> Table:
     if report.rhythm is not None and not report.overview:
         grid.add_row("Rhythm", report.rhythm.sentence)
     families = ", ".join(f"{NAMES.get(f, f)} {n}" for f, n in summary.families.items())
-    moved = movement(report.marks) if not report.overview else None
+    moved = movement(report.spans) if not report.overview else None
     grid.add_row("Families", families + (f": {moved}" if moved else ""))
     grid.add_row("DKIM", _dkim(report))
     grid.add_row("Traps", _traps(report))

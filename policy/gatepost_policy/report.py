@@ -5,7 +5,8 @@ Pure. Keys, types and their order are an interface (docs/report.md): `query`, `s
 is not known is null, never left out.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from gatepost_policy.facts import Arc, Signature
@@ -159,6 +160,7 @@ class Report:
     marks: tuple[Mark, ...] = ()  # oldest first, the newest MARKS_MAX of them
     keys: tuple[Key, ...] = ()
     listings: tuple[Listed, ...] = ()
+    spans: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # by family
     hosts: int = 0  # clients in all; the summary names those with most messages
     overview: bool = False
     senders: tuple[Sender, ...] = ()
@@ -178,7 +180,7 @@ class Report:
             out["low_and_slow"] = [row.json() for row in self.low_and_slow]
         else:
             out["rhythm"] = None if self.rhythm is None else self.rhythm.json()
-            out["movement"] = movement(self.marks)
+            out["movement"] = movement(self.spans)
             out["standing"] = None if self.standing is None else self.standing.json()
             out["keys"] = [key.json() for key in self.keys]
         out["hosts_total"] = self.hosts

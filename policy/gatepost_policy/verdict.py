@@ -3,7 +3,7 @@
 Pure. Judges what was counted; looks nothing up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,17 +75,15 @@ class Mark:
     trap: bool
 
 
-def movement(marks: Sequence[Mark]) -> str | None:
-    """How a sender went from one family to the other; None where there is one family only."""
-    times = {
-        family: [mark.at for mark in marks if mark.family == family] for family in ("ipv4", "ipv6")
-    }
-    if not times["ipv4"] or not times["ipv6"]:
+def movement(spans: Mapping[str, tuple[float, float]]) -> str | None:
+    """How a sender went from one family to the other; None where there is one family only.
+
+    `spans` holds the first and the last time of each family (Unix seconds).
+    """
+    if "ipv4" not in spans or "ipv6" not in spans:
         return None
-    for old, new in (("ipv4", "ipv6"), ("ipv6", "ipv4")):
-        first_new = min(times[new])
-        if max(times[old]) < first_new:
-            return f"moved from {NAMES[old]} to {NAMES[new]} on {timestamp(first_new)[:10]}"
-    later = max(times.values(), key=min)
-    family = "ipv6" if later is times["ipv6"] else "ipv4"
-    return f"uses both, {NAMES[family]} since {timestamp(min(later))[:10]}"
+    old, new = sorted(("ipv4", "ipv6"), key=lambda family: spans[family][0])
+    since = timestamp(spans[new][0])[:10]
+    if spans[old][1] < spans[new][0]:
+        return f"moved from {NAMES[old]} to {NAMES[new]} on {since}"
+    return f"uses both, {NAMES[new]} since {since}"

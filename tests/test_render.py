@@ -234,3 +234,10 @@ def test_strip_chooses_its_periods() -> None:
     assert got is not None
     assert (got.earlier, len(got.periods), got.periods[-1]) == (1, 24, "2029")
     assert strip([], 24) is None
+
+
+def test_time_line_says_what_it_leaves_out(past: Past) -> None:
+    report = past.told(sender="slow.example")
+    assert "before this" not in on_terminal(report, 80)
+    cut = replace(report, marks=report.marks[2:])
+    assert "2 messages before this" in on_terminal(cut, 80)

@@ -127,7 +127,8 @@ def _time_line(report: Report, to: Console) -> list[RenderableType]:
     grid.add_row("", *line.periods)
     if any(line.years):
         grid.add_row("", *line.years)
-    return [Text(), grid, _legend(line, at)]
+    unseen = report.summary.messages - len(report.marks) + line.earlier
+    return [Text(), grid, _legend(line, at, unseen)]
 
 
 def _symbol(dkim: str, messages: int, at: int) -> Text:
@@ -135,8 +136,8 @@ def _symbol(dkim: str, messages: int, at: int) -> Text:
     return Text(SYMBOLS[dkim][at] + (str(messages) if messages > 1 else ""), style)
 
 
-def _legend(line: Strip, at: int) -> Text:
+def _legend(line: Strip, at: int, unseen: int) -> Text:
     words = [f"{SYMBOLS[key][at]} {SYMBOLS[key][2]}" for key in line.dkim]
-    if line.earlier:
-        words.append(f"{plural(line.earlier, 'message')} before this")
+    if unseen > 0:
+        words.append(f"{plural(unseen, 'message')} before this")
     return Text(" " * (LABEL + 2) + ", ".join(words), DIM)

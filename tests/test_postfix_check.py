@@ -100,6 +100,7 @@ BROKEN = (
     Broken("smtpd_milter_maps switch it off", "milter-maps",
            main={"smtpd_milter_maps": "cidr:@ETC@/maps"},
            files={"maps": "10.0.0.0/8 DISABLE\n"}),
+    Broken("users may log in on port 25", "login-port", main={"smtpd_sasl_auth_enable": "yes"}),
     Broken("second hop over TCP", "proxy-tcp", mode="proxy",
            submission={"smtpd_proxy_filter": "127.0.0.1:@INBOUND@"},
            also=("daemon-name", "default-action")),

@@ -55,6 +55,7 @@ class Checker:
             listeners.append(entry)
         for service in listeners:
             yield from self.chain(service)
+            yield from self.login_port(service)
         yield from postfix_around.policy(self.live, self.config.inbound(self.names))
         yield from postfix_around.completion(self.live)
         yield from self.socket_findings(listeners)
@@ -72,7 +73,7 @@ class Checker:
         if not match or match.group(2) != str(self.socket.port):
             return False
         host = {"localhost": "127.0.0.1"}.get(match.group(1), match.group(1))
-        return self.socket.host in (host, "0.0.0.0", "::") or host == "::1"
+        return self.socket.host in (host, "0.0.0.0", "::")
 
     def milters(self, service: Service) -> tuple[Item, ...]:
         return items(self.config.get("smtpd_milters", service))
@@ -137,6 +138,27 @@ class Checker:
             self.live, outer if mode != "proxy" else service
         )
         yield from postfix_around.prepended(self.live, outer)
+
+    def login_port(self, service: Service) -> Iterator[Finding]:
+        """A port for strangers where users may log in as well lets their mail out unscrubbed."""
+        item = self.own(service)
+        if (
+            item is None
+            or self.config.is_submission(service, self.names)
+            or service.type == "unix"
+            or self.config.get("smtpd_sasl_auth_enable", service) != "yes"
+        ):
+            return
+        action = item.settings.get("default_action") or self.config.get(
+            "milter_default_action", service
+        )
+        if action not in SAFE:
+            yield Finding(
+                "login-port", place(service, "smtpd_sasl_auth_enable"),
+                f"users can log in on {service.name} as well, and while gatepost is down their "
+                f"mail leaves as it is (default action {action!r})",
+                "smtpd_sasl_auth_enable = no in main.cf, and yes under submission only",
+            )  # fmt: skip
 
     def chain(self, service: Service) -> Iterator[Finding]:
         """Order and protocol of the milters of one listener."""

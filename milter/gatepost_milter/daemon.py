@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from gatepost_milter import session
+from gatepost_milter import callbacks
 from gatepost_milter.children import RECORDER, Helper
 from gatepost_milter.listener import SocketError, open_listener
 from gatepost_milter.prefork import Supervisor
@@ -55,7 +55,7 @@ def serve(
     Raises ConfigError and SocketError before anything is started.
     """
     settings = load()
-    session.register()
+    callbacks.register()
     listener = open_listener(settings)
     return Supervisor(settings, listener, load, ready, helpers, replay).run()
 

@@ -20,7 +20,8 @@ from typing import Any
 import milter
 
 from gatepost_milter import actions
-from gatepost_milter.gate import Gate, Verdict, now
+from gatepost_milter.gate import Verdict, now
+from gatepost_milter.shared import Worker, macro
 from gatepost_milter.transcript import (
     MAX_REFUSED,
     Connection,
@@ -33,7 +34,6 @@ from gatepost_policy import address, faults
 from gatepost_policy.capture import Capture, sidecar
 from gatepost_policy.facts import Direction, Recipient
 from gatepost_policy.scrub import Hop
-from gatepost_policy.slots import Slot
 
 CONTINUE, NOREPLY, SKIP = milter.CONTINUE, milter.NOREPLY, milter.SKIP
 WANTED_ACTIONS = milter.ADDHDRS | milter.CHGHDRS | milter.DELRCPT
@@ -52,27 +52,6 @@ WANTED_STEPS = (
     | milter.P_RCPT_REJ
     | milter.P_HDR_LEADSPC
 )
-UNDECODABLE = "\ufffd"
-
-
-class Worker:
-    """What all sessions of a process share. Set by `serve` after the fork."""
-
-    gate: Gate
-    open: "set[Session]" = set()  # sessions; set operations are atomic, a counter's += is not
-    busy: "set[Session]" = set()  # sessions between MAIL and the end of the message
-    last_end = 0.0  # monotonic seconds when a message was answered last
-    slot: Slot | None = None  # this worker's figures for the metrics endpoint
-
-
-def macro(ctx: Any, name: str) -> str | None:
-    """A macro's value, None where the MTA sent none. 8-bit values make pymilter raise."""
-    try:
-        value = ctx.getsymval(name)
-    except UnicodeDecodeError:
-        # It was sent, so it is not missing: for {auth_authen} that makes a difference.
-        return UNDECODABLE
-    return value or None
 
 
 class Session:
@@ -94,7 +73,8 @@ class Session:
         self.after_body = self.quiet(milter.P_NR_BODY)
         limits = Worker.gate.settings.milter
         self.max_bytes, self.max_fields = limits.max_header_bytes, limits.max_header_fields
-        self.connection = Connection()
+        # Until connect() says more; pymilter leaves it out where it cannot decode a name.
+        self.connection = Connection(failed=True)
         self.message: Message | None = None
         self.check: Any = None  # the DKIM verification of this message
         self.copy: Capture | None = None  # of trap mail, where copies are kept
@@ -382,53 +362,3 @@ class Session:
         Worker.open.discard(self)
         ctx.setpriv(None)
         return CONTINUE
-
-
-def negotiate(ctx: Any, options: list[int]) -> int:
-    """Ask the MTA for what this configuration needs and take what it offers of it."""
-    session = Session(options[0], options[1])
-    ctx.setpriv(session)
-    if not session.leading_space:
-        Worker.gate.tell_once(
-            "error", "mta-without-leading-space",
-            hint="c=simple signatures will fail and submissions get 451: use Postfix 3.0 or later",
-        )  # fmt: skip
-    options[0] = session.actions
-    options[1] = session.steps
-    options[2] = options[3] = 0
-    return CONTINUE
-
-
-def connect(ctx: Any, hostname: str, family: int, hostaddr: object) -> int:
-    """The first callback of an MTA that does not negotiate."""
-    session = ctx.getpriv()
-    if session is None:
-        session = Session(EDITING, 0)
-        ctx.setpriv(session)
-    return int(session.connect(ctx, hostname, family, hostaddr))
-
-
-def close(ctx: Any) -> int:
-    """The last callback, also for a connection that never said anything."""
-    session = ctx.getpriv()
-    return CONTINUE if session is None else int(session.close(ctx))
-
-
-def register(name: str = "gatepost") -> None:
-    """Give libmilter the callbacks. Once in a process, before the socket is opened."""
-    milter.set_flags(WANTED_ACTIONS)
-    milter.set_connect_callback(connect)
-    milter.set_helo_callback(lambda ctx, *a: ctx.getpriv().helo(ctx, *a))
-    milter.set_envfrom_callback(lambda ctx, *a: ctx.getpriv().mail(ctx, *a))
-    milter.set_envrcpt_callback(lambda ctx, *a: ctx.getpriv().rcpt(ctx, *a))
-    milter.set_header_callback(lambda ctx, name, value: ctx.getpriv().header(ctx, name, value))
-    milter.set_eoh_callback(lambda ctx: ctx.getpriv().eoh(ctx))
-    milter.set_body_callback(lambda ctx, chunk: ctx.getpriv().body(ctx, chunk))
-    milter.set_eom_callback(lambda ctx: ctx.getpriv().eom(ctx))
-    milter.set_abort_callback(lambda ctx: ctx.getpriv().abort(ctx))
-    milter.set_close_callback(close)
-    # Text of libmilter's own answer to an exception that pymilter raises; see `Session`.
-    milter.register(name, negotiate=negotiate)
-
-
-__all__ = ["Session", "Worker", "negotiate", "register"]

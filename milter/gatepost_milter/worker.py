@@ -23,7 +23,7 @@ import milter
 
 from gatepost_milter.gate import Gate
 from gatepost_milter.listener import Listener
-from gatepost_milter.session import Worker
+from gatepost_milter.shared import Worker
 from gatepost_policy import config, slots
 from gatepost_policy.settings import Settings
 from gatepost_policy.slots import Slot

@@ -18,70 +18,36 @@ Relayed mail (a foreign signature, a list's mail, `relay_logins`) loses our own 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from email.utils import getaddresses
 from fnmatch import translate
 
 from gatepost_policy.address import canonical_domain, header_from, is_within, parse
 from gatepost_policy.dates import parse_date, rfc5322
-from gatepost_policy.decision import NOT_CONFIGURED, SCRUB_FAILED, Action, Decision, Edit, Reason
+from gatepost_policy.decision import SCRUB_FAILED, Action, Decision, Edit, Reason
 from gatepost_policy.maskhost import mask_hosts
+from gatepost_policy.ownhop import (
+    HIDES_CLIENT_SINCE,
+    TOKEN_FIELD,
+    VERIFIED_MINOR,
+    Field,
+    Hop,
+    Plan,
+    own_hop,
+    proxy_login,
+    refused,
+    verified,
+    writable,
+)
 from gatepost_policy.settings import Settings
 
-Field = tuple[str, bytes]  # name, value with its leading space and LF folding (P_HDR_LEADSPC)
+__all__ = [
+    "HIDES_CLIENT_SINCE", "TOKEN_FIELD", "VERIFIED_MINOR", "Field", "Hop", "Plan", "Scrubber",
+    "verified",
+]  # fmt: skip
 
-# The releases whose header code was read and run: `{v}` is "$mail_name $mail_version", and a
-# snapshot's version is 3.9-20231112 or 3.9-20231112-nonprod, a candidate's 3.9.0-RC1.
-_POSTFIX = re.compile(r"Postfix 3\.(\d{1,2})(?:[.-][A-Za-z0-9.-]{1,40})?\Z")
-VERIFIED_MINOR = range(12)  # 3.0 to 3.11
-HIDES_CLIENT_SINCE = 10  # smtpd_hide_client_session, Postfix 3.10
-# What smtpd prepends in the token recipe, "TOKEN", and its header_checks make of it, "TOKEN ok".
-TOKEN_FIELD = "x-gatepost-token"
-
-_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9])?\Z")
-_QUEUE_ID = re.compile(r"[A-Za-z0-9]{1,64}\Z")
 _NAME = re.compile(r"[!-9;-~]+\Z")  # RFC 5322 2.2: printable US-ASCII except the colon
 _SIGNING_DOMAIN = re.compile(rb"(?:\A|;)\s*d\s*=\s*([^;\s]+)")
 _SIGNED_FIELDS = re.compile(rb"(?:\A|;)\s*h\s*=([^;]*)")
-_AUTHENTICATED = re.compile(r"\(Authenticated sender: ([^()\n]*)\)")
-_WITH = re.compile(r"\bwith (ESMTPS?A?|UTF8SMTPS?A?|SMTP)\b")
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """What the MTA says of itself and the session, from macros. None: it said nothing."""
-
-    name: str | None = None  # {j}
-    version: str | None = None  # {v}
-    queue_id: str | None = None  # {i}
-    tls: bool = False
-    authenticated: bool = False
-    smtputf8: bool = False
-    proxy: bool = False  # the listener is submission.proxy_daemon_name
-    can_edit: bool = True  # the MTA lets us add and change fields, with their leading space
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The edits, or why there are none. `hint` tells the operator what to set; it names no
-    client and no user."""
-
-    edits: tuple[Edit, ...] = ()
-    relayed: bool = False
-    refusal: Decision | None = None
-    hint: str | None = None
-
-
-def verified(version: str | None) -> bool:
-    """True where `{v}` names a Postfix whose header editing we have verified."""
-    match = _POSTFIX.match(version or "")
-    return match is not None and int(match.group(1)) in VERIFIED_MINOR
-
-
-def protocol(hop: Hop) -> str:
-    """The `with` word of our field: RFC 3848, and RFC 6531 4.3 for SMTPUTF8."""
-    base = "UTF8SMTP" if hop.smtputf8 else "ESMTP"
-    return base + ("S" if hop.tls else "") + ("A" if hop.authenticated else "")
 
 
 class Scrubber:
@@ -126,11 +92,11 @@ class Scrubber:
     def plan(self, fields: Sequence[Field], hop: Hop, at: float, login: str | None) -> Plan:
         """What a submission that was received at `at` (Unix seconds) loses, and how."""
         if not hop.can_edit:
-            return _refused("the MTA does not let us edit headers: use Postfix 3.0 or later")
+            return refused("the MTA does not let us edit headers: use Postfix 3.0 or later")
         if self.settings.own_received == "proxy":
-            found = _proxy_login(fields, hop)
+            found = proxy_login(fields, hop)
             if found is None:
-                return _refused(
+                return refused(
                     "submission.own_received is proxy, and this listener is not the second hop: "
                     "set milter_macro_daemon_name there as in docs/postfix.md"
                 )
@@ -138,7 +104,7 @@ class Scrubber:
         relayed = self.relayed(fields, login)
         told = [value.strip() for name, value in fields if name.lower() == TOKEN_FIELD]
         if (token := self.settings.mta_token.encode()) and token in told:
-            return _refused(
+            return refused(
                 "the token table of the submission service is empty or has another token: "
                 "milterctl check postfix names the file"
             )
@@ -150,7 +116,7 @@ class Scrubber:
                     hint="a field that has to go has a name that no edit can address",
                 )
             edits += self._fields(fields, hop, at, login)
-        own = self._own_hop(fields, hop, at, relayed)
+        own = own_hop(self.settings, fields, hop, at, relayed)
         if isinstance(own, Plan):
             return own
         return Plan(tuple(edits + own), relayed)
@@ -194,113 +160,6 @@ class Scrubber:
         # that renumbers would then lose every second one (CVE-2022-48521 in another milter).
         edits.reverse()
         return edits
-
-    def _own_hop(
-        self, fields: Sequence[Field], hop: Hop, at: float, relayed: bool
-    ) -> list[Edit] | Plan:
-        received = [value for name, value in fields if name.strip().lower() == "received"]
-        keep = relayed or self.settings.client_received == "keep"
-        if self.settings.own_received == "mta":
-            if not self._hidden_by_mta(hop):
-                return _refused(
-                    "submission.own_received is mta, and {v} shows neither submission.mta_token "
-                    "nor Postfix 3.10 with smtpd_hide_client_session: see docs/postfix.md"
-                )
-            if not self._unproven(fields, hop):
-                return [] if keep else _in_place(received, at, 0)
-        if hop.name is None or hop.queue_id is None or not (
-            _HOST.match(hop.name) and _QUEUE_ID.match(hop.queue_id)
-        ):
-            return _refused("macros {j} and i are needed at end of message: see docs/postfix.md")
-        if self.settings.own_received == "proxy":
-            # The second hop has checked in `plan` that number 1 is what the first hop wrote.
-            unfolded = received[0].decode("utf-8", "replace")
-            spoken = _WITH.findall(unfolded)
-            ours = _own_field(hop, spoken[-1] if spoken else protocol(hop), at)
-            rest = [] if keep else _in_place(received[1:], at, 1)
-            return [*rest, Edit("change", "Received", 1, ours)]
-        if self.settings.own_received == "milter" and not verified(hop.version):
-            return _refused(
-                "macro {v} names no Postfix from 3.0 to 3.11 (mail_name must be Postfix), and "
-                "elsewhere our own Received cannot be replaced: set submission.own_received to "
-                "mta or proxy as in docs/postfix.md"
-            )
-        ours = _own_field(hop, protocol(hop), at)
-        edits = [Edit("insert", "Received", 0, ours)]
-        # All of them, from the lowest up: which one is Postfix's own depends on the version and
-        # on the milters before us; deleting only number 1 leaks silently where one of those
-        # had put in a Received of its own.
-        edits += [Edit("delete", "Received", k) for k in range(len(received) + 1, 0, -1)]
-        for position, value in enumerate(received, start=1):
-            back = _writable(value) if keep else None
-            # The count stays: it is how a mail loop is found (RFC 5321 6.3).
-            edits.append(Edit("insert", "Received", position, back or _anonymous(value, at)))
-        return edits
-
-    def _unproven(self, fields: Sequence[Field], hop: Hop) -> bool:
-        """True for the token recipe where nothing shows its table at work, and we can sweep."""
-        token = self.settings.mta_token
-        proof = f"{token} ok".encode()
-        return (
-            bool(token)
-            and not any(n.lower() == TOKEN_FIELD and v.strip() == proof for n, v in fields)
-            and verified(f"Postfix {(hop.version or '').partition(' ')[2]}")
-        )
-
-    def _hidden_by_mta(self, hop: Hop) -> bool:
-        version = hop.version or ""
-        if self.settings.mta_token:
-            return self.settings.mta_token in version.split()
-        match = _POSTFIX.match(version)
-        if match is not None:
-            return int(match.group(1)) >= HIDES_CLIENT_SINCE
-        # A private mail_name is the token recipe with a token that we were not told.
-        return bool(version.strip())
-
-
-def _refused(hint: str) -> Plan:
-    return Plan(
-        refusal=Decision(Action.TEMPFAIL, Reason.UNVERIFIED_MTA, NOT_CONFIGURED), hint=hint
-    )
-
-
-def _own_field(hop: Hop, word: str, at: float) -> str:
-    # The first line must be exactly "Received:": Postfix hides the first field whose first line
-    # is a prefix of one that it added itself, and so hides this one instead of its own.
-    return f"\n\tby {hop.name} (Postfix) with {word} id {hop.queue_id};\n\t{rfc5322(at)}"
-
-
-def _anonymous(value: bytes, at: float) -> str:
-    when = parse_date(value.rpartition(b";")[2])
-    return f" by anonymous.invalid; {rfc5322(at if when is None else when)}"
-
-
-def _in_place(received: Sequence[bytes], at: float, above: int) -> list[Edit]:
-    """Anonymise the client's Received where they stand, `above` fields below the top."""
-    return [
-        Edit("change", "Received", above + k, _anonymous(received[k - 1], at))
-        for k in range(len(received), 0, -1)
-    ]
-
-
-def _writable(value: bytes) -> str | None:
-    """`value` as text that can be written back, None where its octets are not UTF-8."""
-    try:
-        return value.decode("utf-8").replace("\r", "")
-    except UnicodeDecodeError:
-        return None
-
-
-def _proxy_login(fields: Sequence[Field], hop: Hop) -> str | None:
-    """Who logged in at the first hop; None where Received number 1 was not written there."""
-    if not hop.proxy or hop.name is None:
-        return None
-    first = next((v for name, v in fields if name.strip().lower() == "received"), b"")
-    text = first.decode("utf-8", "replace")
-    logins = _AUTHENTICATED.findall(text)
-    # The last match: an EHLO name stands before it and may say what it likes.
-    return logins[-1] if logins and f"by {hop.name} (" in text else None
-
 
 def _authors(fields: Sequence[Field]) -> set[str]:
     values = [v.decode("utf-8", "replace") for name, v in fields if name.lower() == "from"]
@@ -348,7 +207,7 @@ def _mask(name: str, value: bytes, index: int, fields: Sequence[Field], hop: Hop
     masked = mask_hosts(value, (hop.name or "anonymous.invalid").encode())
     if masked == value or _signed(fields, name.lower().encode()):
         return []
-    text = _writable(masked)
+    text = writable(masked)
     if text is None:
         return [Edit("delete", name, index)]  # half a secret is none: raw octets cannot be written
     return [Edit("change", name, index, text)]

@@ -19,6 +19,7 @@ from gatepost_policy.rows import AT, Row, chunks, load
 from gatepost_policy.tables import Message, MessageKey
 
 WINDOW_S = 600.0
+Sessions = dict[tuple[str, str], list[Row]]  # by session and stage
 
 _BY_SESSION = select(Message.id).where(
     Message.session.is_not(None), Message.session.in_(bindparam("values", expanding=True))
@@ -46,12 +47,12 @@ class Merged:
 def merge(connection: Connection, batch: list[Row], sums: derive.Sums) -> Merged:
     """Sort out what `batch` repeats. Stored rows that change are taken out of `sums` here."""
     merged = Merged()
-    sessions: dict[str, list[Row]] = {}
+    sessions: Sessions = {}
     keys = {row.key for row in batch if row.key is not None}
     stored = _candidates(connection, {row.session for row in batch if row.session}, keys)
     for row in stored.rows.values():
         if row.session is not None:
-            sessions.setdefault(row.session, []).append(row)
+            sessions.setdefault((row.session, row.stage), []).append(row)
     by_key = stored.by_key
     for row in batch:
         if row.key is not None and row.key in by_key:
@@ -60,24 +61,30 @@ def merge(connection: Connection, batch: list[Row], sums: derive.Sums) -> Merged
             if holder is not None and row.stage == "rcpt":
                 _join(row, holder, merged, sums)
             continue
-        near = [
-            other
-            for other in sessions.get(row.session or "", ())
-            if abs(other.at - row.at) <= WINDOW_S
-        ]
-        if row.stage == "rcpt" and near and _repeats(row, near, merged, sums):
-            continue
         if row.stage == "end":
-            for other in near:
-                if other.stage == "rcpt":
-                    _absorb(row, other, merged, sums, sessions, by_key)
+            # Only what was seen at RCPT TO: a busy client's finished messages share a session,
+            # and looking at all of them for each would take longer with every one.
+            for other in _near(row, sessions, "rcpt"):
+                _absorb(row, other, merged, sums, sessions, by_key)
+        else:
+            near = _near(row, sessions, "end") + _near(row, sessions, "rcpt")
+            if near and _repeats(row, near, merged, sums):
+                continue
         merged.fresh.append(row)
         merged.told.append((row, row, row.hit))
         if row.session is not None:
-            sessions.setdefault(row.session, []).append(row)
+            sessions.setdefault((row.session, row.stage), []).append(row)
         if row.key is not None:
             by_key[row.key] = row
     return merged
+
+
+def _near(row: Row, sessions: Sessions, stage: str) -> list[Row]:
+    """The rows of this session and `stage` within the window."""
+    if row.session is None:
+        return []
+    found = sessions.get((row.session, stage), ())
+    return [other for other in found if abs(other.at - row.at) <= WINDOW_S]
 
 
 def new_keys(
@@ -150,7 +157,7 @@ def _absorb(
     other: Row,
     merged: Merged,
     sums: derive.Sums,
-    sessions: dict[str, list[Row]],
+    sessions: Sessions,
     by_key: dict[str, Row | None],
 ) -> None:
     """The finished message `row` takes over what `other` recorded at RCPT TO."""
@@ -165,7 +172,7 @@ def _absorb(
     _retrap(other)
     if other.recipients:
         return
-    sessions[other.session or ""].remove(other)
+    sessions[other.session or "", "rcpt"].remove(other)
     # What still comes of this `instance` belongs to the finished message.
     for key in [k for k, holder in by_key.items() if holder is other]:
         by_key[key] = row

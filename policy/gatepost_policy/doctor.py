@@ -138,7 +138,8 @@ def _store(settings: "Settings", now: float) -> Iterator[Finding]:
 
 def _refused(error: StoreError) -> Finding:
     problem, _, change = str(error).rpartition("; ")
-    return Finding("store", "", problem or str(error), change or None, unreachable=True)
+    words = (problem or str(error)).removeprefix("store ")
+    return Finding("store", "", words, change or None, unreachable=True)
 
 
 def _inside(engine: Engine, now: float) -> Iterator[Finding]:

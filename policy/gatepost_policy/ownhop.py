@@ -5,7 +5,8 @@ Pure. Three ways (`submission.own_received`, docs/privacy.md):
 * milter: insert a field whose first line is just `Received:` at the top, after which Postfix's own
   one is within reach; then delete every Received from the lowest up, and put the client's back;
 * mta: Postfix hides the client itself; we check that it was told to, and that the token table of
-  the recipe for older releases proves itself in the message;
+  the recipe for older releases is at work: smtpd puts a field with the token in, the table marks
+  it, and an unmarked one shows a table that is empty. Without that field we sweep as well;
 * proxy: we sit behind a second smtpd, where Received number 1 is ours by construction.
 """
 

@@ -5,15 +5,8 @@ to bottom, and answers with a `Plan`: the edits in the order in which they are c
 refusal where the promise of docs/privacy.md cannot be kept. It never guesses: what an operator
 can change (version, token, listener) is 451, what nobody can change about this message is 554.
 
-Our own hop (docs/privacy.md, "Postfix hides its own Received"). `submission.own_received` is
-* milter: insert a field whose first line is just `Received:` at the top, after which Postfix's own
-  one is within reach; then delete every Received from the lowest up, and put the client's back;
-* mta: Postfix hides the client itself; we check that it was told to, and that the token table of
-  the recipe for older releases is at work: smtpd puts a field with the token in, the table marks
-  it, and an unmarked one shows a table that is empty. Without that field we sweep as well;
-* proxy: we sit behind a second smtpd, where Received number 1 is ours by construction.
-
-Relayed mail (a foreign signature, a list's mail, `relay_logins`) loses our own hop, nothing else.
+Our own hop is the business of `ownhop`. Relayed mail (a foreign signature, a list's mail,
+`relay_logins`) loses our own hop, nothing else.
 """
 
 import re

@@ -13,15 +13,17 @@ import re
 from collections.abc import Iterable
 
 CRLF = b"\r\n"
+CR, VT, FF = 0x0D, 0x0B, 0x0C
 _WSP = re.compile(rb"[ \t]+")
 
 
 def relaxed_value(value: bytes) -> bytes:
     """A field's value unfolded, its blanks squeezed and stripped (RFC 6376 3.4.2)."""
-    if b"\r" in value:
+    # Octets as numbers: `in` is three times as fast for them as for bytes of length one.
+    if CR in value or VT in value or FF in value:
         value = value.replace(CRLF, b"\n")
-    if b"\r" in value or b"\x0b" in value or b"\x0c" in value:
-        return _WSP.sub(b" ", value.replace(b"\n", b"")).strip(b" ")
+        if CR in value or VT in value or FF in value:
+            return _WSP.sub(b" ", value.replace(b"\n", b"")).strip(b" ")
     return b" ".join(value.split())
 
 
@@ -81,6 +83,7 @@ class Fields:
         nothing. `own` is the index of the signature itself, which never signs itself (3.5, h=).
         """
         where = self.by_name()
+        done = self._relaxed
         used: dict[bytes, int] = {}
         out: list[bytes] = []
         for name in names:
@@ -90,7 +93,16 @@ class Fields:
             left = used.get(name, len(places)) - 1
             if left >= 0 and places[left] == own:
                 left -= 1
-            used[name] = max(left, 0) if left >= 0 else 0
-            if left >= 0:
-                out.append(self.canonical(places[left], relaxed))
+            if left < 0:
+                used[name] = 0
+                continue
+            used[name] = left
+            index = places[left]
+            if not relaxed:
+                out.append(self.canonical(index, False))
+                continue
+            text = done.get(index)
+            if text is None:  # `canonical`, without a call for each of a dozen fields
+                text = done[index] = name + b":" + relaxed_value(self.all[index][1])
+            out.append(text)
         return out

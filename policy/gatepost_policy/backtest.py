@@ -179,7 +179,9 @@ def _chunks(connection: Connection) -> Iterator[Sequence[Any]]:
 
 
 def _difference(message: Any, row: rows.Row | None, new: Decided) -> Difference:
-    values = {} if row is None else dict(zip(rows.MESSAGE_COLUMNS, row.values, strict=True))
+    values: dict[str, Any] = {}
+    if row is not None:
+        values.update(zip(rows.MESSAGE_COLUMNS, row.values, strict=True))
     return Difference(
         at=message.at,
         message=message.id,
@@ -194,7 +196,7 @@ def _difference(message: Any, row: rows.Row | None, new: Decided) -> Difference:
 
 def _facts(row: rows.Row, message: Any) -> Facts:
     """The facts of a stored message, as far as the store kept them."""
-    values = dict(zip(rows.MESSAGE_COLUMNS, row.values, strict=True))
+    values: dict[str, Any] = dict(zip(rows.MESSAGE_COLUMNS, row.values, strict=True))
     text = values["address"] or (message.prefix or "").partition("/")[0]
     return Facts(
         at=message.at,

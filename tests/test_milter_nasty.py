@@ -278,8 +278,8 @@ def test_submission_body_is_skipped(case_daemon: CaseDaemon) -> None:
 def test_many_connections_at_once(
     case_daemon: CaseDaemon, played: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    """300 sessions open together, a message in each: every one is answered and recorded."""
-    sessions = [harness.Session(case_daemon.socket, Envelope()) for _ in range(300)]
+    """500 sessions open together, a message in each: every one is answered and recorded."""
+    sessions = [harness.Session(case_daemon.socket, Envelope()) for _ in range(500)]
     for session in sessions:
         session.mail(session.envelope)
         session.rcpt("recipient@example.net")
@@ -295,8 +295,8 @@ def test_many_connections_at_once(
         thread.join()
     for session in sessions:
         session.close()
-    assert failed == ["accept"] * 300
-    assert len(played()) == 300
+    assert failed == ["accept"] * 500
+    assert len(played()) == 500
 
 
 def test_monitoring_connects(case_daemon: CaseDaemon) -> None:

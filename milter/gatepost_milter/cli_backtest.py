@@ -11,7 +11,8 @@ import click
 from gatepost_milter.cli_common import FINDINGS, App, note, on_terminal
 
 if TYPE_CHECKING:
-    from gatepost_policy.backtest import Decided, Result
+    from gatepost_policy.backtest import Result
+    from gatepost_policy.relive import Decided
     from gatepost_policy.settings import Settings
 
 

@@ -17,7 +17,7 @@ from gatepost_milter.socket_checks import may_connect, reachable
 from gatepost_policy.settings import Settings
 from gatepost_policy.sockets import SocketAddress
 
-SAFE = ("tempfail", "reject")
+SAFE = ("tempfail", "reject", "shutdown")  # shutdown: 3.11, hangs up with a 421
 
 
 def check(config: PostfixConfig, settings: Settings) -> tuple[Finding, ...]:

@@ -77,7 +77,7 @@ class Supervisor:
     def _make_slots(self) -> None:
         try:
             directory = config.state_dir(self.settings)
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             slots.create(directory)
         except OSError as error:
             self.log.event("warning", "no-worker-metrics", error=error.strerror)

@@ -387,3 +387,39 @@ def test_dense_history(any_engine: Engine, any_settings: Settings) -> None:
         assert got is not None
         assert (got.messages, got.days, got.months, got.median_gap) == (1440, 2, 2, 0.0)
         assert got.shortest_gap is None  # not read
+
+
+# NASTY-INPUTS E1: (as it came, what finds it, what does not).
+SPELLINGS = [
+    ("postmaster", ["<postmaster>"], ["postmaster@mx.example", "postmaster"]),
+    ('"a b"@q.example', ['"a b"@q.example', '"a b"@Q.EXAMPLE.', "q.example"], ["b@q.example"]),
+    ('"a@b"@q.example', ['"a@b"@q.example', "q.example"], ["b@q.example", "b", "a@b"]),
+    ('"plain"@q.example', ["plain@q.example", '"plain"@q.example'], ["Plain@q.example"]),
+    ("list-bounce+user=home.example@v.example", ["v.example"], ["home.example"]),
+    ("SRS0=ab=cd=orig.example=u@f.example", ["f.example"], ["orig.example", "u@orig.example"]),
+    ("prvs=1234abc=u@b.example", ["prvs=1234abc=u@b.example", "b.example"], ["u@b.example"]),
+    ("<@relay.example,@hop.example:u@r.example>", ["u@r.example", "r.example"], ["relay.example"]),
+    ("x" * 300 + "@l.example", ["x" * 300 + "@l.example", "l.example"], ["x" * 299]),
+    ("\u00fcser@u.example", ["\u00fcser@u.example"], ["user@u.example", "\u00dcser@u.example"]),
+    ("u@b\u00fccher.example", ["xn--bcher-kva.example", "u@B\u00dcCHER.example"],
+     ["bucher.example"]),
+    ("u@xn--bcher-kva.example", ["b\u00fccher.example", "u@xn--bcher-kva.example"], []),
+    ("u@[192.0.2.1]", ["u@[192.0.2.1]", "[192.0.2.1]"], ["192.0.2.1"]),
+    ("u@example.org.", ["u@example.org", "example.org", "org"], ["rg"]),
+    ("u@" + ".".join(["l" * 63] * 12), [".".join(["l" * 63] * 12)], ["l" * 63 + ".example"]),
+]  # fmt: skip
+
+
+def test_every_spelling_of_one_mailbox(any_engine: Engine, any_settings: Settings) -> None:
+    for at, (sender, found, _) in enumerate(SPELLINGS):
+        mail = Mail(f"2026-01-{at + 1:02}T00:00:00", sender, (REAL,))
+        fill(any_engine, (mail,), any_settings)
+        for text in found:
+            got = told(any_engine, any_settings, sender=selection.sender(text))
+            senders = {line.sender for line in got.messages}
+            assert sender.strip("<>") in senders, (sender, text, senders)
+            assert got.summary.messages == len(got.messages)
+    for sender, _, others in SPELLINGS:
+        for text in others:
+            got = told(any_engine, any_settings, sender=selection.sender(text))
+            assert sender.strip("<>") not in {line.sender for line in got.messages}, (sender, text)

@@ -72,7 +72,7 @@ def _recipient(trap: Address) -> ColumnElement[bool]:
 def by_domain(selection: Selection) -> list[ColumnElement[bool]] | None:
     """What a `message_domain` row must fulfil, one row a message; None: its keys do not tell."""
     address, domain = selection.address, selection.domain
-    if address is not None and address.domain:
+    if address is not None and not address.null:
         found: list[ColumnElement[bool]] = [MessageDomain.reversed == derive.address_key(address)]
     elif domain is not None:
         found = [covers(MessageDomain, domain)]
@@ -89,8 +89,7 @@ def _by_sender(selection: Selection) -> ColumnElement[bool]:
     keys = by_domain(selection)
     if keys is not None:
         return Message.id.in_(select(MessageDomain.message_id).where(*keys))
-    # `<>`, or a local user without a domain
-    return Message.sender_key == ("" if selection.address is None else selection.address.key)
+    return Message.sender_key == ""  # `<>`
 
 
 def _by_host(connection: Connection, network: IPv4Network | IPv6Network) -> ColumnElement[bool]:

@@ -55,7 +55,7 @@ def _senders(senders: Sequence[Sender], to: Console) -> Table:
             str(sender.summary.messages),
             str(sender.trap_messages),
             f"{sender.rhythm.months} of {sender.rhythm.month_span}",
-            sender.rhythm.word,
+            _rhythm(sender, wide),
             ", ".join(f"{NAMES.get(f, f)} {n}" for f, n in sender.summary.families.items()),
             standing,
         ]
@@ -65,6 +65,12 @@ def _senders(senders: Sequence[Sender], to: Console) -> Table:
             row.append(timestamp(sender.rhythm.last)[:10])
         made.add_row(*row)
     return made
+
+
+def _rhythm(sender: Sender, wide: bool) -> str:
+    """`monthly`, with the median gap where there is room for it."""
+    gap = sender.rhythm.median_gap
+    return f"{sender.rhythm.word}, {number(gap)} d" if wide and gap else sender.rhythm.word
 
 
 def listings(listings: Sequence[Listed], to: Console) -> Table:

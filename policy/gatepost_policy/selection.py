@@ -47,11 +47,14 @@ class Selection:
 
     @property
     def domain(self) -> str | None:
-        """The canonical domain asked for, None where `sender` is an address or not given."""
-        if self.sender is None or self.sender in ("", "<>"):
+        """The canonical domain asked for, None where `sender` is an address or not given.
+
+        Without an `@` it is a domain, in brackets a local user (`<postmaster>`).
+        """
+        if self.sender is None or (self.sender.startswith("<") and "@" not in self.sender):
             return None
-        local, at, domain = self.sender.strip("<>").rpartition("@")
-        return canonical_domain(domain) if not local else None
+        local, _, domain = self.sender.strip("<>").rpartition("@")
+        return None if local else canonical_domain(domain) or None
 
     @property
     def address(self) -> Address | None:

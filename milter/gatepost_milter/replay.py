@@ -28,7 +28,7 @@ Find = Callable[[Result, Envelope], Json | None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one file. `json` is the object that DESIGN promises; `record` the journal's."""
+    """What came of one message: `json` is what `--format json` prints, `record` the journal's."""
 
     file: str
     json: Json

@@ -184,24 +184,20 @@ class Session:
     def header(self, ctx: Any, name: str, value: bytes) -> int:
         message = self.message
         try:
-            if message is not None and message.over_limit is None:
+            if message is not None:
                 if not self.leading_space:
                     value = b" " + value
                 fields = message.fields
                 fields.append((name, value))
                 # The colon and CRLF.
                 size = message.header_bytes = message.header_bytes + len(name) + len(value) + 3
-                if size > self.max_bytes:
-                    self._over_limit(message, "milter.max_header_bytes")
+                if size > self.max_bytes or message.over_limit is not None:
+                    _give_up(message, "bytes")
                 elif len(fields) > self.max_fields:
-                    self._over_limit(message, "milter.max_header_fields")
+                    _give_up(message, "fields")
         except Exception:
             self.failed("header")
         return self.after_header
-
-    def _over_limit(self, message: Message, name: str) -> None:
-        message.over_limit = name
-        message.fields.clear()
 
     def eoh(self, ctx: Any) -> int:
         """Not asked for (the first chunk of the body, or the end, tells as much); an MTA that
@@ -219,9 +215,7 @@ class Session:
         dns = macro(ctx, "{gatepost_dns}") if gate.replay else None
         check = self.check = gate.begin(message, dns)
         check.headers(message.fields)
-        for _, value in message.fields:
-            if b"\n" in value:
-                message.header_bytes += value.count(b"\n")  # CRLF on the wire
+        _count_folds(message)
         check.end_of_headers()
         if gate.sink.enabled:
             self.copy = gate.capture(message)
@@ -362,3 +356,16 @@ class Session:
         Worker.open.discard(self)
         ctx.setpriv(None)
         return CONTINUE
+
+
+def _give_up(message: Message, what: str) -> None:
+    """The header is over a limit: from here on its fields are counted, not kept."""
+    message.over_limit = message.over_limit or f"milter.max_header_{what}"
+    _count_folds(message)
+    message.fields.clear()
+
+
+def _count_folds(message: Message) -> None:
+    for _, value in message.fields:
+        if b"\n" in value:
+            message.header_bytes += value.count(b"\n")  # CRLF on the wire

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gatepost_milter.envelope import peer
 from gatepost_milter.harness import Envelope, ProtocolError, Result, Session
 from gatepost_milter.mailfiles import Item
 from gatepost_milter.replayrequest import Given, Request, request
@@ -96,10 +97,10 @@ def _without_record(asked: Request, result: Result) -> Json:
     from gatepost_milter.authread import signatures
 
     envelope = asked.envelope
-    version = 6 if ":" in (envelope.client or "") else 4
+    families = {"4": "ipv4", "6": "ipv6"}
     return {
         "direction": "submission" if envelope.login else "inbound",
-        "family": f"ipv{version}",
+        "family": families.get(peer(envelope).family, "unix"),
         "signatures": signatures(result.edits),
         "arc": None,
         "action": result.action,

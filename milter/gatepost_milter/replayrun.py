@@ -5,8 +5,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gatepost_milter import mailfiles, replay
@@ -15,7 +16,8 @@ from gatepost_milter.harness import Envelope, Result
 from gatepost_milter.journaltail import JournalTail
 from gatepost_milter.privatemilter import PrivateMilter, StartError
 from gatepost_milter.storefind import StoreFind
-from gatepost_policy import config
+from gatepost_policy import config, journal
+from gatepost_policy import record as records
 from gatepost_policy.record import Json
 
 if TYPE_CHECKING:
@@ -79,9 +81,6 @@ def _drop(outcome: replay.Outcome) -> None:
 
 def _recording(stack: ExitStack, settings: "Settings") -> Keep:
     """Write what the private milter saw to the real journal, as that milter would have."""
-    from gatepost_policy import journal
-    from gatepost_policy import record as records
-
     writer = journal.Writer(
         config.journal_dir(settings),
         max_bytes=settings.store.journal_max_bytes,
@@ -98,8 +97,20 @@ def _recording(stack: ExitStack, settings: "Settings") -> Keep:
             obj = records.count(seen.facts, seen.decision)
         if not writer.write(obj):
             raise Failure(f"{config.journal_dir(settings)}: cannot write the journal", UNREACHABLE)
+        _hand_over(config.journal_dir(settings))
 
     return keep
+
+
+def _hand_over(directory: Path) -> None:
+    """Root's segment goes to whom the journal belongs: their recorder could not read it."""
+    if os.geteuid() != 0:
+        return
+    owner = directory.stat()
+    for segment in journal.segments(directory):
+        with suppress(FileNotFoundError):
+            if segment.stat().st_uid != owner.st_uid:
+                os.chown(segment, owner.st_uid, owner.st_gid)
 
 
 def in_order(

@@ -7,15 +7,17 @@ is matched more loosely, by `trap_keys`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email import policy as email_policy
 from email.errors import MessageError
 from email.headerregistry import AddressHeader
-from functools import lru_cache
+from functools import lru_cache, wraps
+from typing import TypeVar
 
 import idna
 
+T = TypeVar("T")
 # RFC 5321 4.1.2: a dot-string needs no quotes. UTF-8 per RFC 6531 3.3.
 _DOT_STRING = re.compile(r"[^\s\x00-\x1f\"(),:;<>@\[\\\]]+\Z")
 # The common header From: one addr-spec, with or without a display name free of specials.
@@ -55,9 +57,25 @@ class Address:
 
 
 NULL = Address("", "", "")
+LONGEST_KEPT = 512  # characters; longer texts are no honest ones, and would fill the memory
 
 
-@lru_cache(maxsize=4096)
+def _kept(size: int) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
+    """Remember `size` results, of short texts only: strangers may send thousands of long ones."""
+
+    def decorate(function: Callable[[str], T]) -> Callable[[str], T]:
+        kept = lru_cache(maxsize=size)(function)
+
+        @wraps(function)
+        def call(text: str) -> T:
+            return kept(text) if len(text) <= LONGEST_KEPT else function(text)
+
+        return call
+
+    return decorate
+
+
+@_kept(4096)
 def canonical_domain(text: str) -> str:
     """`text` as a lower-case A-label domain without its trailing dot.
 
@@ -106,7 +124,7 @@ def _split(text: str) -> tuple[str, str]:
     return (local, domain) if at else (text, "")
 
 
-@lru_cache(maxsize=8192)
+@_kept(8192)
 def parse(text: str) -> Address:
     """Read an envelope path as the MTA hands it over: `<a@b>`, `a@b`, `<@x:a@b>`, `<>`.
 

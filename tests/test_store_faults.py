@@ -17,7 +17,7 @@ from sqlalchemy import Engine, event
 
 import sums
 from fix_store import AT, count, journal_of, message, settings_in
-from gatepost_policy import config, journal, record, store
+from gatepost_policy import config, ingest, intake, journal, record, store
 from gatepost_policy.recorder import Recorder
 from gatepost_policy.settings import Settings
 
@@ -146,6 +146,34 @@ def test_a_server_that_is_read_only(any_settings: Settings, any_engine: Engine) 
     watched.until(lambda: count(any_engine, "message") == RECORDS)
     watched.end()
     exactly_once(any_engine)
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("any_settings", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(("set_to", "want"), [("off", "on"), ("remote_apply", "remote_apply")])
+def test_a_commit_is_durable_whatever_the_server_likes(
+    any_settings: Settings,
+    any_engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    set_to: str,
+    want: str,
+) -> None:
+    with any_engine.connect() as connection:
+        connection.exec_driver_sql(
+            f'ALTER DATABASE "{any_engine.url.database}" SET synchronous_commit = {set_to}'
+        )
+        connection.commit()
+    seen: list[str] = []
+    real = ingest.ingest
+
+    def spy(connection: Any, *rest: Any) -> Any:
+        seen.append(connection.exec_driver_sql("SHOW synchronous_commit").scalar_one())
+        return real(connection, *rest)
+
+    monkeypatch.setattr(intake, "ingest", spy)
+    fill(any_settings)
+    drain(any_settings)
+    assert seen == [want]
 
 
 def test_corrupt_then_restored(settings: Settings, tmp_path: Path) -> None:

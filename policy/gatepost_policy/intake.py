@@ -182,6 +182,7 @@ class Intake:
                 whence.append(entry)
         learned = time.time()
         with store.writing(engine) as connection:
+            _be_durable(connection)
             for name, end in sorted(ends.items()):
                 self._move_mark(connection, name, self._marks.get(name), end, learned)
             outcome = ingest(connection, records, self.settings, learned)
@@ -277,6 +278,18 @@ class Intake:
             os.close(handle)
         # Not what the record says: the log is read by more people than the store.
         self._log("error", f"recorder: a record was put into {target} ({why.partition(':')[0]})")
+
+
+def _be_durable(connection: Connection) -> None:
+    """The segment goes after this commit: a server that answers before it has written will not do.
+
+    A stronger setting (a replica that waits) stays. SQLite's is `synchronous=FULL`, see `store`.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(
+            "SELECT set_config('synchronous_commit', 'on', true)"
+            " WHERE current_setting('synchronous_commit') = 'off'"
+        )
 
 
 def _is_data(error: SQLAlchemyError) -> bool:

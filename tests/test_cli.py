@@ -21,6 +21,7 @@ from fix_report import SLOW, fill
 from fix_store import message
 from gatepost_milter import cli
 from gatepost_policy import config, journal, recorder, store
+from postgresql_server import Server
 
 MILTERCTL = str(Path(sys.executable).with_name("milterctl"))
 
@@ -314,3 +315,26 @@ def test_on_a_real_terminal(slow: str, columns: int) -> None:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text).replace("\r", "")
     assert "repeat sender" in plain
     assert max(len(line) for line in plain.splitlines()) <= columns
+
+
+@pytest.mark.postgresql
+def test_database_server(capsys: pytest.CaptureFixture[str], postgresql: Server) -> None:
+    """A server's schema is upgraded by hand only: until then every command says how."""
+    url = postgresql.create("by_hand")
+    try:
+        assert run(capsys, "--store", url, "db", "current") == (0, "none\n", "")
+        code, _, err = run(capsys, "--store", url, "report")
+        assert code == 3
+        assert err.endswith("run: milterctl db upgrade\n") and err.count("\n") == 1
+        code, out, _ = run(capsys, "--store", url, "db", "check")
+        assert (code, out.count("run: milterctl db upgrade")) == (1, 1)
+        code, out, _ = run(capsys, "--store", url, "db", "upgrade")
+        assert (code, out.startswith("schema none -> ")) == (0, True)
+        assert run(capsys, "--store", url, "trap", "add", "trap@example.net")[0] == 0
+        code, out, err = run(capsys, "--store", url, "report", "--format", "json")
+        assert (code, err, json.loads(out)["summary"]["messages"]) == (0, "", 0)
+        code, out, _ = run(capsys, "--store", url, "db", "check")
+        assert (code, out.endswith("fine\n")) == (0, True)
+        assert run(capsys, "--store", url, "db", "purge")[0] == 0
+    finally:
+        postgresql.drop("by_hand")

@@ -108,6 +108,8 @@ SEAL, AMS, AAR = b"ARC-Seal", b"ARC-Message-Signature", b"ARC-Authentication-Res
         ("instance 0", changed(AMS, b"i=3", b"i=0", 0), "malformed"),
         ("instance of 5000 digits", changed(AMS, b"i=3", b"i=" + b"3" * 5000, 0), "malformed"),
         ("a tag twice", changed(AMS, b" d=", b" d=x; d=", 0), "malformed"),
+        ("a seal of 20 kB", changed(SEAL, b" d=", b" z=" + b"x " * 10_000 + b"; d=", 0),
+         "arc-too-long"),
         ("b= no base64", changed(SEAL, b" b=", b" b=A===", 0), "malformed"),
         ("h= in a seal", changed(SEAL, b" d=", b" h=from; d=", 0), "malformed"),
     ],

@@ -86,9 +86,13 @@ class Chain:
         self.newest = 0
         where = fields.by_name()
         places = [(name, index) for name in NAMES for index in where.get(name, ())]
+        sizes = {index: len(fields.all[index][1]) for _, index in places}
+        signed = (sizes[index] for name, index in places if name != AAR)
         if len(places) > 3 * MAX_SETS:
             self.refused = ArcWhy.TOO_MANY_SETS
-        elif sum(len(fields.all[index][1]) for _, index in places) > settings.arc_max_bytes:
+        elif sum(sizes.values()) > settings.arc_max_bytes:
+            self.refused = ArcWhy.TOO_LONG
+        elif max(signed, default=0) > settings.max_signature_bytes:
             self.refused = ArcWhy.TOO_LONG
         else:
             for name, index in places:

@@ -4,6 +4,11 @@ import base64
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from gatepost_milter.cli import cli
 
 TIMEOUT = 60.0
 
@@ -54,6 +59,13 @@ class PolicyClient:
         return self.until(b"\n").decode()
 
 
+def milterctl(config: Path, *words: str) -> str:
+    """What `milterctl` prints on stdout, run in this process; it has to end well."""
+    done = CliRunner().invoke(cli, ["--config", str(config), *words])
+    assert done.exit_code == 0, (words, done.output, done.exception)
+    return done.stdout
+
+
 def postfix_request(recipient: str, **values: str) -> bytes:
     """One request in Postfix's protocol; by default from 192.0.2.7."""
     base = {
@@ -73,5 +85,5 @@ def eventually(condition: Callable[[], bool], seconds: float = TIMEOUT) -> float
     begun = time.monotonic()
     while not condition():
         assert time.monotonic() - begun < seconds, "it never happened"
-        time.sleep(0.01)
+        time.sleep(0.03)
     return time.monotonic() - begun

@@ -285,7 +285,7 @@ _numbers = itertools.count(1)
 
 @given(gaps=st.lists(st.integers(1, 30), min_size=1, max_size=12), cut=st.integers(0, 12))
 @hypothesis_settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_escalation_follows_the_model(
     engine: Engine, settings: Settings, gaps: list[int], cut: int

@@ -3,7 +3,6 @@
 import signal
 import socket
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from daemons import BIN, Daemon, Process, read_everything
-from policy_client import PolicyClient, eventually, postfix_request
+from policy_client import PolicyClient, eventually, milterctl, postfix_request
 from ports import free_port
 
 CONFIG = """
@@ -36,11 +35,7 @@ class Policyd(Daemon):
         return self
 
     def milterctl(self, *words: str) -> str:
-        done = subprocess.run(
-            [BIN / "milterctl", "--config", self.config, *words],
-            capture_output=True, text=True, check=True, timeout=120,
-        )  # fmt: skip
-        return done.stdout
+        return milterctl(self.config, *words)
 
     def client(self) -> PolicyClient:
         return PolicyClient(self.policy_port)

@@ -20,7 +20,7 @@ import dkimkit
 import dns_server
 from daemons import BIN, Daemon, Process
 from gatepost_milter import harness
-from policy_client import PolicyClient, eventually
+from policy_client import PolicyClient, eventually, milterctl
 
 pytestmark = [pytest.mark.milter, pytest.mark.slow]
 
@@ -76,11 +76,8 @@ class Services:
         self.milter.__exit__()
 
     def milterctl(self, *words: str) -> Any:
-        done = subprocess.run(
-            [BIN / "milterctl", "--config", self.milter.config, *words],
-            capture_output=True, text=True, timeout=120, check=True,
-        )  # fmt: skip
-        return json.loads(done.stdout) if "json" in words else done.stdout
+        said = milterctl(self.milter.config, *words)
+        return json.loads(said) if "json" in words else said
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:
         connection = sqlite3.connect(f"file:{self.home}/gatepost.sqlite?mode=ro", uri=True)

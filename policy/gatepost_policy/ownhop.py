@@ -83,6 +83,11 @@ def own_hop(
                 "submission.own_received is mta, and {v} shows neither submission.mta_token "
                 "nor Postfix 3.10 with smtpd_hide_client_session: see docs/postfix.md"
             )
+        if in_sight(received, hop):
+            return refused(
+                "our own Received is in sight, so Postfix hides another field from us: before "
+                "3.7.11 no PREPEND may stand on the submission service"
+            )
         if not unproven(settings, fields, hop):
             return [] if keep else _in_place(received, at, 0)
     if hop.name is None or hop.queue_id is None or not (
@@ -113,6 +118,15 @@ def own_hop(
         # The count stays: it is how a mail loop is found (RFC 5321 6.3).
         edits.append(Edit("insert", "Received", position, back or _anonymous(value, at)))
     return edits
+
+
+def in_sight(received: Sequence[bytes], hop: Hop) -> bool:
+    """True where Postfix's own field of this very message is among those that we can see. A
+    client cannot forge that: the queue id is made after it has spoken."""
+    if hop.name is None or hop.queue_id is None:
+        return False
+    marks = f"by {hop.name} (".encode(), f"id {hop.queue_id}".encode()
+    return any(all(mark in value for mark in marks) for value in received)
 
 
 def unproven(settings: Submission, fields: Sequence[Field], hop: Hop) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import mta_unpack
 from canary import Canaries
 from daemons import Daemon
-from postfix_instance import LOGIN, PostfixInstance, Setup
+from postfix_instance import LOGIN, PostfixInstance, Setup, version
 from postfix_recipes import TOKEN, adapted, shipped
 
 MODES = ("milter", "mta", "proxy")
@@ -77,10 +77,13 @@ def stack(
     config: str = "", submission: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:  # fmt: skip
     """Postfix and gatepost-milter in one mode."""
+    submission = dict(submission or {})
+    if mode == "mta" and version(programs) < (3, 7, 11):
+        submission["smtpd_data_restrictions"] = ""  # as the recipe says
     with (
         Daemon(BASE_CONFIG + SUBMISSION[mode] + config) as daemon,
         PostfixInstance(
-            programs, setup(mode, daemon.socket, main, submission=submission or {})
+            programs, setup(mode, daemon.socket, main, submission=submission)
         ) as postfix,
     ):
         yield Stack(postfix, daemon)

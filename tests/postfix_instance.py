@@ -121,14 +121,6 @@ class PostfixInstance:
     def environment(self) -> dict[str, str]:
         return {**self.programs.environment(), "MAIL_CONFIG": str(self.etc), "TZ": "UTC"}
 
-    def version(self) -> tuple[int, ...]:
-        """(3, 7, 11) for Postfix 3.7.11; read from the defaults, before there is a main.cf."""
-        done = subprocess.run(
-            [self.commands / "postconf", "-dh", "mail_version"], check=True, capture_output=True,
-            env=self.programs.environment(),
-        )  # fmt: skip
-        return tuple(int(n) for n in re.findall(r"\d+", done.stdout.decode().partition("-")[0]))
-
     def _lay_out(self) -> None:
         postfix, nobody = pwd.getpwnam("postfix"), pwd.getpwnam("nobody")
         postdrop = grp.getgrnam("postdrop").gr_gid
@@ -151,7 +143,7 @@ class PostfixInstance:
         nobody = pwd.getpwnam("nobody")
         lib = self.programs.root / "usr/lib/postfix"
         return {
-            "compatibility_level": "3.6" if self.version() >= (3, 6) else "2",
+            "compatibility_level": "3.6" if version(self.programs) >= (3, 6) else "2",
             "myhostname": HOST,
             "mydestination": "",
             "alias_maps": "",
@@ -361,6 +353,15 @@ class PostfixInstance:
             if time.monotonic() > end:
                 raise AssertionError(f"the queue does not empty:\n{self.log_text()}")
             time.sleep(0.02)
+
+
+def version(programs: Programs) -> tuple[int, ...]:
+    """(3, 7, 11) for Postfix 3.7.11."""
+    done = subprocess.run(
+        [programs.root / "usr/sbin/postconf", "-dh", "mail_version"], check=True,
+        capture_output=True, env=programs.environment(),
+    )  # fmt: skip
+    return tuple(int(n) for n in re.findall(r"\d+", done.stdout.decode().partition("-")[0]))
 
 
 def listener(where: str, options: Mapping[str, str]) -> str:

@@ -89,6 +89,9 @@ BROKEN = (
     Broken("PREPEND naming the client", "prepend",
            main={"smtpd_client_restrictions": "check_client_access regexp:@ETC@/prepend"},
            files={"prepend": "/(.*)/ PREPEND X-Client-Name: $1\n"}),
+    Broken("PREPEND before 3.7.11", "prepend", main={
+        "mail_version": "3.7.10",
+        "smtpd_client_restrictions": "check_client_access static:{PREPEND Received-SPF: pass}"}),
     Broken("PREPEND Received in mode mta", "prepend", mode="mta",
            submission={"smtpd_helo_restrictions": "check_helo_access static:{PREPEND Received: x}"}
            ),

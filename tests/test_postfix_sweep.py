@@ -27,7 +27,7 @@ from daemons import Daemon, OtherMilter, Process
 from gatepost_policy import leaks
 from mta_modes import BASE_CONFIG, TALKATIVE
 from ports import free_port
-from postfix_instance import LOGIN, START_TIMEOUT, PostfixInstance, Setup
+from postfix_instance import LOGIN, START_TIMEOUT, PostfixInstance, Setup, version
 
 pytestmark = [pytest.mark.postfix, pytest.mark.timeout(300)]
 
@@ -109,6 +109,12 @@ def deliver(postfix: PostfixInstance, row: Row) -> tuple[Canaries, bytes]:
     return canaries, data
 
 
+def hops(row: Row, postfix: PostfixInstance) -> int:
+    """How many Received the row leaves; before 3.7.11 an ignored own hop costs none."""
+    old = version(postfix.programs) < (3, 7, 11)
+    return row.hops + (old and row.name == "header_checks IGNORE")
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name.replace(" ", "-"))
 def test_row(row: Row, daemon: Daemon, postfix: PostfixInstance, tmp_path: Path) -> None:
     others = {
@@ -132,7 +138,7 @@ def test_row(row: Row, daemon: Daemon, postfix: PostfixInstance, tmp_path: Path)
         found = leaks.find(data, canaries.words())
         assert [f for f in found if f.weight is leaks.Weight.LEAK] == []
         got = [f for f in leaks.fields(data) if f.name.lower() == "received"]
-        assert len(got) == row.hops, data.decode(errors="replace")
+        assert len(got) == hops(row, postfix), data.decode(errors="replace")
 
         # The counter-proof: the same without gatepost.
         chain = [m.socket for m in others.values()]

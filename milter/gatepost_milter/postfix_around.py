@@ -11,6 +11,7 @@ from gatepost_milter.postfix_own_hop import PROBE
 from gatepost_policy import scrub
 from gatepost_policy.sockets import SocketAddress
 
+PREPEND_COUNTS_SINCE = (3, 7, 11)  # HISTORY 20231213
 RESTRICTIONS = tuple(
     f"smtpd_{stage}_restrictions"
     for stage in ("client", "helo", "sender", "relay", "recipient", "data", "end_of_data")
@@ -19,9 +20,18 @@ RESTRICTIONS = tuple(
 
 def prepended(live: Live, service: Service) -> Iterator[Finding]:
     """PREPEND actions that put a field about the client where nothing removes it."""
+    version = tuple(int(n) for n in re.findall(r"\d+", live.config.get("mail_version")[:12]))
     for name in RESTRICTIONS:
         value = live.config.get(name, service)
         for field in sorted(prepends(value)):
+            if version < PREPEND_COUNTS_SINCE:
+                yield Finding(
+                    "prepend", place(service, name),
+                    f"a PREPEND action adds {field}, and this release then hides the wrong field "
+                    "from milters",
+                    f"no PREPEND in {name} of {service.name} before Postfix 3.7.11",
+                )  # fmt: skip
+                continue
             kept = not any(
                 fnmatchcase(field.lower(), g.lower()) for g in live.settings.submission.remove
             )

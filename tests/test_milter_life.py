@@ -314,3 +314,23 @@ def test_stale_socket_and_wrong_mode(tmp_path: Path) -> None:
         assert deliver(place).action == "accept"
     finally:
         daemon.stop()
+
+
+def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ready once the socket answers, reloading and ready again, stopping; sd_notify(3)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(PATIENCE_S)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        daemon, place = start(tmp_path)
+
+        def heard() -> str:
+            return manager.recv(4096).decode().partition("\n")[0]
+
+        assert heard() == "READY=1"
+        assert deliver(place).action == "accept"
+        reload(daemon)
+        assert [heard(), heard()] == ["RELOADING=1", "READY=1"]
+        daemon.child.send_signal(signal.SIGTERM)
+        assert heard() == "STOPPING=1"
+        assert daemon.child.wait(PATIENCE_S) == 0

@@ -1,6 +1,7 @@
 """Connections that are slow, silent or greedy, against the server in this process."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,53 @@ def test_only_what_is_decided_is_recorded(tmp_path: Path) -> None:
     assert desk.answer(request, facts, desk.known.lookup(facts)) == b"action=DUNNO\n\n"
     assert shelf.records == []
 
+
+
+def test_a_disk_that_is_waited_for_holds_nobody_else_up(tmp_path: Path) -> None:
+    """`store.sync = "power"`: while one record is on its way to the disk, others are answered."""
+    path = f"unix:{tmp_path}/p"
+    settings = settings_in(
+        tmp_path,
+        policy=Policy.model_validate({"listen": path}),
+        store={"sync": "power"},
+    )
+    disk = threading.Event()
+
+    class Slow(Shelf):
+        def write(self, obj: Json) -> bool:
+            return disk.wait(30) and super().write(obj)
+
+    shelf = Slow()
+    desk = Service(settings, KnownState(settings), shelf, MailLog(settings.log))
+    report = b"exim stage=data id=1 client_address=192.0.2.1 recipients=u@home.example\n"
+
+    async def main() -> None:
+        serving = server.Server(desk)
+        await serving.listen()
+        reader, writer = await asyncio.open_unix_connection(f"{tmp_path}/p")
+        other, asking = await asyncio.open_unix_connection(f"{tmp_path}/p")
+        writer.write(report + report)
+        asking.write(postfix_request("u@home.example"))
+        assert await asyncio.wait_for(other.readuntil(b"\n\n"), 30) == b"action=DUNNO\n\n"
+        assert shelf.records == []
+        disk.set()
+        assert await asyncio.wait_for(reader.readexactly(6), 30) == b"OK\nOK\n"
+        assert len(shelf.records) == 2
+        for end in (writer, asking):
+            end.close()
+        await serving.close()
+
+    asyncio.run(main())
+
+
+def test_a_state_directory_that_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    config = tmp_path / "gatepost.toml"
+    config.write_text(f'store.url = "sqlite:///{tmp_path}/file/deep/gatepost.sqlite"\n')
+    with pytest.raises(SystemExit) as end:
+        server.main(["--config", str(config)])
+    assert end.value.code == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "state directory" in line and "store.url" in line

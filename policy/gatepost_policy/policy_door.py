@@ -1,8 +1,9 @@
 """One connection to the policy service: bytes in, answers out, in their order.
 
-A request that needs the store is answered by a task, within `policy.timeout_ms`; those behind it
-wait, and no more are read meanwhile. An exception is a bug: it is logged by its type alone (its
-text may hold what the request held), and the MTA is told that we have no opinion.
+A request that has to wait for the store or the disk is answered by a task (the store gets
+`policy.timeout_ms`); those behind it wait, and no more are read meanwhile. An exception is a bug:
+it is logged by its type alone (its text may hold what the request held), and the MTA is told that
+we have no opinion.
 """
 
 import asyncio
@@ -105,7 +106,7 @@ class Door(asyncio.Protocol):
             facts = service.facts(request)
             if facts is None:
                 self._send(no_opinion(request.form))
-            elif service.asks_store(facts):
+            elif service.may_wait(facts):
                 # Later requests wait behind this one: no more are read meanwhile.
                 if self._transport is not None:
                     self._transport.pause_reading()
@@ -127,7 +128,11 @@ class Door(asyncio.Protocol):
                 )
             except TimeoutError:
                 known = service.known.lookup(facts, ask_store=False)
-            self._send(service.answer(request, facts, known))
+            if service.waits_for_disk:
+                answer = await asyncio.to_thread(service.answer, request, facts, known)
+            else:
+                answer = service.answer(request, facts, known)
+            self._send(answer)
         except Exception as error:  # as above
             self._failed(request, error)
         self._task = None

@@ -229,8 +229,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"gatepost-policyd: {error}", file=sys.stderr)
         sys.exit(2)
     _raise_file_limit(settings.policy.max_connections)
+    state = config.state_dir(settings)
     try:
-        config.state_dir(settings).mkdir(mode=0o750, parents=True, exist_ok=True)
+        state.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"state directory {state}: {error.strerror}; make it, or set store.url"
+        print(f"gatepost-policyd: {problem}", file=sys.stderr)
+        sys.exit(3)
+    try:
         asyncio.run(serve(settings, path, options.store))
     except OSError as error:
         print(

@@ -44,7 +44,7 @@ class _Pending:
 
 
 class Service:
-    """The policy service without its sockets. Used by one thread."""
+    """The policy service without its sockets. One thread at a time but for `answer`."""
 
     def __init__(
         self,
@@ -60,6 +60,8 @@ class Service:
         self.journal = journal
         self.log = log
         self.clock = clock
+        # With `store.sync = "power"` each record waits for the disk.
+        self.waits_for_disk = settings.store.sync == "power"
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
 
     def facts(self, request: Request) -> Facts | None:
@@ -81,8 +83,10 @@ class Service:
         found = attributes.facts(request, self.clock(), self.settings, signatures)
         return found if found.recipients else None
 
-    def asks_store(self, facts: Facts) -> bool:
-        """True where judging `facts` may read the store, which may take milliseconds."""
+    def may_wait(self, facts: Facts) -> bool:
+        """True where answering may wait: for the store, or for the disk (`store.sync`)."""
+        if self.waits_for_disk:
+            return True
         if facts.direction is not Direction.INBOUND:
             return False
         now = self.known.current()

@@ -9,12 +9,11 @@ our own users 451, because letting it pass would let out what the scrub takes aw
 """
 
 import json
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gatepost_milter.transcript import Connection, Message, facts, text, unfolded
+from gatepost_milter.transcript import Connection, Message, facts, text
 from gatepost_policy import address, authresults, config, record
 from gatepost_policy.capture import Capture, Sink
 from gatepost_policy.decision import (
@@ -242,11 +241,3 @@ class Gate:
     def close(self) -> None:
         """Seal the journal segment: called when no message is in flight any more."""
         self.journal.close()
-
-
-def now() -> float:
-    """The time of receipt, Unix seconds."""
-    return time.time()
-
-
-__all__ = ["Gate", "Verdict", "now", "unfolded"]

@@ -20,7 +20,7 @@ from typing import Any
 import milter
 
 from gatepost_milter import actions
-from gatepost_milter.gate import Verdict, now
+from gatepost_milter.gate import Verdict
 from gatepost_milter.shared import Worker, macro
 from gatepost_milter.transcript import (
     MAX_REFUSED,
@@ -125,7 +125,7 @@ class Session:
     def mail(self, ctx: Any, sender: bytes, *params: bytes) -> int:
         try:
             self.over()
-            message = self.message = Message(now(), sender, params)
+            message = self.message = Message(time.time(), sender, params)
             message.failed = self.connection.failed
             Worker.busy.add(self)
             if Worker.slot is not None:

@@ -16,7 +16,7 @@ from gatepost_policy.decision import Reason
 from gatepost_policy.settings import Rule, Settings
 
 QUIET = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 TEXT = st.text(max_size=20) | st.sampled_from(
     ["24h", "0s", "inet:1@127.0.0.1", "unix:/x", "192.0.2.0/24", "accept", "off", "0660", "sqlite:"]

@@ -1,6 +1,8 @@
 """What the store knows of listings and repeat senders, for the eyes of an operator. Reads only."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Connection, and_, func, or_, select
@@ -8,6 +10,8 @@ from sqlalchemy import Connection, and_, func, or_, select
 from gatepost_policy.facts import Identity, IdentityKind
 from gatepost_policy.selection import timestamp
 from gatepost_policy.tables import Evidence, Listing, Message, SenderIdentity
+
+MANY = 500  # listings in one statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,8 @@ def listings(
     rows = connection.execute(query).all()
     if not evidence:
         return [_entry(row, now) for row in rows]
-    return [_entry(row, now, _evidence(connection, row.id)) for row in rows]
+    proofs = _evidence(connection, [row.id for row in rows])
+    return [_entry(row, now, proofs.get(row.id, ())) for row in rows]
 
 
 def _entry(row: Any, now: float, evidence: tuple[Proof, ...] = ()) -> Entry:
@@ -170,25 +175,32 @@ def sender(connection: Connection, identity: Identity, now: float) -> Dossier:
     rows = connection.execute(
         select(Listing.__table__).where(mine).order_by(Listing.since.desc(), Listing.id.desc())
     ).all()
-    entries = [_entry(row, now, _evidence(connection, row.id)) for row in rows]
+    proofs = _evidence(connection, [row.id for row in rows])
+    entries = [_entry(row, now, proofs.get(row.id, ())) for row in rows]
     return Dossier(identity, tuple(_rhythm(row) for row in known), tuple(entries))
 
 
-def _evidence(connection: Connection, listing_id: int) -> tuple[Proof, ...]:
-    rows = connection.execute(
-        select(
-            Evidence.at,
-            Evidence.message_id,
-            Evidence.trap,
-            Message.queue_id,
-            Message.sender,
-            func.coalesce(Message.address, Message.prefix).label("client"),
+def _evidence(connection: Connection, listing_ids: Sequence[int]) -> dict[int, tuple[Proof, ...]]:
+    """What these listings rest on, oldest first."""
+    found: dict[int, tuple[Proof, ...]] = {}
+    for start in range(0, len(listing_ids), MANY):
+        rows = connection.execute(
+            select(
+                Evidence.listing_id,
+                Evidence.at,
+                Evidence.message_id,
+                Evidence.trap,
+                Message.queue_id,
+                Message.sender,
+                func.coalesce(Message.address, Message.prefix).label("client"),
+            )
+            # A message may have been purged since; its trap hit is still known.
+            .outerjoin(Message, Message.id == Evidence.message_id)
+            .where(Evidence.listing_id.in_(listing_ids[start : start + MANY]))
+            .order_by(Evidence.listing_id, Evidence.at, Evidence.message_id, Evidence.trap)
         )
-        # A message may have been purged since; its trap hit is still known.
-        .outerjoin(Message, Message.id == Evidence.message_id)
-        .where(Evidence.listing_id == listing_id)
-        .order_by(Evidence.at, Evidence.message_id, Evidence.trap)
-    )
-    return tuple(
-        Proof(r.at, r.message_id, r.trap, r.queue_id, r.sender, r.client) for r in rows
-    )
+        for listing_id, group in groupby(rows, key=lambda row: int(row.listing_id)):
+            found[listing_id] = tuple(
+                Proof(r.at, r.message_id, r.trap, r.queue_id, r.sender, r.client) for r in group
+            )
+    return found

@@ -67,7 +67,7 @@ def records(tmp_path: Path) -> Iterator[list[dict[str, Any]]]:
         found.append(entry)
         return True
 
-    gate.journal.write = keep  # type: ignore[method-assign]
+    gate.journal.write = keep  # type: ignore[method-assign, assignment]
     gate.log.descriptor = -1
     Worker.gate = gate
     yield found

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from fix_report import NEWSLETTER, REAL, SLOW, TRAP, Mail, Past, fill, seconds, signature, told
-from gatepost_policy import queries, selection, store
+from gatepost_policy import listing, queries, selection, store
 from gatepost_policy.address import parse
 from gatepost_policy.facts import Family, Source
 from gatepost_policy.selection import Selection
@@ -291,12 +291,16 @@ def test_sums_say_what_the_rows_say(any_engine: Engine, any_settings: Settings) 
     fill(any_engine, mails, any_settings)
     with store.reading(any_engine) as connection:
         for name in [*names, "b.example"]:
-            chosen = Selection(sender=name)
-            assert not chosen.narrowed
-            sums = queries.count(connection, chosen)
-            rows = queries.count(connection, replace(chosen, since=-1e11))
-            assert sums == rows, name
-            assert name == "b.example" or sums.summary.messages > 20, name
+            for family in (None, Family.IPV4, Family.IPV6):
+                chosen = Selection(sender=name, family=family)
+                assert not chosen.narrowed
+                sums = queries.count(connection, chosen)
+                rows = queries.count(connection, replace(chosen, since=-1e11))
+                assert sums == rows, (name, family)
+                assert name == "b.example" or sums.summary.messages > 20, name
+                got = listing.newest(connection, chosen, 10)
+                assert got == listing.newest(connection, replace(chosen, since=-1e11), 10)
+                assert len(got) == min(10, sums.summary.messages)
 
 
 NASTY = [

@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from gatepost_policy.conditions import by_domain, conditions
-from gatepost_policy.facts import Arc, Signature
+from gatepost_policy.facts import Arc, Family, Signature
 from gatepost_policy.queries import bare
 from gatepost_policy.report import Line
 from gatepost_policy.selection import Selection
@@ -14,22 +14,27 @@ from gatepost_policy.tables import Message, MessageDomain, MessageRecipient, Mes
 from gatepost_policy.verdict import Mark
 
 MARKS_MAX = 2_000
+WINDOW_MAX = 100_000  # messages looked at one by one, for a family
 CHUNK = 500  # ids in one statement
 
 
 def newest(connection: Connection, selection: Selection, most: int) -> list[int]:
     """The ids of the newest selected messages, newest first. Raises conditions.TooWide."""
-    if selection.host is None and selection.trap is None and selection.family is None:
-        keys = by_domain(selection)
-        if keys is not None:  # answered by the index alone, however many messages there are
-            return list(
-                connection.scalars(
-                    select(MessageDomain.message_id)
-                    .where(*keys)
-                    .order_by(MessageDomain.at.desc(), MessageDomain.message_id.desc())
-                    .limit(most)
-                )
-            )
+    keys = by_domain(selection)
+    if keys is not None and selection.host is None and selection.trap is None:
+        ids = _newest_by_key(connection, keys, most)
+        if selection.family is None:
+            return ids
+        # Of a heavy sender most are looked at in vain, but not all of them.
+        wanted = most
+        while True:
+            found = _of_family(connection, ids, selection.family)
+            if len(found) >= most or len(ids) < wanted:
+                return found[:most]
+            if wanted > WINDOW_MAX:
+                break
+            wanted *= 8
+            ids = _newest_by_key(connection, keys, wanted)
     return list(
         connection.scalars(
             select(Message.id)
@@ -38,6 +43,29 @@ def newest(connection: Connection, selection: Selection, most: int) -> list[int]
             .limit(most)
         )
     )
+
+
+def _newest_by_key(connection: Connection, keys: list[ColumnElement[bool]], most: int) -> list[int]:
+    """Answered by the index alone, however many messages there are."""
+    return list(
+        connection.scalars(
+            select(MessageDomain.message_id)
+            .where(*keys)
+            .order_by(MessageDomain.at.desc(), MessageDomain.message_id.desc())
+            .limit(most)
+        )
+    )
+
+
+def _of_family(connection: Connection, ids: Sequence[int], family: Family) -> list[int]:
+    found: set[int] = set()
+    for chunk in _chunks(ids):
+        found.update(
+            connection.scalars(
+                select(Message.id).where(Message.id.in_(chunk), Message.family == str(family))
+            )
+        )
+    return [number for number in ids if number in found]
 
 
 def lines(connection: Connection, ids: Sequence[int]) -> tuple[Line, ...]:

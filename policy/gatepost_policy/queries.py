@@ -1,8 +1,8 @@
 """Count messages for a report, on SQLite and PostgreSQL.
 
 How it works: a whole domain's summary and the overview's come from the sums of `domain_day` and
-`domain_host`; whatever is narrowed further (by time, host, trap, family, or to one address) is
-counted from the rows.
+`domain_host`; whatever is narrowed further (by time, host, trap, or to one address) is counted
+from the rows.
 """
 
 from collections import Counter
@@ -53,13 +53,16 @@ class Counted:
 def count(connection: Connection, selection: Selection) -> Counted:
     """Summary and rhythm of everything selected. Raises TooWide."""
     if not selection.narrowed and (selection.everything or selection.domain is not None):
-        return _from_sums(connection, selection.domain)
+        return _from_sums(connection, selection)
     return _from_rows(connection, selection)
 
 
-def _from_sums(connection: Connection, domain: str | None) -> Counted:
-    mine = covers(DomainDay, domain)
-    day = DomainDay
+def _from_sums(connection: Connection, selection: Selection) -> Counted:
+    day, host, domain, family = DomainDay, DomainHost, selection.domain, selection.family
+    mine, clients = [covers(day, domain)], [covers(host, domain)]
+    if family is not None:
+        mine.append(day.family == str(family))
+        clients.append(host.family == str(family))
     results = (
         day.dkim_pass, day.dkim_fail, day.dkim_policy, day.dkim_neutral,
         day.dkim_temperror, day.dkim_permerror, day.dkim_none,
@@ -74,7 +77,7 @@ def _from_sums(connection: Connection, domain: str | None) -> Counted:
             func.max(day.last_at),
             *(func.sum(column) for column in results),
         )
-        .where(mine)
+        .where(*mine)
         .group_by(day.family)
     ).all()
     messages = sum(int(row[1]) for row in rows)
@@ -82,16 +85,16 @@ def _from_sums(connection: Connection, domain: str | None) -> Counted:
         return Counted(Summary(), None, 0, 0)
     first, last = min(row[4] for row in rows), max(row[5] for row in rows)
     if rhythm.certainly_dense(messages, first, last):
-        days = connection.scalars(select(day.day).where(mine).distinct()).all()
+        days = connection.scalars(select(day.day).where(*mine).distinct()).all()
         beat: Rhythm | None = Rhythm(
             messages, first, last, len(days), rhythm.count_months(days), median_gap=0.0
         )
     else:
-        times = select(Message.at)
-        if domain is not None:
+        if domain is None or family is not None:
+            times = select(Message.at).where(*conditions(connection, selection))
+        else:
             times = select(MessageDomain.at).where(covers(MessageDomain, domain))
         beat = rhythm.of(connection.scalars(times).all())
-    host = DomainHost
     hosts, in_all = _hosts(
         connection,
         select(
@@ -100,7 +103,7 @@ def _from_sums(connection: Connection, domain: str | None) -> Counted:
             func.max(host.name).label("name"),
             func.sum(host.messages).label("messages"),
         )
-        .where(covers(DomainHost, domain))
+        .where(*clients)
         .group_by(host.host, host.family),
     )
     summary = Summary(

@@ -41,8 +41,8 @@ class Selection:
 
     @property
     def narrowed(self) -> bool:
-        """True where the counts of whole days do not answer: only the rows themselves do."""
-        given = (self.host, self.trap, self.since, self.until, self.family)
+        """True where the sums by day and family do not answer: only the rows themselves do."""
+        given = (self.host, self.trap, self.since, self.until)
         return any(x is not None for x in given)
 
     @property

@@ -109,15 +109,36 @@ def test_escalation_and_memory(engine: Engine, settings: Settings) -> None:
     assert rows(engine)[-1].until - rows(engine)[-1].since == FIRST
 
 
-def test_a_retry_is_no_new_hit(engine: Engine, settings: Settings) -> None:
-    first = hit(1, message_id="<same@sender.example>")
-    again = hit(2, at=AT + 2 * DAY, message_id="<same@sender.example>")
-    other = hit(3, at=AT + 2 * DAY + 1, message_id="<other@sender.example>")
-    take(engine, settings, first)
-    take(engine, settings, again)
-    assert [e.hits for e in rows(engine)] == [1]
-    take(engine, settings, other)
-    assert [e.until - e.since for e in rows(engine)] == [FIRST, 2 * FIRST]
+# answer to the first, days until it comes again, what is listed in the end
+RETRIES = [
+    ("while it is listed it adds nothing", Action.REJECT, 0.5, [(1, FIRST)]),
+    ("asked to come again, after the listing", Action.TEMPFAIL, 2, [(1, FIRST)]),
+    ("asked to come again, but far too late", Action.TEMPFAIL, 6, [(1, FIRST), (1, 2 * FIRST)]),
+    ("refused for good, and again", Action.REJECT, 2, [(1, FIRST), (1, 2 * FIRST)]),
+]
+
+
+@pytest.mark.parametrize("case", RETRIES, ids=[c[0] for c in RETRIES])
+def test_retries(case: Any, engine: Engine, settings: Settings) -> None:
+    name, action, days, want = case
+    same: dict[str, Any] = {"message_id": "<same@sender.example>", "action": action}
+    take(engine, settings, hit(1, **same))
+    take(engine, settings, hit(2, at=AT + days * DAY, **same))
+    assert [(e.hits, e.until - e.since) for e in rows(engine)] == want, name
+    # Another message is another hit.
+    take(engine, settings, hit(3, at=AT + 20 * DAY, message_id="<other@sender.example>"))
+    assert len(rows(engine)) == len(want) + 1, name
+
+
+def test_a_retry_at_rcpt(engine: Engine, settings: Settings) -> None:
+    """No Message-ID there: the same sender and trap, where we had said 4xx."""
+    for number, (days, sender) in enumerate([(0, "a@x.example"), (2, "a@x.example"),
+                                             (2, "b@x.example")]):  # fmt: skip
+        record = hit(number, at=AT + days * DAY + number, kind="rcpt", source=Source.POLICY,
+                     sender=sender, author=None, action=Action.TEMPFAIL)  # fmt: skip
+        record["message_id"] = None
+        take(engine, settings, record)
+    assert [(e.hits, e.until - e.since) for e in rows(engine)] == [(1, FIRST), (1, 2 * FIRST)]
 
 
 def test_a_repeat_sender_is_listed_for_longest(engine: Engine, settings: Settings) -> None:

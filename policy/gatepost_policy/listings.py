@@ -8,8 +8,8 @@ How it works: the newest row of an identity decides. It still holds: the hit add
 nothing else. It has ended, less than `listing_memory` ago: the next one lasts twice as long.
 It was forgiven, or there is none: the first length. A repeat sender gets the longest at once.
 
-* One message is one hit, whatever its recipients. A retry of a message that is evidence already
-  (the same Message-ID, or after a 4xx the same sender and trap) is no new hit.
+* One message is one hit, whatever its recipients: the same Message-ID from the same sender adds
+  nothing to a listing that holds, and one that we had answered 4xx nothing after it either.
 * A hit seen at RCPT by the policy service names the client prefix, for want of a signature. Where
   the milter then sees the same message signed, the recorder says `replaces`, and what the first
   row had caused is taken back (docs/decisions/0081).
@@ -128,27 +128,31 @@ def _list(connection: Connection, row: Fresh, identity: Identity, settings: Sett
 
 
 def _is_retry(connection: Connection, row: Fresh, last: RowMapping) -> bool:
-    """True where this message is evidence for `last` already and merely came again."""
+    """True where this message is evidence for `last` already and merely came again.
+
+    Once the listing has ended, only a message that we had asked to come again (4xx) is a retry:
+    else one Message-ID, used for ever, would be a way round the next listing.
+    """
     facts = row.seen.facts
-    if not last["since"] - RETRY_S <= facts.at <= last["until"] + RETRY_S:
-        return False
     evidence = (
         select(Message.id)
         .join(Evidence, Evidence.message_id == Message.id)
         .where(Evidence.listing_id == last["id"], Message.sender_key == facts.sender.key)
         .limit(1)
     )
+    asked_again = evidence.where(Message.action == Action.TEMPFAIL)
+    if facts.at >= last["until"]:
+        if facts.at > last["since"] + RETRY_S:
+            return False
+        evidence = asked_again
     if facts.message_id is not None:
-        return connection.scalar(evidence.where(Message.message_id == facts.message_id)) is not None
-    if row.seen.decision.action is not Action.TEMPFAIL:
+        evidence = evidence.where(Message.message_id == facts.message_id)
+    elif row.seen.decision.action is Action.TEMPFAIL:
+        keys = [address.parse(t).trap_key for t in row.seen.traps]
+        evidence = asked_again.where(Evidence.trap.in_(keys[:500]))
+    else:
         return False
-    keys = [address.parse(t).trap_key for t in row.seen.traps]
-    return (
-        connection.scalar(
-            evidence.where(Message.action == Action.TEMPFAIL, Evidence.trap.in_(keys[:500]))
-        )
-        is not None
-    )
+    return connection.scalar(evidence) is not None
 
 
 def _take_back(connection: Connection, void: Sequence[int], instead: int) -> bool:

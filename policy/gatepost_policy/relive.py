@@ -34,10 +34,11 @@ IdentityKey = tuple[str, str]  # kind, value
 class _Sentence:
     """One identity's newest listing."""
 
+    since: float
     until: float
     seconds: int
-    by_hand: bool = False
-    seen: set[tuple[str, str]] = field(default_factory=set)  # (sender, Message-ID)
+    # (sender, Message-ID) of its evidence: was the message asked to come again?
+    seen: dict[tuple[str, str], bool] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -120,7 +121,7 @@ class Life:
         decision = rules.judge(facts, known, self.settings)
         if traps and facts.source in (Source.MILTER, Source.POLICY):
             for identity in rules.blame(facts, known, self.settings).identities:
-                self._punish(identity, facts)
+                self._punish(identity, facts, decision.action is Action.TEMPFAIL)
         quiet = decision.action is Action.ACCEPT and decision.reason is Reason.NO_BAD_SIGNAL
         for identity in identities:
             self._count(identity, facts, bool(traps), quiet and not decision.shadow)
@@ -153,16 +154,17 @@ class Life:
         if until > at:
             found.append(Listed(identity, until))
 
-    def _punish(self, identity: Identity, facts: Facts) -> None:
+    def _punish(self, identity: Identity, facts: Facts, again: bool) -> None:
         key = (str(identity.kind), identity.value)
         at, sender = facts.at, self.settings.sender
         last = self._sentences.get(key)
         mark = (facts.sender.key, facts.message_id or "")
         if last is not None:
-            retry = bool(mark[1]) and mark in last.seen and at <= last.until + RETRY_S
-            if retry or at < last.until:
+            if at < last.until:
                 if len(last.seen) < SEEN_MAX:
-                    last.seen.add(mark)
+                    last.seen.setdefault(mark, again)
+                return
+            if mark[1] and last.seen.get(mark) and at <= last.since + RETRY_S:
                 return
         if any(start <= at < end for start, end in self._by_hand.get(key, ())):
             return
@@ -170,7 +172,7 @@ class Life:
         if last is not None and at - last.until <= sender.listing_memory:
             previous = last.seconds
         seconds = rules.listing_seconds(previous, self._is_repeat(identity), self.settings)
-        self._sentences[key] = _Sentence(at + seconds, seconds, seen={mark})
+        self._sentences[key] = _Sentence(at, at + seconds, seconds, {mark: again})
 
     def _is_repeat(self, identity: Identity) -> bool:
         past = self._past.get((str(identity.kind), identity.value))

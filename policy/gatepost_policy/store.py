@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from gatepost_policy.settings import Settings
 
 CONNECT_TIMEOUT_S = 5
-# Pages kept by one connection: the upper levels of every index of a large store.
-SQLITE_CACHE_KIB = 65_536
+# Pages kept by one connection: the upper levels of every index of a large store. The rest is in
+# the kernel's cache, which gives memory back when somebody else needs it.
+SQLITE_CACHE_KIB = 16_384
 WAL_LIMIT_BYTES = 67_108_864
 
 

@@ -136,3 +136,21 @@ def test_without_an_instance_the_session_counts(
             instance=None)]  # fmt: skip
     tell(any_engine, any_settings, told, together)
     assert count(any_engine, "message", "traps = 2") == 1
+
+
+@TOGETHER
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_transaction_without_a_message(
+    any_settings: Settings, any_engine: Engine, together: bool, order: tuple[int, ...]
+) -> None:
+    """The policy service refused the trap: the milter saw a transaction end without a message."""
+    refused = message(
+        2, at=AT + 1, kind="rcpt", port=4000, to=(), traps=(TRAP,), refused=(TRAP,),
+        action=Action.REJECT, reason=Reason.TRAP, author=None,
+    )  # fmt: skip
+    told = [rcpt(TRAP), refused, rcpt("b@home.example")]
+    tell(any_engine, any_settings, [told[n] for n in order], together)
+    assert count(any_engine, "message", "traps = 2") == 1
+    assert count(any_engine, "message") == 1
+    assert count(any_engine, "identity", "messages <> 1 OR trap_messages <> 1") == 0
+    assert count(any_engine, "listing", "hits = 1") == 1

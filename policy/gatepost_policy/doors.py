@@ -22,7 +22,10 @@ WINDOW_S = 600.0
 Sessions = dict[tuple[str, str], list[Row]]  # by session and stage
 
 _BY_SESSION = select(Message.id).where(
-    Message.session.is_not(None), Message.session.in_(bindparam("values", expanding=True))
+    Message.session.is_not(None),
+    Message.session.in_(bindparam("values", expanding=True)),
+    Message.stage.in_(bindparam("stages", expanding=True)),
+    Message.at.between(bindparam("since"), bindparam("until")),
 )
 _KNOWN_KEYS = select(MessageKey.key).where(
     MessageKey.key.in_(bindparam("values", expanding=True))
@@ -30,6 +33,9 @@ _KNOWN_KEYS = select(MessageKey.key).where(
 NO_MESSAGE = 0  # ids begin at 1
 _BY_KEY = select(MessageKey.key, MessageKey.message_id).where(
     MessageKey.key.in_(bindparam("values", expanding=True))
+)
+_KEYS_OF = select(MessageKey.key, MessageKey.message_id).where(
+    MessageKey.message_id.in_(bindparam("values", expanding=True))
 )
 
 
@@ -41,6 +47,7 @@ class Merged:
     fresh: list[Row] = field(default_factory=list)
     rewritten: dict[int, Row] = field(default_factory=dict)
     gone: dict[int, Row] = field(default_factory=dict)
+    adopted: dict[str, Row] = field(default_factory=dict)  # new keys of stored rows
     told: list[tuple[Row, Row, bool]] = field(default_factory=list)  # record, holder, hit
 
 
@@ -49,7 +56,7 @@ def merge(connection: Connection, batch: list[Row], sums: derive.Sums) -> Merged
     merged = Merged()
     sessions: Sessions = {}
     keys = {row.key for row in batch if row.key is not None}
-    stored = _candidates(connection, {row.session for row in batch if row.session}, keys)
+    stored = _candidates(connection, [row for row in batch if row.session], keys)
     for row in stored.rows.values():
         if row.session is not None:
             sessions.setdefault((row.session, row.stage), []).append(row)
@@ -68,7 +75,7 @@ def merge(connection: Connection, batch: list[Row], sums: derive.Sums) -> Merged
                 _absorb(row, other, merged, sums, sessions, by_key)
         else:
             near = _near(row, sessions, "end") + _near(row, sessions, "rcpt")
-            if near and _repeats(row, near, merged, sums):
+            if near and _repeats(row, near, merged, sums, by_key):
                 continue
         merged.fresh.append(row)
         merged.told.append((row, row, row.hit))
@@ -112,28 +119,56 @@ class _Stored:
     by_key: dict[str, Row | None]
 
 
-def _candidates(connection: Connection, sessions: set[str], keys: set[str]) -> _Stored:
+def _candidates(connection: Connection, told: list[Row], keys: set[str]) -> _Stored:
+    """The stored rows that `told` (records with a session) or `keys` may speak of."""
     ids: set[int] = set()
-    for part in chunks(sorted(sessions)):
-        ids.update(connection.scalars(_BY_SESSION, {"values": part}))
+    sessions = sorted({row.session for row in told if row.session})
+    if sessions:
+        rcpt = any(row.stage == "rcpt" for row in told)
+        narrowed = {
+            # A finished message is only ever looked for by a RCPT TO.
+            "stages": ["rcpt", "end"] if rcpt else ["rcpt"],
+            "since": min(row.at for row in told) - WINDOW_S,
+            "until": max(row.at for row in told) + WINDOW_S,
+        }
+        for part in chunks(sessions):
+            ids.update(connection.scalars(_BY_SESSION, {"values": part, **narrowed}))
     found: dict[str, int] = {}
     for part in chunks(sorted(keys)):
         found.update((k, i) for k, i in connection.execute(_BY_KEY, {"values": part}))
     ids.update(i for k, i in found.items() if k.startswith("policy:"))
     rows = load(connection, sorted(ids)) if ids else {}
+    for part in chunks(sorted(rows)):
+        for key, number in connection.execute(_KEYS_OF, {"values": part}):
+            rows[number].key = key
     return _Stored(rows, {k: rows.get(i) for k, i in found.items()})
 
 
-def _repeats(row: Row, near: list[Row], merged: Merged, sums: derive.Sums) -> bool:
+def _repeats(
+    row: Row, near: list[Row], merged: Merged, sums: derive.Sums, by_key: dict[str, Row | None]
+) -> bool:
     """True where this RCPT TO is part of a message we have."""
     wanted = {r[1] for r in row.recipients}
     for other in near:
-        if other.stage == "end" and wanted <= {r[1] for r in other.recipients}:
-            return True
-        if other.stage == "rcpt" and row.key is None and other.key is None:
+        if other.stage == "end":
+            if wanted <= {r[1] for r in other.recipients}:
+                return True
+        elif row.key is None or other.key is None:
+            # Two instances are two messages; without one (Exim, a transaction that the milter saw
+            # end without a message) the session is all there is.
             _join(row, other, merged, sums)
+            if row.key is not None:
+                _adopt(row.key, other, merged, by_key)
             return True
     return False
+
+
+def _adopt(key: str, holder: Row, merged: Merged, by_key: dict[str, Row | None]) -> None:
+    """What still comes of this `instance` belongs to `holder`."""
+    by_key[key] = holder
+    if holder.stored:
+        merged.adopted[key] = holder
+    holder.key = holder.key or key
 
 
 def _join(row: Row, holder: Row, merged: Merged, sums: derive.Sums) -> None:

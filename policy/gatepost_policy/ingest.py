@@ -113,7 +113,10 @@ def _write(connection: Connection, batch: list[Row], learned: float) -> doors.Me
     sqltext.many(
         connection,
         sqltext.insert(dialect, "message_key"),
-        sorted((row.key, row.id) for row in merged.fresh if row.key is not None),
+        sorted(
+            {(row.key, row.id) for row in merged.fresh if row.key is not None}
+            | {(key, row.id) for key, row in merged.adopted.items() if row.id not in merged.gone}
+        ),
     )
     write_sums(connection, sums, learned)
     return merged

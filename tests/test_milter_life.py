@@ -334,3 +334,47 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         daemon.child.send_signal(signal.SIGTERM)
         assert heard() == "STOPPING=1"
         assert daemon.child.wait(PATIENCE_S) == 0
+
+
+CANARIES = ("203.0.113.77", "canary-host.example", "canary-helo", "canary-login", "47111",
+            "canary-mid.local", "canary-laptop")  # fmt: skip
+
+
+@pytest.mark.parametrize("kept", ["counts", "full"])
+def test_submissions_leave_no_trace(tmp_path: Path, kept: str) -> None:
+    """Nothing of a submission's client is in any file that gatepost wrote, sent or refused."""
+    place = f"unix:{tmp_path}/m.sock"
+    config = CONFIG.replace("{socket}", place)
+    config = config.replace("[store]\n", f'[store]\nsubmission = "{kept}"\n')
+    config += '[submission]\nnetworks = ["203.0.113.77/32"]\n'
+    daemon = Daemon(config, home=tmp_path)
+    STARTED.append(daemon)
+    message = (
+        b"Received: from canary-laptop ([203.0.113.77]) by x; Tue, 14 Nov 2023 22:13:20 +0000\r\n"
+        b"Message-ID: <1@canary-mid.local>\r\nX-Mailer: canary-laptop\r\nFrom: a@example.org\r\n"
+    )
+    ours: dict[str, Any] = {"client": "203.0.113.77", "client_name": "canary-host.example",
+                            "port": 47111,
+                            "helo": "canary-helo", "sender": "alice@example.org"}  # fmt: skip
+    login = {**ours, "login": "canary-login"}
+    sent = [
+        harness.send(place, message + b"\r\nx\r\n", **login),
+        harness.send(place, message + b"\r\nx\r\n", **ours),
+        harness.send(place, message + b"\r\nx\r\n", version="Sendmail 8", **login),
+        harness.send(place, message + b"X: y\r\n" * 6000 + b"\r\nx\r\n", **login),
+    ]
+    assert [s.action for s in sent] == ["accept", "accept", "tempfail", "reject"]
+    for result in sent[:2]:
+        for canary in (c for c in CANARIES if c != "canary-mid.local"):
+            assert canary.encode() not in result.message
+    # Inbound mail is recorded with its client: the search finds what is there to be found.
+    harness.send(place, MESSAGE, client="198.51.100.9", sender="stranger@example.com")
+    daemon.child.send_signal(signal.SIGTERM)
+    assert daemon.child.wait(PATIENCE_S) == 0
+    written = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p != daemon.config}
+    for path, data in written.items():
+        for canary in CANARIES:
+            assert canary.encode() not in data, (path, canary)
+    assert any(b"198.51.100.9" in data for data in written.values())
+    database = written[tmp_path / "state" / "gatepost.sqlite"]
+    assert (b"alice@example.org" in database) == (kept == "full")

@@ -206,6 +206,26 @@ def test_neighbours_are_not_listed_and_a_flood_is_bounded(
     assert ("promoted", "2001:db8:7::/48") not in found
 
 
+def test_what_no_database_stores(engine: Engine, settings: Settings) -> None:
+    """Octets that are no UTF-8, and NUL, in everything a stranger writes; twice, to be compared."""
+    odd = "caf\udce9\0"
+    record = hit(
+        1,
+        sender=f"{odd}@x.example",
+        author=f"{odd}@{odd}.example",
+        message_id=f"<{odd}@x.example>",
+        traps=(f"{odd}@home.example", f"{odd}+x@home.example", TRAP),
+        signatures=(signature(f"{odd}.example"),),
+        action=Action.TEMPFAIL,
+    )
+    assert take(engine, settings, record).bad == {}
+    again = [{**record, "at": AT + seconds} for seconds in (60, DAY + 60)]
+    assert take(engine, settings, *again).bad == {}
+    for entry in rows(engine):
+        assert (entry.hits, len(entry.evidence)) == (1, 2)
+    assert rows(engine)
+
+
 def test_promotion_needs_three_children(engine: Engine, settings: Settings) -> None:
     for n in (1, 2):
         take(engine, settings, hit(n, client=f"2001:db8:7:{n}::1"))

@@ -17,11 +17,11 @@ It was forgiven, or there is none: the first length. A repeat sender gets the lo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, RowMapping, delete, func, select, update
 
-from gatepost_policy import address, promotion, revision, rules, sentences
+from gatepost_policy import derive, promotion, revision, rules, sentences
 from gatepost_policy.by_hand import forgive, identify, punish
 from gatepost_policy.decision import Action, Reason
 from gatepost_policy.facts import Direction, Identity, IdentityKind, Source
@@ -97,6 +97,7 @@ def _hit(connection: Connection, row: Fresh, settings: Settings) -> bool:
 
 def _list(connection: Connection, row: Fresh, identity: Identity, settings: Settings) -> bool:
     at = row.seen.facts.at
+    identity = replace(identity, value=derive.clean(identity.value))
     last = sentences.newest(connection, identity.kind, identity.value)
     if last is not None and last["forgiven"] is None and _is_retry(connection, row, last):
         return False
@@ -137,7 +138,10 @@ def _is_retry(connection: Connection, row: Fresh, last: RowMapping) -> bool:
     evidence = (
         select(Message.id)
         .join(Evidence, Evidence.message_id == Message.id)
-        .where(Evidence.listing_id == last["id"], Message.sender_key == facts.sender.key)
+        .where(
+            Evidence.listing_id == last["id"],
+            Message.sender_key == derive.clean(facts.sender.key),
+        )
         .limit(1)
     )
     asked_again = evidence.where(Message.action == Action.TEMPFAIL)
@@ -146,10 +150,9 @@ def _is_retry(connection: Connection, row: Fresh, last: RowMapping) -> bool:
             return False
         evidence = asked_again
     if facts.message_id is not None:
-        evidence = evidence.where(Message.message_id == facts.message_id)
+        evidence = evidence.where(Message.message_id == derive.clean(facts.message_id))
     elif row.seen.decision.action is Action.TEMPFAIL:
-        keys = [address.parse(t).trap_key for t in row.seen.traps]
-        evidence = asked_again.where(Evidence.trap.in_(keys[:500]))
+        evidence = asked_again.where(Evidence.trap.in_(sentences.trap_keys(row)[:500]))
     else:
         return False
     return connection.scalar(evidence) is not None

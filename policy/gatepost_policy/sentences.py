@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
-from gatepost_policy import address
+from gatepost_policy import address, derive
 from gatepost_policy.record import Seen
 from gatepost_policy.tables import Evidence, Listing
 
@@ -23,6 +23,12 @@ class Fresh:
     message_id: int
     seen: Seen
     replaces: tuple[int, ...] = ()
+
+
+def trap_keys(row: Fresh) -> list[str]:
+    """The traps of a message, each once, as both databases can store them."""
+    keys = (derive.clean(address.parse(t).trap_key) for t in row.seen.traps)
+    return list(dict.fromkeys(keys))
 
 
 def newest(connection: Connection, kind: str, value: str) -> RowMapping | None:
@@ -77,7 +83,7 @@ def add_hit(connection: Connection, row: Fresh, listing_id: int) -> None:
         select(func.count()).select_from(Evidence).where(Evidence.listing_id == listing_id)
     )
     room = EVIDENCE_MAX - (kept or 0)
-    keys = list(dict.fromkeys(address.parse(t).trap_key for t in row.seen.traps))[: max(room, 0)]
+    keys = trap_keys(row)[: max(room, 0)]
     if keys:
         connection.execute(
             insert(Evidence),

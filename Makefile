@@ -47,7 +47,7 @@ imports:
 	$(BIN)/lint-imports
 
 inner:
-	$(BIN)/pytest -q -n 2 -m "not ($(RINGS))" -k "$(K)"
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not ($(RINGS))" -k "$(K)"
 
 test: rings  ## every ring; K=trap for one topic
 	$(if $(K),,$(MAKE) --no-print-directory lint)

@@ -134,7 +134,8 @@ class DomainDay(Base):
     """What one domain sent on one UTC day: the sender report's summary, added up beforehand.
 
     `reversed` is the domain alone, `shared` as in `message_domain` but among the message's
-    domains; '' has the sums of all messages. Always equals what the message rows say; a message that is purged is taken out.
+    domains; '' has the sums of all messages. Always equals what the message rows say; a message
+    that is purged is taken out.
     """
 
     __tablename__ = "domain_day"

@@ -110,6 +110,7 @@ def _obey(listener: Listener, control: int, report: int, settings: Settings) -> 
                 if select.select([control], [], [], 0.05)[0]:
                     break  # a second word: quit after all
             else:
+                _drain(listener, time.monotonic() + MAX_GRACE_S)
                 return
         elif word in (b"q", b""):
             deadline = time.monotonic() + min(settings.milter.drain, MAX_GRACE_S)

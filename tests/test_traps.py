@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, Engine, update
+from sqlalchemy import Connection, Engine, delete, insert, update
 
 from fix_store import AT, message, signature
 from gatepost_policy import (
@@ -28,6 +28,7 @@ from gatepost_policy.facts import Client, Facts, Family, Recipient, Signature
 from gatepost_policy.known import KnownState
 from gatepost_policy.rules import Known
 from gatepost_policy.settings import Settings
+from gatepost_policy.tables import TrapRow
 
 # what is typed, kind, key
 NAMES = [
@@ -346,6 +347,29 @@ def test_a_state_directory_made_anew_is_noticed(
     assert state.is_trap(address.parse("new@example.org"))
 
 
+def test_a_restored_store_is_noticed(engine: Engine, settings: Settings) -> None:
+    """The same revision, other traps: what was published is not built upon."""
+    directory = config.state_dir(settings)
+    with store.writing(engine) as connection:
+        traps.add(connection, "new@example.org", at=time.time())
+    publish(engine, settings)
+    with store.writing(engine) as connection:
+        connection.execute(delete(TrapRow))
+        connection.execute(
+            insert(TrapRow),
+            [
+                {"kind": "exact", "key": f"{name}@example.org", "raw": "", "added": AT,
+                 "generation": 0, "live_as": ""}
+                for name in ("old", "older")
+            ],
+        )  # fmt: skip
+    publisher._checked.discard(directory)  # as a process that has just started
+    publish(engine, settings)
+    state = KnownState(settings)
+    got = [state.is_trap(address.parse(f"{n}@example.org")) for n in ("new", "old", "older")]
+    assert got == [False, True, True]
+
+
 def test_look_up_does_not_grow(state: KnownState, engine: Engine, settings: Settings) -> None:
     """Binary search: what is read of the large file for one look-up is some twenty numbers."""
 
@@ -389,8 +413,6 @@ def test_snapshot_is_plain_data(engine: Engine, settings: Settings) -> None:
 def test_import_then_update_marks_rows_as_live(writing: Connection) -> None:
     """`generation` decides: a row of a later generation is no trap yet."""
     traps.import_lines(writing, [b"a@example.org"], at=AT)
-    from gatepost_policy.tables import TrapRow
-
     writing.execute(update(TrapRow).values(generation=TrapRow.generation + 1))
     assert traps.count(writing) == 0
     assert traps.add(writing, "a@example.org", at=AT)

@@ -24,6 +24,7 @@ from gatepost_policy.snapshot import (
     TICK_FILE,
     TRAPS_FILE,
     TRAPS_HEAD,
+    contains,
     hasher,
     load,
 )
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 MAX_DELTA = 20_000
 # Another host's clock may be off by this much when a change is looked for by its time.
 SLACK_S = 3_600.0
+# Where this process has compared what it found published with the store.
+_checked: set[Path] = set()
 
 
 def publish(
@@ -55,17 +58,18 @@ def publish(
     generation = revision.number(connection, "generation")
     old = _published(state_dir)
     base: _Base | None = None
-    if old is not None and old["traps"] == revision_now:
-        small = {name: old[name] for name in ("added", "gone", "domains", "patterns")}
+    if old is not None and old["generation"] == generation:
         base = _Base(old["base"], old["built"], old["generation"], bytes.fromhex(old["key"]))
+    known_good = state_dir in _checked
+    if base is not None and old is not None and known_good and old["traps"] == revision_now:
+        small = {name: old[name] for name in ("added", "gone", "domains", "patterns")}
     else:
-        if old is not None and old["generation"] == generation:
-            base = _Base(old["base"], old["built"], old["generation"], bytes.fromhex(old["key"]))
         changes = None if base is None else _changes(connection, base)
-        if base is None or changes is None:
+        if base is None or changes is None or not _adds_up(connection, state_dir, *changes):
             base = _write_base(connection, state_dir, generation)
             changes = [], []
         small = {"added": changes[0], "gone": changes[1], **_globs(connection)}
+        _checked.add(state_dir)
     hashed = hasher(base.key)
     holding = listings.holding(connection, time.time() if now is None else now)
     pairs = sorted((hashed(f"{kind}\0{value}"), until) for kind, value, until in holding)
@@ -173,6 +177,27 @@ def _changes(connection: "Connection", base: _Base) -> tuple[list[int], list[int
         [hashed(r.key) for r in rows if r.removed is None],
         [hashed(r.key) for r in rows if r.removed is not None],
     )
+
+
+def _adds_up(
+    connection: "Connection", state_dir: Path, added: list[int], gone: list[int]
+) -> bool:
+    """True where the large file with these changes holds as many traps as the store.
+
+    It does not where the store was restored from a backup: its revisions may then say the same of
+    other traps.
+    """
+    from sqlalchemy import func, select
+
+    from gatepost_policy import traps
+    from gatepost_policy.tables import TrapRow
+
+    base = load(state_dir).base
+    expected = len(base)
+    expected += sum(1 for number in set(added) if not contains(base, number))
+    expected -= sum(1 for number in set(gone) - set(added) if contains(base, number))
+    query = select(func.count()).select_from(TrapRow).where(TrapRow.kind == "exact", traps.live())
+    return connection.scalar(query) == expected
 
 
 def _globs(connection: "Connection") -> dict[str, list[str]]:

@@ -1,5 +1,11 @@
 """Fixtures of all tests; each area keeps its own in a `fix_*` module, named here."""
 
+from hypothesis import HealthCheck, settings
+
+# No test asserts a duration: a loaded machine is no finding.
+settings.register_profile("gatepost", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gatepost")
+
 pytest_plugins: list[str] = [
     "fix_mta",
     "fix_store",

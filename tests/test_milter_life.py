@@ -24,7 +24,7 @@ CONFIG = """
 [milter]
 socket = "{socket}"
 workers = 2
-drain = "4s"
+drain = "60s"
 [store]
 url = "sqlite:///{dir}/state/gatepost.sqlite"
 [log]

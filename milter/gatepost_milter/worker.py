@@ -113,7 +113,10 @@ def _obey(listener: Listener, control: int, report: int, settings: Settings) -> 
                 _drain(listener, time.monotonic() + MAX_GRACE_S)
                 return
         elif word in (b"q", b""):
-            deadline = time.monotonic() + min(settings.milter.drain, MAX_GRACE_S)
+            grace: float = settings.milter.drain
+            if word == b"q":
+                grace = min(grace, MAX_GRACE_S)  # nobody waits for us where the parent is gone
+            deadline = time.monotonic() + grace
             while not listener.queue_is_empty() and time.monotonic() < deadline - 1:
                 time.sleep(0.002)
             if word == b"" and Worker.open:

@@ -13,32 +13,15 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     String,
     Text,
     UniqueConstraint,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
-NAMES = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
-# SQLite numbers rows by itself only in a column of type INTEGER.
-BigKey = BigInteger().with_variant(Integer, "sqlite")
-# Byte order on PostgreSQL too: in a natural-language order a prefix is no range.
-Ordered = Text().with_variant(Text(collation="C"), "postgresql")
-
-
-class Base(DeclarativeBase):
-    """The base of all tables."""
-
-    metadata = MetaData(naming_convention=NAMES)
+from gatepost_policy.schema import Base as Base
+from gatepost_policy.schema import BigKey, Ordered
 
 
 class Message(Base):
@@ -134,8 +117,7 @@ class DomainDay(Base):
     """What one domain sent on one UTC day: the sender report's summary, added up beforehand.
 
     `reversed` is the domain alone, `shared` as in `message_domain` but among the message's
-    domains; '' has the sums of all messages. Always equals what the message rows say; a message
-    that is purged is taken out.
+    domains, '' the sums of all. Always what the message rows say: a purge takes out its own.
     """
 
     __tablename__ = "domain_day"
@@ -350,11 +332,10 @@ class TrapRow(Base):
 
 
 class SubmissionCount(Base):
-    """How many submissions on one day, and nothing else about them."""
+    """How many submissions on one day (since 1970-01-01 UTC), and nothing else about them."""
 
     __tablename__ = "submission_count"
 
-    # Days since 1970-01-01 UTC.
     day: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     direction: Mapped[str] = mapped_column(String(16), primary_key=True)
     family: Mapped[str] = mapped_column(String(8), primary_key=True)

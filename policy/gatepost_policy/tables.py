@@ -2,8 +2,8 @@
 
 Times are Unix seconds (UTC) as double precision. Every constraint has a name, so that a
 migration can speak of it. `reversed` columns hold `address.reversed_domain`: a domain with its
-subdomains is one index range. Only the recorder writes mail history; traps and hand-made
-listings are written by `milterctl` too.
+subdomains is one index range. Only the recorder writes mail history; `milterctl` too writes traps
+and hand-made listings.
 """
 
 from sqlalchemy import (
@@ -335,7 +335,6 @@ class SubmissionCount(Base):
     """How many submissions on one day (since 1970-01-01 UTC), and nothing else about them."""
 
     __tablename__ = "submission_count"
-
     day: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     direction: Mapped[str] = mapped_column(String(16), primary_key=True)
     family: Mapped[str] = mapped_column(String(8), primary_key=True)

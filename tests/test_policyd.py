@@ -132,7 +132,9 @@ def test_exim_message(policyd: Policyd) -> None:
         answer = client.exim("data", id="1xA-1", **inbound, recipients=TRAP, size="99",
                              **{"from": "a@signed.example"})  # fmt: skip
         assert answer == "550 5.7.1 Message refused by policy"
-        mixed = client.exim("data", id="1xA-2", **inbound, recipients=f"{TRAP}, u@home.example")
+        # Another client: the prefix of this one is listed until the recorder has read on.
+        other = {**inbound, "client_address": "203.0.113.52"}
+        mixed = client.exim("data", id="1xA-2", **other, recipients=f"{TRAP}, u@home.example")
         assert mixed == "OK drop=dHJhcEBob21lLmV4YW1wbGU="
         assert client.exim("data", id="1xA-3", client_address="203.0.113.51",
                            sender="x@y.example", recipients="u@home.example") == "OK"  # fmt: skip
@@ -267,12 +269,25 @@ def test_reload(policyd: Policyd) -> None:
         policyd.config.write_text(good + "\npolicy.nonsense = 1\n")
         policyd.child.send_signal(signal.SIGHUP)
         eventually(lambda: '"reload-refused"' in policyd.text())
-        policyd.config.write_text(good + '\ntrap.policy_answer = "reject"\n')
+        policyd.config.write_text(
+            good + '\ntrap.policy_answer = "reject"\nsender.listing_first = "3h"\n'
+        )
         policyd.child.send_signal(signal.SIGHUP)
         eventually(lambda: '"reloaded"' in policyd.text())
         with policyd.client() as client:
             got = client.postfix(TRAP, client_address="203.0.113.203")
             assert got == "550 5.1.1 User unknown"
+        # So does the recorder, once the one with the old settings has let go of its lock.
+        numbers = iter(range(204, 255))
+        query = "SELECT count(*) FROM listing WHERE seconds = 10800"
+
+        def recorded() -> bool:
+            with policyd.client() as client:
+                client.postfix(TRAP, client_address=f"203.0.113.{next(numbers)}")
+            time.sleep(0.5)
+            return policyd.sql(query) != [(0,)]
+
+        eventually(recorded)
     finally:
         policyd.config.write_text(good)
         policyd.child.send_signal(signal.SIGHUP)

@@ -29,6 +29,7 @@ from gatepost_policy.service import Service
 from gatepost_policy.sockets import SocketAddress
 
 if TYPE_CHECKING:
+    from gatepost_policy.maillog import MailLog
     from gatepost_policy.settings import Settings
 
 PARTIAL_S = 30.0
@@ -137,11 +138,16 @@ async def serve(settings: "Settings", path: Path | None, store: str | None) -> N
     server = Server(service)
     stop = asyncio.Event()
     halt = threading.Event()
+    recording = Recording()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _reload, server, path, store)
+    loop.add_signal_handler(signal.SIGHUP, _reload, server, recording, path, store)
     names = await server.listen()
-    recorder = _start_recorder(settings, service, halt)
+    recording.start(settings, service.log)
+    if settings.metrics.listen:
+        from gatepost_policy import metrics
+
+        metrics.start(settings, halt)
     # What exists by now lives as long as the process: the collector need not look at it again.
     gc.freeze()
     print(f"gatepost-policyd ready {' '.join(names)}", flush=True)
@@ -154,8 +160,7 @@ async def serve(settings: "Settings", path: Path | None, store: str | None) -> N
     sweeping.cancel()
     watching.cancel()
     await server.close()
-    if recorder is not None:
-        await loop.run_in_executor(None, recorder.join, STOP_S)
+    await loop.run_in_executor(None, recording.stop)
     getattr(service.journal, "close", lambda: None)()
 
 
@@ -166,35 +171,46 @@ async def _watchdog() -> None:
         await asyncio.sleep(every)
 
 
-def _start_recorder(
-    settings: "Settings", service: Service, halt: threading.Event
-) -> threading.Thread | None:
-    """The recorder waits for its lock in a thread: it takes over when the milter's has gone."""
+class Recording:
+    """The recorder in a thread: it takes over when the milter's, which holds the lock, has gone."""
+
+    def __init__(self) -> None:
+        self._halt = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, settings: "Settings", log: "MailLog") -> None:
+        """Record with these settings. One that runs already stops, and its successor waits."""
+        self._halt.set()
+        halt = self._halt = threading.Event()
+        thread = threading.Thread(
+            target=_record, args=(settings, log, halt), name="recorder", daemon=True
+        )
+        self._threads = [t for t in self._threads if t.is_alive()] + [thread]
+        thread.start()
+
+    def stop(self) -> None:
+        """Stop, and wait until what is in the journal is in the store, STOP_S at most."""
+        self._halt.set()
+        for thread in self._threads:
+            thread.join(STOP_S)
+
+
+def _record(settings: "Settings", log: "MailLog", halt: threading.Event) -> None:
     from gatepost_policy.recorder import Recorder
 
-    if settings.metrics.listen:
-        from gatepost_policy import metrics
-
-        metrics.start(settings, halt)
-
-    log = service.log
-
-    def run() -> None:
-        while not halt.is_set():
-            try:
-                Recorder(settings, lambda level, text: log.event(level, "recorder", text=text)).run(
-                    halt
-                )
-            except Exception as error:  # it must come back: the journal waits for it
-                log.event("error", "recorder-failed", type=type(error).__name__)
-                halt.wait(5.0)
-
-    thread = threading.Thread(target=run, name="recorder", daemon=True)
-    thread.start()
-    return thread
+    while not halt.is_set():
+        try:
+            Recorder(settings, lambda level, text: log.event(level, "recorder", text=text)).run(
+                halt
+            )
+        except Exception as error:  # it must come back: the journal waits for it
+            log.event("error", "recorder-failed", type=type(error).__name__)
+            halt.wait(5.0)
 
 
-def _reload(server: Server, path: Path | None, store: str | None) -> None:
+def _reload(
+    server: Server, recording: Recording, path: Path | None, store: str | None
+) -> None:
     """HUP: the new configuration, or the old one and a line that says why."""
     log = server.service.log
     notify.reloading()
@@ -210,6 +226,7 @@ def _reload(server: Server, path: Path | None, store: str | None) -> None:
     fresh.journal = old.journal
     fresh.adopt(old)
     server.service = fresh
+    recording.start(settings, fresh.log)
     fresh.log.event("info", "reloaded")
     notify.notify("READY=1")
 

@@ -15,9 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from mta_common import DELIVERY_TIMEOUT, HOST, LOGIN, PASSWORD, answers, certificate
 from mta_unpack import Programs
 from ports import free_port
-from postfix_instance import DELIVERY_TIMEOUT, HOST, LOGIN, PASSWORD, answers, certificate
 from smtp_client import Client
 
 CONF = Path(__file__).parents[1] / "conf/exim"

@@ -12,7 +12,6 @@ import pwd
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,16 +19,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mta_common import (
+    DELIVERY_TIMEOUT,
+    HOST,
+    LOGIN,
+    PASSWORD,
+    START_TIMEOUT,
+    answers,
+    certificate,
+)
 from mta_unpack import Programs
 from ports import free_port
 from postfix_recipes import entries
 from sasl_stub import SaslStub
 from smtp_client import Client
 
-HOST = "mx.local.test"
-LOGIN, PASSWORD = "alice.login@local.test", "secret"
-START_TIMEOUT = 60
-DELIVERY_TIMEOUT = 60
+__all__ = ["HOST", "LOGIN", "PASSWORD", "START_TIMEOUT", "PostfixInstance", "Setup", "version"]
 
 VIRTUAL = """\
 # nobody...@local.test is unknown at RCPT, everything at fail.test only at delivery: a bounce
@@ -369,42 +374,3 @@ def listener(where: str, options: Mapping[str, str]) -> str:
     lines = [f"{where} inet n - n - - smtpd"]
     lines += [f"  -o {{ {name} = {value} }}" for name, value in options.items()]
     return "\n".join(lines) + "\n"
-
-
-def answers(port: int, host: str = "127.0.0.1") -> bool:
-    """True where a server greets on the port."""
-    try:
-        with socket.create_connection((host, port), 5) as sock:
-            sock.settimeout(10)
-            return sock.recv(3) == b"220"
-    except OSError:
-        return False
-
-
-def certificate() -> bytes:
-    """A fresh self-signed certificate with its key, PEM."""
-    import datetime
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=2))
-        .sign(key, hashes.SHA256())
-    )
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    ) + signed.public_bytes(serialization.Encoding.PEM)

@@ -7,11 +7,8 @@ while the daemon is down, and attributes with everything a client may put into a
 import base64
 import json
 import re
-import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import dkim
 import pytest
@@ -22,9 +19,10 @@ import mta_modes
 import mta_unpack
 import rings
 from canary import Canaries
-from daemons import BIN, Daemon, read_everything
+from daemons import Daemon, read_everything
 from dns_server import DnsServer
 from exim_instance import CONF, EximInstance
+from exim_stack import CONFIG, TRAP, TRAP_2, by_id, milterctl, recorded, submit
 from gatepost_policy import leaks
 from gatepost_policy.settings import DEFAULT_REMOVE
 from mta_modes import COLUMNS, TELLING, Case
@@ -32,21 +30,6 @@ from ports import free_port
 from postfix_instance import LOGIN
 
 pytestmark = [pytest.mark.exim, pytest.mark.timeout(300)]
-
-CONFIG = """\
-[milter]
-socket = "inet:{port}@127.0.0.1"
-[policy]
-listen = "inet:{policy_port}@127.0.0.1"
-[store]
-url = "sqlite:///{dir}/gatepost.sqlite"
-[trap]
-policy_answer = "reject"
-[sender]
-action = "reject"
-"""
-TRAP, TRAP_2 = "trap@local.test", "old.customer@local.test"
-
 
 class Keys:
     """One RSA key as DNS record and as what dkimpy signs with."""
@@ -108,45 +91,6 @@ def bare(exim_programs: mta_unpack.Programs) -> Iterator[EximInstance]:
     """Exim without a word of gatepost: the counter-proof."""
     with EximInstance(exim_programs, free_port(), gatepost=False) as running:
         yield running
-
-
-def milterctl(daemon: Daemon, *args: str) -> str:
-    return subprocess.run(
-        [BIN / "milterctl", "--config", daemon.config, *args],
-        check=True, capture_output=True, text=True, cwd=daemon.home,
-    ).stdout  # fmt: skip
-
-
-def recorded(daemon: Daemon, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """The newest message of the report for which `wanted` holds; waits for it."""
-    end = time.monotonic() + 30
-    while True:
-        answer = json.loads(milterctl(daemon, "report", "--format", "json"))
-        for message in answer["messages"]:
-            if wanted(message):
-                found: dict[str, Any] = message
-                return found
-        assert time.monotonic() < end, answer["messages"]
-        time.sleep(0.2)
-
-
-def by_id(sent_final: str) -> Callable[[dict[str, Any]], bool]:
-    queue_id = sent_final.partition("id=")[2]
-    return lambda message: bool(message["queue_id"] == queue_id)
-
-
-def submit(exim: EximInstance, case: Case) -> tuple[Canaries, list[bytes]]:
-    """One column of the matrix. Exim has no XCLIENT as Postfix has: the client is a real one."""
-    fresh = Canaries.fresh("ipv4", LOGIN)
-    source = "" if case.family == "ipv6" else f"127.{fresh.port % 250}.77.9"
-    client = exim.submission("::1" if case.family == "ipv6" else "127.0.0.1", helo=fresh.helo,
-                             tls=case.tls, source=source, options=case.options)  # fmt: skip
-    canaries = Canaries(source or "192.168.7.7", fresh.name, fresh.helo, LOGIN, 1)
-    sent = client.send(mta_modes.message(canaries), case.sender, case.recipients)
-    assert sent.code == 250, (case.name, sent, client.transcript, exim.log_text())
-    return Canaries(canaries.address, fresh.name, fresh.helo, LOGIN, sent.port), exim.collect(
-        case.copies
-    )
 
 
 EXIM_COLUMNS = tuple(c for c in COLUMNS if c.name != "SMTPUTF8")
@@ -363,74 +307,3 @@ def test_nobody_is_told_of_a_submission(exim: EximInstance, policyd: Daemon) -> 
     exim.inbound(source="127.9.9.7", helo=fresh.helo).send(b"S: x\n\nx\n", "x@y.example", [TRAP])
     time.sleep(1.5)
     assert any("EHLO" in words.found(d) for d in read_everything(policyd.home).values())
-
-
-# -- configurations of their own ------------------------------------------------------------------
-
-
-def verdicts(more: str, tag: bool = False) -> Daemon:
-    config = CONFIG.replace('policy_answer = "reject"\n', "").replace("[trap]\n", "[trap]\n" + more)
-    if tag:
-        config = config.replace('action = "reject"\n', 'action = "tag"\n')
-    daemon = Daemon(config, "gatepost-policyd")
-    milterctl(daemon, "trap", "add", TRAP)
-    time.sleep(2.5)
-    return daemon
-
-
-def test_verdict_at_data(exim_programs: mta_unpack.Programs) -> None:
-    """reject-after-data; a trap beside a real recipient gets no copy; then discard."""
-    message = b"Subject: x\nFrom: x@y.example\n\nx\n"
-    with (
-        verdicts("") as daemon,
-        EximInstance(exim_programs, daemon.policy_port) as exim,
-    ):
-        sent = exim.inbound(source="127.50.0.1").send(message, "x@y.example", [TRAP])
-        assert sent.rcpt[TRAP].startswith("250"), sent
-        assert sent.final.strip() == "550 5.7.1 Message refused by policy", sent
-        sent = exim.inbound(source="127.50.0.2").send(
-            message, "x@y.example", [TRAP, "bob@local.test"]
-        )
-        assert sent.code == 250, (sent, exim.log_text())
-        (data,) = exim.collect()
-        assert b"Envelope-to: bob@local.test" in data
-        time.sleep(0.5)
-        assert exim.delivered() == [], "the trap got a copy"
-    with verdicts("", tag=True) as daemon, EximInstance(exim_programs, daemon.policy_port) as exim:
-        exim.inbound(source="127.50.0.4").send(message, "x@y.example", [TRAP])
-        end = time.monotonic() + 20
-        data = b""
-        while b"X-Gatepost: listed" not in data and time.monotonic() < end:
-            exim.inbound(source="127.50.0.4").send(message, "x@y.example", ["bob@local.test"])
-            (data,) = exim.collect()
-        assert b"X-Gatepost: listed" in data, data.decode()
-    with (
-        verdicts('action = "discard"\n') as daemon,
-        EximInstance(exim_programs, daemon.policy_port) as exim,
-    ):
-        sent = exim.inbound(source="127.50.0.3").send(message, "x@y.example", [TRAP])
-        assert sent.code == 250, sent
-        time.sleep(0.5)
-        assert exim.delivered() == []
-        assert "<= x@y.example" in exim.log_text()
-
-
-@pytest.mark.parametrize("stance, code", [("OK", 250), ("451 4.3.0 Try again later", 451)])
-def test_daemon_down(exim_programs: mta_unpack.Programs, stance: str, code: int) -> None:
-    """What GATEPOST_DOWN says holds for strangers; the scrub needs no daemon at all."""
-    replace = (("GATEPOST_DOWN = OK", f"GATEPOST_DOWN = {stance}"),)
-    with EximInstance(exim_programs, free_port(), replace=replace) as exim:
-        sent = exim.inbound().send(b"Subject: x\n\nx\n", "x@y.example", ["bob@local.test"])
-        assert sent.code == code, sent
-        if code == 250:
-            exim.collect()
-            canaries, delivered = submit(exim, COLUMNS[0])
-            assert canaries.found(delivered[0]) == ()
-
-
-def test_daemon_hangs(exim_programs: mta_unpack.Programs) -> None:
-    """A socket that accepts and says nothing costs three seconds a question, and mail flows."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with EximInstance(exim_programs, silent.getsockname()[1]) as exim:
-            sent = exim.inbound().send(b"Subject: x\n\nx\n", "x@y.example", ["bob@local.test"])
-            assert sent.code == 250, sent

@@ -1,0 +1,83 @@
+"""Exim's answers at DATA under other settings, and while gatepost-policyd is down or hangs."""
+
+import socket
+import time
+
+import pytest
+
+import mta_unpack
+from daemons import Daemon
+from exim_instance import EximInstance
+from exim_stack import CONFIG, TRAP, milterctl, submit
+from mta_modes import COLUMNS
+from ports import free_port
+
+pytestmark = [pytest.mark.exim, pytest.mark.timeout(300)]
+
+
+def verdicts(more: str, tag: bool = False) -> Daemon:
+    config = CONFIG.replace('policy_answer = "reject"\n', "").replace("[trap]\n", "[trap]\n" + more)
+    if tag:
+        config = config.replace('action = "reject"\n', 'action = "tag"\n')
+    daemon = Daemon(config, "gatepost-policyd")
+    milterctl(daemon, "trap", "add", TRAP)
+    time.sleep(2.5)
+    return daemon
+
+
+def test_verdict_at_data(exim_programs: mta_unpack.Programs) -> None:
+    """reject-after-data; a trap beside a real recipient gets no copy; then discard."""
+    message = b"Subject: x\nFrom: x@y.example\n\nx\n"
+    with (
+        verdicts("") as daemon,
+        EximInstance(exim_programs, daemon.policy_port) as exim,
+    ):
+        sent = exim.inbound(source="127.50.0.1").send(message, "x@y.example", [TRAP])
+        assert sent.rcpt[TRAP].startswith("250"), sent
+        assert sent.final.strip() == "550 5.7.1 Message refused by policy", sent
+        sent = exim.inbound(source="127.50.0.2").send(
+            message, "x@y.example", [TRAP, "bob@local.test"]
+        )
+        assert sent.code == 250, (sent, exim.log_text())
+        (data,) = exim.collect()
+        assert b"Envelope-to: bob@local.test" in data
+        time.sleep(0.5)
+        assert exim.delivered() == [], "the trap got a copy"
+    with verdicts("", tag=True) as daemon, EximInstance(exim_programs, daemon.policy_port) as exim:
+        exim.inbound(source="127.50.0.4").send(message, "x@y.example", [TRAP])
+        end = time.monotonic() + 20
+        data = b""
+        while b"X-Gatepost: listed" not in data and time.monotonic() < end:
+            exim.inbound(source="127.50.0.4").send(message, "x@y.example", ["bob@local.test"])
+            (data,) = exim.collect()
+        assert b"X-Gatepost: listed" in data, data.decode()
+    with (
+        verdicts('action = "discard"\n') as daemon,
+        EximInstance(exim_programs, daemon.policy_port) as exim,
+    ):
+        sent = exim.inbound(source="127.50.0.3").send(message, "x@y.example", [TRAP])
+        assert sent.code == 250, sent
+        time.sleep(0.5)
+        assert exim.delivered() == []
+        assert "<= x@y.example" in exim.log_text()
+
+
+@pytest.mark.parametrize("stance, code", [("OK", 250), ("451 4.3.0 Try again later", 451)])
+def test_daemon_down(exim_programs: mta_unpack.Programs, stance: str, code: int) -> None:
+    """What GATEPOST_DOWN says holds for strangers; the scrub needs no daemon at all."""
+    replace = (("GATEPOST_DOWN = OK", f"GATEPOST_DOWN = {stance}"),)
+    with EximInstance(exim_programs, free_port(), replace=replace) as exim:
+        sent = exim.inbound().send(b"Subject: x\n\nx\n", "x@y.example", ["bob@local.test"])
+        assert sent.code == code, sent
+        if code == 250:
+            exim.collect()
+            canaries, delivered = submit(exim, COLUMNS[0])
+            assert canaries.found(delivered[0]) == ()
+
+
+def test_daemon_hangs(exim_programs: mta_unpack.Programs) -> None:
+    """A socket that accepts and says nothing costs three seconds a question, and mail flows."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with EximInstance(exim_programs, silent.getsockname()[1]) as exim:
+            sent = exim.inbound().send(b"Subject: x\n\nx\n", "x@y.example", ["bob@local.test"])
+            assert sent.code == 250, sent

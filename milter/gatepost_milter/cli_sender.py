@@ -80,9 +80,12 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
         return
     to = console(sys.stdout)
     table = plain("Listed", "Kind", "Since", "Until", "State", "Hits", "Reason", "Note", to=to)
+    watched = app.settings.sender.promotion != "enforce"
     for one in listed:
+        # A suspect network that nothing is done about must not look like one that is shut out.
+        state = "watched" if one.kind == "promoted" and watched else one.state
         table.add_row(
-            shown(one.value), one.kind, minute(one.since), minute(one.until), one.state,
+            shown(one.value), one.kind, minute(one.since), minute(one.until), state,
             str(one.hits), one.reason, shown(one.note or ""),
         )  # fmt: skip
     if listed:

@@ -91,7 +91,8 @@ SIGNATURE = (
     "message_id, position, domain, selector, algorithm, canonicalization, key_bits, crypto, result",
     f"id, 0, {DOMAIN}, 's1', 'rsa-sha256', 'relaxed/relaxed', 2048, result, result",
 )
-DAY = "CAST(at / 86400 AS bigint)"
+# SQLite's cast cuts, PostgreSQL's rounds.
+DAY = {"sqlite": "CAST(at / 86400 AS bigint)", "postgresql": "floor(at / 86400)"}
 
 
 def fill(engine: Engine, rows: int) -> None:
@@ -149,7 +150,7 @@ def pieces(rows: int, dialect: str) -> list[tuple[int, int, int]]:
 
 def keys_and_sums(engine: Engine) -> None:
     """What follows from the messages, in the order of its primary key: the fastest way in."""
-    day = DAY
+    day = DAY[engine.dialect.name]
     views = f"""
         SELECT m.id AS id, m.at AS at, {day} AS day, family, m.traps AS traps, prefix, address,
           client_name, sender_key, from_key, s.result AS result,

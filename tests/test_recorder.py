@@ -279,6 +279,16 @@ def test_days_are_counted_in_any_order(any_settings: Settings, any_engine: Engin
     assert count(any_engine, "identity", "days = 5 AND messages = 8") == 4
 
 
+def test_a_day_is_a_day_in_utc(any_settings: Settings, any_engine: Engine) -> None:
+    """Morning and evening of one day, and the next morning, told one by one: two days."""
+    midnight = AT - AT % 86_400
+    for n, hour in enumerate((1, 9, 15, 23, 26, 34)):
+        told = [message(n, at=midnight + hour * 3600)]
+        recorder.record_batch(any_engine, told, any_settings)
+    assert count(any_engine, "identity", "days = 2 AND messages = 6") == 4
+    assert count(any_engine, "domain_day", "reversed = ''") == 2
+
+
 def test_a_trap_hit_is_published_before_the_next_look(
     settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ Everything is upserted in sorted order, the tables always in the same order, so 
 of several hosts take their locks alike.
 """
 
+import re
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
@@ -86,15 +87,21 @@ def _drop_empty(connection: Connection, sums: derive.Sums) -> None:
 
 # A day counts when it lies outside of what is known. One that lies inside and had no message yet
 # (an older log imported late) is not counted: nobody is called a repeat sender by a guess.
-_NEW_DAY = """days:=old.days + CASE WHEN CAST(new.first_seen / 86400 AS bigint)
- > CAST(old.last_seen / 86400 AS bigint) OR CAST(new.last_seen / 86400 AS bigint)
- < CAST(old.first_seen / 86400 AS bigint) THEN 1 ELSE 0 END"""
+_NEW_DAY = (
+    "days:=old.days + CASE WHEN {new.first_seen} > {old.last_seen}"
+    " OR {new.last_seen} < {old.first_seen} THEN 1 ELSE 0 END"
+)
+# SQLite's cast cuts and PostgreSQL's rounds, which would move half of each day to the next.
+_DAY_OF = {"sqlite": r"CAST(\1 / 86400 AS bigint)", "postgresql": r"floor(\1 / 86400)"}
 _IDENTITY = ("first_seen<", "last_seen>", "learned>", "messages+", "trap_messages+", "ipv4+",
              "ipv6+")  # fmt: skip
 
 
 def _identities(connection: Connection, sums: derive.Sums, learned: float) -> None:
     dialect = connection.dialect.name
+    one = sqltext.upsert(
+        dialect, "identity", *_IDENTITY, re.sub(r"\{(.*?)\}", _DAY_OF[dialect], _NEW_DAY)
+    )
     one_day: list[tuple[object, ...]] = []
     several: list[tuple[str, str]] = []
     for (kind, value), i in sorted(sums.identities.items()):
@@ -106,9 +113,7 @@ def _identities(connection: Connection, sums: derive.Sums, learned: float) -> No
              i.ipv6, False, None)
         )  # fmt: skip
     if not several:
-        sqltext.many(
-            connection, sqltext.upsert(dialect, "identity", *_IDENTITY, _NEW_DAY), one_day
-        )
+        sqltext.many(connection, one, one_day)
         return
     # Days on both sides of what is known need a look at it. One upsert a day, from the known span
     # outwards, counts each of them; all sorted by identity, so that locks are taken in order.
@@ -122,7 +127,6 @@ def _identities(connection: Connection, sums: derive.Sums, learned: float) -> No
             (kind, value, i.reversed, i.first, i.last, learned, i.messages, i.traps, len(days),
              i.ipv4, i.ipv6, False, None)
         )  # fmt: skip
-    one = sqltext.upsert(dialect, "identity", *_IDENTITY, _NEW_DAY)
     more = sqltext.upsert(dialect, "identity", *_IDENTITY, "days+")
     # Runs of the same statement go out together; the order over all of them stays sorted.
     run: list[tuple[object, ...]] = []

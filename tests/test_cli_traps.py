@@ -64,7 +64,7 @@ def test_add_list_remove(run: Run) -> None:
         ("trap@home.example", "Trap+x@home.example", "2026-01-02T00:00:00Z"),
     ]
     assert run("trap", "remove", "trap@home.example", "never@home.example") == (
-        1, "trap@home.example is no trap any more\nnever@home.example was no trap\n",
+        0, "trap@home.example is no trap any more\nnever@home.example was no trap\n",
     )  # fmt: skip
     assert len(json.loads(run("trap", "list", "--format", "json")[1])) == 1
 
@@ -101,7 +101,7 @@ def test_import(run: Run, tmp_path: Path) -> None:
     assert "-: line 2: bad line \\x1b[31m: want an address" in output
     listed_now = json.loads(run("trap", "list", "--format", "json")[1])
     assert {t["key"]: t["source"] for t in listed_now} == {
-        "a@home.example": "list", "b@home.example": "list", "c@home.example": "",
+        "a@home.example": "list", "b@home.example": "list", "c@home.example": None,
     }  # fmt: skip
 
 

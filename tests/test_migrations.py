@@ -151,10 +151,26 @@ def test_many_open_a_new_store_at_once(tmp_path: Path) -> None:
 
 
 def test_a_store_is_its_owners_alone(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path / "new" / "state")
+    settings = settings_in(tmp_path / "state")
     store.open_engine(settings).dispose()
-    assert (tmp_path / "new" / "state").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
     assert Path(settings.store.url).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("missing", ["{}/mistyped/state", "/no-such-place"])
+def test_a_mistyped_path_is_no_new_store(tmp_path: Path, missing: str) -> None:
+    directory = Path(missing.format(tmp_path))
+    with pytest.raises(store.StoreError, match="No such file or directory"):
+        store.open_engine(settings_in(directory))
+    assert not directory.exists() and not (tmp_path / "mistyped").exists()
+
+
+def test_the_default_place_is_made_with_all_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "not" / "yet"))
+    store.open_engine(Settings()).dispose()
+    assert (tmp_path / "not" / "yet" / "gatepost").stat().st_mode & 0o777 == 0o700
 
 
 def test_constraints_have_names(any_engine: Engine) -> None:

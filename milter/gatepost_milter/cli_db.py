@@ -38,8 +38,10 @@ def upgrade(app: App) -> None:
 
 
 def _directory(path: Path) -> None:
+    from gatepost_policy.migrate import make_directory
+
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent)
     except OSError as error:
         raise Failure(f"{path.parent}: cannot be made: {error.strerror}", 3) from None
 

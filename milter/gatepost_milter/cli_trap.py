@@ -97,7 +97,6 @@ def remove(app: App, names: tuple[str, ...]) -> None:
     from gatepost_policy.shown import shown, utf8
 
     engine = app.engine()
-    missing = False
     try:
         with store.writing(engine) as connection:
             for name in names:
@@ -105,12 +104,9 @@ def remove(app: App, names: tuple[str, ...]) -> None:
                     was = traps.remove(connection, utf8(name), at=time.time())
                 except ValueError as error:
                     raise Failure(f"{name}: {error}", USAGE) from None
-                missing |= not was
                 click.echo(f"{shown(name)} {'is no trap any more' if was else 'was no trap'}")
     finally:
         engine.dispose()
-    if missing:
-        raise SystemExit(FINDINGS)
 
 
 @command.command("list")
@@ -137,6 +133,8 @@ def list_(app: App, match: str, source: str | None, limit: int | None, form: str
             row = asdict(trap)
             for name in ("published_at", "added", "live_at"):
                 row[name] = _time(row[name])
+            for name in ("source", "note", "published", "live_as"):
+                row[name] = row[name] or None
             rows.append(row)
         _dump(rows)
         return

@@ -120,7 +120,7 @@ class _Said:
         known = side.get("envelope") if isinstance(side.get("envelope"), dict) else {}
         client = side.get("client") if isinstance(side.get("client"), dict) else {}
         side = {**side, **(known or {})}
-        client = client or {"address": side.get("client")}
+        client = client or {"address": side.get("client"), "helo": side.get("helo")}
         fields, _ = parse(crlf(item.data))
         came = trace.arrival(fields)
         address = given.client or _text(client.get("address")) or came.client

@@ -9,13 +9,14 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import ENOENT
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
-from gatepost_policy import store
+from gatepost_policy import config, store
 from gatepost_policy.store import StoreError
 
 if TYPE_CHECKING:
@@ -106,8 +107,7 @@ def _refuse_newer(engine: Engine, found: str | None) -> None:
 def _make_directory(engine: Engine) -> None:
     path = Path(str(engine.url.database))
     try:
-        # What the store holds is for its owner alone.
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent)
         if not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:
@@ -116,6 +116,21 @@ def _make_directory(engine: Engine) -> None:
             "look at owner and mode of its directory, or set store.url",
             temporary=True,
         ) from None
+
+
+def make_directory(directory: Path) -> None:
+    """The directory of a SQLite store, where it is missing. Raises OSError.
+
+    The default one is made with all above it. Of one that was named only itself is made, and
+    never below `/`: a whole new path is a mistyped one, and an empty history no answer.
+    """
+    if directory.is_dir():
+        return
+    default = directory == config.default_state_dir()
+    if not default and directory.parent == directory.parent.parent:
+        raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(directory))
+    # What the store holds is for its owner alone.
+    directory.mkdir(mode=0o700, parents=default, exist_ok=True)
 
 
 @contextmanager

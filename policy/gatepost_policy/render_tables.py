@@ -6,7 +6,6 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gatepost_policy.facts import Signature
 from gatepost_policy.report import Line, Listed, Report
 from gatepost_policy.rhythm import DAY, number
 from gatepost_policy.roundup import Sender
@@ -106,11 +105,11 @@ def messages(lines: Sequence[Line], to: Console) -> Table:
             minute(line.at), gap, NAMES.get(line.family, shown(line.family)),
         ]  # fmt: skip
         if wide:
-            row += [brought, _author(line), _recipients(line), _signatures(line.signatures)]
+            row += [brought, _author(line), _recipients(line), _signatures(line)]
             size = "" if line.size is None else str(line.size)
             row += [size, shown(f"{line.action} ({line.reason})"), line.source]
         else:
-            dkim = UNSIGNED.get(line.dkim, line.dkim)
+            dkim = UNSIGNED.get(line.dkim, line.dkim) if _seen(line) else ""
             who = Text(_author(line)).append(" to ").append(_recipients(line))
             row += [Text(dkim, style(line.dkim)), who.append(f"\n{brought}", DIM)]
         made.add_row(*row)
@@ -133,11 +132,16 @@ def _recipients(line: Line) -> Text:
     return text
 
 
-def _signatures(signatures: Sequence[Signature]) -> Text:
-    if not signatures:
-        return Text("unsigned", DIM)
+def _seen(line: Line) -> bool:
+    """False where a recipient was all that was seen of it: it may have been signed."""
+    return bool(line.signatures) or line.size is not None
+
+
+def _signatures(line: Line) -> Text:
+    if not line.signatures:
+        return Text("unsigned" if _seen(line) else "", DIM)
     text = Text()
-    for signature in signatures:
+    for signature in line.signatures:
         text.append(", " if text else "").append(signature.result, style(signature.result))
         text.append(f" {shown(signature.domain or '')}")
         if signature.reason and signature.result != "pass":

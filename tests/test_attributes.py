@@ -72,6 +72,8 @@ DOUBTS = [
     (postfix(helo_name="a\0b"), "a NUL"),
     (postfix()[:-1] + b"sender=other@x.example\n\n", "an attribute twice"),
     (postfix()[:-1] + b"sender=x@spam.example\n\n", None),  # the same again says nothing else
+    (postfix()[:-1] + b"b64.sender=%%%\n\n", "broken base64"),
+    (postfix()[:-1] + b"b64.instance=AA==\n\n", "a NUL"),
     (exim("rcpt", sender=""), None),
     (b"exim stage=rcpt client_address=192.0.2.7 size=\n", None),
     (b"exim stage=rcpt word\n", "a word without name and value"),
@@ -87,6 +89,11 @@ DOUBTS = [
 @pytest.mark.parametrize(("data", "doubt"), DOUBTS)
 def test_doubt(data: bytes, doubt: str | None) -> None:
     assert one(data).doubt == doubt
+
+
+def test_base64_in_lines_of_their_own() -> None:
+    (got,) = read(b"request=smtpd_access_policy\nb64.sender=" + b64("a b=@x").encode() + b"\n\n")
+    assert (got.doubt, got.get("sender")) == (None, "a b=@x")
 
 
 def test_pipelined_and_mixed() -> None:

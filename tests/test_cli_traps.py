@@ -72,8 +72,6 @@ def test_add_list_remove(run: Run) -> None:
 BAD = [
     (("trap", "add", "nonsense"), "want an address"),
     (("trap", "add", "good@home.example", "postmaster@home.example"), "always open"),
-    (("trap", "import", "/nowhere/list"), "cannot be read"),
-    (("trap", "import", "/"), "Is a directory"),
     (("trap", "hits", "nonsense"), "want an address"),
     (("sender", "punish", "nobody"), "want an IP address"),
     (("sender", "punish", "192.0.2.1", "--for", "soon"), "want a duration"),
@@ -87,6 +85,14 @@ def test_bad_usage_is_one_line_and_2(run: Run, words: tuple[str, ...], want: str
     assert (code, want in output) == (2, True), output
     # Nothing of a command that failed is kept.
     assert json.loads(run("trap", "list", "--format", "json")[1]) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "want"), [("/nowhere/list", "cannot be read"), ("/", "Is a directory")]
+)
+def test_an_unreadable_list_is_one_line_and_1(run: Run, file: str, want: str) -> None:
+    code, output = run("trap", "import", file)
+    assert (code, want in output, len(output.splitlines())) == (1, True, 1), output
 
 
 def test_import(run: Run, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_zone(milterctl: Any) -> None:
 def test_problems(tmp_path: Path, milterctl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, err = milterctl("import", "exim", "nowhere.log")
-    assert (code, out, err) == (2, "", "milterctl: nowhere.log: No such file or directory\n")
+    assert (code, out, err) == (1, "", "milterctl: nowhere.log: No such file or directory\n")
     (tmp_path / "cut.gz").write_bytes(gzip.compress(LOG.encode() + os.urandom(9999))[:3000])
     code, out, err = milterctl("import", "exim", "cut.gz", "--zone", "UTC")
     assert code == 1 and "3 new" in out and "cut.gz: damaged, read up to there" in err

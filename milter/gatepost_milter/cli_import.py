@@ -126,7 +126,7 @@ def _opened(stack: ExitStack, path: str, zone: tzinfo | None, now: float) -> _Lo
         clock = Clock(zone, now if file.modified is None else file.modified)
         return _Log(file, clock, file.head())
     except OSError as error:
-        raise Failure(f"{shown(path)}: {error.strerror or error}", USAGE) from None
+        raise Failure(f"{shown(path)}: {error.strerror or error}") from None
 
 
 def _in_order(logs: list[_Log], importer: Importer) -> list[_Log]:

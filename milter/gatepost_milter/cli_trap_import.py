@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import click
 
-from gatepost_milter.cli_common import FINDINGS, USAGE, App, Failure, note, on_terminal
+from gatepost_milter.cli_common import FINDINGS, App, Failure, note, on_terminal
 from gatepost_milter.cli_trap_options import NOTE, PUBLISHED, SOURCE, WHEN
 
 
@@ -88,7 +88,7 @@ class _opened:
             self.file = self.path.open("rb")
             size = self.path.stat().st_size
         except OSError as error:
-            raise Failure(f"{self.path}: cannot be read: {error.strerror}", USAGE) from None
+            raise Failure(f"{self.path}: cannot be read: {error.strerror}") from None
         # A line without end must not fill the memory; what is longer is no address anyway.
         file = self.file
         return iter(lambda: file.readline(MAX_LINE_BYTES), b""), size

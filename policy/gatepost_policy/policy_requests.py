@@ -87,19 +87,27 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")
 
 
+def _attribute(name: bytes, value: bytes, values: dict[str, str]) -> str | None:
+    """Put one attribute into `values`; what is doubtful about it, or None."""
+    if name.startswith(b"b64."):
+        name = name[4:]
+        try:
+            value = base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            return "broken base64"
+    if b"\0" in name or b"\0" in value:
+        return "a NUL"
+    key, text = _text(name), _text(value)
+    return "an attribute twice" if values.setdefault(key, text) != text else None
+
+
 def _postfix(lines: list[bytes]) -> Request:
     values: dict[str, str] = {}
     doubt: str | None = None
     for line in lines:
         name, equals, value = line.partition(b"=")
-        if not equals or not name:
-            doubt = "a line without name and value"
-        elif b"\0" in line:
-            doubt = "a NUL"
-        else:
-            key, text = _text(name), _text(value)
-            if values.setdefault(key, text) != text:
-                doubt = "an attribute twice"
+        doubt = (_attribute(name, value, values) if equals and name else
+                 "a line without name and value") or doubt  # fmt: skip
     if doubt is None and values.get("request") != "smtpd_access_policy":
         doubt = "another kind of request"
     return Request(Form.POSTFIX, values, doubt)
@@ -113,22 +121,8 @@ def _exim(line: bytes) -> Request:
             continue
         # The first `=` ends the name; base64 padding comes later.
         name, equals, value = word.partition(b"=")
-        if not equals or not name:
-            doubt = "a word without name and value"
-            continue
-        if name.startswith(b"b64."):
-            name = name[4:]
-            try:
-                value = base64.b64decode(value, validate=True)
-            except (binascii.Error, ValueError):
-                doubt = "broken base64"
-                continue
-        if b"\0" in value:
-            doubt = "a NUL"
-            continue
-        key, text = _text(name), _text(value)
-        if values.setdefault(key, text) != text:
-            doubt = "an attribute twice"
+        doubt = (_attribute(name, value, values) if equals and name else
+                 "a word without name and value") or doubt  # fmt: skip
     if doubt is None and values.get("stage") not in ("rcpt", "dkim", "data"):
         doubt = "another stage"
     return Request(Form.EXIM, values, doubt)

@@ -69,7 +69,7 @@ class Service:
         if request.doubt is not None:
             return None
         if request.form is Form.POSTFIX:
-            if request.get("protocol_state") != "RCPT" or not request.get("recipient"):
+            if (request.get("protocol_state") or "RCPT") != "RCPT" or not request.get("recipient"):
                 return None
             return attributes.facts(request, self.clock(), self.settings)
         stage, name = request.get("stage"), request.get("id")

@@ -101,7 +101,7 @@ def command(
     if socket is not None:
         _check_socket(socket)
         if record:
-            raise Failure("--record: the milter at --milter records by itself", USAGE)
+            note("--record: the milter at --milter records by itself")
         if given.dns is not None or at is not None:
             note("--dns and --at reach only a private milter: the one at --milter ignores them")
     differences = Differences.read(old) if old else None

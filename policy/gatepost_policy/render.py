@@ -85,7 +85,10 @@ def _dkim(report: Report) -> Text:
     for at, (result, count) in enumerate(report.summary.dkim.items()):
         word = UNSIGNED.get(result, result)
         text.append(", " if at else "").append(f"{word} {count}", style(result))
-    keys = {f"{s.selector} ({s.algorithm})" for line in report.messages for s in line.signatures}
+    keys = {
+        f"{s.selector} ({s.algorithm or 'unknown'})"
+        for line in report.messages for s in line.signatures if s.selector
+    }  # fmt: skip
     if keys and not report.overview and len(keys) <= 3:
         text.append("; selector " + ", ".join(sorted(shown(key) for key in keys)))
     return text

@@ -15,6 +15,7 @@ say() { printf 'test-setup: %s\n' "$*" >&2; }
 wanted() {
     cat <<'EOF'
 /usr/bin/swaks swaks
+/usr/lib/*/perl5/*/Net/SSLeay.pm libnet-ssleay-perl
 /usr/sbin/opendkim opendkim
 /usr/sbin/nft nftables
 /usr/sbin/rbldnsd rbldnsd

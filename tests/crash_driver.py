@@ -12,6 +12,7 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,7 +131,6 @@ class Milter:
         )
         self.journal = home / "journal"
         self.process: subprocess.Popen[bytes] | None = None
-        self._olds: list[int] = []
         self._starts = 0
         self._log = home / "log"
 
@@ -180,7 +180,6 @@ class Milter:
         """kill -9 a worker, the recorder, the parent, or everything."""
         assert self.process is not None
         if what in ("parent", "all"):
-            self._olds.append(self.process.pid)
             (os.killpg if what == "all" else os.kill)(self.process.pid, signal.SIGKILL)
             self.process.wait(PATIENCE_S)
             return
@@ -195,30 +194,33 @@ class Milter:
         return self.process is not None and self.process.poll() is None
 
     def stop(self) -> None:
-        """TERM, and wait until everything of it is gone."""
+        """TERM, and wait until everything of it is gone, what was killed before included."""
         if self.process is not None and self.alive():
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(PATIENCE_S)
-        for pid in self._olds:
-            until(lambda pid=pid: not _group_exists(pid), lambda: "workers outlive their parent")
+        until(lambda: not self.processes(), lambda: "processes outlive their parent")
 
     def end(self) -> None:
         """Whatever happened: leave nothing behind."""
-        for pid in [*self._olds, *([self.process.pid] if self.process else [])]:
-            try:
-                os.killpg(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        for pid in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if self.process is not None:
             self.process.wait(PATIENCE_S)
 
+    def processes(self) -> list[int]:
+        """All that were ever started with our configuration and still run.
 
-def _group_exists(pid: int) -> bool:
-    try:
-        os.killpg(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        By their command line, never by a remembered id: in an hour of crashes ids come round.
+        """
+        found: list[int] = []
+        mine = os.fsencode(self.config)
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with suppress(OSError):
+                    if mine in (entry / "cmdline").read_bytes().split(b"\0"):
+                        found.append(int(entry.name))
+        return found
 
 
 def until(what: "object", say: "object" = None) -> None:

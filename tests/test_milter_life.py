@@ -15,7 +15,8 @@ import pytest
 
 from daemons import BIN, Daemon
 from gatepost_milter import harness
-from gatepost_policy import journal
+from gatepost_policy import journal, store, traps
+from gatepost_policy.settings import Settings
 from ports import free_port
 
 pytestmark = [pytest.mark.milter, pytest.mark.slow]
@@ -247,6 +248,22 @@ def run(*arguments: str, config: str = "", tmp_path: Path) -> tuple[int, str]:
 
 def milter_socket(place: str) -> str:
     return f'[milter]\nsocket = "{place}"\n[store]\nurl = "sqlite:////nowhere/x.sqlite"\n'
+
+
+def test_the_first_message_meets_the_traps(tmp_path: Path) -> None:
+    """A trap that was made while nothing ran is one when the service is ready."""
+    url = f"sqlite:///{tmp_path}/state/gatepost.sqlite"
+    settings = Settings.model_validate({"store": {"url": url}})
+    engine = store.open_engine(settings)
+    with store.writing(engine) as connection:
+        traps.add(connection, "trap@example.net", at=time.time())
+    engine.dispose()
+    daemon, place = start(tmp_path)
+    try:
+        sent = deliver(place, recipients=["trap@example.net"])
+        assert (sent.action, sent.stage) == ("reject", "end")
+    finally:
+        daemon.stop()
 
 
 def test_socket_that_cannot_be_had(service: tuple[Daemon, str], tmp_path: Path) -> None:

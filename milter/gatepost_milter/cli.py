@@ -106,6 +106,9 @@ def _run(arguments: Sequence[str] | None) -> int:
             code = done.code
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return USAGE
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "milterctl"
         message = error.format_message().rstrip(".")

@@ -32,6 +32,7 @@ from gatepost_policy.settings import Settings
 
 WAITED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 DEAF_S = 2.0
+PUBLISH_S = 2.0
 START_S = 30.0  # a new generation must be there within this
 DRAIN_S = 4.3  # workers; then helpers until END_S
 END_S = 4.8
@@ -65,6 +66,8 @@ class Supervisor:
         # The first full collection would write to, and so copy, every page the workers share.
         gc.collect()
         gc.freeze()
+        if self.helpers:
+            self._publish()
         for helper in self.helpers:
             self._fork_helper(helper)
         if not self._start_generation(config.worker_count(self.settings)):
@@ -73,6 +76,29 @@ class Supervisor:
         self.ready(self.settings)
         notify("READY=1", f"STATUS={len(self.children)} processes")
         return self._wait()
+
+    def _publish(self) -> None:
+        """Traps and listings as they are now, for workers not yet there; PUBLISH_S at most.
+
+        In a child of its own: no database engine may exist in this process. What goes wrong here
+        goes wrong for the recorder too, which says so and tries again.
+        """
+        pid = os.fork()
+        if pid == 0:
+            try:
+                from gatepost_policy.recorder import publish_now
+
+                self.listener.go_deaf()
+                publish_now(self.settings)
+            finally:
+                os._exit(0)
+        deadline = time.monotonic() + PUBLISH_S
+        while os.waitpid(pid, os.WNOHANG)[0] == 0:
+            if time.monotonic() >= deadline:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return
+            time.sleep(0.005)
 
     def _make_slots(self) -> None:
         try:

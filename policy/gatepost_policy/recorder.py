@@ -283,7 +283,8 @@ def wait_until_ingested(settings: "Settings", timeout: float = 2.0) -> bool:
 def publish_now(settings: "Settings") -> None:
     """Where no recorder runs: tell the processes of this host what the store knows.
 
-    For a milter that starts for a moment only. A SQLite store that does not exist knows nothing.
+    For a service that starts: the first message is judged by what was known before it. A SQLite
+    store that does not exist knows nothing.
     Raises StoreError and OSError.
     """
     path = config.database_path(settings)

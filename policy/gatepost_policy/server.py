@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 PARTIAL_S = 30.0
 STOP_S = 3.0
+PUBLISH_S = 2.0
 SWEEP_S = 1.0
 BACKLOG = 1_024
 
@@ -143,6 +145,7 @@ async def serve(settings: "Settings", path: Path | None, store: str | None) -> N
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _reload, server, recording, path, store)
     names = await server.listen()
+    await _publish(settings)
     recording.start(settings, service.log)
     if settings.metrics.listen:
         from gatepost_policy import metrics
@@ -162,6 +165,22 @@ async def serve(settings: "Settings", path: Path | None, store: str | None) -> N
     await server.close()
     await loop.run_in_executor(None, recording.stop)
     getattr(service.journal, "close", lambda: None)()
+
+
+async def _publish(settings: "Settings") -> None:
+    """Traps and listings as they are now, before the first answer; PUBLISH_S at most."""
+    from gatepost_policy.recorder import publish_now
+
+    def publish() -> None:
+        # What goes wrong here goes wrong for the recorder too, which says so and tries again.
+        with suppress(Exception):
+            publish_now(settings)
+
+    thread = threading.Thread(target=publish, name="publish", daemon=True)
+    thread.start()
+    end = time.monotonic() + PUBLISH_S
+    while thread.is_alive() and time.monotonic() < end:
+        await asyncio.sleep(0.005)
 
 
 async def _watchdog() -> None:

@@ -9,7 +9,10 @@ Only what is proven is ever punished: a d= whose signature passed and is aligned
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from gatepost_policy.address import Address, is_within
 from gatepost_policy.decision import Reason
@@ -48,6 +51,7 @@ def protected(facts: Facts, known: Known, settings: Settings) -> bool:
         return not punishable_domains(facts, settings)
     ip, name = facts.client.address, facts.client.name
     networks = settings.submission.networks + settings.submission.trusted_relays
+    networks += _networks(settings.sender.never_list)
     if ip is not None and any(ip.version == n.version and ip in n for n in networks):
         return True
     return name is not None and _is_protected(name.rstrip(".").lower(), settings)
@@ -72,6 +76,16 @@ CLASSES: tuple[tuple[Reason, Class], ...] = (
     (Reason.FORWARDER, forwarder),
     (Reason.SHARED_CLIENT, shared_client),
 )
+
+
+@lru_cache(maxsize=4)
+def _networks(names: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+    """The addresses and networks among the names of never_list."""
+    found: list[IPv4Network | IPv6Network] = []
+    for name in names:
+        with suppress(ValueError):
+            found.append(ip_network(name, strict=False))
+    return tuple(found)
 
 
 def _is_protected(domain: str, settings: Settings) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from ipaddress import ip_address
 from pathlib import Path
@@ -55,7 +56,9 @@ def command(app: App, listen: SocketAddress, actions: bool) -> None:
     try:
         server = create_server(page, threads=THREADS, ident="gatepost", **where)
     except OSError as error:
-        raise Failure(f"{listen}: {error.strerror or error}", UNREACHABLE) from None
+        problem = f"{listen}: {error.strerror or error}; another one: --listen SOCKET"
+        raise Failure(problem, UNREACHABLE) from None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same end as Ctrl-C
     print(f"ready {_url(listen)}{' (actions allowed)' if actions else ''}", flush=True)
     try:
         server.run()

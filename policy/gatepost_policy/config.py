@@ -152,11 +152,11 @@ def quarantine_dir(settings: "Settings") -> Path:
 
 
 def worker_count(settings: "Settings") -> int:
-    """How many milter workers run: as configured, else one per core, 2 to 16."""
+    """How many milter workers run: as configured, else two per core, 2 to 16."""
     if settings.milter.workers:
         return settings.milter.workers
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
         cores = os.cpu_count() or 1
-    return min(16, max(2, cores))
+    return min(16, max(2, 2 * cores))

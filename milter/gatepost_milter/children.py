@@ -24,6 +24,7 @@ class Child:
     control: int
     report: int
     slot: int | None
+    core: int | None = None  # where it is pinned
     helper: "Helper | None" = None
     retired: bool = False  # it was told to leave: its end is no surprise
     born: float = field(default_factory=time.monotonic)

@@ -17,6 +17,7 @@ import os
 import select
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -166,11 +167,24 @@ class Supervisor:
         used = {child.slot for child in self.children}
         slot = next((n for n in range(slots.SLOTS) if n not in used), None)
         settings, listener, replay = self.settings, self.listener, self.replay
+        core = self._free_core()
 
         def work(control: int, report: int) -> NoReturn:
-            worker.serve(settings, listener, control, report, replay, slot)
+            worker.serve(settings, listener, control, report, replay, slot, core)
 
-        return self._fork("worker", work, slot)
+        child = self._fork("worker", work, slot)
+        child.core = core
+        return child
+
+    def _free_core(self) -> int | None:
+        """The core with the fewest workers that stay; None: run anywhere."""
+        cores = config.cores()
+        if self.replay or not self.settings.milter.pin_workers or not cores:
+            return None
+        busy = Counter(c.core for c in self.children if not (c.helper or c.retired))
+        # Services with fewer workers than cores must not all begin with core 0.
+        start = os.getpid() % len(cores)
+        return min(cores[start:] + cores[:start], key=lambda core: busy[core])
 
     def _fork_helper(self, helper: Helper) -> Child:
         settings = self.settings

@@ -152,11 +152,15 @@ def quarantine_dir(settings: "Settings") -> Path:
 
 
 def worker_count(settings: "Settings") -> int:
-    """How many milter workers run: as configured, else two per core, 2 to 16."""
+    """How many milter workers run: as configured, else one per core, 2 to 16."""
     if settings.milter.workers:
         return settings.milter.workers
+    return min(16, max(2, len(cores()) or os.cpu_count() or 1))
+
+
+def cores() -> tuple[int, ...]:
+    """The cores this process may run on, by number; empty where the system does not say."""
     try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        cores = os.cpu_count() or 1
-    return min(16, max(2, 2 * cores))
+        return tuple(sorted(os.sched_getaffinity(0)))
+    except (AttributeError, OSError):  # not on Linux
+        return ()

@@ -91,7 +91,8 @@ class Milter(Section):
     socket: Socket = "inet:8894@127.0.0.1"
     socket_mode: str = Field(default="0660", pattern=r"^0[0-7]{3}$")
     socket_group: str = ""
-    workers: int = Field(default=0, ge=0, le=64)  # 0: two per core, 2 to 16
+    workers: int = Field(default=0, ge=0, le=64)  # 0: one per core, 2 to 16
+    pin_workers: bool = True
     on_error: Literal["accept", "tempfail", "reject"] = "accept"
     max_header_bytes: int = Field(default=1_048_576, ge=4096)
     max_header_fields: int = Field(default=5_000, ge=50)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 
 from fix_store import AT, message, signature
 from gatepost_policy import dossier, ingest, listings, store
@@ -166,6 +166,28 @@ def test_a_crowd_is_no_repeat_sender(engine: Engine, settings: Settings) -> None
         take(engine, settings, make(n, at=AT + n * 20 * DAY, client=f"198.51.100.{n}", **person))
     with store.reading(engine) as connection:
         assert listings.repeating(connection) == [("sender", "someone@gmail.com")]
+
+
+def test_an_old_log_looks_at_nobody_else(engine: Engine, settings: Settings) -> None:
+    """Shared clients with a hit are looked at when they come, not with every batch of old mail."""
+    for k in range(4):
+        mine = {"client": f"198.51.100.{k}"}
+        old = [message(n, at=AT - 40 * DAY + n, **mine) for n in range(5)]
+        take(engine, settings, *old, hit(90, at=AT - 20 * DAY, **mine),
+             *(message(n, at=AT + n, **mine) for n in range(10, 15)))  # fmt: skip
+    looks: list[str] = []
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def note(*call: Any) -> None:
+        if "count(*)" in call[2]:
+            looks.append(call[2])
+
+    take(engine, settings, message(1, at=AT - 300 * DAY, client="203.0.113.9"))
+    assert looks == []
+    take(engine, settings, message(2, at=AT - 300 * DAY, client="198.51.100.2"))
+    assert len(looks) == 1
+    with store.reading(engine) as connection:
+        assert not [r for r in listings.repeating(connection) if r[0] == "prefix"]
 
 
 def test_rcpt_hit_yields_to_the_signed_message(engine: Engine, settings: Settings) -> None:

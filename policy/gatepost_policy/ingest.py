@@ -72,9 +72,10 @@ def ingest(
         except MALFORMED as error:
             outcome.bad[position] = f"{type(error).__name__}: {error}"
     if batch:
-        merged = _write(connection, batch, learned)
+        sums = derive.Sums()
+        merged = _write(connection, batch, sums, learned)
         outcome.messages = len(merged.fresh)
-        _judge(connection, batch, merged, settings, outcome)
+        _judge(connection, batch, merged, sums, settings, outcome)
     for key in doors.new_keys(connection, keyed):
         counts[key] = counts.get(key, 0) + 1
         outcome.messages += 1
@@ -94,9 +95,10 @@ def ingest(
     return outcome
 
 
-def _write(connection: Connection, batch: list[Row], learned: float) -> doors.Merged:
+def _write(
+    connection: Connection, batch: list[Row], sums: derive.Sums, learned: float
+) -> doors.Merged:
     dialect = connection.dialect.name
-    sums = derive.Sums()
     merged = doors.merge(connection, batch, sums)
     ids = partitions.take_ids(connection, len(merged.fresh), learned)
     for row, number in zip(merged.fresh, ids, strict=True):
@@ -126,6 +128,7 @@ def _judge(
     connection: Connection,
     batch: Sequence[Row],
     merged: doors.Merged,
+    sums: derive.Sums,
     settings: "Settings",
     outcome: Outcome,
 ) -> None:
@@ -145,7 +148,7 @@ def _judge(
         outcome.listings, outcome.repeat = changes.listings, changes.repeat
     first, last = min(row.at for row in inbound), max(row.at for row in inbound)
     if _perhaps_repeat(connection, first, settings) and listings.flag_repeat(
-        connection, first, settings
+        connection, first, settings, sums.identities.keys()
     ):
         revision.bump(connection, "repeat")
         outcome.repeat = True

@@ -1,5 +1,7 @@
 """Repeat senders, and clients that are shared: what the history of an identity says about it."""
 
+from collections.abc import Container
+
 from sqlalchemy import Connection, func, select, update
 
 from gatepost_policy import address
@@ -40,8 +42,17 @@ def good_messages(connection: Connection, prefix: str, at: float, settings: Sett
     )
 
 
-def flag_repeat(connection: Connection, since: float, settings: Settings) -> bool:
+def flag_repeat(
+    connection: Connection,
+    since: float,
+    settings: Settings,
+    touched: Container[tuple[str, str]] | None = None,
+) -> bool:
     """Flag those who became repeat senders, among the identities seen at or after `since`.
+
+    `touched` are the (kind, value) that the batch has counted; None: any. Nobody else can have
+    become one, and each look at a client costs a read: with ten million messages in the store,
+    thousands of shared clients would be looked at again for every batch of an old log.
 
     Call it once a batch, after listings were made ("its next hit" is not the hit that makes it
     one) and identities counted. True where one was new; the caller bumps the revision.
@@ -63,6 +74,8 @@ def flag_repeat(connection: Connection, since: float, settings: Settings) -> boo
     protected = sender.never_list + sender.own_domains
     flagged = False
     for kind, value, last_seen in candidates:
+        if touched is not None and (kind, value) not in touched:
+            continue
         if kind == IdentityKind.PREFIX:
             if good_messages(connection, value, last_seen, settings) >= sender.good_messages:
                 continue

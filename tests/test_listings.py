@@ -171,7 +171,7 @@ def test_a_crowd_is_no_repeat_sender(engine: Engine, settings: Settings) -> None
 def test_an_old_log_looks_at_nobody_else(engine: Engine, settings: Settings) -> None:
     """Shared clients with a hit are looked at when they come, not with every batch of old mail."""
     for k in range(4):
-        mine = {"client": f"198.51.100.{k}"}
+        mine: dict[str, Any] = {"client": f"198.51.100.{k}"}
         old = [message(n, at=AT - 40 * DAY + n, **mine) for n in range(5)]
         take(engine, settings, *old, hit(90, at=AT - 20 * DAY, **mine),
              *(message(n, at=AT + n, **mine) for n in range(10, 15)))  # fmt: skip

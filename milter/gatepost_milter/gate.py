@@ -33,6 +33,7 @@ from gatepost_policy.maillog import MailLog
 from gatepost_policy.rules import Known, judge
 from gatepost_policy.scrub import Hop, Scrubber
 from gatepost_policy.settings import Settings
+from gatepost_policy.sockets import SocketAddress
 
 INTERNAL_REJECT = Reply(554, "5.3.0", "Local problem")
 NO_EDITS: tuple[Edit, ...] = ()
@@ -67,6 +68,7 @@ class Gate:
         )
         # Only these two answer a trap at RCPT; every other action lets the message come.
         self.answers_rcpt = settings.trap.action in ("reject", "tempfail")
+        self.over_tcp = SocketAddress.parse(settings.milter.socket).kind != "unix"
         self.sink = Sink(settings.trap)
         self.tag_name = settings.sender.tag_header.lower()
         self._told: set[str] = set()

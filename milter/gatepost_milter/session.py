@@ -67,6 +67,11 @@ class Session:
         wanted = WANTED_STEPS
         if not Worker.gate.answers_rcpt:
             wanted |= milter.P_NR_RCPT
+        if Worker.gate.over_tcp:
+            # Postfix's smtpd sends the envelope, then its cleanup sends the message: two writes
+            # without an answer in between, and Nagle's algorithm keeps the second one back until
+            # our delayed ACK, 40 ms. An answer to DATA carries the ACK.
+            wanted &= ~milter.P_NODATA
         self.steps = offered_steps & wanted
         self.leading_space = bool(self.steps & milter.P_HDR_LEADSPC)
         self.after_header = self.quiet(milter.P_NR_HDR)

@@ -1,6 +1,7 @@
 """Who the client is and whose mail it brings, from what pymilter and the macros say."""
 
 import json
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -18,7 +19,15 @@ from gatepost_milter.transcript import (
 )
 from gatepost_policy.address import parse
 from gatepost_policy.decision import Action, Decision, Reason
-from gatepost_policy.facts import Client, Direction, Facts, Family, Recipient
+from gatepost_policy.facts import (
+    Client,
+    Direction,
+    Facts,
+    Family,
+    Recipient,
+    Signature,
+    Stage,
+)
 from gatepost_policy.maillog import MAX_VALUE, MailLog, message_fields, quoted
 from gatepost_policy.settings import Log, Submission
 
@@ -140,6 +149,19 @@ def test_log_line_order() -> None:
     assert list(got) == ["id", "direction", "family", "client", "from", "to", "size", "dkim", "arc",
                          "traps", "action", "reason", "shadow"]  # fmt: skip
     assert str(got["to"]).endswith("r9@example.net,+2")
+
+
+def test_log_claims_no_dkim_result_where_nobody_looked() -> None:
+    """`none` is a result: at RCPT TO and where the scan was given up there is not even that."""
+    broken = Decision(Action.ACCEPT, Reason.INTERNAL_ERROR)
+    for facts_, decision, want in (
+        (FACTS, ACCEPTED, "none"),
+        (replace(FACTS, stage=Stage.RCPT), ACCEPTED, None),
+        (replace(FACTS, over_limit="milter.max_header_bytes"), ACCEPTED, None),
+        (FACTS, broken, None),
+        (replace(FACTS, signatures=(Signature(domain="a.example"),)), ACCEPTED, "none:a.example"),
+    ):
+        assert message_fields(facts_, decision)["dkim"] == want
 
 
 def test_log_line_of_a_submission() -> None:

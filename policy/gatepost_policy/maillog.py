@@ -14,14 +14,16 @@ import re
 import time
 from collections.abc import Mapping
 
-from gatepost_policy.decision import Decision
-from gatepost_policy.facts import Direction, Facts
+from gatepost_policy.decision import Decision, Reason
+from gatepost_policy.facts import Direction, Facts, Stage
 from gatepost_policy.settings import Log
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@+<>,\[\]*-]+\Z").match
 LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 MAX_VALUE = 512  # characters; a longer value is cut and marked
 MAX_RECIPIENTS = 10
+# Looking a member up in its class costs as much as a field of the line.
+_INBOUND, _END, _BROKEN = Direction.INBOUND, Stage.END, Reason.INTERNAL_ERROR
 
 Value = str | int | float | bool | None
 
@@ -55,7 +57,7 @@ def message_fields(facts: Facts, decision: Decision, traps: int = 0) -> dict[str
         "direction": facts.direction,
         "family": facts.client.family,
     }
-    if facts.direction is not Direction.INBOUND:
+    if facts.direction is not _INBOUND:
         out["action"] = decision.action
         out["reason"] = decision.reason
         return out
@@ -67,7 +69,12 @@ def message_fields(facts: Facts, decision: Decision, traps: int = 0) -> dict[str
     out["from"] = f"<{facts.sender.raw}>"
     out["to"] = ",".join(to)
     out["size"] = facts.size
-    out["dkim"] = ",".join(f"{s.result}:{s.domain or '?'}" for s in facts.signatures) or "none"
+    out["dkim"] = ",".join(f"{s.result}:{s.domain or '?'}" for s in facts.signatures) or (
+        # "none" says that somebody looked.
+        "none"
+        if facts.stage is _END and facts.over_limit is None and decision.reason is not _BROKEN
+        else None
+    )
     out["arc"] = None if facts.arc is None else facts.arc.cv
     out["traps"] = traps
     out["action"] = decision.action

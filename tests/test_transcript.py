@@ -1,8 +1,11 @@
 """Who the client is and whose mail it brings, from what pymilter and the macros say."""
 
 import json
+import sys
 from dataclasses import replace
 from ipaddress import ip_network
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,7 @@ from gatepost_milter.transcript import (
     facts,
     read_client,
 )
+from gatepost_policy import maillog
 from gatepost_policy.address import parse
 from gatepost_policy.decision import Action, Decision, Reason
 from gatepost_policy.facts import (
@@ -149,6 +153,25 @@ def test_log_line_order() -> None:
     assert list(got) == ["id", "direction", "family", "client", "from", "to", "size", "dkim", "arc",
                          "traps", "action", "reason", "shadow"]  # fmt: skip
     assert str(got["to"]).endswith("r9@example.net,+2")
+
+
+def test_log_line_has_its_own_second() -> None:
+    """Another thread may write a line of another second between any two steps of ours."""
+
+    def turn(frame: FrameType, event: str, arg: Any) -> Any:
+        if frame.f_code.co_filename == maillog.__file__:
+            maillog.stamp(1_000_000_000.0)
+        return turn
+
+    before = sys.gettrace()
+    for at in (1_700_000_000.0, 1_700_000_000.9, 1_700_000_001.0):
+        maillog.stamp(at)  # as where the line before had the same second
+        sys.settrace(turn)
+        try:
+            got = maillog.stamp(at)
+        finally:
+            sys.settrace(before)
+        assert got == f"2023-11-14T22:13:{20 + int(at) % 10}Z"
 
 
 def test_log_claims_no_dkim_result_where_nobody_looked() -> None:

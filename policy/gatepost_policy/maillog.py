@@ -13,6 +13,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 
 from gatepost_policy.decision import Decision, Reason
 from gatepost_policy.facts import Direction, Facts, Stage
@@ -41,13 +42,14 @@ def quoted(value: Value) -> str:
 
 def stamp(at: float) -> str:
     """`at` (Unix seconds) as ISO 8601 in UTC, to the second."""
-    whole = int(at)
-    if whole != _last[0]:
-        _last[:] = [whole, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(whole))]
-    return str(_last[1])
+    return _second(int(at))
 
 
-_last: list[object] = [0, "1970-01-01T00:00:00Z"]  # most messages share their second
+# Most messages share their second with others. Not a pair of globals of our own: several threads
+# write lines, and one would be given the other's second.
+@lru_cache(maxsize=16)
+def _second(whole: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(whole))
 
 
 def message_fields(facts: Facts, decision: Decision, traps: int = 0) -> dict[str, Value]:

@@ -7,6 +7,7 @@ settings.register_profile("gatepost", deadline=None, suppress_health_check=[Heal
 settings.load_profile("gatepost")
 
 pytest_plugins: list[str] = [
+    "fix_tidy",
     "fix_mta",
     "fix_store",
     "fix_milter",

@@ -34,6 +34,8 @@ authserv_id = "mx.example.net"
 nameservers = ["DNS"]
 lookup_timeout_ms = 20000
 message_timeout_ms = 60000
+[store]
+url = "sqlite:///{dir}/gatepost.sqlite"
 """
 MANY = [(b"X-%d" % i, b" x") for i in range(10_000)]
 MB = b"x" * 70 + b"\r\n"

@@ -9,6 +9,7 @@ import pytest
 from gatepost_milter.cli import main
 from gatepost_policy import leaks, received_field
 from gatepost_policy.settings import DEFAULT_REMOVE
+from ports import free_port
 
 CLEAN = b"""\
 Return-Path: <alice@example.org>
@@ -184,3 +185,15 @@ def test_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert first["findings"][0]["field"] == "X-Mailer"
     code, _, err = run(capsys, tmp_path / "missing.eml")
     assert code == 1 and "missing.eml" in err
+
+
+def test_a_probe_that_finds_nobody_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+    given = ["--port", str(port), "--sender", "a@x.example", "--recipient", "b@x.example"]
+    with pytest.raises(SystemExit) as ended:
+        main(["privacy", "test", *given, "--mailbox", "/nowhere"])
+    assert ended.value.code == 3
+    assert capsys.readouterr().err == (
+        f"milterctl: 127.0.0.1:{port}: Connection refused; nobody listens there: start the"
+        " submission service, or name the submission server with --host and --port\n"
+    )

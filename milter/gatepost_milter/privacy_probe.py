@@ -114,16 +114,26 @@ def send(target: Target, probe: Probe) -> tuple[str, int]:
             smtp.sendmail(target.sender, [target.recipient], probe.message)
             return str(name[0]), int(name[1])
     except smtplib.SMTPAuthenticationError as error:
-        raise ProbeError(f"{where} refuses the login: {error.smtp_code}") from error
+        raise ProbeError(
+            f"{where} refuses the login: {error.smtp_code}; see --login and --password-file"
+        ) from error
     except smtplib.SMTPRecipientsRefused as error:
         code, text = error.recipients[target.recipient]
         raise ProbeError(f"{where} refuses the recipient: {code} {_text(text)}") from error
     except smtplib.SMTPResponseException as error:
         raise ProbeError(f"{where}: {error.smtp_code} {_text(error.smtp_error)}") from error
+    except ssl.SSLCertVerificationError as error:
+        raise ProbeError(
+            f"{where}: {error.verify_message}; give --host the name in the certificate,"
+            " or --insecure"
+        ) from error
     except (smtplib.SMTPException, ssl.SSLError) as error:
-        raise ProbeError(f"{where}: {error}") from error
+        raise ProbeError(f"{where}: {error}; does --tls say what the port speaks?") from error
     except OSError as error:
-        raise ProbeError(f"{where}: {error.strerror or error}", unreachable=True) from error
+        step = "name the submission server with --host and --port"
+        if isinstance(error, ConnectionRefusedError):
+            step = f"nobody listens there: start the submission service, or {step}"
+        raise ProbeError(f"{where}: {error.strerror or error}; {step}", unreachable=True) from error
 
 
 def _text(text: bytes | str) -> str:

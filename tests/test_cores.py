@@ -78,6 +78,37 @@ def test_spread_over_the_cores(daemon: Daemon) -> None:
     soon(spread, daemon)
 
 
+def pinned(daemon: Daemon) -> dict[int, int]:
+    """How many workers each core has."""
+    found = [where[0] for where in cores(daemon) if len(where) == 1]
+    return {core: found.count(core) for core in found}
+
+
+@pytest.mark.skipif(len(MINE) < 2, reason="one core: no worker could be anywhere else")
+def test_spread_after_any_number_of_workers(daemon: Daemon) -> None:
+    """A new generation spreads as if the old one, which is about to leave, were not there."""
+    text = daemon.config.read_text()
+    for before, now in ((2, 3), (3, 1), (1, 2)):
+        text = text.replace(f"workers = {before}", f"workers = {now}")
+        daemon.config.write_text(text)
+        reload(daemon)
+        soon(lambda now=now: sum(pinned(daemon).values()) == now, daemon)
+        used = pinned(daemon)
+        assert len(used) == min(now, len(MINE)), used
+        assert max(used.values()) - min(used.values()) <= 1, used
+
+
+def test_a_reload_replaces_the_dead_as_well(daemon: Daemon) -> None:
+    """One that died at once waits for its successor; a reload in between brings that."""
+    victims = children(daemon)[-2:]
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    soon(lambda: daemon.text().count("event=child-died") == 2, daemon)
+    reload(daemon)
+    time.sleep(1.5)  # successors of the young come after a second
+    assert len(children(daemon)) == 3, daemon.text()
+
+
 @pytest.mark.skipif(len(MINE) < 2, reason="one core: no worker could be anywhere else")
 def test_free_on_request(daemon: Daemon) -> None:
     """`pin_workers = false`, at a reload: everybody may run everywhere."""

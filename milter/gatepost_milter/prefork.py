@@ -14,6 +14,7 @@ Limits: `milter.socket` and its mode are as they were at the start until a resta
 
 import gc
 import os
+import random
 import select
 import signal
 import time
@@ -128,7 +129,9 @@ class Supervisor:
 
     def _start_generation(self, count: int) -> bool:
         """Fork `count` workers; True once all have reported, else they are gone again."""
-        born = [self._fork_worker() for _ in range(count)]
+        born: list[Child] = []
+        for _ in range(count):
+            born.append(self._fork_worker(born))
         if _heard(born, b"+", START_S):
             return True
         for child in born:
@@ -151,6 +154,7 @@ class Supervisor:
             if settings.milter.socket != kept.milter.socket:
                 self.log.event("warning", "restart-needed", key="milter.socket")
             self.log = MailLog(settings.log)
+            self.respawns.clear()  # whoever died has a successor in the new generation
             for child in old:
                 child.retire()
             # From here on nobody works by the old configuration but for sessions that are open.
@@ -163,11 +167,12 @@ class Supervisor:
             self.log.event("error", "reload-refused", error="workers failed", kept="old workers")
         notify("READY=1")
 
-    def _fork_worker(self) -> Child:
+    def _fork_worker(self, peers: Sequence[Child]) -> Child:
+        """Fork one worker; `peers` are those that it will share the cores with."""
         used = {child.slot for child in self.children}
         slot = next((n for n in range(slots.SLOTS) if n not in used), None)
         settings, listener, replay = self.settings, self.listener, self.replay
-        core = self._free_core()
+        core = self._free_core(peers)
 
         def work(control: int, report: int) -> NoReturn:
             worker.serve(settings, listener, control, report, replay, slot, core)
@@ -176,15 +181,16 @@ class Supervisor:
         child.core = core
         return child
 
-    def _free_core(self) -> int | None:
-        """The core with the fewest workers that stay; None: run anywhere."""
+    def _free_core(self, peers: Sequence[Child]) -> int | None:
+        """The core with the fewest of `peers`; None: run anywhere."""
         cores = config.cores()
         if self.replay or not self.settings.milter.pin_workers or not cores:
             return None
-        busy = Counter(c.core for c in self.children if not (c.helper or c.retired))
-        # Services with fewer workers than cores must not all begin with core 0.
-        start = os.getpid() % len(cores)
-        return min(cores[start:] + cores[:start], key=lambda core: busy[core])
+        busy = Counter(child.core for child in peers)
+        least = min(busy[core] for core in cores)
+        # Services with fewer workers than cores must not all begin with core 0, nor with the one
+        # that a process id chooses: in a container that is always 1.
+        return random.choice([core for core in cores if busy[core] == least])
 
     def _fork_helper(self, helper: Helper) -> Child:
         settings = self.settings
@@ -243,7 +249,7 @@ class Supervisor:
             if helper is not None:
                 self._fork_helper(helper)
             else:
-                self._fork_worker()
+                self._fork_worker([c for c in self.children if not (c.helper or c.retired)])
 
     def _forget(self, child: Child) -> None:
         child.close()

@@ -9,13 +9,19 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select
+from sqlalchemy import ColumnElement, Connection, and_, func, literal, or_, select
 
 from gatepost_policy import derive
 from gatepost_policy.address import Address
 from gatepost_policy.facts import IdentityKind
 from gatepost_policy.selection import Selection, key_range
-from gatepost_policy.tables import Message, MessageDomain, MessageRecipient, SenderIdentity
+from gatepost_policy.tables import (
+    Message,
+    MessageDomain,
+    MessageRecipient,
+    MessageSignature,
+    SenderIdentity,
+)
 
 PREFIXES_MAX = 20_000
 
@@ -83,6 +89,19 @@ def by_domain(selection: Selection) -> list[ColumnElement[bool]] | None:
     if selection.until is not None:
         found.append(MessageDomain.at < selection.until)
     return found
+
+
+def proven() -> ColumnElement[bool]:
+    """`facts.Signature.proven` of a row with a domain (a test holds the two together)."""
+    row = MessageSignature
+    flags = literal(",") + func.coalesce(row.flags, "") + literal(",")
+    return and_(
+        row.crypto == "pass",
+        func.coalesce(row.unsigned_bytes, 0) == 0,
+        or_(row.body_limit.is_(None), row.unsigned_bytes.is_not(None)),
+        *(flags.not_like(f"%,{flag},%") for flag in ("testing-key", "expired")),
+        or_(func.coalesce(row.algorithm, "").not_like("rsa%"), row.key_bits >= 1024),
+    )
 
 
 def _by_sender(selection: Selection) -> ColumnElement[bool]:

@@ -7,13 +7,13 @@ be a repeat sender is counted as its own sender report would count it, so that t
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
-from sqlalchemy import Connection, and_, or_, select
+from sqlalchemy import Connection, select
 
-from gatepost_policy import patterns, queries
+from gatepost_policy import dual_stack, patterns, queries
 from gatepost_policy.address import is_within
 from gatepost_policy.facts import IdentityKind, client_prefix
 from gatepost_policy.report import Report
-from gatepost_policy.roundup import DualStack, Sender
+from gatepost_policy.roundup import Sender
 from gatepost_policy.selection import Selection
 from gatepost_policy.settings import Settings
 from gatepost_policy.tables import Listing, SenderIdentity
@@ -22,7 +22,6 @@ from gatepost_policy.verdict import standing
 SENDERS_MAX = 50
 CANDIDATES_MAX = 2_000  # identities looked at to find them
 COUNTED_MAX = 100  # senders counted message by message
-DUAL_STACK_MAX = 20
 
 Candidate = tuple[str, str]  # kind, value
 
@@ -35,7 +34,7 @@ def add(
         report,
         overview=True,
         senders=_senders(connection, selection, settings, now),
-        dual_stack=_dual_stack(connection),
+        dual_stack=dual_stack.domains(connection, selection),
         low_and_slow=patterns.low_and_slow(connection, selection, settings),
     )
 
@@ -138,27 +137,3 @@ def _with_listings(connection: Connection, senders: list[Sender], now: float) ->
     ):
         until[row[0]] = max(row[1], until.get(row[0], 0.0))
     return tuple(replace(s, listed_until=until.get(s.sender)) for s in senders)
-
-
-def _dual_stack(connection: Connection) -> tuple[DualStack, ...]:
-    """Domains seen over IPv4 and IPv6: proven ones, and claimed ones that hit a trap."""
-    identity = SenderIdentity
-    rows = connection.execute(
-        select(identity.kind, identity.value, identity.ipv4, identity.ipv6, identity.trap_messages)
-        .where(
-            identity.ipv4 > 0,
-            identity.ipv6 > 0,
-            or_(
-                identity.kind == str(IdentityKind.DKIM),
-                and_(identity.kind == str(IdentityKind.SENDER_DOMAIN), identity.trap_messages > 0),
-            ),
-        )
-        .order_by(identity.trap_messages.desc(), identity.messages.desc(), identity.value)
-        .limit(2 * DUAL_STACK_MAX)
-    ).all()
-    found: dict[str, DualStack] = {}
-    for kind, value, ipv4, ipv6, traps in rows:
-        proven = kind == IdentityKind.DKIM
-        if proven or value not in found:
-            found[value] = DualStack(value, proven, ipv4, ipv6, traps)
-    return tuple(list(found.values())[:DUAL_STACK_MAX])

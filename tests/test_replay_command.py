@@ -100,6 +100,36 @@ def test_usage(run_replay: Any, arguments: list[str], code: int, text: str) -> N
     assert text in err and err.count("\n") == 1
 
 
+ANSWERS: list[tuple[Any, str]] = [
+    ([], "want a JSON object, name to answer, got []"),
+    ({"a.example": "v=DKIM1", "k.example": 5},
+     'k.example: want text, a list of texts, null or {"error": WORD}, got 5'),
+    ({"k\x1b.example": True}, 'k\\x1b.example: want text, a list of texts, null or'),
+    ({"k.example": {"txt": "v=DKIM1"}}, 'or {"error": WORD}, got {"txt": "v=DKIM1"}'),
+    ({"k.example": ["v=DKIM1", ["p="]]}, 'k.example.1: want text, got ["p="]'),
+    ({"k.example": {"error": "nxdomain"}}, 'k.example: want {"error": WORD}, WORD one of timeout,'),
+    ({"k.example": {"error": ["timeout"]}}, 'got {"error": ["timeout"]}'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answers", "text"), ANSWERS)
+def test_answers_of_the_wrong_type(
+    tmp_path: Path, run_replay: Any, answers: Any, text: str
+) -> None:
+    """One line: file, name, what was wanted, what stands there. Nothing is played back for it."""
+    (tmp_path / "x.eml").write_bytes(MESSAGE)
+    (tmp_path / "dns.json").write_text(json.dumps(answers))
+    code, out, err = run_replay("replay", "--dns", "dns.json", "x.eml")
+    assert (code, out, err.count("\n")) == (2, [], 1)
+    assert err.startswith("milterctl: --dns dns.json: ") and text in err
+
+
+def test_answers_nested_too_deeply(tmp_path: Path, run_replay: Any) -> None:
+    (tmp_path / "dns.json").write_text('{"a":' * 100_000)
+    code, _, err = run_replay("replay", "--dns", "dns.json", "x.eml")
+    assert (code, err) == (2, "milterctl: --dns dns.json: no JSON: nested too deeply\n")
+
+
 def test_external_milter(
     tmp_path: Path, replay_milter: PrivateMilter, run_replay: Any
 ) -> None:

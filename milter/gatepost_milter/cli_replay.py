@@ -1,6 +1,5 @@
 """`milterctl replay`: put saved mail through the real milter and print what it decided."""
 
-import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -140,15 +139,14 @@ def replay_name(outcome: replay.Outcome) -> str:
 def _dns(file: Path | None) -> dict[str, Any] | None:
     if file is None:
         return None
+    from gatepost_milter import dnsfile
+
     try:
-        answers = json.loads(file.read_bytes())
+        return dnsfile.read(file)
     except OSError as error:
         raise Failure(f"--dns {file}: {error.strerror or error}", USAGE) from None
     except ValueError as error:
-        raise Failure(f"--dns {file}: no JSON: {error}", USAGE) from None
-    if not isinstance(answers, dict):
-        raise Failure(f"--dns {file}: want a JSON object, name to answer", USAGE)
-    return answers
+        raise Failure(f"--dns {file}: {error}", USAGE) from None
 
 
 def _version(settings: "Settings") -> str:

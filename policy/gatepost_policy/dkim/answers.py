@@ -12,7 +12,8 @@ from gatepost_policy.dkim.reasons import Why
 from gatepost_policy.settings import Dkim
 
 MAX_RECORDS = 16  # of one name that are read
-_ERRORS = {
+# What stands after "error" in an answer that is a failure.
+ERRORS = {
     "timeout": Why.DNS_TIMEOUT,
     "servfail": Why.DNS_SERVFAIL,
     "truncated": Why.DNS_TRUNCATED,
@@ -20,7 +21,7 @@ _ERRORS = {
     "cname-loop": Why.DNS_LOOP,
     "permerror": Why.DNS_UNUSABLE,
 }
-_WORDS = {why: word for word, why in _ERRORS.items()}
+_WORDS = {why: word for word, why in ERRORS.items()}
 
 
 class Answer:
@@ -55,7 +56,7 @@ class Answer:
         if isinstance(form, str):
             return cls((form,))
         if isinstance(form, Mapping):
-            return cls(why=_ERRORS.get(str(form.get("error")), Why.DNS_UNUSABLE))
+            return cls(why=ERRORS.get(str(form.get("error")), Why.DNS_UNUSABLE))
         if not isinstance(form, list | tuple):
             return cls(why=Why.DNS_UNUSABLE)
         records = tuple(text for text in form if isinstance(text, str))

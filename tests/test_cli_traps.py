@@ -103,7 +103,7 @@ def test_import(run: Run, tmp_path: Path) -> None:
     )  # fmt: skip
     code, output = run("trap", "import", "-", stdin=b"c@home.example\nbad line \x1b[31m\n")
     assert code == 1
-    assert output.startswith("1 new traps, 0 known already, 1 lines refused\n")
+    assert output.startswith("1 new trap, 0 known already, 1 line refused\n")
     assert "-: line 2: bad line \\x1b[31m: want an address" in output
     listed_now = json.loads(run("trap", "list", "--format", "json")[1])
     assert {t["key"]: t["source"] for t in listed_now} == {

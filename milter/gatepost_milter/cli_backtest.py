@@ -92,7 +92,7 @@ def _run(app: App, settings: "Settings", since: float | None) -> "Result":
 def _print(result: "Result", limit: int) -> None:
     from gatepost_policy.screen import console, minute, plain
     from gatepost_policy.shown import shown
-    from gatepost_policy.verdict import plural
+    from gatepost_policy.words import plural
 
     number = plural(result.messages, "message")
     click.echo(f"{number}, {result.changed} would have been decided differently")

@@ -21,6 +21,7 @@ from gatepost_policy.importers.stamps import Clock
 from gatepost_policy.importers.syslog import is_export, read_export
 from gatepost_policy.record import Json, Seen
 from gatepost_policy.shown import shown
+from gatepost_policy.words import plural
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -230,7 +231,7 @@ def _summary(importer: Importer, sink: _Sink, verbose: bool) -> None:
     kinds = ", ".join(f"{name} {count}" for name, count in sorted(tally.kinds.items()))
     known = sink.told - sink.new
     print(
-        f"{tally.lines} lines: {sink.new} new, {known} known already"
+        f"{plural(tally.lines, 'line')}: {sink.new} new, {known} known already"
         + (f" ({kinds})" if kinds else "")
     )
     if tally.kinds["unparsed"] and verbose:
@@ -240,4 +241,6 @@ def _summary(importer: Importer, sink: _Sink, verbose: bool) -> None:
         if more > 0:
             note(f"not understood: {more} more")
     elif tally.kinds["unparsed"]:
-        note(f"{tally.kinds['unparsed']} lines were not understood; --verbose shows them")
+        count = tally.kinds["unparsed"]
+        was = "line was" if count == 1 else "lines were"
+        note(f"{count} {was} not understood; --verbose shows them")

@@ -115,6 +115,7 @@ def show(app: App, name: str, form: str) -> None:
     from gatepost_policy import dossier, store
     from gatepost_policy.screen import console, minute, plain
     from gatepost_policy.shown import shown
+    from gatepost_policy.words import plural
 
     identity = _identity(name)
     engine = app.engine()
@@ -134,14 +135,15 @@ def show(app: App, name: str, form: str) -> None:
     for one in found.known:
         kind = "proven" if one.proven else "claimed"
         click.echo(
-            f"  {one.kind} ({kind}): {one.messages} messages on {one.days} days, "
+            f"  {one.kind} ({kind}): "
+            f"{plural(one.messages, 'message')} on {plural(one.days, 'day')}, "
             f"{one.trap_messages} to traps, {minute(one.first_seen)} to {minute(one.last_seen)}"
             + (", repeat sender" if one.repeat else "")
         )
     for listing in found.listings:
         why = f"{listing.reason}, {shown(listing.note)}" if listing.note else listing.reason
         span = f"{minute(listing.since)} to {minute(listing.until)}"
-        click.echo(f"  {listing.state}: {span}, {listing.hits} hits, {why}")
+        click.echo(f"  {listing.state}: {span}, {plural(listing.hits, 'hit')}, {why}")
         if listing.evidence:
             table = plain("At", "Trap", "Message", "Sender", "Client", to=to)
             for proof in listing.evidence:
@@ -193,6 +195,7 @@ def forgive(app: App, name: str, note: str) -> None:
     """Lift the listings of a sender; its next hit is a first one again."""
     from gatepost_policy import listings, store
     from gatepost_policy.shown import shown, utf8
+    from gatepost_policy.words import plural
 
     identity = _identity(name)
     engine = app.engine()
@@ -201,6 +204,5 @@ def forgive(app: App, name: str, note: str) -> None:
             count = listings.forgive(connection, identity, at=time.time(), note=utf8(note))
     finally:
         engine.dispose()
-    what = "listing" if count == 1 else "listings"
-    click.echo(f"{shown(identity.value)}: {count} {what} lifted" if count else
+    click.echo(f"{shown(identity.value)}: {plural(count, 'listing')} lifted" if count else
                f"{shown(identity.value)} was not listed")  # fmt: skip

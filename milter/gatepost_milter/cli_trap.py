@@ -164,6 +164,7 @@ def check(app: App, form: str) -> None:
     from gatepost_policy import store, traps
     from gatepost_policy.screen import console, plain
     from gatepost_policy.shown import shown
+    from gatepost_policy.words import plural
 
     engine = app.engine()
     try:
@@ -187,7 +188,7 @@ def check(app: App, form: str) -> None:
             )
         to.print(table, soft_wrap=not to.is_terminal)
     else:
-        click.echo(f"{total} traps, none of them in use")
+        click.echo(f"{plural(total, 'trap')}, none of them in use")
     if found:
         raise SystemExit(FINDINGS)
 

@@ -35,8 +35,11 @@ def command(
         published=published,
         published_at=published_at,
     )
+    from gatepost_policy.words import plural
+
     click.echo(
-        f"{result.added} new traps, {result.known} known already, {result.invalid} lines refused"
+        f"{plural(result.added, 'new trap')}, {result.known} known already, "
+        f"{plural(result.invalid, 'line')} refused"
     )
     for number, text, why in result.refused:
         from gatepost_policy.shown import shown

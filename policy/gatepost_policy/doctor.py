@@ -21,6 +21,7 @@ from gatepost_policy import config, journal, migrate, recorder, store, traps
 from gatepost_policy.selection import timestamp
 from gatepost_policy.store import StoreError
 from gatepost_policy.tables import JournalGap, Message
+from gatepost_policy.words import plural
 
 if TYPE_CHECKING:
     from gatepost_policy.settings import Settings
@@ -168,7 +169,7 @@ def _inside(engine: Engine, now: float) -> Iterator[Finding]:
             yield Finding(
                 "journal",
                 "",
-                f"{lost[0]} records were lost, the last at {timestamp(lost[1])}",
+                f"lost: {plural(lost[0], 'record')}, the last at {timestamp(lost[1])}",
                 "keep the disk from filling, or raise store.journal_max_bytes",
             )
         yield from _traps(traps.count(connection), traps.check(connection))
@@ -219,7 +220,7 @@ def _journal(settings: "Settings", now: float) -> Iterator[Finding]:
     kept = len(list(quarantine.iterdir())) if quarantine.exists() else 0
     if kept:
         yield Finding("quarantine", str(quarantine),
-                      f"{kept} records that the store refused are kept there",
+                      f"{plural(kept, 'record')} that the store refused",
                       "read them (each says why), report the cause, then remove them")  # fmt: skip
 
 

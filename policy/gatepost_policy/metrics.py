@@ -31,6 +31,7 @@ from gatepost_policy import config, counters, slots, tables
 from gatepost_policy.settings import Settings
 from gatepost_policy.sockets import SocketAddress
 from gatepost_policy.store import StoreError, open_engine, reading
+from gatepost_policy.words import plural
 
 log = logging.getLogger(__name__)
 RETRY_S = 2.0
@@ -62,7 +63,8 @@ class Health:
             )
         refused = _files(config.quarantine_dir(self._settings))
         if refused:
-            found.append(f"quarantine: the store refused {refused} records; see milterctl check")
+            records = plural(refused, "record")
+            found.append(f"quarantine: the store refused {records}; see milterctl check")
         return found
 
 

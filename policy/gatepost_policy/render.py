@@ -14,7 +14,8 @@ from gatepost_policy.screen import BAD, DIM, GOOD, HEAD, UNSIGNED, client, style
 from gatepost_policy.selection import timestamp
 from gatepost_policy.shown import shown
 from gatepost_policy.timeline import NOTHING, SYMBOLS, Strip, strip
-from gatepost_policy.verdict import NAMES, movement, plural
+from gatepost_policy.verdict import NAMES, movement
+from gatepost_policy.words import plural
 
 HOSTS_SHOWN = 8
 LABEL = 9  # width of the labels at the left

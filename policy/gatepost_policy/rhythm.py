@@ -11,6 +11,8 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
+from gatepost_policy.words import plural
+
 DAY = 86400
 
 # Median gap in days, up to and including: the word for it.
@@ -67,7 +69,7 @@ class Rhythm:
         """The rhythm in words."""
         if self.messages == 1:
             return "once"
-        text = f"{self.word}, median gap {_gap(self.median_gap)} days"
+        text = f"{self.word}, median gap {plural(_gap(self.median_gap), 'day')}"
         if self.shortest_gap is not None and self.messages > 2:
             text += f" (from {_gap(self.shortest_gap)} to {_gap(self.longest_gap)})"
         if self.month_span > 1:

@@ -9,6 +9,7 @@ from typing import Any
 
 from gatepost_policy.rhythm import Rhythm, number
 from gatepost_policy.selection import timestamp
+from gatepost_policy.words import plural
 
 Json = dict[str, Any]
 
@@ -44,7 +45,7 @@ def standing(
     if rhythm is None:
         return Standing(False, False, "not seen")
     seen = f"{plural(rhythm.messages, 'message')} on {plural(rhythm.days, 'day')}"
-    over = f" over {number(rhythm.span_days)} days" if rhythm.span_days >= 1 else ""
+    over = f" over {plural(number(rhythm.span_days), 'day')}" if rhythm.span_days >= 1 else ""
     if not trap_messages:
         return Standing(False, proven, f"{seen}{over}, none to a trap")
     every = rhythm.messages == trap_messages
@@ -58,11 +59,6 @@ def standing(
         return Standing(False, proven, f"{seen}{over}, {traps}; not a repeat sender yet")
     evidence = f"proven by {proof}" if proven else "claimed, not proven"
     return Standing(True, proven, f"repeat sender ({evidence}): {seen}{over}, {traps}")
-
-
-def plural(count: int, word: str) -> str:
-    """`1 message`, `2 messages`."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 @dataclass(frozen=True, slots=True)

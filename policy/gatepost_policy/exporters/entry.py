@@ -6,6 +6,7 @@ from ipaddress import IPv4Network, IPv6Network
 from gatepost_policy.dossier import Entry
 from gatepost_policy.selection import timestamp
 from gatepost_policy.shown import shown
+from gatepost_policy.words import plural
 
 MAX_NOTE = 60
 MAX_TRAPS = 2
@@ -36,7 +37,7 @@ class Blocked:
         The traps themselves are not named: these files travel.
         """
         entry = self.entry
-        said = [entry.reason, f"{entry.hits} hits"]
+        said = [entry.reason, plural(entry.hits, "hit")]
         if entry.evidence:
             said.append(f"last {timestamp(max(p.at for p in entry.evidence))}")
             known = [p.queue_id for p in entry.evidence if p.queue_id]

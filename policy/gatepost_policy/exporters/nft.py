@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from gatepost_policy.exporters.entry import Blocked
 from gatepost_policy.selection import timestamp
 from gatepost_policy.settings import Settings
+from gatepost_policy.words import plural
 
 # nft(8): a comment of a set element holds at most 128 characters.
 MAX_COMMENT = 120
@@ -19,7 +20,7 @@ BATCH = 500
 
 def lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterator[str]:
     """The commands of one nft file."""
-    yield f"# gatepost: {len(blocked)} listings, {timestamp(now)}"
+    yield f"# gatepost: {plural(len(blocked), 'listing')}, {timestamp(now)}"
     yield "add table inet gatepost"
     for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
         name = f"inet gatepost listed_v{version}"

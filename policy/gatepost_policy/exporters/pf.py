@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from gatepost_policy.exporters.entry import Blocked
 from gatepost_policy.selection import timestamp
 from gatepost_policy.settings import Settings
+from gatepost_policy.words import plural
 
 
 def lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterator[str]:
     """An address or network a line, comments after `#`."""
-    yield f"# gatepost: {len(blocked)} listings, {timestamp(now)}"
+    yield f"# gatepost: {plural(len(blocked), 'listing')}, {timestamp(now)}"
     for one in blocked:
         yield f"{one.text} # until {one.until}: {one.evidence()}"

@@ -8,6 +8,7 @@ from gatepost_policy.exporters.entry import Blocked
 from gatepost_policy.selection import timestamp
 from gatepost_policy.settings import Settings
 from gatepost_policy.traps import Trap
+from gatepost_policy.words import plural
 
 # What can be the key of an indexed or texthash table: no blanks, no comment, no quotes.
 _KEY = re.compile(r"[^\s#\"\\(),:;<>\[\]][^\s\"\\(),:;<>\[\]]*@[^\s@]+\Z")
@@ -16,7 +17,7 @@ _KEY = re.compile(r"[^\s#\"\\(),:;<>\[\]][^\s\"\\(),:;<>\[\]]*@[^\s@]+\Z")
 def cidr_lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterator[str]:
     """`check_client_access cidr:FILE`; the evidence stands in the comment above each line."""
     reply = REFUSED if settings.sender.action == "reject" else TRY_LATER
-    yield f"# gatepost: {len(blocked)} listings, {timestamp(now)}"
+    yield f"# gatepost: {plural(len(blocked), 'listing')}, {timestamp(now)}"
     for one in blocked:
         yield f"# until {one.until}: {one.evidence()}"
         yield f"{one.network}\t{reply}"

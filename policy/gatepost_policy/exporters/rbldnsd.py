@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from gatepost_policy.exporters.entry import Blocked
 from gatepost_policy.selection import timestamp
 from gatepost_policy.settings import Settings
+from gatepost_policy.words import plural
 
 TTL_S = 300
 # RFC 1035 3.3.14: a character-string holds 255 octets.
@@ -18,7 +19,7 @@ MAX_TEXT = 200
 
 def lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterator[str]:
     """A `combined` data set. `$` in a text would be replaced by the address asked for."""
-    yield f"# gatepost: {len(blocked)} listings, {timestamp(now)}"
+    yield f"# gatepost: {plural(len(blocked), 'listing')}, {timestamp(now)}"
     ends = max((b.entry.until for b in blocked), default=now + 86_400)
     yield f"$TIMESTAMP {_stamp(now)} {_stamp(max(ends, now + TTL_S))}"
     yield f"$TTL {TTL_S}"

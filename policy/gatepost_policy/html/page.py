@@ -15,6 +15,7 @@ from gatepost_policy.html import charts
 from gatepost_policy.report import Report
 from gatepost_policy.rhythm import number
 from gatepost_policy.shown import shown
+from gatepost_policy.words import plural
 
 Volume = list[tuple[int, str, int]]
 Link = Callable[[str, str], str]
@@ -53,7 +54,7 @@ def _shade(result: str) -> str:
 
 
 def _gap(days: float | None) -> str:
-    return "none yet" if days is None else f"{number(days)} days"
+    return "none yet" if days is None else plural(number(days), "day")
 
 
 FILTERS: dict[str, Callable[..., str]] = {

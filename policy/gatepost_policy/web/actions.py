@@ -12,6 +12,7 @@ from gatepost_policy.facts import IdentityKind
 from gatepost_policy.settings import Settings
 from gatepost_policy.shown import shown
 from gatepost_policy.tables import SenderIdentity
+from gatepost_policy.words import plural
 
 log = logging.getLogger("gatepost.web")
 NOTE_MAX = 500
@@ -31,11 +32,11 @@ def act(
                 )
             seconds = settings.sender.listing_first
             listings.punish(connection, identity, seconds=seconds, at=at, note=note)
-            done = f"{identity.value} is listed for {seconds // 3600} hours"
+            done = f"{identity.value} is listed for {plural(seconds // 3600, 'hour')}"
         case "forgive":
             identity = listings.identify(value)
             count = listings.forgive(connection, identity, at=at, note=note)
-            done = f"{count} listings of {identity.value} lifted"
+            done = f"{plural(count, 'listing')} of {identity.value} lifted"
         case "trap":
             added = traps.add(connection, value, at=at, source="web", note=note)
             done = f"{value} is a trap" if added else f"{value} was a trap already"

@@ -70,6 +70,26 @@ def test_pipe_never_cuts_or_folds(any_engine: Engine, any_settings: Settings) ->
     assert mail.name is not None and mail.name in line
 
 
+def test_pipe_leaves_out_no_client_and_no_trap(any_engine: Engine, any_settings: Settings) -> None:
+    """A terminal gets the first few and how many there are; `grep` must find each of them."""
+    names = [f"trap{n}@example.net" for n in range(12)]
+    mails = [
+        Mail(f"2026-01-01T00:00:{n:02}", to=(name,), client=f"192.0.2.{n}", name=None,
+             traps=(name,))
+        for n, name in enumerate(names)
+    ]  # fmt: skip
+    fill(any_engine, mails, any_settings)
+    for selectors in ({"limit": 0}, {"sender": "slow.example"}):
+        report = told(any_engine, any_settings, **selectors)
+        lines = [line.rstrip() for line in piped(report).splitlines()]
+        assert "Clients    12, listed at the end" in lines
+        table = lines[lines.index("Clients") :]
+        assert sum(line.startswith("[192.0.2.") for line in table) == 12
+        assert not any("more" in line or "others" in line for line in lines)
+        assert "more" in on_terminal(report, 80)
+    assert all(name in next(x for x in lines if x.startswith("Traps")) for name in names)
+
+
 def test_nothing_a_stranger_wrote_reaches_the_screen_raw(
     any_engine: Engine, any_settings: Settings
 ) -> None:

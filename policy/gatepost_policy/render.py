@@ -8,7 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gatepost_policy.render_tables import listings, messages, overview
+from gatepost_policy.render_tables import clients, listings, messages, overview
 from gatepost_policy.report import Report
 from gatepost_policy.screen import BAD, DIM, GOOD, HEAD, UNSIGNED, client, style, utf8
 from gatepost_policy.selection import timestamp
@@ -25,7 +25,7 @@ def table(report: Report, to: Console) -> None:
     """Print `report` on `to`."""
     parts: list[RenderableType] = [_head(report)]
     if report.summary.messages:
-        parts.append(_facts(report))
+        parts.append(_facts(report, to))
         parts.extend(_time_line(report, to))
     if report.overview:
         parts.extend(overview(report, to))
@@ -36,6 +36,10 @@ def table(report: Report, to: Console) -> None:
         left = report.summary.messages - len(report.messages)
         if left > 0:
             parts.append(Text(f"{plural(left, 'older message')} not shown; see --limit", DIM))
+    if _listed(report, to):
+        parts += [Text(), clients(report.summary.hosts, to)]
+        if report.hosts > len(report.summary.hosts):
+            parts.append(Text(f"and {report.hosts - len(report.summary.hosts)} more", DIM))
     to.print(Group(*parts), soft_wrap=not to.is_terminal)
 
 
@@ -53,7 +57,12 @@ def _head(report: Report) -> Text:
     return head
 
 
-def _facts(report: Report) -> Table:
+def _listed(report: Report, to: Console) -> bool:
+    """True where the clients make a table of their own: in a pipe nothing that is known is cut."""
+    return not to.is_terminal and len(report.summary.hosts) > HOSTS_SHOWN
+
+
+def _facts(report: Report, to: Console) -> Table:
     """What there is to know, a line each."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style=DIM, width=LABEL, no_wrap=True)
@@ -67,8 +76,11 @@ def _facts(report: Report) -> Table:
     moved = movement(report.spans) if not report.overview else None
     grid.add_row("Families", families + (f": {moved}" if moved else ""))
     grid.add_row("DKIM", _dkim(report))
-    grid.add_row("Traps", _traps(report))
-    most = 3 if report.overview else HOSTS_SHOWN
+    grid.add_row("Traps", _traps(report, to))
+    if _listed(report, to):
+        grid.add_row("Clients", f"{max(report.hosts, len(summary.hosts))}, listed at the end")
+        return grid
+    most = 3 if report.overview and to.is_terminal else HOSTS_SHOWN
     for at, host in enumerate(summary.hosts[:most]):
         text = f"{client(host.address, host.host)}  {plural(host.messages, 'message')}"
         grid.add_row("Clients" if not at else "", text)
@@ -95,15 +107,15 @@ def _dkim(report: Report) -> Text:
     return text
 
 
-def _traps(report: Report) -> Text:
+def _traps(report: Report, to: Console) -> Text:
     hits = report.summary.trap_hits
     if not hits:
         return Text("none hit")
     text = Text(plural(hits, "hit"), BAD)
     names = {a for line in report.messages for a, trap in line.recipients if trap}
     if names and not report.overview:
-        few = sorted(shown(name) for name in names)[:3]
-        text.append(f": {', '.join(few)}" + (" and others" if len(names) > 3 else ""))
+        few = sorted(shown(name) for name in names)[: 3 if to.is_terminal else None]
+        text.append(f": {', '.join(few)}" + (" and others" if len(names) > len(few) else ""))
     return text
 
 

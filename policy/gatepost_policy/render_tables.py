@@ -1,4 +1,4 @@
-"""The report's tables: who hit a trap, listings, messages."""
+"""The report's tables: who hit a trap, clients, listings, messages."""
 
 from collections.abc import Sequence
 
@@ -12,6 +12,7 @@ from gatepost_policy.roundup import Sender
 from gatepost_policy.screen import BAD, DIM, UNSIGNED, client, minute, plain, style
 from gatepost_policy.selection import timestamp
 from gatepost_policy.shown import shown
+from gatepost_policy.summary import Host
 from gatepost_policy.verdict import NAMES
 
 WIDE = 150  # columns; from here on a message is one line
@@ -70,6 +71,15 @@ def _rhythm(sender: Sender, wide: bool) -> str:
     """`monthly`, with the median gap where there is room for it."""
     gap = sender.rhythm.median_gap
     return f"{sender.rhythm.word}, {number(gap)} d" if wide and gap else sender.rhythm.word
+
+
+def clients(hosts: Sequence[Host], to: Console) -> Table:
+    """Those with most messages first."""
+    made = plain("Client", "Family", "Messages", to=to, title="Clients")
+    for host in hosts:
+        family = NAMES.get(host.family, shown(host.family))
+        made.add_row(client(host.address, host.host), family, str(host.messages))
+    return made
 
 
 def listings(listings: Sequence[Listed], to: Console) -> Table:

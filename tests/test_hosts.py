@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,14 @@ from postgresql_server import Server
 
 pytestmark = pytest.mark.postgresql
 HOSTS = 4
+
+
+@pytest.fixture(autouse=True, scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """With a database server a recorder's snapshot is in the default state directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 def host_settings(shared: Settings, directory: Path, number: int) -> Settings:
@@ -177,7 +186,6 @@ def test_a_deadlock_is_retried(
 
     name = f"h{time.monotonic_ns()}"
     shared = settings_in(tmp_path, postgresql.create(name, "ready"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     real, failures = ingest.ingest, [1, 2, 3]
 
     def sometimes(connection: object, *rest: object) -> object:
@@ -205,7 +213,6 @@ def test_a_deadlock_is_retried(
 def test_a_server_restart_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(intake, "BATCH_RECORDS", 5)
     server = new_server()
     try:

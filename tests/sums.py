@@ -12,16 +12,23 @@ DAYS = (
     " dkim_fail, dkim_policy, dkim_neutral, dkim_temperror, dkim_permerror, dkim_none"
     " FROM domain_day ORDER BY 1, 2, 3, 4"
 )
+SPANS = (
+    "SELECT reversed, day, family, shared, first_at, last_at FROM domain_day ORDER BY 1, 2, 3, 4"
+)
 HOSTS = "SELECT reversed, host, shared, family, messages FROM domain_host ORDER BY 1, 2, 3"
 
 
-def check(engine: Engine) -> None:
-    """Assert that keys and sums per domain are what the rows say."""
+def check(engine: Engine, *, spans: bool = False) -> None:
+    """Assert that keys and sums per domain are what the rows say.
+
+    `spans`: the first and last times as well. A purge leaves those as they were.
+    """
     with store.reading(engine) as connection:
         ids = connection.exec_driver_sql("SELECT id FROM message").scalars().all()
         found = rows.load(connection, ids)
         got: list[Any] = [
-            [tuple(r) for r in connection.exec_driver_sql(sql)] for sql in (KEYS, DAYS, HOSTS)
+            [tuple(r) for r in connection.exec_driver_sql(sql)]
+            for sql in (KEYS, DAYS, HOSTS, SPANS)
         ]
     sums = derive.Sums()
     keys = []
@@ -35,3 +42,5 @@ def check(engine: Engine) -> None:
     assert got[0] == sorted(keys)
     assert got[1] == want_days
     assert got[2] == want_hosts
+    if spans:
+        assert got[3] == [(*key, r[3], r[4]) for key, r in sorted(sums.days.items())]

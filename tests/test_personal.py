@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, Float, select
 
 import sums
 from fix_store import AT, count, journal_of, message, signature
-from gatepost_policy import journal, personal, recorder, retention
+from gatepost_policy import journal, personal, recorder, retention, revision, store
 from gatepost_policy.settings import Settings, Trap
+from gatepost_policy.tables import Base
 
 ANNA = "anna@sender.example"
 
@@ -62,6 +63,54 @@ def test_erase_leaves_nothing_but_numbers(person: Settings, any_engine: Engine) 
     # The same log once more does not bring it back.
     assert recorder.record_batch(any_engine, told()[:1], person) == 0
     assert (Path(person.trap.capture) / "b.eml").exists()
+
+
+def times(engine: Engine) -> dict[float, set[str]]:
+    """Every point in time that stands anywhere in the store, with where it does."""
+    found: dict[float, set[str]] = {}
+    with store.reading(engine) as connection:
+        for table in Base.metadata.tables.values():
+            for column in table.columns:
+                if isinstance(column.type, Float):
+                    for at in connection.scalars(select(column).where(column.is_not(None))):
+                        found.setdefault(at, set()).add(f"{table.name}.{column.name}")
+    return found
+
+
+def test_erase_leaves_no_time_of_day(any_settings: Settings, any_engine: Engine) -> None:
+    """Neither the first nor the newest of a day, nor one in between, nor when we learned of it."""
+    erased = {AT + 1: AT + 2_000, AT + 50: AT + 2_001, AT + 90_000: AT + 90_100}
+    for at, learned in erased.items():
+        hers = message(1, at=at, sender=ANNA, author=ANNA, signatures=(signature(),))
+        recorder.record_batch(any_engine, [hers], any_settings, learned)
+    others = [message(9, at=AT + n, signatures=(signature(),)) for n in (10, 30, 50, 86_410)]
+    recorder.record_batch(any_engine, others, any_settings, AT + 1_000)
+    # The same day, from a client and with a domain of their own.
+    other = message(5, at=AT + 20, client="2001:db8::1", sender="x@else.example", author=None)
+    recorder.record_batch(any_engine, [other], any_settings, AT + 1_000)
+    before = times(any_engine)
+    assert {"domain_day.first_at", "identity.first_seen", "dkim_key.first_seen"} <= before[AT + 1]
+    assert {"domain_day.last_at", "identity.last_seen"} <= before[AT + 90_000]
+    assert personal.erase(any_engine, any_settings, ANNA, AT + 100_000).sent == 3
+    after = times(any_engine)
+    left = {at: after[at] for at in (*erased, *erased.values()) if at in after}
+    # One of the others came in the same second.
+    assert not set(left) - {AT + 50}
+    assert not any("identity" in where or "dkim_key" in where for where in left[AT + 50])
+    sums.check(any_engine, spans=True)
+    with store.reading(any_engine) as connection:
+        wrong = "SELECT count(*) FROM identity WHERE last_seen < first_seen"
+        assert connection.exec_driver_sql(wrong).scalar_one() == 0
+
+
+def test_erase_makes_others_forget(settings: Settings, engine: Engine) -> None:
+    """A repeat sender is known by heart in every process: they are told."""
+    recorder.record_batch(engine, told(), settings)
+    with store.writing(engine) as connection:
+        connection.exec_driver_sql("UPDATE identity SET repeat = true WHERE value = ?", (ANNA,))
+    personal.erase(engine, settings, ANNA, AT)
+    with store.reading(engine) as connection:
+        assert revision.number(connection, "repeat") == 1
 
 
 def test_erase_reaches_the_journal_and_the_file(settings: Settings, engine: Engine) -> None:

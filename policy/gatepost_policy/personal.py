@@ -4,7 +4,8 @@ Covered: message rows, recipients, identities, listings and evidence, captured m
 journal, the quarantine. An address is compared as a trap is: without regard to case, after
 cutting a `+tag`: all of these are one person.
 
-What erasing leaves: mail the person sent becomes numbers (`message_count`); as a recipient the
+What erasing leaves: mail the person sent becomes numbers (`message_count`) of its day, and no sum,
+identity or key tells its time of day any more (`erased_times`); as a recipient the
 person becomes ERASED, so that a message still has as many recipients, and as many trap hits. The
 keys of imported log lines stay, so that importing the log again does not bring the mail back.
 Traps are the operator's configuration: one that is this address is reported, not removed.
@@ -21,8 +22,10 @@ from gatepost_policy import (
     address,
     config,
     derive,
+    erased_times,
     personal_files,
     retention,
+    revision,
     rows,
     sqltext,
     store,
@@ -115,7 +118,9 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
     for part in chunks(sent, BATCH):
         with _wiping(engine) as connection:
             kept = _keys_of(connection, part)
+            gone = list(rows.load(connection, part).values())
             done.sent += retention.to_counts(connection, part, now)
+            erased_times.forget(connection, gone)
             sqltext.many(
                 connection, sqltext.insert(connection.dialect.name, "message_key"), kept
             )
@@ -136,15 +141,17 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
                 if table == "recipient":
                     done.received += count
     with _wiping(engine) as connection:
-        done.identities = _delete(connection, "identity", _identities(connection, person))
+        known = _identities(connection, person)
+        done.identities = _delete(connection, "identity", known)
         named = _rows(
             connection, "SELECT * FROM listing WHERE kind = 'sender'", person, "value"
         )
         done.listings = _delete(connection, "listing", named)
+        # What every process knows by heart has to forget it, too.
         if done.listings:
-            from gatepost_policy import revision
-
             revision.bump(connection, "listings")
+        if any(row["repeat"] for row in known):
+            revision.bump(connection, "repeat")
         done.is_trap = bool(
             _rows(connection, "SELECT * FROM trap WHERE key = ?", None, "", person.key)
         )

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine
 
 from fix_report import LEARNED, NEWSLETTER, REAL, SLOW, TRAP, Mail, seconds, told
-from gatepost_policy import hindsight, queries, recorder, store, traps
+from gatepost_policy import hindsight, listings, queries, recorder, store, traps
 from gatepost_policy.decision import Reason
 from gatepost_policy.selection import Selection
 from gatepost_policy.settings import Settings
@@ -61,6 +61,24 @@ def test_trap_added_after_the_mail(any_engine: Engine, any_settings: Settings) -
             "SELECT value FROM identity WHERE repeat ORDER BY value"
         ).scalars()
         assert set(repeat) == {"192.0.2.25/32", "news@slow.example", "slow.example"}
+
+
+def test_interrupted_before_its_end(
+    any_engine: Engine, any_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The marks are set, a batch at a time; what is left to do must not be forgotten with it."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    put(any_engine, any_settings, *SLOW)
+    add(any_engine, TRAP)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(hindsight, "_remember", killed)
+        hindsight.settle(any_engine, any_settings)
+    assert hindsight.settle(any_engine, any_settings) == 0
+    with store.reading(any_engine) as connection:
+        assert ("sender", "news@slow.example") in listings.repeating(connection)
 
 
 def test_mail_imported_after_the_trap(any_engine: Engine, any_settings: Settings) -> None:

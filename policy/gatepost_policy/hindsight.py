@@ -57,14 +57,9 @@ def settle(engine: Engine, settings: "Settings") -> int:
     changed = 0
     for batch in rows.chunks(sorted(flips), BATCH):
         with store.writing(engine) as connection:
-            changed += _mark(connection, batch, flips)
+            changed += _mark(connection, batch, flips, settings)
     with store.writing(engine) as connection:
         _remember(connection, wanted)
-        if changed:
-            from gatepost_policy import listings
-
-            if listings.flag_repeat(connection, float("-inf"), settings):
-                revision.bump(connection, "repeat")
     return changed
 
 
@@ -150,12 +145,25 @@ def _matching(
             yield key
 
 
-def _mark(connection: Connection, ids: Iterable[int], flips: dict[int, dict[str, bool]]) -> int:
-    """Set the marks of these messages and carry the difference into every sum."""
+def _mark(
+    connection: Connection,
+    ids: Iterable[int],
+    flips: dict[int, dict[str, bool]],
+    settings: "Settings",
+) -> int:
+    """Set the marks of these messages and carry the difference into every sum.
+
+    Whoever becomes a repeat sender by it is flagged here, too: were it left to the end, a
+    `settle` that was interrupted would leave nothing for the next one to find them by.
+    """
+    from gatepost_policy import listings
+
     ids = list(ids)
     # The recorder of another host must not replace a row that we are counting.
     connection.execute(select(Message.id).where(Message.id.in_(ids)).with_for_update()).all()
     sums = derive.Sums()
+    counted: set[tuple[str, str]] = set()
+    since = float("inf")
     changed = 0
     for row in rows.load(connection, ids).values():
         wanted = flips[row.id]
@@ -166,8 +174,11 @@ def _mark(connection: Connection, ids: Iterable[int], flips: dict[int, dict[str,
         if recipients == row.recipients:
             continue
         changed += 1
-        _recount(connection, sums, row, recipients)
+        counted.update(_recount(connection, sums, row, recipients))
+        since = min(since, row.at)
     ingest.write_sums(connection, sums, 0.0)
+    if counted and listings.flag_repeat(connection, since, settings, counted):
+        revision.bump(connection, "repeat")
     return changed
 
 
@@ -176,7 +187,8 @@ def _recount(
     sums: derive.Sums,
     row: Row,
     recipients: list[tuple[str, str, bool, bool]],
-) -> None:
+) -> Iterable[tuple[str, str]]:
+    """Count `row` with these recipients; the identities whose trap messages have changed."""
     names = row.keys()[1]
     before = row.traps
     row.add_to(sums, names, -1, identities=False)
@@ -192,12 +204,14 @@ def _recount(
     row.add_to(sums, names, 1, identities=False)
     connection.execute(update(Message).where(Message.id == row.id).values(traps=row.traps))
     step = bool(row.traps) - bool(before)
-    if step:
-        of_this = derive.Sums()
-        row.add_to(of_this, ())
-        for kind, value in sorted(of_this.identities):
-            connection.execute(
-                update(SenderIdentity)
-                .where(SenderIdentity.kind == kind, SenderIdentity.value == value)
-                .values(trap_messages=SenderIdentity.trap_messages + step)
-            )
+    if not step:
+        return ()
+    of_this = derive.Sums()
+    row.add_to(of_this, ())
+    for kind, value in sorted(of_this.identities):
+        connection.execute(
+            update(SenderIdentity)
+            .where(SenderIdentity.kind == kind, SenderIdentity.value == value)
+            .values(trap_messages=SenderIdentity.trap_messages + step)
+        )
+    return of_this.identities

@@ -154,3 +154,16 @@ def test_a_transaction_without_a_message(
     assert count(any_engine, "message") == 1
     assert count(any_engine, "identity", "messages <> 1 OR trap_messages <> 1") == 0
     assert count(any_engine, "listing", "hits = 1") == 1
+
+
+def test_a_trap_that_joins_makes_a_repeat_sender(
+    any_settings: Settings, any_engine: Engine
+) -> None:
+    """The message is as old as its first RCPT TO, which a batch before has brought."""
+    day = 86_400
+    tell(any_engine, any_settings, [message(n, at=AT - n * 30 * day) for n in range(1, 6)], True)
+    tell(any_engine, any_settings, [rcpt(to=("user@home.example",))], True)
+    tell(any_engine, any_settings, [rcpt(TRAP, at=AT + 1)], True)
+    with store.reading(any_engine) as connection:
+        found = connection.exec_driver_sql("SELECT value FROM identity WHERE repeat").scalars()
+        assert "news@sender.example" in set(found)

@@ -147,8 +147,10 @@ def _judge(
         changes = listings.apply(connection, fresh, settings)
         outcome.listings, outcome.repeat = changes.listings, changes.repeat
     first, last = min(row.at for row in inbound), max(row.at for row in inbound)
-    if _perhaps_repeat(connection, first, settings) and listings.flag_repeat(
-        connection, first, settings, sums.identities.keys()
+    # A RCPT TO that joins a stored row makes its sender no later than that row.
+    since = min([first, *(row.at for row in merged.rewritten.values())])
+    if _perhaps_repeat(connection, since, settings) and listings.flag_repeat(
+        connection, since, settings, sums.identities.keys()
     ):
         revision.bump(connection, "repeat")
         outcome.repeat = True

@@ -59,7 +59,7 @@ corpus: dev  ## the tests that read a corpus: make corpus CORPUS=DIR
 crash: rings ## kill -9, 200 rounds on each database
 	GATEPOST_REQUIRE=crash,postgresql GATEPOST_CRASH_ROUNDS=200 $(BIN)/pytest -m crash -s --timeout=0
 
-soak: dev    ## half an hour of mixed traffic, aborts and reloads
+soak: dev    ## half an hour of mixed traffic, aborts, reloads and killed workers
 	$(BIN)/python bench/soak.py
 
 bench: dev   ## side by side with other milters; writes bench/RESULTS.md

@@ -90,7 +90,7 @@ def _run(app: App, settings: "Settings", since: float | None) -> "Result":
 
 
 def _print(result: "Result", limit: int) -> None:
-    from gatepost_policy.screen import console, minute, plain
+    from gatepost_policy.screen import console, minute, plain, put
     from gatepost_policy.shown import shown
     from gatepost_policy.words import plural
 
@@ -102,11 +102,11 @@ def _print(result: "Result", limit: int) -> None:
     table = plain("Was", "Would be", "Messages", to=to)
     for (old, new), count in result.changes.most_common():
         table.add_row(_words(old), _words(new), str(count))
-    to.print(table, soft_wrap=not to.is_terminal)
+    put(to, table)
     table = plain("Sender", "Was", "Would be", "Messages", to=to, title="By sender")
     for (who, old, new), count in result.senders.most_common(limit):
         table.add_row(shown(who), _words(old), _words(new), str(count))
-    to.print(table, soft_wrap=not to.is_terminal)
+    put(to, table)
     columns = ("At", "Message", "Sender", "Client", "Was", "Would be")
     table = plain(*columns, to=to, title="Newest messages")
     for one in list(result.examples)[::-1][:limit]:
@@ -118,7 +118,7 @@ def _print(result: "Result", limit: int) -> None:
             _words(one.old),
             _words(one.new),
         )
-    to.print(table, soft_wrap=not to.is_terminal)
+    put(to, table)
 
 
 def _words(decided: "Decided") -> str:

@@ -175,4 +175,4 @@ def _show(what: str, found: Sequence["Finding"]) -> None:
     for f in found:
         name = f.name if f.index == 1 else f"{f.name} #{f.index}"
         table.add_row(f.weight.value, shown(name), shown(f.tells), f.setting or "nothing: it stays")
-    to.print(table)
+    screen.put(to, table)

@@ -63,7 +63,7 @@ def command() -> None:
 def list_(app: App, past: bool, limit: int, form: str) -> None:
     """Listings in force, and repeat senders."""
     from gatepost_policy import dossier, store
-    from gatepost_policy.screen import console, minute, plain
+    from gatepost_policy.screen import console, minute, plain, put
     from gatepost_policy.shown import shown
 
     now = time.time()
@@ -89,7 +89,7 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
             str(one.hits), one.reason, shown(one.note or ""),
         )  # fmt: skip
     if listed:
-        to.print(table, soft_wrap=not to.is_terminal)
+        put(to, table)
     else:
         click.echo("nobody is listed")
     if repeat:
@@ -103,7 +103,7 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
                 str(sender.trap_messages), str(sender.days), minute(sender.first_seen),
                 minute(sender.last_seen),
             )  # fmt: skip
-        to.print(table, soft_wrap=not to.is_terminal)
+        put(to, table)
 
 
 @command.command()
@@ -113,7 +113,7 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
 def show(app: App, name: str, form: str) -> None:
     """One sender: what is known, its listings, and the evidence for them."""
     from gatepost_policy import dossier, store
-    from gatepost_policy.screen import console, minute, plain
+    from gatepost_policy.screen import console, minute, plain, put
     from gatepost_policy.shown import shown
     from gatepost_policy.words import plural
 
@@ -151,7 +151,7 @@ def show(app: App, name: str, form: str) -> None:
                     _time(proof.at) or "", shown(proof.trap), shown(proof.queue_id or "-"),
                     shown(f"<{proof.sender or ''}>"), shown(proof.client or "-"),
                 )  # fmt: skip
-            to.print(table, soft_wrap=not to.is_terminal)
+            put(to, table)
 
 
 @command.command()

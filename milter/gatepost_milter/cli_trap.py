@@ -118,7 +118,7 @@ def remove(app: App, names: tuple[str, ...]) -> None:
 def list_(app: App, match: str, source: str | None, limit: int | None, form: str) -> None:
     """List the traps."""
     from gatepost_policy import store, traps
-    from gatepost_policy.screen import console, plain
+    from gatepost_policy.screen import console, plain, put
     from gatepost_policy.shown import shown
 
     engine = app.engine()
@@ -150,7 +150,7 @@ def list_(app: App, match: str, source: str | None, limit: int | None, form: str
             shown(trap.published) + (f" {(_time(trap.published_at) or '')[:10]}").rstrip(),
             shown(trap.note),
         )
-    to.print(table, soft_wrap=not to.is_terminal)
+    put(to, table)
 
 
 @command.command(short_help="Find traps that somebody seems to use.")
@@ -162,7 +162,7 @@ def check(app: App, form: str) -> None:
     Exit code 1 where there is one. An envelope sender may be forged; a login is proof.
     """
     from gatepost_policy import store, traps
-    from gatepost_policy.screen import console, plain
+    from gatepost_policy.screen import console, plain, put
     from gatepost_policy.shown import shown
     from gatepost_policy.words import plural
 
@@ -186,7 +186,7 @@ def check(app: App, form: str) -> None:
                 "" if finding.messages is None else str(finding.messages),
                 f"milterctl trap remove {shown(finding.trap)}",
             )
-        to.print(table, soft_wrap=not to.is_terminal)
+        put(to, table)
     else:
         click.echo(f"{plural(total, 'trap')}, none of them in use")
     if found:
@@ -203,7 +203,7 @@ def check(app: App, form: str) -> None:
 def hits(app: App, name: str | None, limit: int, form: str) -> None:
     """The newest messages to traps, or to one trap."""
     from gatepost_policy import store, traps
-    from gatepost_policy.screen import console, plain
+    from gatepost_policy.screen import console, plain, put
     from gatepost_policy.shown import shown, utf8
 
     engine = app.engine()
@@ -230,7 +230,7 @@ def hits(app: App, name: str | None, limit: int, form: str) -> None:
             hit.action,
             hit.reason,
         )
-    to.print(table, soft_wrap=not to.is_terminal)
+    put(to, table)
 
 
 @command.command("export", short_help="Write Postfix tables for traps without a mailbox.")

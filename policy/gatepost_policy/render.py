@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gatepost_policy.render_tables import clients, listings, messages, overview
 from gatepost_policy.report import Report
-from gatepost_policy.screen import BAD, DIM, GOOD, HEAD, UNSIGNED, client, style, utf8
+from gatepost_policy.screen import BAD, DIM, GOOD, HEAD, UNSIGNED, client, put, style, utf8
 from gatepost_policy.selection import timestamp
 from gatepost_policy.shown import shown
 from gatepost_policy.timeline import NOTHING, SYMBOLS, Strip, strip
@@ -40,7 +40,7 @@ def table(report: Report, to: Console) -> None:
         parts += [Text(), clients(report.summary.hosts, to)]
         if report.hosts > len(report.summary.hosts):
             parts.append(Text(f"and {report.hosts - len(report.summary.hosts)} more", DIM))
-    to.print(Group(*parts), soft_wrap=not to.is_terminal)
+    put(to, Group(*parts))
 
 
 def _head(report: Report) -> Text:

@@ -7,7 +7,7 @@ it. Text is never markup: what a stranger wrote goes through `shown` before it g
 from typing import TextIO
 
 from rich.box import ASCII2, SIMPLE_HEAD, Box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from gatepost_policy.selection import timestamp
@@ -35,6 +35,16 @@ def console(stream: TextIO, terminal: int | None = None) -> Console:
     return Console(
         file=stream, width=PIPE_WIDTH, color_system=None, highlight=False, markup=False, emoji=False
     )
+
+
+def put(to: Console, what: RenderableType) -> None:
+    """Print `what`; into a pipe without the blanks that fill a table up to its width."""
+    if to.is_terminal:
+        to.print(what)
+        return
+    with to.capture() as captured:
+        to.print(what, soft_wrap=True)
+    to.file.writelines(f"{line.rstrip()}\n" for line in captured.get().rstrip("\n").split("\n"))
 
 
 def plain(*columns: str, to: Console, title: str | None = None) -> Table:

@@ -1,5 +1,6 @@
 """`data export` and `data erase`: one person's data, all of it, and the counts stay right."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,16 @@ from sqlalchemy import Engine, Float, select
 
 import sums
 from fix_store import AT, count, journal_of, message, signature
-from gatepost_policy import journal, personal, recorder, retention, revision, store
+from gatepost_policy import (
+    by_hand,
+    journal,
+    personal,
+    recorder,
+    retention,
+    revision,
+    store,
+    traps,
+)
 from gatepost_policy.settings import Settings, Trap
 from gatepost_policy.tables import Base
 
@@ -46,6 +56,27 @@ def test_export_has_what_there_is(person: Settings, any_engine: Engine) -> None:
     assert "address" not in got["received"][0]
     assert sorted(i["value"] for i in got["identities"]) == ["Anna+list@sender.example", ANNA]
     assert [Path(p).name for p in got["captures"]] == ["a.eml", "a.json"]
+
+
+def test_export_tells_times_as_everywhere(person: Settings, any_engine: Engine) -> None:
+    """ISO 8601 in UTC, never Unix seconds; yes and no are no numbers."""
+    recorder.record_batch(any_engine, told(), person, AT + 60)
+    with store.writing(any_engine) as connection:
+        traps.add(connection, ANNA, at=AT)
+        by_hand.punish(connection, by_hand.identify(ANNA), seconds=60, at=AT)
+    got = json.loads(json.dumps(personal.export(any_engine, person, ANNA)))
+    first, last = "2026-09-21T14:13:21Z", "2026-09-21T14:14:20Z"
+    assert (got["sent"][0]["at"], got["sent"][0]["learned"]) == (first, last)
+    (identity,) = [i for i in got["identities"] if i["value"] == ANNA]
+    assert [identity[name] for name in ("first_seen", "last_seen", "learned")] == [
+        first, first, last
+    ]  # fmt: skip
+    (listing,) = got["listings"]
+    assert (listing["since"], listing["until"]) == ("2026-09-21T14:13:20Z", last)
+    assert (listing["seconds"], listing["forgiven"]) == (60, None)
+    (trap,) = got["trap"]
+    assert (trap["added"], trap["live_at"]) == ("2026-09-21T14:13:20Z", None)
+    assert (str(listing["by_hand"]), str(identity["repeat"])) == ("True", "False"), "no numbers"
 
 
 def test_erase_leaves_nothing_but_numbers(person: Settings, any_engine: Engine) -> None:

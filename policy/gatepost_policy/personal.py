@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Boolean, Connection, Engine, Float
 
 from gatepost_policy import (
     address,
@@ -31,6 +31,7 @@ from gatepost_policy import (
     store,
 )
 from gatepost_policy.rows import chunks
+from gatepost_policy.selection import timestamp
 
 if TYPE_CHECKING:
     from gatepost_policy.settings import Settings
@@ -100,8 +101,24 @@ def export(engine: Engine, settings: "Settings", text: str) -> dict[str, Any]:
         out["trap"] = _rows(
             connection, "SELECT * FROM trap WHERE key = ? AND removed IS NULL", None, "", person.key
         )
+    for name, table in (("identities", "identity"), ("listings", "listing"), ("trap", "trap")):
+        out[name] = [_readable(table, row) for row in out[name]]
     for name, found in _files(settings, person).items():
         out[name] = sorted(map(str, found))
+    return out
+
+
+def _readable(table: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A row as JSON shows it: times as everywhere else, yes and no alike on both databases."""
+    types = {column.name: column.type for column in sqltext.table(table).columns}
+    out = dict(row)
+    for name, value in row.items():
+        if value is None:
+            continue
+        if isinstance(types.get(name), Float):  # of these tables every one is a time
+            out[name] = timestamp(value)
+        elif isinstance(types.get(name), Boolean):
+            out[name] = bool(value)
     return out
 
 
@@ -252,6 +269,7 @@ def _message(row: rows.Row, person: Person, *, sent: bool) -> dict[str, Any]:
     if not sent:
         for name in ("prefix", "address", "client_name", "helo"):
             values.pop(name)
+    values = _readable("message", values)
     values["recipients"] = [r[0] for r in row.recipients if person.is_same(r[0])]
     if sent:
         values["recipient_count"] = len(row.recipients)

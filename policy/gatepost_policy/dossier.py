@@ -8,10 +8,9 @@ from typing import Any
 from sqlalchemy import Connection, and_, func, or_, select
 
 from gatepost_policy.facts import Identity, IdentityKind
+from gatepost_policy.rows import chunks
 from gatepost_policy.selection import timestamp
 from gatepost_policy.tables import Evidence, Listing, Message, SenderIdentity
-
-MANY = 500  # listings in one statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +182,7 @@ def sender(connection: Connection, identity: Identity, now: float) -> Dossier:
 def _evidence(connection: Connection, listing_ids: Sequence[int]) -> dict[int, tuple[Proof, ...]]:
     """What these listings rest on, oldest first."""
     found: dict[int, tuple[Proof, ...]] = {}
-    for start in range(0, len(listing_ids), MANY):
+    for part in chunks(listing_ids):
         rows = connection.execute(
             select(
                 Evidence.listing_id,
@@ -196,7 +195,7 @@ def _evidence(connection: Connection, listing_ids: Sequence[int]) -> dict[int, t
             )
             # A message may have been purged since; its trap hit is still known.
             .outerjoin(Message, Message.id == Evidence.message_id)
-            .where(Evidence.listing_id.in_(listing_ids[start : start + MANY]))
+            .where(Evidence.listing_id.in_(part))
             .order_by(Evidence.listing_id, Evidence.at, Evidence.message_id, Evidence.trap)
         )
         for listing_id, group in groupby(rows, key=lambda row: int(row.listing_id)):

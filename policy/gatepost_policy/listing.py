@@ -1,7 +1,7 @@
 """Read the messages of a report with their recipients and signatures, and the time line's marks."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, select
 
@@ -9,13 +9,13 @@ from gatepost_policy.conditions import by_domain, conditions
 from gatepost_policy.facts import Arc, Family, Signature
 from gatepost_policy.queries import bare
 from gatepost_policy.report import Line
+from gatepost_policy.rows import chunks
 from gatepost_policy.selection import Selection
 from gatepost_policy.tables import Message, MessageDomain, MessageRecipient, MessageSignature
 from gatepost_policy.verdict import Mark
 
 MARKS_MAX = 2_000
 WINDOW_MAX = 100_000  # messages looked at one by one, for a family
-CHUNK = 500  # ids in one statement
 
 
 def newest(connection: Connection, selection: Selection, most: int) -> list[int]:
@@ -59,7 +59,7 @@ def _newest_by_key(connection: Connection, keys: list[ColumnElement[bool]], most
 
 def _of_family(connection: Connection, ids: Sequence[int], family: Family) -> list[int]:
     found: set[int] = set()
-    for chunk in _chunks(ids):
+    for chunk in chunks(ids):
         found.update(
             connection.scalars(
                 select(Message.id).where(Message.id.in_(chunk), Message.family == str(family))
@@ -71,7 +71,7 @@ def _of_family(connection: Connection, ids: Sequence[int], family: Family) -> li
 def lines(connection: Connection, ids: Sequence[int]) -> tuple[Line, ...]:
     """The messages with these ids, in this order."""
     found: dict[int, Line] = {}
-    for chunk in _chunks(ids):
+    for chunk in chunks(ids):
         recipients: dict[int, list[tuple[str, bool]]] = defaultdict(list)
         for row in connection.execute(
             select(MessageRecipient.message_id, MessageRecipient.address, MessageRecipient.trap)
@@ -132,7 +132,7 @@ def _signatures(connection: Connection, chunk: Sequence[int]) -> dict[int, list[
 def marks(connection: Connection, ids: Sequence[int]) -> tuple[Mark, ...]:
     """The time line's marks of these messages, oldest first."""
     found: list[Mark] = []
-    for chunk in _chunks(ids):
+    for chunk in chunks(ids):
         results: dict[int, set[str]] = defaultdict(set)
         for message_id, result in connection.execute(
             select(MessageSignature.message_id, MessageSignature.result).where(
@@ -149,8 +149,3 @@ def marks(connection: Connection, ids: Sequence[int]) -> tuple[Mark, ...]:
             dkim = "pass" if "pass" in seen else min(seen, default="none")
             found.append(Mark(row[1], row[2], dkim, row[3] > 0))
     return tuple(sorted(found, key=lambda mark: mark.at))
-
-
-def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(ids), CHUNK):
-        yield ids[start : start + CHUNK]

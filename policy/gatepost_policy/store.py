@@ -192,17 +192,14 @@ def explain(error: SQLAlchemyError, engine: Engine) -> StoreError:
     cause = error.orig if isinstance(error, DBAPIError) else None
     text = str(cause if cause is not None else error).splitlines()[0:1]
     line = shown(text[0]) if text else type(error).__name__
-    if engine.dialect.name == "sqlite":
-        for piece, meaning, step, temporary in _SQLITE:
-            if piece in line:
-                return StoreError(f"{what}: {meaning}; {step}", temporary=temporary)
-    else:
-        state = getattr(cause, "sqlstate", None) or ""
-        for piece, meaning, step, temporary in _POSTGRESQL:
-            if state.startswith(piece):
-                return StoreError(f"{what}: {meaning}; {step}", temporary=temporary)
-        if isinstance(error, OperationalError | InterfaceError) and not state:
-            return StoreError(f"{what}: no answer: {line}; is the server up?", temporary=True)
+    sqlite = engine.dialect.name == "sqlite"
+    state = getattr(cause, "sqlstate", None) or ""
+    table, fits = (_SQLITE, line.__contains__) if sqlite else (_POSTGRESQL, state.startswith)
+    for sign, meaning, step, temporary in table:
+        if fits(sign):
+            return StoreError(f"{what}: {meaning}; {step}", temporary=temporary)
+    if not sqlite and not state and isinstance(error, OperationalError | InterfaceError):
+        return StoreError(f"{what}: no answer: {line}; is the server up?", temporary=True)
     return StoreError(f"{what}: {line}")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, true, update
 
 from gatepost_policy import revision
+from gatepost_policy.rows import chunks
 from gatepost_policy.tables import Message, MessageRecipient, Revision, SenderIdentity, TrapRow
 from gatepost_policy.trap_import import Imported, import_lines
 from gatepost_policy.trap_names import classify
@@ -168,15 +169,10 @@ def seen_live(connection: Connection, keys: Sequence[str], *, at: float, how: st
     """
     changed = 0
     open_to = or_(TrapRow.live_as == "", TrapRow.live_as == "sender") if how == "sender" else true()
-    for start in range(0, len(keys), 500):
+    for part in chunks(keys):
         changed += connection.execute(
             update(TrapRow)
-            .where(
-                TrapRow.kind == "exact",
-                TrapRow.key.in_(keys[start : start + 500]),
-                live(),
-                open_to,
-            )
+            .where(TrapRow.kind == "exact", TrapRow.key.in_(part), live(), open_to)
             .values(live_at=at, live_as=how)
         ).rowcount
     return changed

@@ -40,8 +40,12 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "captured"
 
 
+REASONS: list[str] = []
+
+
 def sink(directory: Path, **values: Any) -> Sink:
-    return Sink(Trap.model_validate({"capture": str(directory), **values}))
+    REASONS.clear()
+    return Sink(Trap.model_validate({"capture": str(directory), **values}), REASONS.append)
 
 
 def take(to: Sink, at: float = AT, size: int = 10) -> Path | None:
@@ -101,6 +105,7 @@ def test_a_message_over_the_limit_is_not_kept(directory: Path) -> None:
     small = sink(directory, capture_max_message_bytes=2048)
     assert take(small, size=3000) is None
     assert (small.failed, list(directory.iterdir())) == (1, [])
+    assert REASONS == ["larger than trap.capture_max_message_bytes"]
     assert take(small, size=1000) is not None
 
 
@@ -148,13 +153,31 @@ def test_a_full_disk_is_no_ones_problem(
     kept.body(b"x")
     assert kept.finish({}) is None
     assert (to.failed, list(directory.iterdir())) == (1, [])
+    assert REASONS == ["No space left on device"]
 
 
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     to = sink(tmp_path / "file" / "captured")
     assert to.begin(AT) is None
-    assert to.failed == 1
+    assert (to.failed, REASONS) == (1, ["Not a directory"])
+
+
+def test_a_directory_that_turns_against_us(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the name nor the way back can be had: still nobody else's problem."""
+    to = sink(directory)
+    kept = to.begin(AT)
+    assert kept is not None
+
+    def refuse(*args: Any, **more: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/secret/20260921.eml")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert kept.finish({}) is None
+    assert (to.failed, REASONS) == (1, ["Permission denied"])
 
 
 def test_the_sidecar_is_there_before_the_message(

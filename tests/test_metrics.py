@@ -82,6 +82,7 @@ def test_counts_what_the_records_say(settings: Settings, served: str, tmp_path: 
     slot.answered(0.004)
     slot.answered(9.0)
     slot.failed()
+    slot.capture_failed()
     status, text = get(served + "/metrics")
     assert status == 200
     got = samples(text)
@@ -103,6 +104,7 @@ def test_counts_what_the_records_say(settings: Settings, served: str, tmp_path: 
         ("gatepost_milter_in_flight_messages", ()): 1,
         ("gatepost_milter_connections_total", ()): 1,
         ("gatepost_milter_exceptions_total", ()): 1,
+        ("gatepost_milter_captures_failed_total", ()): 1,
         ("gatepost_milter_answer_seconds_bucket", (("le", "0.005"),)): 1,
         ("gatepost_milter_answer_seconds_bucket", (("le", "+Inf"),)): 2,
         ("gatepost_milter_answer_seconds_count", ()): 2,

@@ -33,6 +33,7 @@ from gatepost_policy.maillog import MailLog
 from gatepost_policy.rules import Known, judge
 from gatepost_policy.scrub import Hop, Scrubber
 from gatepost_policy.settings import Settings
+from gatepost_policy.slots import Slot
 from gatepost_policy.sockets import SocketAddress
 
 INTERNAL_REJECT = Reply(554, "5.3.0", "Local problem")
@@ -69,7 +70,8 @@ class Gate:
         # Only these two answer a trap at RCPT; every other action lets the message come.
         self.answers_rcpt = settings.trap.action in ("reject", "tempfail")
         self.over_tcp = SocketAddress.parse(settings.milter.socket).kind != "unix"
-        self.sink = Sink(settings.trap)
+        self.sink = Sink(settings.trap, self._capture_failed)
+        self.slot: Slot | None = None  # this worker's figures, where there are some
         self.tag_name = settings.sender.tag_header.lower()
         self._told: set[str] = set()
 
@@ -101,6 +103,13 @@ class Gate:
                 copy.header(name.encode() + b":" + value)
             copy.end_of_headers()
         return copy
+
+    def _capture_failed(self, why: str) -> None:
+        """Counted each time, said once: what fills the disk fails with every message."""
+        if self.slot is not None:
+            self.slot.capture_failed()
+        hint = "trap mail is recorded but not kept; look at trap.capture, and at milterctl check"
+        self.tell_once("error", "capture-failed", why=why, hint=hint)
 
     def judge_rcpt(self, connection: Connection, message: Message, raw: bytes) -> Decision | None:
         """What to answer at RCPT to a trap, None to let the recipient pass."""

@@ -64,7 +64,7 @@ def serve(
         # A message makes hundreds of objects and no cycles: look for those less often.
         gc.set_threshold(20_000, 20, 20)
         if slot is not None and not replay:
-            Worker.slot = _slot(settings, slot)
+            Worker.slot = gate.slot = _slot(settings, slot)
         sys.excepthook = _excepthook
         threading.Thread(target=_listen, name="libmilter", daemon=True).start()
         _report(report, b"+")

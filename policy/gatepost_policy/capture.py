@@ -3,9 +3,10 @@
 `milterctl replay` reads both back: the same octets, from the same client, with the same DNS
 answers, at the same time, so that the verdict can be had again years later.
 
-Rules: nothing here ever stops mail; a capture that fails is dropped and counted (`failed`). A file
-is complete once it has its name: it is written aside, the sidecar is renamed first. Directory and
-files are for the owner only, because they hold other people's mail.
+Rules: nothing here ever stops mail; a capture that fails is dropped and counted (`failed`), and
+whoever made the sink is told why. A file is complete once it has its name: it is written aside, the
+sidecar is renamed first. Directory and files are for the owner only, because they hold other
+people's mail.
 
 How it stays bounded: over `capture_max_files` or `capture_max_bytes` the oldest go (names begin
 with the time). The directory is looked at every LOOK_EVERY captures.
@@ -18,6 +19,7 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -32,13 +34,17 @@ STALE_S = 3_600.0  # an unfinished file this old belonged to a process that was 
 
 
 class Sink:
-    """Where captures go. One a process; safe to make before a fork."""
+    """Where captures go. One a process; safe to make before a fork.
 
-    def __init__(self, settings: Trap) -> None:
+    `lost` is called for each that fails, with the reason: words that hold nothing of the message.
+    """
+
+    def __init__(self, settings: Trap, lost: Callable[[str], None] = lambda why: None) -> None:
         self.settings = settings
         self.enabled = bool(settings.capture)
         self.directory = Path(settings.capture) if settings.capture else Path()
         self.failed = 0
+        self._lost = lost
         self._until_look = 0
 
     def begin(self, at: float) -> "Capture | None":
@@ -53,9 +59,14 @@ class Sink:
             self._until_look -= 1
             stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(at))
             return Capture(self, f"{stamp}-{secrets.token_hex(6)}")
-        except (OSError, ValueError, OverflowError):
-            self.failed += 1
+        except (OSError, ValueError, OverflowError) as error:
+            self.lose(_why(error))
             return None
+
+    def lose(self, why: str) -> None:
+        """One message could not be kept."""
+        self.failed += 1
+        self._lost(why)
 
     def prune(self) -> None:
         """Remove the oldest captures until the bounds hold. Raises OSError."""
@@ -124,9 +135,10 @@ class Capture:
                 file.write(json.dumps(sidecar, indent=1).encode("ascii") + b"\n")
             os.rename(aside, beside)
             os.rename(self._part, final)
-        except (OSError, TypeError, ValueError):
-            self._fail()
-            beside.unlink(missing_ok=True)
+        except (OSError, TypeError, ValueError) as error:
+            self._fail(_why(error))
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
             return None
         return final
 
@@ -144,16 +156,21 @@ class Capture:
             return
         self._left -= len(data)
         if self._left < 0:
-            self._fail()
+            self._fail("larger than trap.capture_max_message_bytes")
             return
         try:
             self._file.write(data)
-        except OSError:
-            self._fail()
+        except OSError as error:
+            self._fail(_why(error))
 
-    def _fail(self) -> None:
-        self._sink.failed += 1
+    def _fail(self, why: str) -> None:
+        self._sink.lose(why)
         self.abandon()
+
+
+def _why(error: Exception) -> str:
+    """What the system says, without a path: the name of a file tells when a message came."""
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def sidecar(facts: Facts, traps: frozenset[str], dns: dict[str, Any]) -> dict[str, Any]:

@@ -134,6 +134,11 @@ class Collector:
             "Callbacks that ended in the configured stance",
             value=total.exceptions,
         )
+        yield CounterMetricFamily(
+            "gatepost_milter_captures_failed",
+            "Trap messages that could not be kept in trap.capture",
+            value=total.captures_failed,
+        )
         running, buckets = 0, []
         for bound, number in zip((*map(str, slots.BOUNDS), "+Inf"), total.buckets, strict=True):
             running += number

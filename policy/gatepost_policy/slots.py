@@ -24,6 +24,7 @@ SIZE = 64 + SLOTS * WORDS * 8
 NAME = "slots"
 
 PID, IN_FLIGHT, CONNECTIONS, EXCEPTIONS, MESSAGES, LATENCY_US, BUCKETS = range(len(FIXED) + 1)
+CAPTURES_FAILED = BUCKETS + len(BOUNDS) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Sum:
     messages: int
     latency_seconds: float
     buckets: tuple[int, ...]
+    captures_failed: int
 
 
 def create(directory: Path) -> Path:
@@ -99,6 +101,11 @@ class Slot:
         with self._lock:
             self._words[EXCEPTIONS] += 1
 
+    def capture_failed(self) -> None:
+        """A trap message could not be kept."""
+        with self._lock:
+            self._words[CAPTURES_FAILED] += 1
+
 
 def read(directory: Path) -> Sum | None:
     """The sum over all workers; None where no milter has made the file."""
@@ -120,4 +127,5 @@ def read(directory: Path) -> Sum | None:
         messages=sum(slot[MESSAGES] for slot in used),
         latency_seconds=sum(slot[LATENCY_US] for slot in used) / 1e6,
         buckets=tuple(sum(slot[BUCKETS + n] for slot in used) for n in range(len(BOUNDS) + 1)),
+        captures_failed=sum(slot[CAPTURES_FAILED] for slot in used),
     )

@@ -2,7 +2,7 @@
 
 How it works: a whole domain's summary and the overview's come from the sums of `domain_day` and
 `domain_host`; whatever is narrowed further (by time, host, trap, or to one address) is counted
-from the rows.
+from the rows; of a period the sums still tell its whole days (`by_day`).
 """
 
 from collections import Counter
@@ -10,18 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Connection,
-    Select,
-    cast,
-    func,
-    select,
-)
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 
-from gatepost_policy import rhythm
-from gatepost_policy.conditions import by_domain, conditions, covers, only_domain_and_time
+from gatepost_policy import by_day, rhythm
+from gatepost_policy.conditions import conditions, covers
 from gatepost_policy.facts import Family
 from gatepost_policy.rhythm import Rhythm
 from gatepost_policy.selection import Selection
@@ -31,7 +23,6 @@ from gatepost_policy.tables import (
     DomainHost,
     Message,
     MessageDomain,
-    MessageSignature,
 )
 
 RESULTS = ("pass", "fail", "policy", "neutral", "temperror", "permerror", "none")
@@ -121,7 +112,7 @@ def _from_sums(connection: Connection, selection: Selection) -> Counted:
 
 
 def _from_rows(connection: Connection, selection: Selection) -> Counted:
-    """One pass over the messages, by client; one over their signatures; one over their times."""
+    """One pass over the messages, by client; their signatures and days; one over their times."""
     chosen = conditions(connection, selection)
     client: ColumnElement[str | None] = func.coalesce(Message.address, Message.prefix)
     groupings: list[ColumnElement[Any]] = [client, Message.family.expression]
@@ -150,9 +141,7 @@ def _from_rows(connection: Connection, selection: Selection) -> Counted:
         before = spans.get(row[1], (row[7], row[8]))
         spans[row[1]] = min(before[0], row[7]), max(before[1], row[8])
     first, last = min(row[7] for row in groups), max(row[8] for row in groups)
-    results, signed = _signatures(connection, selection, chosen)
-    # A message of which only a RCPT TO was seen may have been signed: nobody knows.
-    results["none"] += sum(row[6] for row in groups) - signed
+    results = by_day.results(connection, selection, chosen, sum(row[6] for row in groups))
     beat = _rhythm(connection, selection, chosen, messages, first, last)
     hosts = [Host(row[2], bare(row[0]), row[1], row[3]) for row in groups if row[0] is not None]
     hosts.sort(key=lambda host: (-host.messages, host.address or ""))
@@ -170,31 +159,6 @@ def _from_rows(connection: Connection, selection: Selection) -> Counted:
     return Counted(summary, beat, sum(row[4] for row in groups), in_all, spans)
 
 
-def _signatures(
-    connection: Connection, selection: Selection, chosen: list[ColumnElement[bool]]
-) -> tuple[Counter[str], int]:
-    """How many signatures there are by result, and how many messages have one."""
-    column = MessageSignature.message_id
-    of_these = []
-    if chosen:
-        keys = by_domain(selection) if only_domain_and_time(selection) else None
-        ids = (
-            select(Message.id).where(*chosen)
-            if keys is None
-            else select(MessageDomain.message_id).where(*keys)
-        )
-        of_these = [column.in_(ids)]
-    results: Counter[str] = Counter()
-    for result, number in connection.execute(
-        select(MessageSignature.result, func.count())
-        .where(*of_these)
-        .group_by(MessageSignature.result)
-    ):
-        results[result] += number
-    signed = connection.scalar(select(func.count(column.distinct())).where(*of_these))
-    return results, signed or 0
-
-
 def _rhythm(
     connection: Connection,
     selection: Selection,
@@ -203,20 +167,13 @@ def _rhythm(
     first: float,
     last: float,
 ) -> Rhythm:
-    keys = by_domain(selection) if only_domain_and_time(selection) else None
-    if keys is None:
-        at, where = Message.at, chosen
-    else:
-        at, where = MessageDomain.at, keys
-    if not rhythm.certainly_dense(messages, first, last):
-        found = rhythm.of(connection.scalars(select(at).where(*where)).all())
-        assert found is not None
-        return found
-    # PostgreSQL's cast rounds to the next second, SQLite's cuts: of thousands of messages the one
-    # at midnight decides nothing.
-    day = cast(at, BigInteger) // rhythm.DAY
-    days = connection.scalars(select(day).where(*where).distinct()).all()
-    return Rhythm(messages, first, last, len(days), rhythm.count_months(days), median_gap=0.0)
+    if rhythm.certainly_dense(messages, first, last):
+        days = by_day.days(connection, selection, chosen, first, last)
+        return Rhythm(messages, first, last, len(days), rhythm.count_months(days), median_gap=0.0)
+    at, where = by_day.times(selection, chosen)
+    found = rhythm.of(connection.scalars(select(at).where(*where)).all())
+    assert found is not None
+    return found
 
 
 def _hosts(

@@ -1,12 +1,13 @@
 """Repeat senders, and clients that are shared: what the history of an identity says about it."""
 
-from collections.abc import Container
+from collections.abc import Collection, Iterator
 
 from sqlalchemy import Connection, func, select, update
 
 from gatepost_policy import address
 from gatepost_policy.decision import Action, Reason
 from gatepost_policy.facts import IdentityKind
+from gatepost_policy.rows import MANY, chunks
 from gatepost_policy.settings import Settings
 from gatepost_policy.tables import Message, SenderIdentity
 
@@ -46,7 +47,7 @@ def flag_repeat(
     connection: Connection,
     since: float,
     settings: Settings,
-    touched: Container[tuple[str, str]] | None = None,
+    touched: Collection[tuple[str, str]] | None = None,
 ) -> bool:
     """Flag those who became repeat senders, among the identities seen at or after `since`.
 
@@ -61,21 +62,9 @@ def flag_repeat(
     deliver good mail, for the same reason.
     """
     sender = settings.sender
-    candidates = connection.execute(
-        select(SenderIdentity.kind, SenderIdentity.value, SenderIdentity.last_seen).where(
-            SenderIdentity.trap_messages > 0,
-            SenderIdentity.last_seen >= since,
-            SenderIdentity.repeat.is_(False),
-            SenderIdentity.messages >= sender.repeat_messages,
-            SenderIdentity.days >= sender.repeat_messages,
-            SenderIdentity.last_seen - SenderIdentity.first_seen >= sender.repeat_span,
-        )
-    ).all()
     protected = sender.never_list + sender.own_domains
     flagged = False
-    for kind, value, last_seen in candidates:
-        if touched is not None and (kind, value) not in touched:
-            continue
+    for kind, value, last_seen in list(_candidates(connection, since, settings, touched)):
         if kind == IdentityKind.PREFIX:
             if good_messages(connection, value, last_seen, settings) >= sender.good_messages:
                 continue
@@ -90,6 +79,37 @@ def flag_repeat(
         )
         flagged = True
     return flagged
+
+
+def _candidates(
+    connection: Connection,
+    since: float,
+    settings: Settings,
+    touched: Collection[tuple[str, str]] | None,
+) -> Iterator[tuple[str, str, float]]:
+    """(kind, value, last seen) of those who are not yet flagged and have come often enough."""
+    sender, identity = settings.sender, SenderIdentity
+    query = select(identity.kind, identity.value, identity.last_seen).where(
+        identity.trap_messages > 0,
+        identity.repeat.is_(False),
+        identity.messages >= sender.repeat_messages,
+        identity.days >= sender.repeat_messages,
+        identity.last_seen - identity.first_seen >= sender.repeat_span,
+    )
+    recent = query.where(identity.last_seen >= since)
+    if touched is None:
+        yield from ((kind, value, at) for kind, value, at in connection.execute(recent))
+        return
+    found = connection.execute(recent.limit(MANY + 1)).all()
+    if len(found) <= MANY:
+        yield from ((kind, value, at) for kind, value, at in found if (kind, value) in touched)
+        return
+    # An old log: everybody who ever hit a trap was seen since then.
+    for kind in sorted({kind for kind, _ in touched}):
+        mine = query.where(identity.kind == kind)
+        for part in chunks(value for other, value in touched if other == kind):
+            of_part = connection.execute(mine.where(identity.value.in_(part)))
+            yield from ((kind, value, at) for kind, value, at in of_part)
 
 
 def repeating(connection: Connection) -> list[tuple[str, str]]:

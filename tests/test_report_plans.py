@@ -1,21 +1,22 @@
 """A sender's report reads what it tells and no more: no statement walks through a whole table."""
 
 import re
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event
 
-from fix_report import NEWSLETTER, SLOW, TRAP, fill, told
+from fix_report import NEWSLETTER, REAL, SLOW, TRAP, fill, told
 from gatepost_policy.address import parse
 from gatepost_policy.settings import Settings
 
 LARGE = ("message", "recipient", "signature", "message_domain", "domain_day", "domain_host")
 
 
-def scanned(engine: Engine, settings: Settings, **selectors: Any) -> list[str]:
-    """The large tables that this report reads from one end to the other."""
+def selects_of(engine: Engine, settings: Settings, **selectors: Any) -> list[tuple[str, Any]]:
+    """What this report asks: (statement, parameters)."""
     statements: list[tuple[str, Any]] = []
 
     def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -26,6 +27,12 @@ def scanned(engine: Engine, settings: Settings, **selectors: Any) -> list[str]:
     event.remove(engine, "before_cursor_execute", note)
     selects = [s for s in statements if s[0].lstrip().upper().startswith("SELECT")]
     assert len(selects) >= 3
+    return selects
+
+
+def scanned(engine: Engine, settings: Settings, **selectors: Any) -> list[str]:
+    """The large tables that this report reads from one end to the other."""
+    selects = selects_of(engine, settings, **selectors)
     found = []
     with engine.connect() as connection:
         for statement, parameters in selects:
@@ -61,3 +68,16 @@ def test_this_test_would_notice(engine: Engine, settings: Settings) -> None:
     """The null sender has no index, and says so here."""
     fill(engine, SLOW, settings)
     assert any("SCAN message" in line for line in scanned(engine, settings, sender="<>"))
+
+
+def test_overview_counts_no_client_that_its_senders_explain(
+    engine: Engine, settings: Settings
+) -> None:
+    fill(engine, SLOW, settings)
+    asked = [s for s in selects_of(engine, settings) if "message.prefix = ?" in s[0]]
+    assert asked == []
+    # The same client under other names: now it says something of its own.
+    more = [replace(m, sender="x@new.example", to=(REAL,), signatures=()) for m in SLOW]
+    fill(engine, more, settings)
+    asked = [s for s in selects_of(engine, settings) if "message.prefix = ?" in s[0]]
+    assert asked != []

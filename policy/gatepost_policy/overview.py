@@ -10,7 +10,7 @@ from ipaddress import ip_address, ip_network
 from sqlalchemy import Connection, select
 
 from gatepost_policy import dual_stack, patterns, queries
-from gatepost_policy.address import is_within
+from gatepost_policy.address import within_any
 from gatepost_policy.facts import IdentityKind, client_prefix
 from gatepost_policy.report import Report
 from gatepost_policy.roundup import Sender
@@ -54,9 +54,11 @@ def _senders(
         for host in sender.summary.hosts:
             prefix = _prefix(host.address)
             explained[prefix] = explained.get(prefix, 0) + host.messages
-    for kind, value in prefixes[:COUNTED_MAX]:
-        sender = _count(connection, kind, value, selection, settings)
+    for kind, value, messages in prefixes[:COUNTED_MAX]:
         # A client all of whose mail is told above under its senders' names says nothing new.
+        if messages <= explained.get(value, 0):
+            continue
+        sender = _count(connection, kind, value, selection, settings)
         if sender is not None and sender.summary.messages > explained.get(value, 0):
             found.append(sender)
     found.sort(
@@ -68,33 +70,34 @@ def _senders(
 
 def _candidates(
     connection: Connection, settings: Settings
-) -> tuple[list[Candidate], list[Candidate]]:
-    """Domains (or single addresses of a mail service), and clients, that hit a trap."""
+) -> tuple[list[Candidate], list[tuple[str, str, int]]]:
+    """Domains (or single addresses of a mail service) that hit a trap, and clients that did.
+
+    Domains below others of them are left out. Clients come with all messages they ever brought.
+    """
     identity = SenderIdentity
     rows = connection.execute(
-        select(identity.kind, identity.value)
+        select(identity.kind, identity.value, identity.messages)
         .where(identity.trap_messages > 0)
         .order_by(identity.repeat.desc(), identity.days.desc(), identity.last_seen.desc())
         .limit(CANDIDATES_MAX)
     ).all()
-    crowds = settings.sender.never_list
+    is_crowd = within_any(settings.sender.never_list)
     domains: dict[str, Candidate] = {}
-    prefixes: list[Candidate] = []
-    for kind, value in rows:
+    prefixes: list[tuple[str, str, int]] = []
+    for kind, value, messages in rows:
         if kind == IdentityKind.PREFIX:
-            prefixes.append((kind, value))
+            prefixes.append((kind, value, messages))
             continue
-        domain = value.rpartition("@")[2]
-        crowd = any(is_within(domain, c) for c in crowds)
         # What one customer of a mail service did is not what the service did.
-        if crowd != (kind == IdentityKind.SENDER):
+        if is_crowd(value.rpartition("@")[2]) != (kind == IdentityKind.SENDER):
             continue
         if value not in domains or kind == IdentityKind.DKIM:
             domains[value] = (kind, value)
     kept = [
         candidate
         for value, candidate in domains.items()
-        if not any(other != value and is_within(value, other) for other in domains)
+        if not any(value[at + 1 :] in domains for at, c in enumerate(value) if c == ".")
     ]
     return kept, prefixes
 

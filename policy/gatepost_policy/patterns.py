@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from sqlalchemy import Connection, select
 
-from gatepost_policy.address import is_within
+from gatepost_policy.address import within_any
 from gatepost_policy.roundup import Pattern
 from gatepost_policy.selection import Selection, timestamp
 from gatepost_policy.settings import Settings
@@ -109,11 +109,11 @@ def _hits(connection: Connection, selection: Selection) -> list[Hit]:
 
 def find(hits: Sequence[Hit], settings: Settings) -> tuple[Pattern, ...]:
     """The patterns among `hits`, which come oldest first. Pure."""
-    crowds = settings.sender.never_list
+    crowd = within_any(settings.sender.never_list)
 
     def domain(hit: Hit) -> str | None:
         # That many hosts write as a freemail service's users says nothing.
-        if hit.domain is None or any(is_within(hit.domain, crowd) for crowd in crowds):
+        if hit.domain is None or crowd(hit.domain):
             return None
         return hit.domain
 

@@ -8,6 +8,7 @@ from the rows; of a period the sums still tell its whole days (`by_day`).
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
@@ -143,9 +144,8 @@ def _from_rows(connection: Connection, selection: Selection) -> Counted:
     first, last = min(row[7] for row in groups), max(row[8] for row in groups)
     results = by_day.results(connection, selection, chosen, sum(row[6] for row in groups))
     beat = _rhythm(connection, selection, chosen, messages, first, last)
-    hosts = [Host(row[2], bare(row[0]), row[1], row[3]) for row in groups if row[0] is not None]
-    hosts.sort(key=lambda host: (-host.messages, host.address or ""))
-    in_all = len(hosts)
+    clients = [row for row in groups if row[0] is not None]
+    most = nsmallest(HOSTS_MAX, clients, key=lambda row: (-row[3], row[0]))
     summary = Summary(
         messages=messages,
         first_seen=first,
@@ -154,9 +154,9 @@ def _from_rows(connection: Connection, selection: Selection) -> Counted:
         dkim=_results(results),
         trap_hits=sum(int(row[5]) for row in groups),
         median_gap_days=beat.median_gap,
-        hosts=tuple(hosts[:HOSTS_MAX]),
+        hosts=tuple(Host(row[2], bare(row[0]), row[1], row[3]) for row in most),
     )
-    return Counted(summary, beat, sum(row[4] for row in groups), in_all, spans)
+    return Counted(summary, beat, sum(row[4] for row in groups), len(clients), spans)
 
 
 def _rhythm(
@@ -182,13 +182,11 @@ def _hosts(
     """The clients with most messages, and how many there are in all."""
     found = grouped.subquery()
     rows = connection.execute(
-        select(found.c.host, found.c.family, found.c.name, found.c.messages)
+        select(found.c.host, found.c.family, found.c.name, found.c.messages, func.count().over())
         .order_by(found.c.messages.desc(), found.c.host)
         .limit(HOSTS_MAX)
     ).all()
-    in_all = len(rows)
-    if in_all == HOSTS_MAX:
-        in_all = connection.scalar(select(func.count()).select_from(found)) or in_all
+    in_all = rows[0][4] if rows else 0
     return tuple(Host(row[2], bare(row[0]), row[1], int(row[3])) for row in rows), in_all
 
 

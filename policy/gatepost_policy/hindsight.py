@@ -5,25 +5,28 @@ How it works: when the traps have changed since the last time (revision `traps` 
 adds the hits to every sum. A trap that is removed again takes these marks with it; a hit on what
 was a trap when the mail came stays one. Nobody is listed for the past: listings answer to hits.
 
+Locks are taken as `ingest` takes them (messages, sums, identities, each in order), because the
+recorders of all hosts write meanwhile.
+
 Limits: marks of a domain or a pattern that is removed stay; only exact traps take theirs along.
 """
 
 import re
 from collections.abc import Iterable, Iterator
 from fnmatch import translate
+from functools import partial
 from re import Pattern
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, and_, delete, insert, not_, or_, select, update
+from sqlalchemy import Connection, Engine, and_, delete, not_, or_, select, update
 
-from gatepost_policy import derive, ingest, revision, rows, store, traps
+from gatepost_policy import derive, ingest, revision, rows, sqltext, store, traps
 from gatepost_policy.decision import Reason
 from gatepost_policy.rows import AT, Row
 from gatepost_policy.tables import (
     Message,
     MessageRecipient,
     Revision,
-    SenderIdentity,
     TrapRow,
 )
 from gatepost_policy.trap_names import OPEN
@@ -56,10 +59,9 @@ def settle(engine: Engine, settings: "Settings") -> int:
         flips = _flips(connection)
     changed = 0
     for batch in rows.chunks(sorted(flips), BATCH):
-        with store.writing(engine) as connection:
-            changed += _mark(connection, batch, flips, settings)
-    with store.writing(engine) as connection:
-        _remember(connection, wanted)
+        mark = partial(_mark, ids=batch, flips=flips, settings=settings)
+        changed += store.persistently(engine, mark)
+    store.persistently(engine, lambda connection: _remember(connection, wanted))
     return changed
 
 
@@ -69,9 +71,9 @@ def unsettle(connection: Connection) -> None:
 
 
 def _remember(connection: Connection, number: int) -> None:
-    done = connection.execute(update(Revision).where(Revision.topic == TOPIC).values(number=number))
-    if not done.rowcount:
-        connection.execute(insert(Revision).values(topic=TOPIC, number=number))
+    # Two programs may be here at once, and neither finds a row.
+    sql = sqltext.upsert(connection.dialect.name, "revision", "number=")
+    sqltext.many(connection, sql, [(TOPIC, number)])
 
 
 def _flips(connection: Connection) -> dict[int, dict[str, bool]]:
@@ -147,7 +149,7 @@ def _matching(
 
 def _mark(
     connection: Connection,
-    ids: Iterable[int],
+    ids: list[int],
     flips: dict[int, dict[str, bool]],
     settings: "Settings",
 ) -> int:
@@ -158,14 +160,14 @@ def _mark(
     """
     from gatepost_policy import listings
 
-    ids = list(ids)
     # The recorder of another host must not replace a row that we are counting.
-    connection.execute(select(Message.id).where(Message.id.in_(ids)).with_for_update()).all()
+    lock = select(Message.id).where(Message.id.in_(ids)).order_by(Message.id).with_for_update()
+    connection.execute(lock).all()
     sums = derive.Sums()
-    counted: set[tuple[str, str]] = set()
+    steps: dict[tuple[str, str], int] = {}
     since = float("inf")
     changed = 0
-    for row in rows.load(connection, ids).values():
+    for _, row in sorted(rows.load(connection, ids).items()):
         wanted = flips[row.id]
         recipients = [
             (address, key, wanted.get(key, bool(trap)), accepted)
@@ -174,10 +176,18 @@ def _mark(
         if recipients == row.recipients:
             continue
         changed += 1
-        counted.update(_recount(connection, sums, row, recipients))
+        identities, step = _recount(connection, sums, row, recipients)
+        for identity in identities:
+            steps[identity] = steps.get(identity, 0) + step
         since = min(since, row.at)
     ingest.write_sums(connection, sums, 0.0)
-    if counted and listings.flag_repeat(connection, since, settings, counted):
+    sql = "UPDATE identity SET trap_messages = trap_messages + ? WHERE kind = ? AND value = ?"
+    sqltext.many(
+        connection,
+        sqltext.native(connection.dialect.name, sql),
+        [(step, kind, value) for (kind, value), step in sorted(steps.items())],
+    )
+    if steps and listings.flag_repeat(connection, since, settings, steps):
         revision.bump(connection, "repeat")
     return changed
 
@@ -187,8 +197,8 @@ def _recount(
     sums: derive.Sums,
     row: Row,
     recipients: list[tuple[str, str, bool, bool]],
-) -> Iterable[tuple[str, str]]:
-    """Count `row` with these recipients; the identities whose trap messages have changed."""
+) -> tuple[Iterable[tuple[str, str]], int]:
+    """Count `row` with these recipients; whose trap messages have changed, and by how much."""
     names = row.keys()[1]
     before = row.traps
     row.add_to(sums, names, -1, identities=False)
@@ -204,14 +214,7 @@ def _recount(
     row.add_to(sums, names, 1, identities=False)
     connection.execute(update(Message).where(Message.id == row.id).values(traps=row.traps))
     step = bool(row.traps) - bool(before)
-    if not step:
-        return ()
     of_this = derive.Sums()
-    row.add_to(of_this, ())
-    for kind, value in sorted(of_this.identities):
-        connection.execute(
-            update(SenderIdentity)
-            .where(SenderIdentity.kind == kind, SenderIdentity.value == value)
-            .values(trap_messages=SenderIdentity.trap_messages + step)
-        )
-    return of_this.identities
+    if step:
+        row.add_to(of_this, ())
+    return of_this.identities, step

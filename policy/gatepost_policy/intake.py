@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gatepost_policy.settings import Settings
 
 BATCH_RECORDS = 1_000
-RETRIES = 8
+RETRIES = store.RETRIES
 
 Log = Callable[[str, str], None]  # level, text
 

@@ -8,9 +8,11 @@ Whatever the database refuses comes out as `StoreError`: one line, with the next
 Rule: no engine exists before a fork (a SQLite handle or a socket must not be shared by processes).
 """
 
-from collections.abc import Iterator
+import random
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
@@ -30,7 +32,10 @@ from gatepost_policy.shown import shown
 if TYPE_CHECKING:
     from gatepost_policy.settings import Settings
 
+Result = TypeVar("Result")
+
 CONNECT_TIMEOUT_S = 5
+RETRIES = 8  # of work that a server could not bring in order with another host's
 # Pages kept by one connection: the upper levels of every index of a large store. The rest is in
 # the kernel's cache, which gives memory back when somebody else needs it.
 SQLITE_CACHE_KIB = 16_384
@@ -142,6 +147,25 @@ def writing(engine: Engine) -> Iterator[Connection]:
         connection = bare.execution_options(gatepost_writing=True)
         with connection.begin():
             yield connection
+
+
+def persistently(engine: Engine, work: Callable[[Connection], Result]) -> Result:
+    """What `work` gives in one writing transaction, begun anew after a deadlock and the like.
+
+    `work` must start from what the store says each time. Raises StoreError.
+    """
+    for attempt in range(1, RETRIES):
+        try:
+            with writing(engine) as connection:
+                return work(connection)
+        except StoreError as error:
+            cause = error.__cause__
+            if not isinstance(cause, SQLAlchemyError) or not retryable(cause):
+                raise
+        # Two hosts met; the one that waits a little longer goes second.
+        time.sleep(random.uniform(0, 0.005 * 2**attempt))
+    with writing(engine) as connection:
+        return work(connection)
 
 
 @contextmanager

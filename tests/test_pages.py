@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import story
 from gatepost_policy import history, listings
 from gatepost_policy.html import volume
 from gatepost_policy.html_report import render
+from gatepost_policy.roundup import DualStack
 from gatepost_policy.selection import Selection
 from gatepost_policy.settings import Settings, Store
 from gatepost_policy.store import open_engine, reading
+from gatepost_policy.summary import Host
 from gatepost_policy.web.app import create
 from ports import free_port
 
@@ -69,6 +72,23 @@ def test_page_loads_nothing(engine: Engine, settings: Settings, sender: str | No
     bare = re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
     loads = re.findall(r"(?:src|href)=\"(?!#)([^\"]*)|url\((?!#)([^)]*)|@import|<script", bare)
     assert loads == []
+
+
+def test_a_claim_is_not_called_proven_and_all_hosts_are_counted(
+    engine: Engine, settings: Settings
+) -> None:
+    with reading(engine) as connection:
+        report = history.tell(connection, Selection(), settings, NOW)
+    both = tuple(DualStack(f"{sure}.example", sure, 1, 2, 3) for sure in (True, False))
+    hosts = tuple(Host(None, f"192.0.2.{n}", "ipv4", 1) for n in range(30))
+    text = render(
+        replace(
+            report, dual_stack=both, summary=replace(report.summary, hosts=hosts), hosts=12_345
+        )
+    )
+    rows = re.findall(r"(True|False)\.example.*?data-label=\"proven\">(.*?)<", text)
+    assert rows == [("True", "by DKIM"), ("False", "no, a claim")]
+    assert "20 of 12345 shown" in text
 
 
 def test_strangers_are_escaped(engine: Engine, settings: Settings) -> None:

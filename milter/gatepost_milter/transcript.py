@@ -71,18 +71,21 @@ class Message:
         return any(p.upper() == b"SMTPUTF8" for p in self.params)
 
     def values(self, name: str) -> list[bytes]:
-        """The values of all fields called `name` (lower-case), top to bottom. Only once the
-        header is complete."""
-        if self._named is None:
-            named: dict[str, list[bytes]] = {}
+        """The values of all fields called `name` (lower-case), top to bottom: of those that have
+        come so far, and kept for the next call only once the header is complete (a trap refused
+        at RCPT asks before there is one)."""
+        named = self._named
+        if named is None:
+            named = {}
             for key, value in self.fields:
                 key = key.lower()
                 if key in named:
                     named[key].append(value)
                 else:
                     named[key] = [value]
-            self._named = named
-        return self._named.get(name, [])
+            if self.complete:
+                self._named = named
+        return named.get(name, [])
 
 
 def text(raw: bytes) -> str:

@@ -1,0 +1,143 @@
+"""On TCP the milter answers DATA, on a unix socket nobody sends it (decision 0023); real daemon."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import milter
+import pytest
+
+from daemons import Daemon
+from fix_store import AT
+from gatepost_milter import callbacks, harness, mta
+from gatepost_milter.envelope import Envelope
+from gatepost_milter.gate import Gate
+from gatepost_milter.shared import Worker
+from gatepost_policy import journal, known, store, traps
+from gatepost_policy.settings import Milter, Settings, Store
+from test_session_order import Context
+
+CONFIG = """
+[milter]
+socket = "inet:{port}@127.0.0.1"
+workers = 1
+[trap]
+action = "ACTION"
+[store]
+url = "sqlite:///{dir}/gatepost.sqlite"
+"""
+TRAP, GOOD, NEVER = "trap@example.net", "user@example.net", "never@example.net"
+# What each generation of MTAs offers: version 2 (the first seven steps), 4 (those of Sendmail
+# 8.14, without the ones that take an answer away), 6 as Postfix today, and that without NODATA.
+OFFERS = {
+    "2": (2, 0x7F & ~milter.P_NR_HDR),
+    "4": (4, 0x3FF & ~milter.P_NR_HDR),
+    "6": (6, mta.OFFERED_STEPS),
+    "6, DATA always": (6, mta.OFFERED_STEPS & ~milter.P_NODATA),
+}
+
+
+@pytest.mark.parametrize("action", ["reject", "accept"])
+@pytest.mark.parametrize(
+    ("socket", "left_out"),
+    [("unix:{}/m.sock", True), ("inet:8894@127.0.0.1", False), ("inet6:8894@[::1]", False)],
+)
+def test_who_is_asked_for_data(tmp_path: Path, socket: str, left_out: bool, action: Any) -> None:
+    """And no MTA is ever asked for what it did not offer."""
+    settings = Settings(
+        milter=Milter(socket=socket.format(tmp_path)),
+        store=Store(url=f"sqlite:///{tmp_path}/x.sqlite"),
+    )
+    settings = settings.model_copy(
+        update={"trap": settings.trap.model_copy(update={"action": action})}
+    )
+    Worker.gate = Gate(settings)
+    try:
+        for offered in (steps for _, steps in OFFERS.values()):
+            context = Context()
+            options = [mta.OFFERED_ACTIONS, offered, 0, 0]
+            callbacks.negotiate(context, options)
+            callbacks.close(context)
+            assert not options[1] & ~offered
+            assert bool(options[1] & milter.P_NODATA) is (left_out and bool(offered & 0x200))
+            assert not options[1] & milter.P_NR_DATA
+    finally:
+        del Worker.gate
+
+
+@pytest.fixture(scope="module", params=["reject", "tempfail", "accept"])
+def daemon(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Daemon, str]]:
+    home = tmp_path_factory.mktemp("tcp")
+    settings = Settings(store=Store(url=f"sqlite:///{home}/gatepost.sqlite"))
+    engine = store.open_engine(settings)
+    with store.writing(engine) as connection:
+        traps.add(connection, TRAP, at=AT)
+        known.publish(connection, home, settings)
+    engine.dispose()
+    with Daemon(CONFIG.replace("ACTION", request.param), home=home) as daemon:
+        yield daemon, request.param
+
+
+def recorded(home: Path) -> list[dict[str, Any]]:
+    found = [p for path in journal.segments(home / "journal") for p in journal.read(path, 0)]
+    return [p.data for p in found if p.data is not None]
+
+
+@pytest.mark.milter
+@pytest.mark.parametrize("sends_data", [True, False], ids=["DATA", "no DATA"])
+@pytest.mark.parametrize("offer", OFFERS)
+def test_every_message_of_a_connection(
+    daemon: tuple[Daemon, str], offer: str, sends_data: bool
+) -> None:
+    """Mail, a trap at RCPT, RSET after DATA, mail again: each answer at its place, no mix-up."""
+    process, action = daemon
+    before = len(recorded(process.home))
+    version, steps = OFFERS[offer]
+    place = f"inet:{process.port}@127.0.0.1"
+    answered: list[bool] = []
+
+    def data(session: mta.MilterSession) -> str | None:
+        if not sends_data:
+            return None
+        answered.append(not session.steps & milter.P_NODATA)
+        return send_data(session)
+
+    send_data = mta.MilterSession.data
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(mta.MilterSession, "data", data)
+        with harness.Session(
+            place, Envelope(recipients=(GOOD,)), timeout=30, version=version, steps=steps
+        ) as session:
+            assert session.send(message(1)).action == "accept"
+            session.mail(session.envelope)
+            session.rcpt(NEVER)
+            assert session.milter is not None
+            assert session.milter.data() is None
+            session.rset()
+            session.rset()
+            assert session.send(message(2)).action == "accept"
+            mixed = session.send(message(3), Envelope(recipients=(TRAP, GOOD)))
+            # What a refused RCPT has looked at is not the header of the message that follows.
+            assert b"forged" in mixed.queued
+            assert b"forged" not in mixed.message
+            assert session.send(message(4)).action == "accept"
+    assert answered == ([True] * 5 if sends_data else [])
+    first = {"reject": "5", "tempfail": "4", "accept": "2"}[action]
+    assert [reply[0] for reply in mixed.replies] == [first, "2"]
+    assert mixed.action == "accept"
+    got = recorded(process.home)[before:]
+    assert [r["message_id"] for r in got if r["kind"] == "message"] == [
+        f"<{number}@x.example>" for number in (1, 2, 3, 4)
+    ]
+    assert NEVER not in json.dumps(got)
+
+
+def message(number: int) -> bytes:
+    """With a result that claims to be ours."""
+    forged = f"Authentication-Results: {Envelope().mta}; dkim=pass header.d=forged.example"
+    return (
+        f"{forged}\r\nFrom: a@x.example\r\nMessage-ID: <{number}@x.example>\r\n\r\nHello\r\n"
+    ).encode()

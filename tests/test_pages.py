@@ -14,13 +14,14 @@ from sqlalchemy import Engine
 import browser
 import story
 from gatepost_policy import history, listings
-from gatepost_policy.html import volume
+from gatepost_policy.html import charts, volume
 from gatepost_policy.html_report import render
 from gatepost_policy.roundup import DualStack
 from gatepost_policy.selection import Selection
 from gatepost_policy.settings import Settings, Store
 from gatepost_policy.store import open_engine, reading
 from gatepost_policy.summary import Host
+from gatepost_policy.verdict import Mark
 from gatepost_policy.web.app import create
 from ports import free_port
 
@@ -89,6 +90,14 @@ def test_a_claim_is_not_called_proven_and_all_hosts_are_counted(
     rows = re.findall(r"(True|False)\.example.*?data-label=\"proven\">(.*?)<", text)
     assert rows == [("True", "by DKIM"), ("False", "no, a claim")]
     assert "20 of 12345 shown" in text
+
+
+def test_messages_are_counted_in_whole_numbers() -> None:
+    mark = Mark(float(NOW), "ipv4", "pass", False)
+    for chart in (charts.volume([(20_000, "ipv4", 1), (20_030, "ipv6", 2)]), charts.months([mark])):
+        for drawn in chart.values():
+            assert re.search(r">\s*1\s*<", drawn)
+            assert not re.search(r">\s*\d\.\d\s*<", drawn)
 
 
 def test_strangers_are_escaped(engine: Engine, settings: Settings) -> None:

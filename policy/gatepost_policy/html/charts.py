@@ -89,7 +89,7 @@ def _bars(counts: Mapping[str, Counter[datetime]], width: float) -> str:
         )
         base.update(counts[result])
     axes.xaxis_date()
-    axes.grid(axis="y", color=FAINT, lw=0.8)
+    _counts(axes)
     _dates(axes, width)
     return _svg(figure)
 
@@ -123,7 +123,7 @@ def _volume(rows: Sequence[tuple[int, str, int]], width: float) -> str:
         )
         base.update(counts)
     axes.xaxis_date()
-    axes.grid(axis="y", color=FAINT, lw=0.8)
+    _counts(axes)
     _dates(axes, width)
     return _svg(figure)
 
@@ -150,7 +150,6 @@ def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
 def _dates(axes: "Axes", width: float) -> None:
     """Few and whole dates: `2011-02` rather than a crowd of days."""
     from matplotlib.dates import AutoDateFormatter, AutoDateLocator
-    from matplotlib.ticker import MaxNLocator
 
     make: Any = AutoDateLocator  # matplotlib leaves these two untyped
     locator = make(minticks=2, maxticks=4 if width < 5 else 9, tz=UTC)
@@ -159,8 +158,14 @@ def _dates(axes: "Axes", width: float) -> None:
     form.scaled.update({365.0: "%Y", 30.0: "%Y-%m", 1.0: "%m-%d", 1 / 24: "%d. %H:%M"})
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(form)
-    if axes.get_yticklabels() and not axes.yaxis.get_majorticklocs().size:
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+
+
+def _counts(axes: "Axes") -> None:
+    """Messages are counted in whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    axes.grid(axis="y", color=FAINT, lw=0.8)
 
 
 def _svg(figure: "Figure") -> str:

@@ -315,6 +315,18 @@ def test_monitoring_connects(case_daemon: CaseDaemon) -> None:
     assert harness.send(case_daemon.socket, MESSAGE).action == "accept"
 
 
+@pytest.mark.slow
+def test_no_header_or_no_body_over_tcp(tmp_path: Path) -> None:
+    """libmilter takes no body right after DATA: without an end of header it never answers."""
+    config = '[milter]\nsocket = "inet:{port}@127.0.0.1"\nworkers = 1\n[store]\n'
+    with Daemon(config + 'url = "sqlite:///{dir}/gatepost.sqlite"\n', home=tmp_path) as daemon:
+        place = f"inet:{daemon.port}@127.0.0.1"
+        for message in (b"\nbody\n", b"body\n", b"\n", b"Subject: x\n", MESSAGE):
+            for login in (None, "alice"):
+                sent = harness.send(place, message, login=login, timeout=20)
+                assert sent.action == "accept"
+
+
 @pytest.mark.crash
 def test_descriptors_run_out(tmp_path: Path) -> None:
     """With no descriptor left new sessions wait; as soon as there are some, mail flows again."""

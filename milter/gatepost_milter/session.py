@@ -70,8 +70,10 @@ class Session:
         if Worker.gate.over_tcp:
             # Postfix's smtpd sends the envelope, then its cleanup sends the message: two writes
             # without an answer in between, and Nagle's algorithm keeps the second one back until
-            # our delayed ACK, 40 ms. An answer to DATA carries the ACK.
-            wanted &= ~milter.P_NODATA
+            # our delayed ACK, 40 ms. An answer to DATA carries the ACK. libmilter takes no body and
+            # no end right after DATA: a message without a header needs the end of the header.
+            wanted &= ~(milter.P_NODATA | milter.P_NOEOH)
+            wanted |= milter.P_NR_EOH
         self.steps = offered_steps & wanted
         self.leading_space = bool(self.steps & milter.P_HDR_LEADSPC)
         self.after_header = self.quiet(milter.P_NR_HDR)
@@ -205,8 +207,8 @@ class Session:
         return self.after_header
 
     def eoh(self, ctx: Any) -> int:
-        """Not asked for (the first chunk of the body, or the end, tells as much); an MTA that
-        does not negotiate sends it."""
+        """Nothing to do: the first chunk of the body, or the end, tells as much. It comes over TCP,
+        and from an MTA that does not negotiate."""
         return self.quiet(milter.P_NR_EOH)
 
     def _header_complete(self, ctx: Any, message: Message) -> None:

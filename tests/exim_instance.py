@@ -8,21 +8,14 @@ names our server: the machine's file is not touched.
 
 import os
 import pwd
-import shutil
-import signal
 import subprocess
-import tempfile
-import time
 from pathlib import Path
 
-from mta_common import DELIVERY_TIMEOUT, HOST, LOGIN, PASSWORD, answers, certificate
+from mta_common import LOGIN, PASSWORD, Mta, certificate
 from mta_unpack import Programs
-from ports import free_port
-from smtp_client import Client
 
 CONF = Path(__file__).parents[1] / "conf/exim"
 FILES = ("gatepost-main.conf", "gatepost-acl.conf", "gatepost-routers.conf")
-START_TIMEOUT = 60
 
 # An operator's own configuration, with gatepost's lines where docs/exim.md says.
 CONFIGURATION = """\
@@ -114,7 +107,7 @@ plain:
 """
 
 
-class EximInstance:
+class EximInstance(Mta):
     """One running Exim. `policy` is the port of gatepost-policyd; `gatepost=False`: without it;
     `run=False`: only the configuration."""
 
@@ -122,16 +115,10 @@ class EximInstance:
         self, programs: Programs, policy: int, *, dns: str = "", gatepost: bool = True,
         replace: tuple[tuple[str, str], ...] = (), run: bool = True,
     ) -> None:  # fmt: skip
-        self.programs, self.policy, self.gatepost, self.dns = programs, policy, gatepost, dns
-        self.replace = replace
-        self.root = Path(tempfile.mkdtemp(prefix="gatepost-exim-"))
-        self.root.chmod(0o755)
+        super().__init__(programs, "Exim")
+        self.policy, self.gatepost, self.dns, self.replace = policy, gatepost, dns, replace
         self.exim = programs.root / "usr/sbin/exim4"
-        self.inbound_port, self.submission_port = free_port(), free_port()
-        while self.submission_port == self.inbound_port:
-            self.submission_port = free_port()
         self.config = self.root / "exim.conf"
-        self.daemon: subprocess.Popen[bytes] | None = None
         try:
             self._lay_out()
             if run:
@@ -139,12 +126,6 @@ class EximInstance:
         except BaseException:
             self.stop()
             raise
-
-    def __enter__(self) -> "EximInstance":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def _lay_out(self) -> None:
         user = pwd.getpwnam("Debian-exim")
@@ -189,30 +170,7 @@ class EximInstance:
             resolv.write_text(f"nameserver {self.dns}\noptions timeout:1 attempts:1\n")
             mount = f"mount --bind {resolv} \"$(readlink -f /etc/resolv.conf)\" && exec \"$@\""
             command = ["unshare", "--mount", "sh", "-c", mount, "sh", *command]
-        with (self.root / "output").open("wb") as output:
-            self.daemon = subprocess.Popen(
-                command, env=self.programs.environment(), stdin=subprocess.DEVNULL,
-                stdout=output, stderr=output, start_new_session=True,
-            )  # fmt: skip
-        end = time.monotonic() + START_TIMEOUT
-        while not answers(self.inbound_port):
-            if self.daemon.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"Exim did not start:\n{self.log_text()}")
-            time.sleep(0.02)
-
-    def stop(self) -> None:
-        if self.daemon is not None:
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                try:
-                    os.killpg(self.daemon.pid, number)
-                except ProcessLookupError:
-                    break
-                try:
-                    self.daemon.wait(5)
-                except subprocess.TimeoutExpired:
-                    continue
-            self.daemon = None
-        shutil.rmtree(self.root, ignore_errors=True)
+        self.launch(command, self.programs.environment(), self.root / "output")
 
     def run(self, *args: str, stdin: bytes = b"") -> str:
         """Run exim itself on this configuration: -bP, -be, or hand it a message."""
@@ -222,34 +180,6 @@ class EximInstance:
         )  # fmt: skip
         return (done.stdout + done.stderr).decode(errors="replace")
 
-    def inbound(self, host: str = "127.0.0.1", **options: object) -> Client:
-        return Client(host, self.inbound_port, **options)  # type: ignore[arg-type]
-
-    def submission(self, host: str = "127.0.0.1", **options: object) -> Client:
-        options = {"login": LOGIN, "password": PASSWORD, **options}
-        return Client(host, self.submission_port, **options)  # type: ignore[arg-type]
-
     def log_text(self) -> str:
         logs = [*sorted((self.root / "log").glob("*log")), self.root / "output"]
         return "".join(p.read_text(errors="replace") for p in logs if p.exists())
-
-    def delivered(self, box: str = "*") -> list[Path]:
-        return sorted((self.root / "mail").glob(f"{box}/new/*"), key=lambda p: p.stat().st_mtime_ns)
-
-    def collect(self, count: int = 1, box: str = "*") -> list[bytes]:
-        """Wait for `count` messages, read them and take them away."""
-        end = time.monotonic() + DELIVERY_TIMEOUT
-        while len(self.delivered(box)) < count:
-            if time.monotonic() > end:
-                raise AssertionError(
-                    f"want {count} delivered, got {len(self.delivered(box))}:\n{self.log_text()}"
-                )
-            time.sleep(0.02)
-        found = self.delivered(box)
-        out = [path.read_bytes() for path in found]
-        for path in found:
-            path.unlink()
-        return out
-
-
-__all__ = ["HOST", "EximInstance"]

@@ -10,29 +10,16 @@ import grp
 import os
 import pwd
 import re
-import shutil
-import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mta_common import (
-    DELIVERY_TIMEOUT,
-    HOST,
-    LOGIN,
-    PASSWORD,
-    START_TIMEOUT,
-    answers,
-    certificate,
-)
+from mta_common import DELIVERY_TIMEOUT, HOST, LOGIN, PASSWORD, START_TIMEOUT, Mta, certificate
 from mta_unpack import Programs
-from ports import free_port
 from postfix_recipes import entries
 from sasl_stub import SaslStub
-from smtp_client import Client
 
 __all__ = ["HOST", "LOGIN", "PASSWORD", "START_TIMEOUT", "PostfixInstance", "Setup", "version"]
 
@@ -84,19 +71,14 @@ class Setup:
     sasl: bool = True
 
 
-class PostfixInstance:
+class PostfixInstance(Mta):
     """One running Postfix, or with `run=False` only its configuration. A context manager."""
 
     def __init__(self, programs: Programs, setup: Setup, *, run: bool = True) -> None:
-        self.programs, self.setup = programs, setup
-        self.root = Path(tempfile.mkdtemp(prefix="gatepost-postfix-"))
-        self.root.chmod(0o755)  # the postfix user reads here
+        super().__init__(programs, "Postfix")
+        self.setup = setup
         self.etc, self.spool = self.root / "etc", self.root / "spool"
-        self.mail, self.log = self.root / "mail", self.root / "maillog"
-        self.inbound_port, self.submission_port = free_port(), free_port()
-        while self.submission_port == self.inbound_port:
-            self.submission_port = free_port()
-        self.master: subprocess.Popen[bytes] | None = None
+        self.log = self.root / "maillog"
         self.sasl: SaslStub | None = None
         try:
             self._lay_out()
@@ -106,12 +88,6 @@ class PostfixInstance:
         except BaseException:
             self.stop()
             raise
-
-    def __enter__(self) -> "PostfixInstance":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -249,42 +225,21 @@ class PostfixInstance:
         if self.setup.sasl and self.sasl is None:
             self.sasl = SaslStub(self.root / "sasl/auth", LOGIN, PASSWORD)
         self.log.touch()
-        self.master = subprocess.Popen(
-            [self.sbin / "master", "-c", self.etc, "-d"],
-            env=self.environment(), cwd=self.root, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        end = time.monotonic() + START_TIMEOUT
-        while not answers(self.inbound_port):
-            if self.master.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"Postfix did not start:\n{self.log_text()}")
-            time.sleep(0.02)
-
-    def stop_master(self) -> None:
-        """End master and all its children; the files stay."""
-        if self.master is not None:
-            # Our own session: nothing but this master's children is in it.
-            for sig in (signal.SIGTERM, signal.SIGKILL):
-                try:
-                    os.killpg(self.master.pid, sig)
-                except ProcessLookupError:
-                    break
-                try:
-                    self.master.wait(5)
-                except subprocess.TimeoutExpired:
-                    continue
-            self.master = None
+        self.launch(
+            [self.sbin / "master", "-c", self.etc, "-d"], self.environment(), Path(os.devnull)
+        )
 
     def stop(self) -> None:
-        self.stop_master()
+        """End it, the authentication server too, and leave nothing behind."""
+        self.end_process()
         if self.sasl is not None:
             self.sasl.stop()
             self.sasl = None
-        shutil.rmtree(self.root, ignore_errors=True)
+        super().stop()
 
     def restart(self, setup: Setup | None = None) -> None:
         """Take another configuration, from a stand-still."""
-        self.stop_master()
+        self.end_process()
         if setup is not None:
             self.setup = setup
         self.write_config()
@@ -313,35 +268,8 @@ class PostfixInstance:
             path.chmod(0o755)
         return folder
 
-    def inbound(self, host: str = "127.0.0.1", **options: object) -> Client:
-        return Client(host, self.inbound_port, **options)  # type: ignore[arg-type]
-
-    def submission(self, host: str = "127.0.0.1", **options: object) -> Client:
-        """A client that logs in; `login=""` is one that does not."""
-        options = {"login": LOGIN, "password": PASSWORD, **options}
-        return Client(host, self.submission_port, **options)  # type: ignore[arg-type]
-
     def log_text(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
-
-    def delivered(self, box: str = "*") -> list[Path]:
-        """The delivered messages, oldest first."""
-        return sorted(self.mail.glob(f"{box}/new/*"), key=lambda p: p.stat().st_mtime_ns)
-
-    def collect(self, count: int = 1, box: str = "*") -> list[bytes]:
-        """Wait for `count` messages, read them and take them away."""
-        end = time.monotonic() + DELIVERY_TIMEOUT
-        while len(self.delivered(box)) < count:
-            if time.monotonic() > end:
-                raise AssertionError(
-                    f"want {count} delivered, got {len(self.delivered(box))}:\n{self.log_text()}"
-                )
-            time.sleep(0.02)
-        found = self.delivered(box)
-        out = [path.read_bytes() for path in found]
-        for path in found:
-            path.unlink()
-        return out
 
     def queue_is_empty(self) -> bool:
         """True where no message waits or is on its way."""

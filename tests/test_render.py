@@ -58,6 +58,23 @@ def test_terminal_width_is_kept(past: Past, width: int) -> None:
         assert max(map(len, text.splitlines())) <= width
 
 
+def test_a_time_breaks_before_its_hour_only() -> None:
+    """On 80 columns long values give way, and not the day."""
+
+    def drawn(width: int | None) -> list[str]:
+        stream = io.StringIO()
+        to = screen.console(stream, width)
+        table = screen.plain("At", "Until", "Trap", "Sender", to=to)
+        screen.whole(table, to, "At", "Until")
+        at = screen.stacked("2026-01-02T03:04:05Z", to)
+        table.add_row(at, screen.stacked("2026-01-02 03:04", to), "t" * 60, "s" * 60)
+        screen.put(to, table)
+        return [line.split("   ")[0].rstrip() for line in stream.getvalue().splitlines()[2:]]
+
+    assert drawn(80)[:3] == ["2026-01-02", "03:04:05Z", ""]
+    assert drawn(120)[0] == drawn(None)[0] == "2026-01-02T03:04:05Z"
+
+
 def test_pipe_never_cuts_or_folds(any_engine: Engine, any_settings: Settings) -> None:
     """`grep` must find every value whole, whatever its length."""
     long = "x" * 300 + "@" + ".".join(["label"] * 30) + ".example"

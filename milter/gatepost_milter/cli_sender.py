@@ -63,7 +63,7 @@ def command() -> None:
 def list_(app: App, past: bool, limit: int, form: str) -> None:
     """Listings in force, and repeat senders."""
     from gatepost_policy import dossier, store
-    from gatepost_policy.screen import console, minute, plain, put
+    from gatepost_policy.screen import console, minute, plain, put, stacked, whole
     from gatepost_policy.shown import shown
 
     now = time.time()
@@ -80,12 +80,14 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
         return
     to = console(sys.stdout)
     table = plain("Listed", "Kind", "Since", "Until", "State", "Hits", "Reason", "Note", to=to)
+    whole(table, to, "Since", "Until", "State", "Hits")
     watched = app.settings.sender.promotion != "enforce"
     for one in listed:
         # A suspect network that nothing is done about must not look like one that is shut out.
         state = "watched" if one.kind == "promoted" and watched else one.state
         table.add_row(
-            shown(one.value), one.kind, minute(one.since), minute(one.until), state,
+            shown(one.value), one.kind, stacked(minute(one.since), to),
+            stacked(minute(one.until), to), state,
             str(one.hits), one.reason, shown(one.note or ""),
         )  # fmt: skip
     if listed:
@@ -93,15 +95,17 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
     else:
         click.echo("nobody is listed")
     if repeat:
+        click.echo()
         table = plain(
             "Repeat sender", "Kind", "Messages", "To traps", "Days", "First", "Last",
             to=to, title="Repeat senders",
         )  # fmt: skip
+        whole(table, to, "First", "Last", "Days")
         for sender in repeat:
             table.add_row(
                 shown(sender.value), sender.kind, str(sender.messages),
-                str(sender.trap_messages), str(sender.days), minute(sender.first_seen),
-                minute(sender.last_seen),
+                str(sender.trap_messages), str(sender.days),
+                stacked(minute(sender.first_seen), to), stacked(minute(sender.last_seen), to),
             )  # fmt: skip
         put(to, table)
 
@@ -113,7 +117,8 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
 def show(app: App, name: str, form: str) -> None:
     """One sender: what is known, its listings, and the evidence for them."""
     from gatepost_policy import dossier, store
-    from gatepost_policy.screen import console, minute, plain, put
+    from gatepost_policy.screen import console, minute, plain, put, stacked, whole
+    from gatepost_policy.selection import timestamp
     from gatepost_policy.shown import shown
     from gatepost_policy.words import plural
 
@@ -145,10 +150,11 @@ def show(app: App, name: str, form: str) -> None:
         span = f"{minute(listing.since)} to {minute(listing.until)}"
         click.echo(f"  {listing.state}: {span}, {plural(listing.hits, 'hit')}, {why}")
         if listing.evidence:
-            table = plain("At", "Trap", "Message", "Sender", "Client", to=to)
+            table = whole(plain("At", "Trap", "Message", "Sender", "Client", to=to), to, "At")
             for proof in listing.evidence:
                 table.add_row(
-                    _time(proof.at) or "", shown(proof.trap), shown(proof.queue_id or "-"),
+                    stacked(timestamp(proof.at), to), shown(proof.trap),
+                    shown(proof.queue_id or "-"),
                     shown(f"<{proof.sender or ''}>"), shown(proof.client or "-"),
                 )  # fmt: skip
             put(to, table)

@@ -118,7 +118,7 @@ def remove(app: App, names: tuple[str, ...]) -> None:
 def list_(app: App, match: str, source: str | None, limit: int | None, form: str) -> None:
     """List the traps."""
     from gatepost_policy import store, traps
-    from gatepost_policy.screen import console, plain, put
+    from gatepost_policy.screen import console, plain, put, whole
     from gatepost_policy.shown import shown
 
     engine = app.engine()
@@ -140,6 +140,7 @@ def list_(app: App, match: str, source: str | None, limit: int | None, form: str
         return
     to = console(sys.stdout)
     table = plain("Trap", "Kind", "Added", "Source", "Published", "Note", to=to)
+    whole(table, to, "Kind", "Added")
     for trap in found:
         # What was typed may be cut by `+tag` or folded: the key is what is matched.
         table.add_row(
@@ -162,7 +163,7 @@ def check(app: App, form: str) -> None:
     Exit code 1 where there is one. An envelope sender may be forged; a login is proof.
     """
     from gatepost_policy import store, traps
-    from gatepost_policy.screen import console, plain, put
+    from gatepost_policy.screen import console, plain, put, stacked, whole
     from gatepost_policy.shown import shown
     from gatepost_policy.words import plural
 
@@ -178,11 +179,12 @@ def check(app: App, form: str) -> None:
     elif found:
         to = console(sys.stdout)
         table = plain("Trap", "Seen as", "Last", "Messages", "Next step", to=to)
+        whole(table, to, "Last", "Messages")
         for finding in found:
             table.add_row(
                 shown(finding.trap),
                 finding.how,
-                _time(finding.at) or "",
+                stacked(_time(finding.at) or "", to),
                 "" if finding.messages is None else str(finding.messages),
                 f"milterctl trap remove {shown(finding.trap)}",
             )
@@ -203,7 +205,7 @@ def check(app: App, form: str) -> None:
 def hits(app: App, name: str | None, limit: int, form: str) -> None:
     """The newest messages to traps, or to one trap."""
     from gatepost_policy import store, traps
-    from gatepost_policy.screen import console, plain, put
+    from gatepost_policy.screen import console, plain, put, stacked, whole
     from gatepost_policy.shown import shown, utf8
 
     engine = app.engine()
@@ -221,9 +223,10 @@ def hits(app: App, name: str | None, limit: int, form: str) -> None:
         return
     to = console(sys.stdout)
     table = plain("At", "Trap", "Sender", "Client", "Action", "Reason", to=to)
+    whole(table, to, "At", "Action")
     for hit in found:
         table.add_row(
-            _time(hit.at) or "",
+            stacked(_time(hit.at) or "", to),
             shown(hit.trap),
             shown(f"<{hit.sender or ''}>"),
             shown(hit.client or "-"),

@@ -56,7 +56,9 @@ def _senders(senders: Sequence[Sender], to: Console) -> Table:
             str(sender.trap_messages),
             f"{sender.rhythm.months} of {sender.rhythm.month_span}",
             _rhythm(sender, wide),
-            ", ".join(f"{NAMES.get(f, f)} {n}" for f, n in sender.summary.families.items()),
+            (", " if wide else "\n").join(
+                f"{NAMES.get(f, f)} {n}" for f, n in sender.summary.families.items()
+            ),
             standing,
         ]
         if wide:

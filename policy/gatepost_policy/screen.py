@@ -14,6 +14,7 @@ from gatepost_policy.selection import timestamp
 from gatepost_policy.shown import shown
 
 PIPE_WIDTH = 1_000_000
+ROOM, BROAD = 80, 110  # columns
 UNSIGNED = {"none": "unsigned"}
 GOOD, BAD, DIM, HEAD = "green", "bold red", "dim", "bold"
 
@@ -63,6 +64,24 @@ def plain(*columns: str, to: Console, title: str | None = None) -> Table:
         column.no_wrap = not to.is_terminal
         column.overflow = "fold"
     return made
+
+
+def whole(table: Table, to: Console, *headers: str) -> Table:
+    """`table`, whose columns `headers` are never folded where a terminal has room: times, figures.
+
+    Other columns give way; a time is broken before its hour (`stacked`), not within its day.
+    """
+    if to.is_terminal and to.width >= ROOM:
+        for column in table.columns:
+            if column.header in headers:
+                column.no_wrap = True
+    return table
+
+
+def stacked(time: str, to: Console) -> str:
+    """`time` with the hour below the day on a narrow terminal."""
+    narrow = to.is_terminal and to.width < BROAD
+    return time.replace("T", " ").replace(" ", "\n") if narrow else time
 
 
 def _box(to: Console) -> Box:

@@ -1,9 +1,10 @@
 """Mail that came before its recipient became a trap, and what happens when it is none again."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from fix_report import LEARNED, NEWSLETTER, REAL, SLOW, TRAP, Mail, seconds, told
 from gatepost_policy import hindsight, listings, queries, recorder, store, traps
@@ -87,6 +88,27 @@ def test_mail_imported_after_the_trap(any_engine: Engine, any_settings: Settings
     put(any_engine, any_settings, *SLOW)
     assert hindsight.settle(any_engine, any_settings) == 5
     assert hits(any_engine, any_settings) == 5
+
+
+def test_mail_imported_meanwhile(
+    any_engine: Engine, any_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look for mail to mark and the end of a `settle`: left to the next one."""
+    look = hindsight._flips
+
+    def then_more(connection: Connection) -> dict[int, dict[str, bool]]:
+        found = look(connection)
+        with ThreadPoolExecutor(1) as other:
+            other.submit(put, any_engine, any_settings, *SLOW[1:]).result()
+        return found
+
+    add(any_engine, TRAP)
+    put(any_engine, any_settings, SLOW[0])
+    with monkeypatch.context() as patched:
+        patched.setattr(hindsight, "_flips", then_more)
+        assert hindsight.settle(any_engine, any_settings) == 1
+    assert hindsight.settle(any_engine, any_settings) == 4
+    assert hindsight.settle(any_engine, any_settings) == 0
 
 
 def test_nobody_is_listed_for_the_past(any_engine: Engine, any_settings: Settings) -> None:

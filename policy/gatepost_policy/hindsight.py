@@ -1,9 +1,10 @@
 """Mail that came before its recipient became a trap counts as trap mail all the same.
 
-How it works: when the traps have changed since the last time (revision `traps` against revision
-`hindsight`), `settle` looks for recipients that are traps now and are not marked, marks them, and
-adds the hits to every sum. A trap that is removed again takes these marks with it; a hit on what
-was a trap when the mail came stays one. Nobody is listed for the past: listings answer to hits.
+How it works: when the traps have changed or a log was imported since the last time (revisions
+`traps` and `old-mail` against `hindsight`), `settle` looks for recipients that are traps now and
+are not marked, marks them, and adds the hits to every sum. A trap that is removed again takes these
+marks with it; a hit on what was a trap when the mail came stays one. Nobody is listed for the past:
+listings answer to hits.
 
 Locks are taken as `ingest` takes them (messages, sums, identities, each in order), because the
 recorders of all hosts write meanwhile.
@@ -18,23 +19,19 @@ from functools import partial
 from re import Pattern
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, and_, delete, not_, or_, select, update
+from sqlalchemy import Connection, Engine, and_, not_, or_, select, update
 
 from gatepost_policy import derive, ingest, revision, rows, sqltext, store, traps
 from gatepost_policy.decision import Reason
 from gatepost_policy.rows import AT, Row
-from gatepost_policy.tables import (
-    Message,
-    MessageRecipient,
-    Revision,
-    TrapRow,
-)
+from gatepost_policy.tables import Message, MessageRecipient, TrapRow
 from gatepost_policy.trap_names import OPEN
 
 if TYPE_CHECKING:
     from gatepost_policy.settings import Settings
 
 TOPIC = "hindsight"
+OLD_MAIL = "old-mail"
 # Decisions that a door makes only where a recipient is a trap at that moment.
 OF_TRAPS = (
     Reason.TRAP,
@@ -53,7 +50,7 @@ def settle(engine: Engine, settings: "Settings") -> int:
     Cheap where the traps have not changed. Raises StoreError.
     """
     with store.reading(engine) as connection:
-        wanted = revision.number(connection, "traps")
+        wanted = revision.number(connection, "traps") + revision.number(connection, OLD_MAIL)
         if revision.number(connection, TOPIC) >= wanted:
             return 0
         flips = _flips(connection)
@@ -67,7 +64,9 @@ def settle(engine: Engine, settings: "Settings") -> int:
 
 def unsettle(connection: Connection) -> None:
     """Old mail came in whose recipients nobody compared with the traps: look at the next report."""
-    connection.execute(delete(Revision).where(Revision.topic == TOPIC))
+    # A number that grows, and not the end of ours: a `settle` under way has not seen this mail,
+    # and will remember how far it has come.
+    revision.bump(connection, OLD_MAIL)
 
 
 def _remember(connection: Connection, number: int) -> None:

@@ -2,6 +2,8 @@
 
 The topics are `traps`, `listings`, `repeat` (one more with every change) and `generation` (the
 newest import of traps that is complete). The recorder polls them and publishes what is newer.
+`old-mail` grows with every batch of an imported log; `hindsight` is how far old mail has been
+compared with the traps (`traps` and `old-mail` together).
 """
 
 from sqlalchemy import Connection, insert, select, update

@@ -71,6 +71,19 @@ def test_every_command_and_option_has_help() -> None:
     assert silent == []
 
 
+def test_help_fits_80_columns() -> None:
+    """No line is wider (but for long paths to copy), no summary is cut off, no type is shouted."""
+    wide, cut = [], []
+    for path, command in walk(cli, "milterctl"):
+        context = click.Context(command, info_name=path, terminal_width=80)
+        for line in command.get_help(context).splitlines():
+            if len(line) > 80 and "/completions/" not in line:
+                wide.append(line)
+            if line.endswith("...") and "Usage:" not in line or "RANGE" in line:
+                cut.append(line)
+    assert (wide, cut) == ([], [])
+
+
 def test_every_command_is_documented() -> None:
     text = (DOCS / "commands.md").read_text()
     missing = [

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     help="The configuration to try; else the one in force.",
 )
 @click.option("--since", metavar="TIME", help="Compare only from then on: ISO 8601, or 30d.")
-@click.option("--limit", type=click.IntRange(min=0), default=20, show_default=True,
+@click.option("--limit", type=click.IntRange(min=0), metavar="N", default=20, show_default=True,
               help="Show so many senders and messages.")  # fmt: skip
 @click.option(
     "--format", "form", type=click.Choice(("table", "json")), default="table", show_default=True,

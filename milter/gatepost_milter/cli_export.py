@@ -34,8 +34,9 @@ def command(app: App, form: str, output: Path | None) -> None:
     is refused: exit code 1.
 
     \b
-    milterctl export nft -o /etc/gatepost/listed.nft && nft -f /etc/gatepost/listed.nft
-    milterctl export rbldnsd -o /var/lib/rbldns/gatepost    # ZONE:combined:gatepost
+    milterctl export nft -o /etc/gatepost/listed.nft
+    nft -f /etc/gatepost/listed.nft
+    milterctl export rbldnsd -o /var/lib/rbldns/gatepost  # ZONE:combined:gatepost
     """
     from gatepost_policy import dossier, exporters, recorder, store
 

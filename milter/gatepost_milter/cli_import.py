@@ -61,7 +61,7 @@ def exim(app: App, files: tuple[str, ...], zone: str | None, verbose: bool) -> N
     _run(app, Exim(Ours.of(app.settings)), files, zone, verbose)
 
 
-@command.command("postfix")
+@command.command("postfix", short_help="Import Postfix's mail log.")
 @_FILES
 @_ZONE
 @_VERBOSE

@@ -29,7 +29,7 @@ def command() -> None:
     """
 
 
-@command.command("audit")
+@command.command("audit", short_help="Read saved messages and say what each one tells.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @FORM
 @click.pass_obj
@@ -62,7 +62,7 @@ def audit(app: App, files: tuple[str, ...], form: str) -> None:
 
 @command.command("test")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The submission server.")
-@click.option("--port", type=click.IntRange(1, 65535), default=587, show_default=True,
+@click.option("--port", type=click.IntRange(1, 65535), metavar="N", default=587, show_default=True,
               help="Its port.")  # fmt: skip
 @click.option("--tls", type=click.Choice(["starttls", "tls", "none"]), default="starttls",
               show_default=True, help="tls: from the first byte, as on port 465.")  # fmt: skip
@@ -79,7 +79,7 @@ def audit(app: App, files: tuple[str, ...], form: str) -> None:
 @click.option("--sink", metavar="SOCKET",
               help="Receive the probe here, such as inet:2525@127.0.0.1, where you route the "
               "recipient to.")  # fmt: skip
-@click.option("--timeout", type=click.IntRange(1, 3600), default=60, show_default=True,
+@click.option("--timeout", type=click.IntRange(1, 3600), metavar="N", default=60, show_default=True,
               help="Seconds to wait for the probe.")  # fmt: skip
 @FORM
 @click.pass_obj

@@ -29,7 +29,7 @@ FORMATS = ("table", "json", "csv", "html")
 @click.option("--until", metavar="TIME", help="Before this time.")
 @click.option("--family", type=click.Choice(["ipv4", "ipv6", "unix", "unknown"]),
               help="Only clients that came this way.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(min=0), default=100, show_default=True,
+@click.option("--limit", type=click.IntRange(min=0), metavar="N", default=100, show_default=True,
               help="List so many messages, newest first.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True,
               help="For people, for programs, for a spreadsheet, for a browser.")  # fmt: skip
@@ -54,7 +54,7 @@ def command(
 
     \b
     milterctl report --sender example.org
-    milterctl report --trap spamtrap@example.net --since 90d --format csv -o trap.csv
+    milterctl report --trap trap@example.net --since 90d --format csv -o trap.csv
     """
     from gatepost_policy import selection
     from gatepost_policy.address import parse

@@ -56,7 +56,8 @@ def command() -> None:
 @command.command("list")
 @click.option("--all", "past", is_flag=True, help="Past listings as well.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many."
+    "--limit", type=click.IntRange(min=1), metavar="N", default=100, show_default=True,
+    help="At most so many.",
 )
 @_FORMAT
 @click.pass_obj

@@ -112,7 +112,7 @@ def remove(app: App, names: tuple[str, ...]) -> None:
 @command.command("list")
 @click.option("--match", default="", metavar="TEXT", help="Only those that contain this.")
 @click.option("--source", metavar="TEXT", help="Only those from this source.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many.")
 @_FORMAT
 @click.pass_obj
 def list_(app: App, match: str, source: str | None, limit: int | None, form: str) -> None:
@@ -198,7 +198,8 @@ def check(app: App, form: str) -> None:
 @command.command()
 @click.argument("name", required=False, metavar="[ADDRESS]")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many."
+    "--limit", type=click.IntRange(min=1), metavar="N", default=100, show_default=True,
+    help="At most so many.",
 )
 @_FORMAT
 @click.pass_obj

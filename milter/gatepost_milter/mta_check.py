@@ -18,7 +18,7 @@ FORM = click.option(
 )  # fmt: skip
 
 
-@click.command("postfix")
+@click.command("postfix", short_help="Look at a live Postfix.")
 @click.option("--config-directory", type=FOLDER, metavar="DIR",
               help="Postfix's configuration, else its own default.")  # fmt: skip
 @click.option("--command-directory", type=FOLDER, metavar="DIR",
@@ -39,7 +39,7 @@ def postfix(
     _finish(postfix_checks.check(live, settings), f"Postfix in {live.directory}", form)
 
 
-@click.command("exim")
+@click.command("exim", short_help="Look at a live Exim.")
 @click.option("--exim-config", type=FILE, metavar="FILE",
               help="Exim's configuration, else its own default.")  # fmt: skip
 @click.option("--exim", "program", type=FILE, metavar="FILE", help="The exim program.")

@@ -5,7 +5,6 @@ it has sent the end of a message for (`asked`) and which were answered (`answere
 answered must be in the store, exactly once; what was asked and not answered may be there, once.
 """
 
-import fcntl
 import os
 import random
 import signal
@@ -257,18 +256,3 @@ def crash(milter: Milter, feeders: list[Feeder], what: str) -> None:
 def journal_is_empty(directory: Path) -> bool:
     """True where every segment has been ingested and unlinked."""
     return not journal.segments(directory)
-
-
-def is_locked(directory: Path) -> bool:
-    """True while a recorder lives."""
-    try:
-        handle = os.open(directory / LOCK, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False

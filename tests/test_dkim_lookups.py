@@ -162,7 +162,7 @@ def test_so_many_at_once_and_no_more(server: Server) -> None:
     assert answer(lookups, "good.example").form == KEY  # and then there is room again
 
 
-def test_the_cache_is_bounded_and_keeps_what_is_asked_for(server: Server) -> None:
+def test_the_cache_is_bounded_and_keeps_what_is_asked_for() -> None:
     lookups = Lookups(Dkim(cache_entries=16), {"wanted.example": KEY})
     lookups.ask("wanted.example")
     for i in range(200):

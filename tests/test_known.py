@@ -236,7 +236,7 @@ def test_a_restored_store_is_noticed(engine: Engine, settings: Settings) -> None
     assert got == [False, True, True]
 
 
-def test_look_up_does_not_grow(state: KnownState, engine: Engine, settings: Settings) -> None:
+def test_look_up_does_not_grow() -> None:
     """Binary search: what is read of the large file for one look-up is some twenty numbers."""
 
     class Counting:

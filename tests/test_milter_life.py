@@ -304,7 +304,7 @@ def test_unknown_group(tmp_path: Path) -> None:
     assert not (tmp_path / "m.sock").exists()
 
 
-def test_listening_socket(tmp_path: Path) -> None:
+def test_listening_socket() -> None:
     """Non-blocking, because workers race for it; TCP_NODELAY, which accepted sockets inherit."""
     script = (
         "import socket, os\n"

@@ -204,7 +204,7 @@ def test_broken(broken: Broken, port: int, postfix_programs: mta_unpack.Programs
         assert set(got) <= {broken.code, *broken.also, "submission-milter"}, got
 
 
-def test_nobody_listens(port: int, postfix_programs: mta_unpack.Programs) -> None:
+def test_nobody_listens(postfix_programs: mta_unpack.Programs) -> None:
     from ports import free_port
 
     dead = free_port()
@@ -240,7 +240,7 @@ def test_unix_sockets(postfix_programs: mta_unpack.Programs) -> None:
             listener.close()
 
 
-def test_socket_outside_the_chroot(postfix_programs: mta_unpack.Programs, tmp_path: Path) -> None:
+def test_socket_outside_the_chroot(postfix_programs: mta_unpack.Programs) -> None:
     path = f"/tmp/gatepost-check-{os.getpid()}.sock"
     listener = Listener(path)
     os.chmod(path, 0o666)

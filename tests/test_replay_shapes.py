@@ -75,7 +75,7 @@ def test_every_shape_verifies(tmp_path: Path, milter: PrivateMilter, shape: str)
         assert worse.json["signatures"][0]["result"] == "fail"
 
 
-def test_live_and_saved_get_the_same_verdict(tmp_path: Path, milter: PrivateMilter) -> None:
+def test_live_and_saved_get_the_same_verdict(milter: PrivateMilter) -> None:
     message = _message()
     macros = {"{gatepost_at}": str(dkimkit.AT), "{gatepost_dns}": json.dumps(DNS)}
     envelope = Envelope(macros=macros)

@@ -8,7 +8,7 @@ None (go on) or an SMTP reply; DISCARD is the word `discard`.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from miltertest import constants as c
@@ -38,7 +38,6 @@ DEFAULT_MACROS: dict[int, tuple[str, ...]] = {
     c.SMFIM_EOM: ("i",),
 }  # fmt: skip
 
-Values = Mapping[str, str | bytes]
 FINAL = frozenset((c.SMFIR_CONTINUE, c.SMFIR_ACCEPT, c.SMFIR_DISCARD, c.SMFIR_REJECT,
                    c.SMFIR_TEMPFAIL, c.SMFIR_REPLYCODE, c.SMFIR_SHUTDOWN))  # fmt: skip
 

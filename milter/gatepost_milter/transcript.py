@@ -56,7 +56,6 @@ class Message:
     login: str | None = None
     recipients: list[Recipient] = field(default_factory=list)
     refused: list[Recipient] = field(default_factory=list)  # 5.1.1, or a trap refused by us
-    refused_traps: int = 0  # how many of those are traps
     fields: list[Field] = field(default_factory=list)
     header_bytes: int = 0
     body_bytes: int | None = 0  # None: the body was skipped

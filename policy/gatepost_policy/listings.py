@@ -70,7 +70,7 @@ def apply(connection: Connection, rows: Sequence[Fresh], settings: Settings) -> 
     listed = False
     for row in rows:
         if row.replaces:
-            listed |= _take_back(connection, row.replaces, row.message_id)
+            listed |= _take_back(connection, row.replaces)
         facts = row.seen.facts
         if not row.seen.traps or facts.direction is not Direction.INBOUND:
             continue
@@ -158,7 +158,7 @@ def _is_retry(connection: Connection, row: Fresh, last: RowMapping) -> bool:
     return connection.scalar(evidence) is not None
 
 
-def _take_back(connection: Connection, void: Sequence[int], instead: int) -> bool:
+def _take_back(connection: Connection, void: Sequence[int]) -> bool:
     """Undo what void rows have caused: their evidence goes, and a listing that had no other."""
     evidence = connection.execute(
         select(Evidence.listing_id).where(Evidence.message_id.in_(void)).distinct()

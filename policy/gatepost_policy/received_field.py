@@ -36,7 +36,6 @@ class Hop:
 
     by: str | None
     protocol: str | None
-    has_from: bool
     tells: tuple[tuple[str, str], ...]
 
     @property
@@ -71,7 +70,6 @@ def read(value: bytes) -> Hop:
     return Hop(
         by=by.group(1) if by else None,
         protocol=with_.group(1) if with_ else None,
-        has_from=from_ is not None,
         tells=tuple(dict.fromkeys(tells)),
     )
 

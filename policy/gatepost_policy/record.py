@@ -35,8 +35,6 @@ VERSION = 1
 
 Json = dict[str, Any]
 
-_SIGNATURE_FIELDS = tuple(f.name for f in fields(Signature))
-
 
 @dataclass(frozen=True, slots=True)
 class Seen:

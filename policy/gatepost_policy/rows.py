@@ -20,7 +20,6 @@ from gatepost_policy.tables import Message, MessageRecipient, MessageSignature
 
 MESSAGE_COLUMNS = tuple(c.name for c in Message.__table__.columns)
 SIGNATURE_COLUMNS = tuple(c.name for c in MessageSignature.__table__.columns)
-RECIPIENT_COLUMNS = tuple(c.name for c in MessageRecipient.__table__.columns)
 AT = {name: n for n, name in enumerate(MESSAGE_COLUMNS)}
 MAX_INT = 2**63 - 1
 # SQLite takes 32766 variables in one statement, PostgreSQL 65535; neither gains from so many.
@@ -106,7 +105,6 @@ class Row:
 
 _STAGE, _DIRECTION, _FAMILY = AT["stage"], AT["direction"], AT["family"]
 _PREFIX, _ADDRESS, _NAME, _TRAPS = AT["prefix"], AT["address"], AT["client_name"], AT["traps"]
-_SESSION = AT["session"]
 
 
 def _sum(s: tuple[Any, ...]) -> derive.SignatureSum:

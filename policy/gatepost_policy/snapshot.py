@@ -76,7 +76,6 @@ class Snapshot:
     v4_bits: tuple[int, ...] = ()
     v6_bits: tuple[int, ...] = ()
     by_sender: bool = False
-    traps_revision: int = -1
     keep: tuple[Any, ...] = field(default=(), compare=False)  # maps that must live as long
 
     def is_trap(self, address: Address) -> bool:
@@ -190,7 +189,6 @@ def load(state_dir: Path, old: Snapshot = EMPTY) -> Snapshot:
         v4_bits=tuple(meta["v4_bits"]),
         v6_bits=tuple(meta["v6_bits"]),
         by_sender=meta["by_sender"],
-        traps_revision=meta["traps"],
         keep=keep,
     )
 

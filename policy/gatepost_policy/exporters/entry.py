@@ -9,7 +9,6 @@ from gatepost_policy.shown import shown
 from gatepost_policy.words import plural
 
 MAX_NOTE = 60
-MAX_TRAPS = 2
 
 
 @dataclass(frozen=True, slots=True)

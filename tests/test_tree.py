@@ -128,6 +128,7 @@ def test_markers_are_checked() -> None:
 
 def test_no_build_products_are_tracked() -> None:
     bad = re.compile(r"(^|/)(\.venv|__pycache__|\.pytest_cache)/|\.(db|sqlite3?|pyc|log)$")
+    assert bad.search("bench/__pycache__/run.py") and bad.search("gatepost.sqlite")
     asked = subprocess.run(
         ["git", "-C", ROOT, "ls-files"], capture_output=True, check=False, text=True
     )

@@ -159,6 +159,12 @@ def test_punish(run: Run) -> None:
 
 
 def test_nothing_known(run: Run) -> None:
+    """Nothing is said in words, not by a table without rows."""
+    assert run("trap", "list") == (0, "no traps\n")
+    assert run("trap", "hits") == (0, "no message to a trap\n")
+    assert run("trap", "hits", "a@x.example") == (0, "no message to this trap\n")
+    assert run("trap", "list", "--format", "json") == (0, "[]\n")
+    assert run("trap", "list", "--match", "x") == (0, "no such trap\n")
     assert run("sender", "list") == (0, "nobody is listed\n")
     code, output = run("sender", "show", "quiet.example")
     assert (code, output) == (0, "quiet.example\nnever seen, never listed\n")

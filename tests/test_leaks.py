@@ -170,6 +170,11 @@ def run(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str
     return int(left.value.code or 0), captured.out, captured.err
 
 
+def test_audit_of_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, tmp_path)
+    assert (code, out, err) == (0, "", "milterctl: no message found there\n")
+
+
 def test_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clean, telling = tmp_path / "clean.eml", tmp_path / "telling.eml"
     clean.write_bytes(CLEAN)

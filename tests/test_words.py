@@ -43,6 +43,7 @@ def test_one_hit(run: Run, engine: Engine, settings: Settings) -> None:
     assert code == 0
     assert "prefix (proven): 1 message on 1 day, 1 to traps, " in output
     assert " 1 hit, " in output
+    assert " to " not in output.splitlines()[1].replace("1 to traps", "")  # one time, not a span
     code, output = run("export", "plain")
     assert "# gatepost: 1 listing, " in output
     assert ", 1 hit, " in run("export", "pf")[1]

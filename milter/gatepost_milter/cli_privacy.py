@@ -38,10 +38,11 @@ def audit(app: App, files: tuple[str, ...], form: str) -> None:
     from gatepost_milter import mailfiles
     from gatepost_policy import leaks
 
-    bad = False
+    bad, empty = False, True
     remove = app.settings.submission.remove
     for path in mailfiles.find(list(files)):
         for item in mailfiles.read(path):
+            empty = False
             if item.error is not None:
                 bad = True
                 found: tuple[Finding, ...] = ()
@@ -56,6 +57,8 @@ def audit(app: App, files: tuple[str, ...], form: str) -> None:
             elif item.error is None:
                 _show(item.file, found)
             bad = bad or bool(_leaks(found))
+    if empty:
+        note("milterctl: no message found there")
     if bad:
         raise SystemExit(FINDINGS)
 

@@ -140,10 +140,11 @@ def show(app: App, name: str, form: str) -> None:
         click.echo("never seen, never listed")
     for one in found.known:
         kind = "proven" if one.proven else "claimed"
+        first, last = minute(one.first_seen), minute(one.last_seen)
         click.echo(
             f"  {one.kind} ({kind}): "
             f"{plural(one.messages, 'message')} on {plural(one.days, 'day')}, "
-            f"{one.trap_messages} to traps, {minute(one.first_seen)} to {minute(one.last_seen)}"
+            f"{one.trap_messages} to traps, " + (first if first == last else f"{first} to {last}")
             + (", repeat sender" if one.repeat else "")
         )
     for listing in found.listings:

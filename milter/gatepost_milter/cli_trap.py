@@ -138,6 +138,9 @@ def list_(app: App, match: str, source: str | None, limit: int | None, form: str
             rows.append(row)
         _dump(rows)
         return
+    if not found:
+        click.echo("no such trap" if match or source else "no traps")
+        return
     to = console(sys.stdout)
     table = plain("Trap", "Kind", "Added", "Source", "Published", "Note", to=to)
     whole(table, to, "Kind", "Added")
@@ -221,6 +224,9 @@ def hits(app: App, name: str | None, limit: int, form: str) -> None:
         engine.dispose()
     if form == "json":
         _dump([asdict(h) | {"at": _time(h.at)} for h in found])
+        return
+    if not found:
+        click.echo("no message to a trap" if name is None else "no message to this trap")
         return
     to = console(sys.stdout)
     table = plain("At", "Trap", "Sender", "Client", "Action", "Reason", to=to)

@@ -16,11 +16,12 @@ from gatepost_milter.gate import Gate
 from gatepost_milter.shared import Worker
 from gatepost_policy import journal, known, store, traps
 from gatepost_policy.settings import Milter, Settings, Store
+from ports import free_port
 from test_session_order import Context
 
 CONFIG = """
 [milter]
-socket = "inet:{port}@127.0.0.1"
+socket = "SOCKET"
 workers = 1
 [trap]
 action = "ACTION"
@@ -66,19 +67,27 @@ def test_who_is_asked_for_data(tmp_path: Path, socket: str, left_out: bool, acti
         del Worker.gate
 
 
-@pytest.fixture(scope="module", params=["reject", "tempfail", "accept"])
+@pytest.fixture(
+    scope="module",
+    params=[("tcp", "reject"), ("tcp", "tempfail"), ("tcp", "accept"), ("unix", "reject")],
+    ids=" ".join,
+)
 def daemon(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Daemon, str]]:
-    home = tmp_path_factory.mktemp("tcp")
+) -> Iterator[tuple[Daemon, str, str]]:
+    """The daemon, its socket, and what it does with a trap."""
+    kind, action = request.param
+    home = tmp_path_factory.mktemp(kind)
+    place = f"unix:{home}/m.sock" if kind == "unix" else f"inet:{free_port()}@127.0.0.1"
     settings = Settings(store=Store(url=f"sqlite:///{home}/gatepost.sqlite"))
     engine = store.open_engine(settings)
     with store.writing(engine) as connection:
         traps.add(connection, TRAP, at=AT)
         known.publish(connection, home, settings)
     engine.dispose()
-    with Daemon(CONFIG.replace("ACTION", request.param), home=home) as daemon:
-        yield daemon, request.param
+    config = CONFIG.replace("SOCKET", place).replace("ACTION", action)
+    with Daemon(config, home=home) as daemon:
+        yield daemon, place, action
 
 
 def recorded(home: Path) -> list[dict[str, Any]]:
@@ -90,13 +99,12 @@ def recorded(home: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("sends_data", [True, False], ids=["DATA", "no DATA"])
 @pytest.mark.parametrize("offer", OFFERS)
 def test_every_message_of_a_connection(
-    daemon: tuple[Daemon, str], offer: str, sends_data: bool
+    daemon: tuple[Daemon, str, str], offer: str, sends_data: bool
 ) -> None:
     """Mail, a trap at RCPT, RSET after DATA, mail again: each answer at its place, no mix-up."""
-    process, action = daemon
+    process, place, action = daemon
     before = len(recorded(process.home))
     version, steps = OFFERS[offer]
-    place = f"inet:{process.port}@127.0.0.1"
     answered: list[bool] = []
 
     def data(session: mta.MilterSession) -> str | None:
@@ -109,7 +117,7 @@ def test_every_message_of_a_connection(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(mta.MilterSession, "data", data)
         with harness.Session(
-            place, Envelope(recipients=(GOOD,)), timeout=30, version=version, steps=steps
+            place, Envelope(recipients=(GOOD,)), timeout=10, version=version, steps=steps
         ) as session:
             assert session.send(message(1)).action == "accept"
             session.mail(session.envelope)
@@ -123,15 +131,19 @@ def test_every_message_of_a_connection(
             # What a refused RCPT has looked at is not the header of the message that follows.
             assert b"forged" in mixed.queued
             assert b"forged" not in mixed.message
+            # libmilter takes no body and no end right after DATA.
+            assert session.send(b"\r\nno header\r\n").action == "accept"
+            assert session.send(b"").action == "accept"
             assert session.send(message(4)).action == "accept"
-    assert answered == ([True] * 5 if sends_data else [])
+    asked = place.startswith("inet:") or not steps & milter.P_NODATA
+    assert answered == ([asked] * 7 if sends_data else [])
     first = {"reject": "5", "tempfail": "4", "accept": "2"}[action]
     assert [reply[0] for reply in mixed.replies] == [first, "2"]
     assert mixed.action == "accept"
     got = recorded(process.home)[before:]
     assert [r["message_id"] for r in got if r["kind"] == "message"] == [
-        f"<{number}@x.example>" for number in (1, 2, 3, 4)
-    ]
+        "<1@x.example>", "<2@x.example>", "<3@x.example>", None, None, "<4@x.example>",
+    ]  # fmt: skip
     assert NEVER not in json.dumps(got)
 
 

@@ -70,10 +70,12 @@ class Session:
         if Worker.gate.over_tcp:
             # Postfix's smtpd sends the envelope, then its cleanup sends the message: two writes
             # without an answer in between, and Nagle's algorithm keeps the second one back until
-            # our delayed ACK, 40 ms. An answer to DATA carries the ACK. libmilter takes no body and
-            # no end right after DATA: a message without a header needs the end of the header.
-            wanted &= ~(milter.P_NODATA | milter.P_NOEOH)
-            wanted |= milter.P_NR_EOH
+            # our delayed ACK, 40 ms. An answer to DATA carries the ACK.
+            wanted &= ~milter.P_NODATA
+        if not offered_steps & wanted & milter.P_NODATA:
+            # libmilter takes no body and no end right after DATA: a message without a header
+            # needs the end of the header.
+            wanted = wanted & ~milter.P_NOEOH | milter.P_NR_EOH
         self.steps = offered_steps & wanted
         self.leading_space = bool(self.steps & milter.P_HDR_LEADSPC)
         self.after_header = self.quiet(milter.P_NR_HDR)

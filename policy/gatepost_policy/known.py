@@ -171,9 +171,13 @@ def _reader(settings: "Settings") -> "Engine":
         )
     if not path.exists():
         raise OSError("no store yet")
+    # No connection is ever closed: workers crashed (SIGSEGV) when trap hits overlapped and the
+    # pool closed the one too many. Most likely sqlite3's PyGILState_Ensure for each function that
+    # SQLAlchemy has made there: a thread of libmilter may remember a state that pymilter has
+    # freed with its session on another thread.
     engine = create_engine(
         f"sqlite:///{path}",
-        pool_size=1,
+        pool_size=0,  # as many as were ever needed at once
         connect_args={"timeout": READ_TIMEOUT_MS / 1000, "isolation_level": None},
     )
 

@@ -4,8 +4,8 @@ How it works: the process that records writes two files into the state directory
 bumps a counter in a third, `known.tick`, which everybody maps. `KnownState` compares the counter at
 MAIL or at a request (a few hundred nanoseconds) and maps the new files (`snapshot`) when it moved.
 
-Rule: a reader never writes, never raises, and never waits for the store, but for `good_messages`,
-one bounded read after a trap hit that nothing proves.
+Rule: a reader never writes, never raises, and never waits for the store, but for one bounded read
+(`goodmail`) after a trap hit that nothing proves.
 """
 
 import mmap
@@ -18,21 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 from gatepost_policy.address import NULL, Address, parse
 from gatepost_policy.facts import Direction, Facts, Identity
+from gatepost_policy.goodmail import GoodMail
 from gatepost_policy.publish import publish
 from gatepost_policy.rules import Known
 from gatepost_policy.snapshot import DAMAGE, EMPTY, NOW_FILE, TICK_FILE, TRAPS_FILE, Snapshot, load
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
     from gatepost_policy.settings import Settings
 
 __all__ = ["NOW_FILE", "TICK_FILE", "TRAPS_FILE", "KnownState", "Snapshot", "publish"]
 
 # A counter that was replaced (state directory restored) is noticed after this long.
 LOOK_AGAIN_S = 2.0
-READ_TIMEOUT_MS = 250
-STORE_PAUSE_S = 10.0
 
 
 class KnownState:
@@ -55,8 +52,7 @@ class KnownState:
         self._seen = -1
         self._look_at = 0.0  # monotonic: when the path of the counter is looked at again
         self._lock = threading.Lock()
-        self._engine: Engine | None = None
-        self._pause_until = 0.0
+        self._good_mail = GoodMail(settings)
 
     def current(self) -> Snapshot:
         """The newest snapshot; loads it where the counter has moved."""
@@ -101,7 +97,8 @@ class KnownState:
         good = None
         if ask_store and traps and not facts.trusted_relay and not facts.sender.null:
             if not facts.aligned_domains():
-                good = self._good_messages(facts)
+                prefix = facts.client.prefix
+                good = None if prefix is None else self._good_mail.count(prefix, facts.at)
         return Known(traps=traps, listed=now.listed(facts), repeat=repeat, good_messages=good)
 
     def _map_tick(self) -> None:
@@ -130,59 +127,3 @@ class KnownState:
             # the next look tries again.
             return
         self._seen = tick
-
-    def _good_messages(self, facts: Facts) -> int | None:
-        """Good mail from this client, from the store; None where it cannot say right now."""
-        prefix = facts.client.prefix
-        if prefix is None or time.monotonic() < self._pause_until:
-            return None
-        from sqlalchemy.exc import SQLAlchemyError
-
-        from gatepost_policy import listings
-
-        try:
-            if self._engine is None:
-                self._engine = _reader(self.settings)
-            with self._engine.connect() as connection:
-                return listings.good_messages(connection, prefix, facts.at, self.settings)
-        except (SQLAlchemyError, OSError, ValueError):
-            self._pause_until = time.monotonic() + STORE_PAUSE_S
-            return None
-
-
-def _reader(settings: "Settings") -> "Engine":
-    """An engine that only reads, gives up soon, and never creates or upgrades a store."""
-    from sqlalchemy import create_engine, event
-
-    from gatepost_policy import config
-
-    path = config.database_path(settings)
-    if path is None:
-        return create_engine(
-            config.store_url(settings),
-            pool_size=1,
-            max_overflow=1,
-            pool_timeout=READ_TIMEOUT_MS / 1000,
-            connect_args={
-                "connect_timeout": 2,
-                "options": f"-c statement_timeout={READ_TIMEOUT_MS}",
-                "application_name": "gatepost",
-            },
-        )
-    if not path.exists():
-        raise OSError("no store yet")
-    # No connection is ever closed: workers crashed (SIGSEGV) when trap hits overlapped and the
-    # pool closed the one too many. Most likely sqlite3's PyGILState_Ensure for each function that
-    # SQLAlchemy has made there: a thread of libmilter may remember a state that pymilter has
-    # freed with its session on another thread.
-    engine = create_engine(
-        f"sqlite:///{path}",
-        pool_size=0,  # as many as were ever needed at once
-        connect_args={"timeout": READ_TIMEOUT_MS / 1000, "isolation_level": None},
-    )
-
-    @event.listens_for(engine, "connect")
-    def set_up(dbapi: Any, record: object) -> None:
-        dbapi.execute("PRAGMA query_only=ON")
-
-    return engine

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -27,7 +28,7 @@ START_TIMEOUT = 60
 DELIVERY_TIMEOUT = 60
 
 
-class Mta:
+class Mta(ABC):
     """One MTA in a directory of its own, on two free ports; it delivers to Maildirs in `mail`.
 
     A subclass lays out its files, calls `launch`, and says in `log_text` where its log is.
@@ -84,9 +85,9 @@ class Mta:
         self.end_process()
         shutil.rmtree(self.root, ignore_errors=True)
 
+    @abstractmethod
     def log_text(self) -> str:
         """What it has logged."""
-        raise NotImplementedError
 
     def inbound(self, host: str = "127.0.0.1", **options: object) -> Client:
         return Client(host, self.inbound_port, **options)  # type: ignore[arg-type]

@@ -141,16 +141,9 @@ def test_a_full_disk_is_no_ones_problem(
     kept = to.begin(AT)
     assert kept is not None
 
-    class Full:
-        def write(self, data: bytes) -> int:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        def close(self) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(kept, "_file", Full())
+    monkeypatch.setattr(kept, "_file", Path("/dev/full").open("wb"))
     kept.header(b"From: a@x.example")
-    kept.body(b"x")
+    kept.body(b"x" * 20_000)  # more than is buffered: writing fails, and so does closing
     assert kept.finish({}) is None
     assert (to.failed, list(directory.iterdir())) == (1, [])
     assert REASONS == ["No space left on device"]

@@ -22,6 +22,9 @@ url = "sqlite:///{dir}/state/gatepost.sqlite"
 """
 PATIENCE_S = 60
 MINE = tuple(sorted(os.sched_getaffinity(0)))
+several_cores = pytest.mark.skipif(
+    len(MINE) < 2, reason="one core: no worker could be anywhere else"
+)
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def reload(daemon: Daemon) -> None:
     soon(lambda: daemon.text().count("event=reloaded") > before, daemon)
 
 
-@pytest.mark.skipif(len(MINE) < 2, reason="one core: no worker could be anywhere else")
+@several_cores
 def test_spread_over_the_cores(daemon: Daemon) -> None:
     """Two workers on two cores, after a death and a reload as well; the recorder is free."""
 
@@ -84,7 +87,7 @@ def pinned(daemon: Daemon) -> dict[int, int]:
     return {core: found.count(core) for core in found}
 
 
-@pytest.mark.skipif(len(MINE) < 2, reason="one core: no worker could be anywhere else")
+@several_cores
 def test_spread_after_any_number_of_workers(daemon: Daemon) -> None:
     """A new generation spreads as if the old one, which is about to leave, were not there."""
     text = daemon.config.read_text()
@@ -92,8 +95,12 @@ def test_spread_after_any_number_of_workers(daemon: Daemon) -> None:
         text = text.replace(f"workers = {before}", f"workers = {now}")
         daemon.config.write_text(text)
         reload(daemon)
-        while sum((used := pinned(daemon)).values()) != now:
-            time.sleep(0.02)  # the old generation is leaving
+
+        def alone(want: int = now) -> bool:
+            return sum(pinned(daemon).values()) == want
+
+        soon(alone, daemon)  # the old generation has left
+        used = pinned(daemon)
         assert len(used) == min(now, len(MINE)), used
         assert max(used.values()) - min(used.values()) <= 1, used
 
@@ -109,7 +116,7 @@ def test_a_reload_replaces_the_dead_as_well(daemon: Daemon) -> None:
     assert len(children(daemon)) == 3, daemon.text()
 
 
-@pytest.mark.skipif(len(MINE) < 2, reason="one core: no worker could be anywhere else")
+@several_cores
 def test_free_on_request(daemon: Daemon) -> None:
     """`pin_workers = false`, at a reload: everybody may run everywhere."""
     assert cores(daemon) != [MINE] * 3

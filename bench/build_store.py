@@ -20,8 +20,10 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
-from gatepost_policy import derive, migrate, partitions, store
-from gatepost_policy.tables import Base
+from gatepost_policy import store
+from gatepost_policy.ingest import deltas
+from gatepost_policy.store import migrate, partitions
+from gatepost_policy.store.schema import Base
 
 YEAR = 365 * 86_400
 END = 1_790_000_000
@@ -192,9 +194,9 @@ def keys_and_sums(engine: Engine) -> None:
                 UNION ALL SELECT name.*, '', 0 FROM name
                 UNION ALL SELECT name.*, back || 'b.', length(back) FROM name WHERE sub)"""
             counts = ", ".join(
-                f"sum(CASE WHEN result = '{r}' THEN 1 ELSE 0 END)" for r in derive.RESULTS[:-1]
+                f"sum(CASE WHEN result = '{r}' THEN 1 ELSE 0 END)" for r in deltas.RESULTS[:-1]
             )
-            results = ", ".join(f"dkim_{r}" for r in derive.RESULTS)
+            results = ", ".join(f"dkim_{r}" for r in deltas.RESULTS)
             run(
                 connection,
                 f"""INSERT INTO domain_day (reversed, day, family, shared, messages, trap_messages,
@@ -288,7 +290,7 @@ def speed_up(connection: Connection) -> None:
 
 def check(engine: Engine) -> None:
     """Count some domains anew from their message rows, as the recorder would have."""
-    from gatepost_policy import rows
+    from gatepost_policy.ingest import rows
 
     for number in (1, 4, 9, 77):
         back = f"example.d{number}."
@@ -298,7 +300,7 @@ def check(engine: Engine) -> None:
                 f"'{back}' AND reversed < '{back[:-1]}/'"
             ).scalars().all()  # fmt: skip
             found = rows.load(connection, sorted(set(ids)))
-            sums = derive.Sums()
+            sums = deltas.Sums()
             keys = set()
             for row in found.values():
                 own, names = row.keys()

@@ -24,9 +24,9 @@ from pathlib import Path
 from scale import cpu
 
 from gatepost_policy import backtest, ingest, store, traps
-from gatepost_policy.record import Json
-from gatepost_policy.settings import Settings
-from gatepost_policy.settings import Store as StoreSettings
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.config.settings import Store as StoreSettings
+from gatepost_policy.journal.record import Json
 
 CONNECTIONS, REQUESTS = 100, 20_000
 AT = time.time() - 365 * 86_400
@@ -59,7 +59,7 @@ def policyd(folder: Path) -> Iterator[tuple[int, int]]:
         f'policy.listen = "inet:{port}@127.0.0.1"\ntrap.policy_answer = "reject"\n'
         f'store.url = "sqlite:///{folder}/gatepost.sqlite"\nlog.level = "error"\n'
     )
-    code = "from gatepost_policy.server import main; main()"
+    code = "from gatepost_policy.policyd.server import main; main()"
     command = [sys.executable, "-c", code, "--config", str(config)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:

@@ -18,12 +18,14 @@ import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from gatepost_policy import address, history, record
-from gatepost_policy.decision import Action, Decision, Reason
-from gatepost_policy.facts import Client, Facts, Family, Recipient, Signature
+from gatepost_policy.config.settings import Settings, Store
 from gatepost_policy.ingest import ingest
-from gatepost_policy.selection import Selection
-from gatepost_policy.settings import Settings, Store
+from gatepost_policy.journal import record
+from gatepost_policy.mail import address
+from gatepost_policy.mail.decision import Action, Decision, Reason
+from gatepost_policy.mail.facts import Client, Facts, Family, Recipient, Signature
+from gatepost_policy.report import history
+from gatepost_policy.report.selection import Selection
 from gatepost_policy.store import open_engine, reading, writing
 
 

@@ -21,7 +21,9 @@ from pathlib import Path
 
 import soak_checks
 
-from gatepost_milter.harness import Envelope, ProtocolError, Session
+from gatepost_milter.mta.client import Session
+from gatepost_milter.mta.envelope import Envelope
+from gatepost_milter.mta.wire import ProtocolError
 
 FINE = ("pass->pass", "fail->fail", "pass->error", "fail->error")
 SETS = (("small", 400), ("small", 400), ("medium", 80), ("large", 8))

@@ -15,9 +15,9 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gatepost_milter.envelope import Envelope
-from gatepost_policy.decision import Decision, Edit
-from gatepost_policy.settings import Settings
+from gatepost_milter.mta.envelope import Envelope
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail.decision import Decision, Edit
 
 CASES = Path(__file__).parent / "cases"
 AT = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC: when every message arrives

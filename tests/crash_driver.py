@@ -18,12 +18,12 @@ from pathlib import Path
 from miltertest import constants
 
 from daemons import BIN
-from gatepost_milter.mta import MilterSession, Peer
-from gatepost_milter.queuefile import Field, QueueFile
-from gatepost_milter.wire import ProtocolError, Wire
+from gatepost_milter.mta.conversation import MilterSession, Peer
+from gatepost_milter.mta.queue_file import Field, QueueFile
+from gatepost_milter.mta.wire import ProtocolError, Wire
 from gatepost_policy import journal
 from gatepost_policy.recorder import LOCK
-from gatepost_policy.sockets import SocketAddress
+from gatepost_policy.system.socket_address import SocketAddress
 
 CONNECTIONS = 8
 PATIENCE_S = 60.0

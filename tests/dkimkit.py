@@ -19,8 +19,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dkim.canonicalization import CanonicalizationPolicy
 from dkim.crypto import HASH_ID_MAP
 
-from gatepost_policy.dkim import Lookups, Outcome, Verifier
-from gatepost_policy.settings import Dkim
+from gatepost_policy.config.settings import Dkim
+from gatepost_policy.dkim.lookups import Lookups
+from gatepost_policy.dkim.outcome import Outcome
+from gatepost_policy.dkim.verifier import Verifier
 
 AT = 1_790_000_000.0  # 2026-09-21
 DOMAIN, SELECTOR = "example.org", "s1"

@@ -15,10 +15,11 @@ import pytest
 
 import casefile
 from daemons import BIN, Process
-from gatepost_milter import harness, queuefile
-from gatepost_policy import known, listings, store, tables, traps
-from gatepost_policy.facts import client_prefix
-from gatepost_policy.settings import Settings
+from gatepost_milter.mta import client, queue_file
+from gatepost_policy import listings, lookup, store, traps
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail.facts import client_prefix
+from gatepost_policy.store import tables
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,7 +74,7 @@ class CaseDaemon:
             time.sleep(0.01)
         self.wanted = more
 
-    def play(self, case: casefile.Case, hiding: str) -> tuple[harness.Result, dict[str, object]]:
+    def play(self, case: casefile.Case, hiding: str) -> tuple[client.Result, dict[str, object]]:
         """What the MTA got, and the log line of the message."""
         self.configure(case.sections["settings"])
         self.taken = len(self.process.text())
@@ -82,7 +83,7 @@ class CaseDaemon:
             "{gatepost_at}": case.envelope.macros.get("{gatepost_at}", str(casefile.AT)),
             "{gatepost_dns}": json.dumps(case.dns),
         }
-        session = harness.Session(
+        session = client.Session(
             self.socket, case.envelope, hiding, **_offer(case.offer)  # type: ignore[arg-type]
         )
         envelope = replace(case.envelope, macros=macros)
@@ -104,14 +105,14 @@ class CaseDaemon:
 def _odd_fields(case: casefile.Case) -> Iterator[None]:
     """Add fields to the header that Postfix would not have let through."""
 
-    class Odd(queuefile.QueueFile):
+    class Odd(queue_file.QueueFile):
         @classmethod
-        def receive(cls, message: bytes, *args: Any, **more: Any) -> queuefile.QueueFile:
-            queued = queuefile.QueueFile.receive(message, *args, **more)
-            queued.fields += [queuefile.Field(n.encode(), v) for n, v in case.extra]
+        def receive(cls, message: bytes, *args: Any, **more: Any) -> queue_file.QueueFile:
+            queued = queue_file.QueueFile.receive(message, *args, **more)
+            queued.fields += [queue_file.Field(n.encode(), v) for n, v in case.extra]
             return queued
 
-    with patch.object(harness, "QueueFile", Odd):
+    with patch.object(client, "QueueFile", Odd):
         yield
 
 
@@ -151,7 +152,7 @@ def _fill_store(settings: Settings, cases: list[casefile.Case]) -> None:
                     learned=0, messages=3, trap_messages=1, days=3, ipv4=3, ipv6=0, repeat=True,
                 )
             )  # fmt: skip
-        known.publish(connection, Path(settings.store.url[10:]).parent, settings)
+        lookup.publish(connection, Path(settings.store.url[10:]).parent, settings)
     engine.dispose()
 
 
@@ -179,4 +180,4 @@ def case_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaseDaemon
     daemon.process.child.wait(10)
 
 
-HIDINGS = (queuefile.HIDE_FIRST, queuefile.HIDE_PREFIX)
+HIDINGS = (queue_file.HIDE_FIRST, queue_file.HIDE_PREFIX)

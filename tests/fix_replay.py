@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from fix_store import settings_in
-from gatepost_milter.privatemilter import PrivateMilter
-from gatepost_policy import known, store, traps
-from gatepost_policy.settings import Settings
+from gatepost_milter.replay.private_milter import PrivateMilter
+from gatepost_policy import lookup, store, traps
+from gatepost_policy.config.settings import Settings
 
 MILTERCTL = Path(sys.executable).with_name("milterctl")
 TRAP = "trap@home.example"
@@ -33,7 +33,7 @@ def replay_store(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Se
     with store.writing(engine) as connection:
         traps.add(connection, TRAP, at=1.0)
     with store.reading(engine) as connection:
-        known.publish(connection, directory, settings)
+        lookup.publish(connection, directory, settings)
     engine.dispose()
     return settings
 

@@ -11,13 +11,17 @@ import pytest
 from sqlalchemy import Engine
 
 from fix_store import BOTH, settings_in
-from gatepost_policy import address, hindsight, history, record, recorder, store, traps
-from gatepost_policy.decision import Action, Decision, Reason
-from gatepost_policy.facts import Client, Facts, Family, Recipient, Signature, Source
-from gatepost_policy.record import Seen
-from gatepost_policy.report import Report
-from gatepost_policy.selection import Selection
-from gatepost_policy.settings import Settings
+from gatepost_policy import recorder, store, traps
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.ingest import trap_marks
+from gatepost_policy.journal import record
+from gatepost_policy.journal.record import Seen
+from gatepost_policy.mail import address
+from gatepost_policy.mail.decision import Action, Decision, Reason
+from gatepost_policy.mail.facts import Client, Facts, Family, Recipient, Signature, Source
+from gatepost_policy.report import history
+from gatepost_policy.report.report import Report
+from gatepost_policy.report.selection import Selection
 from postgresql_server import Server
 
 TRAP = "trap@example.net"
@@ -113,7 +117,7 @@ def fill(engine: Engine, mails: Iterable[Mail], settings: Settings) -> None:
     recorder.record_batch(engine, [mail.json() for mail in mails], settings)
     with store.writing(engine) as connection:
         traps.add(connection, TRAP, at=LEARNED)
-    hindsight.settle(engine, settings)
+    trap_marks.settle(engine, settings)
 
 
 def told(engine: Engine, settings: Settings, **selectors: Any) -> Report:

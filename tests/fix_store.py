@@ -13,11 +13,22 @@ from sqlalchemy import Engine
 
 import postgresql_server
 import rings
-from gatepost_policy import address, config, migrate, partitions, record, store
-from gatepost_policy.decision import Action, Decision, Reason
-from gatepost_policy.facts import Client, Direction, Facts, Family, Recipient, Signature, Source
-from gatepost_policy.settings import Settings
-from gatepost_policy.settings import Store as StoreSettings
+from gatepost_policy import config, store
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.config.settings import Store as StoreSettings
+from gatepost_policy.journal import record
+from gatepost_policy.mail import address
+from gatepost_policy.mail.decision import Action, Decision, Reason
+from gatepost_policy.mail.facts import (
+    Client,
+    Direction,
+    Facts,
+    Family,
+    Recipient,
+    Signature,
+    Source,
+)
+from gatepost_policy.store import migrate, partitions
 
 AT = 1_790_000_000.0
 

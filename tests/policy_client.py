@@ -8,7 +8,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from gatepost_milter.cli import cli
+from gatepost_milter.cli.milterctl import cli
 
 TIMEOUT = 60.0
 

@@ -4,12 +4,14 @@ from ipaddress import ip_address
 
 from sqlalchemy import Engine
 
-from gatepost_policy import address, record, traps
-from gatepost_policy.decision import Action, Decision, Reason
-from gatepost_policy.facts import Client, Facts, Family, Recipient, Signature
+from gatepost_policy import traps
+from gatepost_policy.config.settings import Settings
 from gatepost_policy.ingest import ingest
-from gatepost_policy.record import Json, Seen
-from gatepost_policy.settings import Settings
+from gatepost_policy.journal import record
+from gatepost_policy.journal.record import Json, Seen
+from gatepost_policy.mail import address
+from gatepost_policy.mail.decision import Action, Decision, Reason
+from gatepost_policy.mail.facts import Client, Facts, Family, Recipient, Signature
 from gatepost_policy.store import writing
 
 DAY = 86400

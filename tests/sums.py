@@ -4,7 +4,8 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from gatepost_policy import derive, rows, store
+from gatepost_policy import store
+from gatepost_policy.ingest import deltas, rows
 
 KEYS = "SELECT reversed, at, message_id, shared FROM message_domain ORDER BY 1, 2, 3, 4"
 DAYS = (
@@ -30,7 +31,7 @@ def check(engine: Engine, *, spans: bool = False) -> None:
             [tuple(r) for r in connection.exec_driver_sql(sql)]
             for sql in (KEYS, DAYS, HOSTS, SPANS)
         ]
-    sums = derive.Sums()
+    sums = deltas.Sums()
     keys = []
     for row in found.values():
         assert row.traps == row.values[rows.AT["traps"]] or not row.recipients

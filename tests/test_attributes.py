@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatepost_policy import attributes, record
-from gatepost_policy.attributes import Form, ProtocolError, Reader, Request
-from gatepost_policy.decision import NO_SUCH_USER, TRY_LATER, Action, Decision, Reason
-from gatepost_policy.facts import Direction, Family, Stage
-from gatepost_policy.record import Seen
-from gatepost_policy.settings import Settings
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.journal import record
+from gatepost_policy.journal.record import Seen
+from gatepost_policy.mail.decision import NO_SUCH_USER, TRY_LATER, Action, Decision, Reason
+from gatepost_policy.mail.facts import Direction, Family, Stage
+from gatepost_policy.policyd import attributes
+from gatepost_policy.policyd.requests import Form, ProtocolError, Reader, Request
 
 AT = 1_790_000_000.0
 SETTINGS = Settings.model_validate(

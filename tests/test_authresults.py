@@ -6,9 +6,9 @@ from authres.arc import ARCAuthenticationResult
 from authres.core import AuthenticationResultsHeader
 from authres.dkim_b import DKIMAuthenticationResult
 
-from gatepost_policy.authresults import MAX_RESULTS, forged, value
+from gatepost_policy.dkim.authresults import MAX_RESULTS, forged, value
 from gatepost_policy.dkim.reasons import RESULT, Why
-from gatepost_policy.facts import Arc, Signature
+from gatepost_policy.mail.facts import Arc, Signature
 
 MX = "mx.example.net"
 SOUND = Signature(

@@ -12,12 +12,13 @@ from click.testing import CliRunner
 from sqlalchemy import Engine
 
 from fix_store import AT, message, signature
-from gatepost_milter.cli import cli
-from gatepost_policy import backtest, config, ingest, known, listings, record, rules, store, traps
-from gatepost_policy.decision import Action, Reason
-from gatepost_policy.known import KnownState
-from gatepost_policy.record import Json, Seen
-from gatepost_policy.settings import Settings
+from gatepost_milter.cli.milterctl import cli
+from gatepost_policy import backtest, config, ingest, listings, lookup, rules, store, traps
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.journal import record
+from gatepost_policy.journal.record import Json, Seen
+from gatepost_policy.lookup import KnownState
+from gatepost_policy.mail.decision import Action, Reason
 
 TRAP, USER = "trap@home.example", "user@home.example"
 HOUR, DAY = 3_600, 86_400
@@ -48,7 +49,7 @@ def live(engine: Engine, settings: Settings, records: list[Json]) -> list[Seen]:
     for data in records:
         with store.reading(engine) as connection:
             directory = config.state_dir(settings)
-            known.publish(connection, directory, settings, now=float(data["at"]))
+            lookup.publish(connection, directory, settings, now=float(data["at"]))
         state._look_at = 0.0
         seen = record.read_seen(data)
         what = state.lookup(seen.facts)

@@ -7,10 +7,11 @@ import pytest
 from sqlalchemy import Engine, event
 
 from fix_report import REAL, TRAP, Mail, fill, seconds, signature
-from gatepost_policy import by_day, queries, store
-from gatepost_policy.facts import Family
-from gatepost_policy.selection import Selection
-from gatepost_policy.settings import Settings
+from gatepost_policy import store
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail.facts import Family
+from gatepost_policy.report import count, day_sums
+from gatepost_policy.report.selection import Selection
 
 START = seconds("2026-03-01T00:00:00")
 DAY = 86_400
@@ -26,7 +27,7 @@ def some_mail(source: random.Random) -> Mail:
         source.choice(["192.0.2.1", "2001:db8::1"]),
         author=f"v@{source.choice(NAMES)}",
         signatures=tuple(
-            signature(name, source.choice(queries.RESULTS))
+            signature(name, source.choice(count.RESULTS))
             for name in source.sample(NAMES, source.randint(0, 2))
         ),
     )
@@ -55,9 +56,9 @@ def test_same_as_from_the_rows(
         if since is not None or until is not None
     ]
     with store.reading(any_engine) as connection:
-        got = [queries.count(connection, one) for one in chosen]
-        monkeypatch.setattr(by_day, "_whole_days", lambda _: None)
-        want = [queries.count(connection, one) for one in chosen]
+        got = [count.count(connection, one) for one in chosen]
+        monkeypatch.setattr(day_sums, "_whole_days", lambda _: None)
+        want = [count.count(connection, one) for one in chosen]
     for one, sums, rows in zip(chosen, got, want, strict=True):
         assert sums == rows, one
     assert sum(x.summary.messages > 0 for x in got) > len(got) / 3
@@ -78,5 +79,5 @@ def test_signatures_of_whole_days_are_not_read(
 
     event.listen(engine, "before_cursor_execute", note)
     with store.reading(engine) as connection:
-        assert queries.count(connection, Selection(sender="example", since=since)).summary.dkim
+        assert count.count(connection, Selection(sender="example", since=since)).summary.dkim
     assert sum("FROM signature" in statement for statement in statements) == read

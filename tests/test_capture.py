@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from gatepost_milter import mailfiles
-from gatepost_policy import address, capture
-from gatepost_policy.capture import Capture, Sink
-from gatepost_policy.facts import Client, Facts, Family, Recipient
-from gatepost_policy.settings import Trap
+from gatepost_milter.replay import saved_mail
+from gatepost_policy.config.settings import Trap
+from gatepost_policy.journal import capture
+from gatepost_policy.journal.capture import Capture, Sink
+from gatepost_policy.mail import address
+from gatepost_policy.mail.facts import Client, Facts, Family, Recipient
 
 AT = 1_790_000_000.0
 MESSAGE = b"From: a@x.example\r\nSubject: folded\r\n\there \r\n\r\nbody\xff\r\n.\r\n\x00 end"
@@ -72,8 +73,8 @@ def test_what_is_kept_is_what_came(directory: Path) -> None:
     assert [p.stat().st_mode & 0o777 for p in (path, path.with_suffix(".json"))] == [0o600] * 2
     assert directory.stat().st_mode & 0o777 == 0o700
     # And replay finds both.
-    (name,) = mailfiles.find([str(directory)])
-    (item,) = mailfiles.read(name)
+    (name,) = saved_mail.find([str(directory)])
+    (item,) = saved_mail.read(name)
     assert item.data == MESSAGE and item.error is None
     side = item.sidecar
     assert side is not None

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from daemons import Daemon
-from gatepost_milter import harness
-from gatepost_milter.harness import Envelope
-from gatepost_policy import slots, store, traps
+from gatepost_milter.mta import client
+from gatepost_milter.mta.envelope import Envelope
+from gatepost_policy import store, traps
+from gatepost_policy.monitoring import slots
 
 CONFIG = """
 [milter]
@@ -36,7 +37,7 @@ def test_each_is_counted_and_the_log_says_it_once(tmp_path: Path) -> None:
     daemon = Daemon(CONFIG, home=tmp_path)
     try:
         for _ in range(3):
-            sent = harness.send(f"unix:{tmp_path}/m.sock", MESSAGE, envelope=TRAP)
+            sent = client.send(f"unix:{tmp_path}/m.sock", MESSAGE, envelope=TRAP)
             assert sent.action == "reject"
         total = slots.read(tmp_path / "state")
         said = [json.loads(x) for x in daemon.text().splitlines() if "capture-failed" in x]

@@ -8,15 +8,16 @@ import pytest
 
 import casefile
 import fix_milter
-from gatepost_milter import transcript
-from gatepost_milter.gate import Gate, Verdict
-from gatepost_policy import address, listings
-from gatepost_policy.decision import Action, Decision, Edit, Reason
-from gatepost_policy.dkim import Lookups
-from gatepost_policy.facts import Direction, Facts, Recipient
+from gatepost_milter.filter import transcript
+from gatepost_milter.filter.gate import Gate, Verdict
+from gatepost_policy import listings
+from gatepost_policy.config.settings import DEFAULT_REMOVE, Settings, Submission
+from gatepost_policy.dkim.lookups import Lookups
+from gatepost_policy.mail import address
+from gatepost_policy.mail.decision import Action, Decision, Edit, Reason
+from gatepost_policy.mail.facts import Direction, Facts, Recipient
 from gatepost_policy.rules import Known, Listed
 from gatepost_policy.scrub import Hop
-from gatepost_policy.settings import DEFAULT_REMOVE, Settings, Submission
 
 ALL = casefile.everything()
 names = [case.name for case in ALL]
@@ -136,9 +137,9 @@ def _peer(case: casefile.Case) -> tuple[str, int, object]:
 
 
 def _fill(message: transcript.Message, case: casefile.Case, settings: Settings) -> None:
-    from gatepost_milter import queuefile
+    from gatepost_milter.mta import queue_file
 
-    fields, _ = queuefile.parse(case.message)
+    fields, _ = queue_file.parse(case.message)
     limits = settings.milter
     for field in fields:
         message.header_bytes += len(field.name) + len(field.value) + 3

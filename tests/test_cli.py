@@ -20,6 +20,7 @@ import pytest
 from fix_report import SLOW, fill
 from fix_store import message
 from gatepost_milter import cli
+from gatepost_milter.cli import milterctl
 from gatepost_policy import config, journal, recorder, store
 from postgresql_server import Server
 
@@ -32,7 +33,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("GATEPOST_CONFIG", raising=False)
-    monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "none.toml")
+    monkeypatch.setattr("gatepost_policy.config.file.SYSTEM_FILE", tmp_path / "none.toml")
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -57,7 +58,7 @@ def commands() -> list[list[str]]:
                 assert inner is not None
                 walk(inner, [*words, name])
 
-    walk(cli.cli, [])
+    walk(milterctl.cli, [])
     return found
 
 
@@ -73,8 +74,8 @@ def test_every_command_has_help(words: list[str], capsys: pytest.CaptureFixture[
 
 
 def test_help_says_of_each_command_what_it_says_of_itself() -> None:
-    for name, (module, line) in cli.COMMANDS.items():
-        command = import_module(f"gatepost_milter.{module}").command
+    for name, (module, line) in milterctl.COMMANDS.items():
+        command = import_module(f"gatepost_milter.cli.{module}").command
         first = (command.help or "").split("\n\n")[0].replace("\n", " ")
         assert command.short_help or first, name
         assert first.startswith(line.rstrip(".")) or command.short_help == line, (name, first)

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from sqlalchemy import Engine
 
 from fix_store import AT, message
-from gatepost_milter.cli import cli
-from gatepost_milter.cli_common import Failure
+from gatepost_milter.cli.common import Failure
+from gatepost_milter.cli.milterctl import cli
 from gatepost_policy import ingest, store
-from gatepost_policy.settings import Settings
+from gatepost_policy.config.settings import Settings
 
 Run = Callable[..., tuple[int, str]]
 DAY = 86_400

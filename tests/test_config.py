@@ -8,8 +8,8 @@ import pytest
 from pydantic import BaseModel
 
 from gatepost_policy import config
-from gatepost_policy.config import ConfigError
-from gatepost_policy.settings import Rule, Settings
+from gatepost_policy.config import ConfigError, file
+from gatepost_policy.config.settings import Rule, Settings
 
 HERE = Path(__file__).parent
 SAMPLE = HERE.parent / "conf" / "gatepost.toml"
@@ -51,13 +51,13 @@ def test_unreadable(tmp_path: Path) -> None:
 
 def test_too_large(tmp_path: Path) -> None:
     path = tmp_path / "gatepost.toml"
-    path.write_bytes(b"#" * (config.MAX_FILE_BYTES + 1))
+    path.write_bytes(b"#" * (file.MAX_FILE_BYTES + 1))
     assert "want at most 1048576 bytes" in problems(path)[0]
 
 
 def test_found_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "etc.toml")
+    monkeypatch.setattr("gatepost_policy.config.file.SYSTEM_FILE", tmp_path / "etc.toml")
     assert config.find(None, {}) is None
     (tmp_path / "etc.toml").touch()
     assert config.find(None, {}) == tmp_path / "etc.toml"

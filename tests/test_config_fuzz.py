@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from gatepost_policy import config
 from gatepost_policy.config import ConfigError
-from gatepost_policy.decision import Reason
-from gatepost_policy.settings import Rule, Settings
+from gatepost_policy.config.settings import Rule, Settings
+from gatepost_policy.mail.decision import Reason
 
 QUIET = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from daemons import Daemon
-from gatepost_milter import worker
+from gatepost_milter.engine import worker
 
 pytestmark = [pytest.mark.milter, pytest.mark.slow]
 

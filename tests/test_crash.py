@@ -14,8 +14,9 @@ import pytest
 import sums
 from crash_driver import CONNECTIONS, Books, Feeder, Milter, crash, journal_is_empty
 from fix_store import new_server, settings_in
-from gatepost_policy import migrate, recorder, store, traps
-from gatepost_policy.settings import Settings
+from gatepost_policy import recorder, store, traps
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.store import migrate
 from postgresql_server import Server
 
 ROUNDS = int(os.environ.get("GATEPOST_CRASH_ROUNDS", "10"))

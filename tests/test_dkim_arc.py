@@ -22,8 +22,8 @@ from dkimkit import (
     split,
     verify,
 )
-from gatepost_policy.facts import Arc
-from gatepost_policy.settings import Dkim
+from gatepost_policy.config.settings import Dkim
+from gatepost_policy.mail.facts import Arc
 
 KEYS = {f"a._domainkey.hop{i}.example": RSA.record for i in range(60)}
 

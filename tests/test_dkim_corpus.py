@@ -18,10 +18,10 @@ import pytest
 
 from daemons import BIN, Process
 from dkimkit import AT, join, split, verify
-from gatepost_milter import harness, queuefile
-from gatepost_policy.authresults import value
-from gatepost_policy.facts import Signature
-from gatepost_policy.settings import Dkim
+from gatepost_milter.mta import client, queue_file
+from gatepost_policy.config.settings import Dkim
+from gatepost_policy.dkim.authresults import value
+from gatepost_policy.mail.facts import Signature
 from rings import missing
 from test_dkim_dkimpy import WRONG, theirs
 
@@ -188,7 +188,7 @@ def test_the_milter_says_the_same(corpus: Path, tmp_path: Path) -> None:
                 outcome = verify(header, body, row["dns"], at=at)
                 want = value("mx.example.net", outcome.signatures, outcome.arc)
                 macros = {"{gatepost_at}": str(at), "{gatepost_dns}": json.dumps(row["dns"])}
-                result = harness.send(socket, queuefile.crlf(raw), macros=macros)
+                result = client.send(socket, queue_file.crlf(raw), macros=macros)
                 marks = [e for e in result.edits if e.op == "insert"]
                 assert [e.value for e in marks] == [want], row["file"]
                 compared += 1

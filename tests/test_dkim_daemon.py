@@ -18,8 +18,8 @@ import pytest
 import dnskit
 from daemons import Daemon
 from dkimkit import BODY, HEADER, NAME, RSA, Header, Rsa, join, public, rsa, signature, split
-from gatepost_milter import harness, queuefile
-from gatepost_milter.envelope import Envelope
+from gatepost_milter.mta import client, queue_file
+from gatepost_milter.mta.envelope import Envelope
 
 pytestmark = [pytest.mark.milter, pytest.mark.slow]
 TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
@@ -141,7 +141,7 @@ def cpu_ms(daemon: Daemon) -> float:
     return total * TICK_MS
 
 
-def ours(result: harness.Result) -> list[str]:
+def ours(result: client.Result) -> list[str]:
     """The results in the field that we inserted."""
     values = [e.value or "" for e in result.edits
               if e.op == "insert" and e.name == "Authentication-Results"]  # fmt: skip
@@ -149,7 +149,7 @@ def ours(result: harness.Result) -> list[str]:
 
 
 def deliver(daemon: Daemon, message: bytes) -> list[str]:
-    result = harness.send(f"unix:{daemon.home}/m.sock", message)
+    result = client.send(f"unix:{daemon.home}/m.sock", message)
     assert result.action == "accept", result
     return ours(result)
 
@@ -222,14 +222,14 @@ def test_memory_with_twenty_bodies_half_way(dns: dnskit.Server, size: int) -> No
     message = join([signature(HEADER, BODY), *HEADER], body)  # whatever it proves
     with Daemon(CONFIG.replace("WORKERS", "4").replace("DNS", dns.address)) as daemon:
         address = f"unix:{daemon.home}/m.sock"
-        harness.send(address, signed())
+        client.send(address, signed())
         rest = pss_mb(daemon)
-        sessions = [harness.Session(address, Envelope()) for _ in range(20)]
+        sessions = [client.Session(address, Envelope()) for _ in range(20)]
         try:
             for session in sessions:
                 assert session.mail(Envelope()) is None
                 session.rcpt("recipient@example.net")
-            queued = queuefile.QueueFile.receive(message, queuefile.Field(b"Received", b" by mx"))
+            queued = queue_file.QueueFile.receive(message, queue_file.Field(b"Received", b" by mx"))
             for session in sessions:
                 milter = session.milter
                 assert milter is not None

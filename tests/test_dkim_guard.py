@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dkimkit import AT, BODY, DOMAIN, ED, HEADER, NAME, RSA, Ed, Rsa, public, rsa, signature, verify
-from gatepost_policy.dkim import Lookups, Verifier
-from gatepost_policy.settings import Dkim
+from gatepost_policy.config.settings import Dkim
+from gatepost_policy.dkim.lookups import Lookups
+from gatepost_policy.dkim.verifier import Verifier
 
 NOW = int(AT)
 

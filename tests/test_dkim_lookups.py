@@ -10,9 +10,10 @@ import pytest
 
 from dkimkit import AT, BODY, HEADER, NAME, RSA, signature, verify
 from dnskit import BIG, Server, Strings, serving, silent_port
-from gatepost_policy.dkim import Answer, Lookups, Verifier
-from gatepost_policy.dkim.lookups import Pending
-from gatepost_policy.settings import Dkim, nameserver
+from gatepost_policy.config.settings import Dkim, nameserver
+from gatepost_policy.dkim.answers import Answer
+from gatepost_policy.dkim.lookups import Lookups, Pending
+from gatepost_policy.dkim.verifier import Verifier
 
 KEY = "v=DKIM1; p=x"
 ANSWERS: dict[str, Any] = {

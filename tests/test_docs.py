@@ -11,9 +11,9 @@ import click
 import pytest
 
 import rings
-from gatepost_milter.cli import COMMANDS, cli
-from gatepost_policy.decision import Reason
-from gatepost_policy.settings import Settings
+from gatepost_milter.cli.milterctl import COMMANDS, cli
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail.decision import Reason
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -56,7 +56,7 @@ def walk(command: click.Command, path: str) -> Iterator[tuple[str, click.Command
 
 
 def test_every_command_is_part_of_the_installation() -> None:
-    """The table in cli.py promises nothing that is not there."""
+    """The table in milterctl.py promises nothing that is not there."""
     assert set(cli.list_commands(click.Context(cli))) == set(COMMANDS)
 
 

@@ -13,15 +13,17 @@ from sqlalchemy import Engine
 
 from fix_store import message, settings_in
 from gatepost_milter import cli
-from gatepost_policy import config, doctor, journal, migrate, recorder, store, traps
-from gatepost_policy.settings import Settings
+from gatepost_milter.doctor import installation
+from gatepost_policy import config, journal, recorder, store, traps
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.store import migrate
 
 NOW = 1_795_000_000.0
 
 
 def problems(settings: Settings, path: Path | None = None, now: float = NOW) -> dict[str, str]:
     """What is wrong: what was looked at, and the words for it."""
-    found = list(doctor.examine(settings, path, now))
+    found = list(installation.examine(settings, path, now))
     assert all(f.change for f in found if f.problem), found
     return {f.what: f.problem for f in found if f.problem}
 
@@ -50,7 +52,7 @@ def recording(sound: Settings) -> Iterator[Settings]:
 
 
 def test_sound(recording: Settings) -> None:
-    found = list(doctor.examine(recording, None, NOW))
+    found = list(installation.examine(recording, None, NOW))
     assert [f for f in found if f.problem] == []
     assert [f.what for f in found] == ["configuration", "state", "store", "traps", "journal"]
     assert "recorder runs" in found[-1].state
@@ -59,7 +61,7 @@ def test_sound(recording: Settings) -> None:
 def test_either_database(any_settings: Settings, any_engine: Engine) -> None:
     """No state directory yet, but a store: it is looked at."""
     recorder.record_batch(any_engine, [message()], any_settings)
-    found = {f.what: f for f in doctor.examine(any_settings, None, NOW)}
+    found = {f.what: f for f in installation.examine(any_settings, None, NOW)}
     assert all(f.problem is None for f in found.values()), found
     assert f"schema {migrate.HEAD}, last message 20" in found["store"].state
 
@@ -67,7 +69,7 @@ def test_either_database(any_settings: Settings, any_engine: Engine) -> None:
 def test_database_server_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "none"))
     settings = settings_in(tmp_path, "postgresql://u:secret@127.0.0.1:1/g")
-    (found,) = (f for f in doctor.examine(settings, None, NOW) if f.problem)
+    (found,) = (f for f in installation.examine(settings, None, NOW) if f.problem)
     assert (found.what, found.unreachable, found.change) == ("store", True, "is the server up?")
     assert "secret" not in f"{found}"
 
@@ -78,7 +80,7 @@ def test_new_machine(tmp_path: Path) -> None:
 
 def test_the_doctor_changes_nothing(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
-    list(doctor.examine(settings_in(tmp_path), None, NOW))
+    list(installation.examine(settings_in(tmp_path), None, NOW))
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -99,13 +101,13 @@ def test_password_others_may_read(tmp_path: Path) -> None:
     ):
         path.touch()
         path.chmod(0o644)
-        found = list(doctor._configuration(settings_in(tmp_path, url), path, NOW))
+        found = list(installation._configuration(settings_in(tmp_path, url), path, NOW))
         assert any("holds a password" in (f.problem or "") for f in found) == want, url
         path.chmod(0o640)
-        found = list(doctor._configuration(settings_in(tmp_path, url), path, NOW))
+        found = list(installation._configuration(settings_in(tmp_path, url), path, NOW))
         assert any("holds a password" in (f.problem or "") for f in found) == want, url
         path.chmod(0o600)
-        assert all(f.problem is None for f in doctor._configuration(
+        assert all(f.problem is None for f in installation._configuration(
             settings_in(tmp_path, url), path, NOW))  # fmt: skip
 
 

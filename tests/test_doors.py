@@ -7,10 +7,12 @@ from sqlalchemy import Engine
 
 import sums
 from fix_store import AT, count, message, signature
-from gatepost_policy import doors, record, recorder, store
-from gatepost_policy.decision import Action, Reason
-from gatepost_policy.facts import Source
-from gatepost_policy.settings import Settings
+from gatepost_policy import recorder, store
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.ingest import merge
+from gatepost_policy.journal import record
+from gatepost_policy.mail.decision import Action, Reason
+from gatepost_policy.mail.facts import Source
 
 TRAP = "trap@home.example"
 
@@ -102,7 +104,7 @@ def test_two_messages_of_one_session(
 
 OTHERS = (
     ("another port", {"port": 4001}),
-    ("ten minutes later", {"at": AT + doors.WINDOW_S + 60}),
+    ("ten minutes later", {"at": AT + merge.WINDOW_S + 60}),
 )
 
 

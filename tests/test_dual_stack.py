@@ -7,10 +7,10 @@ from sqlalchemy import Engine, select
 
 from fix_report import REAL, Mail, Past, fill, seconds, signature, told
 from gatepost_policy import store
-from gatepost_policy.conditions import proven
-from gatepost_policy.facts import Family, Signature
-from gatepost_policy.settings import Settings
-from gatepost_policy.tables import MessageSignature
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail.facts import Family, Signature
+from gatepost_policy.report.conditions import proven
+from gatepost_policy.store.tables import MessageSignature
 
 V6 = "2001:db8::7"
 

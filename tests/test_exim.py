@@ -23,8 +23,8 @@ from daemons import Daemon, read_everything
 from dns_server import DnsServer
 from exim_instance import CONF, EximInstance
 from exim_stack import CONFIG, TRAP, TRAP_2, by_id, milterctl, recorded, submit
-from gatepost_policy import leaks
-from gatepost_policy.settings import DEFAULT_REMOVE
+from gatepost_policy.config.settings import DEFAULT_REMOVE
+from gatepost_policy.scrub import audit
 from mta_modes import COLUMNS, TELLING, Case
 from ports import free_port
 from postfix_instance import LOGIN
@@ -102,13 +102,13 @@ def test_matrix(exim: EximInstance, shown: list[str]) -> None:
         canaries, delivered = submit(exim, case)
         for data in delivered:
             assert canaries.found(data) == (), (case.name, data.decode(errors="replace"))
-            found = leaks.find(data, {k: v for k, v in canaries.words().items() if k != "port"})
-            assert [f for f in found if f.weight is leaks.Weight.LEAK] == []
+            found = audit.find(data, {k: v for k, v in canaries.words().items() if k != "port"})
+            assert [f for f in found if f.weight is audit.Weight.LEAK] == []
             for line in TELLING.splitlines():
                 if not line.startswith("X-Enigmail-Version"):
                     assert line.encode() not in data, (case.name, line)
         if case.name != "bounce":
-            hops = [f for f in leaks.fields(delivered[0]) if f.name.lower() == "received"]
+            hops = [f for f in audit.fields(delivered[0]) if f.name.lower() == "received"]
             assert len(hops) == 3, delivered[0].decode(errors="replace")
         if case.name == "v4":
             text = delivered[0].partition(b"\n\n")[0].decode(errors="replace")

@@ -10,8 +10,9 @@ import pytest
 import mta_unpack
 from daemons import BIN
 from exim_instance import EximInstance
-from gatepost_milter import exim_checks, exim_config
-from gatepost_policy.settings import Settings
+from gatepost_milter.doctor import exim as exim_checks
+from gatepost_milter.doctor import exim_config
+from gatepost_policy.config.settings import Settings
 from ports import free_port
 from test_postfix_check import Listener
 

@@ -19,12 +19,12 @@ from sqlalchemy import Engine
 import rings
 from daemons import Process
 from fix_store import AT, message
-from gatepost_milter import cli_common
-from gatepost_milter.cli import cli
+from gatepost_milter.cli import common
+from gatepost_milter.cli.milterctl import cli
 from gatepost_policy import exporters, ingest, listings, store, traps
-from gatepost_policy.dossier import Entry, Proof
+from gatepost_policy.config.settings import Settings
 from gatepost_policy.exporters import postfix
-from gatepost_policy.settings import Settings
+from gatepost_policy.listings.dossier import Entry, Proof
 from mta_unpack import Programs
 from ports import free_port
 
@@ -232,7 +232,7 @@ def test_postmap_reads_it(postfix_programs: Programs, tmp_path: Path) -> None:
 def run(settings_file: Path, *words: str) -> tuple[int, str]:
     result = CliRunner().invoke(cli, ["--config", str(settings_file), *words])
     code = result.exit_code
-    if isinstance(result.exception, cli_common.Failure):
+    if isinstance(result.exception, common.Failure):
         code = result.exception.code
     return code, result.output
 

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from gatepost_policy.decision import Reason
-from gatepost_policy.rules import RULES
-from gatepost_policy.settings import Submission
+from gatepost_policy.config.settings import Submission
+from gatepost_policy.mail.decision import Reason
+from gatepost_policy.rules.rules import RULES
 
 DOCS = Path(__file__).parent.parent / "docs"
 

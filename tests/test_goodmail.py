@@ -9,9 +9,10 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import Engine as AnyEngine
 
 from fix_store import AT, message
-from gatepost_policy import goodmail, recorder
-from gatepost_policy.goodmail import GoodMail
-from gatepost_policy.settings import Settings
+from gatepost_policy import recorder
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.lookup import good_mail
+from gatepost_policy.lookup.good_mail import GoodMail
 
 CLIENT = "192.0.2.7/32"
 
@@ -56,7 +57,7 @@ def test_no_store_is_no_answer(settings: Settings, monkeypatch: pytest.MonkeyPat
 def test_a_store_that_hangs(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller goes on without; the next one does not wait at all."""
     release = threading.Event()
-    monkeypatch.setattr(goodmail, "WAIT_S", 0.05)
+    monkeypatch.setattr(good_mail, "WAIT_S", 0.05)
     monkeypatch.setattr(GoodMail, "_read", lambda *_: release.wait(60) and 5)
     ask = GoodMail(settings)
     assert ask.count(CLIENT, AT) is None

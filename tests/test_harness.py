@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from fix_harness import Probe
-from gatepost_milter import harness
-from gatepost_milter.harness import Envelope, ProtocolError
-from gatepost_milter.queuefile import HIDE_FIRST, HIDE_PREFIX
+from gatepost_milter.mta import client
+from gatepost_milter.mta.envelope import Envelope
+from gatepost_milter.mta.queue_file import HIDE_FIRST, HIDE_PREFIX
+from gatepost_milter.mta.wire import ProtocolError
 
 pytestmark = pytest.mark.milter
 
@@ -80,7 +81,7 @@ TABLE: list[tuple[str, list[list[Any]], list[str]]] = [
 def test_edits(
     probes: Probes, hiding: str, what: str, ops: list[list[Any]], want: list[str]
 ) -> None:
-    result = harness.send(probes("leadspc").socket, _with(ops), hiding=hiding)
+    result = client.send(probes("leadspc").socket, _with(ops), hiding=hiding)
     assert result.action == "accept", result
     assert _names(result.message) == want
     assert _names(result.queued) == [OWN, ONE, TWO_, SUBJECT]
@@ -99,7 +100,7 @@ def test_insert_above_then_delete_number_one(
     probes: Probes, hiding: str, want: list[str]
 ) -> None:
     ops = [["ins", "Received", 0, " from new"], ["chg", "Received", 1, ""]]
-    result = harness.send(probes("leadspc").socket, _with(ops), hiding=hiding)
+    result = client.send(probes("leadspc").socket, _with(ops), hiding=hiding)
     assert _names(result.message) == want
 
 
@@ -109,14 +110,14 @@ def test_sweep_above_another_milters_field(probes: Probes, hiding: str) -> None:
     ops: list[list[Any]] = [["ins", "Received", 0, " from other"]]
     ops += [["ins", "Received", 0, "\n\tby gate"]]
     ops += [["chg", "Received", n, ""] for n in (4, 3, 2, 1)]
-    result = harness.send(probes("leadspc").socket, _with(ops), hiding=hiding)
+    result = client.send(probes("leadspc").socket, _with(ops), hiding=hiding)
     assert _names(result.message) == ["Received:gate", SUBJECT]
 
 
 def test_edits_are_reported_as_asked(probes: Probes) -> None:
     ops: list[list[Any]] = [["ins", "X-A", 0, " a"], ["chg", "Received", 2, ""]]
     ops.append(["add", "X-B", " b"])
-    result = harness.send(probes("leadspc").socket, _with(ops))
+    result = client.send(probes("leadspc").socket, _with(ops))
     got = [(e.op, e.name, e.index, e.value) for e in result.edits]
     assert got == [("insert", "X-A", 0, " a"), ("delete", "Received", 2, None),
                    ("insert", "X-B", 5, " b")]  # fmt: skip
@@ -124,7 +125,7 @@ def test_edits_are_reported_as_asked(probes: Probes) -> None:
 
 def test_line_feeds_in_a_value_become_folds(probes: Probes) -> None:
     ops = [["add", "X-A", " a\n\nEvil: b"]]
-    result = harness.send(probes("leadspc").socket, _with(ops))
+    result = client.send(probes("leadspc").socket, _with(ops))
     assert b"\r\nX-A: a\r\n\t\r\n\tEvil: b\r\n" in result.message
 
 
@@ -132,7 +133,7 @@ def test_leading_space(probes: Probes) -> None:
     """With the flag the value comes as it is; without it one space is eaten, and put back."""
     for flags, seen, written in ((("leadspc",), "  x", b"X-A:a"), ((), " x", b"X-A: a")):
         probe = probes(*flags)
-        result = harness.send(probe.socket, _with([["add", "X-A", "a"]]))
+        result = client.send(probe.socket, _with([["add", "X-A", "a"]]))
         values = {e["name"]: e["value"] for e in probe.events() if e["event"] == "header"}
         assert values["Subject"] == seen
         assert written + b"\r\n" in result.message
@@ -140,7 +141,7 @@ def test_leading_space(probes: Probes) -> None:
 
 def test_negotiation_and_macros_of_each_stage(probes: Probes) -> None:
     probe = probes("leadspc")
-    harness.send(
+    client.send(
         probe.socket, _with([]), client="2001:db8::7", client_name="mail.example.org",
         login="alice", daemon_name="ORIGINATING", recipients=["a@b.example", "c@d.example"],
         queue_id="Q1", macros={"{x}": "1"},
@@ -163,7 +164,7 @@ def test_negotiation_and_macros_of_each_stage(probes: Probes) -> None:
 
 def test_queue_id_comes_with_the_first_good_recipient(probes: Probes) -> None:
     probe = probes("leadspc")
-    result = harness.send(
+    result = client.send(
         probe.socket, _with([]), recipients=["refuse@x.example", "a@x.example", "b@x.example"],
         queue_id="Q2",
     )  # fmt: skip
@@ -188,7 +189,7 @@ def test_clients(
     probes: Probes, what: str, given: dict[str, Any], want: dict[str, Any], args: list[str]
 ) -> None:
     probe = probes("leadspc")
-    harness.send(probe.socket, _with([]), **given)
+    client.send(probe.socket, _with([]), **given)
     events = {e["event"]: e for e in probe.events()}
     got = {key: events["connect"][key] for key in want}
     assert got == want
@@ -200,7 +201,7 @@ def test_clients(
 def test_rejected_recipients_are_shown_to_who_asks(probes: Probes) -> None:
     for flags, shown in (((), 1), (("rejected",), 2)):
         probe = probes(*flags)
-        result = harness.send(
+        result = client.send(
             probe.socket, _with([]), recipients=["a@x.example"], rejected=("gone@x.example",)
         )
         seen = [e for e in probe.events() if e["event"] == "rcpt"]
@@ -214,7 +215,7 @@ def test_no_reply_steps_and_skip(probes: Probes) -> None:
     whole, skipped = probes("leadspc", "noreply"), probes("leadspc", "skip")
     sizes = []
     for probe in (whole, skipped):
-        result = harness.send(probe.socket, _with([["add", "X-A", " a"]], body=body))
+        result = client.send(probe.socket, _with([["add", "X-A", " a"]], body=body))
         assert result.message.endswith(body + b"\r\n")
         eom = [e for e in probe.events() if e["event"] == "eom"][0]
         sizes.append((eom["size"], eom["chunks"][0]))
@@ -238,12 +239,12 @@ REPLIES: list[tuple[list[list[Any]], dict[str, Any], str, str, str]] = [
 def test_replies(
     probes: Probes, ops: list[list[Any]], given: dict[str, Any], action: str, stage: str, reply: str
 ) -> None:
-    result = harness.send(probes("leadspc").socket, _with(ops), queue_id="Q3", **given)
+    result = client.send(probes("leadspc").socket, _with(ops), queue_id="Q3", **given)
     assert (result.action, result.stage, result.reply) == (action, stage, reply)
 
 
 def test_delrcpt(probes: Probes) -> None:
-    result = harness.send(
+    result = client.send(
         probes("leadspc").socket, _with([["delrcpt", "<a@x.example>"]]),
         recipients=["a@x.example", "b@x.example"],
     )  # fmt: skip
@@ -253,7 +254,7 @@ def test_delrcpt(probes: Probes) -> None:
 def test_long_fields_are_cut_and_nul_ends_a_field(probes: Probes) -> None:
     probe = probes("leadspc")
     head = b"X-Long: " + b"a" * 70_000 + b"\n\tmore\nX-Nul: a\0b\n\tc\n"
-    result = harness.send(probe.socket, _with([], head=head))
+    result = client.send(probe.socket, _with([], head=head))
     values = {e["name"]: e["value"] for e in probe.events() if e["event"] == "header"}
     assert len("X-Long:" + values["X-Long"]) == 60_000
     assert values["X-Nul"] == " a"
@@ -262,7 +263,7 @@ def test_long_fields_are_cut_and_nul_ends_a_field(probes: Probes) -> None:
 
 def test_a_session_carries_several_messages(probes: Probes) -> None:
     probe = probes("leadspc")
-    with harness.Session(probe.socket, Envelope(sender="one@x.example")) as session:
+    with client.Session(probe.socket, Envelope(sender="one@x.example")) as session:
         first = session.send(_with([["reply", "550", "5.7.1", "no"]]))
         assert session.mail(Envelope(sender="two@x.example")) is None
         session.rset()
@@ -276,4 +277,4 @@ def test_a_session_carries_several_messages(probes: Probes) -> None:
 
 def test_a_milter_that_is_not_there(tmp_path: Any) -> None:
     with pytest.raises(ProtocolError, match="No such file"):
-        harness.send(f"unix:{tmp_path}/none.sock", b"Subject: x\n\n")
+        client.send(f"unix:{tmp_path}/none.sock", b"Subject: x\n\n")

@@ -18,9 +18,9 @@ import pytest
 import mta_unpack
 from daemons import Daemon
 from fix_harness import Probe
-from gatepost_milter import harness
-from gatepost_milter.harness import Envelope
-from gatepost_milter.queuefile import POSTFIX_DROP
+from gatepost_milter.mta import client
+from gatepost_milter.mta.envelope import Envelope
+from gatepost_milter.mta.queue_file import POSTFIX_DROP
 from mta_modes import BASE_CONFIG
 from postfix_instance import HOST, LOGIN, PostfixInstance, Setup
 from test_harness import TABLE, TWO
@@ -125,11 +125,11 @@ def header(message: bytes) -> bytes:
     return QUEUE_ID.sub(b"id Q", DATE.sub(b"DATE", text))
 
 
-def play(milter: str, message: bytes, envelope: Envelope) -> harness.Result:
+def play(milter: str, message: bytes, envelope: Envelope) -> client.Result:
     """The harness with what this Postfix does before any milter: both are left out by default, so
     that a saved message replays as it is (message_drop_headers, cleanup_replace_stray_cr_lf)."""
     stray = re.sub(rb"\r(?!\n)", b" ", message)
-    with harness.Session(milter, envelope, drop=POSTFIX_DROP) as session:
+    with client.Session(milter, envelope, drop=POSTFIX_DROP) as session:
         return session.send(stray)
 
 

@@ -7,10 +7,12 @@ import pytest
 from sqlalchemy import Connection, Engine
 
 from fix_report import LEARNED, NEWSLETTER, REAL, SLOW, TRAP, Mail, seconds, told
-from gatepost_policy import hindsight, listings, queries, recorder, store, traps
-from gatepost_policy.decision import Reason
-from gatepost_policy.selection import Selection
-from gatepost_policy.settings import Settings
+from gatepost_policy import listings, recorder, store, traps
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.ingest import trap_marks
+from gatepost_policy.mail.decision import Reason
+from gatepost_policy.report import count
+from gatepost_policy.report.selection import Selection
 
 
 def add(engine: Engine, *names: str) -> None:
@@ -31,8 +33,8 @@ def put(engine: Engine, settings: Settings, *mails: Mail) -> None:
 def hits(engine: Engine, settings: Settings, sender: str = "slow.example") -> int:
     """Trap hits as the sums have them, after making sure that the rows agree."""
     with store.reading(engine) as connection:
-        sums = queries.count(connection, Selection(sender=sender))
-        rows = queries.count(connection, Selection(sender=sender, since=-1e11))
+        sums = count.count(connection, Selection(sender=sender))
+        rows = count.count(connection, Selection(sender=sender, since=-1e11))
     assert sums == rows
     return sums.summary.trap_hits
 
@@ -47,8 +49,8 @@ def test_trap_added_after_the_mail(any_engine: Engine, any_settings: Settings) -
     put(any_engine, any_settings, *SLOW, *NEWSLETTER)
     assert hits(any_engine, any_settings) == 0
     add(any_engine, TRAP)
-    assert hindsight.settle(any_engine, any_settings) == 5
-    assert hindsight.settle(any_engine, any_settings) == 0
+    assert trap_marks.settle(any_engine, any_settings) == 5
+    assert trap_marks.settle(any_engine, any_settings) == 0
     assert hits(any_engine, any_settings) == 5
     assert identities(any_engine) == {
         "192.0.2.25/32": 3,
@@ -75,18 +77,18 @@ def test_interrupted_before_its_end(
     put(any_engine, any_settings, *SLOW)
     add(any_engine, TRAP)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(hindsight, "_remember", killed)
-        hindsight.settle(any_engine, any_settings)
-    assert hindsight.settle(any_engine, any_settings) == 0
+        patched.setattr(trap_marks, "_remember", killed)
+        trap_marks.settle(any_engine, any_settings)
+    assert trap_marks.settle(any_engine, any_settings) == 0
     with store.reading(any_engine) as connection:
         assert ("sender", "news@slow.example") in listings.repeating(connection)
 
 
 def test_mail_imported_after_the_trap(any_engine: Engine, any_settings: Settings) -> None:
     add(any_engine, TRAP)
-    hindsight.settle(any_engine, any_settings)
+    trap_marks.settle(any_engine, any_settings)
     put(any_engine, any_settings, *SLOW)
-    assert hindsight.settle(any_engine, any_settings) == 5
+    assert trap_marks.settle(any_engine, any_settings) == 5
     assert hits(any_engine, any_settings) == 5
 
 
@@ -94,7 +96,7 @@ def test_mail_imported_meanwhile(
     any_engine: Engine, any_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the look for mail to mark and the end of a `settle`: left to the next one."""
-    look = hindsight._flips
+    look = trap_marks._flips
 
     def then_more(connection: Connection) -> dict[int, dict[str, bool]]:
         found = look(connection)
@@ -105,16 +107,16 @@ def test_mail_imported_meanwhile(
     add(any_engine, TRAP)
     put(any_engine, any_settings, SLOW[0])
     with monkeypatch.context() as patched:
-        patched.setattr(hindsight, "_flips", then_more)
-        assert hindsight.settle(any_engine, any_settings) == 1
-    assert hindsight.settle(any_engine, any_settings) == 4
-    assert hindsight.settle(any_engine, any_settings) == 0
+        patched.setattr(trap_marks, "_flips", then_more)
+        assert trap_marks.settle(any_engine, any_settings) == 1
+    assert trap_marks.settle(any_engine, any_settings) == 4
+    assert trap_marks.settle(any_engine, any_settings) == 0
 
 
 def test_nobody_is_listed_for_the_past(any_engine: Engine, any_settings: Settings) -> None:
     put(any_engine, any_settings, *SLOW)
     add(any_engine, TRAP)
-    hindsight.settle(any_engine, any_settings)
+    trap_marks.settle(any_engine, any_settings)
     with store.reading(any_engine) as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM listing").scalar_one() == 0
 
@@ -123,10 +125,10 @@ def test_removed_trap_takes_its_marks_along(any_engine: Engine, any_settings: Se
     """A slip of the pen (a real address made a trap) leaves nothing behind."""
     put(any_engine, any_settings, *NEWSLETTER)
     add(any_engine, REAL)
-    assert hindsight.settle(any_engine, any_settings) == 7
+    assert trap_marks.settle(any_engine, any_settings) == 7
     assert hits(any_engine, any_settings, "paper.example") == 7
     remove(any_engine, REAL)
-    assert hindsight.settle(any_engine, any_settings) == 7
+    assert trap_marks.settle(any_engine, any_settings) == 7
     assert hits(any_engine, any_settings, "paper.example") == 0
     assert identities(any_engine) == {}
 
@@ -136,10 +138,10 @@ def test_hit_on_what_was_a_trap_stays(any_engine: Engine, any_settings: Settings
     assert seconds(later.at) > LEARNED
     add(any_engine, TRAP)
     put(any_engine, any_settings, later, *SLOW)
-    hindsight.settle(any_engine, any_settings)
+    trap_marks.settle(any_engine, any_settings)
     assert hits(any_engine, any_settings) == 6
     remove(any_engine, TRAP)
-    hindsight.settle(any_engine, any_settings)
+    trap_marks.settle(any_engine, any_settings)
     assert hits(any_engine, any_settings) == 1
     assert told(any_engine, any_settings, sender="slow.example").messages[0].trapped
 
@@ -148,10 +150,10 @@ def test_hit_before_the_trap_came_back_stays(engine: Engine, settings: Settings)
     """A trap, hit, removed, set again (so that it is younger than the hit), removed again."""
     put(engine, settings, replace(SLOW[0], traps=(TRAP,), reason=Reason.TRAP), SLOW[1])
     add(engine, TRAP)
-    hindsight.settle(engine, settings)
+    trap_marks.settle(engine, settings)
     assert hits(engine, settings) == 2
     remove(engine, TRAP)
-    hindsight.settle(engine, settings)
+    trap_marks.settle(engine, settings)
     assert hits(engine, settings) == 1
 
 
@@ -176,7 +178,7 @@ def test_domains_and_patterns(engine: Engine, settings: Settings, trap: str, wan
         replace(SLOW[1], to=("anna@old.example",)),
     )
     add(engine, trap)
-    hindsight.settle(engine, settings)
+    trap_marks.settle(engine, settings)
     assert hits(engine, settings) == want
 
 
@@ -185,6 +187,6 @@ def test_message_with_two_traps_counts_once_as_message(
 ) -> None:
     put(any_engine, any_settings, replace(SLOW[0], to=(TRAP, "b@example.net"), traps=(TRAP,)))
     add(any_engine, TRAP, "b@example.net")
-    assert hindsight.settle(any_engine, any_settings) == 1
+    assert trap_marks.settle(any_engine, any_settings) == 1
     assert hits(any_engine, any_settings) == 2
     assert identities(any_engine)["slow.example"] == 1

@@ -11,8 +11,10 @@ from sqlalchemy import Connection, Engine
 import sums
 from fix_report import LEARNED, SLOW, TRAP
 from fix_store import settings_in
-from gatepost_policy import hindsight, recorder, revision, store, traps
-from gatepost_policy.settings import Settings
+from gatepost_policy import recorder, store, traps
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.ingest import trap_marks
+from gatepost_policy.store import revision
 from postgresql_server import Server
 
 pytestmark = pytest.mark.postgresql
@@ -42,7 +44,7 @@ def shared(
 
 
 class Looking(threading.Thread):
-    """`hindsight.settle`, as another host's report runs it."""
+    """`trap_marks.settle`, as another host's report runs it."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -53,7 +55,7 @@ class Looking(threading.Thread):
     def run(self) -> None:
         engine = store.open_engine(self.settings)
         try:
-            self.changed = hindsight.settle(engine, self.settings)
+            self.changed = trap_marks.settle(engine, self.settings)
         except Exception as error:
             self.error = error
         finally:
@@ -132,12 +134,12 @@ def test_two_may_finish_at_once(shared: Settings, engine: Engine) -> None:
         connection.exec_driver_sql("DELETE FROM revision WHERE topic = 'hindsight'")
     looking = Looking(shared)
     with store.writing(engine) as connection:
-        topics = ("traps", hindsight.OLD_MAIL)
+        topics = ("traps", trap_marks.OLD_MAIL)
         number = sum(revision.number(connection, topic) for topic in topics)
-        hindsight._remember(connection, number)
+        trap_marks._remember(connection, number)
         looking.start()
         looking.wait_for_lock(connection)
     looking.join(PATIENCE_S)
     assert looking.error is None
     with store.reading(engine) as connection:
-        assert revision.number(connection, hindsight.TOPIC) == number
+        assert revision.number(connection, trap_marks.TOPIC) == number

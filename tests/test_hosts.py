@@ -14,9 +14,12 @@ from sqlalchemy import Engine
 
 import sums
 from fix_store import AT, count, message, new_server, settings_in, signature
-from gatepost_policy import derive, ingest, intake, journal, migrate, record, rows, store
-from gatepost_policy.recorder import Recorder
-from gatepost_policy.settings import Settings
+from gatepost_policy import ingest, journal, store
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.ingest import deltas, rows
+from gatepost_policy.journal import record
+from gatepost_policy.recorder import Recorder, intake
+from gatepost_policy.store import migrate
 from postgresql_server import Server
 
 pytestmark = pytest.mark.postgresql
@@ -40,7 +43,7 @@ def model(told: list[record.Json]) -> dict[tuple[str, str], tuple[float, ...]]:
     """What the identities should be, counted one record after the other."""
     out: dict[tuple[str, str], tuple[float, ...]] = {}
     for data in told:
-        one = derive.Sums()
+        one = deltas.Sums()
         row = rows.read(data, AT)
         row.add_to(one, row.keys()[1])
         for key, i in one.identities.items():

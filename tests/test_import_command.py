@@ -14,13 +14,13 @@ from sqlalchemy import func, select
 
 import rings
 from gatepost_policy import recorder, store
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.common import to_json
 from gatepost_policy.importers.exim import Exim
+from gatepost_policy.importers.log_file import MAX_LINE_BYTES, LogFile
 from gatepost_policy.importers.postfix import Postfix
-from gatepost_policy.importers.source import MAX_LINE_BYTES, LogFile
-from gatepost_policy.importers.stamps import Clock
-from gatepost_policy.settings import Settings
-from gatepost_policy.tables import Message, SubmissionCount
+from gatepost_policy.store.tables import Message, SubmissionCount
 
 LOG = "".join(
     f"2026-11-{day:02} 10:00:00 1QFOdo-0001zq-{day:02} {event}\n"

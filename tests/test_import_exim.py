@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from gatepost_policy import record
-from gatepost_policy.facts import Signature
+from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.common import Ours, to_json
 from gatepost_policy.importers.exim import Exim
-from gatepost_policy.importers.eximdkim import read_dkim
-from gatepost_policy.importers.stamps import Clock
-from gatepost_policy.record import Seen
+from gatepost_policy.importers.exim_dkim import read_dkim
+from gatepost_policy.journal import record
+from gatepost_policy.journal.record import Seen
+from gatepost_policy.mail.facts import Signature
 
 NOW = 1_800_000_000.0
 T = "2026-11-20 10:00:00 "

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from gatepost_policy.facts import Signature
+from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.common import Ours, to_json
 from gatepost_policy.importers.opendkim import Signatures
 from gatepost_policy.importers.postfix import Postfix
-from gatepost_policy.importers.stamps import Clock
 from gatepost_policy.importers.syslog import Entry, is_export, read_export, read_line
-from gatepost_policy.record import Seen
+from gatepost_policy.journal.record import Seen
+from gatepost_policy.mail.facts import Signature
 
 NOW = 1_800_000_000.0
 AT = 1795168800.0

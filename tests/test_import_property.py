@@ -7,12 +7,12 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gatepost_policy import record
+from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.common import to_json
 from gatepost_policy.importers.exim import Exim
 from gatepost_policy.importers.postfix import Postfix
-from gatepost_policy.importers.stamps import Clock
 from gatepost_policy.importers.syslog import read_export
+from gatepost_policy.journal import record
 
 CLOCK = Clock(UTC, 1_800_000_000.0)
 QUICK = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from fix_store import message
-from gatepost_policy import faults, journal
-from gatepost_policy.record import Json
+from gatepost_policy import journal
+from gatepost_policy.journal.record import Json
+from gatepost_policy.journal.segment import HEAD
+from gatepost_policy.system import faults
 
 
 def everything(directory: Path) -> list[Json]:
@@ -60,14 +62,14 @@ def test_threads_write_whole_records(tmp_path: Path, sync: str) -> None:
 def test_a_large_segment_is_followed_by_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "SEGMENT_BYTES", 2_000)
+    monkeypatch.setattr("gatepost_policy.journal.writer.SEGMENT_BYTES", 2_000)
     w = writer(tmp_path)
     assert all(w.write(message(n)) for n in range(20))
     assert len(journal.segments(tmp_path)) > 3
     assert len(everything(tmp_path)) == 20
 
 
-CUTS = (1, 5, journal.HEAD.size, journal.HEAD.size + 1, -1)
+CUTS = (1, 5, HEAD.size, HEAD.size + 1, -1)
 
 
 @pytest.mark.parametrize("cut", CUTS)

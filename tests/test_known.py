@@ -10,22 +10,13 @@ import pytest
 from sqlalchemy import Engine, delete, insert
 
 from fix_store import AT, message, signature
-from gatepost_policy import (
-    address,
-    config,
-    ingest,
-    known,
-    listings,
-    snapshot,
-    store,
-    traps,
-)
-from gatepost_policy import publish as publisher
-from gatepost_policy.facts import Client, Facts, Family, Recipient, Signature
-from gatepost_policy.known import KnownState
+from gatepost_policy import config, ingest, listings, lookup, store, traps
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.lookup import KnownState, publisher, snapshot
+from gatepost_policy.mail import address
+from gatepost_policy.mail.facts import Client, Facts, Family, Recipient, Signature
 from gatepost_policy.rules import Known
-from gatepost_policy.settings import Settings
-from gatepost_policy.tables import TrapRow
+from gatepost_policy.store.tables import TrapRow
 
 
 @pytest.fixture
@@ -58,7 +49,7 @@ def state(settings: Settings, engine: Engine) -> KnownState:
 
 def publish(engine: Engine, settings: Settings) -> None:
     with store.reading(engine) as connection:
-        known.publish(connection, config.state_dir(settings), settings)
+        lookup.publish(connection, config.state_dir(settings), settings)
 
 
 MATCHES = [
@@ -88,7 +79,7 @@ def test_changes_arrive(state: KnownState, engine: Engine, settings: Settings) -
     """Added, removed and imported traps, through the small file and the large one."""
     publish(engine, settings)
     state.current()
-    large = (config.state_dir(settings) / known.TRAPS_FILE).stat().st_ino
+    large = (config.state_dir(settings) / snapshot.TRAPS_FILE).stat().st_ino
 
     def look(*names: str) -> list[bool]:
         publish(engine, settings)
@@ -103,12 +94,12 @@ def test_changes_arrive(state: KnownState, engine: Engine, settings: Settings) -
     with store.writing(engine) as connection:
         traps.add(connection, "one@example.org", at=time.time())
     assert look("one@example.org") == [True]
-    assert (config.state_dir(settings) / known.TRAPS_FILE).stat().st_ino == large
+    assert (config.state_dir(settings) / snapshot.TRAPS_FILE).stat().st_ino == large
     with engine.connect() as bare:
         connection = bare.execution_options(gatepost_writing=True)
         traps.import_lines(connection, [b"two@example.org"], at=time.time())
     assert look("one@example.org", "two@example.org") == [True, True]
-    assert (config.state_dir(settings) / known.TRAPS_FILE).stat().st_ino != large
+    assert (config.state_dir(settings) / snapshot.TRAPS_FILE).stat().st_ino != large
 
 
 def test_listings_are_looked_up(state: KnownState, engine: Engine, settings: Settings) -> None:
@@ -176,7 +167,7 @@ def test_without_a_store_nothing_is_known(tmp_path: Path) -> None:
     assert state.lookup(facts("trap@home.example")) == Known()
 
 
-@pytest.mark.parametrize("name", [known.NOW_FILE, known.TRAPS_FILE])
+@pytest.mark.parametrize("name", [snapshot.NOW_FILE, snapshot.TRAPS_FILE])
 def test_damage_keeps_what_was_known(
     name: str, state: KnownState, engine: Engine, settings: Settings
 ) -> None:
@@ -190,7 +181,7 @@ def test_damage_keeps_what_was_known(
     aside = directory / "aside"
     aside.write_bytes(os.urandom(100))
     aside.rename(directory / name)
-    publisher.bump(directory / known.TICK_FILE)
+    publisher.bump(directory / snapshot.TICK_FILE)
     assert state.is_trap(trap)
     # The next publisher does not build on the damage.
     publish(engine, settings)
@@ -201,11 +192,11 @@ def test_damage_keeps_what_was_known(
 def test_a_state_directory_made_anew_is_noticed(
     state: KnownState, engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr("gatepost_policy.lookup.state.LOOK_AGAIN_S", 0.0)
     publish(engine, settings)
     assert not state.is_trap(address.parse("new@example.org"))
     directory = config.state_dir(settings)
-    for name in (known.TICK_FILE, known.NOW_FILE, known.TRAPS_FILE):
+    for name in (snapshot.TICK_FILE, snapshot.NOW_FILE, snapshot.TRAPS_FILE):
         (directory / name).unlink()
     with store.writing(engine) as connection:
         traps.add(connection, "new@example.org", at=AT)
@@ -268,9 +259,9 @@ def test_snapshot_is_plain_data(engine: Engine, settings: Settings) -> None:
         traps.add(connection, "secret-trap@example.org", at=AT)
     publish(engine, settings)
     directory = config.state_dir(settings)
-    for name in (known.NOW_FILE, known.TRAPS_FILE):
+    for name in (snapshot.NOW_FILE, snapshot.TRAPS_FILE):
         data = (directory / name).read_bytes()
         assert b"192.0.2.7" not in data and b"secret-trap" not in data
-    data = (directory / known.NOW_FILE).read_bytes()
+    data = (directory / snapshot.NOW_FILE).read_bytes()
     octets = snapshot.NOW_HEAD.unpack_from(data)[1]
     assert json.loads(data[snapshot.NOW_HEAD.size :][:octets])["v4_bits"] == [32]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from gatepost_milter.cli import main
-from gatepost_policy import leaks, received_field
-from gatepost_policy.settings import DEFAULT_REMOVE
+from gatepost_policy.config.settings import DEFAULT_REMOVE
+from gatepost_policy.mail import received
+from gatepost_policy.scrub import audit
 from ports import free_port
 
 CLEAN = b"""\
@@ -75,16 +76,16 @@ LEAKS = (
 
 
 def test_a_clean_message_is_clean() -> None:
-    got = leaks.find(CLEAN)
+    got = audit.find(CLEAN)
     assert got == ()
-    assert leaks.find(CLEAN.replace(b"\n", b"\r\n")) == ()
-    assert leaks.find(b"From alice Fri Nov 20 10:00:00 2026\n" + CLEAN) == ()
+    assert audit.find(CLEAN.replace(b"\n", b"\r\n")) == ()
+    assert audit.find(b"From alice Fri Nov 20 10:00:00 2026\n" + CLEAN) == ()
 
 
 @pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.line.partition(":")[0])
 def test_each_field(leak: Leak) -> None:
     message = CLEAN.replace(b"Subject:", leak.line.encode() + b"\nSubject:")
-    (got,) = leaks.find(message, leak.known)
+    (got,) = audit.find(message, leak.known)
     assert got.name == leak.line.partition(":")[0]
     assert leak.tells in got.tells
     assert (got.setting or "").startswith(leak.setting or "")
@@ -96,7 +97,7 @@ def test_each_field(leak: Leak) -> None:
 def test_each_name_of_the_removal_list(glob: str) -> None:
     name = glob.replace("*", "Something")
     message = CLEAN.replace(b"Subject:", name.upper().encode() + b": x\nSubject:")
-    (got,) = leaks.find(message)
+    (got,) = audit.find(message)
     assert got.weight == "leak" and got.setting == "submission.remove" and got.tells
 
 
@@ -112,7 +113,7 @@ def test_our_own_hop(client: str, wanted: tuple[str, ...]) -> None:
     swept = CLEAN.index(b"Received:\n\tby mx.example.org")
     end = CLEAN.index(b"Received: by anonymous")
     message = CLEAN[:swept] + HOP.format(client).encode() + b"\n" + CLEAN[end:]
-    (got,) = leaks.find(message)
+    (got,) = audit.find(message)
     assert got.setting == "submission.own_received"
     for word in wanted:
         assert word in got.tells, got
@@ -124,20 +125,20 @@ def test_servers_talking_to_servers_are_no_leak() -> None:
         b"Received: from s%d.example (s%d.example [192.0.2.%d]) by t%d with ESMTPS; x\n"
         % (n, n, n, n) for n in range(3)
     )  # fmt: skip
-    assert leaks.find(top + CLEAN[CLEAN.index(b"Received:\n\tby"):]) == ()
+    assert audit.find(top + CLEAN[CLEAN.index(b"Received:\n\tby"):]) == ()
 
 
 def test_unauthenticated_hop_is_the_oldest_one() -> None:
     message = (b"Received: from mx.example by t with ESMTP; x\nReceived: from printer ([10.0.0.9])"
                b" by mx.example with ESMTP; x\nSubject: x\n\nx\n")  # fmt: skip
-    (got,) = leaks.find(message)
+    (got,) = audit.find(message)
     assert got.index == 2 and "10.0.0.9" in got.tells
 
 
 def test_attached_message_is_a_hint() -> None:
     head = CLEAN.partition(b"\n\n")[0] + b"\nContent-Type: multipart/mixed; boundary=b\n\n"
     body = b"--b\nContent-Type: message/rfc822\n\nReceived: from x\nX-Mailer: y\n\ntext\n--b--\n"
-    assert {(f.name, f.weight) for f in leaks.find(head + body)} == {
+    assert {(f.name, f.weight) for f in audit.find(head + body)} == {
         ("Received", "hint"), ("X-Mailer", "hint")}  # fmt: skip
 
 
@@ -149,12 +150,12 @@ def test_attached_message_is_a_hint() -> None:
 ], ids=range(11))  # fmt: skip
 def test_hostile_messages(data: bytes) -> None:
     """Never an exception, and nothing that a terminal would obey."""
-    for found in leaks.find(data, {"x": "y"}):
+    for found in audit.find(data, {"x": "y"}):
         assert found.value.isprintable() and found.tells.isprintable()
 
 
 def test_received_forms() -> None:
-    read = received_field.read
+    read = received.read
     assert read(b" by mx (Postfix) with ESMTPSA id 1; x").tells == ()
     assert read(b"\n\tby mx (Postfix) with UTF8SMTPSA id 1;\n\tx").submitted
     assert read(b" from a by b with ESMTPS id 1; x").submitted is False

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, event
 
 from fix_store import AT, message, signature
-from gatepost_policy import dossier, ingest, listings, store
-from gatepost_policy.decision import Action, Reason
-from gatepost_policy.facts import Source
-from gatepost_policy.record import Json
-from gatepost_policy.settings import Settings
+from gatepost_policy import ingest, listings, store
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.journal.record import Json
+from gatepost_policy.listings import dossier
+from gatepost_policy.listings.promotion import CHILDREN_MAX
+from gatepost_policy.listings.table import EVIDENCE_MAX
+from gatepost_policy.mail.decision import Action, Reason
+from gatepost_policy.mail.facts import Source
 
 TRAP = "trap@home.example"
 HOUR, DAY = 3_600, 86_400
@@ -220,7 +223,7 @@ def test_neighbours_are_not_listed_and_a_flood_is_bounded(
     take(engine, settings, *flood)
     found = values(engine)
     children = [value for kind, value in found if kind == "prefix"]
-    assert len(children) == listings.CHILDREN_MAX
+    assert len(children) == CHILDREN_MAX
     assert "2001:db8:7:1::/64" in children
     assert "2001:db8:8:1::/64" not in children
     assert ("promoted", "2001:db8:7::/56") in found
@@ -267,11 +270,11 @@ def test_promotion_off(engine: Engine, settings: Settings) -> None:
 
 
 def test_evidence_is_bounded(engine: Engine, settings: Settings) -> None:
-    take(engine, settings, *(hit(n) for n in range(listings.EVIDENCE_MAX + 50)))
+    take(engine, settings, *(hit(n) for n in range(EVIDENCE_MAX + 50)))
     (entry,) = rows(engine)
     assert (entry.hits, len(entry.evidence)) == (
-        listings.EVIDENCE_MAX + 50,
-        listings.EVIDENCE_MAX,
+        EVIDENCE_MAX + 50,
+        EVIDENCE_MAX,
     )
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gatepost_policy import counters, metrics, slots
-from gatepost_policy.settings import Metrics, Settings, Store
+from gatepost_policy.config.settings import Metrics, Settings, Store
+from gatepost_policy.monitoring import counters, metrics, slots
 from gatepost_policy.store import open_engine, writing
 from ports import free_port
 

@@ -13,9 +13,10 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
 from fix_store import AT, count, message, settings_in, signature
-from gatepost_policy import migrate, partitions, recorder, store
-from gatepost_policy.settings import Settings
-from gatepost_policy.tables import Base
+from gatepost_policy import recorder, store
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.store import migrate, partitions
+from gatepost_policy.store.schema import Base
 
 
 def set_revision(engine: Engine, revision: str) -> None:

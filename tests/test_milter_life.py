@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from daemons import BIN, Daemon
-from gatepost_milter import harness
+from gatepost_milter.mta import client, envelope
 from gatepost_policy import journal, store, traps
-from gatepost_policy.settings import Settings
+from gatepost_policy.config.settings import Settings
 from ports import free_port
 
 pytestmark = [pytest.mark.milter, pytest.mark.slow]
@@ -54,8 +54,8 @@ def nothing_left() -> Iterator[None]:
         daemon.stop()
 
 
-def deliver(place: str, **fields: Any) -> harness.Result:
-    return harness.send(place, MESSAGE, **fields)
+def deliver(place: str, **fields: Any) -> client.Result:
+    return client.send(place, MESSAGE, **fields)
 
 
 def children(pid: int) -> list[int]:
@@ -80,9 +80,9 @@ def wait_until(condition: object, what: str) -> None:
         time.sleep(0.02)
 
 
-def half_a_message(place: str) -> harness.Session:
+def half_a_message(place: str) -> client.Session:
     """A session whose message has begun: MAIL and RCPT are done."""
-    session = harness.Session(place, harness.Envelope())
+    session = client.Session(place, envelope.Envelope())
     assert session.mail(session.envelope) is None
     session.rcpt("recipient@example.net")
     assert session.milter is not None
@@ -308,8 +308,8 @@ def test_listening_socket() -> None:
     """Non-blocking, because workers race for it; TCP_NODELAY, which accepted sockets inherit."""
     script = (
         "import socket, os\n"
-        "from gatepost_milter import callbacks, listener\n"
-        "from gatepost_policy.settings import Settings, Milter\n"
+        "from gatepost_milter.engine import callbacks, listener\n"
+        "from gatepost_policy.config.settings import Settings, Milter\n"
         "callbacks.register()\n"
         f"s = Settings(milter=Milter(socket='inet:{free_port()}@127.0.0.1'))\n"
         "o = listener.open_listener(s)\n"
@@ -375,17 +375,17 @@ def test_submissions_leave_no_trace(tmp_path: Path, kept: str) -> None:
                             "helo": "canary-helo", "sender": "alice@example.org"}  # fmt: skip
     login = {**ours, "login": "canary-login"}
     sent = [
-        harness.send(place, message + b"\r\nx\r\n", **login),
-        harness.send(place, message + b"\r\nx\r\n", **ours),
-        harness.send(place, message + b"\r\nx\r\n", version="Sendmail 8", **login),
-        harness.send(place, message + b"X: y\r\n" * 6000 + b"\r\nx\r\n", **login),
+        client.send(place, message + b"\r\nx\r\n", **login),
+        client.send(place, message + b"\r\nx\r\n", **ours),
+        client.send(place, message + b"\r\nx\r\n", version="Sendmail 8", **login),
+        client.send(place, message + b"X: y\r\n" * 6000 + b"\r\nx\r\n", **login),
     ]
     assert [s.action for s in sent] == ["accept", "accept", "tempfail", "reject"]
     for result in sent[:2]:
         for canary in (c for c in CANARIES if c != "canary-mid.local"):
             assert canary.encode() not in result.message
     # Inbound mail is recorded with its client: the search finds what is there to be found.
-    harness.send(place, MESSAGE, client="198.51.100.9", sender="stranger@example.com")
+    client.send(place, MESSAGE, client="198.51.100.9", sender="stranger@example.com")
     daemon.child.send_signal(signal.SIGTERM)
     assert daemon.child.wait(PATIENCE_S) == 0
     written = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p != daemon.config}

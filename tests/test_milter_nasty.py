@@ -12,8 +12,8 @@ import pytest
 
 from daemons import Daemon
 from fix_milter import CaseDaemon
-from gatepost_milter import harness
-from gatepost_milter.envelope import Envelope
+from gatepost_milter.mta import client, wire
+from gatepost_milter.mta.envelope import Envelope
 from gatepost_policy import journal
 from ports import free_port
 
@@ -24,7 +24,8 @@ SUBMISSION = Envelope(client="192.0.2.77", helo="canary-helo.example", login="ca
 
 PRELUDE = """
 import pathlib, sys
-from gatepost_milter import actions, daemon, gate, session
+from gatepost_milter.engine import actions, daemon, session
+from gatepost_milter.filter import gate
 flag = pathlib.Path(sys.argv[-1]).parent / "fault"
 
 def armed(stage):
@@ -100,7 +101,7 @@ def test_exception_in_a_callback(
     before = len(daemon.text())
     fault.write_text(stage)
     try:
-        got = harness.send(place, MESSAGE, envelope=envelope)
+        got = client.send(place, MESSAGE, envelope=envelope)
     finally:
         fault.unlink()
     assert got.action == want
@@ -111,7 +112,7 @@ def test_exception_in_a_callback(
     assert said[0] in (stage, "body", "eom")
     assert "canary" not in daemon.text()
     # The next message knows nothing of it.
-    assert harness.send(place, MESSAGE, envelope=envelope).action == "accept"
+    assert client.send(place, MESSAGE, envelope=envelope).action == "accept"
 
 
 def test_exception_while_aborting(brittle: tuple[Daemon, str]) -> None:
@@ -119,7 +120,7 @@ def test_exception_while_aborting(brittle: tuple[Daemon, str]) -> None:
     daemon, place = brittle
     fault = daemon.home / "fault"
     envelope = Envelope(rejected=("nobody@example.net",), recipients=())
-    with harness.Session(place, envelope) as session:
+    with client.Session(place, envelope) as session:
         fault.write_text("abort")
         try:
             session.send(MESSAGE)
@@ -149,7 +150,7 @@ def test_state_ends_with_the_message(
     place = case_daemon.socket
     first = Envelope(sender="one@example.org", recipients=("first@example.net",))
     second = Envelope(sender="two@example.org", recipients=("second@example.net",))
-    with harness.Session(place, first) as session:
+    with client.Session(place, first) as session:
         assert session.send(b"From: x@one.example\r\nMessage-ID: <1@one>\r\n\r\n1\r\n").message
         session.mail(first)
         session.rcpt("never@example.net")
@@ -158,7 +159,7 @@ def test_state_ends_with_the_message(
         assert session.send(b"Subject: none\r\n\r\n22\r\n", second).message
         session.mail(first)
         session.rcpt("never@example.net")
-    with harness.Session(place, first) as session:
+    with client.Session(place, first) as session:
         session.mail(first)
         session.rcpt("never@example.net")
         assert session.milter is not None
@@ -177,7 +178,7 @@ def test_state_ends_with_the_message(
 def test_authentication_does_not_outlive_the_message(case_daemon: CaseDaemon) -> None:
     """A login on one message of a connection says nothing about the next."""
     case_daemon.configure("")
-    with harness.Session(case_daemon.socket, Envelope()) as session:
+    with client.Session(case_daemon.socket, Envelope()) as session:
         ours = session.send(MESSAGE, Envelope(login="alice"))
         theirs = session.send(MESSAGE, Envelope())
     assert ours.edits[0].name == "Received"
@@ -194,7 +195,7 @@ def test_any_helo(
 ) -> None:
     """A HELO that pymilter cannot decode is not known; every other is kept, and logged nowhere."""
     before = len(case_daemon.process.text())
-    got = harness.send(case_daemon.socket, MESSAGE, helo=helo)
+    got = client.send(case_daemon.socket, MESSAGE, helo=helo)
     assert got.action == "accept"
     (record,) = played()
     assert record["client"]["helo"] in (None, helo.decode("utf-8", "replace"))
@@ -213,7 +214,7 @@ def test_any_sender(
 ) -> None:
     """Recorded as it came; one line of plain ASCII in the log."""
     before = len(case_daemon.process.text())
-    got = harness.send(case_daemon.socket, MESSAGE, sender=sender, sender_args=("SMTPUTF8",))
+    got = client.send(case_daemon.socket, MESSAGE, sender=sender, sender_args=("SMTPUTF8",))
     assert got.action == "accept"
     (record,) = played()
     assert record["sender"] == sender
@@ -255,7 +256,7 @@ def test_any_message(
     reason: str,
 ) -> None:
     """Accepted, recorded once, its size counted; only our own field is added."""
-    got = harness.send(case_daemon.socket, message, envelope=Envelope())
+    got = client.send(case_daemon.socket, message, envelope=Envelope())
     assert got.action == "accept"
     assert [e.name for e in got.edits] == (["Authentication-Results"] if reason[0] == "n" else [])
     (record,) = played()
@@ -271,7 +272,7 @@ def test_any_message(
 def test_submission_body_is_skipped(case_daemon: CaseDaemon) -> None:
     """Nobody looks at it: the MTA need not send 50 MB."""
     case_daemon.configure("")
-    got = harness.send(case_daemon.socket, b"Subject: x\r\n\r\n" + b"a" * BIG, envelope=SUBMISSION)
+    got = client.send(case_daemon.socket, b"Subject: x\r\n\r\n" + b"a" * BIG, envelope=SUBMISSION)
     assert got.action == "accept"
     assert got.message.endswith(b"a" * BIG + b"\r\n")
 
@@ -280,13 +281,13 @@ def test_many_connections_at_once(
     case_daemon: CaseDaemon, played: Callable[[], list[dict[str, Any]]]
 ) -> None:
     """500 sessions open together, a message in each: every one is answered and recorded."""
-    sessions = [harness.Session(case_daemon.socket, Envelope()) for _ in range(500)]
+    sessions = [client.Session(case_daemon.socket, Envelope()) for _ in range(500)]
     for session in sessions:
         session.mail(session.envelope)
         session.rcpt("recipient@example.net")
     failed: list[str] = []
 
-    def finish(mine: list[harness.Session]) -> None:
+    def finish(mine: list[client.Session]) -> None:
         failed.extend(s.data(MESSAGE).action for s in mine)
 
     threads = [threading.Thread(target=finish, args=(sessions[n::20],)) for n in range(20)]
@@ -310,9 +311,9 @@ def test_monitoring_connects(case_daemon: CaseDaemon) -> None:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.connect(path)
             probe.sendall(words)
-    with harness.Session(case_daemon.socket, Envelope()) as session:
+    with client.Session(case_daemon.socket, Envelope()) as session:
         session._open()
-    assert harness.send(case_daemon.socket, MESSAGE).action == "accept"
+    assert client.send(case_daemon.socket, MESSAGE).action == "accept"
 
 
 @pytest.mark.slow
@@ -323,7 +324,7 @@ def test_no_header_or_no_body_over_tcp(tmp_path: Path) -> None:
         place = f"inet:{daemon.port}@127.0.0.1"
         for message in (b"\nbody\n", b"body\n", b"\n", b"Subject: x\n", MESSAGE):
             for login in (None, "alice"):
-                sent = harness.send(place, message, login=login, timeout=20)
+                sent = client.send(place, message, login=login, timeout=20)
                 assert sent.action == "accept"
 
 
@@ -336,16 +337,16 @@ def test_descriptors_run_out(tmp_path: Path) -> None:
         'url = "sqlite:///{dir}/gatepost.sqlite"\n'
     )
     limits = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
-    run = "from gatepost_milter import daemon; sys.exit(daemon.main())"
+    run = "from gatepost_milter.engine import daemon; sys.exit(daemon.main())"
     daemon = Daemon(config, home=tmp_path, prelude=limits + run)
     try:
-        crowd = [harness.Session(place, Envelope(), timeout=5) for _ in range(60)]
+        crowd = [client.Session(place, Envelope(), timeout=5) for _ in range(60)]
         held = 0
         for session in crowd:
             try:
                 session._open()
                 held += 1
-            except harness.ProtocolError:
+            except wire.ProtocolError:
                 break
         assert 5 < held < 60
         for session in crowd[:held]:
@@ -353,9 +354,9 @@ def test_descriptors_run_out(tmp_path: Path) -> None:
         end = time.monotonic() + 60
         while True:
             try:
-                assert harness.send(place, MESSAGE).action == "accept"
+                assert client.send(place, MESSAGE).action == "accept"
                 break
-            except harness.ProtocolError:
+            except wire.ProtocolError:
                 assert time.monotonic() < end
         daemon.child.send_signal(signal.SIGTERM)
         assert daemon.child.wait(60) == 0
@@ -368,9 +369,9 @@ def test_copy_of_trap_mail(case_daemon: CaseDaemon, tmp_path: Path) -> None:
     case_daemon.configure(f'[trap]\ncapture = "{tmp_path}/kept"\n')
     message = b"From: a@example.org\r\nSubject:  x\r\n\ty\r\n\r\nHello\r\n\x80\xff\r\n"
     trap = Envelope(sender="spam@example.com", recipients=("trap@example.net",))
-    assert harness.send(case_daemon.socket, message, envelope=trap).action == "reject"
-    assert harness.send(case_daemon.socket, message, envelope=Envelope()).action == "accept"
-    with harness.Session(case_daemon.socket, trap) as session:
+    assert client.send(case_daemon.socket, message, envelope=trap).action == "reject"
+    assert client.send(case_daemon.socket, message, envelope=Envelope()).action == "accept"
+    with client.Session(case_daemon.socket, trap) as session:
         session.mail(trap)
         session.rcpt("trap@example.net")  # and never a message
     (kept,) = (tmp_path / "kept").glob("*.eml")

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import rings
-from gatepost_policy import counters, metrics, slots
-from gatepost_policy.settings import Metrics, Settings, Store
+from gatepost_policy.config.settings import Metrics, Settings, Store
+from gatepost_policy.monitoring import counters, metrics, slots
 from gatepost_policy.store import open_engine, writing
 from ports import free_port
 from test_metrics import MESSAGE, SUBMISSION, get

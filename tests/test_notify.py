@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gatepost_policy.notify import notify, reloading, watchdog_seconds
+from gatepost_policy.system.systemd import notify, reloading, watchdog_seconds
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gatepost_milter import cli, ownership
+from gatepost_milter import cli
+from gatepost_milter.doctor import ownership
 
 NOBODY = 65534
 

@@ -13,15 +13,16 @@ from sqlalchemy import Engine
 
 import browser
 import story
-from gatepost_policy import history, listings
-from gatepost_policy.html import charts, volume
-from gatepost_policy.html_report import render
-from gatepost_policy.roundup import DualStack
-from gatepost_policy.selection import Selection
-from gatepost_policy.settings import Settings, Store
+from gatepost_policy import listings
+from gatepost_policy.config.settings import Settings, Store
+from gatepost_policy.render.html import charts
+from gatepost_policy.render.html.page import render
+from gatepost_policy.report import history, volume
+from gatepost_policy.report.overview_values import DualStack
+from gatepost_policy.report.selection import Selection
+from gatepost_policy.report.standing import Mark
+from gatepost_policy.report.summary import Host
 from gatepost_policy.store import open_engine, reading
-from gatepost_policy.summary import Host
-from gatepost_policy.verdict import Mark
 from gatepost_policy.web.app import create
 from ports import free_port
 

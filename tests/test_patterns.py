@@ -6,10 +6,11 @@ import pytest
 from sqlalchemy import Engine
 
 from fix_store import AT, message
-from gatepost_policy import ingest, patterns, store
-from gatepost_policy.patterns import Hit
-from gatepost_policy.selection import Selection
-from gatepost_policy.settings import Settings
+from gatepost_policy import ingest, store
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.report import patterns
+from gatepost_policy.report.patterns import Hit
+from gatepost_policy.report.selection import Selection
 
 DAY = 86_400
 

@@ -8,18 +8,11 @@ from sqlalchemy import Engine, Float, select
 
 import sums
 from fix_store import AT, count, journal_of, message, signature
-from gatepost_policy import (
-    by_hand,
-    journal,
-    personal,
-    recorder,
-    retention,
-    revision,
-    store,
-    traps,
-)
-from gatepost_policy.settings import Settings, Trap
-from gatepost_policy.tables import Base
+from gatepost_policy import journal, listings, recorder, retention, store, traps
+from gatepost_policy.config.settings import Settings, Trap
+from gatepost_policy.retention import person as personal
+from gatepost_policy.store import revision
+from gatepost_policy.store.schema import Base
 
 ANNA = "anna@sender.example"
 
@@ -63,7 +56,7 @@ def test_export_tells_times_as_everywhere(person: Settings, any_engine: Engine) 
     recorder.record_batch(any_engine, told(), person, AT + 60)
     with store.writing(any_engine) as connection:
         traps.add(connection, ANNA, at=AT)
-        by_hand.punish(connection, by_hand.identify(ANNA), seconds=60, at=AT)
+        listings.punish(connection, listings.identify(ANNA), seconds=60, at=AT)
     got = json.loads(json.dumps(personal.export(any_engine, person, ANNA)))
     first, last = "2026-09-21T14:13:21Z", "2026-09-21T14:14:20Z"
     assert (got["sent"][0]["at"], got["sent"][0]["learned"]) == (first, last)

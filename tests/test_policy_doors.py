@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from fix_store import settings_in
-from gatepost_policy import attributes, server, service
-from gatepost_policy.known import KnownState
-from gatepost_policy.maillog import MailLog
-from gatepost_policy.record import Json
-from gatepost_policy.service import Service
-from gatepost_policy.settings import Policy
+from gatepost_policy.config.settings import Policy
+from gatepost_policy.journal.record import Json
+from gatepost_policy.lookup import KnownState
+from gatepost_policy.monitoring.maillog import MailLog
+from gatepost_policy.policyd import requests, server, service
+from gatepost_policy.policyd.service import Service
 from policy_client import postfix_request
 
 Talk = Callable[[server.Server, str], Awaitable[None]]
@@ -143,7 +143,7 @@ def test_signatures_wait_within_bounds(tmp_path: Path, monkeypatch: pytest.Monke
     desk, shelf = house(tmp_path)
 
     def ask(line: str) -> None:
-        (request,) = attributes.Reader(4096).feed(line.encode() + b"\n")
+        (request,) = requests.Reader(4096).feed(line.encode() + b"\n")
         facts = desk.facts(request)
         if facts is not None:
             desk.answer(request, facts, desk.known.lookup(facts))
@@ -170,7 +170,7 @@ def test_what_exim_has_decided_is_recorded(tmp_path: Path, verdict: str, want: s
     desk, shelf = house(tmp_path)
     line = "exim stage=data id=1 client_address=192.0.2.1 recipients=u@home.example "
     line += f"verdict={verdict}\n"
-    (request,) = attributes.Reader(4096).feed(line.encode())
+    (request,) = requests.Reader(4096).feed(line.encode())
     facts = desk.facts(request)
     assert facts is not None
     assert desk.answer(request, facts, desk.known.lookup(facts)) == b"OK\n"
@@ -179,7 +179,7 @@ def test_what_exim_has_decided_is_recorded(tmp_path: Path, verdict: str, want: s
 
 def test_only_what_is_decided_is_recorded(tmp_path: Path) -> None:
     desk, shelf = house(tmp_path)
-    (request,) = attributes.Reader(4096).feed(postfix_request("u@home.example"))
+    (request,) = requests.Reader(4096).feed(postfix_request("u@home.example"))
     facts = desk.facts(request)
     assert facts is not None
     assert desk.answer(request, facts, desk.known.lookup(facts)) == b"action=DUNNO\n\n"

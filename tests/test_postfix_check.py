@@ -17,8 +17,8 @@ import pytest
 
 import mta_unpack
 from daemons import BIN
-from gatepost_milter import postfix_checks, postfix_config
-from gatepost_policy.settings import Settings
+from gatepost_milter.doctor import postfix, postfix_config
+from gatepost_policy.config.settings import Settings
 from mta_modes import RECIPES
 from postfix_instance import PostfixInstance, Setup
 from postfix_recipes import TOKEN, adapted, main_cf, shipped
@@ -184,7 +184,7 @@ def instance(
 
 def codes(made: PostfixInstance, live: Settings) -> list[str]:
     config = postfix_config.read(made.etc, made.commands_for_check())
-    return [f.code for f in postfix_checks.check(config, live)]
+    return [f.code for f in postfix.check(config, live)]
 
 
 @pytest.mark.parametrize("mode", ["milter", "mta", "proxy", "hide"])

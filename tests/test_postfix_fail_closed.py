@@ -25,11 +25,11 @@ pytestmark = [pytest.mark.postfix, pytest.mark.timeout(300)]
 IMPATIENT = "connect_timeout=3s, command_timeout=3s, content_timeout=3s"
 # Where an exception is thrown: one step of the way a message takes.
 BROKEN = (
-    "gatepost_milter.session:read_client",
-    "gatepost_milter.gate:facts",
-    "gatepost_milter.gate:judge",
-    "gatepost_policy.scrub:Scrubber.plan",
-    "gatepost_policy.journal:Writer.write",
+    "gatepost_milter.engine.session:read_client",
+    "gatepost_milter.filter.gate:facts",
+    "gatepost_milter.filter.gate:judge",
+    "gatepost_policy.scrub.scrubber:Scrubber.plan",
+    "gatepost_policy.journal.writer:Writer.write",
 )
 BREAK = """\
 import sys
@@ -37,7 +37,7 @@ import {module}
 def boom(*_args, **_kwargs):
     raise RuntimeError("broken on purpose")
 {module}.{name} = boom
-from gatepost_milter.daemon import main
+from gatepost_milter.engine.daemon import main
 sys.exit(main())
 """
 
@@ -181,8 +181,9 @@ def test_token_table_empty_without_the_marking_field(postfix: PostfixInstance) -
 
 def test_token_table_empty_is_found_by_check(postfix: PostfixInstance) -> None:
     """`check` tries the table, before any mail comes."""
-    from gatepost_milter import postfix_checks, postfix_config
-    from gatepost_policy.settings import Settings
+    from gatepost_milter.doctor import postfix as postfix_checks
+    from gatepost_milter.doctor import postfix_config
+    from gatepost_policy.config.settings import Settings
 
     with Daemon(BASE_CONFIG + SUBMISSION["mta"]) as daemon:
         settings = Settings.model_validate({

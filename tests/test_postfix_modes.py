@@ -10,7 +10,7 @@ import pytest
 import mta_modes
 import mta_unpack
 from canary import Canaries
-from gatepost_policy import leaks
+from gatepost_policy.scrub import audit
 from mta_modes import COLUMNS, MODES, Case, Stack
 from postfix_instance import LOGIN, PostfixInstance, Setup
 
@@ -45,7 +45,7 @@ def has(programs: mta_unpack.Programs, parameter: str) -> bool:
 
 def leaking(data: bytes) -> list[str]:
     """Leaks the finder sees, without hints."""
-    return [f"{f.name}: {f.tells}" for f in leaks.find(data) if f.weight is leaks.Weight.LEAK]
+    return [f"{f.name}: {f.tells}" for f in audit.find(data) if f.weight is audit.Weight.LEAK]
 
 
 def header(data: bytes) -> bytes:
@@ -53,7 +53,7 @@ def header(data: bytes) -> bytes:
 
 
 def received(data: bytes) -> list[bytes]:
-    return [f.value for f in leaks.fields(data) if f.name.lower() == "received"]
+    return [f.value for f in audit.fields(data) if f.name.lower() == "received"]
 
 
 def test_matrix(running: tuple[str, Stack], shown: list[str]) -> None:

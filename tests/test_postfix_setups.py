@@ -10,7 +10,7 @@ import mta_modes
 import mta_unpack
 from canary import Canaries
 from daemons import Daemon
-from gatepost_policy import leaks
+from gatepost_policy.scrub import audit
 from mta_modes import BASE_CONFIG, TALKATIVE, Case
 from postfix_instance import LOGIN, PostfixInstance, Setup
 from postfix_recipes import adapted, main_cf, shipped
@@ -89,8 +89,8 @@ def test_sendmail(local: PostfixInstance, stance: str, clean: bool) -> None:
         assert (b"192.168.1.2" not in data) is clean
         assert (b"userid" not in data) is clean
         if clean:
-            found = leaks.find(data)
-            assert [f for f in found if f.weight is leaks.Weight.LEAK] == [], data
+            found = audit.find(data)
+            assert [f for f in found if f.weight is audit.Weight.LEAK] == [], data
 
 
 def test_smtp_over_a_unix_socket(postfix_programs: mta_unpack.Programs) -> None:

@@ -9,7 +9,7 @@ import mta_unpack
 import rings
 from canary import Canaries
 from daemons import Daemon
-from gatepost_policy import leaks
+from gatepost_policy.scrub import audit
 from mta_modes import BASE_CONFIG, TALKATIVE
 from postfix_instance import LOGIN, PASSWORD, PostfixInstance, Setup
 
@@ -50,7 +50,7 @@ def test_one_line(
         swaks(postfix, canaries, *more)
         (data,) = postfix.collect()
         assert canaries.found(data) == (), data.decode(errors="replace")
-        assert [f for f in leaks.find(data) if f.weight is leaks.Weight.LEAK] == []
+        assert [f for f in audit.find(data) if f.weight is audit.Weight.LEAK] == []
         for name in TELLING:
             assert name.encode() + b":" not in data, data.decode(errors="replace")
         header = data.partition(b"\n\n")[0].decode(errors="replace")

@@ -24,7 +24,7 @@ import mta_unpack
 import rings
 from canary import Canaries
 from daemons import Daemon, OtherMilter, Process
-from gatepost_policy import leaks
+from gatepost_policy.scrub import audit
 from mta_modes import BASE_CONFIG, TALKATIVE
 from ports import free_port
 from postfix_instance import LOGIN, START_TIMEOUT, PostfixInstance, Setup, version
@@ -135,9 +135,9 @@ def test_row(row: Row, daemon: Daemon, postfix: PostfixInstance, tmp_path: Path)
         )  # fmt: skip
         canaries, data = deliver(postfix, row)
         assert canaries.found(data) == (), data.decode(errors="replace")
-        found = leaks.find(data, canaries.words())
-        assert [f for f in found if f.weight is leaks.Weight.LEAK] == []
-        got = [f for f in leaks.fields(data) if f.name.lower() == "received"]
+        found = audit.find(data, canaries.words())
+        assert [f for f in found if f.weight is audit.Weight.LEAK] == []
+        got = [f for f in audit.fields(data) if f.name.lower() == "received"]
         assert len(got) == hops(row, postfix), data.decode(errors="replace")
 
         # The counter-proof: the same without gatepost.

@@ -9,10 +9,13 @@ import pytest
 from sqlalchemy import Engine
 
 from fix_store import AT, count, journal_of, message, settings_in, signature
-from gatepost_policy import config, derive, intake, journal, known, record, recorder, rows, store
-from gatepost_policy.facts import Direction
-from gatepost_policy.recorder import Recorder
-from gatepost_policy.settings import Settings
+from gatepost_policy import config, journal, lookup, recorder, store
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.ingest import deltas, rows
+from gatepost_policy.journal import record
+from gatepost_policy.lookup import snapshot
+from gatepost_policy.mail.facts import Direction
+from gatepost_policy.recorder import Recorder, intake
 
 
 def writer(settings: Settings) -> journal.Writer:
@@ -67,7 +70,7 @@ def test_batches_segments_and_restarts(
     any_settings: Settings, any_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "BATCH_RECORDS", 7)
-    monkeypatch.setattr(journal, "SEGMENT_BYTES", 3_000)
+    monkeypatch.setattr("gatepost_policy.journal.writer.SEGMENT_BYTES", 3_000)
     w = writer(any_settings)
     for n in range(20):
         w.write(message(n))
@@ -293,14 +296,14 @@ def test_a_trap_hit_is_published_before_the_next_look(
     settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The poke: with an hour between two looks, a listing is there all the same."""
-    monkeypatch.setattr(recorder, "LOOK_S", 3600.0)
+    monkeypatch.setattr("gatepost_policy.recorder.recorder.LOOK_S", 3600.0)
     stop = threading.Event()
     r = Recorder(settings)
     assert r.lock()
     thread = threading.Thread(target=r.run, args=(stop,))
     thread.start()
-    state = known.KnownState(settings)
-    wait_for(lambda: (config.state_dir(settings) / known.NOW_FILE).exists())
+    state = lookup.KnownState(settings)
+    wait_for(lambda: (config.state_dir(settings) / snapshot.NOW_FILE).exists())
     writer(settings).write(message(1, at=time.time(), traps=("trap@home.example",)))
     wait_for(lambda: state.current().until("prefix", "192.0.2.7/32"))
     stop.set()
@@ -336,7 +339,7 @@ def _messages(settings: Settings) -> int:
 
 
 def test_rows_are_counted_as_facts_are() -> None:
-    """`derive.Sums` and `facts.Facts.identities` name the same identities."""
+    """`deltas.Sums` and `facts.Facts.identities` name the same identities."""
     cases = [
         message(1, signatures=(signature(), signature(), signature("other.example"))),
         message(2, sender="", author=None, client="2001:db8::1"),
@@ -346,7 +349,7 @@ def test_rows_are_counted_as_facts_are() -> None:
         message(6, direction=Direction.SUBMISSION),
     ]
     for data in cases:
-        sums = derive.Sums()
+        sums = deltas.Sums()
         row = rows.read(data, AT)
         row.add_to(sums, row.keys()[1])
         want = {(str(i.kind), i.value) for i in record.read_seen(data).facts.identities()}

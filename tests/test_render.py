@@ -8,26 +8,28 @@ import pytest
 from sqlalchemy import Engine
 
 from fix_report import Mail, Past, fill, signature, told
-from gatepost_policy import csv_report, render, screen
-from gatepost_policy.report import Report
-from gatepost_policy.rhythm import DAY, Rhythm, certainly_dense, of
-from gatepost_policy.settings import Settings
-from gatepost_policy.shown import shown
-from gatepost_policy.timeline import strip
-from gatepost_policy.verdict import Mark, movement
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.render import csv_file
+from gatepost_policy.render import table as render
+from gatepost_policy.report.report import Report
+from gatepost_policy.report.rhythm import DAY, Rhythm, certainly_dense, of
+from gatepost_policy.report.standing import Mark, movement
+from gatepost_policy.report.timeline import strip
+from gatepost_policy.text import terminal
+from gatepost_policy.text.escape import shown
 
 BAD = "\x1b]0;owned\x07\u202e\x9b31m\u200b\r\n\t\x00"
 
 
 def on_terminal(report: Report, width: int) -> str:
     stream = io.StringIO()
-    render.table(report, screen.console(stream, width))
+    render.table(report, terminal.console(stream, width))
     return stream.getvalue()
 
 
 def piped(report: Report) -> str:
     stream = io.StringIO()
-    render.table(report, screen.console(stream))
+    render.table(report, terminal.console(stream))
     return stream.getvalue()
 
 
@@ -63,12 +65,12 @@ def test_a_time_breaks_before_its_hour_only() -> None:
 
     def drawn(width: int | None) -> list[str]:
         stream = io.StringIO()
-        to = screen.console(stream, width)
-        table = screen.plain("At", "Until", "Trap", "Sender", to=to)
-        screen.whole(table, to, "At", "Until")
-        at = screen.stacked("2026-01-02T03:04:05Z", to)
-        table.add_row(at, screen.stacked("2026-01-02 03:04", to), "t" * 60, "s" * 60)
-        screen.put(to, table)
+        to = terminal.console(stream, width)
+        table = terminal.plain("At", "Until", "Trap", "Sender", to=to)
+        terminal.whole(table, to, "At", "Until")
+        at = terminal.stacked("2026-01-02T03:04:05Z", to)
+        table.add_row(at, terminal.stacked("2026-01-02 03:04", to), "t" * 60, "s" * 60)
+        terminal.put(to, table)
         return [line.split("   ")[0].rstrip() for line in stream.getvalue().splitlines()[2:]]
 
     assert drawn(80)[:3] == ["2026-01-02", "03:04:05Z", ""]
@@ -135,7 +137,7 @@ def test_markup_is_text(any_engine: Engine, any_settings: Settings) -> None:
 
 def test_ascii_terminal(past: Past) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    render.table(past.told(sender="slow.example"), screen.console(stream, 100))
+    render.table(past.told(sender="slow.example"), terminal.console(stream, 100))
     stream.flush()
     text = stream.buffer.getvalue().decode("ascii")
     assert "IPv4       x    +    +    +    .    ." in text
@@ -152,7 +154,7 @@ def test_csv_is_safe_in_a_spreadsheet(any_engine: Engine, any_settings: Settings
     mails = [Mail(f"2026-01-0{i + 1}T00:00:00", s, name=f"={i}") for i, s in enumerate(senders)]
     fill(any_engine, mails, any_settings)
     stream = io.StringIO()
-    csv_report.write(told(any_engine, any_settings), stream)
+    csv_file.write(told(any_engine, any_settings), stream)
     rows = list(csv.DictReader(io.StringIO(stream.getvalue())))
     assert len(rows) == len(senders)
     assert "'=cmd()@x.example" in {row["sender"] for row in rows}
@@ -164,7 +166,7 @@ def test_csv_is_safe_in_a_spreadsheet(any_engine: Engine, any_settings: Settings
 
 def test_csv_values(past: Past) -> None:
     stream = io.StringIO()
-    csv_report.write(past.told(sender="slow.example"), stream)
+    csv_file.write(past.told(sender="slow.example"), stream)
     first = next(csv.DictReader(io.StringIO(stream.getvalue())))
     assert first == {
         "at": "2011-04-28T12:40:26Z",

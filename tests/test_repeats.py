@@ -4,10 +4,10 @@ import pytest
 from sqlalchemy import Engine, event
 
 from fix_store import AT, message
-from gatepost_policy import recorder, repeats, store
-from gatepost_policy.decision import Action, Reason
-from gatepost_policy.record import Json
-from gatepost_policy.settings import Settings
+from gatepost_policy import listings, recorder, store
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.journal.record import Json
+from gatepost_policy.mail.decision import Action, Reason
 
 DAY = 86_400
 NAMES = ("a", "b", "c")
@@ -26,11 +26,11 @@ def hit(name: str, number: int, at: float) -> Json:
 def test_only_those_of_the_batch(
     any_engine: Engine, any_settings: Settings, monkeypatch: pytest.MonkeyPatch, many: int
 ) -> None:
-    monkeypatch.setattr(repeats, "MANY", many)
+    monkeypatch.setattr("gatepost_policy.listings.repeats.MANY", many)
     told = [hit(name, n, AT - n * 20 * DAY) for name in NAMES for n in range(4)]
     recorder.record_batch(any_engine, told, any_settings)
     with store.writing(any_engine) as connection:
-        assert len(repeats.repeating(connection)) == 3 * len(NAMES)
+        assert len(listings.repeating(connection)) == 3 * len(NAMES)
         # As those are who may not be called so: shared clients, large mail services.
         connection.exec_driver_sql("UPDATE identity SET repeat = false")
     reads: list[str] = []
@@ -46,6 +46,6 @@ def test_only_those_of_the_batch(
     assert reads
     assert all("LIMIT" in one or " IN (" in one for one in reads)
     with store.reading(any_engine) as connection:
-        assert sorted(repeats.repeating(connection)) == [
+        assert sorted(listings.repeating(connection)) == [
             ("prefix", "192.0.2.98/32"), ("sender", "b@b.example"), ("sender-domain", "b.example"),
         ]  # fmt: skip

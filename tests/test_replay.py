@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from fix_replay import HEAD, MESSAGE, TRAP
-from gatepost_milter import harness, replay
-from gatepost_milter.journaltail import JournalTail
-from gatepost_milter.mailfiles import Item
-from gatepost_milter.privatemilter import PrivateMilter, StartError, to_toml
+from gatepost_milter.mta import client
+from gatepost_milter.replay import play as replay
+from gatepost_milter.replay import request
+from gatepost_milter.replay.journal_tail import JournalTail
+from gatepost_milter.replay.private_milter import PrivateMilter, StartError, to_toml
+from gatepost_milter.replay.saved_mail import Item
 from gatepost_policy import journal
-from gatepost_policy.settings import Settings
+from gatepost_policy.config.settings import Settings
 
 pytestmark = pytest.mark.milter
 
@@ -23,7 +25,7 @@ def play(replay_milter: PrivateMilter) -> Any:
 
     def run(data: bytes, sidecar: dict[str, Any] | None = None, **given: Any) -> replay.Outcome:
         item = Item("x.eml", data, sidecar=sidecar)
-        asked, milter = replay.Given(**given), replay_milter
+        asked, milter = request.Given(**given), replay_milter
         return replay.run(item, asked, milter.socket, tail.find, spool=milter.directory)
 
     return run
@@ -147,7 +149,7 @@ def test_bad_client_is_an_error_of_that_file(play: Any) -> None:
 def test_a_milter_without_a_readable_journal(replay_milter: PrivateMilter) -> None:
     """The signatures are then those that Authentication-Results names."""
     outcome = replay.run(
-        Item("x.eml", SIGNED), replay.Given(), replay_milter.socket, lambda result, envelope: None,
+        Item("x.eml", SIGNED), request.Given(), replay_milter.socket, lambda result, envelope: None,
         spool=replay_milter.directory,
     )  # fmt: skip
     (signature,) = outcome.json["signatures"]
@@ -158,7 +160,7 @@ def test_a_milter_without_a_readable_journal(replay_milter: PrivateMilter) -> No
 
 def test_private_milter_leaves_nothing(replay_store: Settings) -> None:
     with PrivateMilter(replay_store, workers=1) as milter:
-        harness.send(milter.socket, MESSAGE)
+        client.send(milter.socket, MESSAGE)
         assert milter.directory.exists()
         assert journal.segments(milter.journal)
     assert not milter.directory.exists()

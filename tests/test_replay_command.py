@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from fix_replay import MESSAGE, MILTERCTL, TRAP
-from gatepost_milter.journaltail import JournalTail
-from gatepost_milter.privatemilter import PrivateMilter
+from gatepost_milter.replay.journal_tail import JournalTail
+from gatepost_milter.replay.private_milter import PrivateMilter
 from gatepost_policy import journal, recorder, store
-from gatepost_policy.settings import Settings
+from gatepost_policy.config.settings import Settings
 
 pytestmark = pytest.mark.milter
 

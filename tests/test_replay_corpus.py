@@ -13,9 +13,10 @@ import pytest
 
 import rings
 from fix_store import settings_in
-from gatepost_milter import mailfiles, queuefile, replay
-from gatepost_milter.journaltail import JournalTail
-from gatepost_milter.privatemilter import PrivateMilter
+from gatepost_milter.mta import queue_file
+from gatepost_milter.replay import play, request, saved_mail
+from gatepost_milter.replay.journal_tail import JournalTail
+from gatepost_milter.replay.private_milter import PrivateMilter
 
 pytestmark = [pytest.mark.corpus, pytest.mark.milter]
 
@@ -34,27 +35,27 @@ def corpus() -> Path:
 @pytest.fixture(scope="module")
 def outcomes(
     corpus: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[tuple[mailfiles.Item, replay.Outcome]]]:
+) -> Iterator[list[tuple[saved_mail.Item, play.Outcome]]]:
     settings = settings_in(tmp_path_factory.mktemp("state"))
     items = [
         item
-        for file in mailfiles.find([str(corpus / "eml"), str(corpus / "dkim")])
+        for file in saved_mail.find([str(corpus / "eml"), str(corpus / "dkim")])
         if not file.endswith(".jsonl")
-        for item in mailfiles.read(file)
+        for item in saved_mail.read(file)
     ]
     # DNS is not what is tested here: every key is said not to exist.
-    given = replay.Given(dns={})
+    given = request.Given(dns={})
     with PrivateMilter(settings, workers=2) as milter, ThreadPoolExecutor(4) as pool:
         tail = JournalTail(milter.journal)
 
-        def run(item: mailfiles.Item) -> replay.Outcome:
-            return replay.run(item, given, milter.socket, tail.find, spool=milter.directory)
+        def run(item: saved_mail.Item) -> play.Outcome:
+            return play.run(item, given, milter.socket, tail.find, spool=milter.directory)
 
         yield list(zip(items, pool.map(run, items), strict=True))
         assert "Traceback" not in milter.said()
 
 
-def test_all_goes_through(outcomes: list[tuple[mailfiles.Item, replay.Outcome]]) -> None:
+def test_all_goes_through(outcomes: list[tuple[saved_mail.Item, play.Outcome]]) -> None:
     failed = {o.file: o.json["error"] for _, o in outcomes if o.failed}
     assert len(outcomes) > 700
     assert len(failed) <= len(outcomes) // 100, failed
@@ -63,13 +64,13 @@ def test_all_goes_through(outcomes: list[tuple[mailfiles.Item, replay.Outcome]])
 
 
 def test_every_signature_field_has_a_row(
-    outcomes: list[tuple[mailfiles.Item, replay.Outcome]]
+    outcomes: list[tuple[saved_mail.Item, play.Outcome]]
 ) -> None:
     wrong, rows = {}, 0
     for item, outcome in outcomes:
         if outcome.failed:
             continue
-        fields, _ = queuefile.parse(queuefile.crlf(item.data))
+        fields, _ = queue_file.parse(queue_file.crlf(item.data))
         want = sum(f.label == b"dkim-signature" for f in fields)
         got = len(outcome.json["signatures"])
         rows += got
@@ -80,7 +81,7 @@ def test_every_signature_field_has_a_row(
 
 
 def test_delivered_is_sent_but_for_the_edits(
-    outcomes: list[tuple[mailfiles.Item, replay.Outcome]]
+    outcomes: list[tuple[saved_mail.Item, play.Outcome]]
 ) -> None:
     """Worked out by hand here, not by the code under test: inbound mail gains and loses
     Authentication-Results, and nothing else moves."""
@@ -103,7 +104,7 @@ def test_delivered_is_sent_but_for_the_edits(
 
 
 def test_sent_is_what_was_saved(
-    outcomes: list[tuple[mailfiles.Item, replay.Outcome]]
+    outcomes: list[tuple[saved_mail.Item, play.Outcome]]
 ) -> None:
     """Below our own Received stands the file, but for what Postfix itself changes."""
     changed = []
@@ -114,7 +115,7 @@ def test_sent_is_what_was_saved(
         queued = outcome.result.queued
         own, below = re.split(rb"\r\n(?![ \t])", queued, maxsplit=1)
         assert own.startswith(b"Received: from ")
-        if below != queuefile.crlf(item.data) and below != b"\r\n" + queuefile.crlf(item.data):
+        if below != queue_file.crlf(item.data) and below != b"\r\n" + queue_file.crlf(item.data):
             changed.append(outcome.file)
     # Space before a colon, NUL, no empty line before the body, an empty message: a few oddities.
     assert len(changed) < len(outcomes) // 8, changed

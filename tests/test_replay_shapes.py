@@ -12,12 +12,14 @@ import pytest
 import dkimkit
 from daemons import BIN, Process
 from fix_store import settings_in
-from gatepost_milter import harness, mailfiles, replay, smtpfront
-from gatepost_milter.harness import Envelope
-from gatepost_milter.journaltail import JournalTail
-from gatepost_milter.privatemilter import PrivateMilter
-from gatepost_policy import known, store, traps
-from gatepost_policy.settings import Settings
+from gatepost_milter.mta import client as harness
+from gatepost_milter.mta import smtp_server
+from gatepost_milter.mta.envelope import Envelope
+from gatepost_milter.replay import play, request, saved_mail
+from gatepost_milter.replay.journal_tail import JournalTail
+from gatepost_milter.replay.private_milter import PrivateMilter
+from gatepost_policy import lookup, store, traps
+from gatepost_policy.config.settings import Settings
 
 pytestmark = pytest.mark.milter
 
@@ -59,19 +61,19 @@ def milter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMilter]:
 def test_every_shape_verifies(tmp_path: Path, milter: PrivateMilter, shape: str) -> None:
     file = tmp_path / "x.eml"
     file.write_bytes(SHAPES[shape](_message()))
-    given = replay.Given(dns=DNS, at=dkimkit.AT, sender="joe@example.org")
+    given = request.Given(dns=DNS, at=dkimkit.AT, sender="joe@example.org")
     tail = JournalTail(milter.journal)
     outcomes = [
-        replay.run(item, given, milter.socket, tail.find, spool=milter.directory)
-        for item in mailfiles.read(str(file))
+        play.run(item, given, milter.socket, tail.find, spool=milter.directory)
+        for item in saved_mail.read(str(file))
     ]
     assert len(outcomes) == (2 if shape == "mbox of two" else 1)
     for outcome in outcomes:
         (signature,) = outcome.json["signatures"]
         assert (signature["result"], signature["reason"]) == ("pass", None), shape
         # The proof that the test can fail: one blank more, and it does not verify.
-        broken = mailfiles.Item("x", _message().replace(b"\ttab ", b"\ttab"))
-        worse = replay.run(broken, given, milter.socket, tail.find, spool=milter.directory)
+        broken = saved_mail.Item("x", _message().replace(b"\ttab ", b"\ttab"))
+        worse = play.run(broken, given, milter.socket, tail.find, spool=milter.directory)
         assert worse.json["signatures"][0]["result"] == "fail"
 
 
@@ -79,20 +81,20 @@ def test_live_and_saved_get_the_same_verdict(milter: PrivateMilter) -> None:
     message = _message()
     macros = {"{gatepost_at}": str(dkimkit.AT), "{gatepost_dns}": json.dumps(DNS)}
     envelope = Envelope(macros=macros)
-    front = smtpfront.Front(milter.socket, envelope)
-    with smtpfront.serving(front) as port, smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
+    front = smtp_server.Front(milter.socket, envelope)
+    with smtp_server.serving(front) as port, smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
         client.ehlo("localhost")
         client.docmd("XCLIENT ADDR=192.0.2.7")
         client.ehlo("localhost")
         client.sendmail("joe@example.org", ["suzie@example.net"], message)
     (live,) = front.results
     tail = JournalTail(milter.journal)
-    given = replay.Given(
+    given = request.Given(
         dns=DNS, at=dkimkit.AT, sender="joe@example.org", client="192.0.2.7",
         recipients=("suzie@example.net",),
     )  # fmt: skip
-    saved = replay.run(
-        mailfiles.Item("x", message), given, milter.socket, tail.find, spool=milter.directory
+    saved = play.run(
+        saved_mail.Item("x", message), given, milter.socket, tail.find, spool=milter.directory
     )
     assert saved.result is not None
     record = tail.take(live.queue_id)
@@ -115,7 +117,7 @@ def test_a_capture_replays_to_the_same_verdict(tmp_path: Path, settings: Setting
     with store.writing(engine) as connection:
         traps.add(connection, trap, at=1.0)
     with store.reading(engine) as connection:
-        known.publish(connection, tmp_path, settings)
+        lookup.publish(connection, tmp_path, settings)
     engine.dispose()
     config = tmp_path / "gatepost.toml"
     config.write_text(
@@ -136,11 +138,11 @@ def test_a_capture_replays_to_the_same_verdict(tmp_path: Path, settings: Setting
     finally:
         daemon.stop()
     (file,) = (tmp_path / "kept").glob("*.eml")
-    (item,) = mailfiles.read(str(file))
+    (item,) = saved_mail.read(str(file))
     with PrivateMilter(settings, workers=1) as milter:
         tail = JournalTail(milter.journal)
-        again = replay.run(
-            item, replay.Given(), milter.socket, tail.find, spool=milter.directory
+        again = play.run(
+            item, request.Given(), milter.socket, tail.find, spool=milter.directory
         )
     assert first is not None and again.record is not None
     assert again.request is not None and again.request.assumed == ()

@@ -8,11 +8,12 @@ import pytest
 from sqlalchemy import Engine
 
 from fix_report import NEWSLETTER, REAL, SLOW, TRAP, Mail, Past, fill, seconds, signature, told
-from gatepost_policy import listing, queries, selection, store
-from gatepost_policy.address import parse
-from gatepost_policy.facts import Family, Source
-from gatepost_policy.selection import Selection
-from gatepost_policy.settings import Settings
+from gatepost_policy import store
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail.address import parse
+from gatepost_policy.mail.facts import Family, Source
+from gatepost_policy.report import count, messages, selection
+from gatepost_policy.report.selection import Selection
 
 SUMMARY = {
     "messages": 5,
@@ -283,7 +284,7 @@ def test_sums_say_what_the_rows_say(any_engine: Engine, any_settings: Settings) 
             source.choice(["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8:0:1::1"]),
             None,
             author=f"v@{source.choice(names)}" if source.random() < 0.6 else None,
-            signatures=tuple(signature(name, source.choice(queries.RESULTS)) for name in some(3)),
+            signatures=tuple(signature(name, source.choice(count.RESULTS)) for name in some(3)),
         )
         for _ in range(300)
     ]
@@ -293,12 +294,12 @@ def test_sums_say_what_the_rows_say(any_engine: Engine, any_settings: Settings) 
             for family in (None, Family.IPV4, Family.IPV6):
                 chosen = Selection(sender=name, family=family)
                 assert not chosen.narrowed
-                sums = queries.count(connection, chosen)
-                rows = queries.count(connection, replace(chosen, since=-1e11))
+                sums = count.count(connection, chosen)
+                rows = count.count(connection, replace(chosen, since=-1e11))
                 assert sums == rows, (name, family)
                 assert name == "b.example" or sums.summary.messages > 20, name
-                got = listing.newest(connection, chosen, 10)
-                assert got == listing.newest(connection, replace(chosen, since=-1e11), 10)
+                got = messages.newest(connection, chosen, 10)
+                assert got == messages.newest(connection, replace(chosen, since=-1e11), 10)
                 assert len(got) == min(10, sums.summary.messages)
 
 

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import Engine, event
 
 from fix_report import NEWSLETTER, REAL, SLOW, TRAP, fill, told
-from gatepost_policy.address import parse
-from gatepost_policy.settings import Settings
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail.address import parse
 
 LARGE = ("message", "recipient", "signature", "message_domain", "domain_day", "domain_host")
 

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 import sums
 from fix_store import AT, count, message, settings_in, signature
 from gatepost_policy import recorder, retention, store
-from gatepost_policy.settings import Retention, Settings
+from gatepost_policy.config.settings import Retention, Settings
 
 DAY = 86_400.0
 
@@ -86,7 +86,7 @@ def test_age_counts_from_when_it_was_learned(any_settings: Settings, any_engine:
 
 
 def test_a_step_is_bounded(any_settings: Settings, any_engine: Engine, monkeypatch: Any) -> None:
-    monkeypatch.setattr(retention, "STEP", 10)
+    monkeypatch.setattr("gatepost_policy.retention.purger.STEP", 10)
     fill(any_engine, any_settings, AT)
     purger = retention.Purger(any_engine, any_settings)
     before, steps = 0, 0

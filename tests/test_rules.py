@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from gatepost_policy import address, rules
-from gatepost_policy.decision import Reason
-from gatepost_policy.facts import (
+from gatepost_policy import rules
+from gatepost_policy.config.settings import Rule, Settings
+from gatepost_policy.mail import address
+from gatepost_policy.mail.decision import Reason
+from gatepost_policy.mail.facts import (
     Client,
     Direction,
     Facts,
@@ -21,8 +23,7 @@ from gatepost_policy.facts import (
     Source,
     Stage,
 )
-from gatepost_policy.rules import Known, Listed
-from gatepost_policy.settings import Rule, Settings
+from gatepost_policy.rules import Known, Listed, blame
 
 AT = 1_790_000_000.0
 TRAP, USER, ABUSE = "trap@home.example", "user@home.example", "abuse@home.example"
@@ -266,7 +267,7 @@ BLAMES: list[tuple[str, Facts, Known, dict[str, Any], str, tuple[str, ...]]] = [
 @pytest.mark.parametrize("case", BLAMES, ids=[c[0] for c in BLAMES])
 def test_blame(case: Any) -> None:
     name, given, what, tables, reason, blamed = case
-    got = rules.blame(given, what, settings(**tables))
+    got = blame.blame(given, what, settings(**tables))
     assert (got.reason, tuple(i.value for i in got.identities)) == (reason, blamed), name
     assert all(i.proven for i in got.identities), name
 
@@ -281,5 +282,5 @@ def test_blame(case: Any) -> None:
     ],
 )
 def test_listing_seconds(previous: int | None, repeat: bool, want: int) -> None:
-    assert rules.listing_seconds(previous, repeat, Settings()) == want
+    assert blame.listing_seconds(previous, repeat, Settings()) == want
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from gatepost_milter import run
-from gatepost_milter.cli_common import Failure
-from gatepost_policy.settings import Settings
-from gatepost_policy.sockets import SocketAddress
+from gatepost_milter.cli import run_services
+from gatepost_milter.cli.common import Failure
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.system.socket_address import SocketAddress
 from ports import free_port
 
 pytestmark = [pytest.mark.milter, pytest.mark.slow]
@@ -64,7 +64,7 @@ class Running:
     def gone(self) -> bool:
         """True when nothing is left: no process, no port."""
         return not self.family() and not any(
-            run.answers(SocketAddress("inet", "127.0.0.1", port)) for port in self.ports
+            run_services.answers(SocketAddress("inet", "127.0.0.1", port)) for port in self.ports
         )
 
     def clean(self) -> None:
@@ -108,11 +108,15 @@ def test_what_it_says_and_ctrl_c(running: Running) -> None:
     assert f"-o smtpd_milters={{inet:127.0.0.1:{milter},default_action=tempfail}}" in text
     assert "-o milter_macro_daemon_name=ORIGINATING" in text
     for port in running.ports:
-        assert run.answers(SocketAddress("inet", "127.0.0.1", port))
+        assert run_services.answers(SocketAddress("inet", "127.0.0.1", port))
     running.child.send_signal(signal.SIGHUP)  # both reload and go on
     time.sleep(0.5)
     assert running.child.poll() is None
-    wait(lambda: all(run.answers(SocketAddress("inet", "127.0.0.1", p)) for p in running.ports))
+    wait(
+        lambda: all(
+            run_services.answers(SocketAddress("inet", "127.0.0.1", p)) for p in running.ports
+        )
+    )
     # A terminal sends the signal to the whole group, as Ctrl-C does.
     os.killpg(running.child.pid, signal.SIGINT)
     assert running.child.wait(PATIENCE_S) == 0
@@ -128,7 +132,7 @@ def test_term_to_run_alone(running: Running) -> None:
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_either_dying_ends_the_other(running: Running, which: int) -> None:
-    name = list(run.SERVICES)[which]
+    name = list(run_services.SERVICES)[which]
     os.kill(running.services()[which], signal.SIGKILL)
     assert running.child.wait(PATIENCE_S) == 1
     wait(running.gone)
@@ -171,7 +175,7 @@ def test_unix_socket_that_is_stale_is_no_obstacle(tmp_path: Path) -> None:
     )
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
-        run.check_sockets(settings)
+        run_services.check_sockets(settings)
         other.listen()
         with pytest.raises(Failure, match="another program answers there"):
-            run.check_sockets(settings)
+            run_services.check_sockets(settings)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from gatepost_milter import mailfiles, trace
-from gatepost_milter.queuefile import Field, crlf, parse
+from gatepost_milter.mta.queue_file import Field, crlf, parse
+from gatepost_milter.replay import arrival, saved_mail
 
 MESSAGE = b"Subject: x\r\n\r\nbody\r\n"
 
 
-def _read(path: Path) -> list[mailfiles.Item]:
-    return list(mailfiles.read(str(path)))
+def _read(path: Path) -> list[saved_mail.Item]:
+    return list(saved_mail.read(str(path)))
 
 
 SHAPES: list[tuple[str, bytes, bytes]] = [
@@ -71,7 +71,7 @@ def test_directory(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "link.eml").symlink_to(tmp_path / "a.eml")
     os.mkfifo(tmp_path / "fifo")
-    got = [os.path.relpath(f, tmp_path) for f in mailfiles.find([str(tmp_path)])]
+    got = [os.path.relpath(f, tmp_path) for f in saved_mail.find([str(tmp_path)])]
     assert got == [".hidden", "a.eml", "b", "link.eml", "lonely.json", "cur/1.x:2,S"]
 
 
@@ -90,7 +90,7 @@ def test_problems_are_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
     (tmp_path / "cut.gz").write_bytes(gzip.compress(os.urandom(5000))[:2000])
     (tmp_path / "garbage.gz").write_bytes(b"\x1f\x8b" + b"garbage" * 10)
-    monkeypatch.setattr(mailfiles, "MAX_MESSAGE_BYTES", 1 << 20)
+    monkeypatch.setattr(saved_mail, "MAX_MESSAGE_BYTES", 1 << 20)
     (tmp_path / "bomb.gz").write_bytes(gzip.compress(b"\0" * (2 << 20)))
     (tmp_path / "large").write_bytes(b"\0" * (2 << 20))
     want = {
@@ -109,7 +109,7 @@ def test_problems_are_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_bomb_in_an_mbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mailfiles, "MAX_UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(saved_mail, "MAX_UNPACKED_BYTES", 1 << 20)
     line = b"From a@b.example Tue Oct  1 10:36:56 2002\n"
     (tmp_path / "box.gz").write_bytes(gzip.compress(line + b"x: y\n" * 1_000_000))
     assert [g.error for g in _read(tmp_path / "box.gz")] == ["unpacks to more than 1 MiB"]
@@ -156,9 +156,9 @@ def test_drop() -> None:
     assert [f.name for f in got] == [b"A"]
 
 
-A = trace.Arrival
+A = arrival.Arrival
 DATE = b"Fri, 20 Nov 2026 10:00:01 +0000"
-RECEIVED: list[tuple[str, bytes, trace.Arrival]] = [
+RECEIVED: list[tuple[str, bytes, arrival.Arrival]] = [
     (
         "Postfix",
         b" from helo.example (name.example [192.0.2.7])\n\tby mx.example (Postfix) with ESMTPS"
@@ -204,8 +204,8 @@ RECEIVED: list[tuple[str, bytes, trace.Arrival]] = [
 
 
 @pytest.mark.parametrize(("what", "value", "want"), RECEIVED, ids=[r[0] for r in RECEIVED])
-def test_received(what: str, value: bytes, want: trace.Arrival) -> None:
-    assert trace.read_received(value) == want
+def test_received(what: str, value: bytes, want: arrival.Arrival) -> None:
+    assert arrival.read_received(value) == want
 
 
 def test_arrival_prefers_the_newest_hop_with_a_client() -> None:
@@ -216,7 +216,7 @@ def test_arrival_prefers_the_newest_hop_with_a_client() -> None:
         Field(b"Received", b" from h.example (n.example [192.0.2.7]) by mx.example; x"),
         Field(b"Received", b" from old.example (o.example [192.0.2.8]) by h.example; x"),
     ]
-    got = trace.arrival(fields)
+    got = arrival.arrival(fields)
     assert got == A(
         "192.0.2.7", "n.example", "h.example", "bounce@b.example", ("user@home.example",),
         1795168801.0,
@@ -226,10 +226,10 @@ def test_arrival_prefers_the_newest_hop_with_a_client() -> None:
 def test_a_hop_below_a_signature_is_not_the_receipt() -> None:
     received = Field(b"Received", b" from h.example (n.example [192.0.2.7]) by mx; " + DATE)
     signature = Field(b"DKIM-Signature", b" v=1; t=1795168900")
-    assert trace.arrival([signature, received]).at is None
-    assert trace.arrival([received, signature]).at == 1795168801.0
+    assert arrival.arrival([signature, received]).at is None
+    assert arrival.arrival([received, signature]).at == 1795168801.0
 
 
 def test_hostile_received_is_quick() -> None:
     for piece in (b"(", b"((", b"a ", b"from ", b"for <", b"1.1.1.", b"::", b"\\"):
-        trace.read_received(b" from " + piece * 20_000)
+        arrival.read_received(b" from " + piece * 20_000)

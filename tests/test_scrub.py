@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatepost_milter.actions import clean
-from gatepost_milter.queuefile import HIDE_FIRST, HIDE_PREFIX, Field, QueueFile
-from gatepost_policy.dates import parse_date, rfc5322
-from gatepost_policy.decision import Edit
-from gatepost_policy.maskhost import is_private, mask_hosts
+from gatepost_milter.engine.actions import clean
+from gatepost_milter.mta.queue_file import HIDE_FIRST, HIDE_PREFIX, Field, QueueFile
+from gatepost_policy.config.settings import Sender, Settings, Submission
+from gatepost_policy.mail.dates import parse_date, rfc5322
+from gatepost_policy.mail.decision import Edit
 from gatepost_policy.scrub import Hop, Plan, Scrubber, verified
-from gatepost_policy.settings import Sender, Settings, Submission
+from gatepost_policy.scrub.mask_host import is_private, mask_hosts
 
 AT = 1_700_000_000.0
 HOP = Hop(name="mx.example.net", version="Postfix 3.7.11", queue_id="4ABCDEF", authenticated=True)

@@ -7,9 +7,10 @@ import pytest
 from sqlalchemy import Engine
 
 from fix_report import Mail, Past, fill, seconds, told
-from gatepost_policy import selection
-from gatepost_policy.address import parse
-from gatepost_policy.settings import Settings
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail.address import parse
+from gatepost_policy.report import selection
+from gatepost_policy.text import times
 
 NASTY = [
     "%",
@@ -66,13 +67,13 @@ def test_hostile_senders_are_json_in_ascii(any_engine: Engine, any_settings: Set
 
 
 def test_times() -> None:
-    assert selection.moment("30d", 40 * 86400.0) == 10 * 86400
-    assert selection.moment("2011-04-28", 0) == seconds("2011-04-28T00:00:00")
-    assert selection.moment("2011-04-28T12:40:26Z", 0) == seconds("2011-04-28T12:40:26")
-    assert selection.moment("2011-04-28T12:40:26+02:00", 0) == seconds("2011-04-28T10:40:26")
+    assert times.moment("30d", 40 * 86400.0) == 10 * 86400
+    assert times.moment("2011-04-28", 0) == seconds("2011-04-28T00:00:00")
+    assert times.moment("2011-04-28T12:40:26Z", 0) == seconds("2011-04-28T12:40:26")
+    assert times.moment("2011-04-28T12:40:26+02:00", 0) == seconds("2011-04-28T10:40:26")
     for bad in ("yesterday", "30", "30x", "٣d", "2011-13-01", ""):
         with pytest.raises(ValueError, match="want a time"):
-            selection.moment(bad, 0)
+            times.moment(bad, 0)
 
 
 def test_hosts_as_selectors() -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gatepost_milter import callbacks
-from gatepost_milter.gate import Gate
-from gatepost_milter.shared import Worker
-from gatepost_policy.settings import Settings, Store
+from gatepost_milter.engine import callbacks
+from gatepost_milter.engine.shared import Worker
+from gatepost_milter.filter.gate import Gate
+from gatepost_policy.config.settings import Settings, Store
 
 STEPS = st.lists(
     st.one_of(

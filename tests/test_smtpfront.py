@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from fix_harness import Probe
-from gatepost_milter import smtpfront
-from gatepost_milter.harness import Envelope
+from gatepost_milter.mta import smtp_server
+from gatepost_milter.mta.envelope import Envelope
 
 pytestmark = pytest.mark.milter
 
@@ -19,10 +19,10 @@ def _smtp(port: int) -> smtplib.SMTP:
 
 
 def test_large_lines_and_messages_arrive_as_they_are(probes: Callable[..., Probe]) -> None:
-    front = smtpfront.Front(probes("leadspc", "noreply").socket)
+    front = smtp_server.Front(probes("leadspc", "noreply").socket)
     line = b"X-Long: " + b"a" * 59_000 + b"\r\n"
     body = b"..dot\r\n.\r\nlone\rCR\r\n" + b"y" * 60_000 + b"\r\n" + (b"z" * 998 + b"\r\n") * 50_000
-    with smtpfront.serving(front) as port, _smtp(port) as client:
+    with smtp_server.serving(front) as port, _smtp(port) as client:
         client.sendmail("a@x.example", ["b@y.example"], line + b"\r\n" + body)
     (result,) = front.results
     assert len(body) > 50_000_000
@@ -31,8 +31,8 @@ def test_large_lines_and_messages_arrive_as_they_are(probes: Callable[..., Probe
 
 def test_xclient_and_auth(probes: Callable[..., Probe]) -> None:
     probe = probes("leadspc")
-    front = smtpfront.Front(probe.socket, Envelope(rejected=("gone@y.example",)))
-    with smtpfront.serving(front) as port, _smtp(port) as client:
+    front = smtp_server.Front(probe.socket, Envelope(rejected=("gone@y.example",)))
+    with smtp_server.serving(front) as port, _smtp(port) as client:
         assert "xclient" in client.esmtp_features
         assert client.docmd("XCLIENT FOO=bar")[0] == 501
         assert client.docmd("XCLIENT NAME=mail.example ADDR=IPV6:2001:db8::7 PORT=77")[0] == 220
@@ -54,6 +54,6 @@ def test_xclient_and_auth(probes: Callable[..., Probe]) -> None:
 
 
 def test_without_a_milter(tmp_path: object) -> None:
-    front = smtpfront.Front(f"unix:{tmp_path}/none.sock")
-    with smtpfront.serving(front) as port, _smtp(port) as client:
+    front = smtp_server.Front(f"unix:{tmp_path}/none.sock")
+    with smtp_server.serving(front) as port, _smtp(port) as client:
         assert client.mail("a@x.example")[0] == 451

@@ -17,9 +17,10 @@ from sqlalchemy import Engine, event
 
 import sums
 from fix_store import AT, count, journal_of, message, settings_in
-from gatepost_policy import config, ingest, intake, journal, record, store
-from gatepost_policy.recorder import Recorder
-from gatepost_policy.settings import Settings
+from gatepost_policy import config, ingest, journal, store
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.journal import record
+from gatepost_policy.recorder import Recorder, intake
 
 RECORDS = 20
 
@@ -210,7 +211,7 @@ def test_a_newer_schema_waits(any_settings: Settings, any_engine: Engine) -> Non
         with store.writing(any_engine) as connection:
             connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{name}'")
 
-    from gatepost_policy import migrate
+    from gatepost_policy.store import migrate
 
     revision("9999")
     fill(any_settings)
@@ -285,8 +286,9 @@ POINTS = (
 CHILD = """
 import json, sys
 from pathlib import Path
-from gatepost_policy import config, intake, journal, recorder
-from gatepost_policy.settings import Settings
+from gatepost_policy import config, journal, recorder
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.recorder import intake
 settings = Settings.model_validate_json(sys.argv[1])
 intake.BATCH_RECORDS = 6
 w = journal.Writer(config.journal_dir(settings), max_bytes=1 << 30, sync="process")

@@ -10,12 +10,13 @@ import pytest
 
 from daemons import Daemon
 from fix_store import AT
-from gatepost_milter import callbacks, harness, mta
-from gatepost_milter.envelope import Envelope
-from gatepost_milter.gate import Gate
-from gatepost_milter.shared import Worker
-from gatepost_policy import journal, known, store, traps
-from gatepost_policy.settings import Milter, Settings, Store
+from gatepost_milter.engine import callbacks
+from gatepost_milter.engine.shared import Worker
+from gatepost_milter.filter.gate import Gate
+from gatepost_milter.mta import client, conversation
+from gatepost_milter.mta.envelope import Envelope
+from gatepost_policy import journal, lookup, store, traps
+from gatepost_policy.config.settings import Milter, Settings, Store
 from ports import free_port
 from test_session_order import Context
 
@@ -34,8 +35,8 @@ TRAP, GOOD, NEVER = "trap@example.net", "user@example.net", "never@example.net"
 OFFERS = {
     "2": (2, 0x7F & ~milter.P_NR_HDR),
     "4": (4, 0x3FF & ~milter.P_NR_HDR),
-    "6": (6, mta.OFFERED_STEPS),
-    "6, DATA always": (6, mta.OFFERED_STEPS & ~milter.P_NODATA),
+    "6": (6, conversation.OFFERED_STEPS),
+    "6, DATA always": (6, conversation.OFFERED_STEPS & ~milter.P_NODATA),
 }
 
 
@@ -57,7 +58,7 @@ def test_who_is_asked_for_data(tmp_path: Path, socket: str, left_out: bool, acti
     try:
         for offered in (steps for _, steps in OFFERS.values()):
             context = Context()
-            options = [mta.OFFERED_ACTIONS, offered, 0, 0]
+            options = [conversation.OFFERED_ACTIONS, offered, 0, 0]
             callbacks.negotiate(context, options)
             callbacks.close(context)
             assert not options[1] & ~offered
@@ -83,7 +84,7 @@ def daemon(
     engine = store.open_engine(settings)
     with store.writing(engine) as connection:
         traps.add(connection, TRAP, at=AT)
-        known.publish(connection, home, settings)
+        lookup.publish(connection, home, settings)
     engine.dispose()
     config = CONFIG.replace("SOCKET", place).replace("ACTION", action)
     with Daemon(config, home=home) as daemon:
@@ -107,16 +108,16 @@ def test_every_message_of_a_connection(
     version, steps = OFFERS[offer]
     answered: list[bool] = []
 
-    def data(session: mta.MilterSession) -> str | None:
+    def data(session: conversation.MilterSession) -> str | None:
         if not sends_data:
             return None
         answered.append(not session.steps & milter.P_NODATA)
         return send_data(session)
 
-    send_data = mta.MilterSession.data
+    send_data = conversation.MilterSession.data
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(mta.MilterSession, "data", data)
-        with harness.Session(
+        patched.setattr(conversation.MilterSession, "data", data)
+        with client.Session(
             place, Envelope(recipients=(GOOD,)), timeout=10, version=version, steps=steps
         ) as session:
             assert session.send(message(1)).action == "accept"

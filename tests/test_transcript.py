@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gatepost_milter.actions import clean, reply_text
-from gatepost_milter.transcript import (
+from gatepost_milter.engine.actions import clean, reply_text
+from gatepost_milter.filter.transcript import (
     AF_INET,
     AF_INET6,
     AF_UNIX,
@@ -20,10 +20,10 @@ from gatepost_milter.transcript import (
     facts,
     read_client,
 )
-from gatepost_policy import maillog
-from gatepost_policy.address import parse
-from gatepost_policy.decision import Action, Decision, Reason
-from gatepost_policy.facts import (
+from gatepost_policy.config.settings import Log, Submission
+from gatepost_policy.mail.address import parse
+from gatepost_policy.mail.decision import Action, Decision, Reason
+from gatepost_policy.mail.facts import (
     Client,
     Direction,
     Facts,
@@ -32,8 +32,8 @@ from gatepost_policy.facts import (
     Signature,
     Stage,
 )
-from gatepost_policy.maillog import MAX_VALUE, MailLog, message_fields, quoted
-from gatepost_policy.settings import Log, Submission
+from gatepost_policy.monitoring import maillog
+from gatepost_policy.monitoring.maillog import MAX_VALUE, MailLog, message_fields, quoted
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ import pytest
 import dkimkit
 import dns_server
 from daemons import BIN, Daemon, Process
-from gatepost_milter import harness
+from gatepost_milter.mta import client as harness
+from gatepost_milter.mta.envelope import Envelope
 from policy_client import PolicyClient, eventually, milterctl
 
 pytestmark = [pytest.mark.milter, pytest.mark.slow]
@@ -102,7 +103,7 @@ class Services:
         ]
         if domain is not None:
             header.insert(0, dkimkit.signature(header, dkimkit.BODY, tags={"d": domain}))
-        envelope = harness.Envelope(
+        envelope = Envelope(
             client=client, port=20_000 + self.number, sender=author if sender is None else sender,
             recipients=to, login=login, daemon_name="ORIGINATING" if login else None,
         )  # fmt: skip

@@ -6,15 +6,11 @@ import pytest
 from sqlalchemy import Connection, Engine, update
 
 from fix_store import AT, message
-from gatepost_policy import (
-    ingest,
-    revision,
-    store,
-    trap_import,
-    traps,
-)
-from gatepost_policy.settings import Settings
-from gatepost_policy.tables import TrapRow
+from gatepost_policy import ingest, store, traps
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.store import revision
+from gatepost_policy.store.tables import TrapRow
+from gatepost_policy.traps import import_list
 
 # what is typed, kind, key
 NAMES = [
@@ -119,7 +115,7 @@ def test_import_keeps_what_was_removed_by_hand(writing: Connection) -> None:
 def test_import_appears_at_once_and_a_dead_one_never(
     writing: Connection, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trap_import, "BATCH_ROWS", 10)
+    monkeypatch.setattr(import_list, "BATCH_ROWS", 10)
     seen: list[int] = []
 
     def watch(octets: int) -> None:

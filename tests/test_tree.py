@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gatepost_policy import settings
+from gatepost_policy.config import settings
 
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 400

@@ -7,10 +7,10 @@ from sqlalchemy import Engine
 
 from fix_store import AT, message
 from gatepost_policy import ingest, store
-from gatepost_policy.rhythm import DAY, of
-from gatepost_policy.settings import Settings
-from gatepost_policy.verdict import standing
-from gatepost_policy.words import plural
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.report.rhythm import DAY, of
+from gatepost_policy.report.standing import standing
+from gatepost_policy.text.plural import plural
 from test_cli_traps import Run, run
 
 __all__ = ("run",)  # the fixture

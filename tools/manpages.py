@@ -13,12 +13,12 @@ from pathlib import Path
 
 import click
 
-from gatepost_milter.cli import cli
+from gatepost_milter.cli.milterctl import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 MAN = ROOT / "docs" / "man"
 SAMPLE = ROOT / "conf" / "gatepost.toml"
-REASONS = ROOT / "policy" / "gatepost_policy" / "decision.py"
+REASONS = ROOT / "policy" / "gatepost_policy" / "mail" / "decision.py"
 WIDTH = 88
 
 

@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gatepost_milter import harness
-from gatepost_milter.privatemilter import PrivateMilter
+from gatepost_milter.mta import client
+from gatepost_milter.replay.private_milter import PrivateMilter
 from gatepost_policy import config
 
 HERE = Path(__file__).parent
@@ -32,7 +32,7 @@ def header(message: bytes) -> str:
 def scrub(store: str) -> None:
     """Alice hands in a message from her laptop; what a stranger will see of her."""
     with PrivateMilter(config.load(None, store=store), workers=1) as milter:
-        result = harness.send(
+        result = client.send(
             milter.socket,
             (HERE / "submission.eml").read_bytes(),
             client="203.0.113.77",

@@ -7,9 +7,9 @@ Pure. An `Answer` has three forms: records or a reason, what `--dns` reads and `
 from collections.abc import Mapping
 from typing import Any
 
+from gatepost_policy.config.settings import Dkim
 from gatepost_policy.dkim import keys
 from gatepost_policy.dkim.reasons import Why
-from gatepost_policy.settings import Dkim
 
 MAX_RECORDS = 16  # of one name that are read
 # What stands after "error" in an answer that is a failure.

@@ -17,6 +17,7 @@ from typing import Any
 import dkim
 from dkim.util import InvalidTagValueList, parse_tag_value
 
+from gatepost_policy.config.settings import Dkim
 from gatepost_policy.dkim.answers import TIMEOUT, Answer
 from gatepost_policy.dkim.body import Body, Sink
 from gatepost_policy.dkim.fields import Fields
@@ -25,8 +26,7 @@ from gatepost_policy.dkim.lookups import Lookups, Pending
 from gatepost_policy.dkim.proof import proves
 from gatepost_policy.dkim.reasons import ArcWhy, Why
 from gatepost_policy.dkim.signature import CANONICALIZATIONS, domain_text, without_b
-from gatepost_policy.facts import Arc
-from gatepost_policy.settings import Dkim
+from gatepost_policy.mail.facts import Arc
 
 AAR = b"arc-authentication-results"
 AMS = b"arc-message-signature"

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from dkim.util import InvalidTagValueList, parse_tag_value
 
+from gatepost_policy.config.settings import Dkim
 from gatepost_policy.dkim.reasons import Why
-from gatepost_policy.settings import Dkim
 
 _BLANKS = b" \t\r\n"
 

@@ -25,9 +25,9 @@ import dns.nameserver
 import dns.rdatatype
 import dns.resolver
 
+from gatepost_policy.config.settings import Dkim, nameserver
 from gatepost_policy.dkim.answers import BUSY, TIMEOUT, Answer
 from gatepost_policy.dkim.reasons import Why
-from gatepost_policy.settings import Dkim, nameserver
 
 FAILURE_SECONDS = 5.0
 

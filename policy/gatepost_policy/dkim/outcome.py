@@ -10,7 +10,7 @@ from typing import Any
 from gatepost_policy.dkim.keys import Key
 from gatepost_policy.dkim.reasons import RESULT, Why
 from gatepost_policy.dkim.signature import MAX_STORED, Claim
-from gatepost_policy.facts import Arc, Signature
+from gatepost_policy.mail.facts import Arc, Signature
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,7 @@ import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 
-from gatepost_policy import address
-from gatepost_policy.address import is_within
+from gatepost_policy.config.settings import Dkim
 from gatepost_policy.dkim.answers import TIMEOUT, Answer
 from gatepost_policy.dkim.arc import LENGTHS as ARC_LENGTHS
 from gatepost_policy.dkim.arc import NAMES as ARC_NAMES
@@ -33,8 +32,9 @@ from gatepost_policy.dkim.outcome import Outcome, recorded, refusal
 from gatepost_policy.dkim.proof import proves
 from gatepost_policy.dkim.reasons import Why
 from gatepost_policy.dkim.signature import Claim, is_public_suffix, read, without_b
-from gatepost_policy.facts import Signature
-from gatepost_policy.settings import Dkim
+from gatepost_policy.mail import address
+from gatepost_policy.mail.address import is_within
+from gatepost_policy.mail.facts import Signature
 
 
 def preload() -> None:

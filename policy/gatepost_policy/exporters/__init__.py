@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
-from gatepost_policy.dossier import Entry
+from gatepost_policy.config.settings import Settings
 from gatepost_policy.exporters import nft, pf, plain, postfix, rbldnsd
 from gatepost_policy.exporters.entry import Blocked
-from gatepost_policy.settings import Settings
+from gatepost_policy.listings.dossier import Entry
 
 Writer = Callable[[Sequence[Blocked], float, Settings], Iterator[str]]
 

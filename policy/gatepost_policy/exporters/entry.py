@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
-from gatepost_policy.dossier import Entry
-from gatepost_policy.selection import timestamp
-from gatepost_policy.shown import shown
-from gatepost_policy.words import plural
+from gatepost_policy.listings.dossier import Entry
+from gatepost_policy.text.escape import shown
+from gatepost_policy.text.plural import plural
+from gatepost_policy.text.times import timestamp
 
 MAX_NOTE = 60
 

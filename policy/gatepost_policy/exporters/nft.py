@@ -8,10 +8,10 @@ Use them so: `ip saddr @listed_v4 tcp dport 25 reject`.
 import math
 from collections.abc import Iterator, Sequence
 
+from gatepost_policy.config.settings import Settings
 from gatepost_policy.exporters.entry import Blocked
-from gatepost_policy.selection import timestamp
-from gatepost_policy.settings import Settings
-from gatepost_policy.words import plural
+from gatepost_policy.text.plural import plural
+from gatepost_policy.text.times import timestamp
 
 # nft(8): a comment of a set element holds at most 128 characters.
 MAX_COMMENT = 120

@@ -6,10 +6,10 @@ pf has no expiry for entries of a file: load it again after each export, as a wh
 
 from collections.abc import Iterator, Sequence
 
+from gatepost_policy.config.settings import Settings
 from gatepost_policy.exporters.entry import Blocked
-from gatepost_policy.selection import timestamp
-from gatepost_policy.settings import Settings
-from gatepost_policy.words import plural
+from gatepost_policy.text.plural import plural
+from gatepost_policy.text.times import timestamp
 
 
 def lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterator[str]:

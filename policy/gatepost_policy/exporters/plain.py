@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
+from gatepost_policy.config.settings import Settings
 from gatepost_policy.exporters.entry import Blocked
-from gatepost_policy.selection import timestamp
-from gatepost_policy.settings import Settings
-from gatepost_policy.words import plural
+from gatepost_policy.text.plural import plural
+from gatepost_policy.text.times import timestamp
 
 
 def lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterator[str]:

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from gatepost_policy.decision import REFUSED, TRY_LATER
+from gatepost_policy.config.settings import Settings
 from gatepost_policy.exporters.entry import Blocked
-from gatepost_policy.selection import timestamp
-from gatepost_policy.settings import Settings
+from gatepost_policy.mail.decision import REFUSED, TRY_LATER
+from gatepost_policy.text.plural import plural
+from gatepost_policy.text.times import timestamp
 from gatepost_policy.traps import Trap
-from gatepost_policy.words import plural
 
 # What can be the key of an indexed or texthash table: no blanks, no comment, no quotes.
 _KEY = re.compile(r"[^\s#\"\\(),:;<>\[\]][^\s\"\\(),:;<>\[\]]*@[^\s@]+\Z")

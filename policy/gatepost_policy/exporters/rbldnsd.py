@@ -7,10 +7,10 @@ makes rbldnsd stop serving the zone when the last listing has ended, should nobo
 import time
 from collections.abc import Iterator, Sequence
 
+from gatepost_policy.config.settings import Settings
 from gatepost_policy.exporters.entry import Blocked
-from gatepost_policy.selection import timestamp
-from gatepost_policy.settings import Settings
-from gatepost_policy.words import plural
+from gatepost_policy.text.plural import plural
+from gatepost_policy.text.times import timestamp
 
 TTL_S = 300
 # RFC 1035 3.3.14: a character-string holds 255 octets.

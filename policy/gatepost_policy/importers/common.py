@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-from gatepost_policy import record
-from gatepost_policy.decision import Action, Decision, Reason
-from gatepost_policy.facts import Direction, Facts, Family
-from gatepost_policy.record import Json, Seen
-from gatepost_policy.settings import Settings
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.journal import record
+from gatepost_policy.journal.record import Json, Seen
+from gatepost_policy.mail.decision import Action, Decision, Reason
+from gatepost_policy.mail.facts import Direction, Facts, Family
 
 # Unparsed lines kept for --verbose.
 SHOWN_LINES = 20

@@ -16,9 +16,7 @@ rejected header lines of the reject log hold is not read.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from gatepost_policy import address
-from gatepost_policy.decision import Decision
-from gatepost_policy.facts import Client, Direction, Facts, Family, Recipient, Signature, Source
+from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.common import (
     ACCEPTED,
     MAX_OPEN,
@@ -30,8 +28,8 @@ from gatepost_policy.importers.common import (
     line_key,
     refused,
 )
-from gatepost_policy.importers.eximdkim import passed, read_dkim
-from gatepost_policy.importers.eximline import (
+from gatepost_policy.importers.exim_dkim import passed, read_dkim
+from gatepost_policy.importers.exim_line import (
     AUTH,
     AUTHENTICATED,
     DKIM_PASSED,
@@ -49,8 +47,18 @@ from gatepost_policy.importers.eximline import (
     read_client,
     read_recipient,
 )
-from gatepost_policy.importers.stamps import Clock
-from gatepost_policy.record import Seen
+from gatepost_policy.journal.record import Seen
+from gatepost_policy.mail import address
+from gatepost_policy.mail.decision import Decision
+from gatepost_policy.mail.facts import (
+    Client,
+    Direction,
+    Facts,
+    Family,
+    Recipient,
+    Signature,
+    Source,
+)
 
 DELIVERED = ("=>", "->", ">>", "*>")
 UNDELIVERED = ("**", "==")

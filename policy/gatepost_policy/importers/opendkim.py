@@ -8,9 +8,9 @@
 import re
 from dataclasses import dataclass, field, replace
 
-from gatepost_policy.address import canonical_domain
 from gatepost_policy.dkim.reasons import RESULT, Why
-from gatepost_policy.facts import Signature
+from gatepost_policy.mail.address import canonical_domain
+from gatepost_policy.mail.facts import Signature
 
 _NAMED = re.compile(r"s=(\S+) d=(\S+)(?: a=(\S+))? SSL ?(.*)", re.S)
 _KEY = re.compile(r"key retrieval failed \(s=(\S+), d=(\S+?)\)(?:: (.*))?", re.S)

@@ -17,9 +17,7 @@ is part of the key.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from gatepost_policy import address
-from gatepost_policy.decision import Decision
-from gatepost_policy.facts import Client, Direction, Facts, Family, Recipient, Source
+from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.common import (
     ACCEPTED,
     DISCARDED,
@@ -33,7 +31,7 @@ from gatepost_policy.importers.common import (
     refused,
 )
 from gatepost_policy.importers.opendkim import Signatures
-from gatepost_policy.importers.postfixline import (
+from gatepost_policy.importers.postfix_line import (
     AGENTS,
     DELIVERED_TO,
     FROM,
@@ -46,9 +44,11 @@ from gatepost_policy.importers.postfixline import (
     WHOLE,
     read_client,
 )
-from gatepost_policy.importers.stamps import Clock
 from gatepost_policy.importers.syslog import Entry, read_line
-from gatepost_policy.record import Seen
+from gatepost_policy.journal.record import Seen
+from gatepost_policy.mail import address
+from gatepost_policy.mail.decision import Decision
+from gatepost_policy.mail.facts import Client, Direction, Facts, Family, Recipient, Source
 
 # A hostile line must not keep a pattern busy; Postfix's own are far shorter.
 MAX_REFUSAL = 4096

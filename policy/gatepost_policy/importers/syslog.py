@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from gatepost_policy.importers.stamps import Clock
+from gatepost_policy.importers.clock import Clock
 
 _OLD = re.compile(
     r"(?:<\d{1,3}>)?([A-Z][a-z]{2}) +(\d{1,2}) (\d\d:\d\d):(\d\d(?:\.\d+)?) (\S+) "

@@ -7,12 +7,13 @@ import logging
 
 from sqlalchemy import Connection, select, update
 
-from gatepost_policy import address, listings, traps
-from gatepost_policy.facts import IdentityKind
-from gatepost_policy.settings import Settings
-from gatepost_policy.shown import shown
-from gatepost_policy.tables import SenderIdentity
-from gatepost_policy.words import plural
+from gatepost_policy import listings, traps
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail import address
+from gatepost_policy.mail.facts import IdentityKind
+from gatepost_policy.store.tables import SenderIdentity
+from gatepost_policy.text.escape import shown
+from gatepost_policy.text.plural import plural
 
 log = logging.getLogger("gatepost.web")
 NOTE_MAX = 500

@@ -18,13 +18,16 @@ from jinja2 import ChoiceLoader, PackageLoader
 from sqlalchemy import Engine
 from werkzeug.exceptions import HTTPException
 
-from gatepost_policy import address, hindsight, history, selection
-from gatepost_policy.facts import Family
-from gatepost_policy.html import page, volume
-from gatepost_policy.selection import Selection
-from gatepost_policy.settings import Settings
-from gatepost_policy.shown import shown
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.ingest import trap_marks
+from gatepost_policy.mail import address
+from gatepost_policy.mail.facts import Family
+from gatepost_policy.render.html import page
+from gatepost_policy.report import history, selection, volume
+from gatepost_policy.report.selection import Selection
 from gatepost_policy.store import StoreError, reading, writing
+from gatepost_policy.text import times
+from gatepost_policy.text.escape import shown
 from gatepost_policy.web import actions as acting
 
 KINDS = ("sender", "host", "trap")
@@ -51,7 +54,7 @@ def create(
     # Before the first use of jinja_env: Flask would not escape templates named *.j2.
     app.select_jinja_autoescape = lambda filename: True  # type: ignore[method-assign]
     app.jinja_loader = ChoiceLoader(  # pyright: ignore[reportAttributeAccessIssue]
-        [PackageLoader("gatepost_policy.web"), PackageLoader("gatepost_policy.html")]
+        [PackageLoader("gatepost_policy.web"), PackageLoader("gatepost_policy.render.html")]
     )
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(page.FILTERS)
@@ -65,7 +68,7 @@ def create(
         except ValueError as error:
             abort(400, str(error))
         with suppress(StoreError):  # a busy store, a replica: what can be read is worth reading
-            hindsight.settle(engine(), settings)
+            trap_marks.settle(engine(), settings)
         with reading(engine()) as connection:
             report = history.tell(connection, chosen, settings, now)
             rows = volume.rows(connection) if chosen.everything else None
@@ -168,8 +171,8 @@ def _selection(kind: str | None, value: str, now: float) -> Selection:
         sender=selection.sender(value) if kind == "sender" else None,
         host=selection.host(value) if kind == "host" else None,
         trap=address.parse(value) if kind == "trap" else None,
-        since=selection.moment(given["since"], now) if given.get("since") else None,
-        until=selection.moment(given["until"], now) if given.get("until") else None,
+        since=times.moment(given["since"], now) if given.get("since") else None,
+        until=times.moment(given["until"], now) if given.get("until") else None,
         family=None if family is None else Family(family),
         limit=int(limit),
     )

@@ -1,0 +1,77 @@
+"""`milterctl check postfix` and `check exim`: read the live MTA, say which line to change."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure
+from gatepost_milter.doctor.finding import Finding
+from gatepost_policy.text.escape import shown
+
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+FORM = click.option(
+    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True,
+    help="A table, or JSON for programs.",
+)  # fmt: skip
+
+
+@click.command("postfix", short_help="Look at a live Postfix.")
+@click.option("--config-directory", type=FOLDER, metavar="DIR",
+              help="Postfix's configuration, else its own default.")  # fmt: skip
+@click.option("--command-directory", type=FOLDER, metavar="DIR",
+              help="Where postconf and postmap are.")  # fmt: skip
+@FORM
+@click.pass_obj
+def postfix(
+    app: App, config_directory: Path | None, command_directory: Path | None, form: str
+) -> None:
+    """Look at a live Postfix: does gatepost see the mail, and does nothing leak past it?"""
+    from gatepost_milter.doctor import postfix as postfix_checks
+    from gatepost_milter.doctor import postfix_config
+
+    settings = app.settings
+    try:
+        live = postfix_config.read(config_directory, command_directory)
+    except postfix_config.Unreadable as error:
+        raise Failure(str(error), USAGE) from None
+    _finish(postfix_checks.check(live, settings), f"Postfix in {live.directory}", form)
+
+
+@click.command("exim", short_help="Look at a live Exim.")
+@click.option("--exim-config", type=FILE, metavar="FILE",
+              help="Exim's configuration, else its own default.")  # fmt: skip
+@click.option("--exim", "program", type=FILE, metavar="FILE", help="The exim program.")
+@FORM
+@click.pass_obj
+def exim(app: App, exim_config: Path | None, program: Path | None, form: str) -> None:
+    """Look at a live Exim: is gatepost-policyd asked, and does submitted mail lose what tells?"""
+    from gatepost_milter.doctor import exim as exim_checks
+    from gatepost_milter.doctor import exim_config as reader
+    from gatepost_milter.doctor.postfix_config import Unreadable
+
+    settings = app.settings
+    try:
+        live = reader.read(exim_config, program)
+    except Unreadable as error:
+        raise Failure(str(error), USAGE) from None
+    _finish(exim_checks.check(live, settings), "Exim", form)
+
+
+def _finish(findings: Sequence[Finding], what: str, form: str) -> None:
+    """Print, and leave with 1 where there is something to print."""
+    if form == "json":
+        print(json.dumps([
+            {"code": f.code, "where": f.where, "problem": f.problem, "change": f.change}
+            for f in findings
+        ], indent=2))  # fmt: skip
+    else:
+        for finding in findings:
+            print(f"PROBLEM  {shown(finding.where)}: {shown(finding.problem)} [{finding.code}]")
+            print(f"         change: {shown(finding.change.strip())}")
+        if not findings:
+            print(f"ok       {shown(what)}: nothing to change")
+    if findings:
+        raise SystemExit(FINDINGS)

@@ -1,0 +1,111 @@
+"""What every `milterctl` command shares: the settings in force, failing in one line, output.
+
+A command gets an `App` (`@click.pass_obj`). It ends well by returning, with findings by
+`raise SystemExit(1)`, and badly by raising `Failure`, `ConfigError` or `StoreError`: `cli.main`
+turns these into one line on stderr and the exit code of the manual.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from gatepost_policy import config
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from gatepost_policy.config.settings import Settings
+
+FINE, FINDINGS, USAGE, UNREACHABLE = 0, 1, 2, 3
+
+
+class Failure(Exception):
+    """A command cannot go on. The text is one line with the next step."""
+
+    def __init__(self, text: str, code: int = FINDINGS) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass
+class App:
+    """One run of `milterctl`: what its own options said."""
+
+    config_option: Path | None = None
+    store_option: str | None = None
+
+    @cached_property
+    def config_path(self) -> Path | None:
+        """The configuration file in force, None for the built-in defaults."""
+        return config.find(self.config_option, os.environ)
+
+    @cached_property
+    def settings(self) -> "Settings":
+        """The settings in force. Raises ConfigError."""
+        return config.load(self.config_path, store=self.store_option)
+
+    def engine(self) -> "Engine":
+        """The store, opened; created where it is SQLite and missing. Raises StoreError."""
+        from gatepost_policy import store
+
+        return store.open_engine(self.settings)
+
+    def close(self) -> None:
+        """What this run left in the state directory, as root, belongs to the services."""
+        # Where no settings were wanted, or they could not be loaded, nothing was made.
+        if "settings" in self.__dict__:
+            from gatepost_milter.doctor import ownership
+
+            path = config.database_path(self.settings)
+            name = "" if path is None else path.name
+            ownership.give_back(config.state_dir(self.settings), name)
+
+
+def catch_up(app: App, engine: "Engine") -> None:
+    """Bring the store up to this moment, before it is asked: the journal, and what is a trap now.
+
+    Says so on stderr where the recorder does not keep up. Raises StoreError.
+    """
+    from gatepost_policy import recorder
+    from gatepost_policy.ingest import trap_marks
+    from gatepost_policy.store import StoreError
+
+    if not recorder.wait_until_ingested(app.settings):
+        note("milterctl: the recorder is behind; the newest messages may be missing")
+    try:
+        trap_marks.settle(engine, app.settings)
+    except StoreError as error:
+        # What can be read is still worth reading: from a replica, from a store that is busy.
+        if not error.temporary:
+            raise
+        note(f"milterctl: {error}; until then old mail does not know of new traps")
+
+
+def note(text: str) -> None:
+    """A word on progress or a hint: on stderr, so that stdout stays data."""
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def working(what: str) -> Iterator[Callable[[object], None]]:
+    """A sign of life on stderr while something takes its time; call it with what is done so far."""
+    if not on_terminal(sys.stderr):
+        yield lambda done: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True, markup=False).status(what) as status:
+        yield lambda done: status.update(f"{what} {done}")
+
+
+def on_terminal(stream: TextIO) -> bool:
+    """True where a person looks at `stream`."""
+    try:
+        return stream.isatty()
+    except ValueError:  # closed
+        return False

@@ -1,0 +1,87 @@
+"""`milterctl data`: what is held about one person, and taking it out again."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gatepost_milter.cli.common import USAGE, App, Failure, note, on_terminal
+
+
+@click.group(short_help="One person's data: export or erase it.")
+def command() -> None:
+    """One person's data: export or erase it.
+
+    Covers the store, captured messages, the journal and the quarantine. An address is compared
+    without regard to case, and without its +tag.
+    """
+
+
+@command.command()
+@click.argument("address")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Write there instead of to standard output.")  # fmt: skip
+@click.pass_obj
+def export(app: App, address: str, output: Path | None) -> None:
+    """Write everything that is held about ADDRESS, as JSON."""
+    from gatepost_policy.retention import person
+
+    engine = app.engine()
+    try:
+        _ingest(app)
+        found = person.export(engine, app.settings, address)
+    except ValueError as error:
+        raise Failure(str(error), USAGE) from None
+    finally:
+        engine.dispose()
+    text = json.dumps(found, indent=2) + "\n"
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        output.touch(mode=0o600)
+        output.write_text(text)
+
+
+@command.command()
+@click.argument("address")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table",
+              show_default=True, help="For people or for programs.")  # fmt: skip
+@click.pass_obj
+def erase(app: App, address: str, yes: bool, form: str) -> None:
+    """Take ADDRESS out of everything. There is no way back.
+
+    Mail that the person sent becomes numbers; as a recipient the person becomes nobody, so that
+    every count stays right. On a terminal it asks first.
+    """
+    from gatepost_policy.retention import person
+
+    if not yes and on_terminal(sys.stdin):
+        click.confirm(f"Erase everything about {address}?", abort=True, err=True)
+    engine = app.engine()
+    try:
+        _ingest(app)
+        done: dict[str, Any] = person.erase(engine, app.settings, address, time.time()).json()
+    except ValueError as error:
+        raise Failure(str(error), USAGE) from None
+    finally:
+        engine.dispose()
+    if form == "json":
+        print(json.dumps(done, indent=2))
+    else:
+        for name, value in done.items():
+            if name != "is_trap":
+                print(f"{name}: {value}")
+    if done["is_trap"]:
+        note(f"milterctl: {address} is a trap and stays one; see milterctl trap remove")
+
+
+def _ingest(app: App) -> None:
+    """What is still in the journal could come back after it was erased."""
+    from gatepost_policy import recorder
+
+    if not recorder.wait_until_ingested(app.settings, timeout=10.0):
+        raise Failure("the recorder does not keep up with the journal; look at: milterctl check", 3)

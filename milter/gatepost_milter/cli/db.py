@@ -1,0 +1,106 @@
+"""`milterctl db`: the store's schema and retention."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from gatepost_milter.cli.common import App, Failure, working
+
+
+@click.group()
+def command() -> None:
+    """The store's schema and retention."""
+
+
+@command.command()
+@click.pass_obj
+def upgrade(app: App) -> None:
+    """Bring the schema to what this gatepost wants.
+
+    A SQLite store is upgraded when it is first opened, too; a database server only by this
+    command. Take a backup first: there is no way back.
+    """
+    from gatepost_policy import config, store
+    from gatepost_policy.store import migrate
+
+    path = config.database_path(app.settings)
+    if path is not None:
+        _directory(path)
+    engine = store.open_engine(app.settings, ensure=False)
+    try:
+        before, now = migrate.upgrade(engine)
+    finally:
+        engine.dispose()
+    print(
+        f"schema {now}: nothing to do" if before == now else f"schema {before or 'none'} -> {now}"
+    )
+
+
+def _directory(path: Path) -> None:
+    from gatepost_policy.store.migrate import make_directory
+
+    try:
+        make_directory(path.parent)
+    except OSError as error:
+        raise Failure(f"{path.parent}: cannot be made: {error.strerror}", 3) from None
+
+
+@command.command()
+@click.pass_obj
+def current(app: App) -> None:
+    """Print the schema's revision."""
+    from gatepost_policy import config, store
+    from gatepost_policy.store import migrate
+
+    path = config.database_path(app.settings)
+    if path is not None and not path.exists():
+        print("none")
+        return
+    engine = store.open_engine(app.settings, ensure=False)
+    try:
+        print(migrate.current(engine) or "none")
+    finally:
+        engine.dispose()
+
+
+@command.command()
+@click.pass_obj
+def check(app: App) -> None:
+    """Look whether the store is whole and its schema the right one.
+
+    Reads every page of a SQLite file. Exit code 1 with findings.
+    """
+    from gatepost_policy import store
+    from gatepost_policy.store import check as store_check
+
+    engine = store.open_engine(app.settings, ensure=False)
+    try:
+        findings = store_check.findings(engine)
+    finally:
+        engine.dispose()
+    for line in findings:
+        print(line)
+    if findings:
+        raise SystemExit(1)
+    print(f"{store.name(engine)}: fine")
+
+
+@command.command()
+@click.pass_obj
+def purge(app: App) -> None:
+    """Forget what is older than [retention] says.
+
+    The daemon does this by itself; bounded work at a time, so that it may run beside it.
+    """
+    from gatepost_policy import retention
+
+    engine = app.engine()
+    try:
+        with working("forgetting") as advance:
+            done = retention.purge(engine, app.settings, time.time(), advance)
+    finally:
+        engine.dispose()
+    for name, number in asdict(done).items():
+        print(f"{name}: {number}")

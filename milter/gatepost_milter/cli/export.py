@@ -1,0 +1,80 @@
+"""`milterctl export`: the current listings for packet filters, MTAs and name servers."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gatepost_milter.cli.common import FINDINGS, App, Failure, note
+
+if TYPE_CHECKING:
+    from gatepost_policy.listings.dossier import Entry
+
+FORMATS = ("plain", "json", "nft", "pf", "postfix-cidr", "rbldnsd")
+
+
+@click.command("export", short_help="Write the current listings for other programs.")
+@click.argument("form", type=click.Choice(FORMATS), metavar="FORMAT")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write there, at one moment, instead of to standard output.",
+)
+@click.pass_obj
+def command(app: App, form: str, output: Path | None) -> None:
+    """Write the current listings for other programs, each with its end and its evidence.
+
+    FORMAT is plain, json, nft, pf, postfix-cidr or rbldnsd. A listing of one of our own networks
+    is refused: exit code 1.
+
+    \b
+    milterctl export nft -o /etc/gatepost/listed.nft
+    nft -f /etc/gatepost/listed.nft
+    milterctl export rbldnsd -o /var/lib/rbldns/gatepost  # ZONE:combined:gatepost
+    """
+    from gatepost_policy import exporters, recorder, store
+    from gatepost_policy.listings import dossier
+
+    now = time.time()
+    engine = app.engine()
+    try:
+        recorder.wait_until_ingested(app.settings)
+        with store.reading(engine) as connection:
+            entries = dossier.listings(connection, now, limit=None, evidence=True)
+    finally:
+        engine.dispose()
+    blocked, refused = exporters.sort_out(entries, app.settings)
+    if form == "json":
+        lines = iter([json.dumps(_json(entries, now), indent=2)])
+    else:
+        lines = exporters.FORMATS[form](blocked, now, app.settings)
+    _out(lines, output)
+    for one in refused:
+        note(f"milterctl: {one.value} is not exported: {one.why}")
+    if refused:
+        raise SystemExit(FINDINGS)
+
+
+def _json(entries: "list[Entry]", now: float) -> object:
+    from gatepost_policy.text.times import timestamp
+
+    return {"at": timestamp(now), "listings": [entry.json() for entry in entries]}
+
+
+def _out(lines: Iterator[str], output: Path | None) -> None:
+    from gatepost_policy import exporters
+
+    if output is None or str(output) == "-":
+        for line in lines:
+            sys.stdout.write(line.encode("ascii", "backslashreplace").decode() + "\n")
+        return
+    try:
+        exporters.write(output, lines)
+    except OSError as error:
+        raise Failure(f"{output}: cannot be written: {error.strerror}") from None

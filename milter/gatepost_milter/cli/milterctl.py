@@ -1,0 +1,149 @@
+"""`milterctl`: one entry for every command. A command's module is imported when it is asked for.
+
+Errors come out as one line on stderr. Exit codes: 0 fine, 1 findings or a file that failed,
+2 usage or configuration, 3 store or socket not reachable.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gatepost_milter.cli.common import FINDINGS, UNREACHABLE, USAGE, App, Failure
+from gatepost_policy.config import ConfigError
+from gatepost_policy.text.escape import shown
+
+# name: (module with a click command called `command`, its first help line). The help stands here
+# as well so that `milterctl --help` imports none of them; a test holds the two together.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("run", "Run milter and policy service in the foreground."),
+    "report": ("report", "Tell the history: of one sender, host or trap, or of all."),
+    "trap": ("trap", "The traps: addresses that nobody was ever given."),
+    "sender": ("sender", "Repeat senders and listings."),
+    "replay": ("replay", "Put saved mail through the real milter."),
+    "import": ("import_logs", "Back-fill the history from MTA logs."),
+    "export": ("export", "Write the current listings for other programs."),
+    "check": ("check", "Look for what is wrong, and say which line to change."),
+    "privacy": ("privacy", "Look for what outgoing mail still tells."),
+    "db": ("db", "The store's schema and retention."),
+    "data": ("data", "One person's data: export or erase it."),
+    "backtest": ("backtest", "What a changed configuration would have decided differently."),
+    "web": ("web", "The live page."),
+    "completion": ("completion", "Print the script for completion in your shell."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, in the manual's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"gatepost_milter.cli.{COMMANDS[cmd_name][0]}")
+        command = module.command
+        assert isinstance(command, click.Command), cmd_name
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; click would end it with code 1 where the reader has seen enough."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _nobody_reads()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands from the table, with nothing imported."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 fine, 1 findings or a file that failed, 2 usage or configuration, "
+    "3 store or socket not reachable.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Configuration; else $GATEPOST_CONFIG, ./gatepost.toml, /etc/gatepost/gatepost.toml.",
+)
+@click.option("--store", metavar="URL", help="Use this store instead of the configured one.")
+@click.version_option(package_name="gatepost", prog_name="milterctl")
+@click.pass_context
+def cli(context: click.Context, config_file: Path | None, store: str | None) -> None:
+    """gatepost hides the senders you have and remembers the ones who knock."""
+    context.obj = App(config_file, store)
+    context.call_on_close(context.obj.close)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `milterctl` and leave the process with the exit code of the manual."""
+    # What cannot be shown in the locale's encoding is escaped, never a traceback.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        try:
+            code = cli.main(arguments, prog_name="milterctl", standalone_mode=False)
+        except SystemExit as done:  # a command's way to say 1, findings
+            code = done.code
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return USAGE
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "milterctl"
+        message = error.format_message().rstrip(".")
+        return _fail(f"{message}. See '{command} --help'.", USAGE)
+    except click.ClickException as error:
+        return _fail(error.format_message(), FINDINGS)
+    except (click.Abort, KeyboardInterrupt):
+        return 130  # 128 + SIGINT, as a shell reports it
+    except ConfigError as error:
+        return _fail(str(error), USAGE)
+    except Failure as error:
+        return _fail(str(error), error.code)
+    except BrokenPipeError:
+        _nobody_reads()
+        return 0
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _fail(what, UNREACHABLE if isinstance(error, ConnectionError) else FINDINGS)
+    except Exception as error:
+        if _is_store_error(error):
+            return _fail(str(error), UNREACHABLE)
+        raise  # a bug, and loud
+
+
+def _nobody_reads() -> None:
+    """The reader has seen enough (`| head`): what is left in the buffer must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _is_store_error(error: Exception) -> bool:
+    """Without importing the store: where it never was imported, nothing of it was raised."""
+    store = sys.modules.get("gatepost_policy.store")
+    return store is not None and isinstance(error, store.StoreError)
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"milterctl: {shown(text)}", file=sys.stderr)
+    return code

@@ -1,0 +1,207 @@
+"""`milterctl replay`: put saved mail through the real milter and print what it decided."""
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gatepost_milter.cli.common import (
+    FINDINGS,
+    UNREACHABLE,
+    USAGE,
+    App,
+    Failure,
+    note,
+    on_terminal,
+)
+from gatepost_milter.cli.replay_output import Assumptions, Differences, print_json, print_plain
+from gatepost_milter.cli.replay_run import in_order, player
+from gatepost_milter.replay import play, request, saved_mail
+from gatepost_milter.replay.request import VERSION
+from gatepost_policy.system.socket_address import SocketAddress
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+# Below this a progress bar is more trouble than the wait.
+MANY_FILES = 20
+
+
+@click.command("replay", short_help="Put saved mail through the real milter.")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--milter", "socket", metavar="SOCKET", help="Use this milter; else a private one.")
+@click.option("--client", metavar="IP", help="The client's address.")
+@click.option("--helo", metavar="NAME", help="The client's HELO name.")
+@click.option("--sender", metavar="ADDRESS", help="The envelope sender.")
+@click.option(
+    "--recipient",
+    "recipients",
+    metavar="ADDRESS",
+    multiple=True,
+    help="An envelope recipient; may be repeated.",
+)
+@click.option("--login", metavar="USER", help="Submit it as this authenticated user.")
+@click.option(
+    "--dns",
+    "dns_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Answer DNS from this JSON object: name to TXT text, list, null or {error: ...}.",
+)
+@click.option("--at", type=float, metavar="UNIXTIME", help="The time of receipt.")
+@click.option("--record", is_flag=True, help="Write what was seen to the history.")
+@click.option(
+    "--diff",
+    "old",
+    type=click.Path(path_type=Path),
+    metavar="OLD.json",
+    help="Print only what is decided differently from this earlier --format json output.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("table", "json")),
+    default="table",
+    show_default=True,
+    help="How to print it.",
+)
+@click.pass_obj
+def command(
+    app: App,
+    paths: tuple[str, ...],
+    socket: str | None,
+    client: str | None,
+    helo: str | None,
+    sender: str | None,
+    recipients: tuple[str, ...],
+    login: str | None,
+    dns_file: Path | None,
+    at: float | None,
+    record: bool,
+    old: Path | None,
+    form: str,
+) -> None:
+    """Put saved mail through the real milter and print facts, signatures, edits, decision.
+
+    PATH is an .eml file, an mbox, a Maildir or any directory (every file below it), plain or
+    gzipped. A sidecar X.json beside X.eml tells envelope, client, DNS and time. Without --milter
+    a milter is started for the purpose, on what the configured store knows; what it would write
+    is thrown away unless --record is given. What is not given is taken from the message (newest
+    Received, Return-Path, Delivered-To), else assumed, and said so.
+    """
+    given = request.Given(
+        client=client,
+        helo=helo,
+        sender=None if sender is None else sender.strip("<>"),
+        recipients=recipients,
+        login=login,
+        at=at,
+        dns=_dns(dns_file),
+        version=_version(app.settings),
+    )
+    if client is not None:
+        _check_address(client)
+    if socket is not None:
+        _check_socket(socket)
+        if record:
+            note("--record: the milter at --milter records by itself")
+        if given.dns is not None or at is not None:
+            note("--dns and --at reach only a private milter: the one at --milter ignores them")
+    differences = Differences.read(old) if old else None
+    show = print_json if form == "json" else print_plain
+    assumptions = Assumptions()
+    failed = 0
+    with ExitStack() as stack:
+        files = saved_mail.find(paths)
+        run, keep = player(stack, app.settings, socket, given, len(files), record)
+        advance = _progress(stack, len(files), quiet=differences is not None)
+        for outcome in in_order(files, run, advance):
+            failed += outcome.failed
+            if outcome.failed:
+                note(f"{replay_name(outcome)}: {outcome.json['error']}")
+            assumptions.add(outcome)
+            keep(outcome)
+            if differences is None:
+                show(outcome)
+            else:
+                differences.add(outcome.json)
+        assumptions.tell()
+    if differences is not None:
+        differences.print(form)
+    sys.stdout.flush()
+    if failed or (differences is not None and differences.found):
+        raise SystemExit(FINDINGS)
+
+
+def replay_name(outcome: play.Outcome) -> str:
+    """The file's name for a line on stderr."""
+    from gatepost_policy.text.escape import shown
+
+    return shown(outcome.file)
+
+
+def _dns(file: Path | None) -> dict[str, Any] | None:
+    if file is None:
+        return None
+    from gatepost_milter.replay import dns_file as dnsfile
+
+    try:
+        return dnsfile.read(file)
+    except OSError as error:
+        raise Failure(f"--dns {file}: {error.strerror or error}", USAGE) from None
+    except ValueError as error:
+        raise Failure(f"--dns {file}: {error}", USAGE) from None
+
+
+def _version(settings: "Settings") -> str:
+    """What Postfix calls itself: with own_received = "mta" by the token the milter looks for."""
+    token = settings.submission.mta_token
+    return f"{token} 3.7.11" if token else VERSION
+
+
+def _check_address(client: str) -> None:
+    try:
+        ip_address(client)
+    except ValueError as error:
+        raise Failure(f"--client: {error}", USAGE) from None
+
+
+def _check_socket(socket: str) -> None:
+    from gatepost_milter.mta.wire import ProtocolError, Wire
+
+    try:
+        address = SocketAddress.parse(socket)
+    except ValueError as error:
+        raise Failure(f"--milter {socket}: {error}", USAGE) from None
+    try:
+        Wire(address, 10.0).close()
+    except ProtocolError as error:
+        raise Failure(f"--milter {error}; is gatepost-milter running?", UNREACHABLE) from None
+
+
+def _progress(stack: ExitStack, files: int, quiet: bool) -> Callable[[], None]:
+    """A progress bar on stderr where many files are played for a person.
+
+    Where the outcomes run down the same screen they are progress enough: `quiet` says they do not.
+    """
+    if files < MANY_FILES or not on_terminal(sys.stderr):
+        return lambda: None
+    if on_terminal(sys.stdout) and not quiet:
+        return lambda: None
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    progress = stack.enter_context(
+        Progress(
+            "replay", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=Console(stderr=True), transient=True,
+            # Or rich would take what we print to stdout and print it to stderr.
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
+    )
+    task = progress.add_task("replay", total=files)
+    return lambda: progress.advance(task)

@@ -1,0 +1,145 @@
+"""Play files through a milter, several at once: which milter, in which order, what is kept."""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gatepost_milter.cli.common import UNREACHABLE, Failure
+from gatepost_milter.mta.client import Result
+from gatepost_milter.mta.envelope import Envelope
+from gatepost_milter.replay import play, request, saved_mail
+from gatepost_milter.replay.journal_tail import JournalTail
+from gatepost_milter.replay.private_milter import PrivateMilter, StartError
+from gatepost_milter.replay.store_lookup import StoreFind
+from gatepost_policy import config, journal
+from gatepost_policy.journal import record as records
+from gatepost_policy.journal.record import Json
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+# One large message at a time: each is in memory several times while it is edited.
+LARGE_BYTES = 4 * 1024 * 1024
+_large = threading.Lock()
+
+Run = Callable[[saved_mail.Item], play.Outcome]
+Keep = Callable[[play.Outcome], None]
+
+
+def player(
+    stack: ExitStack,
+    settings: "Settings",
+    socket: str | None,
+    given: request.Given,
+    files: int,
+    record: bool,
+) -> tuple[Run, Keep]:
+    """How to run one message, and what to do with its outcome."""
+    if socket is not None:
+        elsewhere = _external(stack, settings, given)
+        return lambda item: play.run(item, given, socket, elsewhere), _drop
+    workers = 1 if files == 1 else min(4, os.cpu_count() or 1)
+    try:
+        own = stack.enter_context(PrivateMilter(settings, workers))
+    except StartError as error:
+        raise Failure(f"cannot start a milter for the replay: {error}", UNREACHABLE) from None
+    tail = JournalTail(own.journal)
+    keep = _recording(stack, settings) if record else _drop
+    return lambda item: play.run(item, given, own.socket, tail.find, spool=own.directory), keep
+
+
+def _external(stack: ExitStack, settings: "Settings", given: request.Given) -> play.Find:
+    """Where to look for what a milter that is not ours wrote: its journal, then the store.
+
+    What neither tells, Authentication-Results tells in part.
+    """
+    tail = JournalTail(config.journal_dir(settings), from_now=True)
+    stored = StoreFind(settings)
+    stack.callback(stored.close)
+
+    def find(result: Result, envelope: Envelope) -> Json | None:
+        try:
+            found = tail.find(result, envelope)
+        except OSError:
+            found = None  # not ours to read
+        # Of a submission the store has a number, and nothing to find it by.
+        if found is None and result.stage == "end" and given.login is None:
+            found = stored.take(result.queue_id)
+        return found
+
+    return find
+
+
+def _drop(outcome: play.Outcome) -> None:
+    """Without --record nothing is kept."""
+
+
+def _recording(stack: ExitStack, settings: "Settings") -> Keep:
+    """Write what the private milter saw to the real journal, as that milter would have."""
+    writer = journal.Writer(
+        config.journal_dir(settings),
+        max_bytes=settings.store.journal_max_bytes,
+        sync=settings.store.sync,
+    )
+    stack.callback(writer.close)
+
+    def keep(outcome: play.Outcome) -> None:
+        if outcome.record is None:
+            return
+        obj = outcome.record
+        if obj["direction"] != "inbound" and settings.store.submission == "counts":
+            seen = records.read_seen(obj)
+            obj = records.count(seen.facts, seen.decision)
+        if not writer.write(obj):
+            raise Failure(f"{config.journal_dir(settings)}: cannot write the journal", UNREACHABLE)
+        _hand_over(config.journal_dir(settings))
+
+    return keep
+
+
+def _hand_over(directory: Path) -> None:
+    """Root's segment goes to whom the journal belongs: their recorder could not read it."""
+    if os.geteuid() != 0:
+        return
+    owner = directory.stat()
+    for segment in journal.segments(directory):
+        with suppress(FileNotFoundError):
+            if segment.stat().st_uid != owner.st_uid:
+                os.chown(segment, owner.st_uid, owner.st_gid)
+
+
+def in_order(
+    files: list[str], run: Run, advance: Callable[[], None]
+) -> Iterator[play.Outcome]:
+    """Play several files at once and hand out what came of them in the files' order."""
+    threads = max(2, min(8, 2 * (os.cpu_count() or 1)))
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[list[play.Outcome]]] = deque()
+        try:
+            for file in files:
+                waiting.append(pool.submit(_file, file, run))
+                # Bounded: a directory of 100 000 files never waits in memory.
+                if len(waiting) >= 4 * threads:
+                    yield from waiting.popleft().result()
+                    advance()
+            while waiting:
+                yield from waiting.popleft().result()
+                advance()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _file(file: str, run: Run) -> list[play.Outcome]:
+    outcomes = []
+    for item in saved_mail.read(file):
+        with _large if len(item.data) > LARGE_BYTES else nullcontext():
+            # Without the message itself: a large mbox must not stay in memory.
+            outcomes.append(replace(run(item), result=None))
+    return outcomes

@@ -1,0 +1,260 @@
+"""Milter and policy service side by side in the foreground, for `milterctl run`.
+
+How it works: both services are children that say `ready` on their standard output once their
+sockets answer; their logs go straight to our stderr. Whatever ends one (a signal to us, a crash,
+a kill -9) ends the other: we wait on their pidfds, and each child asks the kernel for SIGTERM
+should we die ourselves, so no orphan keeps a port.
+"""
+
+import ctypes
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from gatepost_milter.cli.common import FINDINGS, UNREACHABLE, Failure
+from gatepost_policy import config
+from gatepost_policy.system.socket_address import SocketAddress
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+START_S = 60.0
+STOP_S = 10.0
+SERVICES = {
+    "gatepost-milter": "from gatepost_milter.engine.daemon import main; raise SystemExit(main())",
+    "gatepost-policyd": "from gatepost_policy.policyd.server import main; raise SystemExit(main())",
+}
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+@dataclass
+class Child:
+    """One running service."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    pidfd: int
+    ready: bool = False
+
+
+def run(settings: "Settings", options: Sequence[str], out: TextIO) -> int:
+    """Run both services with these options until a signal or the end of either.
+
+    Returns the exit code. Raises Failure where a socket is taken or a service does not start.
+    """
+    check_sockets(settings)
+    with selectors.DefaultSelector() as waiting:
+        wake, wakeup = socket.socketpair()
+        wakeup.setblocking(False)
+        wake.setblocking(False)
+        before = {
+            number: signal.signal(number, lambda *_: None)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
+        old_fd = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+        waiting.register(wake, selectors.EVENT_READ)
+        children: list[Child] = []
+        try:
+            for name, code in SERVICES.items():
+                children.append(_start(name, code, options))
+            return _watch(settings, children, waiting, wake, out)
+        finally:
+            _stop(children)
+            signal.set_wakeup_fd(old_fd)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            wake.close()
+            wakeup.close()
+
+
+def check_sockets(settings: "Settings") -> None:
+    """Raise Failure where a socket that we are to listen on is taken by somebody else."""
+    for key, text in listeners(settings):
+        address = SocketAddress.parse(text)
+        problem = taken(address)
+        if problem:
+            raise Failure(
+                f"{key} = {text}: {problem}; stop what listens there "
+                f"({_who(address)}) or set another socket",
+                UNREACHABLE,
+            )
+
+
+def listeners(settings: "Settings") -> list[tuple[str, str]]:
+    """(key, socket) of all that the two services listen on."""
+    found = [("milter.socket", settings.milter.socket)]
+    for key, value in (
+        ("policy.listen", settings.policy.listen),
+        ("metrics.listen", settings.metrics.listen),
+    ):
+        several = (value,) if isinstance(value, str) else value
+        found += [(key, text) for text in several if text]
+    return found
+
+
+def taken(address: SocketAddress) -> str | None:
+    """What keeps us from listening at `address`, None where nothing does."""
+    if address.kind == "unix":
+        return "another program answers there" if answers(address) else None
+    family = socket.AF_INET6 if address.kind == "inet6" else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+            probe.listen(1)
+        except OSError as error:
+            return "the port is in use" if _in_use(error) else str(error.strerror).lower()
+    return None
+
+
+def answers(address: SocketAddress, timeout: float = 2.0) -> bool:
+    """True where somebody accepts a connection at `address`."""
+    try:
+        connect(address, timeout).close()
+    except OSError:
+        return False
+    return True
+
+
+def connect(address: SocketAddress, timeout: float) -> socket.socket:
+    """A connection to `address`. Raises OSError."""
+    family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
+    made = socket.socket(family[address.kind], socket.SOCK_STREAM)
+    made.settimeout(timeout)
+    try:
+        made.connect(address.path if address.kind == "unix" else (address.host, address.port))
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _in_use(error: OSError) -> bool:
+    import errno
+
+    return error.errno == errno.EADDRINUSE
+
+
+def _who(address: SocketAddress) -> str:
+    if address.kind == "unix":
+        return f"fuser {address.path}"
+    return f"ss -ltnp sport = :{address.port}"
+
+
+def _start(name: str, code: str, options: Sequence[str]) -> Child:
+    libc = ctypes.CDLL(None, use_errno=True)
+    parent = os.getpid()
+
+    def die_with_parent() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # we died before the kernel was asked
+            os._exit(1)
+
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", code, *options],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        preexec_fn=die_with_parent,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    return Child(name, process, os.pidfd_open(process.pid))
+
+
+def _watch(
+    settings: "Settings",
+    children: list[Child],
+    waiting: selectors.BaseSelector,
+    wake: socket.socket,
+    out: TextIO,
+) -> int:
+    for child in children:
+        waiting.register(child.pidfd, selectors.EVENT_READ, child)
+        assert child.process.stdout is not None
+        waiting.register(child.process.stdout, selectors.EVENT_READ, child)
+    end = time.monotonic() + START_S
+    told = False
+    while True:
+        events = waiting.select(None if told else max(0.0, end - time.monotonic()))
+        if not events and not told:
+            late = [child.name for child in children if not child.ready]
+            raise Failure(f"{' and '.join(late)} did not start within {START_S:.0f} s", UNREACHABLE)
+        for key, _ in events:
+            if key.fileobj is wake:
+                numbers = set(wake.recv(64))
+                if numbers - {int(signal.SIGHUP)}:
+                    return 0
+                for child in children:  # a reload: each keeps its old settings on error
+                    child.process.send_signal(signal.SIGHUP)
+            elif key.fileobj == key.data.pidfd:
+                return _ended(key.data, told)
+            else:
+                data = os.read(key.fd, 65536)
+                if not data:
+                    waiting.unregister(key.fileobj)
+                key.data.ready = key.data.ready or b"ready" in data
+        if not told and all(child.ready for child in children):
+            told = True
+            print(greeting(settings), file=out, flush=True)
+
+
+def _ended(child: Child, told: bool) -> int:
+    """The exit code after `child` ended by itself. What it had to say stands in the log."""
+    code = child.process.wait()
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    raise Failure(
+        f"{child.name} {how}" + ("; the other service is stopped too" if told else ""),
+        code if code in (1, 2, 3) else FINDINGS,
+    )
+
+
+def _stop(children: list[Child]) -> None:
+    for child in children:
+        if child.process.poll() is None:
+            child.process.terminate()
+    end = time.monotonic() + STOP_S
+    for child in children:
+        try:
+            child.process.wait(max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.process.kill()  # its workers see its control pipe close and leave
+            child.process.wait()
+        os.close(child.pidfd)
+        if child.process.stdout is not None:
+            child.process.stdout.close()
+
+
+def greeting(settings: "Settings") -> str:
+    """The `ready` line, and the Postfix lines to paste (docs/postfix.md explains them)."""
+    milter = SocketAddress.parse(settings.milter.socket)
+    listen = settings.policy.listen
+    services = [SocketAddress.parse(x) for x in ((listen,) if isinstance(listen, str) else listen)]
+    listener = (*settings.submission.daemon_names, "ORIGINATING")[0]
+    store = config.database_path(settings) or "PostgreSQL"
+    names = ", ".join(str(service) for service in services)
+    return f"""\
+ready: milter on {milter}, policy service on {names}, store {store}
+
+Postfix, main.cf:
+  smtpd_milters = {{ {milter.postfix()}, default_action=accept }}
+  smtpd_recipient_restrictions =
+      check_policy_service {{ {services[0].postfix()}, default_action=DUNNO }},
+      reject_unauth_destination
+Postfix, master.cf, under submission and submissions:
+  -o smtpd_milters={{{milter.postfix()},default_action=tempfail}}
+  -o milter_macro_daemon_name={listener}
+  -o smtpd_recipient_restrictions=
+"""
+
+
+def options(config_path: Path | None, store: str | None) -> list[str]:
+    """The options of this run for the two services."""
+    made = [] if config_path is None else ["--config", str(config_path.absolute())]
+    return made + ([] if store is None else ["--store", store])

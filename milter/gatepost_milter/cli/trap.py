@@ -1,0 +1,286 @@
+"""`milterctl trap`: the addresses that nobody was ever given."""
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gatepost_milter.cli import trap_import
+from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure, catch_up, note
+from gatepost_milter.cli.trap_options import NOTE, PUBLISHED, SOURCE, WHEN
+
+
+def _time(at: float | None) -> str | None:
+    from gatepost_policy.text.times import timestamp
+
+    return None if at is None else timestamp(at)
+
+
+def _dump(rows: list[dict[str, Any]]) -> None:
+    json.dump(rows, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+say = note  # an option of this name hides it in the commands
+_FORMAT = click.option(
+    "--format",
+    "form",
+    type=click.Choice(("table", "json")),
+    default="table",
+    show_default=True,
+    help="How to print it.",
+)
+
+
+@click.group("trap", short_help="The traps: addresses that nobody was ever given.")
+def command() -> None:
+    """The traps: addresses that nobody was ever given.
+
+    A trap is an address, a domain (@old.example.org) or a pattern ('info-*@example.org').
+    Changes hold in every running process within two seconds.
+    """
+
+
+command.add_command(trap_import.command)
+
+
+@command.command()
+@click.argument("names", nargs=-1, required=True, metavar="ADDRESS...")
+@SOURCE
+@NOTE
+@PUBLISHED
+@WHEN
+@click.pass_obj
+def add(
+    app: App,
+    names: tuple[str, ...],
+    source: str,
+    note: str,
+    published: str,
+    published_at: float | None,
+) -> None:
+    """Make addresses traps. One that was a trap already is fine."""
+    from gatepost_policy import store, traps
+    from gatepost_policy.text.escape import shown, utf8
+
+    engine = app.engine()
+    try:
+        with store.writing(engine) as connection:
+            for name in names:
+                try:
+                    new = traps.add(
+                        connection,
+                        utf8(name),
+                        at=time.time(),
+                        source=utf8(source),
+                        note=utf8(note),
+                        published=utf8(published),
+                        published_at=published_at,
+                    )
+                except ValueError as error:
+                    raise Failure(f"{name}: {error}", USAGE) from None
+                click.echo(f"{shown(name)} {'is a trap' if new else 'was a trap already'}")
+    finally:
+        engine.dispose()
+
+
+@command.command(short_help="Make addresses ordinary again.")
+@click.argument("names", nargs=-1, required=True, metavar="ADDRESS...")
+@click.pass_obj
+def remove(app: App, names: tuple[str, ...]) -> None:
+    """Make addresses ordinary again; what they have seen stays in the history."""
+    from gatepost_policy import store, traps
+    from gatepost_policy.text.escape import shown, utf8
+
+    engine = app.engine()
+    try:
+        with store.writing(engine) as connection:
+            for name in names:
+                try:
+                    was = traps.remove(connection, utf8(name), at=time.time())
+                except ValueError as error:
+                    raise Failure(f"{name}: {error}", USAGE) from None
+                click.echo(f"{shown(name)} {'is no trap any more' if was else 'was no trap'}")
+    finally:
+        engine.dispose()
+
+
+@command.command("list")
+@click.option("--match", default="", metavar="TEXT", help="Only those that contain this.")
+@click.option("--source", metavar="TEXT", help="Only those from this source.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many.")
+@_FORMAT
+@click.pass_obj
+def list_(app: App, match: str, source: str | None, limit: int | None, form: str) -> None:
+    """List the traps."""
+    from gatepost_policy import store, traps
+    from gatepost_policy.text.escape import shown
+    from gatepost_policy.text.terminal import console, plain, put, whole
+
+    engine = app.engine()
+    try:
+        with store.reading(engine) as connection:
+            found = traps.listing(connection, match=match, source=source, limit=limit)
+    finally:
+        engine.dispose()
+    if form == "json":
+        rows = []
+        for trap in found:
+            row = asdict(trap)
+            for name in ("published_at", "added", "live_at"):
+                row[name] = _time(row[name])
+            for name in ("source", "note", "published", "live_as"):
+                row[name] = row[name] or None
+            rows.append(row)
+        _dump(rows)
+        return
+    if not found:
+        click.echo("no such trap" if match or source else "no traps")
+        return
+    to = console(sys.stdout)
+    table = plain("Trap", "Kind", "Added", "Source", "Published", "Note", to=to)
+    whole(table, to, "Kind", "Added")
+    for trap in found:
+        # What was typed may be cut by `+tag` or folded: the key is what is matched.
+        table.add_row(
+            shown(trap.key),
+            trap.kind,
+            (_time(trap.added) or "")[:10],
+            shown(trap.source),
+            shown(trap.published) + (f" {(_time(trap.published_at) or '')[:10]}").rstrip(),
+            shown(trap.note),
+        )
+    put(to, table)
+
+
+@command.command(short_help="Find traps that somebody seems to use.")
+@_FORMAT
+@click.pass_obj
+def check(app: App, form: str) -> None:
+    """Find traps that somebody seems to use: seen as a sender or as a login.
+
+    Exit code 1 where there is one. An envelope sender may be forged; a login is proof.
+    """
+    from gatepost_policy import store, traps
+    from gatepost_policy.text.escape import shown
+    from gatepost_policy.text.plural import plural
+    from gatepost_policy.text.terminal import console, plain, put, stacked, whole
+
+    engine = app.engine()
+    try:
+        with store.reading(engine) as connection:
+            found = traps.check(connection)
+            total = traps.count(connection)
+    finally:
+        engine.dispose()
+    if form == "json":
+        _dump([asdict(f) | {"at": _time(f.at)} for f in found])
+    elif found:
+        to = console(sys.stdout)
+        table = plain("Trap", "Seen as", "Last", "Messages", "Next step", to=to)
+        whole(table, to, "Last", "Messages")
+        for finding in found:
+            table.add_row(
+                shown(finding.trap),
+                finding.how,
+                stacked(_time(finding.at) or "", to),
+                "" if finding.messages is None else str(finding.messages),
+                f"milterctl trap remove {shown(finding.trap)}",
+            )
+        put(to, table)
+    else:
+        click.echo(f"{plural(total, 'trap')}, none of them in use")
+    if found:
+        raise SystemExit(FINDINGS)
+
+
+@command.command()
+@click.argument("name", required=False, metavar="[ADDRESS]")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", default=100, show_default=True,
+    help="At most so many.",
+)
+@_FORMAT
+@click.pass_obj
+def hits(app: App, name: str | None, limit: int, form: str) -> None:
+    """The newest messages to traps, or to one trap."""
+    from gatepost_policy import store, traps
+    from gatepost_policy.text.escape import shown, utf8
+    from gatepost_policy.text.terminal import console, plain, put, stacked, whole
+
+    engine = app.engine()
+    try:
+        catch_up(app, engine)
+        with store.reading(engine) as connection:
+            try:
+                found = traps.hits(connection, None if name is None else utf8(name), limit=limit)
+            except ValueError as error:
+                raise Failure(f"{name}: {error}", USAGE) from None
+    finally:
+        engine.dispose()
+    if form == "json":
+        _dump([asdict(h) | {"at": _time(h.at)} for h in found])
+        return
+    if not found:
+        click.echo("no message to a trap" if name is None else "no message to this trap")
+        return
+    to = console(sys.stdout)
+    table = plain("At", "Trap", "Sender", "Client", "Action", "Reason", to=to)
+    whole(table, to, "At", "Action")
+    for hit in found:
+        table.add_row(
+            stacked(_time(hit.at) or "", to),
+            shown(hit.trap),
+            shown(f"<{hit.sender or ''}>"),
+            shown(hit.client or "-"),
+            hit.action,
+            hit.reason,
+        )
+    put(to, table)
+
+
+@command.command("export", short_help="Write Postfix tables for traps without a mailbox.")
+@click.argument("form", type=click.Choice(("postfix",)), metavar="postfix")
+@click.option(
+    "-d",
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=Path(),
+    metavar="DIR",
+    help="Where the tables go; else the current directory.",
+)
+@click.pass_obj
+def export(app: App, form: str, directory: Path) -> None:
+    """Write two Postfix tables, so that mail for traps without a mailbox comes in whole.
+
+    gatepost_trap_recipients makes the addresses known, gatepost_trap_transport throws away what
+    the milter lets through.
+    """
+    from gatepost_policy import exporters, store, traps
+    from gatepost_policy.exporters import postfix
+
+    engine = app.engine()
+    try:
+        with store.reading(engine) as connection:
+            found = traps.listing(connection)
+    finally:
+        engine.dispose()
+    tables = {
+        "gatepost_trap_recipients": postfix.recipient_lines(found),
+        "gatepost_trap_transport": postfix.transport_lines(found),
+    }
+    for name, lines in tables.items():
+        try:
+            exporters.write(directory / name, lines)
+        except OSError as error:
+            raise Failure(f"{directory / name}: cannot be written: {error.strerror}") from None
+    place = directory.resolve()
+    click.echo(f"local_recipient_maps = $local_recipient_maps texthash:{place}/{list(tables)[0]}")
+    click.echo(f"transport_maps = texthash:{place}/{list(tables)[1]}")
+    left = sum(1 for trap in found if not postfix.usable(trap))
+    if left:
+        say(f"milterctl: {left} patterns and quoted addresses cannot stand in a table")

@@ -1,0 +1,88 @@
+"""`milterctl web`: the live page, on loopback or a unix socket and nowhere else."""
+
+import logging
+import os
+import signal
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gatepost_milter.cli.common import UNREACHABLE, App, Failure
+from gatepost_policy.system.socket_address import SocketAddress
+
+THREADS = 4
+
+
+def _listen(context: click.Context, option: click.Parameter, text: str) -> SocketAddress:
+    try:
+        address = SocketAddress.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}, got {text!r}") from None
+    if address.kind != "unix" and not ip_address(address.host).is_loopback:
+        # There is no password here: whoever reaches the page reads who mailed whom.
+        raise click.BadParameter(
+            "want a loopback address or a unix socket; use a proxy with a login"
+        )
+    return address
+
+
+@click.command()
+@click.option(
+    "--listen",
+    default="inet:8025@127.0.0.1",
+    show_default=True,
+    callback=_listen,
+    metavar="SOCKET",
+    help="A loopback address or a unix socket, in libmilter's notation.",
+)
+@click.option("--actions", is_flag=True, help="Allow to list, forgive, add traps and keep notes.")
+@click.pass_obj
+def command(app: App, listen: SocketAddress, actions: bool) -> None:
+    """The live page: search by sender, host and trap; read-only unless --actions is given."""
+    from waitress.server import create_server
+
+    from gatepost_policy.web.app import create
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    engine = app.engine()
+    page = create(app.settings, lambda: engine, hosts=_hosts(listen), actions=actions)
+    where: dict[str, Any] = {"host": listen.host, "port": listen.port}
+    if listen.kind == "unix":
+        Path(listen.path).unlink(missing_ok=True)
+        where = {"unix_socket": listen.path, "unix_socket_perms": "600"}
+    try:
+        server = create_server(page, threads=THREADS, ident="gatepost", **where)
+    except OSError as error:
+        problem = f"{listen}: {error.strerror or error}; another one: --listen SOCKET"
+        raise Failure(problem, UNREACHABLE) from None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same end as Ctrl-C
+    print(f"ready {_url(listen)}{' (actions allowed)' if actions else ''}", flush=True)
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        server.close()
+    finally:
+        if listen.kind == "unix":
+            Path(listen.path).unlink(missing_ok=True)
+        logging.shutdown()
+    os._exit(0)  # waitress's threads would hold the process for a request's time-out
+
+
+def _hosts(listen: SocketAddress) -> frozenset[str] | None:
+    """The Host fields (RFC 9110 7.2) by which a browser on this machine calls us."""
+    if listen.kind == "unix":
+        return None
+    names = {f"[{listen.host}]" if ":" in listen.host else listen.host, "localhost"}
+    return frozenset(f"{name}:{listen.port}" for name in names) | (
+        frozenset(names) if listen.port == 80 else frozenset()
+    )
+
+
+def _url(listen: SocketAddress) -> str:
+    if listen.kind == "unix":
+        return str(listen)
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host
+    return f"http://{host}:{listen.port}/"

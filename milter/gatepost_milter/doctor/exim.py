@@ -1,0 +1,155 @@
+"""What is wrong with an Exim that works with gatepost-policyd. Each finding has the line to change.
+
+Pure but for one connection attempt to the policy service. What it asks for is what conf/exim does;
+another configuration that does the same in its own words draws no finding.
+"""
+
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from gatepost_milter.doctor.exim_config import EximConfig, Statement
+from gatepost_milter.doctor.finding import Finding
+from gatepost_milter.doctor.sockets import reachable
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.system.socket_address import SocketAddress
+
+SCRUB_FILE = "conf/exim/gatepost-acl.conf, gatepost_scrub"
+_SOCKET = re.compile(r"\$\{readsocket\{\s*((?:inet:|/)[^{},]+)")
+
+
+def check(config: EximConfig, settings: Settings) -> tuple[Finding, ...]:
+    """Every finding; none means right."""
+    return (*_sockets(config, settings), *_stages(config), *_scrub(config, settings),
+            *_reachable(settings))  # fmt: skip
+
+
+def _listening(settings: Settings) -> list[SocketAddress]:
+    listen = settings.policy.listen
+    return [SocketAddress.parse(s) for s in ([listen] if isinstance(listen, str) else listen)]
+
+
+def _spelling(address: SocketAddress) -> str:
+    """A socket as readsocket takes it."""
+    return address.path if address.kind == "unix" else address.postfix()
+
+
+def _sockets(config: EximConfig, settings: Settings) -> Iterator[Finding]:
+    """Every question must go where gatepost-policyd listens."""
+    ours = {_spelling(a) for a in _listening(settings)}
+    wanted = sorted(ours)[0]
+    for target in dict.fromkeys(_SOCKET.findall(config.text)):
+        plain = target.strip().replace("inet:localhost:", "inet:127.0.0.1:")
+        asked = re.search(re.escape(target) + r"\s*\}\s*\{exim ", config.text)
+        if asked and plain not in ours:
+            yield Finding(
+                "policy-socket", "exim configuration",
+                f"readsocket asks {target}, and gatepost-policyd listens on {wanted}",
+                f"GATEPOST_POLICY = {wanted}",
+            )  # fmt: skip
+
+
+def _asks(statements: tuple[Statement, ...], stage: str) -> bool:
+    # Any value may travel in base64 (docs/policy-protocol.md).
+    wanted = re.compile(
+        rf"\{{exim [^\n]*?\b(?:stage={stage}\b|b64\.stage=\$\{{base64:{stage}\}})"
+    )
+    return any(wanted.search(value) for s in statements for _, value in s.parts)
+
+
+def _stages(config: EximConfig) -> Iterator[Finding]:
+    """The policy service is asked at RCPT, for each signature, and at DATA."""
+    for stage, option, change in (
+        ("rcpt", "acl_smtp_rcpt", "require acl = gatepost_rcpt"),
+        ("dkim", "acl_smtp_dkim", "acl_smtp_dkim = gatepost_dkim"),
+        ("data", "acl_smtp_data", "require acl = gatepost_data"),
+    ):
+        acl = config.options.get(option, "")
+        if not _asks(config.reached(option), stage):
+            yield Finding(
+                f"stage-{stage}", f"{option} = {acl}" if acl else f"{option} is not set",
+                f"gatepost-policyd is not asked at this stage ({stage})", change,
+            )  # fmt: skip
+    yield from _order(config)
+    if config.options.get("dkim_verify_signers", "$dkim_signers") == "":
+        yield Finding("dkim-off", "dkim_verify_signers", "no signature is verified",
+                      "dkim_verify_signers = $dkim_signers")  # fmt: skip
+
+
+def _order(config: EximConfig) -> Iterator[Finding]:
+    """Unknown users must not be refused before the trap is looked for."""
+    name = config.options.get("acl_smtp_rcpt", "")
+    for statement in config.acls.get(name, ()):
+        called = [v.split()[0] for v in statement.values("acl") if v.split()]
+        if _asks((statement,), "rcpt") or any(
+            _asks(config.acls.get(c, ()), "rcpt") for c in called
+        ):
+            return
+        conditions = {key for key, _ in statement.parts}
+        if statement.verb in ("deny", "drop", "require") and "verify" in conditions:
+            if any(v.startswith("recipient") for v in statement.values("verify")):
+                yield Finding(
+                    "policy-order", f"ACL {name}",
+                    "unknown users are refused before gatepost-policyd is asked",
+                    f"require acl = gatepost_rcpt, above: {statement.verb} verify = recipient",
+                )  # fmt: skip
+                return
+
+
+def _removed(statements: tuple[Statement, ...], settings: Settings) -> tuple[str, ...]:
+    """Names of the removal list that no remove_header covers."""
+    # \N switches Exim's own escapes off in a regular expression and is no part of it.
+    text = " ".join(v for s in statements for v in s.values("remove_header")).replace(r"\N", "")
+    names = {n.strip().lower() for n in re.split(r"[:\s]+", text)}
+    starts = {w.lower() for w in re.findall(r"[A-Za-z][A-Za-z0-9-]*-?(?=[|)])", text)}
+    missing = []
+    for glob in settings.submission.remove:
+        low = glob.lower()
+        covered = low in names or (
+            low.endswith("*") and any(low[:-1] == s or low.startswith(s) for s in starts)
+        )
+        covered = covered or any(fnmatchcase(low.rstrip("*"), s + "*") for s in starts if s)
+        if not covered:
+            missing.append(glob)
+    return tuple(missing)
+
+
+def _scrub(config: EximConfig, settings: Settings) -> Iterator[Finding]:
+    """Submitted mail loses its own hop and the telling fields."""
+    statements = config.reached("acl_smtp_data") + config.reached("acl_smtp_rcpt")
+    missing = _removed(statements, settings)
+    if missing:
+        every = len(missing) == len(settings.submission.remove)
+        yield Finding(
+            "remove-header", "acl_smtp_data",
+            "no remove_header: the fields of mail programs stay" if every
+            else f"remove_header leaves {', '.join(missing[:8])}",
+            f"warn acl = gatepost_scrub ({SCRUB_FILE})" if every
+            else f"remove_header = ... : {' : '.join(missing)}",
+        )  # fmt: skip
+    received = config.options.get("received_header_text", "")
+    if not received or "$authenticated_id" not in received.replace("def:a", "$a"):
+        yield Finding(
+            "received-header", "received_header_text",
+            "our own hop names the client of a submission",
+            "received_header_text as in conf/exim/gatepost-main.conf",
+        )  # fmt: skip
+    else:
+        for word, what in (("received_for", "the recipient"), ("sender_address", "the sender")):
+            if word in received.replace("sender_address_", ""):
+                yield Finding("received-header", "received_header_text",
+                              f"our own hop names {what}", f"no ${word} there")  # fmt: skip
+    controls = [v for s in statements for v in s.values("control")]
+    if any(c.startswith("submission") for c in controls) and not any(
+        "sender_retain" in c for c in controls
+    ):
+        yield Finding("sender-added", "control = submission",
+                      "Exim adds a Sender with the login",
+                      "control = submission/sender_retain")  # fmt: skip
+
+
+def _reachable(settings: Settings) -> Iterator[Finding]:
+    for address in _listening(settings):
+        if problem := reachable(address):
+            yield Finding("socket-unreachable", str(address), problem,
+                          "start gatepost-policyd")  # fmt: skip

@@ -1,0 +1,270 @@
+"""What is wrong with this installation, each finding with the line or the command that helps.
+
+`examine` looks at everything that can be seen from here: configuration file, state directory,
+store, journal, quarantine, recorder, traps. It changes nothing. Sockets and MTAs are looked at by
+the upper layer, which knows how to talk to them.
+"""
+
+import fcntl
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from sqlalchemy import Engine, func, select
+
+from gatepost_policy import config, journal, recorder, store, traps
+from gatepost_policy.store import StoreError, migrate
+from gatepost_policy.store.tables import JournalGap, Message
+from gatepost_policy.text.plural import plural
+from gatepost_policy.text.times import timestamp
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+FREE_WANTED_BYTES = 268_435_456
+GAP_DAYS = 30
+QUIET_S = 10.0  # what waits longer than this is not being recorded
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `problem` is None where it is fine, else `change` says how
+    to mend it; `unreachable` is True where store or socket did not answer."""
+
+    what: str
+    state: str
+    problem: str | None = None
+    change: str | None = None
+    unreachable: bool = False
+
+
+def examine(settings: "Settings", path: Path | None, now: float) -> Iterator[Finding]:
+    """Everything that was looked at, fine or not, in the order in which to read it."""
+    yield from _configuration(settings, path, now)
+    state = config.state_dir(settings)
+    if not state.exists():
+        yield Finding("state", f"{state} is made at the first start")
+    else:
+        yield from _directory("state", state)
+        yield from _space(state)
+    yield from _store(settings, now)
+    yield from _journal(settings, now)
+    if settings.trap.capture:
+        yield from _capture(Path(settings.trap.capture))
+
+
+def _configuration(settings: "Settings", path: Path | None, now: float) -> Iterator[Finding]:
+    if path is None:
+        yield Finding("configuration", "built-in defaults")
+    else:
+        yield Finding("configuration", str(path))
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o022:
+            yield Finding("configuration", str(path), f"others may change it (mode {mode:04o})",
+                          f"chmod go-w {path}")  # fmt: skip
+        if mode & 0o044 and urlsplit(settings.store.url).password:
+            yield Finding("configuration", str(path),
+                          f"store.url holds a password and others may read it (mode {mode:04o})",
+                          f"chmod 0640 {path}")  # fmt: skip
+    today = timestamp(now)[:10]
+    for reason, rule in settings.rules.items():
+        if rule.mode != "enforce" and rule.expires is not None and str(rule.expires) <= today:
+            yield Finding(
+                "rules",
+                f"rules.{reason}",
+                f"{rule.mode} ended on {rule.expires}: it is enforced",
+                f"remove [rules.{reason}] or set another day in expires",
+            )
+
+
+def _directory(what: str, path: Path) -> Iterator[Finding]:
+    info = path.stat()
+    mode = stat.S_IMODE(info.st_mode)
+    if mode & 0o022:
+        yield Finding(
+            what, str(path), f"others may write there (mode {mode:04o})", f"chmod go-w {path}"
+        )
+    elif not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        yield Finding(
+            what,
+            str(path),
+            f"belongs to {_user(info.st_uid)}, and we are {_user(os.geteuid())}",
+            f"run this as {_user(info.st_uid)}",
+        )
+    else:
+        yield Finding(what, str(path))
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _space(path: Path) -> Iterator[Finding]:
+    found = os.statvfs(path)
+    free = found.f_bavail * found.f_frsize
+    if free < FREE_WANTED_BYTES:
+        yield Finding(
+            "disk",
+            str(path),
+            f"only {free // 1_048_576} MB are free",
+            "make room, shorten [retention], or move the state directory (store.url)",
+        )
+
+
+def _store(settings: "Settings", now: float) -> Iterator[Finding]:
+    path = config.database_path(settings)
+    if path is not None and not path.exists():
+        yield Finding("store", f"{path} is made at the first start")
+        return
+    try:
+        engine = store.open_engine(settings, ensure=False)
+    except StoreError as error:
+        yield _refused(error)
+        return
+    try:
+        yield from _inside(engine, now)
+    except StoreError as error:
+        yield _refused(error)
+    finally:
+        engine.dispose()
+
+
+def _refused(error: StoreError) -> Finding:
+    problem, _, change = str(error).rpartition("; ")
+    words = (problem or str(error)).removeprefix("store ")
+    return Finding("store", "", words, change or None, unreachable=True)
+
+
+def _inside(engine: Engine, now: float) -> Iterator[Finding]:
+    found = migrate.current(engine)
+    name = store.name(engine).removeprefix("store ")
+    if found != migrate.HEAD:
+        newer = found is not None and found not in migrate.REVISIONS
+        yield Finding(
+            "store",
+            name,
+            f"has schema {found}, this gatepost wants {migrate.HEAD}",
+            "install the gatepost that made it" if newer else "milterctl db upgrade",
+            unreachable=True,
+        )
+        return
+    with store.reading(engine) as connection:
+        last = connection.scalar(select(func.max(Message.at)))
+        seen = "no message yet" if last is None else f"last message {timestamp(last)}"
+        yield Finding("store", f"{name}, schema {found}, {seen}")
+        lost = connection.execute(
+            select(func.sum(JournalGap.lost), func.max(JournalGap.until)).where(
+                JournalGap.until > now - GAP_DAYS * 86_400
+            )
+        ).one()
+        if lost[0]:
+            yield Finding(
+                "journal",
+                "",
+                f"lost: {plural(lost[0], 'record')}, the last at {timestamp(lost[1])}",
+                "keep the disk from filling, or raise store.journal_max_bytes",
+            )
+        yield from _traps(traps.count(connection), traps.check(connection))
+
+
+def _traps(number: int, used: list[traps.Finding]) -> Iterator[Finding]:
+    if not number:
+        yield Finding("traps", "none yet: milterctl trap add ADDRESS, or trap import FILE")
+    else:
+        yield Finding("traps", f"{number} in force")
+    for one in used[:20]:
+        yield Finding(
+            "traps",
+            one.trap,
+            f"somebody uses it (seen as {one.how})",
+            f"milterctl trap remove {one.trap}",
+        )
+
+
+def _journal(settings: "Settings", now: float) -> Iterator[Finding]:
+    directory = config.journal_dir(settings)
+    if not directory.exists():
+        yield Finding("journal", f"{directory} is made at the first start")
+        return
+    try:
+        waiting, oldest = _waiting(settings, directory)
+    except (OSError, StoreError):
+        yield from _directory("journal", directory)
+        return
+    used = journal.size_of(directory)
+    most = settings.store.journal_max_bytes
+    alive = _recording(directory)
+    state = f"{directory}, {waiting} bytes waiting, recorder {'runs' if alive else 'does not run'}"
+    if used > most // 2:
+        yield Finding("journal", state, f"{used} of at most {most} bytes are in use",
+                      "look at the store: it does not take what waits")  # fmt: skip
+    elif waiting and oldest is not None and now - oldest > QUIET_S:
+        change = (
+            "look at the service's log: the store refuses what waits"
+            if alive
+            else "start gatepost-milter or gatepost-policyd"
+        )
+        age = int(now - oldest)
+        yield Finding("journal", state, f"records have been waiting for {age} s", change)
+    else:
+        yield Finding("journal", state)
+    quarantine = config.quarantine_dir(settings)
+    kept = len(list(quarantine.iterdir())) if quarantine.exists() else 0
+    if kept:
+        yield Finding("quarantine", str(quarantine),
+                      f"{plural(kept, 'record')} that the store refused",
+                      "read them (each says why), report the cause, then remove them")  # fmt: skip
+
+
+def _waiting(settings: "Settings", directory: Path) -> tuple[int, float | None]:
+    """Bytes that are not in the store yet, and since when the oldest segment waits."""
+    engine = store.open_engine(settings, ensure=False)
+    try:
+        with store.reading(engine) as connection:
+            marks = {
+                str(name): int(offset)
+                for name, offset in connection.exec_driver_sql(
+                    'SELECT segment, "offset" FROM journal_mark'
+                )
+            }
+    finally:
+        engine.dispose()
+    total, oldest = 0, None
+    for segment in journal.segments(directory):
+        info = segment.stat()
+        left = info.st_size - marks.get(segment.name, 0)
+        if left > 0:
+            total += left
+            oldest = info.st_mtime if oldest is None else min(oldest, info.st_mtime)
+    return total, oldest
+
+
+def _recording(directory: Path) -> bool:
+    """True where a recorder holds the lock of this journal."""
+    try:
+        handle = os.open(directory / recorder.LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _capture(path: Path) -> Iterator[Finding]:
+    if not path.is_dir():
+        yield Finding("capture", str(path), "trap.capture names no directory",
+                      f"install -d -m 0700 {path}")  # fmt: skip
+    else:
+        yield from _directory("capture", path)

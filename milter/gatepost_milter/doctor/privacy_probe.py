@@ -1,0 +1,223 @@
+"""Send one telling message through a real submission port and read it again where it arrives.
+
+The probe carries every field of the removal list, Received fields of a made-up laptop and an EHLO
+name of its own, so that whatever the set-up lets through is recognised. It is read from a mailbox
+(mbox file or Maildir) or from a small SMTP server that the operator routes one recipient to.
+Raises `ProbeError` where no verdict is possible.
+"""
+
+import secrets
+import smtplib
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+from gatepost_policy.config.settings import Settings
+
+POLL_SECONDS = 0.2
+
+
+class ProbeError(Exception):
+    """The probe was not sent or did not arrive; one line with the next step."""
+
+    def __init__(self, text: str, unreachable: bool = False) -> None:
+        super().__init__(text)
+        self.unreachable = unreachable
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A submission port and who to be there. `tls` is starttls, tls or none."""
+
+    host: str
+    port: int
+    sender: str
+    recipient: str
+    login: str = ""
+    password: str = ""
+    tls: str = "starttls"
+    verify: bool = True
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What was sent. `known` are the texts that may stand nowhere in what arrives."""
+
+    token: str
+    helo: str
+    message: bytes
+
+    def known(self, target: Target, address: str, port: int) -> dict[str, str]:
+        secret = {"EHLO name": self.helo, "probe's own trace": self.token + "-trace"}
+        if not address.startswith("127.0.0.") and address != "::1":
+            # Those two are every mail server's own address as well.
+            secret["client address"] = address
+        if port:
+            secret["source port"] = str(port)
+        if target.login and target.login.lower() not in (
+            target.sender.lower(), target.recipient.lower()
+        ):
+            secret["login"] = target.login
+        return secret
+
+
+def make(target: Target, settings: Settings) -> Probe:
+    """A probe that asks for what the configuration promises, and no more."""
+    token = "gatepost-probe-" + secrets.token_hex(8)
+    trace = token + "-trace"
+    domain = target.sender.rpartition("@")[2] or "localhost"
+    # A private host in the Message-ID and a time zone stay by default: asked only if promised.
+    host = "laptop.local" if settings.submission.message_id == "mask-host" else domain
+    date = formatdate(localtime=False)
+    if settings.submission.date == "utc":
+        date = date.replace("-0000", "+0530")
+    lines = []
+    if settings.submission.client_received == "anonymise":
+        lines.append(f"Received: from [192.168.77.7] ({trace} [192.168.77.7])\r\n\tby laptop.local"
+                     f" with ESMTP; {date}")  # fmt: skip
+    for glob in settings.submission.remove:
+        # Bcc must be an address list; the others may hold anything.
+        value = f"hidden-{trace}@{domain}" if "bcc" in glob.lower() else trace
+        lines.append(f"{glob.replace('*', 'Probe')}: {value}")
+    lines += [
+        f"From: <{target.sender}>", f"To: <{target.recipient}>", f"Subject: {token}",
+        f"Date: {date}", f"Message-ID: <{token}@{host}>", f"MIME-Version: 1.0 ({trace})",
+        "Content-Type: text/plain", "", "A probe of milterctl privacy test.", "",
+    ]  # fmt: skip
+    return Probe(token, f"{token}.laptop.example", "\r\n".join(lines).encode())
+
+
+def send(target: Target, probe: Probe) -> tuple[str, int]:
+    """Hand the probe in; the address and port that we came from. Raises ProbeError."""
+    where = f"{target.host}:{target.port}"
+    context = ssl.create_default_context()
+    if not target.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    kind: Any = smtplib.SMTP_SSL if target.tls == "tls" else smtplib.SMTP
+    more = {"context": context} if target.tls == "tls" else {}
+    try:
+        with kind(target.host, target.port, local_hostname=probe.helo,
+                  timeout=target.timeout, **more) as smtp:  # fmt: skip
+            name = smtp.sock.getsockname()
+            if target.tls == "starttls":
+                smtp.starttls(context=context)
+            if target.login:
+                smtp.login(target.login, target.password)
+            smtp.sendmail(target.sender, [target.recipient], probe.message)
+            return str(name[0]), int(name[1])
+    except smtplib.SMTPAuthenticationError as error:
+        raise ProbeError(
+            f"{where} refuses the login: {error.smtp_code}; see --login and --password-file"
+        ) from error
+    except smtplib.SMTPRecipientsRefused as error:
+        code, text = error.recipients[target.recipient]
+        raise ProbeError(f"{where} refuses the recipient: {code} {_text(text)}") from error
+    except smtplib.SMTPResponseException as error:
+        raise ProbeError(f"{where}: {error.smtp_code} {_text(error.smtp_error)}") from error
+    except ssl.SSLCertVerificationError as error:
+        raise ProbeError(
+            f"{where}: {error.verify_message}; give --host the name in the certificate,"
+            " or --insecure"
+        ) from error
+    except (smtplib.SMTPException, ssl.SSLError) as error:
+        raise ProbeError(f"{where}: {error}; does --tls say what the port speaks?") from error
+    except OSError as error:
+        step = "name the submission server with --host and --port"
+        if isinstance(error, ConnectionRefusedError):
+            step = f"nobody listens there: start the submission service, or {step}"
+        raise ProbeError(f"{where}: {error.strerror or error}; {step}", unreachable=True) from error
+
+
+def _text(text: bytes | str) -> str:
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+
+
+Look = Callable[[], bytes | None]
+
+
+def in_mailbox(path: Path, probe: Probe) -> Look:
+    """Looks for the probe in a Maildir or an mbox file."""
+    wanted = b"Subject: " + probe.token.encode()
+
+    def look() -> bytes | None:
+        for file in _files(path):
+            try:
+                data = file.read_bytes()
+            except FileNotFoundError:
+                continue  # a Maildir reader has just moved it
+            at = data.find(wanted)
+            if at >= 0:
+                return _around(data, at)
+        return None
+
+    return look
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        folders = [path / name for name in ("new", "cur") if (path / name).is_dir()] or [path]
+        for folder in folders:
+            yield from (p for p in sorted(folder.iterdir()) if p.is_file())
+    elif path.exists():
+        yield path
+
+
+def _around(data: bytes, at: int) -> bytes:
+    """The one message of an mbox that holds position `at`; a single message as it is."""
+    if not data.startswith(b"From "):
+        return data
+    start = data.rfind(b"\nFrom ", 0, at) + 1
+    end = data.find(b"\n\nFrom ", at)
+    return data[start: end + 1 if end >= 0 else None]
+
+
+@contextmanager
+def sink(host: str, port: int, probe: Probe) -> Iterator[Look]:
+    """An SMTP server that takes mail until the probe has come. Raises ProbeError."""
+    from aiosmtpd.controller import Controller
+
+    arrived: list[bytes] = []
+
+    class Handler:
+        async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+            if probe.token.encode() in envelope.content:
+                arrived.append(envelope.content)
+            return "250 2.0.0 Ok"
+
+    class Server(Controller):
+        def _trigger_server(self) -> None:
+            """No test connection of its own: an address other than localhost may be bound."""
+            socket.create_connection((self.hostname, self.port), 5).close()
+
+    controller = Server(Handler(), hostname=host, port=port, server_hostname="gatepost.invalid")
+    try:
+        controller.start()
+    except OSError as error:
+        raise ProbeError(f"no sink on {host}:{port}: {error.strerror or error}") from error
+    try:
+        yield lambda: arrived[0] if arrived else None
+    finally:
+        controller.stop()
+
+
+def wait(look: Look, timeout: float) -> bytes:
+    """The probe as it arrived. Raises ProbeError when it does not come."""
+    end = time.monotonic() + timeout
+    while True:
+        data = look()
+        if data is not None:
+            return data
+        if time.monotonic() > end:
+            raise ProbeError(
+                f"the probe was accepted but did not arrive within {timeout:.0f} s: is the "
+                "recipient delivered to the mailbox or sink you named?"
+            )
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,225 @@
+"""The milter's listening socket: opened once, by libmilter, before anybody is forked.
+
+Raises SocketError with one clear line where that is impossible. The address may be held for a
+moment by workers of a parent that was killed (they notice and leave), hence the patience.
+"""
+
+import errno
+import grp
+import os
+import select
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import milter
+
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.system.socket_address import SocketAddress
+
+PATIENCE_S = 1.5
+BACKLOG = 512
+
+
+class SocketError(Exception):
+    """The socket cannot be opened; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """The open socket's descriptor, and one that never hears anything to put in its place."""
+
+    address: SocketAddress
+    descriptor: int
+    deaf: int
+
+    def go_deaf(self) -> None:
+        """Stop accepting in this process alone: libmilter polls the same number, but behind it
+        is now a socket that nobody can reach. Closing or shutting down would end open sessions
+        and, as the socket is shared, everybody else's listening too."""
+        os.dup2(self.deaf, self.descriptor)
+
+    def let_go(self) -> None:
+        """`go_deaf`, and free the address at once: a successor is waiting to bind it.
+
+        libmilter sleeps in poll(2) for up to 5 s, and the kernel keeps the old socket for as
+        long. A connection to that socket wakes the poll, which then looks at the new one; so the
+        new one has a connection waiting, or it would go back to sleep. Both are ours and empty.
+        """
+        try:
+            with _nameless() as deaf, socket.socket(socket.AF_UNIX) as caller:
+                deaf.setblocking(False)
+                caller.connect(deaf.getsockname())
+                os.dup2(deaf.fileno(), self.descriptor)
+            with connect(self.address, timeout=0.2):
+                pass
+        except OSError:
+            self.go_deaf()
+
+    def queue_is_empty(self) -> bool:
+        """True where every connection that was made has been accepted by somebody."""
+        return not select.select([self.descriptor], [], [], 0)[0]
+
+    def sessions(self) -> tuple[int, int]:
+        """(connections from MTAs in this process, how many of them have said something unread).
+
+        Counts those as well that libmilter has accepted and not yet told anybody about.
+        """
+        count = unread = 0
+        for number in _sockets():
+            if number in (self.descriptor, self.deaf):
+                continue
+            try:
+                with socket.socket(fileno=os.dup(number)) as duplicate:
+                    if self._is_ours(duplicate.getsockname()):
+                        count += 1
+                        unread += bool(select.select([duplicate], [], [], 0)[0])
+            except (OSError, ValueError):
+                continue  # closed meanwhile
+        return count, unread
+
+    def _is_ours(self, name: object) -> bool:
+        if self.address.kind == "unix":
+            return name == self.address.path
+        return isinstance(name, tuple) and name[1] == self.address.port
+
+    def remove(self) -> None:
+        """Take the unix socket's name away. Call where nobody listens any more."""
+        if self.address.kind == "unix":
+            Path(self.address.path).unlink(missing_ok=True)
+
+
+def connect(address: SocketAddress, timeout: float = 1.0) -> socket.socket:
+    """A connection to `address`. Raises OSError."""
+    kinds = {"unix": socket.AF_UNIX, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
+    probe = socket.socket(kinds[address.kind], socket.SOCK_STREAM)
+    try:
+        probe.settimeout(timeout)
+        probe.connect(address.path if address.kind == "unix" else (address.host, address.port))
+    except OSError:
+        probe.close()
+        raise
+    return probe
+
+
+def open_listener(settings: Settings) -> Listener:
+    """Bind and listen. Call `callbacks.register` before. Raises SocketError."""
+    address = SocketAddress.parse(settings.milter.socket)
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        problem = _problem(address)
+        if problem is None:
+            break
+        text, passing = problem
+        if not passing or time.monotonic() > deadline:
+            raise SocketError(f"milter.socket {address}: {text}")
+        time.sleep(0.05)
+    before = _sockets()
+    mode = int(settings.milter.socket_mode, 8)
+    old_mask = os.umask(0o777 & ~mode)
+    try:
+        milter.setconn(str(address))
+        milter.setbacklog(BACKLOG)
+        milter.opensocket(True)
+    except milter.error:
+        raise SocketError(f"milter.socket {address}: libmilter cannot open it") from None
+    finally:
+        os.umask(old_mask)
+    # By the sockets' own identities: listing /proc opens a descriptor whose number comes back.
+    found = [fd for fd, link in _sockets().items() if before.get(fd) != link]
+    if len(found) != 1:
+        raise SocketError(f"milter.socket {address}: want one new socket, found {len(found)}")
+    descriptor = found[0]
+    # Workers race for each connection; the losers must not sleep in accept(2).
+    os.set_blocking(descriptor, False)
+    if address.kind == "unix":
+        _own(Path(address.path), mode, settings.milter.socket_group)
+    else:
+        # Inherited by accepted sockets on Linux. libmilter writes each edit by itself, and
+        # Nagle's algorithm against the MTA's delayed ACK would make that 40 ms a message.
+        with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+            duplicate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Listener(address, descriptor, _deaf_socket())
+
+
+def _problem(address: SocketAddress) -> tuple[str, bool] | None:
+    """(why it cannot be bound, whether that may pass) or None."""
+    if address.kind == "unix":
+        return _unix_problem(Path(address.path))
+    family = socket.AF_INET6 if address.kind == "inet6" else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address.host, address.port))
+            probe.listen(1)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            text = "the port is in use; stop the other service or choose another port"
+            return text, True
+        return f"{error.strerror}", False
+    return None
+
+
+def _unix_problem(path: Path) -> tuple[str, bool] | None:
+    if not path.parent.is_dir():
+        return f"no directory {path.parent}: create it, writable for gatepost", False
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return f"no permission to create a socket in {path.parent}", False
+    try:
+        kind = path.lstat().st_mode
+    except OSError:
+        return None
+    if not stat.S_ISSOCK(kind):
+        return "a file of this name is in the way, and it is no socket", False
+    try:
+        with connect(SocketAddress("unix", path=str(path)), timeout=0.5):
+            return "another process answers on it; stop that or choose another path", True
+    except OSError:
+        return None  # stale: left behind by a process that is gone
+
+
+def _own(path: Path, mode: int, group: str) -> None:
+    try:
+        if group:
+            os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        path.chmod(mode)
+    except KeyError:
+        path.unlink(missing_ok=True)
+        raise SocketError(f"milter.socket_group: no group {group!r} on this machine") from None
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise SocketError(f"milter.socket {path}: {error.strerror} (mode or group)") from None
+
+
+def _sockets() -> dict[int, str]:
+    found: dict[int, str] = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            link = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue  # the descriptor that listed the directory
+        if link.startswith("socket:"):
+            found[int(name)] = link
+    return found
+
+
+def _deaf_socket() -> int:
+    """A listening socket without a name: accept(2) says "try again", for ever."""
+    with _nameless() as deaf:
+        deaf.setblocking(False)
+        return os.dup(deaf.fileno())
+
+
+@contextmanager
+def _nameless() -> Iterator[socket.socket]:
+    """A listening unix socket whose name is gone afterwards: nobody else can ever connect."""
+    with tempfile.TemporaryDirectory(prefix="gatepost-") as directory:
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(f"{directory}/s")
+            listening.listen(1)
+            yield listening

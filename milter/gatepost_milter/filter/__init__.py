@@ -1,0 +1,1 @@
+"""One message through facts, knowledge, rules, scrub, record. No libmilter here."""

@@ -1,0 +1,258 @@
+"""Take one finished message through the gate: facts, knowledge, rules, edits, record, log.
+
+A `Gate` is one for a worker process, made after the fork: it holds the verifier with its key
+cache, what is known of traps and listings, the journal segment and the log. It knows nothing of
+libmilter: `session` brings it transcripts and carries out its verdicts.
+
+Stance: where an exception leaves nothing decided, inbound mail gets `milter.on_error` and mail of
+our own users 451, because letting it pass would let out what the scrub takes away.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gatepost_milter.filter.transcript import Connection, Message, facts, text
+from gatepost_policy import config
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.dkim import authresults
+from gatepost_policy.dkim.lookups import Lookups
+from gatepost_policy.dkim.outcome import Outcome
+from gatepost_policy.dkim.verifier import Verifier
+from gatepost_policy.journal import Writer, record
+from gatepost_policy.journal.capture import Capture, Sink
+from gatepost_policy.lookup import KnownState
+from gatepost_policy.mail import address
+from gatepost_policy.mail.decision import (
+    HEADER_TOO_LARGE,
+    INTERNAL,
+    Action,
+    Decision,
+    Edit,
+    Reason,
+    Reply,
+)
+from gatepost_policy.mail.facts import Direction, Facts, Recipient, Stage
+from gatepost_policy.monitoring.maillog import MailLog
+from gatepost_policy.monitoring.slots import Slot
+from gatepost_policy.rules import Known, judge
+from gatepost_policy.scrub import Hop, Scrubber
+from gatepost_policy.system.socket_address import SocketAddress
+
+INTERNAL_REJECT = Reply(554, "5.3.0", "Local problem")
+NO_EDITS: tuple[Edit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of a message. `traps` are the raw recipient addresses that are traps."""
+
+    facts: Facts
+    decision: Decision
+    edits: tuple[Edit, ...] = ()
+    traps: frozenset[str] = frozenset()
+
+
+class Gate:
+    """One worker's knowledge and its way to the journal. Methods may run in parallel threads."""
+
+    def __init__(
+        self, settings: Settings, *, replay: bool = False, log: MailLog | None = None
+    ) -> None:
+        self.settings = settings
+        self.replay = replay
+        self.log = log or MailLog(settings.log)
+        self.scrubber = Scrubber(settings)
+        self.verifier = Verifier(settings.dkim, Lookups(settings.dkim))
+        self.known = KnownState(settings)
+        self.journal = Writer(
+            config.journal_dir(settings),
+            max_bytes=settings.store.journal_max_bytes,
+            sync=settings.store.sync,
+        )
+        # Only these two answer a trap at RCPT; every other action lets the message come.
+        self.answers_rcpt = settings.trap.action in ("reject", "tempfail")
+        self.over_tcp = SocketAddress.parse(settings.milter.socket).kind != "unix"
+        self.sink = Sink(settings.trap, self._capture_failed)
+        self.slot: Slot | None = None  # this worker's figures, where there are some
+        self.tag_name = settings.sender.tag_header.lower()
+        self._told: set[str] = set()
+
+    def tell_once(self, level: str, event: str, **fields: Any) -> None:
+        """Log an event that would otherwise come with every message."""
+        key = f"{event} {fields}"
+        if key not in self._told:
+            self._told.add(key)
+            self.log.event(level, event, **fields)
+
+    def begin(self, message: Message, dns: str | None = None) -> Any:
+        """A verification for `message`; `dns` plays answers back (replay only)."""
+        if dns is None:
+            return self.verifier.begin(message.at)
+        # More than fits a milter packet comes in a file.
+        played = Path(dns[1:]).read_text("utf-8") if dns.startswith("@") else dns
+        return self.verifier.begin(message.at, Lookups(self.settings.dkim, json.loads(played)))
+
+    def capture(self, message: Message) -> Capture | None:
+        """A copy that begins with the header of `message`, where it is for a trap and copies are
+        kept. The header has been heard to its end."""
+        if not self.sink.enabled or message.over_limit is not None:
+            return None
+        if not any(self.known.is_trap(r.address) for r in message.recipients):
+            return None
+        copy = self.sink.begin(message.at)
+        if copy is not None:
+            for name, value in message.fields:
+                copy.header(name.encode() + b":" + value)
+            copy.end_of_headers()
+        return copy
+
+    def _capture_failed(self, why: str) -> None:
+        """Counted each time, said once: what fills the disk fails with every message."""
+        if self.slot is not None:
+            self.slot.capture_failed()
+        hint = "trap mail is recorded but not kept; look at trap.capture, and at milterctl check"
+        self.tell_once("error", "capture-failed", why=why, hint=hint)
+
+    def judge_rcpt(self, connection: Connection, message: Message, raw: bytes) -> Decision | None:
+        """What to answer at RCPT to a trap, None to let the recipient pass."""
+        recipient = address.parse(text(raw))
+        if not self.known.is_trap(recipient):
+            return None
+        seen = facts(connection, message, stage=Stage.RCPT)
+        seen = replace(seen, recipients=(Recipient(recipient),))
+        decision = judge(seen, Known(traps=frozenset((recipient.raw,))), self.settings)
+        return None if decision.action is Action.ACCEPT else decision
+
+    def finish(
+        self,
+        connection: Connection,
+        message: Message,
+        outcome: Outcome | None,
+        queue_id: str | None,
+        hop: Hop | None,
+    ) -> Verdict:
+        """Judge a message whose last octet was heard. `hop` is given for our own users' mail."""
+        if message.direction is Direction.INBOUND:
+            return self._inbound(connection, message, outcome, queue_id)
+        return self._own(connection, message, queue_id, hop or Hop())
+
+    def _inbound(
+        self,
+        connection: Connection,
+        message: Message,
+        outcome: Outcome | None,
+        queue_id: str | None,
+    ) -> Verdict:
+        if outcome is None:
+            seen = facts(connection, message, queue_id=queue_id)
+        else:
+            seen = facts(
+                connection,
+                message,
+                queue_id=queue_id,
+                signatures=outcome.signatures,
+                arc=outcome.arc,
+            )
+        known = self.known.lookup(seen)
+        decision = judge(seen, known, self.settings)
+        edits = NO_EDITS
+        if decision.action is Action.ACCEPT and not seen.trusted_relay:
+            edits = self._marks(connection, message, seen, decision)
+        return Verdict(seen, decision, edits, known.traps)
+
+    def _marks(
+        self, connection: Connection, message: Message, seen: Facts, decision: Decision
+    ) -> tuple[Edit, ...]:
+        """Our Authentication-Results and tag at the top, after those that claim to be ours."""
+        ours = self.settings.dkim.authserv_id or connection.mta_name or "localhost"
+        edits = self._forged(message, ours)
+        tag = self.settings.sender.tag_header
+        count = len(message.values(self.tag_name))
+        edits += [Edit("delete", tag, k) for k in range(count, 0, -1)]
+        if decision.tag:
+            edits.append(Edit("insert", tag, 0, f" {decision.reason}"))
+        if message.over_limit is None:
+            value = authresults.value(ours, seen.signatures, seen.arc)
+            edits.append(Edit("insert", "Authentication-Results", 0, value))
+        return tuple(edits)
+
+    def _forged(self, message: Message, ours: str) -> list[Edit]:
+        # RFC 8601 5: a border MTA removes every field that claims its own authserv-id.
+        values = message.values("authentication-results")
+        if not values:
+            return []
+        indexes = sorted(authresults.forged(values, ours), reverse=True)
+        return [Edit("delete", "Authentication-Results", k) for k in indexes]
+
+    def _own(
+        self, connection: Connection, message: Message, queue_id: str | None, hop: Hop
+    ) -> Verdict:
+        """Mail of our own users: scrubbed or refused, hardly judged."""
+        seen = facts(connection, message, queue_id=queue_id)
+        if message.over_limit is not None:
+            # Unscrubbed it must not go, and it will be no smaller in five days.
+            return Verdict(seen, Decision(Action.REJECT, Reason.TOO_LARGE, HEADER_TOO_LARGE))
+        leave = seen.direction is Direction.LOCAL and self.settings.submission.local == "leave"
+        edits = NO_EDITS
+        refusal: Decision | None = None
+        if not leave:
+            plan = self.scrubber.plan(message.fields, hop, message.at, message.login)
+            seen = replace(seen, relayed=plan.relayed)
+            ours = self.settings.dkim.authserv_id or hop.name or "localhost"
+            edits = (*self._forged(message, ours), *plan.edits)
+            refusal = plan.refusal
+            if plan.hint is not None:
+                self.tell_once("error", "submission-refused", hint=plan.hint)
+        known = self.known.lookup(seen)
+        decision = judge(seen, known, self.settings)
+        if refusal is not None and decision.action is Action.ACCEPT:
+            decision = replace(refusal, shadow=decision.shadow)
+        if decision.reason is Reason.OWN_USER_TRAP:
+            self.log.event("warning", "own-user-trap", id=queue_id)
+        used = {"login": message.login or "", "submission-sender": seen.sender.raw}
+        for how, key in self.known.live_traps(used).items():
+            self.journal.write(record.live_trap(key, how, message.at))
+        return Verdict(seen, decision, edits, known.traps)
+
+    def refused_recipients(
+        self, connection: Connection, message: Message, queue_id: str | None
+    ) -> Verdict | None:
+        """A transaction that ends without a message: the traps among its refused recipients."""
+        seen = facts(connection, message, queue_id=queue_id, stage=Stage.RCPT)
+        if seen.direction is not Direction.INBOUND or seen.trusted_relay:
+            return None
+        seen = replace(seen, recipients=tuple(message.refused), size=None, header_from=None)
+        known = self.known.lookup(seen)
+        if not known.traps:
+            return None
+        decision = judge(seen, known, self.settings)
+        if decision.action is Action.ACCEPT:
+            # The rules would have let the recipient pass: it was the MTA that refused it.
+            decision = replace(decision, action=Action.REJECT)
+        return Verdict(seen, decision, traps=known.traps)
+
+    def stance(self, direction: Direction) -> Decision:
+        """The decision where an exception left none."""
+        on_error = self.settings.milter.on_error
+        if direction is not Direction.INBOUND or on_error == "tempfail":
+            return Decision(Action.TEMPFAIL, Reason.INTERNAL_ERROR, INTERNAL)
+        if on_error == "reject":
+            return Decision(Action.REJECT, Reason.INTERNAL_ERROR, INTERNAL_REJECT)
+        return Decision(Action.ACCEPT, Reason.INTERNAL_ERROR)
+
+    def write_down(self, verdict: Verdict, kind: str = "message") -> None:
+        """The journal record (before the MTA is answered) and the log line."""
+        seen, decision = verdict.facts, verdict.decision
+        if seen.direction is Direction.INBOUND or self.settings.store.submission == "full":
+            traps = tuple(verdict.traps)
+            entry = record.message(record.Seen(kind, seen, decision, traps))
+        else:
+            entry = record.count(seen, decision)
+        self.journal.write(entry)
+        self.log.message(seen, decision, len(verdict.traps))
+
+    def close(self) -> None:
+        """Seal the journal segment: called when no message is in flight any more."""
+        self.journal.close()

@@ -1,0 +1,194 @@
+"""What was heard on one milter connection. Pure: values in, Facts out; no clock, no libmilter.
+
+`Connection` is what holds for the whole SMTP session, `Message` what holds from MAIL FROM to the
+end of the message; a new MAIL FROM gets a new `Message`, so that nothing of one message can reach
+the record of the next. Values stay bytes until they are parsed here, once.
+
+Whose mail it is (`direction`) follows from what the MTA says of the session, never from what is
+missing: an absent macro proves nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from gatepost_policy.config.settings import Network, Submission
+from gatepost_policy.mail import address
+from gatepost_policy.mail.facts import (
+    Arc,
+    Client,
+    Direction,
+    Facts,
+    Family,
+    Recipient,
+    Signature,
+    Stage,
+)
+from gatepost_policy.scrub import Field
+
+AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
+MAX_REFUSED = 100  # recipients that the MTA refused and that are remembered, per message
+
+
+@dataclass(slots=True)
+class Connection:
+    """One SMTP session as the MTA announced it. `local`: no client at all (sendmail(1), unix)."""
+
+    client: Client = Client()
+    local: bool = False
+    helo: str | None = None
+    mta_name: str | None = None  # {j}
+    mta_version: str | None = None  # {v}
+    daemon_name: str | None = None
+    failed: bool = False  # an exception while connecting: the stance of each message decides
+
+
+@dataclass(slots=True)
+class Message:
+    """One message from MAIL FROM on."""
+
+    at: float
+    sender: bytes = b"<>"
+    params: tuple[bytes, ...] = ()
+    direction: Direction = Direction.INBOUND
+    trusted_relay: bool = False
+    proxy: bool = False
+    login: str | None = None
+    recipients: list[Recipient] = field(default_factory=list)
+    refused: list[Recipient] = field(default_factory=list)  # 5.1.1, or a trap refused by us
+    fields: list[Field] = field(default_factory=list)
+    header_bytes: int = 0
+    body_bytes: int | None = 0  # None: the body was skipped
+    complete: bool = False  # the header: no field will follow
+    over_limit: str | None = None
+    failed: bool = False  # an exception on the way: the stance decides at the end
+    _named: dict[str, list[bytes]] | None = None
+
+    @property
+    def smtputf8(self) -> bool:
+        """True where the client asked for SMTPUTF8 (RFC 6531)."""
+        return any(p.upper() == b"SMTPUTF8" for p in self.params)
+
+    def values(self, name: str) -> list[bytes]:
+        """The values of all fields called `name` (lower-case), top to bottom: of those that have
+        come so far, and kept for the next call only once the header is complete (a trap refused
+        at RCPT asks before there is one)."""
+        named = self._named
+        if named is None:
+            named = {}
+            for key, value in self.fields:
+                key = key.lower()
+                if key in named:
+                    named[key].append(value)
+                else:
+                    named[key] = [value]
+            if self.complete:
+                self._named = named
+        return named.get(name, [])
+
+
+def text(raw: bytes) -> str:
+    """Octets of the envelope as text; what is not UTF-8 survives as lone surrogates."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def read_client(hostname: str, family: int, hostaddr: object) -> tuple[Client, bool]:
+    """(client, local) from what pymilter's connect callback gets, as measured on Postfix:
+
+    sendmail(1) comes as ('127.0.0.1', 0), an smtpd on a unix socket as family 0 without address,
+    IPv4-mapped IPv6 may come as either family, a link-local address with its scope.
+    """
+    if family in (AF_INET, AF_INET6) and isinstance(hostaddr, tuple) and len(hostaddr) >= 2:
+        ip = _ip(str(hostaddr[0]))
+        port = int(hostaddr[1])
+        if ip is None:
+            return Client(), False
+        if family == AF_INET and port == 0 and ip.is_loopback:
+            return Client(family=Family.UNIX), True
+        # Postfix writes the bare address in brackets where there is no verified name.
+        unnamed = not hostname or hostname.startswith("[") or hostname == "unknown"
+        kind = Family.IPV4 if ip.version == 4 else Family.IPV6
+        return Client(kind, ip, port, None if unnamed else hostname), False
+    if family == AF_UNIX or (hostaddr is None and hostname == "localhost"):
+        return Client(family=Family.UNIX), True
+    return Client(), False
+
+
+def _ip(value: str) -> IPv4Address | IPv6Address | None:
+    try:
+        ip = ip_address(value.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        return ip.ipv4_mapped
+    return ip
+
+
+def _within(ip: IPv4Address | IPv6Address | None, networks: Sequence[Network]) -> bool:
+    return ip is not None and any(ip.version == n.version and ip in n for n in networks)
+
+
+def classify(
+    connection: Connection, login: str | None, settings: Submission
+) -> tuple[Direction, bool, bool]:
+    """(direction, trusted relay, second hop) of a message on `connection`."""
+    daemon = connection.daemon_name
+    if settings.own_received == "proxy" and daemon and daemon == settings.proxy_daemon_name:
+        return Direction.SUBMISSION, False, True
+    # An empty {auth_authen} is what some MTAs send for "nobody".
+    if login or (daemon and daemon in settings.daemon_names):
+        return Direction.SUBMISSION, False, False
+    if connection.local:
+        return Direction.LOCAL, False, False
+    ip = connection.client.address
+    if _within(ip, settings.trusted_relays):
+        return Direction.INBOUND, True, False
+    if _within(ip, settings.networks):
+        return Direction.SUBMISSION, False, False
+    return Direction.INBOUND, False, False
+
+
+def facts(
+    connection: Connection,
+    message: Message,
+    *,
+    queue_id: str | None = None,
+    stage: Stage = Stage.END,
+    signatures: tuple[Signature, ...] = (),
+    arc: Arc | None = None,
+    relayed: bool = False,
+) -> Facts:
+    """What is known about `message` so far. Of our own users' client only the family stays, and
+    no Message-ID: mail programs write the name of their machine into it."""
+    client = connection.client
+    ids = message.values("message-id")
+    if message.direction is not Direction.INBOUND:
+        client = client.redacted()
+        ids = []
+    elif connection.helo is not None:
+        client = Client(client.family, client.address, client.port, client.name, connection.helo)
+    authors = message.values("from")
+    body = message.body_bytes
+    return Facts(
+        at=message.at,
+        direction=message.direction,
+        stage=stage,
+        client=client,
+        trusted_relay=message.trusted_relay,
+        queue_id=queue_id,
+        sender=address.parse(text(message.sender)),
+        header_from=address.header_from(authors) if authors else None,
+        recipients=(*message.recipients, *message.refused),
+        size=None if body is None else message.header_bytes + body,
+        message_id=unfolded(ids[0]) if ids else None,
+        signatures=signatures,
+        arc=arc,
+        over_limit=message.over_limit,
+        relayed=relayed,
+        login=message.login,
+    )
+
+
+def unfolded(value: bytes) -> str:
+    """A field's value as one line of text."""
+    return text(value).replace("\r", "").replace("\n", "").strip()

@@ -1,0 +1,1 @@
+"""Put saved mail through a milter and say what came of it."""

@@ -1,0 +1,53 @@
+"""Recorded DNS answers, as `replay --dns FILE` reads them: name to TXT text, list, null or error.
+
+What has another shape would be played back as some failure that nobody recorded, so it is refused.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gatepost_policy.dkim.answers import ERRORS
+from gatepost_policy.text.escape import shown
+
+SHAPE = 'text, a list of texts, null or {"error": WORD}'
+MAX_SHOWN = 80
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The answers in `file`. Raises OSError; ValueError, one line, where they are none."""
+    try:
+        answers = json.loads(file.read_bytes())
+    except RecursionError:
+        raise ValueError("no JSON: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"no JSON: {error}") from None
+    if not isinstance(answers, dict):
+        raise ValueError(f"want a JSON object, name to answer, got {_got(answers)}")
+    for name, answer in answers.items():
+        problem = _problem(answer)
+        if problem is not None:
+            raise ValueError(f"{shown(name)}{problem}")
+    return answers
+
+
+def _problem(answer: object) -> str | None:
+    if answer is None or isinstance(answer, str):
+        return None
+    if isinstance(answer, list):
+        for number, record in enumerate(answer):
+            if not isinstance(record, str):
+                return f".{number}: want text, got {_got(record)}"
+        return None
+    if isinstance(answer, dict) and "error" in answer:
+        word = answer["error"]
+        if isinstance(word, str) and word in ERRORS and len(answer) == 1:
+            return None
+        return f': want {{"error": WORD}}, WORD one of {", ".join(ERRORS)}, got {_got(answer)}'
+    return f": want {SHAPE}, got {_got(answer)}"
+
+
+def _got(value: object) -> str:
+    """A value as it stands in the file, cut where it is long."""
+    text = shown(json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

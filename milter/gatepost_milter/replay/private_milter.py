@@ -1,0 +1,165 @@
+"""Start a gatepost-milter of one's own: private socket, private journal, the configured knowledge.
+
+It reads the traps and listings of the configured store and records nothing there: its journal is in
+a temporary directory that goes with it, and in replay mode it runs no recorder. Submissions are
+written to that private journal in full (without client data, as always), so that a replay can
+tell what was decided about each.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from gatepost_policy import config
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+START_S = 60.0
+STOP_S = 15.0
+# prctl(PR_SET_PDEATHSIG, SIGTERM): where we are killed, our milter does not stay behind.
+COMMAND = """
+import ctypes, os, sys
+try:
+    ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)
+except (OSError, AttributeError):
+    pass
+if os.getppid() != int(sys.argv.pop(1)):
+    sys.exit(1)
+from gatepost_milter.engine.daemon import main
+sys.exit(main())
+"""
+
+
+class StartError(Exception):
+    """The private milter did not come up. The text says what it said last."""
+
+
+class PrivateMilter:
+    """A running gatepost-milter; use it as a context. `socket` is in libmilter's notation."""
+
+    def __init__(self, settings: "Settings", workers: int = 0) -> None:
+        self._settings = settings
+        # sun_path holds 108 octets: a deep $TMPDIR would not leave room for the socket.
+        base = tempfile.gettempdir()
+        self.directory = Path(tempfile.mkdtemp(prefix="gatepost-replay-", dir=base))
+        if len(str(self.directory)) > 90:
+            shutil.rmtree(self.directory)
+            self.directory = Path(tempfile.mkdtemp(prefix="gatepost-replay-", dir="/tmp"))
+        self.journal = self.directory / "journal"
+        self.socket = f"unix:{self.directory / 's'}"
+        self._log = self.directory / "log"
+        file = self.directory / "gatepost.toml"
+        file.write_text(to_toml(_private(settings, self, workers)), encoding="utf-8")
+        self._process: subprocess.Popen[bytes] | None = None
+        python = [sys.executable, "-P", "-c", COMMAND, str(os.getpid())]
+        self._command = [*python, "--config", str(file), "--replay"]
+        self._term: Any = None  # what TERM did before
+
+    def __enter__(self) -> "PrivateMilter":
+        try:
+            if threading.current_thread() is threading.main_thread():
+                if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+                    self._term = signal.signal(signal.SIGTERM, _leave)
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _start(self) -> None:
+        from gatepost_policy.recorder import publish_now
+
+        publish_now(self._settings)
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C reaches the replay alone: it ends its milter when it is done with it.
+                start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        end = time.monotonic() + START_S
+        while "ready" not in (said := self.said()):
+            if self._process.poll() is not None or time.monotonic() > end:
+                last = said.strip().splitlines()
+                raise StartError(last[-1] if last else "gatepost-milter ended without a word")
+            time.sleep(0.02)
+
+    def said(self) -> str:
+        """What it has logged so far."""
+        return self._log.read_text("utf-8", "replace") if self._log.exists() else ""
+
+    def stop(self) -> None:
+        """End it and remove all it wrote; calling it twice is fine."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                # Its session holds nothing but its own workers.
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        if self._term is not None:
+            signal.signal(signal.SIGTERM, self._term)
+            self._term = None
+
+
+def _leave(number: int, frame: object) -> None:
+    """TERM ends the program as an exception does: what was started is ended as well."""
+    raise SystemExit(128 + number)
+
+
+def _private(settings: "Settings", own: PrivateMilter, workers: int) -> dict[str, Any]:
+    """The settings in force, but for what must not touch the service beside us."""
+    tree: dict[str, Any] = settings.model_dump(mode="json", exclude_defaults=True)
+    milter = {"socket": own.socket, "socket_mode": "0600", "socket_group": ""}
+    tree["milter"] = tree.get("milter", {}) | milter | {"workers": workers}
+    tree["store"] = tree.get("store", {}) | {
+        "url": config.store_url(settings),
+        "journal": str(own.journal),
+        "submission": "full",
+        "sync": "process",
+    }
+    tree.get("trap", {}).pop("capture", None)
+    tree.pop("metrics", None)
+    return tree
+
+
+def to_toml(tree: dict[str, Any]) -> str:
+    """`tree`, tables of plain values and lists, as TOML. `rules` holds tables one level down."""
+    lines: list[str] = []
+    for name, table in tree.items():
+        nested = {k: v for k, v in table.items() if isinstance(v, dict)}
+        lines.append(f"[{name}]")
+        lines += [f"{k} = {_value(v)}" for k, v in table.items() if k not in nested]
+        for key, values in nested.items():
+            lines.append(f"[{name}.{json.dumps(key)}]")
+            lines += [f"{k} = {_value(v)}" for k, v in values.items() if v is not None]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    # A JSON string, number, boolean or list of these is TOML as well, escapes included.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,238 @@
+"""Run a rule set over the stored history: what would it have decided differently?
+
+How it works: inbound messages pass by in the order of their time, and with them everything that the
+rules remember is lived through again in memory (`simulate.Life`): listings with their doubling and
+their ends, the operator's own listings, shared clients, repeat senders. Nothing is written.
+Most mail is nobody's who ever hit a trap: it is compared without being looked at closely, because
+all that a rule could know about it is nothing. Only the rest is loaded whole and judged.
+
+Limits: traps are those that are marked in the history (`trap_marks` keeps the marks), the direction
+is as it was recorded, promotion of IPv6 prefixes is not lived through again.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from gatepost_policy.backtest.simulate import OVER_LIMIT, Decided, Life
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.ingest import rows
+from gatepost_policy.mail import address
+from gatepost_policy.mail.decision import Action, Reason
+from gatepost_policy.mail.facts import (
+    Client,
+    Direction,
+    Facts,
+    Family,
+    Recipient,
+    Signature,
+    Source,
+    Stage,
+)
+from gatepost_policy.store.tables import Message
+from gatepost_policy.text.times import timestamp
+
+CHUNK = 5_000
+EXAMPLES_MAX = 1_000
+_QUIET = (Action.ACCEPT.value, Reason.NO_BAD_SIGNAL.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One message that would have been decided differently."""
+
+    at: float
+    message: int
+    queue_id: str | None
+    sender: str
+    client: str | None
+    recipients: tuple[str, ...]
+    old: Decided
+    new: Decided
+
+    def json(self) -> dict[str, Any]:
+        """As the command prints it."""
+        return {
+            "at": timestamp(self.at),
+            "queue_id": self.queue_id,
+            "sender": self.sender,
+            "client": self.client,
+            "recipients": list(self.recipients),
+            "old": {"action": self.old[0], "reason": self.old[1]},
+            "new": {"action": self.new[0], "reason": self.new[1]},
+        }
+
+
+@dataclass(slots=True)
+class Result:
+    """What a rule set would have changed. `examples` are the newest differences, newest last."""
+
+    messages: int = 0
+    changes: Counter[tuple[Decided, Decided]] = field(default_factory=Counter)
+    senders: Counter[tuple[str, Decided, Decided]] = field(default_factory=Counter)
+    examples: deque[Difference] = field(default_factory=lambda: deque(maxlen=EXAMPLES_MAX))
+
+    @property
+    def changed(self) -> int:
+        """How many messages would have been decided differently."""
+        return sum(self.changes.values())
+
+    def add(self, difference: Difference) -> None:
+        """One more."""
+        self.changes[difference.old, difference.new] += 1
+        who = difference.sender.rpartition("@")[2] or difference.client or "<>"
+        self.senders[who, difference.old, difference.new] += 1
+        self.examples.append(difference)
+
+    def json(self, limit: int) -> dict[str, Any]:
+        """As `backtest --format json` prints it."""
+
+        def both(old: Decided, new: Decided) -> dict[str, Any]:
+            return {
+                "old": {"action": old[0], "reason": old[1]},
+                "new": {"action": new[0], "reason": new[1]},
+            }
+
+        return {
+            "messages": self.messages,
+            "changed": self.changed,
+            "by_reason": [
+                {**both(old, new), "messages": n} for (old, new), n in self.changes.most_common()
+            ],
+            "by_sender": [
+                {"sender": who, **both(old, new), "messages": n}
+                for (who, old, new), n in self.senders.most_common(limit)
+            ],
+            "examples": [d.json() for d in list(self.examples)[::-1][:limit]],
+        }
+
+
+def run(
+    connection: Connection,
+    settings: Settings,
+    *,
+    since: float | None = None,
+    progress: Callable[[int], None] = lambda messages: None,
+) -> Result:
+    """Judge the history by `settings`; only messages at or after `since` are compared.
+
+    What came before is lived through all the same, or nobody would be listed at first. Raises
+    what the database raises.
+    """
+    life = Life(connection, settings)
+    result = Result()
+    for chunk in _chunks(connection):
+        # This loop sees every message there ever was: plain tuples, and no call for most of them.
+        closer = rows.load(
+            connection,
+            [
+                number
+                for number, _, _, reason, prefix, sender, author, traps, relay in chunk
+                if traps or relay or life.concerns(prefix, sender, author, reason)
+            ],
+        )
+        for message in chunk:
+            number, at, action, reason, *_ = message
+            row = closer.get(number)
+            if row is not None:
+                new = life.judge(_facts(row, message), row)
+                if (action, reason) != new and (since is None or at >= since):
+                    result.add(_difference(message, row, new))
+            elif action != _QUIET[0] or reason != _QUIET[1]:
+                if since is None or at >= since:
+                    alone = rows.load(connection, [number])
+                    result.add(_difference(message, alone.get(number), _QUIET))
+            if since is None or at >= since:
+                result.messages += 1
+        progress(len(chunk))
+    return result
+
+
+def total(connection: Connection) -> int:
+    """How many messages `run` will go through."""
+    query = select(func.count()).select_from(Message).where(Message.direction == "inbound")
+    return connection.scalar(query) or 0
+
+
+def _chunks(connection: Connection) -> Iterator[Sequence[Any]]:
+    """Inbound messages by time, in batches."""
+    query = (
+        select(
+            Message.id,
+            Message.at,
+            Message.action,
+            Message.reason,
+            Message.prefix,
+            Message.sender_key,
+            Message.from_key,
+            Message.traps,
+            Message.relay,
+        )
+        .where(Message.direction == "inbound")
+        .order_by(Message.at, Message.id)
+        .execution_options(yield_per=CHUNK)
+    )
+    yield from connection.execute(query).partitions(CHUNK)
+
+
+def _difference(message: Any, row: rows.Row | None, new: Decided) -> Difference:
+    values: dict[str, Any] = {}
+    if row is not None:
+        values.update(zip(rows.MESSAGE_COLUMNS, row.values, strict=True))
+    return Difference(
+        at=message.at,
+        message=message.id,
+        queue_id=values.get("queue_id"),
+        sender=str(values.get("sender") or ""),
+        client=values.get("address") or message.prefix,
+        recipients=() if row is None else tuple(r[0] for r in row.recipients),
+        old=(message.action, message.reason),
+        new=new,
+    )
+
+
+def _facts(row: rows.Row, message: Any) -> Facts:
+    """The facts of a stored message, as far as the store kept them."""
+    values: dict[str, Any] = dict(zip(rows.MESSAGE_COLUMNS, row.values, strict=True))
+    text = values["address"] or (message.prefix or "").partition("/")[0]
+    return Facts(
+        at=message.at,
+        source=Source(values["source"]),
+        stage=Stage(values["stage"]),
+        direction=Direction.INBOUND,
+        client=Client(
+            family=Family(values["family"]),
+            address=ip_address(text) if text else None,
+            name=values["client_name"],
+            helo=values["helo"],
+        ),
+        trusted_relay=bool(message.relay),
+        queue_id=values["queue_id"],
+        sender=row.sender or address.NULL,
+        header_from=row.author,
+        recipients=tuple(Recipient(address.parse(r[0]), bool(r[3])) for r in row.recipients),
+        message_id=values["message_id"],
+        signatures=tuple(_signature(s) for s in row.signatures),
+        over_limit="recorded" if message.reason in OVER_LIMIT else None,
+    )
+
+
+def _signature(s: tuple[Any, ...]) -> Signature:
+    domain, selector, algorithm, form, bits, limit, unsigned, crypto, result, reason, flags = s
+    return Signature(
+        domain=domain,
+        selector=selector,
+        algorithm=algorithm,
+        canonicalization=form,
+        key_bits=bits,
+        body_limit=limit,
+        crypto=crypto,
+        result=result,
+        reason=reason,
+        unsigned_bytes=unsigned,
+        flags=tuple(flags.split(",")) if flags else (),
+    )

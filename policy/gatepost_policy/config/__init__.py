@@ -1,0 +1,27 @@
+"""The configuration: find and load the file, its keys and bounds, where state lives."""
+
+from gatepost_policy.config.file import ConfigError, find, load
+from gatepost_policy.config.paths import (
+    cores,
+    database_path,
+    default_state_dir,
+    journal_dir,
+    quarantine_dir,
+    state_dir,
+    store_url,
+    worker_count,
+)
+
+__all__ = [
+    "ConfigError",
+    "cores",
+    "database_path",
+    "default_state_dir",
+    "find",
+    "journal_dir",
+    "load",
+    "quarantine_dir",
+    "state_dir",
+    "store_url",
+    "worker_count",
+]

@@ -1,0 +1,93 @@
+"""Find and load the configuration.
+
+`find` looks in the places of the manual, `load` makes `Settings` or raises `ConfigError` with one
+line: `FILE: table.key: want ..., got ...`. Values are taken as TOML types them: "4" is no number.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gatepost_policy.config.paths import store_url
+from gatepost_policy.text.escape import shown
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+SYSTEM_FILE = Path("/etc/gatepost/gatepost.toml")
+MAX_FILE_BYTES = 1_048_576
+STORE_WANTED = 'a store such as "sqlite:////var/lib/gatepost/gatepost.sqlite" or "postgresql://..."'
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. The text is one line that names file and key.
+
+    `problems` holds a line for everything that was found, the first one included.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(problems[0])
+        self.problems = problems
+
+
+def find(explicit: str | Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The file to read: `explicit`, $GATEPOST_CONFIG, ./gatepost.toml, the one in /etc, or None."""
+    named = explicit or environ.get("GATEPOST_CONFIG")
+    if named:
+        return Path(named)  # named means wanted: `load` complains where it is missing
+    for path in (Path("gatepost.toml"), SYSTEM_FILE):
+        if path.exists():
+            return path
+    return None
+
+
+def load(path: Path | None, *, store: str | None = None) -> "Settings":
+    """The settings of `path`, or the defaults where it is None. `store` overrides `store.url`.
+
+    Raises ConfigError for a file that cannot be read, is no TOML, or has a wrong key or value.
+    """
+    from pydantic import ValidationError
+
+    from gatepost_policy.config.problems import problems
+    from gatepost_policy.config.settings import Settings
+
+    document = {} if path is None else _read(path)
+    where = "built-in defaults" if path is None else shown(str(path))
+    if store is not None and isinstance(document.setdefault("store", {}), dict):
+        document["store"]["url"] = store
+    try:
+        # Through JSON, because only there does pydantic's strict mode take a list for a tuple.
+        settings = Settings.model_validate_json(json.dumps(document, default=str), strict=True)
+    except ValidationError as error:
+        raise ConfigError(*(f"{where}: {line}" for line in problems(error, document))) from None
+    try:
+        store_url(settings)
+    except ValueError as error:
+        place = "--store" if store is not None else f"{where}: store.url"
+        raise ConfigError(f"{place}: want {STORE_WANTED}, {error}") from None
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The TOML document of `path`."""
+    where = shown(str(path))
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot read the configuration: {error.strerror}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{where}: want at most {MAX_FILE_BYTES} bytes, got more")
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{where}: line {line}: want UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:  # names line and column
+        raise ConfigError(f"{where}: not valid TOML: {shown(str(error))}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: not valid TOML: nested too deeply") from None
+    except ValueError:  # Python converts at most 4300 digits
+        raise ConfigError(f"{where}: not valid TOML: a number has too many digits") from None

@@ -1,0 +1,83 @@
+"""Where state lives, and other figures that follow from keys left empty."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+DATABASE_NAME = "gatepost.sqlite"
+
+
+def default_state_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where state goes that nobody placed: see `find` for who runs where."""
+    named = environ.get("XDG_STATE_HOME")
+    # XDG base directory specification: a relative path here is invalid and must be ignored.
+    if named and os.path.isabs(named):
+        return Path(named) / "gatepost"
+    if os.geteuid() == 0:
+        return Path("/var/lib/gatepost")
+    return Path.home() / ".local" / "state" / "gatepost"
+
+
+def store_url(settings: "Settings") -> str:
+    """The store as an SQLAlchemy URL. Raises ValueError saying what was got."""
+    url = settings.store.url
+    if not url:
+        return f"sqlite:///{default_state_dir() / DATABASE_NAME}"
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        if "/" not in url and "." not in url:
+            raise ValueError(f"got {json.dumps(url)}")
+        return f"sqlite:///{Path(url).absolute()}"  # a plain path is a SQLite file
+    if scheme == "sqlite":
+        # `sqlite:///` and a path: three slashes and a relative one, or four and an absolute one.
+        path = rest[1:].partition("?")[0]
+        if not rest.startswith("/") or path in ("", ":memory:"):
+            raise ValueError(f"got {json.dumps(url)}, which names no file")
+        return f"sqlite:///{Path(path).absolute()}"
+    if scheme in ("postgresql", "postgres", "postgresql+psycopg"):
+        return f"postgresql+psycopg://{rest}"
+    # Not the whole URL: it may hold a password, and this line ends up in logs.
+    raise ValueError(f"got a store of kind {json.dumps(scheme)}")
+
+
+def database_path(settings: "Settings") -> Path | None:
+    """The SQLite file, or None for a database server."""
+    url = store_url(settings)
+    return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+
+
+def state_dir(settings: "Settings") -> Path:
+    """The directory of the SQLite file; with a database server the default state directory."""
+    path = database_path(settings)
+    return default_state_dir() if path is None else path.parent
+
+
+def journal_dir(settings: "Settings") -> Path:
+    """Where journal segments are."""
+    named = settings.store.journal
+    return Path(named).absolute() if named else state_dir(settings) / "journal"
+
+
+def quarantine_dir(settings: "Settings") -> Path:
+    """Where records go that the database refused."""
+    return state_dir(settings) / "quarantine"
+
+
+def worker_count(settings: "Settings") -> int:
+    """How many milter workers run: as configured, else one per core, 2 to 16."""
+    if settings.milter.workers:
+        return settings.milter.workers
+    return min(16, max(2, len(cores()) or os.cpu_count() or 1))
+
+
+def cores() -> tuple[int, ...]:
+    """The cores this process may run on, by number; empty where the system does not say."""
+    try:
+        return tuple(sorted(os.sched_getaffinity(0)))
+    except (AttributeError, OSError):  # not on Linux
+        return ()

@@ -1,0 +1,271 @@
+"""The configuration: every key, its type, its bounds and its default.
+
+`Settings` is what the rest of the program reads; `config.load` makes one from a TOML file.
+conf/gatepost.toml documents each key for operators; a test holds the two together.
+Units: durations are text (`24h`) in the file and seconds here; `_ms` and `_bytes` say theirs.
+"""
+
+import re
+from datetime import date
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+
+from gatepost_policy.mail.address import canonical_domain
+from gatepost_policy.mail.decision import Reason
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+
+
+def duration(value: object) -> object:
+    """`"24h"` as 86400. Raises ValueError saying what was wanted."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d{1,6})([smhdwy])", value.strip())
+        if match:
+            return int(match.group(1)) * UNITS[match.group(2)]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value  # already seconds: a model that is validated twice
+    raise ValueError('want a duration such as "90s", "24h" or "30d"')
+
+
+def _network(value: object) -> object:
+    if isinstance(value, IPv4Network | IPv6Network):
+        return value
+    try:
+        return ip_network(str(value), strict=True)
+    except ValueError as error:
+        raise ValueError(f'want a network such as "192.0.2.0/24": {error}') from None
+
+
+def _domain(value: str) -> str:
+    return canonical_domain(value)
+
+
+def _socket(value: str) -> str:
+    from gatepost_policy.system.socket_address import SocketAddress
+
+    SocketAddress.parse(value)  # raises ValueError with what was wanted
+    return value
+
+
+def nameserver(value: str) -> tuple[str, int]:
+    """`127.0.0.1:5353`, `[::1]:5353`, `127.0.0.1` or `::1` as (address, port).
+
+    Raises ValueError saying what was wanted.
+    """
+    text = value.strip()
+    match = re.fullmatch(r"\[([^\]]+)\](?::(\d{1,5}))?|([^:\[\]]+):(\d{1,5})|([^\[\]]+)", text)
+    try:
+        if match is None:
+            raise ValueError("no resolver")
+        port = int(match[2] or match[4] or 53)
+        if not 0 < port < 65536:
+            raise ValueError("no port")
+        return str(ip_address(match[1] or match[3] or match[5])), port
+    except ValueError:
+        raise ValueError('want a resolver such as "127.0.0.1:5353" or "[::1]:5353"') from None
+
+
+def _nameserver(value: str) -> str:
+    nameserver(value)
+    return value
+
+
+Seconds = Annotated[int, BeforeValidator(duration), Field(ge=1)]
+Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
+Domain = Annotated[str, AfterValidator(_domain)]
+Socket = Annotated[str, AfterValidator(_socket)]
+Nameserver = Annotated[str, AfterValidator(_nameserver)]
+
+
+class Section(BaseModel):
+    """One table of the file. Unknown keys are errors; values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Milter(Section):
+    """[milter]"""
+
+    socket: Socket = "inet:8894@127.0.0.1"
+    socket_mode: str = Field(default="0660", pattern=r"^0[0-7]{3}$")
+    socket_group: str = ""
+    workers: int = Field(default=0, ge=0, le=64)  # 0: one per core, 2 to 16
+    pin_workers: bool = True
+    on_error: Literal["accept", "tempfail", "reject"] = "accept"
+    max_header_bytes: int = Field(default=1_048_576, ge=4096)
+    max_header_fields: int = Field(default=5_000, ge=50)
+    oversize: Literal["accept", "reject"] = "accept"
+    drain: Seconds = 4
+
+
+DEFAULT_REMOVE = (
+    "X-Mailer", "User-Agent", "X-Enigmail", "X-Originating-*", "X-MimeOLE", "X-Newsreader",
+    "X-ClientProxiedBy", "X-Client-IP", "X-Forwarded-For", "X-Source*", "X-Sender", "X-Auth*",
+    "X-AntiAbuse", "X-Get-Message-Sender-Via", "X-PHP-*", "X-Remote-*", "Received-SPF",
+    "X-Received", "X-Mozilla-*", "X-Identity-Key", "X-Account-Key", "FCC", "X-Evolution-*",
+    "X-KMail-*", "X-Apple-*", "X-Uniform-Type-Identifier", "X-Universally-Unique-Identifier",
+    "X-MS-Exchange-*", "X-OriginatorOrg", "Accept-Language", "Status", "X-Status", "X-UID",
+    "X-Keywords", "Delivered-To", "X-Original-To", "Bcc", "Resent-Bcc",
+)  # fmt: skip
+
+
+class Submission(Section):
+    """[submission]"""
+
+    daemon_names: tuple[str, ...] = ("ORIGINATING",)
+    networks: tuple[Network, ...] = ()
+    trusted_relays: tuple[Network, ...] = ()
+    relay_logins: tuple[str, ...] = ()
+    local: Literal["scrub", "leave"] = "scrub"
+    own_received: Literal["milter", "mta", "proxy"] = "milter"
+    mta_token: str = Field(default="", pattern=r"^[A-Za-z0-9]*$")
+    proxy_daemon_name: str = "HOP2"
+    client_received: Literal["anonymise", "keep"] = "anonymise"
+    remove: tuple[str, ...] = DEFAULT_REMOVE
+    date: Literal["keep", "utc"] = "keep"
+    message_id: Literal["keep", "mask-host"] = "keep"
+
+
+class Dkim(Section):
+    """[dkim]: what is verified, and the bounds that keep a hostile signature cheap."""
+
+    authserv_id: str = ""  # empty: the MTA's own name, macro {j}
+    nameservers: tuple[Nameserver, ...] = ()  # empty: the system's resolvers
+    lookup_timeout_ms: int = Field(default=2_000, ge=10, le=60_000)
+    message_timeout_ms: int = Field(default=5_000, ge=10, le=120_000)
+    max_lookups: int = Field(default=200, ge=1, le=5_000)
+    cache_entries: int = Field(default=10_000, ge=16)
+    cache_bytes: int = Field(default=16_777_216, ge=65_536)
+    cache_ttl_max: Seconds = 86_400
+    cache_ttl_negative: Seconds = 300
+    max_signatures: int = Field(default=10, ge=1, le=100)
+    max_signature_bytes: int = Field(default=16_384, ge=1024)
+    max_signed_fields: int = Field(default=300, ge=10)
+    max_key_bits: int = Field(default=8_192, ge=1024, le=16_384)
+    min_key_bits: int = Field(default=1_024, ge=512)
+    max_exponent_bits: int = Field(default=33, ge=2, le=64)
+    max_record_bytes: int = Field(default=8_192, ge=512)
+    clock_skew: Seconds = 300
+    clock_ahead: Seconds = 36_000
+    arc: bool = True
+    arc_max_bytes: int = Field(default=262_144, ge=1024)
+
+
+class Trap(Section):
+    """[trap]"""
+
+    action: Literal["reject-after-data", "reject", "tempfail", "accept", "discard"] = (
+        "reject-after-data"
+    )
+    mixed: Literal["deliver-rest", "reject"] = "deliver-rest"
+    policy_answer: Literal["dunno", "reject"] = "dunno"
+    capture: str = ""  # directory; empty: nothing is kept
+    capture_max_files: int = Field(default=10_000, ge=1)
+    capture_max_bytes: int = Field(default=1_073_741_824, ge=1_048_576)
+    capture_max_message_bytes: int = Field(default=52_428_800, ge=1024)
+
+
+# Mail services where a signature or an address names a crowd, not a person.
+DEFAULT_NEVER_LIST = (
+    "gmail.com", "googlemail.com", "google.com", "outlook.com", "hotmail.com", "live.com",
+    "msn.com", "onmicrosoft.com", "microsoft.com", "yahoo.com", "ymail.com", "aol.com",
+    "icloud.com", "me.com", "mac.com", "apple.com", "gmx.net", "gmx.de", "gmx.com", "web.de",
+    "t-online.de", "freenet.de", "posteo.de", "mailbox.org", "proton.me", "protonmail.com",
+    "tutanota.com", "tuta.io", "fastmail.com", "messagingengine.com", "zoho.com", "yandex.ru",
+    "mail.ru", "qq.com", "163.com", "126.com", "orange.fr", "laposte.net", "free.fr", "libero.it",
+    "sendgrid.net", "mailgun.org", "amazonses.com", "mcsv.net", "mandrillapp.com",
+    "sparkpostmail.com", "mailjet.com", "sendinblue.com", "postmarkapp.com", "mailchimpapp.net",
+    "rsgsv.net", "exacttarget.com", "hubspotemail.net", "1e100.net",
+)  # fmt: skip
+
+
+class Sender(Section):
+    """[sender]: listings and repeat senders."""
+
+    action: Literal["shadow", "tempfail", "reject", "tag"] = "shadow"
+    listing_first: Seconds = 86_400
+    listing_memory: Seconds = 90 * 86_400
+    listing_max: Seconds = 7 * 86_400
+    good_messages: int = Field(default=5, ge=1)
+    good_window: Seconds = 30 * 86_400
+    promotion: Literal["off", "shadow", "enforce"] = "shadow"
+    never_list: tuple[Domain, ...] = DEFAULT_NEVER_LIST
+    own_domains: tuple[Domain, ...] = ()
+    repeat_messages: int = Field(default=3, ge=2)
+    repeat_span: Seconds = 30 * 86_400
+    repeat_action: Literal["accept", "tag", "tempfail"] = "accept"
+    tag_header: str = Field(default="X-Gatepost", pattern=r"^[A-Za-z0-9-]+$")
+
+
+class Policy(Section):
+    """[policy]: gatepost-policyd."""
+
+    listen: Socket | tuple[Socket, ...] = "inet:10040@127.0.0.1"
+    timeout_ms: int = Field(default=2_000, ge=10)
+    idle: Seconds = 300
+    max_connections: int = Field(default=1_000, ge=1)
+    max_request_bytes: int = Field(default=65_536, ge=4096)
+    socket_mode: str = Field(default="0660", pattern=r"^0[0-7]{3}$")
+
+
+class Store(Section):
+    """[store]"""
+
+    url: str = ""  # empty: SQLite in the state directory
+    journal: str = ""  # empty: `journal/` in the state directory
+    journal_max_bytes: int = Field(default=1_073_741_824, ge=1_048_576)
+    sync: Literal["process", "power"] = "process"
+    submission: Literal["counts", "full"] = "counts"
+    busy_ms: int = Field(default=5_000, ge=1)
+
+
+class Retention(Section):
+    """[retention]: ages count from when gatepost learned of a message."""
+
+    recipients: Seconds = 30 * 86_400  # of inbound mail without a trap
+    addresses: Seconds = 90 * 86_400  # client addresses become prefixes
+    rows: Seconds = 365 * 86_400  # rows become counts
+    traps: Seconds = 20 * 365 * 86_400  # trap mail and its senders
+    every: Seconds = 3_600  # how often the daemon looks
+
+
+class Log(Section):
+    """[log]: one line a message, on stderr."""
+
+    format: Literal["logfmt", "json"] = "logfmt"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Metrics(Section):
+    """[metrics]"""
+
+    listen: Socket | tuple[Socket, ...] | Literal[""] = ""
+
+
+class Rule(Section):
+    """[rules.REASON]"""
+
+    mode: Literal["enforce", "shadow", "off"] = "enforce"
+    owner: str = ""
+    note: str = ""
+    expires: date | None = None  # from this day on (UTC) the rule is back to "enforce"
+
+
+class Settings(BaseModel):
+    """The whole file. `source` is where it came from, for error messages and `check`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    milter: Milter = Milter()
+    submission: Submission = Submission()
+    dkim: Dkim = Dkim()
+    trap: Trap = Trap()
+    sender: Sender = Sender()
+    policy: Policy = Policy()
+    store: Store = Store()
+    retention: Retention = Retention()
+    log: Log = Log()
+    metrics: Metrics = Metrics()
+    rules: dict[Reason, Rule] = {}

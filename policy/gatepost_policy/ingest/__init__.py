@@ -1,0 +1,6 @@
+"""Journal records into rows and sums, each counted once."""
+
+from gatepost_policy.ingest.totals import write_sums
+from gatepost_policy.ingest.write import Outcome, ingest, remove
+
+__all__ = ["Outcome", "ingest", "remove", "write_sums"]

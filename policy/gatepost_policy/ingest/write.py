@@ -1,0 +1,243 @@
+"""Write a batch of journal records into the store, inside the caller's transaction.
+
+Each record counts once in every place: message, recipients, signatures, search keys, the sums per
+domain, the identities, the DKIM keys. Sums are folded per batch and upserted in sorted order, the
+tables always in the same order, so that the recorders of several hosts take their locks alike.
+Listings are computed in the same transaction.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection
+
+from gatepost_policy import traps
+from gatepost_policy.ingest import deltas, merge, rows
+from gatepost_policy.ingest.rows import AT, Row
+from gatepost_policy.ingest.totals import write_sums
+from gatepost_policy.journal.record import Json, read_seen
+from gatepost_policy.mail import index_key
+from gatepost_policy.store import partitions, sqltext
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+_DIRECTION = AT["direction"]
+# What a record that is none raises while it is read (`rows.read`).
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+
+
+@dataclass
+class Outcome:
+    """What a batch did. `bad` are the records that are none, by position in the batch."""
+
+    messages: int = 0  # new rows, and imported submissions that were counted
+    bad: dict[int, str] = field(default_factory=dict)
+    listings: bool = False  # what has to be published after the commit
+    repeat: bool = False
+
+
+def ingest(
+    connection: Connection, records: Sequence[Json], settings: "Settings", learned: float
+) -> Outcome:
+    """Write `records` (at most a few thousand); `learned` is now, in Unix seconds.
+
+    A message whose `key` is known already is left out. Raises SQLAlchemyError.
+    """
+    outcome = Outcome()
+    batch: list[Row] = []
+    counts: dict[tuple[object, ...], int] = {}
+    keyed: dict[str, tuple[object, ...]] = {}  # of an imported log: counted once
+    gaps: list[tuple[float, float, int]] = []
+    live: list[tuple[str, str, float]] = []
+    for position, data in enumerate(records):
+        try:
+            kind = data["kind"]
+            if kind in ("message", "rcpt"):
+                batch.append(rows.read(data, learned))
+            elif kind == "count":
+                day = int(float(data["at"]) // deltas.DAY)
+                counted = (data["direction"], data["family"], data["action"], data["reason"])
+                key = (day, *(str(word) for word in counted))
+                if data.get("key") is not None:
+                    keyed[index_key.fit(index_key.clean(data["key"]))] = key
+                else:
+                    counts[key] = counts.get(key, 0) + 1
+            elif kind == "live-trap":
+                live.append((str(data["trap"]), str(data["how"]), float(data["at"])))
+            elif kind == "gap":
+                gaps.append((float(data["since"]), float(data["at"]), int(data["lost"])))
+            elif kind == "void":
+                continue  # what `data erase` leaves of a record
+            else:
+                raise ValueError(f"unknown kind {str(kind)[:40]!r}")
+        except MALFORMED as error:
+            outcome.bad[position] = f"{type(error).__name__}: {error}"
+    if batch:
+        sums = deltas.Sums()
+        merged = _write(connection, batch, sums, learned)
+        outcome.messages = len(merged.fresh)
+        _judge(connection, batch, merged, sums, settings, outcome)
+    for key in merge.new_keys(connection, keyed):
+        counts[key] = counts.get(key, 0) + 1
+        outcome.messages += 1
+    for trap, how, at in live:
+        traps.seen_live(connection, [trap], at=at, how=how)
+    dialect = connection.dialect.name
+    sqltext.many(
+        connection,
+        sqltext.upsert(dialect, "submission_count", "messages+"),
+        [(*key, n) for key, n in sorted(counts.items())],
+    )
+    sqltext.many(
+        connection,
+        sqltext.native(dialect, 'INSERT INTO journal_gap (since, "until", lost) VALUES (?, ?, ?)'),
+        gaps,
+    )
+    return outcome
+
+
+def _write(
+    connection: Connection, batch: list[Row], sums: deltas.Sums, learned: float
+) -> merge.Merged:
+    dialect = connection.dialect.name
+    merged = merge.merge(connection, batch, sums)
+    ids = partitions.take_ids(connection, len(merged.fresh), learned)
+    for row, number in zip(merged.fresh, ids, strict=True):
+        row.values[0] = number
+    replaced = [*merged.gone, *merged.rewritten]
+    if replaced:
+        remove(connection, rows.load(connection, replaced).values(), None)
+    add(connection, [*merged.fresh, *merged.rewritten.values()], sums)
+    sqltext.many(
+        connection,
+        sqltext.native(dialect, "UPDATE message_key SET message_id = ? WHERE message_id = ?"),
+        [(row.id, old) for old, row in sorted(merged.gone.items())],
+    )
+    sqltext.many(
+        connection,
+        sqltext.insert(dialect, "message_key"),
+        sorted(
+            {(row.key, row.id) for row in merged.fresh if row.key is not None}
+            | {(key, row.id) for key, row in merged.adopted.items() if row.id not in merged.gone}
+        ),
+    )
+    write_sums(connection, sums, learned)
+    return merged
+
+
+def _judge(
+    connection: Connection,
+    batch: Sequence[Row],
+    merged: merge.Merged,
+    sums: deltas.Sums,
+    settings: "Settings",
+    outcome: Outcome,
+) -> None:
+    """Listings, repeat senders, traps that turn out to be somebody's address."""
+    from gatepost_policy import listings
+    from gatepost_policy.store import revision
+
+    inbound = [row for row in batch if row.values[_DIRECTION] == "inbound"]
+    if not inbound:
+        return
+    fresh = [
+        listings.Fresh(holder.id, read_seen(record.data), tuple(holder.merged))
+        for record, holder, hit in sorted(merged.told, key=lambda told: told[0].at)
+        if record.data is not None and ((holder.hit if record is holder else hit) or holder.merged)
+    ]
+    if fresh:
+        changes = listings.apply(connection, fresh, settings)
+        outcome.listings, outcome.repeat = changes.listings, changes.repeat
+    first, last = min(row.at for row in inbound), max(row.at for row in inbound)
+    # A RCPT TO that joins a stored row makes its sender no later than that row.
+    since = min([first, *(row.at for row in merged.rewritten.values())])
+    if _perhaps_repeat(connection, since, settings) and listings.flag_repeat(
+        connection, since, settings, sums.identities.keys()
+    ):
+        revision.bump(connection, "repeat")
+        outcome.repeat = True
+    senders = {row.sender.trap_key for row in inbound if row.sender is not None}
+    found = _traps_among(connection, sorted(senders))
+    if found:
+        traps.seen_live(connection, found, at=last, how="sender")
+
+
+# Two looks that hardly ever find anything, asked of every batch: as plain SQL they cost a tenth.
+_REPEAT = """SELECT 1 FROM identity WHERE trap_messages > 0 AND last_seen >= ? AND NOT repeat
+ AND messages >= ? AND days >= ? AND last_seen - first_seen >= ? LIMIT 1"""
+
+
+def _perhaps_repeat(connection: Connection, since: float, settings: "Settings") -> bool:
+    """True where an identity seen since then may have become a repeat sender."""
+    sender = settings.sender
+    values = (since, sender.repeat_messages, sender.repeat_messages, sender.repeat_span)
+    sql = sqltext.native(connection.dialect.name, _REPEAT)
+    return connection.exec_driver_sql(sql, values).first() is not None
+
+
+def _traps_among(connection: Connection, keys: Sequence[str]) -> list[str]:
+    """Those of `keys` that are exact traps, in force or not."""
+    found: list[str] = []
+    for part in sqltext.chunks(keys):
+        marks = ", ".join("?" * len(part))
+        sql = f"SELECT key FROM trap WHERE kind = 'exact' AND key IN ({marks})"
+        native = sqltext.native(connection.dialect.name, sql)
+        found.extend(connection.exec_driver_sql(native, tuple(part)).scalars())
+    return found
+
+
+def add(connection: Connection, batch: Sequence[Row], sums: deltas.Sums) -> None:
+    """Insert numbered rows and count them in `sums`."""
+    dialect = connection.dialect.name
+    recipients: list[tuple[object, ...]] = []
+    signatures: list[tuple[object, ...]] = []
+    domains: list[tuple[object, ...]] = []
+    for row in batch:
+        number, at = row.values[0], row.values[1]
+        for position, recipient in enumerate(row.recipients):
+            recipients.append((number, position, *recipient))
+        for position, signature in enumerate(row.signatures):
+            signatures.append((number, position, *signature))
+        keys, names = row.keys()
+        for key, shared in keys:
+            domains.append((key, at, number, shared))
+        row.add_to(sums, names)
+    messages = [tuple(row.values) for row in batch]
+    sqltext.many(connection, sqltext.insert(dialect, "message"), messages)
+    sqltext.many(connection, sqltext.insert(dialect, "recipient"), recipients)
+    sqltext.many(connection, sqltext.insert(dialect, "signature"), signatures)
+    domains.sort()
+    sqltext.many(connection, sqltext.insert(dialect, "message_domain"), domains)
+
+
+def remove(connection: Connection, gone: Iterable[Row], sums: deltas.Sums | None) -> None:
+    """Delete the rows of these messages; with `sums`, take them out of the domains' sums too.
+
+    Identities keep their memory: they have a retention of their own.
+    """
+    dialect = connection.dialect.name
+    ids: list[tuple[object, ...]] = []
+    domains: list[tuple[object, ...]] = []
+    for row in gone:
+        ids.append((row.id,))
+        keys, names = row.keys()
+        domains.extend((key, row.values[1], row.id, shared) for key, shared in keys)
+        if sums is not None:
+            row.add_to(sums, names, -1, identities=False)
+    for statement in (
+        "DELETE FROM message WHERE id = ?",
+        "DELETE FROM recipient WHERE message_id = ?",
+        "DELETE FROM signature WHERE message_id = ?",
+    ):
+        sqltext.many(connection, sqltext.native(dialect, statement), ids)
+    sqltext.many(
+        connection,
+        sqltext.native(
+            dialect,
+            "DELETE FROM message_domain"
+            " WHERE reversed = ? AND at = ? AND message_id = ? AND shared = ?",
+        ),
+        sorted(domains),
+    )

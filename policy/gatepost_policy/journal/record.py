@@ -1,0 +1,168 @@
+"""What the journal holds: one JSON object for each thing that was seen, and its way back.
+
+A record is written before the MTA is answered and read by the recorder, perhaps by a later
+release: every version ever written stays readable. Kinds:
+
+* `message`: one finished message, or one message of an MTA's log;
+* `rcpt`: one RCPT TO that the policy service judged (or a recipient without a mailbox);
+* `count`: one submission, of which only day, direction, family, reason and action are kept;
+* `live-trap`: one of our own users wrote as a trap or logged in as one, so it is none any more;
+* `gap`: records were lost between two times (journal full, disk full).
+
+Rule: a `count` record is made from Facts whose direction is not inbound and holds nothing of the
+client, the sender or the recipients.
+"""
+
+from dataclasses import dataclass, fields
+from ipaddress import ip_address
+from typing import Any
+
+from gatepost_policy.mail import address
+from gatepost_policy.mail.decision import Action, Decision, Reason
+from gatepost_policy.mail.facts import (
+    Arc,
+    Client,
+    Direction,
+    Facts,
+    Family,
+    Recipient,
+    Signature,
+    Source,
+    Stage,
+)
+
+VERSION = 1
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A `message` or `rcpt` record as values.
+
+    `traps` holds the raw addresses that were traps when the mail came. `key` is set by importers
+    only: the natural key that makes an import idempotent. `dns` are recorded key records.
+    """
+
+    kind: str
+    facts: Facts
+    decision: Decision
+    traps: tuple[str, ...] = ()
+    key: str | None = None
+    instance: str | None = None  # Postfix's policy `instance`: one message, several requests
+
+
+def message(seen: Seen) -> Json:
+    """The JSON object of a `message` or `rcpt` record."""
+    facts, decision = seen.facts, seen.decision
+    client = facts.client if facts.direction is Direction.INBOUND else facts.client.redacted()
+    traps = set(seen.traps)
+    return {
+        "v": VERSION,
+        "kind": seen.kind,
+        "at": facts.at,
+        "source": facts.source,
+        "direction": facts.direction,
+        "family": client.family,
+        "client": None
+        if client.address is None and client.helo is None
+        else {
+            "address": None if client.address is None else str(client.address),
+            "port": client.port,
+            "name": client.name,
+            "helo": client.helo,
+        },
+        "relay": facts.trusted_relay,
+        "queue_id": facts.queue_id,
+        "sender": facts.sender.raw,
+        "header_from": None if facts.header_from is None else facts.header_from.raw,
+        "recipients": [
+            {"address": r.address.raw, "trap": r.address.raw in traps, "accepted": r.accepted}
+            for r in facts.recipients
+        ],
+        "size": facts.size,
+        "message_id": facts.message_id,
+        "signatures": [_signature(s) for s in facts.signatures],
+        "arc": None if facts.arc is None else [facts.arc.cv, facts.arc.reason],
+        "over_limit": facts.over_limit,
+        "action": decision.action,
+        "reason": decision.reason,
+        "shadow": list(decision.shadow),
+        "key": seen.key,
+        "instance": seen.instance,
+    }
+
+
+_SIGNATURE = tuple(field.name for field in fields(Signature))
+
+
+def _signature(signature: Signature) -> Json:
+    # Not `asdict`: it copies deeply, and costs 12 us of every message.
+    found = ((name, getattr(signature, name)) for name in _SIGNATURE)
+    return {name: value for name, value in found if value is not None and value != ()}
+
+
+def count(facts: Facts, decision: Decision) -> Json:
+    """The JSON object that remembers a submission as a number and nothing else."""
+    return {
+        "v": VERSION,
+        "kind": "count",
+        "at": facts.at,
+        "direction": facts.direction,
+        "family": facts.client.family,
+        "action": decision.action,
+        "reason": decision.reason,
+    }
+
+
+def live_trap(key: str, how: str, at: float) -> Json:
+    """The trap `key` was used by one of our own: as a `login` or a `submission-sender`.
+
+    Only the day is kept: a trap that is none is worth knowing, when somebody was at work is not.
+    """
+    return {"v": VERSION, "kind": "live-trap", "at": at // 86_400 * 86_400, "trap": key, "how": how}
+
+
+def gap(since: float, until: float, lost: int) -> Json:
+    """`lost` records are missing between `since` and `until` (Unix seconds)."""
+    return {"v": VERSION, "kind": "gap", "at": until, "since": since, "lost": lost}
+
+
+def read_seen(data: Json) -> Seen:
+    """Back from JSON. Raises KeyError, TypeError or ValueError for a record that is none."""
+    got = data["client"] or {}
+    ip = got.get("address")
+    facts = Facts(
+        at=float(data["at"]),
+        source=Source(data["source"]),
+        stage=Stage.RCPT if data["kind"] == "rcpt" else Stage.END,
+        direction=Direction(data["direction"]),
+        client=Client(
+            family=Family(data["family"]),
+            address=None if ip is None else ip_address(ip),
+            port=got.get("port"),
+            name=got.get("name"),
+            helo=got.get("helo"),
+        ),
+        trusted_relay=bool(data.get("relay")),
+        queue_id=data["queue_id"],
+        sender=address.parse(data["sender"]),
+        header_from=None if data["header_from"] is None else address.parse(data["header_from"]),
+        recipients=tuple(
+            Recipient(address.parse(r["address"]), bool(r["accepted"])) for r in data["recipients"]
+        ),
+        size=data["size"],
+        message_id=data["message_id"],
+        signatures=tuple(
+            Signature(**{**s, "flags": tuple(s.get("flags", ()))}) for s in data["signatures"]
+        ),
+        arc=None if data["arc"] is None else Arc(*data["arc"]),
+        over_limit=data.get("over_limit"),
+    )
+    decision = Decision(
+        action=Action(data["action"]),
+        reason=Reason(data["reason"]),
+        shadow=tuple(Reason(word) for word in data["shadow"]),
+    )
+    traps = tuple(r["address"] for r in data["recipients"] if r["trap"])
+    return Seen(data["kind"], facts, decision, traps, data.get("key"), data.get("instance"))

@@ -1,0 +1,161 @@
+"""Journal segments as files: how a record is framed, found again, and known to be whole.
+
+A record is: 2 bytes magic, 1 byte version of this frame, 1 byte zero, length and CRC-32 of the
+JSON (4 bytes each, big-endian), the JSON in ASCII. A segment is a row of records; it is locked
+(flock) for as long as its writer lives.
+"""
+
+import fcntl
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gatepost_policy.journal.record import Json
+
+MAGIC = b"\xa7g"
+FRAME_VERSION = 1
+HEAD = struct.Struct(">2sBxII")
+SUFFIX = ".seg"
+# Far above any message's record; a length beyond it is damage, not data.
+MAX_RECORD_BYTES = 16_777_216
+
+encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def frame(obj: Json) -> bytes:
+    """`obj` as the bytes of one record."""
+    body = encode(obj).encode("ascii")
+    return HEAD.pack(MAGIC, FRAME_VERSION, len(body), zlib.crc32(body)) + body
+
+
+def blank(size: int, body: bytes) -> bytes:
+    """A sound record of exactly `size` bytes that says `body` (JSON, padded with blanks)."""
+    body = body.ljust(size - HEAD.size)
+    return HEAD.pack(MAGIC, FRAME_VERSION, len(body), zlib.crc32(body)) + body
+
+
+def segments(directory: Path) -> list[Path]:
+    """Every segment there is, oldest first. Raises OSError where the directory is no directory."""
+    try:
+        found = [e for e in os.scandir(directory) if e.name.endswith(SUFFIX)]
+    except FileNotFoundError:
+        return []
+    aged: list[tuple[int, str]] = []
+    for entry in found:
+        try:
+            aged.append((entry.stat().st_ctime_ns, entry.path))
+        except FileNotFoundError:
+            continue  # the recorder was faster
+    return [Path(path) for _, path in sorted(aged)]
+
+
+def size_of(directory: Path) -> int:
+    """Bytes of all segments together."""
+    total = 0
+    for entry in os.scandir(directory):
+        try:
+            total += entry.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What `read` found: a record, or damage. `start` and `end` are offsets in the segment."""
+
+    start: int
+    end: int
+    data: Json | None  # None: these bytes are no record
+    raw: bytes = b""  # of damage only
+
+
+def read(path: Path, offset: int, limit: int = 4_194_304) -> Iterator[Piece]:
+    """The complete records from `offset` on, up to about `limit` bytes.
+
+    Ends quietly before a record that is not complete: perhaps it is just being written. Damage in
+    the middle is handed out as a piece without data. Raises OSError.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read(limit)
+        if len(data) >= HEAD.size:
+            magic, _, length, _ = HEAD.unpack_from(data)
+            if magic == MAGIC and len(data) < HEAD.size + length <= MAX_RECORD_BYTES:
+                data += file.read(HEAD.size + length - len(data))
+    yield from parse(data, offset)
+
+
+def parse(data: bytes, base: int = 0) -> Iterator[Piece]:
+    """The complete records in `data`, whose first byte is at offset `base` of its segment."""
+    at = 0
+    while len(data) - at >= HEAD.size:
+        found = _record(data, at)
+        if found is None:
+            return
+        end, obj = found
+        if obj is None:
+            end = _next_record(data, at + 1)
+            if end < 0:
+                return
+            yield Piece(base + at, base + end, None, data[at:end])
+        else:
+            yield Piece(base + at, base + end, obj)
+        at = end
+
+
+def _record(data: bytes, at: int) -> tuple[int, Json | None] | None:
+    """(end, object) of the record at `at`; object None: damaged; None: not complete."""
+    magic, version, length, crc = HEAD.unpack_from(data, at)
+    start = at + HEAD.size
+    if magic != MAGIC or version != FRAME_VERSION or length > MAX_RECORD_BYTES:
+        return start, None
+    if len(data) - start < length:
+        return None
+    body = data[start : start + length]
+    if zlib.crc32(body) != crc:
+        return start, None
+    try:
+        obj = json.loads(body)
+    except ValueError:
+        return start, None
+    return start + length, obj if isinstance(obj, dict) else None
+
+
+def _next_record(data: bytes, at: int) -> int:
+    """Where the next sound record begins, at or after `at`; -1: nowhere in these bytes."""
+    while (at := data.find(MAGIC, at)) >= 0:
+        if len(data) - at >= HEAD.size:
+            found = _record(data, at)
+            if found is not None and found[1] is not None:
+                return at
+        at += 1
+    return -1
+
+
+def is_torn(data: bytes) -> bool:
+    """True where `data` is the beginning of one record: what a killed process may leave."""
+    if len(data) < HEAD.size:
+        return MAGIC.startswith(data[:2])
+    magic, version, length, _ = HEAD.unpack_from(data)
+    whole = len(data) >= HEAD.size + length
+    return magic == MAGIC and version == FRAME_VERSION and not whole
+
+
+def abandoned(path: Path) -> bool:
+    """True where the segment's writer is gone: nothing will be appended any more."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True

@@ -1,0 +1,245 @@
+"""The journal: a record is here, in one write(), before the MTA is answered.
+
+How it works: each process appends to a segment of its own, which lives as long as the process
+(or until it is large). The file is created under a private name, locked (flock) and then renamed,
+so whoever sees `*.seg` without a lock knows that its writer is gone: nothing more will come, and
+a record cut short at its very end is one whose message was never answered. A segment is never
+reopened for appending. It survives kill -9 of every process because the page cache does;
+`sync="power"` adds an fdatasync, shared by all writers that wait at the moment.
+
+What a record looks like and how it is read: `segment`, whose names are offered here too.
+
+Limits: the size limit is looked at every LOOK_BYTES, so that it may be exceeded by that much for
+each process. Losses that a process could not write down before it was killed are not counted.
+"""
+
+import fcntl
+import os
+import secrets
+import threading
+import time
+from pathlib import Path
+
+from gatepost_policy.journal import record
+from gatepost_policy.journal.record import Json
+from gatepost_policy.journal.segment import (
+    SUFFIX,
+    frame,
+    size_of,
+)
+from gatepost_policy.system import faults
+
+POKE = "poke"
+SEGMENT_BYTES = 8_388_608
+LOOK_BYTES = 262_144
+RETRY_S = 0.25
+# How the encoder writes a recipient that is a trap; a text cannot hold it, its quotes are escaped.
+TRAP_HIT = b'"trap":true'
+
+
+class Writer:
+    """This process's end of the journal. Thread-safe; opens its segment at the first write.
+
+    Make it before or after a fork, but write only after it. `lost` counts the records that could
+    not be written since the last gap record.
+    """
+
+    def __init__(self, directory: Path, *, max_bytes: int, sync: str) -> None:
+        self.directory = directory
+        self.max_bytes = max_bytes
+        self.lost = 0
+        self._lost_since = 0.0
+        self._lost_until = 0.0
+        self._retry_at = 0.0  # on the monotonic clock
+        self._handle = -1
+        self._size = 0
+        self._room = 0  # bytes until the size of the whole journal is looked at again
+        self._lock = threading.Lock()
+        self._power = _Power() if sync == "power" else None
+        self._poke = -1
+
+    def write(self, obj: Json) -> bool:
+        """Append one record; False where it is lost (counted, a gap record follows later).
+
+        Never raises OSError: the mail flows on.
+        """
+        data = frame(obj)
+        with self._lock:
+            if not self._ready(len(data)):
+                self._lose(obj)
+                return False
+            if self.lost and not self._confess():
+                self._lose(obj)
+                return False
+            if not self._append(data):
+                self._lose(obj)
+                return False
+            handle, ticket = self._handle, self._power.enter() if self._power else 0
+            # A listing has to reach the other processes soon: do not wait for the next look.
+            if TRAP_HIT in data:
+                self._wake()
+        return self._power is None or self._power.wait(handle, ticket)
+
+    def close(self) -> None:
+        """Leave the segment to the recorder. A later write opens a new one."""
+        with self._lock:
+            if self.lost and self._ready(0):
+                self._confess()
+            self._leave()
+            if self._poke >= 0:
+                os.close(self._poke)
+            self._poke = -1
+
+    def _ready(self, size: int) -> bool:
+        """True where a segment is open and there is room for `size` more bytes."""
+        if self._handle >= 0 and self._room >= size and self._size < SEGMENT_BYTES:
+            return True
+        if self.lost and time.monotonic() < self._retry_at:
+            return False
+        try:
+            if self._handle < 0 or self._size >= SEGMENT_BYTES:
+                self._leave()
+                self._open()
+            left = self.max_bytes - size_of(self.directory)
+            self._room = min(left, LOOK_BYTES + size)
+        except OSError:
+            self._room = 0
+        # A segment that cannot take this record may still take a smaller one.
+        return self._handle >= 0 and self._room >= size
+
+    def _open(self) -> None:
+        faults.disk_full("open")
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # 128 random bits: no two segments of any host ever share a name.
+        name = secrets.token_hex(16)
+        aside, final = self.directory / f".{name}", self.directory / f"{name}{SUFFIX}"
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        handle = os.open(aside, flags, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            faults.point("segment-created")
+            os.rename(aside, final)
+            if self._power:
+                _sync_directory(self.directory)
+        except OSError:
+            os.close(handle)
+            aside.unlink(missing_ok=True)
+            raise
+        self._handle, self._size = handle, 0
+
+    def _append(self, data: bytes) -> bool:
+        try:
+            faults.disk_full("write")
+            faults.point("before-write")
+            written = os.write(self._handle, data)
+        except OSError:
+            written = 0
+        if written == len(data):
+            faults.point("after-write")
+            self._size += written
+            self._room -= written
+            return True
+        self._room = 0
+        if written:
+            # Half a record in the middle would end the segment for every reader.
+            try:
+                os.ftruncate(self._handle, self._size)
+            except OSError:
+                self._leave()
+        return False
+
+    def _confess(self) -> bool:
+        """Write down what was lost before anything else goes on."""
+        gap = frame(record.gap(self._lost_since, self._lost_until, self.lost))
+        if not self._append(gap):
+            return False
+        self.lost = 0
+        return True
+
+    def _wake(self) -> None:
+        """Poke the recorder, where there is one: it holds the other end of a named pipe."""
+        try:
+            if self._poke < 0:
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+                self._poke = os.open(self.directory / POKE, flags)
+            os.write(self._poke, b".")
+        except BlockingIOError:
+            pass  # it has more than enough to read already
+        except OSError:
+            # No recorder, or one that has gone: the next one looks by itself.
+            if self._poke >= 0:
+                os.close(self._poke)
+            self._poke = -1
+
+    def _lose(self, obj: Json) -> None:
+        at = float(obj["at"])
+        self._lost_since = min(self._lost_since, at) if self.lost else at
+        self._lost_until = max(self._lost_until, at) if self.lost else at
+        self.lost += 1
+        self._retry_at = time.monotonic() + RETRY_S
+
+    def _leave(self) -> None:
+        if self._handle >= 0:
+            if self._power:
+                self._power.leave(self._handle)
+            os.close(self._handle)
+        self._handle, self._size, self._room = -1, 0, 0
+
+
+class _Power:
+    """One fdatasync for all writers that wait: the first one syncs, the others wait for it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._written = 0  # tickets given out; each stands for a record that was written
+        self._synced = 0
+        self._failed = 0  # tickets up to this one were in an fdatasync that failed
+        self._busy = False
+
+    def enter(self) -> int:
+        """A ticket for a record that was just written. Call under the writer's lock."""
+        with self._changed:
+            self._written += 1
+            return self._written
+
+    def wait(self, handle: int, ticket: int) -> bool:
+        """Until the record of `ticket` is on the disk; False where the disk refused."""
+        with self._changed:
+            while self._synced < ticket:
+                if self._busy:
+                    self._changed.wait()
+                    continue
+                self._sync(handle)
+            return ticket > self._failed
+
+    def leave(self, handle: int) -> None:
+        """Before a segment is closed: nobody may still wait for it."""
+        with self._changed:
+            while self._synced < self._written:
+                if self._busy:
+                    self._changed.wait()
+                    continue
+                self._sync(handle)
+
+    def _sync(self, handle: int) -> None:
+        self._busy, upto = True, self._written
+        self._changed.release()
+        failed = False
+        try:
+            os.fdatasync(handle)
+        except OSError:
+            failed = True
+        finally:
+            self._changed.acquire()
+            self._busy, self._synced = False, upto
+            if failed:
+                self._failed = upto
+            self._changed.notify_all()
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

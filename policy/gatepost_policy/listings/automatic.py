@@ -1,0 +1,175 @@
+"""List whoever is to blame for a trap hit, for a time that doubles, and remember why.
+
+`apply` is the recorder's: called in its transaction for message rows it has just inserted, once
+each. It is the only place where a listing is made by itself (`by_hand` is the operator's). Each hit
+costs a fixed number of indexed statements, whatever came before it.
+
+How it works: the newest row of an identity decides. It still holds: the hit adds evidence and
+nothing else. It has ended, less than `listing_memory` ago: the next one lasts twice as long.
+It was forgiven, or there is none: the first length. A repeat sender gets the longest at once.
+
+* One message is one hit, whatever its recipients: the same Message-ID from the same sender adds
+  nothing to a listing that holds, and one that we had answered 4xx nothing after it either.
+* A hit seen at RCPT by the policy service names the client prefix, for want of a signature. Where
+  the milter then sees the same message signed, the recorder says `replaces`, and what the first
+  row had caused is taken back (docs/decisions/0081).
+* Rows of an imported log are history: they make repeat senders, not listings.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection, RowMapping, delete, func, select, update
+
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.listings import promotion, table
+from gatepost_policy.listings.promotion import CHILDREN_MAX
+from gatepost_policy.listings.repeats import good_messages
+from gatepost_policy.listings.table import Fresh
+from gatepost_policy.mail import index_key
+from gatepost_policy.mail.decision import Action, Reason
+from gatepost_policy.mail.facts import Direction, Identity, IdentityKind, Source
+from gatepost_policy.rules import Known, blame
+from gatepost_policy.store import revision
+from gatepost_policy.store.tables import Evidence, Listing, Message, SenderIdentity
+
+# RFC 5321 4.5.4.1: a sender gives up after four or five days.
+RETRY_S = 5 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has to be published after the commit."""
+
+    listings: bool = False
+    repeat: bool = False
+
+    def __bool__(self) -> bool:
+        return self.listings or self.repeat
+
+
+def apply(connection: Connection, rows: Sequence[Fresh], settings: Settings) -> Changes:
+    """List whoever is to blame for the trap hits among fresh message rows, oldest first.
+
+    The revision is bumped where anything changed. Rows of an imported log list nobody.
+    """
+    listed = False
+    for row in rows:
+        if row.replaces:
+            listed |= _take_back(connection, row.replaces)
+        facts = row.seen.facts
+        if not row.seen.traps or facts.direction is not Direction.INBOUND:
+            continue
+        if facts.source in (Source.MILTER, Source.POLICY):
+            listed |= _hit(connection, row, settings)
+    if listed:
+        revision.bump(connection, "listings")
+    return Changes(listings=listed)
+
+
+def _hit(connection: Connection, row: Fresh, settings: Settings) -> bool:
+    """One message to traps: list or go on listing whoever is to blame. True for any change."""
+    facts = row.seen.facts
+    good = None
+    prefix = facts.client.prefix
+    if prefix is not None and not facts.aligned_domains():
+        good = good_messages(connection, prefix, facts.at, settings)
+    known = Known(traps=frozenset(row.seen.traps), good_messages=good)
+    changed = False
+    for identity in blame.blame(facts, known, settings).identities:
+        changed |= _list(connection, row, identity, settings)
+    return changed
+
+
+def _list(connection: Connection, row: Fresh, identity: Identity, settings: Settings) -> bool:
+    at = row.seen.facts.at
+    identity = replace(identity, value=index_key.clean(identity.value))
+    last = table.newest(connection, identity.kind, identity.value)
+    if last is not None and last["forgiven"] is None and _is_retry(connection, row, last):
+        return False
+    if last is not None and last["forgiven"] is None and at < last["until"]:
+        table.add_hit(connection, row, last["id"])
+        return False  # nothing that the other processes need to know
+    previous = None
+    if last is not None and last["forgiven"] is None:
+        if at - last["until"] <= settings.sender.listing_memory:
+            previous = last["seconds"]
+    repeat = connection.scalar(
+        select(SenderIdentity.repeat).where(
+            SenderIdentity.kind == identity.kind, SenderIdentity.value == identity.value
+        )
+    )
+    network = None
+    siblings: list[str] = []
+    if identity.kind is IdentityKind.PREFIX:
+        network = promotion.network_of(identity.value)
+    if network is not None:
+        siblings = promotion.children(connection, network, at)
+        if len(siblings) >= CHILDREN_MAX and identity.value not in siblings:
+            return False
+    seconds = blame.listing_seconds(previous, bool(repeat), settings)
+    table.begin(connection, row, identity.kind, identity.value, seconds, Reason.TRAP, network)
+    if network is not None and settings.sender.promotion != "off":
+        promotion.promote(connection, row, identity.value, network, siblings, seconds)
+    return True
+
+
+def _is_retry(connection: Connection, row: Fresh, last: RowMapping) -> bool:
+    """True where this message is evidence for `last` already and merely came again.
+
+    Once the listing has ended, only a message that we had asked to come again (4xx) is a retry:
+    else one Message-ID, used for ever, would be a way round the next listing.
+    """
+    facts = row.seen.facts
+    evidence = (
+        select(Message.id)
+        .join(Evidence, Evidence.message_id == Message.id)
+        .where(
+            Evidence.listing_id == last["id"],
+            Message.sender_key == index_key.clean(facts.sender.key),
+        )
+        .limit(1)
+    )
+    asked_again = evidence.where(Message.action == Action.TEMPFAIL)
+    if facts.at >= last["until"]:
+        if facts.at > last["since"] + RETRY_S:
+            return False
+        evidence = asked_again
+    if facts.message_id is not None:
+        evidence = evidence.where(Message.message_id == index_key.clean(facts.message_id))
+    elif row.seen.decision.action is Action.TEMPFAIL:
+        evidence = asked_again.where(Evidence.trap.in_(table.trap_keys(row)[:500]))
+    else:
+        return False
+    return connection.scalar(evidence) is not None
+
+
+def _take_back(connection: Connection, void: Sequence[int]) -> bool:
+    """Undo what void rows have caused: their evidence goes, and a listing that had no other."""
+    evidence = connection.execute(
+        select(Evidence.listing_id).where(Evidence.message_id.in_(void)).distinct()
+    ).scalars().all()  # fmt: skip
+    if not evidence:
+        return False
+    connection.execute(delete(Evidence).where(Evidence.message_id.in_(void)))
+    connection.execute(
+        update(Listing).where(Listing.id.in_(evidence)).values(hits=Listing.hits - 1)
+    )
+    gone = connection.execute(
+        delete(Listing).where(
+            Listing.id.in_(evidence), Listing.hits <= 0, Listing.by_hand.is_(False)
+        )
+    )
+    return bool(gone.rowcount)
+
+
+def holding(connection: Connection, now: float) -> list[tuple[str, str, float]]:
+    """(kind, value, until) of every listing that holds at `now`; the longest of each identity."""
+    return [
+        (kind, value, float(until))
+        for kind, value, until in connection.execute(
+            select(Listing.kind, Listing.value, func.max(Listing.until))
+            .where(Listing.until > now, Listing.forgiven.is_(None))
+            .group_by(Listing.kind, Listing.value)
+        )
+    ]

@@ -1,0 +1,117 @@
+"""The operator's hand on listings: name a sender, punish it, forgive it.
+
+All functions work inside the caller's transaction and bump the revision `listings`.
+"""
+
+from ipaddress import ip_address, ip_network
+
+from sqlalchemy import Connection, and_, insert, select, update
+
+from gatepost_policy.listings import promotion
+from gatepost_policy.mail import address
+from gatepost_policy.mail.facts import Identity, IdentityKind, client_prefix
+from gatepost_policy.store import revision
+from gatepost_policy.store.tables import Listing
+
+
+def identify(name: str) -> Identity:
+    """The identity an operator names: an IP address, a prefix, a domain, or a mail address.
+
+    An IPv6 address means its /64. Raises ValueError saying what was wanted.
+    """
+    name = name.strip().strip("<>")
+    wanted = "want an IP address, a prefix such as 2001:db8::/64, a domain or a mail address"
+    if "@" in name:
+        parsed = address.parse(name)
+        if parsed.local and parsed.domain:
+            return Identity(IdentityKind.SENDER, parsed.key, False)
+        name = name.removeprefix("@")
+    if "/" in name:
+        try:
+            return Identity(IdentityKind.PREFIX, str(ip_network(name, strict=False)), True)
+        except ValueError:
+            raise ValueError(wanted) from None
+    try:
+        return Identity(IdentityKind.PREFIX, client_prefix(ip_address(name.strip("[]"))), True)
+    except ValueError:
+        domain = address.canonical_domain(name)
+        if "." not in domain or any(c.isspace() or c in "@:/*" for c in domain):
+            raise ValueError(wanted) from None
+        return Identity(IdentityKind.DKIM, domain, True)
+
+
+def punish(
+    connection: Connection, identity: Identity, *, seconds: int, at: float, note: str = ""
+) -> None:
+    """List `identity` by hand for `seconds` from `at`; one that holds already is replaced."""
+    connection.execute(
+        update(Listing)
+        .where(
+            Listing.kind == identity.kind,
+            Listing.value == identity.value,
+            Listing.until > at,
+            Listing.forgiven.is_(None),
+        )
+        .values(until=at)
+    )
+    connection.execute(
+        insert(Listing).values(
+            kind=identity.kind,
+            value=identity.value,
+            since=at,
+            until=at + seconds,
+            seconds=seconds,
+            reason="by-hand",
+            hits=0,
+            by_hand=True,
+            note=note or None,
+            network=None,
+        )
+    )
+    revision.bump(connection, "listings")
+
+
+def forgive(connection: Connection, identity: Identity, *, at: float, note: str = "") -> int:
+    """End the listings of `identity` and forget that they were: the next hit is a first one.
+
+    A prefix takes the listings of what lies in it along. Returns how many were forgiven.
+    """
+    wanted = [and_(Listing.kind == identity.kind, Listing.value == identity.value)]
+    if identity.kind is IdentityKind.PREFIX:
+        wanted = [
+            and_(Listing.kind == kind, Listing.value == value)
+            for kind, value in _within(connection, identity.value)
+        ]
+    forgiven = 0
+    for condition in wanted:
+        values = {"until": at, "forgiven": at} | ({"note": note} if note else {})
+        # What has ended already is forgiven too, or the next hit would count as a second one.
+        forgiven += connection.execute(
+            update(Listing)
+            .where(condition, Listing.forgiven.is_(None), Listing.until > at)
+            .values(**values)
+        ).rowcount
+        forgiven += connection.execute(
+            update(Listing)
+            .where(condition, Listing.forgiven.is_(None), Listing.until <= at)
+            .values(forgiven=at)
+        ).rowcount
+    if forgiven:
+        revision.bump(connection, "listings")
+    return forgiven
+
+
+def _within(connection: Connection, prefix: str) -> list[tuple[str, str]]:
+    """(kind, value) of the listed prefixes inside `prefix`, itself and those promoted included."""
+    network = ip_network(prefix)
+    rows = connection.execute(
+        select(Listing.kind, Listing.value)
+        .where(Listing.kind.in_(("prefix", promotion.KIND)), Listing.forgiven.is_(None))
+        .distinct()
+    )
+    found = []
+    for kind, value in rows:
+        other = ip_network(value)
+        if other.version == network.version and other.subnet_of(network):  # type: ignore[arg-type]
+            found.append((kind, value))
+    return found

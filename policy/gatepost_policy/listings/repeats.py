@@ -1,0 +1,124 @@
+"""Repeat senders, and clients that are shared: what the history of an identity says about it."""
+
+from collections.abc import Collection, Iterator
+
+from sqlalchemy import Connection, func, select, update
+
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail import address
+from gatepost_policy.mail.decision import Action, Reason
+from gatepost_policy.mail.facts import IdentityKind
+from gatepost_policy.store.sqltext import MANY, chunks
+from gatepost_policy.store.tables import Message, SenderIdentity
+
+# Of one client, so many of its newest messages are looked at for good ones.
+GOOD_SCAN = 1_000
+
+
+def good_messages(connection: Connection, prefix: str, at: float, settings: Settings) -> int:
+    """How much good mail this client brought to real recipients in `good_window`, bounded."""
+    newest = (
+        select(Message.action, Message.reason, Message.shadow, Message.stage)
+        .where(
+            Message.prefix == prefix,
+            Message.at >= at - settings.sender.good_window,
+            Message.at <= at,
+        )
+        .order_by(Message.at.desc())
+        .limit(GOOD_SCAN)
+        .subquery()
+    )
+    return (
+        connection.scalar(
+            select(func.count())
+            .select_from(newest)
+            .where(
+                newest.c.action == Action.ACCEPT,
+                newest.c.reason == Reason.NO_BAD_SIGNAL,
+                newest.c.shadow.is_(None),
+                newest.c.stage != "rcpt",
+            )
+        )
+        or 0
+    )
+
+
+def flag_repeat(
+    connection: Connection,
+    since: float,
+    settings: Settings,
+    touched: Collection[tuple[str, str]] | None = None,
+) -> bool:
+    """Flag those who became repeat senders, among the identities seen at or after `since`.
+
+    `touched` are the (kind, value) that the batch has counted; None: any. Nobody else can have
+    become one, and each look at a client costs a read: with ten million messages in the store,
+    thousands of shared clients would be looked at again for every batch of an old log.
+
+    Call it once a batch, after listings were made ("its next hit" is not the hit that makes it
+    one) and identities counted. True where one was new; the caller bumps the revision.
+
+    Never flagged: never_list and own domains, where an identity is a crowd, and clients that
+    deliver good mail, for the same reason.
+    """
+    sender = settings.sender
+    protected = sender.never_list + sender.own_domains
+    flagged = False
+    for kind, value, last_seen in list(_candidates(connection, since, settings, touched)):
+        if kind == IdentityKind.PREFIX:
+            if good_messages(connection, value, last_seen, settings) >= sender.good_messages:
+                continue
+        elif any(address.is_within(value.rpartition("@")[2], p) for p in protected) and (
+            kind != IdentityKind.SENDER
+        ):
+            continue
+        connection.execute(
+            update(SenderIdentity)
+            .where(SenderIdentity.kind == kind, SenderIdentity.value == value)
+            .values(repeat=True)
+        )
+        flagged = True
+    return flagged
+
+
+def _candidates(
+    connection: Connection,
+    since: float,
+    settings: Settings,
+    touched: Collection[tuple[str, str]] | None,
+) -> Iterator[tuple[str, str, float]]:
+    """(kind, value, last seen) of those who are not yet flagged and have come often enough."""
+    sender, identity = settings.sender, SenderIdentity
+    query = select(identity.kind, identity.value, identity.last_seen).where(
+        identity.trap_messages > 0,
+        identity.repeat.is_(False),
+        identity.messages >= sender.repeat_messages,
+        identity.days >= sender.repeat_messages,
+        identity.last_seen - identity.first_seen >= sender.repeat_span,
+    )
+    recent = query.where(identity.last_seen >= since)
+    if touched is None:
+        yield from ((kind, value, at) for kind, value, at in connection.execute(recent))
+        return
+    found = connection.execute(recent.limit(MANY + 1)).all()
+    if len(found) <= MANY:
+        yield from ((kind, value, at) for kind, value, at in found if (kind, value) in touched)
+        return
+    # An old log: everybody who ever hit a trap was seen since then.
+    for kind in sorted({kind for kind, _ in touched}):
+        mine = query.where(identity.kind == kind)
+        for part in chunks(value for other, value in touched if other == kind):
+            of_part = connection.execute(mine.where(identity.value.in_(part)))
+            yield from ((kind, value, at) for kind, value, at in of_part)
+
+
+def repeating(connection: Connection) -> list[tuple[str, str]]:
+    """(kind, value) of every repeat sender."""
+    return [
+        (kind, value)
+        for kind, value in connection.execute(
+            select(SenderIdentity.kind, SenderIdentity.value).where(
+                SenderIdentity.trap_messages > 0, SenderIdentity.repeat.is_(True)
+            )
+        )
+    ]

@@ -1,0 +1,99 @@
+"""The listing table: the newest row of an identity, a new one, one more hit on it.
+
+Each function is one or two indexed statements, whatever came before.
+
+Limits: EVIDENCE_MAX rows of evidence a listing; hits beyond it are counted only.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
+
+from gatepost_policy.journal.record import Seen
+from gatepost_policy.mail import address, index_key
+from gatepost_policy.store.tables import Evidence, Listing
+
+EVIDENCE_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A message row that was just inserted; `replaces` are the other door's rows it made void."""
+
+    message_id: int
+    seen: Seen
+    replaces: tuple[int, ...] = ()
+
+
+def trap_keys(row: Fresh) -> list[str]:
+    """The traps of a message, each once, as both databases can store them."""
+    keys = (index_key.clean(address.parse(t).trap_key) for t in row.seen.traps)
+    return list(dict.fromkeys(keys))
+
+
+def newest(connection: Connection, kind: str, value: str) -> RowMapping | None:
+    """The listing that says what the next hit of this identity means."""
+    return (
+        connection.execute(
+            select(*Listing.__table__.columns)
+            .where(Listing.kind == kind, Listing.value == value)
+            .order_by(Listing.until.desc(), Listing.id.desc())
+            .limit(1)
+        )
+        .mappings()
+        .one_or_none()
+    )
+
+
+def begin(
+    connection: Connection,
+    row: Fresh,
+    kind: str,
+    value: str,
+    seconds: int,
+    reason: str,
+    network: str | None,
+) -> None:
+    """A new listing from the time of `row` on, with its first hit."""
+    at = row.seen.facts.at
+    made = connection.execute(
+        insert(Listing).values(
+            kind=kind,
+            value=value,
+            since=at,
+            until=at + seconds,
+            seconds=seconds,
+            reason=reason,
+            hits=0,
+            by_hand=False,
+            network=network,
+        )
+    )
+    key = made.inserted_primary_key
+    assert key is not None
+    add_hit(connection, row, int(key[0]))
+
+
+def add_hit(connection: Connection, row: Fresh, listing_id: int) -> None:
+    """One more hit; its traps are kept while there is room."""
+    connection.execute(
+        update(Listing).where(Listing.id == listing_id).values(hits=Listing.hits + 1)
+    )
+    kept = connection.scalar(
+        select(func.count()).select_from(Evidence).where(Evidence.listing_id == listing_id)
+    )
+    room = EVIDENCE_MAX - (kept or 0)
+    keys = trap_keys(row)[: max(room, 0)]
+    if keys:
+        connection.execute(
+            insert(Evidence),
+            [
+                {
+                    "listing_id": listing_id,
+                    "message_id": row.message_id,
+                    "trap": key,
+                    "at": row.seen.facts.at,
+                }
+                for key in keys
+            ],
+        )

@@ -1,0 +1,242 @@
+"""Write what the store knows into the files that every process of this host has mapped.
+
+One publisher at a time: the recorder, or a command that holds its lock. Both files are written
+aside and renamed; then the counter in `known.tick` moves, and the others look.
+"""
+
+import json
+import os
+import secrets
+import threading
+import time
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gatepost_policy.lookup.snapshot import (
+    DAMAGE,
+    MAGIC_NOW,
+    MAGIC_TRAPS,
+    NOW_FILE,
+    NOW_HEAD,
+    TICK_FILE,
+    TRAPS_FILE,
+    TRAPS_HEAD,
+    contains,
+    hasher,
+    load,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from gatepost_policy.config.settings import Settings
+
+# So many traps may come and go before the large file is written again.
+MAX_DELTA = 20_000
+# Another host's clock may be off by this much when a change is looked for by its time.
+SLACK_S = 3_600.0
+# Where this process has compared what it found published with the store.
+_checked: set[Path] = set()
+
+
+def publish(
+    connection: "Connection", state_dir: Path, settings: "Settings", now: float | None = None
+) -> None:
+    """Write what the store knows, for all processes of this host. One publisher at a time.
+
+    Listings that have ended at `now` (Unix seconds; None: the clock) are left out.
+
+    Raises OSError where the files cannot be written, and what the database raises.
+    """
+    from gatepost_policy import listings
+    from gatepost_policy.store import revision
+
+    state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+    revision_now = revision.number(connection, "traps")
+    generation = revision.number(connection, "generation")
+    old = _published(state_dir)
+    base: _Base | None = None
+    if old is not None and old["generation"] == generation:
+        base = _Base(old["base"], old["built"], old["generation"], bytes.fromhex(old["key"]))
+    known_good = state_dir in _checked
+    if base is not None and old is not None and known_good and old["traps"] == revision_now:
+        small = {name: old[name] for name in ("added", "gone", "domains", "patterns")}
+    else:
+        changes = None if base is None else _changes(connection, base)
+        if base is None or changes is None or not _adds_up(connection, state_dir, *changes):
+            base = _write_base(connection, state_dir, generation)
+            changes = [], []
+        small = {"added": changes[0], "gone": changes[1], **_globs(connection)}
+        _checked.add(state_dir)
+    hashed = hasher(base.key)
+    holding = listings.holding(connection, time.time() if now is None else now)
+    pairs = sorted((hashed(f"{kind}\0{value}"), until) for kind, value, until in holding)
+    repeat = sorted({hashed(f"{k}\0{v}") for k, v in listings.repeating(connection)})
+    prefixes = [value for kind, value, _ in holding if kind in ("prefix", "promoted")]
+    bits = {(":" in p, int(p.rpartition("/")[2])) for p in prefixes}
+    meta = {
+        **small,
+        "base": base.number,
+        "built": base.built,
+        "generation": base.generation,
+        "key": base.key.hex(),
+        "traps": revision_now,
+        "v4_bits": sorted((b for v6, b in bits if not v6), reverse=True),
+        "v6_bits": sorted((b for v6, b in bits if v6), reverse=True),
+        "by_sender": any(kind == "sender" for kind, _, _ in holding),
+    }
+    text = json.dumps(meta).encode()
+    text += b" " * (-(NOW_HEAD.size + len(text)) % 8)
+    _replace(
+        state_dir / NOW_FILE,
+        NOW_HEAD.pack(MAGIC_NOW, len(text), len(pairs), len(repeat)),
+        text,
+        array("Q", [number for number, _ in pairs]),
+        array("d", [until for _, until in pairs]),
+        array("Q", repeat),
+    )
+    bump(state_dir / TICK_FILE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    number: int
+    built: float
+    generation: int
+    key: bytes
+
+
+def _published(state_dir: Path) -> dict[str, Any] | None:
+    """The small file's JSON where both files are sound, else None: all is written anew."""
+    try:
+        load(state_dir)
+        with (state_dir / NOW_FILE).open("rb") as file:
+            _, octets, _, _ = NOW_HEAD.unpack(file.read(NOW_HEAD.size))
+            meta: dict[str, Any] = json.loads(file.read(octets))
+    except DAMAGE:
+        return None
+    return meta
+
+
+def _write_base(connection: "Connection", state_dir: Path, generation: int) -> _Base:
+    from sqlalchemy import select
+
+    from gatepost_policy import traps
+    from gatepost_policy.store.tables import TrapRow
+
+    base = _Base(secrets.randbits(53), time.time(), generation, secrets.token_bytes(16))
+    keys = connection.execute(
+        select(TrapRow.key).where(TrapRow.kind == "exact", traps.live()),
+        execution_options={"yield_per": 10_000},
+    )
+    numbers = sorted_hashes(base.key, keys.scalars())
+    _replace(
+        state_dir / TRAPS_FILE,
+        TRAPS_HEAD.pack(MAGIC_TRAPS, base.key, base.number, len(numbers)),
+        numbers,
+    )
+    return base
+
+
+def sorted_hashes(key: bytes, texts: Iterable[str]) -> "array[int]":
+    """The hashes of `texts`, sorted, each once."""
+    hashed = hasher(key)
+    # Sorted by first octet as they come: a million numbers cost eight octets each, not fifty.
+    buckets = [array("Q") for _ in range(256)]
+    for text in texts:
+        number = hashed(text)
+        buckets[number >> 56].append(number)
+    out = array("Q")
+    for bucket in buckets:
+        out.extend(sorted(set(bucket)))
+    return out
+
+
+def _changes(connection: "Connection", base: _Base) -> tuple[list[int], list[int]] | None:
+    """Exact traps that came and went since the large file; None where they are too many."""
+    from sqlalchemy import and_, or_, select
+
+    from gatepost_policy.store.tables import TrapRow
+
+    since = base.built - SLACK_S
+    rows = connection.execute(
+        select(TrapRow.key, TrapRow.removed)
+        .where(
+            TrapRow.kind == "exact",
+            # An import's rows are in the large file: what came later was added by hand.
+            or_(and_(TrapRow.generation == 0, TrapRow.added >= since), TrapRow.removed >= since),
+        )
+        .limit(MAX_DELTA + 1)
+    ).all()
+    if len(rows) > MAX_DELTA:
+        return None
+    hashed = hasher(base.key)
+    return (
+        [hashed(r.key) for r in rows if r.removed is None],
+        [hashed(r.key) for r in rows if r.removed is not None],
+    )
+
+
+def _adds_up(
+    connection: "Connection", state_dir: Path, added: list[int], gone: list[int]
+) -> bool:
+    """True where the large file with these changes holds as many traps as the store.
+
+    It does not where the store was restored from a backup: its revisions may then say the same of
+    other traps.
+    """
+    from sqlalchemy import func, select
+
+    from gatepost_policy import traps
+    from gatepost_policy.store.tables import TrapRow
+
+    base = load(state_dir).base
+    expected = len(base)
+    expected += sum(1 for number in set(added) if not contains(base, number))
+    expected -= sum(1 for number in set(gone) - set(added) if contains(base, number))
+    query = select(func.count()).select_from(TrapRow).where(TrapRow.kind == "exact", traps.live())
+    return connection.scalar(query) == expected
+
+
+def _globs(connection: "Connection") -> dict[str, list[str]]:
+    from sqlalchemy import select
+
+    from gatepost_policy import traps
+    from gatepost_policy.store.tables import TrapRow
+
+    rows = connection.execute(
+        select(TrapRow.kind, TrapRow.key).where(TrapRow.kind != "exact", traps.live())
+    ).all()
+    return {
+        "domains": [r.key for r in rows if r.kind == "domain"],
+        "patterns": [r.key for r in rows if r.kind == "pattern"],
+    }
+
+
+def _replace(path: Path, *parts: "bytes | array[int] | array[float]") -> None:
+    """Write aside, then rename: a reader sees the old file or the new one, whole."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        with open(descriptor, "wb") as file:
+            file.writelines(memoryview(part).cast("B") for part in parts)
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def bump(path: Path) -> None:
+    """Move the counter. The file is made once and then only written to: it is mapped by all."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        before = os.pread(descriptor, 8, 0)
+        number = int.from_bytes(before, "little") if len(before) == 8 else 0
+        # Nanoseconds, so that a file that was made anew does not repeat an old number.
+        number = max(number + 1, time.time_ns())
+        os.pwrite(descriptor, number.to_bytes(8, "little"), 0)
+    finally:
+        os.close(descriptor)

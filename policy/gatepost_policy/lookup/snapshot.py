@@ -1,0 +1,199 @@
+"""One state of what is known by heart, mapped from two files: traps, listings, repeat senders.
+
+* `known.traps`: the sorted 64-bit hashes of all exact traps. Large, and shared by all processes,
+  because it is only mapped. Rebuilt after an import or many changes.
+* `known.now`: everything small or short-lived: the few traps that came or went since then, domain
+  and pattern traps, listings with their ends, repeat senders. Rebuilt with every change.
+
+A look-up is a binary search: no list makes it slow. The hashes are keyed (BLAKE2b) with a secret
+that was made on this machine, so nobody can look for two addresses that collide, and at 64 bits
+chance will not: a hit needs no second look at the store (docs/decisions/0080).
+
+Numbers are in this machine's byte order: the files never leave it.
+"""
+
+import json
+import mmap
+import re
+import struct
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import translate
+from hashlib import blake2b
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+from gatepost_policy.mail.address import OPEN, Address
+from gatepost_policy.mail.facts import Direction, Facts, Identity, IdentityKind
+from gatepost_policy.rules import Listed
+
+TRAPS_FILE, NOW_FILE, TICK_FILE = "known.traps", "known.now", "known.tick"
+TRAPS_HEAD = struct.Struct("=8s16sQQ")  # magic, hash key, id of this file, how many
+NOW_HEAD = struct.Struct("=8sIII4x")  # magic, octets of JSON, listings, repeat senders
+MAGIC_TRAPS, MAGIC_NOW = b"GPTRAPS1", b"GPKNOW01"
+# What reading a file raises that is not what it should be.
+DAMAGE = (OSError, ValueError, KeyError, TypeError, struct.error)
+
+Hash = Callable[[str], int]
+
+
+def hasher(key: bytes) -> Hash:
+    """The keyed 64-bit hash of texts."""
+    base = blake2b(digest_size=8, key=key)
+
+    def hashed(text: str) -> int:
+        one = base.copy()
+        one.update(text.encode("utf-8", "surrogatepass"))
+        return int.from_bytes(one.digest(), "little")
+
+    return hashed
+
+
+def contains(numbers: Any, wanted: int) -> bool:
+    """True where `wanted` is among the sorted `numbers`."""
+    index = bisect_left(numbers, wanted)
+    return index < len(numbers) and numbers[index] == wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One state of what is known. `base` is the large file's array, all else is small."""
+
+    key: bytes = b""
+    hashed: Any = None  # a Hash; None where nothing was published yet
+    base_id: int = 0
+    base: Any = ()
+    added: frozenset[int] = frozenset()
+    gone: frozenset[int] = frozenset()
+    domains: frozenset[str] = frozenset()
+    patterns: tuple[tuple[str, re.Pattern[str]], ...] = ()  # (literal domain or '', regex)
+    listings: Any = ()
+    untils: Any = ()
+    repeat: Any = ()
+    v4_bits: tuple[int, ...] = ()
+    v6_bits: tuple[int, ...] = ()
+    by_sender: bool = False
+    keep: tuple[Any, ...] = field(default=(), compare=False)  # maps that must live as long
+
+    def is_trap(self, address: Address) -> bool:
+        """True where mail to `address` is for a trap."""
+        if self.hashed is None:
+            return False
+        key = address.trap_key
+        local, _, domain = key.rpartition("@")
+        if local in OPEN:
+            return False
+        if domain and "@" + domain in self.domains:
+            return True
+        if len(self.base) or self.added:
+            number = self.hashed(key)
+            if number in self.added:
+                return True
+            if contains(self.base, number) and number not in self.gone:
+                return True
+        return any(
+            (not literal or literal == domain) and pattern.match(key)
+            for literal, pattern in self.patterns
+        )
+
+    def until(self, kind: str, value: str) -> float | None:
+        """When the listing of this identity ends (Unix seconds), or None."""
+        if not len(self.listings):
+            return None
+        number = self.hashed(f"{kind}\0{value}")
+        index = bisect_left(self.listings, number)
+        if index < len(self.listings) and self.listings[index] == number:
+            return float(self.untils[index])
+        return None
+
+    def is_repeat(self, identity: Identity) -> bool:
+        """True where this identity has a repeat sender's history."""
+        return bool(len(self.repeat)) and contains(
+            self.repeat, self.hashed(f"{identity.kind}\0{identity.value}")
+        )
+
+    def listed(self, facts: Facts) -> tuple[Listed, ...]:
+        """The listings that hold for these facts at `facts.at`."""
+        if not len(self.listings) or facts.direction is not Direction.INBOUND:
+            return ()
+        found: list[Listed] = []
+
+        def look(kind: str, identity: Identity) -> None:
+            until = self.until(kind, identity.value)
+            if until is not None and until > facts.at:
+                found.append(Listed(identity, until, promoted=kind == "promoted"))
+
+        ip = facts.client.address
+        if ip is not None:
+            for bits in self.v4_bits if ip.version == 4 else self.v6_bits:
+                prefix = Identity(IdentityKind.PREFIX, _network(int(ip), ip.version, bits), True)
+                look("prefix", prefix)
+                if ip.version == 6 and bits in (48, 56):
+                    look("promoted", prefix)
+        for domain in facts.aligned_domains():
+            look("dkim", Identity(IdentityKind.DKIM, domain, True))
+        if self.by_sender and not facts.sender.null:
+            look("sender", Identity(IdentityKind.SENDER, facts.sender.key, False))
+        return tuple(found)
+
+
+def _network(ip: int, version: int, bits: int) -> str:
+    width = 32 if version == 4 else 128
+    shift = width - bits
+    first = ip >> shift << shift
+    if version == 4:
+        return f"{first >> 24}.{first >> 16 & 255}.{first >> 8 & 255}.{first & 255}/{bits}"
+    return str(ip_network((first, bits)))
+
+
+EMPTY = Snapshot()
+
+
+def load(state_dir: Path, old: Snapshot = EMPTY) -> Snapshot:
+    """Map the published files. Raises OSError or ValueError where they are not there or broken."""
+    with (state_dir / NOW_FILE).open("rb") as file:
+        now = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+    magic, octets, listed, repeated = NOW_HEAD.unpack_from(now)
+    start = NOW_HEAD.size + octets
+    if magic != MAGIC_NOW or start % 8 or len(now) != start + 16 * listed + 8 * repeated:
+        raise ValueError("known.now: damaged")
+    meta = json.loads(bytes(now[NOW_HEAD.size : start]))
+    middle = start + 8 * listed
+    if meta["base"] == old.base_id and old.hashed is not None:
+        key, hashed, base, keep = old.key, old.hashed, old.base, old.keep
+    else:
+        with (state_dir / TRAPS_FILE).open("rb") as file:
+            large = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+        magic, key, base_id, count = TRAPS_HEAD.unpack_from(large)
+        if magic != MAGIC_TRAPS or len(large) != TRAPS_HEAD.size + 8 * count:
+            raise ValueError("known.traps: damaged")
+        if base_id != meta["base"]:
+            raise ValueError("known.traps: of another moment")
+        base = large[TRAPS_HEAD.size :].cast("Q")
+        hashed, keep = hasher(key), (large,)
+    return Snapshot(
+        key=key,
+        hashed=hashed,
+        base_id=meta["base"],
+        base=base,
+        added=frozenset(meta["added"]),
+        gone=frozenset(meta["gone"]),
+        domains=frozenset(meta["domains"]),
+        patterns=tuple(_pattern(p) for p in meta["patterns"]),
+        listings=now[start:middle].cast("Q"),
+        untils=now[middle : middle + 8 * listed].cast("d"),
+        repeat=now[middle + 8 * listed :].cast("Q"),
+        v4_bits=tuple(meta["v4_bits"]),
+        v6_bits=tuple(meta["v6_bits"]),
+        by_sender=meta["by_sender"],
+        keep=keep,
+    )
+
+
+def _pattern(glob: str) -> tuple[str, re.Pattern[str]]:
+    domain = glob.rpartition("@")[2]
+    literal = "" if "*" in domain or "?" in domain else domain
+    # `[` is legal in no unquoted address: here it is a character, not a class.
+    return literal, re.compile(translate(glob.replace("[", "[[]")))

@@ -1,0 +1,132 @@
+"""What one process knows by heart: traps, listings and repeat senders, for the rules.
+
+How it works: the process that records writes two files into the state directory (`publisher`) and
+bumps a counter in a third, `known.tick`, which everybody maps. `KnownState` compares the counter at
+MAIL or at a request (a few hundred nanoseconds) and maps the new files (`snapshot`) when it moved.
+
+Rule: a reader never writes, never raises, and never waits for the store, but for one bounded read
+(`good_mail`) after a trap hit that nothing proves.
+"""
+
+import mmap
+import os
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gatepost_policy.lookup.good_mail import GoodMail
+from gatepost_policy.lookup.snapshot import (
+    DAMAGE,
+    EMPTY,
+    TICK_FILE,
+    Snapshot,
+    load,
+)
+from gatepost_policy.mail.address import NULL, Address, parse
+from gatepost_policy.mail.facts import Direction, Facts, Identity
+from gatepost_policy.rules import Known
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+# A counter that was replaced (state directory restored) is noticed after this long.
+LOOK_AGAIN_S = 2.0
+
+
+class KnownState:
+    """One process's view. Thread-safe; make it before or after a fork, use it only after.
+
+    `state_dir` defaults to the configured one. Works, knowing nothing, where nothing has been
+    published yet.
+    """
+
+    def __init__(self, settings: "Settings", state_dir: Path | None = None) -> None:
+        self.settings = settings
+        if state_dir is None:
+            from gatepost_policy import config
+
+            state_dir = config.state_dir(settings)
+        self.state_dir = state_dir
+        self._now = EMPTY
+        self._tick: Any = None  # the mapped counter
+        self._tick_file: tuple[int, int] | None = None  # device and inode of what is mapped
+        self._seen = -1
+        self._look_at = 0.0  # monotonic: when the path of the counter is looked at again
+        self._lock = threading.Lock()
+        self._good_mail = GoodMail(settings)
+
+    def current(self) -> Snapshot:
+        """The newest snapshot; loads it where the counter has moved."""
+        moment = time.monotonic()
+        if moment >= self._look_at:
+            self._look_at = moment + LOOK_AGAIN_S
+            self._map_tick()
+        tick = self._tick
+        if tick is not None and tick[0] != self._seen:
+            with self._lock:
+                self._load(tick[0])
+        return self._now
+
+    def is_trap(self, address: Address) -> bool:
+        """True where mail to `address` is for a trap, by the newest snapshot."""
+        return self.current().is_trap(address)
+
+    def live_traps(self, used: Mapping[str, str]) -> dict[str, str]:
+        """The trap keys among the addresses that one of our own users used; each under its name."""
+        now = self.current()
+        found = {}
+        for how, text in used.items():
+            address = parse(text) if "@" in text else NULL
+            if not address.null and now.is_trap(address):
+                found[how] = address.trap_key
+        return found
+
+    def lookup(self, facts: Facts, *, ask_store: bool = True) -> Known:
+        """What the rules need to know about `facts`. Never raises.
+
+        With `ask_store=False` it never leaves memory, and `good_messages` stays None.
+        """
+        now = self.current()
+        if now.hashed is None:
+            return Known()
+        traps = frozenset(r.address.raw for r in facts.recipients if now.is_trap(r.address))
+        if facts.direction is not Direction.INBOUND:
+            return Known(traps=traps)
+        repeat: tuple[Identity, ...] = ()
+        if len(now.repeat):
+            repeat = tuple(i for i in facts.identities() if now.is_repeat(i))
+        good = None
+        if ask_store and traps and not facts.trusted_relay and not facts.sender.null:
+            if not facts.aligned_domains():
+                prefix = facts.client.prefix
+                good = None if prefix is None else self._good_mail.count(prefix, facts.at)
+        return Known(traps=traps, listed=now.listed(facts), repeat=repeat, good_messages=good)
+
+    def _map_tick(self) -> None:
+        """Map the counter, or map it again where its file was replaced."""
+        path = self.state_dir / TICK_FILE
+        try:
+            with path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                if (status.st_dev, status.st_ino) == self._tick_file:
+                    return
+                mapped = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
+        except (OSError, ValueError):
+            self._look_at = time.monotonic() + 0.1  # nothing there yet: look again soon
+            return
+        self._tick_file = (status.st_dev, status.st_ino)
+        self._tick = memoryview(mapped).cast("Q")
+        self._seen = -1
+
+    def _load(self, tick: int) -> None:
+        if tick == self._seen:
+            return  # another thread was faster
+        try:
+            self._now = load(self.state_dir, self._now)
+        except DAMAGE:
+            # Between two renames of the publisher, or damaged: what was known stays known, and
+            # the next look tries again.
+            return
+        self._seen = tick

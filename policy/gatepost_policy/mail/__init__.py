@@ -1,0 +1,1 @@
+"""What a message is: addresses, facts, decisions, dates, Received fields. Pure values."""

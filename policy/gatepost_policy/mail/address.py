@@ -1,0 +1,178 @@
+"""Read mail addresses and domains once, at the edge, into one canonical form.
+
+Pure: text in, `Address` out. Two spellings of one mailbox share a `key`: source routes,
+angle brackets, trailing dots, needless quotes and U-labels are gone, the domain is lower-case.
+The local part keeps its case (RFC 5321 2.4: it must be treated as case sensitive); only a trap
+is matched more loosely, by `trap_keys`.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from email import policy as email_policy
+from email.errors import MessageError
+from email.headerregistry import AddressHeader
+from functools import lru_cache, wraps
+from typing import TypeVar
+
+import idna
+
+OPEN = ("postmaster", "abuse")  # nobody may close these: RFC 5321 4.5.1, RFC 2142
+
+T = TypeVar("T")
+# RFC 5321 4.1.2: a dot-string needs no quotes. UTF-8 per RFC 6531 3.3.
+_DOT_STRING = re.compile(r"[^\s\x00-\x1f\"(),:;<>@\[\\\]]+\Z")
+# The common header From: one addr-spec, with or without a display name free of specials.
+_PLAIN_FROM = re.compile(
+    r"[ \t\r\n]*(?:(?:\"[^\"\\\r\n]*\"|[^\"(),:;<>@\[\\\]=]*)[ \t\r\n]*<([^\s\"(),:;<>@\[\\\]]+@"
+    r"[A-Za-z0-9.-]+)>|([^\s\"(),:;<>@\[\\\]]+@[A-Za-z0-9.-]+))[ \t\r\n]*\Z"
+)
+MAX_FROM_BYTES = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One mailbox. `raw` is the text as it came, `local` and `domain` are canonical."""
+
+    raw: str
+    local: str
+    domain: str
+
+    @property
+    def key(self) -> str:
+        """The canonical text, equal for every spelling of this mailbox; '' for the null sender."""
+        return f"{self.local}@{self.domain}" if self.domain else self.local
+
+    @property
+    def null(self) -> bool:
+        """True for `<>`, the sender of bounces (RFC 5321 4.5.5)."""
+        return not self.local and not self.domain
+
+    @property
+    def trap_key(self) -> str:
+        """How a trap is matched: without regard to case, after cutting a `+tag` (DESIGN 6)."""
+        local = self.local.partition("+")[0] or self.local
+        return f"{local.lower()}@{self.domain}" if self.domain else local.lower()
+
+    def __str__(self) -> str:
+        return self.raw
+
+
+NULL = Address("", "", "")
+LONGEST_KEPT = 512  # characters; longer texts are no honest ones, and would fill the memory
+
+
+def _kept(size: int) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
+    """Remember `size` results, of short texts only: strangers may send thousands of long ones."""
+
+    def decorate(function: Callable[[str], T]) -> Callable[[str], T]:
+        kept = lru_cache(maxsize=size)(function)
+
+        @wraps(function)
+        def call(text: str) -> T:
+            return kept(text) if len(text) <= LONGEST_KEPT else function(text)
+
+        return call
+
+    return decorate
+
+
+@_kept(4096)
+def canonical_domain(text: str) -> str:
+    """`text` as a lower-case A-label domain without its trailing dot.
+
+    A domain that IDNA refuses (RFC 5891) keeps its lower-case text: it is still somebody's claim.
+    """
+    text = text.strip().rstrip(".").lower()
+    if text.isascii():
+        return text
+    try:
+        return idna.encode(text, uts46=True).decode("ascii")
+    except (idna.IDNAError, UnicodeError):
+        return text
+
+
+def reversed_domain(domain: str) -> str:
+    """`mail.example.org` as `org.example.mail.`: subdomains become a prefix range.
+
+    The closing dot keeps `example.org` from matching `example.orgy`.
+    """
+    return ".".join(reversed(domain.split("."))) + "." if domain else ""
+
+
+def is_within(domain: str, parent: str) -> bool:
+    """True where `domain` is `parent` or one of its subdomains; both canonical, not empty."""
+    return bool(parent) and (domain == parent or domain.endswith("." + parent))
+
+
+def within_any(parents: Sequence[str]) -> Callable[[str], bool]:
+    """`is_within` one of `parents`, for asking about many domains: one comparison in C each."""
+    ends = tuple(f".{parent}" for parent in parents if parent)
+    return lambda domain: f".{domain}".endswith(ends)
+
+
+def _unquote(local: str) -> str:
+    """A quoted local part without the quotes where it reads the same without them."""
+    if len(local) >= 2 and local[0] == '"' and local[-1] == '"':
+        plain = re.sub(r"\\(.)", r"\1", local[1:-1], flags=re.S)
+        if _DOT_STRING.match(plain) and ".." not in plain and plain.strip(".") == plain:
+            return plain
+        return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return local
+
+
+def _split(text: str) -> tuple[str, str]:
+    """(local, domain) at the last `@` outside quotes: `"a@b"@c` is at c."""
+    if text.startswith('"'):
+        match = re.match(r'"(?:[^"\\]|\\.)*"', text, re.S)
+        if match:
+            rest = text[match.end():]
+            return match.group(), rest[1:] if rest.startswith("@") else ""
+    local, at, domain = text.rpartition("@")
+    return (local, domain) if at else (text, "")
+
+
+@_kept(8192)
+def parse(text: str) -> Address:
+    """Read an envelope path as the MTA hands it over: `<a@b>`, `a@b`, `<@x:a@b>`, `<>`.
+
+    Never raises: an address the MTA accepted is recorded, whatever it looks like.
+    """
+    raw = text.strip()
+    if raw.startswith("<") and raw.endswith(">"):
+        raw = raw[1:-1]
+    # RFC 5321 C: a source route is accepted and ignored.
+    path = raw
+    if path.startswith("@") and ":" in path:
+        path = path.partition(":")[2]
+    local, domain = _split(path)
+    return Address(raw, _unquote(local), canonical_domain(domain))
+
+
+def header_from(values: Sequence[bytes]) -> Address | None:
+    """The author of a message from its From fields' values, or None for "unparsed".
+
+    One field with one address is an answer; two fields, two addresses, an empty group or broken
+    syntax are not: RFC 5322 3.6.2 wants exactly one From, and a guess here would let a stranger
+    pick whom the history blames.
+    """
+    if len(values) != 1 or len(values[0]) > MAX_FROM_BYTES:
+        return None
+    text = values[0].decode("utf-8", "surrogateescape")
+    plain = _PLAIN_FROM.match(text)
+    if plain:
+        return parse(plain.group(1) or plain.group(2))
+    unfolded = text.replace("\r", "").replace("\n", "").strip()
+    try:
+        header = email_policy.SMTP.header_factory("From", unfolded)
+    except (MessageError, ValueError, IndexError, AttributeError, TypeError, RecursionError):
+        # The parser of the standard library fails in these ways on hostile input.
+        return None
+    if not isinstance(header, AddressHeader) or getattr(header, "defects", None):
+        return None
+    if len(header.addresses) != 1 or len(header.groups) != 1 or header.groups[0].display_name:
+        return None
+    found = header.addresses[0]
+    if not found.username or not found.domain or "=?" in found.addr_spec:
+        return None
+    return parse(found.addr_spec)

@@ -1,0 +1,210 @@
+"""Everything known about one message, as frozen values. Pure: no clock, no look-up.
+
+A door (milter, policy service, log importer) gathers these, the rules judge them, the journal
+keeps them. Where a value is None nobody said; an empty tuple means that nothing was found.
+
+Privacy: a submission's `Client` holds its family and nothing else (`Client.redacted`), and the
+login never gets into a record: `Facts.login` is for the rules alone.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+
+from gatepost_policy.mail.address import NULL, Address, is_within
+
+
+class Direction(StrEnum):
+    """Whose mail this is."""
+
+    INBOUND = "inbound"
+    SUBMISSION = "submission"
+    LOCAL = "local"
+
+
+class Family(StrEnum):
+    """How the client reached us. IPv4-mapped IPv6 is ipv4."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+    UNIX = "unix"
+    UNKNOWN = "unknown"
+
+
+class Source(StrEnum):
+    """Which door saw the message."""
+
+    MILTER = "milter"
+    POLICY = "policy"
+    EXIM_LOG = "exim-log"
+    POSTFIX_LOG = "postfix-log"
+
+
+class Stage(StrEnum):
+    """How far the SMTP session has come when the rules are asked."""
+
+    RCPT = "rcpt"
+    END = "end"
+
+
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """The SMTP client as the MTA names it."""
+
+    family: Family = Family.UNKNOWN
+    address: IPv4Address | IPv6Address | None = None
+    port: int | None = None
+    name: str | None = None  # verified host name, None where there is none
+    helo: str | None = None
+
+    @property
+    def prefix(self) -> str | None:
+        """The identity of this client: IPv4 as /32, IPv6 as /64, in CIDR text."""
+        return client_prefix(self.address) if self.address is not None else None
+
+    def redacted(self) -> "Client":
+        """This client without what tells where it is: what a submission may be recorded with."""
+        return Client(family=self.family)
+
+
+def client_prefix(address: IPv4Address | IPv6Address, v6_bits: int = 64) -> str:
+    """`address` as the prefix that identifies its owner: v4 /32, v6 /64 (or `v6_bits`)."""
+    if address.version == 4:
+        return f"{address}/32"
+    net: IPv4Network | IPv6Network = ip_network((int(address) >> 64 << 64, 64))
+    if v6_bits != 64:
+        net = net.supernet(new_prefix=v6_bits)
+    return str(net)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One RCPT TO. `accepted` is False where the MTA had already refused it (unknown user)."""
+
+    address: Address
+    accepted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One DKIM-Signature field and what became of it, in the words of RFC 8601 2.7.1.
+
+    `crypto` is what the cryptography alone says (pass, fail, None where it was not tried); RFC
+    8301 and the guard's bounds speak in `result` and `reason`. `unsigned_bytes` is how much of
+    the canonical body `l=` left uncovered (None: no `l=`, or not known).
+    """
+
+    domain: str | None = None
+    selector: str | None = None
+    algorithm: str | None = None
+    canonicalization: str | None = None
+    key_bits: int | None = None
+    body_limit: int | None = None
+    crypto: str | None = None
+    result: str = "none"
+    reason: str | None = None
+    unsigned_bytes: int | None = None
+    flags: tuple[str, ...] = ()  # testing-key, weak-hash, weak-key, expired, partial, skipped
+    b_prefix: str | None = None  # first 8 characters of b=, for header.b (RFC 6008)
+
+    @property
+    def proven(self) -> bool:
+        """True where this signature may name who is to blame (DESIGN 6).
+
+        The crypto passed, the whole body is covered, an RSA key has 1024 bits or more. rsa-sha1
+        is allowed here: forging it is out of a spammer's reach, and it names who signed.
+        """
+        if self.crypto != "pass" or not self.domain:
+            return False
+        if self.unsigned_bytes or (self.body_limit is not None and self.unsigned_bytes is None):
+            return False
+        if not {"testing-key", "expired"}.isdisjoint(self.flags):
+            return False
+        rsa = (self.algorithm or "").startswith("rsa")
+        return not rsa or (self.key_bits is not None and self.key_bits >= 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Arc:
+    """The state of the ARC chain: cv none, pass or fail (RFC 8617 4.4)."""
+
+    cv: str
+    reason: str | None = None
+
+
+class IdentityKind(StrEnum):
+    """What a sender can be remembered by."""
+
+    PREFIX = "prefix"
+    DKIM = "dkim"
+    SENDER = "sender"
+    SENDER_DOMAIN = "sender-domain"
+    FROM_DOMAIN = "from-domain"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One thing a sender is remembered by. `proven` tells evidence from a mere claim."""
+
+    kind: IdentityKind
+    value: str
+    proven: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One message (stage END) or one RCPT TO (stage RCPT), as one door saw it."""
+
+    at: float  # Unix time, seconds, UTC, of receipt
+    source: Source = Source.MILTER
+    direction: Direction = Direction.INBOUND
+    stage: Stage = Stage.END
+    client: Client = Client()
+    trusted_relay: bool = False
+    queue_id: str | None = None
+    sender: Address = NULL
+    header_from: Address | None = None
+    recipients: tuple[Recipient, ...] = ()
+    size: int | None = None  # octets, header and body
+    message_id: str | None = None
+    signatures: tuple[Signature, ...] = ()
+    arc: Arc | None = None
+    over_limit: str | None = None  # the limit that was exceeded: the message was not scanned
+    relayed: bool = False  # a submission that carries mail somebody else wrote
+    login: str | None = None  # never recorded
+
+    def aligned_domains(self) -> tuple[str, ...]:
+        """Proven d= that are aligned (relaxed, RFC 7489 3.1.1) with From or the envelope sender."""
+        claims = [a.domain for a in (self.header_from, self.sender) if a is not None and a.domain]
+        found: list[str] = []
+        for signature in self.signatures:
+            domain = signature.domain
+            if not signature.proven or domain is None or domain in found:
+                continue
+            # A d= above or below the claimed domain speaks for it: the guard has already refused
+            # a d= that is a public suffix, so "above" never means a whole registry.
+            if any(is_within(c, domain) or is_within(domain, c) for c in claims):
+                found.append(domain)
+        return tuple(found)
+
+    def identities(self) -> tuple[Identity, ...]:
+        """All that this message can be remembered by, proven ones first. Inbound only."""
+        if self.direction is not Direction.INBOUND:
+            return ()
+        out: list[Identity] = []
+        if self.client.prefix is not None:
+            out.append(Identity(IdentityKind.PREFIX, self.client.prefix, True))
+        seen: set[str] = set()
+        for signature in self.signatures:
+            if signature.proven and signature.domain and signature.domain not in seen:
+                seen.add(signature.domain)
+                out.append(Identity(IdentityKind.DKIM, signature.domain, True))
+        if not self.sender.null:
+            out.append(Identity(IdentityKind.SENDER, self.sender.key, False))
+            if self.sender.domain:
+                out.append(Identity(IdentityKind.SENDER_DOMAIN, self.sender.domain, False))
+        if self.header_from is not None and self.header_from.domain:
+            out.append(Identity(IdentityKind.FROM_DOMAIN, self.header_from.domain, False))
+        return tuple(out)

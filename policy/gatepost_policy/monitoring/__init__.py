@@ -1,0 +1,1 @@
+"""How the service is doing: the mail log, counters, the metrics endpoint."""

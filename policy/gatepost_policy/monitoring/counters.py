@@ -1,0 +1,101 @@
+"""Counters for the metrics endpoint, kept in the store beside what they count.
+
+The recorder adds what a batch of journal records amounts to in the transaction that stores the
+batch: a counter is therefore right under prefork, over restarts, and whoever holds the recorder.
+Labels are words from fixed lists (families, actions, reasons, results), never an address.
+"""
+
+import json
+from collections import Counter as Tally
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, Table, bindparam, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gatepost_policy.store import tables
+
+Key = tuple[str, tuple[str, ...]]
+
+# name -> (help, label names). The endpoint adds the prefix `gatepost_` and the suffix `_total`.
+COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "messages": ("Messages that were finished", ("direction", "family", "action", "reason")),
+    "dkim_signatures": ("DKIM signatures verified, by RFC 8601 result", ("result",)),
+    "unsigned_messages": ("Inbound messages without a DKIM signature", ()),
+    "trap_hits": ("Trap recipients of inbound messages", ("family",)),
+    "own_user_trap_hits": ("Submissions to a trap: an account may be stolen", ()),
+    "shadow_decisions": ("Decisions a rule in shadow mode would have made", ("reason",)),
+    "journal_lost": ("Records the journal could not take", ()),
+}
+
+
+def tally(records: Iterable[dict[str, Any]]) -> Tally[Key]:
+    """What a batch of journal records (`record.message`, `.count`, `.gap`) adds."""
+    out: Tally[Key] = Tally()
+    for record in records:
+        kind = record["kind"]
+        if kind == "gap":
+            out["journal_lost", ()] += int(record["lost"])
+            continue
+        if kind == "live-trap":
+            continue
+        if kind != "rcpt":
+            labels = (record["direction"], record["family"], record["action"], record["reason"])
+            out["messages", tuple(map(str, labels))] += 1
+        if record["reason"] == "own-user-trap":
+            out["own_user_trap_hits", ()] += 1
+        for reason in record.get("shadow", ()):
+            out["shadow_decisions", (str(reason),)] += 1
+        if record["direction"] != "inbound" or kind == "count":
+            continue
+        hits = sum(1 for r in record["recipients"] if r["trap"])
+        if hits:
+            out["trap_hits", (str(record["family"]),)] += hits
+        if kind == "message":
+            for signature in record["signatures"]:
+                out["dkim_signatures", (signature["result"],)] += 1
+            if not record["signatures"]:
+                out["unsigned_messages", ()] += 1
+    return out
+
+
+def _upsert(table: Table, dialect: str) -> Any:
+    insert: Any = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    statement = insert(table).values(
+        name=bindparam("n"), labels=bindparam("l"), value=bindparam("v")
+    )
+    return statement.on_conflict_do_update(
+        index_elements=["name", "labels"],
+        set_={"value": table.c.value + statement.excluded.value},
+    )
+
+
+_STATEMENTS: dict[str, Any] = {}
+
+
+def add(connection: Connection, amounts: Tally[Key]) -> None:
+    """Add `amounts` in the caller's transaction, sorted: two hosts never wait crosswise."""
+    if not amounts:
+        return
+    dialect = connection.dialect.name
+    if dialect not in _STATEMENTS:
+        table = tables.Counter.__table__
+        assert isinstance(table, Table)
+        _STATEMENTS[dialect] = _upsert(table, dialect)
+    rows = [
+        {"n": name, "l": json.dumps(labels, separators=(",", ":")), "v": value}
+        for (name, labels), value in sorted(amounts.items())
+    ]
+    connection.execute(_STATEMENTS[dialect], rows)
+
+
+def read(connection: Connection) -> dict[Key, int]:
+    """All counters. A name this release does not know is left out."""
+    found = connection.execute(
+        select(tables.Counter.name, tables.Counter.labels, tables.Counter.value)
+    )
+    return {
+        (name, tuple(json.loads(labels))): value
+        for name, labels, value in found
+        if name in COUNTERS
+    }

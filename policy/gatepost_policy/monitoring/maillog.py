@@ -1,0 +1,115 @@
+"""The log: one line a message, the same keys in the same order, on stderr.
+
+A line is logfmt or a JSON object, in ASCII: whatever a stranger puts into an address arrives as
+an escape, so that no value can end a line, start a field or move a terminal's cursor.
+
+Privacy: a line about a submission or local mail has the time, queue id, direction, family,
+action and reason, and no other key. Events (`event=...`) carry what the caller gives them; no
+caller gives client data.
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+
+from gatepost_policy.config.settings import Log
+from gatepost_policy.mail.decision import Decision, Reason
+from gatepost_policy.mail.facts import Direction, Facts, Stage
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/@+<>,\[\]*-]+\Z").match
+LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+MAX_VALUE = 512  # characters; a longer value is cut and marked
+MAX_RECIPIENTS = 10
+# Looking a member up in its class costs as much as a field of the line.
+_INBOUND, _END, _BROKEN = Direction.INBOUND, Stage.END, Reason.INTERNAL_ERROR
+
+Value = str | int | float | bool | None
+
+
+def quoted(value: Value) -> str:
+    """`value` as logfmt: bare where it is plain, else a JSON string in ASCII."""
+    if isinstance(value, str):
+        if len(value) > MAX_VALUE:
+            value = value[:MAX_VALUE] + "..."
+        return value if _PLAIN(value) and value != "-" else json.dumps(value)
+    if value is None:
+        return "-"
+    return str(value).lower()  # True and False as JSON has them
+
+
+def stamp(at: float) -> str:
+    """`at` (Unix seconds) as ISO 8601 in UTC, to the second."""
+    return _second(int(at))
+
+
+# Most messages share their second with others. Not a pair of globals of our own: several threads
+# write lines, and one would be given the other's second.
+@lru_cache(maxsize=16)
+def _second(whole: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(whole))
+
+
+def message_fields(facts: Facts, decision: Decision, traps: int = 0) -> dict[str, Value]:
+    """The keys of one finished message, in their order."""
+    out: dict[str, Value] = {
+        "id": facts.queue_id,
+        "direction": facts.direction,
+        "family": facts.client.family,
+    }
+    if facts.direction is not _INBOUND:
+        out["action"] = decision.action
+        out["reason"] = decision.reason
+        return out
+    client = facts.client
+    to = [r.address.raw for r in facts.recipients[:MAX_RECIPIENTS]]
+    if len(facts.recipients) > MAX_RECIPIENTS:
+        to.append(f"+{len(facts.recipients) - MAX_RECIPIENTS}")
+    out["client"] = None if client.address is None else str(client.address)
+    out["from"] = f"<{facts.sender.raw}>"
+    out["to"] = ",".join(to)
+    out["size"] = facts.size
+    out["dkim"] = ",".join(f"{s.result}:{s.domain or '?'}" for s in facts.signatures) or (
+        # "none" says that somebody looked.
+        "none"
+        if facts.stage is _END and facts.over_limit is None and decision.reason is not _BROKEN
+        else None
+    )
+    out["arc"] = None if facts.arc is None else facts.arc.cv
+    out["traps"] = traps
+    out["action"] = decision.action
+    out["reason"] = decision.reason
+    out["shadow"] = ",".join(decision.shadow) or None
+    return out
+
+
+class MailLog:
+    """Writes lines to a descriptor, each with one write(), so that processes never mix theirs."""
+
+    def __init__(self, settings: Log, descriptor: int = 2) -> None:
+        self.json = settings.format == "json"
+        self.level = LEVELS[settings.level]
+        self.descriptor = descriptor
+
+    def message(self, facts: Facts, decision: Decision, traps: int = 0) -> None:
+        """One line about one finished message."""
+        if self.level <= LEVELS["info"]:
+            self._write(facts.at, message_fields(facts, decision, traps))
+
+    def event(self, level: str, event: str, **fields: Value) -> None:
+        """One line about the service itself. `level` is debug, info, warning or error."""
+        if self.level <= LEVELS[level]:
+            self._write(time.time(), {"level": level, "event": event, **fields})
+
+    def _write(self, at: float, fields: Mapping[str, Value]) -> None:
+        if self.json:
+            line = json.dumps({"at": stamp(at), **fields})
+        else:
+            pairs = [f"{key}={quoted(value)}" for key, value in fields.items()]
+            line = f"at={stamp(at)} {' '.join(pairs)}"
+        try:
+            os.write(self.descriptor, line.encode("ascii") + b"\n")
+        except OSError:
+            pass  # nobody reads the log: mail is more important

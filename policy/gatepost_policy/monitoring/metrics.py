@@ -1,0 +1,315 @@
+"""The metrics endpoint: /metrics for Prometheus, /healthz and /readyz for whoever looks.
+
+Counters come from the store (`counters`), where the recorder adds them up, latency and in-flight
+from the milter workers' shared slots (`slots`), the rest from the journal directory. So the
+figures are right whichever process answers, under prefork, and after a restart. When the store
+is away, its counters are left out (Prometheus knows a gap from a zero) and /healthz turns red.
+
+No address, name or queue id is ever a label.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from sqlalchemy import Engine, func, select
+
+from gatepost_policy import config
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.monitoring import counters, slots
+from gatepost_policy.store import StoreError, open_engine, reading, tables
+from gatepost_policy.system.socket_address import SocketAddress
+from gatepost_policy.text.plural import plural
+
+log = logging.getLogger(__name__)
+RETRY_S = 2.0
+# A journal this full is a store that has been away for long: red before anything is lost.
+RED_JOURNAL_SHARE = 0.8
+
+StartResponse = Callable[[str, list[tuple[str, str]]], object]
+
+
+class Health:
+    """What is wrong right now, in words; empty means all is well."""
+
+    def __init__(self, settings: Settings, engine: Callable[[], Engine]) -> None:
+        self._settings = settings
+        self._engine = engine
+
+    def findings(self) -> list[str]:
+        """One line for each thing that is red."""
+        found = []
+        try:
+            with reading(self._engine()) as connection:
+                connection.execute(select(func.count()).select_from(tables.Revision))
+        except StoreError as error:
+            found.append(str(error))
+        waiting, _ = journal_waiting(config.journal_dir(self._settings))
+        if waiting > RED_JOURNAL_SHARE * self._settings.store.journal_max_bytes:
+            found.append(
+                f"journal: {waiting} bytes wait for the store; see store.journal_max_bytes"
+            )
+        refused = _files(config.quarantine_dir(self._settings))
+        if refused:
+            records = plural(refused, "record")
+            found.append(f"quarantine: the store refused {records}; see milterctl check")
+        return found
+
+
+def journal_waiting(directory: Path) -> tuple[int, int]:
+    """(bytes, segments) that lie in the journal, ingested parts of live segments included."""
+    size = count = 0
+    try:
+        for entry in directory.iterdir():
+            try:
+                size += entry.stat().st_size
+            except OSError:  # unlinked by the recorder meanwhile
+                continue
+            count += 1
+    except OSError:
+        return 0, 0
+    return size, count
+
+
+def _files(directory: Path) -> int:
+    try:
+        return sum(1 for _ in directory.iterdir())
+    except OSError:
+        return 0
+
+
+class Collector:
+    """Builds every metric anew for one scrape."""
+
+    def __init__(self, settings: Settings, engine: Callable[[], Engine]) -> None:
+        self._settings = settings
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics; called by prometheus_client."""
+        from importlib.metadata import version
+
+        yield InfoMetricFamily("gatepost", "The release", value={"version": version("gatepost")})
+        yield from self._journal()
+        yield from self._workers()
+        yield from self._store()
+
+    def _journal(self) -> Iterator[Metric]:
+        size, count = journal_waiting(config.journal_dir(self._settings))
+        yield GaugeMetricFamily("gatepost_journal_bytes", "Size of the journal", value=size)
+        yield GaugeMetricFamily("gatepost_journal_segments", "Segments in the journal", value=count)
+        yield GaugeMetricFamily(
+            "gatepost_quarantine_records",
+            "Records that the store refused",
+            value=_files(config.quarantine_dir(self._settings)),
+        )
+
+    def _workers(self) -> Iterator[Metric]:
+        total = slots.read(config.state_dir(self._settings))
+        if total is None:
+            return
+        yield GaugeMetricFamily("gatepost_milter_workers", "Milter workers", value=total.workers)
+        yield GaugeMetricFamily(
+            "gatepost_milter_in_flight_messages",
+            "Messages between MAIL FROM and their answer",
+            value=total.in_flight,
+        )
+        yield CounterMetricFamily(
+            "gatepost_milter_connections", "Connections from the MTA", value=total.connections
+        )
+        yield CounterMetricFamily(
+            "gatepost_milter_exceptions",
+            "Callbacks that ended in the configured stance",
+            value=total.exceptions,
+        )
+        yield CounterMetricFamily(
+            "gatepost_milter_captures_failed",
+            "Trap messages that could not be kept in trap.capture",
+            value=total.captures_failed,
+        )
+        running, buckets = 0, []
+        for bound, number in zip((*map(str, slots.BOUNDS), "+Inf"), total.buckets, strict=True):
+            running += number
+            buckets.append((bound, running))
+        yield HistogramMetricFamily(
+            "gatepost_milter_answer_seconds",
+            "From the end of a message to its answer",
+            buckets=buckets,
+            sum_value=total.latency_seconds,
+        )
+
+    def _store(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("gatepost_store_up", "1 while the store answers")
+        now = time.time()
+        try:
+            with reading(self._engine()) as connection:
+                amounts = counters.read(connection)
+                listed = connection.execute(
+                    select(func.count())
+                    .select_from(tables.Listing)
+                    .where(tables.Listing.until > now, tables.Listing.forgiven.is_(None))
+                ).scalar_one()
+                traps = connection.execute(
+                    select(func.count())
+                    .select_from(tables.TrapRow)
+                    .where(tables.TrapRow.removed.is_(None))
+                ).scalar_one()
+        except StoreError:
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        yield up
+        yield GaugeMetricFamily("gatepost_listings", "Listings that hold now", value=listed)
+        yield GaugeMetricFamily("gatepost_traps", "Traps", value=traps)
+        for name, (text, labels) in counters.COUNTERS.items():
+            family = CounterMetricFamily(f"gatepost_{name}", text, labels=labels)
+            for (found, values), value in sorted(amounts.items()):
+                if found == name and len(values) == len(labels):
+                    family.add_metric(values, value)
+            if not labels and (name, ()) not in amounts:
+                family.add_metric((), 0)
+            yield family
+
+
+def application(settings: Settings, engine: Callable[[], Engine]) -> Any:
+    """The WSGI application behind `metrics.listen`."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Collector(settings, engine))
+    metrics = make_wsgi_app(registry)
+    health = Health(settings, engine)
+
+    def answer(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if path == "/metrics":
+            body: Iterable[bytes] = metrics(environ, start_response)
+            return body
+        if path == "/readyz":
+            return _text(start_response, "200 OK", ["ready"])
+        if path == "/healthz":
+            found = health.findings()
+            status = "503 Service Unavailable" if found else "200 OK"
+            return _text(start_response, status, found or ["ok"])
+        return _text(start_response, "404 Not Found", ["want /metrics, /healthz or /readyz"])
+
+    return answer
+
+
+def _text(start_response: StartResponse, status: str, lines: list[str]) -> list[bytes]:
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+    return ["".join(f"{line}\n" for line in lines).encode()]
+
+
+class _Quiet(WSGIRequestHandler):
+    """A handler that logs nothing: a scrape every 15 s is no news."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        return
+
+    def address_string(self) -> str:
+        # A unix socket's peer has no host to resolve.
+        return str(self.client_address[0]) if self.client_address else "unix"
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def __init__(self, address: SocketAddress) -> None:
+        import socket
+
+        families = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
+        self.address_family = families[address.kind]
+        self._unix = address.kind == "unix"
+        if self._unix:
+            _remove_stale(Path(address.path))
+        target: Any = address.path if self._unix else (address.host, address.port)
+        super().__init__(target, _Quiet)
+
+    def server_bind(self) -> None:
+        if not self._unix:
+            super().server_bind()
+            return
+        # The base class asks for host and port, which a unix socket has not.
+        self.socket.bind(self.server_address)
+        self.server_name, self.server_port = "localhost", 0
+        self.setup_environ()
+
+
+def _remove_stale(path: Path) -> None:
+    """Unlink a socket that nobody listens on any more."""
+    import socket
+
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        if probe.connect_ex(str(path)) == 0:
+            return
+    path.unlink(missing_ok=True)
+
+
+def addresses(settings: Settings) -> list[SocketAddress]:
+    """The sockets of `metrics.listen`."""
+    listen = settings.metrics.listen
+    texts = (listen,) if isinstance(listen, str) else listen
+    return [SocketAddress.parse(text) for text in texts if text]
+
+
+def start(settings: Settings, stop: threading.Event) -> list[threading.Thread]:
+    """Serve `metrics.listen` from daemon threads until `stop` is set. Call it after any fork.
+
+    Milter and policy service may both call this: the first one answers, the other one waits for
+    the socket and takes over when the first has gone.
+    """
+    engines: list[Engine] = []
+    lock = threading.Lock()
+
+    def engine() -> Engine:
+        with lock:
+            if not engines:
+                engines.append(open_engine(settings))
+            return engines[0]
+
+    app = application(settings, engine)
+    threads = [
+        threading.Thread(target=_serve, args=(a, app, stop), name=f"metrics {a}", daemon=True)
+        for a in addresses(settings)
+    ]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def _serve(address: SocketAddress, app: Any, stop: threading.Event) -> None:
+    told = False
+    while not stop.is_set():
+        try:
+            server = _Server(address)
+        except OSError as error:
+            if not told:
+                log.info("metrics.listen %s: %s; trying again", address, error.strerror)
+                told = True
+            stop.wait(RETRY_S)
+            continue
+        with server:
+            server.set_app(app)
+            watcher = threading.Thread(target=_close, args=(server, stop), daemon=True)
+            watcher.start()
+            server.serve_forever(poll_interval=0.5)
+
+
+def _close(server: _Server, stop: threading.Event) -> None:
+    stop.wait()
+    server.shutdown()

@@ -1,0 +1,1 @@
+"""The policy service: Postfix's delegation protocol and Exim's one-line form."""

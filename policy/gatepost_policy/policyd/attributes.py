@@ -1,0 +1,217 @@
+"""What a policy request says, as Facts and signatures, and what it is answered.
+
+Pure; docs/policy-protocol.md is the specification, `requests` cuts the stream. Whoever calls
+has looked at `doubt` before: a request in doubt is answered `no_opinion`.
+
+Privacy: of a submission the Facts hold the client's family and nothing else of it, and no login.
+"""
+
+import base64
+import re
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail import address
+from gatepost_policy.mail.decision import Action, Decision
+from gatepost_policy.mail.facts import (
+    Client,
+    Direction,
+    Facts,
+    Family,
+    Recipient,
+    Signature,
+    Source,
+    Stage,
+)
+from gatepost_policy.policyd.requests import Form, Request
+
+MAX_RECIPIENTS = 10_000
+# What is longer is nobody's host name or EHLO and is cut in the record.
+MAX_NAME = 1_024
+
+
+def _ip(text: str) -> IPv4Address | IPv6Address | None:
+    """An address as MTAs write it, with a v4-mapped one as the IPv4 address that it is."""
+    if text[:5].lower() == "ipv6:":
+        text = text[5:]
+    try:
+        found = ip_address(text.strip("[]").partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+        return found.ipv4_mapped
+    return found
+
+
+def _client(request: Request) -> Client:
+    text = request.get("client_address")
+    ip = _ip(text)
+    if ip is None:
+        # RFC 5321 clients have an address; a unix socket or a local submission has none.
+        local = not text or text.startswith("/") or text == "unknown"
+        return Client(family=Family.UNIX if local and text != "unknown" else Family.UNKNOWN)
+    name = request.get("client_name")[:MAX_NAME]
+    port = request.get("client_port")
+    return Client(
+        family=Family.IPV4 if ip.version == 4 else Family.IPV6,
+        address=ip,
+        port=int(port) if port.isascii() and port.isdigit() and len(port) < 6 else None,
+        name=None if name in ("", "unknown") or name.startswith("[") else name.lower(),
+        helo=(request.get("helo_name") or request.get("helo"))[:MAX_NAME] or None,
+    )
+
+
+def _direction(request: Request, client: Client, settings: Settings) -> Direction:
+    """Whose mail it is, by the rules of the milter (DESIGN 4), as far as the attributes tell."""
+    submission = settings.submission
+    login = request.get("sasl_username") or request.get("login")
+    if login or request.get("submission") == "yes":
+        return Direction.SUBMISSION
+    if request.get("policy_context") in submission.daemon_names:
+        return Direction.SUBMISSION
+    ip = client.address
+    if ip is None:
+        return Direction.LOCAL if client.family is Family.UNIX else Direction.INBOUND
+    if any(ip.version == n.version and ip in n for n in submission.networks):
+        return Direction.SUBMISSION
+    return Direction.INBOUND
+
+
+def facts(
+    request: Request, at: float, settings: Settings, signatures: tuple[Signature, ...] = ()
+) -> Facts:
+    """The Facts of a request without `doubt`: stage RCPT, or END for Exim's `data`.
+
+    A submission's client is gone from the result but for its family, and so is its login.
+    """
+    client = _client(request)
+    direction = _direction(request, client, settings)
+    ip = client.address
+    relay = ip is not None and any(
+        ip.version == n.version and ip in n for n in settings.submission.trusted_relays
+    )
+    end = request.form is Form.EXIM and request.get("stage") == "data"
+    named = _split(request.get("recipients")) if end else [request.get("recipient")]
+    size = request.get("size")
+    return Facts(
+        at=at,
+        source=Source.POLICY,
+        direction=direction,
+        stage=Stage.END if end else Stage.RCPT,
+        client=client if direction is Direction.INBOUND else client.redacted(),
+        trusted_relay=relay and direction is Direction.INBOUND,
+        queue_id=request.get("queue_id") or request.get("id") or None,
+        sender=address.parse(request.get("sender")),
+        header_from=_author(request) if end else None,
+        recipients=tuple(Recipient(address.parse(name)) for name in named if name),
+        size=int(size) if size.isascii() and size.isdigit() and len(size) < 16 else None,
+        message_id=request.get("message_id").strip()[:998] or None if end else None,
+        signatures=signatures,
+    )
+
+
+def _author(request: Request) -> address.Address | None:
+    value = request.get("from")
+    return address.header_from([value.encode("utf-8", "surrogateescape")]) if value else None
+
+
+_RECIPIENT = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^\s,"])+', re.S)
+
+
+def _split(text: str) -> list[str]:
+    """Exim's $recipients: separated by commas and blanks, either of which may be quoted."""
+    return _RECIPIENT.findall(text)[:MAX_RECIPIENTS]
+
+
+# $dkim_verify_reason in the words of RFC 8601 and of our own verifier.
+_EXIM_INVALID = {
+    "pubkey_unavailable": ("temperror", "key-unavailable"),  # Exim does not tell no from not yet
+    "pubkey_dns_syntax": ("permerror", "key-syntax"),
+    "pubkey_der_syntax": ("permerror", "key-syntax"),
+    "pubkey_too_long": ("permerror", "key-syntax"),
+    "signature_parse_error": ("permerror", "syntax"),
+}
+_EXIM_FAIL = {"bodyhash_mismatch": "body-hash", "signature_incorrect": "signature"}
+_NO_LIMIT = 9_999_999_999_999  # what $dkim_bodylength says where there is no l=
+
+
+def signature(request: Request, settings: Settings) -> Signature | None:
+    """The signature that Exim's `dkim` stage tells of; None for "there was none"."""
+    status, reason = request.get("status"), request.get("reason")
+    domain = address.canonical_domain(request.get("domain")) or None
+    if status not in ("pass", "fail", "invalid") or (domain and "@" in domain):
+        return None
+    algorithm = request.get("algorithm") or None
+    bits = _number(request.get("key_bits"))
+    limit = _number(request.get("body_limit"))
+    flags = ["testing-key"] if request.get("testing") in ("1", "yes") else []
+    crypto: str | None = None
+    word: str | None
+    if status == "invalid":
+        result, word = _EXIM_INVALID.get(reason, ("permerror", "unusable"))
+    elif status == "fail":
+        crypto = result = "fail"
+        word = _EXIM_FAIL.get(reason, reason or None)
+    else:
+        crypto = result = "pass"
+        word = None
+        # RFC 8301 3.1 and 3.2: neither rsa-sha1 nor a key under 1024 bits may pass.
+        if algorithm == "rsa-sha1":
+            result, word = "policy", "weak-hash"
+            flags.append("weak-hash")
+        elif bits is not None and bits < settings.dkim.min_key_bits and not _ed25519(algorithm):
+            result, word = "policy", "weak-key"
+            flags.append("weak-key")
+    heads, body = request.get("canon_headers"), request.get("canon_body")
+    return Signature(
+        domain=domain,
+        selector=request.get("selector") or None,
+        algorithm=algorithm,
+        canonicalization=f"{heads}/{body}" if heads and body else None,
+        key_bits=bits,
+        body_limit=None if limit is None or limit >= _NO_LIMIT else limit,
+        crypto=crypto,
+        result=result,
+        reason=word,
+        flags=tuple(flags),
+    )
+
+
+def _ed25519(algorithm: str | None) -> bool:
+    """True for RFC 8463's algorithm, whose keys of 256 bits are not short."""
+    return (algorithm or "").startswith("ed25519")
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
+
+
+def no_opinion(form: Form) -> bytes:
+    """The answer to anything in doubt: the MTA goes on as if nobody had been asked."""
+    return b"action=DUNNO\n\n" if form is Form.POSTFIX else b"OK\n"
+
+
+def answer(form: Form, stage: Stage, decision: Decision, settings: Settings) -> bytes:
+    """The decision on the wire."""
+    if form is Form.POSTFIX:
+        # access(5) DISCARD and PREPEND speak of the whole message: at RCPT they are the milter's.
+        if decision.action in (Action.REJECT, Action.TEMPFAIL) and decision.reply is not None:
+            return f"action={_line(str(decision.reply))}\n\n".encode()
+        return b"action=DUNNO\n\n"
+    if decision.action in (Action.REJECT, Action.TEMPFAIL) and decision.reply is not None:
+        return f"{_line(str(decision.reply))}\n".encode()
+    if stage is not Stage.END:
+        return b"OK\n"
+    if decision.action is Action.DISCARD:
+        return b"DISCARD\n"
+    if decision.drop_recipients:
+        dropped = (r.encode("utf-8", "surrogateescape") for r in decision.drop_recipients)
+        return b"OK drop=" + b",".join(base64.b64encode(r) for r in dropped) + b"\n"
+    if decision.tag:
+        return f"TAG {settings.sender.tag_header}: {decision.reason}\n".encode()
+    return b"OK\n"
+
+
+def _line(text: str) -> str:
+    """Reply text stays one line, whatever somebody configures."""
+    return text.replace("\r", " ").replace("\n", " ")

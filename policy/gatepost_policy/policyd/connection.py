@@ -1,0 +1,161 @@
+"""One connection to the policy service: bytes in, answers out, in their order.
+
+A request that has to wait for the store or the disk is answered by a task (the store gets
+`policy.timeout_ms`); those behind it wait, and no more are read meanwhile. An exception is a bug:
+it is logged by its type alone (its text may hold what the request held), and the MTA is told that
+we have no opinion.
+"""
+
+import asyncio
+import time
+from typing import Protocol
+
+from gatepost_policy.mail.facts import Facts
+from gatepost_policy.policyd.attributes import no_opinion
+from gatepost_policy.policyd.requests import Form, ProtocolError, Reader, Request
+from gatepost_policy.policyd.service import Service
+
+
+class House(Protocol):
+    """What a door knows of the server it belongs to."""
+
+    service: Service
+    doors: set["Door"]
+
+    def admit(self, door: "Door") -> None:
+        """One more; somebody may have to go."""
+        ...
+
+    def log_error(self, error: Exception) -> None:
+        """A bug."""
+        ...
+
+
+class Door(asyncio.Protocol):
+    """One client connection: bytes in, answers out, in order."""
+
+    def __init__(self, server: House) -> None:
+        self._server = server
+        self._service = server.service
+        self._reader = Reader(server.service.settings.policy.max_request_bytes)
+        self._transport: asyncio.Transport | None = None
+        self._waiting: list[Request] = []  # behind one that is asking the store
+        self._task: asyncio.Task[None] | None = None
+        self._form = Form.POSTFIX
+        self.heard = time.monotonic()  # when the last request was complete
+        self.began: float | None = None  # when the unfinished request began
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is there; make room where there are too many."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._server.admit(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self._server.doors.discard(self)
+        self._transport = None
+        if self._task is not None:
+            self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Answer what is complete."""
+        try:
+            for request in self._reader.feed(data):
+                self._take(request)
+        except ProtocolError:
+            self._refuse()
+            return
+        if self._reader.idle:
+            self.began = None
+        elif self.began is None:
+            self.began = time.monotonic()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: take no more requests."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        if self._transport is not None and self._task is None:
+            self._transport.resume_reading()
+
+    @property
+    def busy(self) -> bool:
+        """True while a request is unfinished or unanswered."""
+        return self._task is not None or self.began is not None
+
+    def close(self) -> None:
+        """Send what is written, then close."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def _take(self, request: Request) -> None:
+        self.heard = time.monotonic()
+        self.began = None
+        self._form = request.form
+        if self._task is not None:
+            self._waiting.append(request)
+            return
+        self._answer(request)
+
+    def _answer(self, request: Request) -> None:
+        """Answer now, or start a task that will."""
+        service = self._service = self._server.service
+        try:
+            facts = service.facts(request)
+            if facts is None:
+                self._send(no_opinion(request.form))
+            elif service.may_wait(facts):
+                # Later requests wait behind this one: no more are read meanwhile.
+                if self._transport is not None:
+                    self._transport.pause_reading()
+                self._task = asyncio.get_running_loop().create_task(self._ask(request, facts))
+            else:
+                known = service.known.lookup(facts, ask_store=False)
+                self._send(service.answer(request, facts, known))
+        except Exception as error:  # a bug must not stop mail: no opinion, and loud in the log
+            self._failed(request, error)
+
+    async def _ask(self, request: Request, facts: Facts) -> None:
+        """Answer a request that needs the store, within `policy.timeout_ms`."""
+        service = self._service
+        try:
+            try:
+                known = await asyncio.wait_for(
+                    asyncio.to_thread(service.known.lookup, facts),
+                    service.settings.policy.timeout_ms / 1000,
+                )
+            except TimeoutError:
+                known = service.known.lookup(facts, ask_store=False)
+            if service.waits_for_disk:
+                answer = await asyncio.to_thread(service.answer, request, facts, known)
+            else:
+                answer = service.answer(request, facts, known)
+            self._send(answer)
+        except Exception as error:  # as above
+            self._failed(request, error)
+        self._task = None
+        if self._transport is not None:
+            self._transport.resume_reading()
+        waiting, self._waiting = self._waiting, []
+        for position, later in enumerate(waiting):
+            self._answer(later)
+            if self._task is not None:
+                self._waiting = waiting[position + 1 :] + self._waiting
+                break
+
+    def _failed(self, request: Request, error: Exception) -> None:
+        # The text of an exception may hold what the request held: only its type is logged.
+        self._server.log_error(error)
+        self._send(no_opinion(request.form))
+
+    def _refuse(self) -> None:
+        """A stream that cannot be followed: no opinion, once, and the end."""
+        self._send(no_opinion(self._form))
+        self.close()
+
+    def _send(self, answer: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(answer)

@@ -1,0 +1,294 @@
+"""gatepost-policyd: the policy service on its sockets, and the recorder where nobody else is it.
+
+One process, one event loop. Connections are cheap and long-lived (Postfix keeps one for each
+smtpd): requests may be pipelined, answers come in their order. A connection that says nothing for
+`policy.idle`, or does not finish a request within PARTIAL_S, is closed; over `max_connections` the
+one that has been silent longest makes room. TERM and INT end the process within STOP_S, HUP reads
+the configuration again and keeps the old one where the new one is wrong.
+
+Exit codes: 0 after a signal, 2 for the configuration, 3 where a socket cannot be opened.
+"""
+
+import argparse
+import asyncio
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gatepost_policy import config
+from gatepost_policy.policyd.connection import Door
+from gatepost_policy.policyd.service import Service
+from gatepost_policy.system import systemd, unix_socket
+from gatepost_policy.system.socket_address import SocketAddress
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+    from gatepost_policy.monitoring.maillog import MailLog
+
+PARTIAL_S = 30.0
+STOP_S = 3.0
+PUBLISH_S = 2.0
+SWEEP_S = 1.0
+BACKLOG = 1_024
+
+
+class Server:
+    """All doors, the sweep over them, and what they share."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.doors: set[Door] = set()
+        self._servers: list[asyncio.Server] = []
+        self._paths: list[Path] = []
+
+    async def listen(self) -> list[str]:
+        """Open the configured sockets. Raises OSError."""
+        policy = self.service.settings.policy
+        names = [policy.listen] if isinstance(policy.listen, str) else list(policy.listen)
+        loop = asyncio.get_running_loop()
+        for name in names:
+            where = SocketAddress.parse(name)
+            if where.kind == "unix":
+                bound = unix_socket.listen(where.path, int(policy.socket_mode, 8), BACKLOG)
+                self._paths.append(Path(where.path))
+            else:
+                family = socket.AF_INET if where.kind == "inet" else socket.AF_INET6
+                bound = socket.create_server(
+                    (where.host, where.port), family=family, backlog=BACKLOG
+                )
+            self._servers.append(
+                await loop.create_server(lambda: Door(self), sock=bound, backlog=BACKLOG)
+            )
+        return names
+
+    def admit(self, door: Door) -> None:
+        """One more; over the limit the one silent longest goes, the newest where all are busy."""
+        self.doors.add(door)
+        if len(self.doors) <= self.service.settings.policy.max_connections:
+            return
+        quiet = [d for d in self.doors if not d.busy and d is not door]
+        victim = min(quiet, key=lambda d: d.heard, default=door)
+        self.doors.discard(victim)
+        victim.close()
+
+    def log_error(self, error: Exception) -> None:
+        """A bug: its type, for the log; `debug` has the place as well."""
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        at = None if place is None else f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}"
+        self.service.log.event("error", "internal-error", type=type(error).__name__, at=at)
+
+    async def sweep(self) -> None:
+        """Close what has been silent or unfinished for too long, for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = time.monotonic()
+            idle = self.service.settings.policy.idle
+            for door in list(self.doors):
+                slow = door.began is not None and now - door.began > PARTIAL_S
+                if slow or (not door.busy and now - door.heard > idle):
+                    door.close()
+            self.service.tick()
+
+    async def close(self) -> None:
+        """No new connections; those that are busy get a moment."""
+        for server in self._servers:
+            server.close()
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+        for door in list(self.doors):
+            if not door.busy:
+                door.close()
+        end = time.monotonic() + 1.0
+        while self.doors and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        for door in list(self.doors):
+            door.close()
+
+
+def build(settings: "Settings") -> Service:
+    """The service for these settings, on the configured state directory."""
+    from gatepost_policy import journal
+    from gatepost_policy.lookup import KnownState
+    from gatepost_policy.monitoring.maillog import MailLog
+
+    return Service(
+        settings,
+        KnownState(settings),
+        journal.Writer(
+            config.journal_dir(settings),
+            max_bytes=settings.store.journal_max_bytes,
+            sync=settings.store.sync,
+        ),
+        MailLog(settings.log),
+    )
+
+
+async def serve(settings: "Settings", path: Path | None, store: str | None) -> None:
+    """Run until TERM or INT. Raises OSError where a socket cannot be opened."""
+    loop = asyncio.get_running_loop()
+    service = build(settings)
+    server = Server(service)
+    stop = asyncio.Event()
+    halt = threading.Event()
+    recording = Recording()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _reload, server, recording, path, store)
+    names = await server.listen()
+    await _publish(settings)
+    recording.start(settings, service.log)
+    if settings.metrics.listen:
+        from gatepost_policy.monitoring import metrics
+
+        metrics.start(settings, halt)
+    # What exists by now lives as long as the process: the collector need not look at it again.
+    gc.freeze()
+    print(f"gatepost-policyd ready {' '.join(names)}", flush=True)
+    systemd.notify("READY=1", f"STATUS=policy service on {' '.join(names)}")
+    sweeping = loop.create_task(server.sweep())
+    watching = loop.create_task(_watchdog())
+    await stop.wait()
+    systemd.notify("STOPPING=1")
+    halt.set()
+    sweeping.cancel()
+    watching.cancel()
+    await server.close()
+    await loop.run_in_executor(None, recording.stop)
+    getattr(service.journal, "close", lambda: None)()
+
+
+async def _publish(settings: "Settings") -> None:
+    """Traps and listings as they are now, before the first answer; PUBLISH_S at most."""
+    from gatepost_policy.recorder import publish_now
+
+    def publish() -> None:
+        # What goes wrong here goes wrong for the recorder too, which says so and tries again.
+        with suppress(Exception):
+            publish_now(settings)
+
+    thread = threading.Thread(target=publish, name="publish", daemon=True)
+    thread.start()
+    end = time.monotonic() + PUBLISH_S
+    while thread.is_alive() and time.monotonic() < end:
+        await asyncio.sleep(0.005)
+
+
+async def _watchdog() -> None:
+    every = systemd.watchdog_seconds()
+    while every is not None:
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(every)
+
+
+class Recording:
+    """The recorder in a thread: it takes over when the milter's, which holds the lock, has gone."""
+
+    def __init__(self) -> None:
+        self._halt = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, settings: "Settings", log: "MailLog") -> None:
+        """Record with these settings. One that runs already stops, and its successor waits."""
+        self._halt.set()
+        halt = self._halt = threading.Event()
+        thread = threading.Thread(
+            target=_record, args=(settings, log, halt), name="recorder", daemon=True
+        )
+        self._threads = [t for t in self._threads if t.is_alive()] + [thread]
+        thread.start()
+
+    def stop(self) -> None:
+        """Stop, and wait until what is in the journal is in the store, STOP_S at most."""
+        self._halt.set()
+        for thread in self._threads:
+            thread.join(STOP_S)
+
+
+def _record(settings: "Settings", log: "MailLog", halt: threading.Event) -> None:
+    from gatepost_policy.recorder import Recorder
+
+    while not halt.is_set():
+        try:
+            Recorder(settings, lambda level, text: log.event(level, "recorder", text=text)).run(
+                halt
+            )
+        except Exception as error:  # it must come back: the journal waits for it
+            log.event("error", "recorder-failed", type=type(error).__name__)
+            halt.wait(5.0)
+
+
+def _reload(
+    server: Server, recording: Recording, path: Path | None, store: str | None
+) -> None:
+    """HUP: the new configuration, or the old one and a line that says why."""
+    log = server.service.log
+    systemd.reloading()
+    try:
+        settings = config.load(path, store=store)
+    except config.ConfigError as error:
+        log.event("error", "reload-refused", error=str(error))
+        systemd.notify("READY=1")
+        return
+    old = server.service
+    fresh = build(settings)
+    # The journal segment and the signatures that wait belong to the process, not to a file.
+    fresh.journal = old.journal
+    fresh.adopt(old)
+    server.service = fresh
+    recording.start(settings, fresh.log)
+    fresh.log.event("info", "reloaded")
+    systemd.notify("READY=1")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command `gatepost-policyd`."""
+    parser = argparse.ArgumentParser(
+        prog="gatepost-policyd", description="The policy service of gatepost, in the foreground."
+    )
+    parser.add_argument("--config", metavar="FILE", help="configuration file")
+    parser.add_argument("--store", metavar="URL", help="use this store instead")
+    options = parser.parse_args(arguments)
+    try:
+        path = config.find(options.config, os.environ)
+        settings = config.load(path, store=options.store)
+    except config.ConfigError as error:
+        print(f"gatepost-policyd: {error}", file=sys.stderr)
+        sys.exit(2)
+    _raise_file_limit(settings.policy.max_connections)
+    state = config.state_dir(settings)
+    try:
+        state.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"state directory {state}: {error.strerror}; make it, or set store.url"
+        print(f"gatepost-policyd: {problem}", file=sys.stderr)
+        sys.exit(3)
+    try:
+        asyncio.run(serve(settings, path, options.store))
+    except OSError as error:
+        print(
+            f"gatepost-policyd: cannot start: {error.strerror or error}; "
+            f"look at [policy] listen and at who uses it (ss -ltnp)",
+            file=sys.stderr,
+        )
+        sys.exit(3)
+    sys.exit(0)
+
+
+def _raise_file_limit(connections: int) -> None:
+    """Room for a descriptor for each connection, as far as we are allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + 256
+    if soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

@@ -1,0 +1,179 @@
+"""Answer one policy request: attributes to facts, facts to decision, decision to record and reply.
+
+The same rules, the same knowledge and the same journal as the milter. No socket and no event loop
+here: `server` carries the bytes. What is recorded: trap recipients, what is not waved through, and
+every message that Exim reports. Of a submission at most a count is kept, and the log line about it
+has no client.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from gatepost_policy import rules
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.journal import record
+from gatepost_policy.journal.record import Json, Seen
+from gatepost_policy.lookup import KnownState
+from gatepost_policy.mail.decision import Action, Decision, Reason
+from gatepost_policy.mail.facts import Direction, Facts, Signature, Stage
+from gatepost_policy.monitoring.maillog import MailLog
+from gatepost_policy.policyd import attributes
+from gatepost_policy.policyd.requests import Form, Request
+from gatepost_policy.rules import Known
+
+# Signatures that wait for their message (Exim).
+PENDING_MAX = 10_000
+PENDING_S = 600.0
+
+
+class Journal(Protocol):
+    """The part of `journal.Writer` that is used here."""
+
+    def write(self, obj: Json) -> bool:
+        """Append one record; False where it is lost."""
+        ...
+
+
+@dataclass(slots=True)
+class _Pending:
+    """The signatures of a message whose `data` stage has not come yet."""
+
+    since: float  # monotonic
+    signatures: list[Signature] = field(default_factory=list)
+
+
+class Service:
+    """The policy service without its sockets. One thread at a time but for `answer`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        known: KnownState,
+        journal: Journal,
+        log: MailLog,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.known = known
+        self.journal = journal
+        self.log = log
+        self.clock = clock
+        # With `store.sync = "power"` each record waits for the disk.
+        self.waits_for_disk = settings.store.sync == "power"
+        self._pending: OrderedDict[str, _Pending] = OrderedDict()
+
+    def facts(self, request: Request) -> Facts | None:
+        """The facts to be judged, or None where there is nothing to judge: no opinion."""
+        if request.doubt is not None:
+            return None
+        if request.form is Form.POSTFIX:
+            if (request.get("protocol_state") or "RCPT") != "RCPT" or not request.get("recipient"):
+                return None
+            return attributes.facts(request, self.clock(), self.settings)
+        stage, name = request.get("stage"), request.get("id")
+        if stage == "dkim":
+            self._remember(name, attributes.signature(request, self.settings))
+            return None
+        signatures: tuple[Signature, ...] = ()
+        if stage == "data" and name:
+            pending = self._pending.pop(name, None)
+            signatures = tuple(pending.signatures) if pending is not None else ()
+        found = attributes.facts(request, self.clock(), self.settings, signatures)
+        return found if found.recipients else None
+
+    def may_wait(self, facts: Facts) -> bool:
+        """True where answering may wait: for the store, or for the disk (`store.sync`)."""
+        if self.waits_for_disk:
+            return True
+        if facts.direction is not Direction.INBOUND:
+            return False
+        now = self.known.current()
+        return any(now.is_trap(r.address) for r in facts.recipients)
+
+    def answer(self, request: Request, facts: Facts, known: Known) -> bytes:
+        """Judge, record, log, and say it on the wire."""
+        decision = rules.judge(facts, known, self.settings)
+        if facts.direction is not Direction.INBOUND:
+            login = request.get("sasl_username") or request.get("login")
+            used = {"login": login, "submission-sender": facts.sender.raw}
+            for how, key in self.known.live_traps(used).items():
+                self.journal.write(record.live_trap(key, how, facts.at))
+        if request.form is Form.EXIM and facts.stage is Stage.END:
+            # Exim hears what we say to it; what is recorded is what becomes of the message.
+            self._record_message(facts, known, _with_verdict(decision, request.get("verdict")))
+        else:
+            self._record_recipient(request, facts, known, decision)
+        return attributes.answer(request.form, facts.stage, decision, self.settings)
+
+    def adopt(self, old: "Service") -> None:
+        """Take over what `old` was waiting for: the configuration was read again."""
+        self._pending = old._pending
+
+    def tick(self) -> None:
+        """Forget signatures whose message never came. Call it now and then."""
+        limit = time.monotonic() - PENDING_S
+        while self._pending:
+            name, pending = next(iter(self._pending.items()))
+            if pending.since > limit:
+                return
+            del self._pending[name]
+
+    def _remember(self, name: str, signature: Signature | None) -> None:
+        if not name or signature is None:
+            return
+        pending = self._pending.get(name)
+        if pending is None:
+            if len(self._pending) >= PENDING_MAX:
+                self._pending.popitem(last=False)
+            pending = self._pending[name] = _Pending(time.monotonic())
+        if len(pending.signatures) < self.settings.dkim.max_signatures:
+            pending.signatures.append(signature)
+
+    def _record_recipient(
+        self, request: Request, facts: Facts, known: Known, decision: Decision
+    ) -> None:
+        if facts.direction is not Direction.INBOUND:
+            if decision.reason is Reason.OWN_USER_TRAP:
+                self._alarm(facts)
+            return
+        if not known.traps and decision.action is Action.ACCEPT:
+            return
+        seen = Seen(
+            "rcpt",
+            facts,
+            decision,
+            traps=tuple(known.traps),
+            instance=request.get("instance") or None,
+        )
+        self.journal.write(record.message(seen))
+        self.log.message(facts, decision, len(known.traps))
+
+    def _record_message(self, facts: Facts, known: Known, decision: Decision) -> None:
+        own = facts.direction is not Direction.INBOUND
+        if own and self.settings.store.submission == "counts":
+            self.journal.write(record.count(facts, decision))
+        else:
+            seen = Seen("message", facts, decision, traps=tuple(known.traps))
+            self.journal.write(record.message(seen))
+        if own and decision.reason is Reason.OWN_USER_TRAP:
+            self._alarm(facts)
+        self.log.message(facts, decision, len(known.traps))
+
+    def _alarm(self, facts: Facts) -> None:
+        """One of our own mailed a trap: the queue id leads the operator to the account."""
+        self.log.event("warning", "own-user-trap", id=facts.queue_id)
+
+
+_VERDICTS = {"reject": Action.REJECT, "tempfail": Action.TEMPFAIL, "discard": Action.DISCARD}
+
+
+def _with_verdict(decision: Decision, verdict: str) -> Decision:
+    """What Exim has decided by itself stands, where we had nothing harder to say."""
+    action = _VERDICTS.get(verdict)
+    if action is None or decision.action is not Action.ACCEPT:
+        return decision
+    return replace(decision, action=action, reply=None, drop_recipients=(), tag=False)

@@ -1,0 +1,11 @@
+"""The one process of a host that takes the journal into the store."""
+
+from gatepost_policy.recorder.recorder import (
+    LOCK,
+    Recorder,
+    publish_now,
+    record_batch,
+    wait_until_ingested,
+)
+
+__all__ = ["LOCK", "Recorder", "publish_now", "record_batch", "wait_until_ingested"]

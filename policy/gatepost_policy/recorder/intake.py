@@ -1,0 +1,308 @@
+"""Take one batch out of the journal into the store: read, commit, clean up behind it.
+
+How it works: complete records behind the watermark of each segment are committed together with
+the moved watermarks in one transaction. A watermark moves by compare-and-set; after any error, and
+after a commit whose answer got lost, the watermarks are read again. A segment is unlinked when its
+writer is gone, all of it is ingested and the commit is durable; its watermark row goes after it.
+
+A record that the database refuses for what it says is found by bisection and put into
+`quarantine/`; what the database refuses for the state it is in, waits.
+"""
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    ProgrammingError,
+    SQLAlchemyError,
+    StatementError,
+)
+
+from gatepost_policy import config, journal, store
+from gatepost_policy.ingest import Outcome, ingest
+from gatepost_policy.journal.record import Json
+from gatepost_policy.monitoring import counters
+from gatepost_policy.store import StoreError, partitions, sqltext
+from gatepost_policy.system import faults
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+BATCH_RECORDS = 1_000
+RETRIES = store.RETRIES
+
+Log = Callable[[str, str], None]  # level, text
+
+
+class _Conflict(Exception):
+    """Another recorder has moved a watermark: what we know of them is out of date."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One record of the journal, or damage (`data` is None), with where it ends."""
+
+    segment: Path
+    piece: journal.Piece
+
+
+class Intake:
+    """One journal's way into the store. Only the holder of the recorder's lock may use it.
+
+    `host` names the journal among all hosts of the store. `changed` says that listings or repeat
+    senders changed since whoever publishes them last set it to False.
+    """
+
+    def __init__(self, settings: "Settings", host: str, log: Log) -> None:
+        self.settings = settings
+        self.directory = config.journal_dir(settings)
+        self.quarantine = config.quarantine_dir(settings)
+        self.host = host
+        self.changed = False
+        self._log = log
+        self._marks: dict[str, int] | None = None  # None: read them again
+        self._done: set[str] = set()  # segments that are unlinked, their marks still there
+
+    def once(self, engine: Callable[[], Engine]) -> int:
+        """Ingest one batch of waiting records; how many. Raises StoreError or OSError."""
+        segments = journal.segments(self.directory)
+        if not segments and not self._done and self._marks is not None:
+            return 0
+        opened = engine()
+        if self._marks is None:
+            self.read_marks(opened, segments)
+        entries: list[_Entry] = []
+        for segment in segments:
+            entries.extend(self._waiting(segment, BATCH_RECORDS - len(entries)))
+            if len(entries) >= BATCH_RECORDS:
+                break
+        if entries:
+            partitions.prepare(opened, time.time())
+            self._take(opened, entries)
+        self._clean(opened, segments)
+        return len(entries)
+
+    def forget(self) -> None:
+        """Nothing that is remembered of the store is sure any more."""
+        self._marks = None
+
+    # Reading the journal
+
+    def _offset(self, segment: Path) -> int:
+        return (self._marks or {}).get(segment.name, 0)
+
+    def _waiting(self, segment: Path, most: int) -> Iterable[_Entry]:
+        offset = self._offset(segment)
+        with suppress(FileNotFoundError):
+            if segment.stat().st_size <= offset:
+                return
+            for number, piece in enumerate(journal.read(segment, offset)):
+                if number >= most:
+                    return
+                yield _Entry(segment, piece)
+
+    def read_marks(self, engine: Engine, segments: Sequence[Path]) -> None:
+        """Where we are. A mark without its segment is what a crash left behind."""
+        names = {segment.name for segment in segments}
+        with store.reading(engine) as connection:
+            sql = 'SELECT segment, "offset" FROM journal_mark WHERE host = ?'
+            rows = connection.exec_driver_sql(
+                sqltext.native(connection.dialect.name, sql), (self.host,)
+            ).all()
+        self._marks = {name: int(offset) for name, offset in rows}
+        self._done.update(name for name in self._marks if name not in names)
+
+    # Writing the store
+
+    def _take(self, engine: Engine, entries: Sequence[_Entry]) -> None:
+        """Commit `entries`; what the database refuses is left out and quarantined."""
+        for attempt in range(RETRIES):
+            try:
+                outcome = self._commit(engine, entries)
+            except _Conflict:
+                self._marks = None
+                raise StoreError(
+                    f"{store.name(engine)}: another recorder reads the same journal",
+                    temporary=True,
+                ) from None
+            except StoreError as error:
+                cause = error.__cause__
+                if isinstance(cause, SQLAlchemyError):
+                    if store.retryable(cause) and attempt + 1 < RETRIES:
+                        # Two hosts met; the one that waits a little longer goes second.
+                        time.sleep(random.uniform(0, 0.01 * 2**attempt))
+                        continue
+                    if _is_data(cause):
+                        self._bisect(engine, entries, cause)
+                        return
+                self._marks = None
+                raise
+            except OSError:
+                self._marks = None
+                raise
+            except Exception as error:
+                # A record that we cannot make sense of must not hold up all that follow it.
+                self._bisect(engine, entries, error)
+                return
+            self.changed = self.changed or outcome.listings or outcome.repeat
+            return
+
+    def _bisect(self, engine: Engine, entries: Sequence[_Entry], cause: Exception) -> None:
+        if len(entries) > 1:
+            middle = len(entries) // 2
+            self._take(engine, entries[:middle])
+            self._take(engine, entries[middle:])
+            return
+        entry = entries[0]
+        self._quarantine(entry, type(cause).__name__)
+        self._commit(engine, [_Entry(entry.segment, _as_damage(entry.piece))])
+
+    def _commit(self, engine: Engine, entries: Sequence[_Entry]) -> Outcome:
+        """One transaction: watermarks, rows, sums, listings, counters."""
+        assert self._marks is not None
+        ends = {entry.segment.name: entry.piece.end for entry in entries}
+        records: list[Json] = []
+        whence: list[_Entry] = []
+        for entry in entries:
+            if entry.piece.data is None:
+                if entry.piece.raw:
+                    self._quarantine(entry, "damaged")
+            else:
+                records.append(entry.piece.data)
+                whence.append(entry)
+        learned = time.time()
+        with store.writing(engine) as connection:
+            _be_durable(connection)
+            for name, end in sorted(ends.items()):
+                self._move_mark(connection, name, self._marks.get(name), end, learned)
+            outcome = ingest(connection, records, self.settings, learned)
+            for position, why in outcome.bad.items():
+                self._quarantine(whence[position], why)
+            counters.add(
+                connection,
+                counters.tally(r for n, r in enumerate(records) if n not in outcome.bad),
+            )
+            faults.point("before-commit")
+        faults.point("after-commit")
+        self._marks.update(ends)
+        return outcome
+
+    def _move_mark(
+        self, connection: Connection, name: str, old: int | None, new: int, now: float
+    ) -> None:
+        dialect = connection.dialect.name
+        if old is None:
+            sql = sqltext.insert(dialect, "journal_mark", "ON CONFLICT (segment) DO NOTHING")
+            values: tuple[object, ...] = (name, new, self.host, now)
+        else:
+            sql = sqltext.native(
+                dialect,
+                'UPDATE journal_mark SET "offset" = ?, updated = ?'
+                ' WHERE segment = ? AND "offset" = ?',
+            )
+            values = (new, now, name, old)
+        if connection.exec_driver_sql(sql, values).rowcount != 1:
+            raise _Conflict
+
+    # After the commit
+
+    def _clean(self, engine: Engine, segments: Sequence[Path]) -> None:
+        """Unlink what is finished, then forget its watermark."""
+        for segment in segments:
+            if self._finished(segment):
+                faults.point("before-unlink")
+                segment.unlink(missing_ok=True)
+                faults.point("after-unlink")
+                self._done.add(segment.name)
+        if not self._done:
+            return
+        done = sorted(self._done)
+        with store.writing(engine) as connection:
+            sqltext.many(
+                connection,
+                sqltext.native(
+                    connection.dialect.name, "DELETE FROM journal_mark WHERE segment = ?"
+                ),
+                [(name,) for name in done],
+            )
+        for name in done:
+            (self._marks or {}).pop(name, None)
+        self._done.clear()
+
+    def _finished(self, segment: Path) -> bool:
+        """True where nothing of the segment is wanted any more."""
+        try:
+            # In this order: a writer that goes between the two has written all it ever will.
+            if not journal.abandoned(segment):
+                return False
+            size = segment.stat().st_size
+        except FileNotFoundError:
+            return True
+        offset = self._offset(segment)
+        if size <= offset:
+            return True
+        whole = list(journal.read(segment, offset, size - offset))
+        if any(piece.data is not None for piece in whole):
+            return False
+        # No record follows: a write that was cut short by a crash. Its message had no answer.
+        rest = segment.read_bytes()[offset:]
+        if not journal.is_torn(rest):
+            self._quarantine(_Entry(segment, journal.Piece(offset, size, None, rest)), "damaged")
+        return True
+
+    def _quarantine(self, entry: _Entry, why: str) -> None:
+        """Keep what the store refused, under a name that a second attempt would use again."""
+        self.quarantine.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = f"{entry.segment.stem}-{entry.piece.start}"
+        if entry.piece.data is None:
+            target, content = self.quarantine / f"{name}.bin", entry.piece.raw
+        else:
+            kept = {"why": why, "record": entry.piece.data}
+            target, content = self.quarantine / f"{name}.json", json.dumps(kept).encode()
+        flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC
+        handle = os.open(target, flags, 0o600)
+        try:
+            os.write(handle, content)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        # Not what the record says: the log is read by more people than the store.
+        self._log("error", f"recorder: a record was put into {target} ({why.partition(':')[0]})")
+
+
+def _be_durable(connection: Connection) -> None:
+    """The segment goes after this commit: a server that answers before it has written will not do.
+
+    A stronger setting (a replica that waits) stays. SQLite's is `synchronous=FULL`, see `store`.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(
+            "SELECT set_config('synchronous_commit', 'on', true)"
+            " WHERE current_setting('synchronous_commit') = 'off'"
+        )
+
+
+def _is_data(error: SQLAlchemyError) -> bool:
+    """True where the database minds what a record says, not the state it is in itself."""
+    if isinstance(error, DataError | IntegrityError):
+        return True
+    if isinstance(error, InterfaceError | ProgrammingError):
+        # Raised by the driver, not by the server: a value it cannot hand over.
+        return getattr(error.orig, "sqlstate", None) is None
+    return isinstance(error, StatementError) and not isinstance(error, DBAPIError)
+
+
+def _as_damage(piece: journal.Piece) -> journal.Piece:
+    return journal.Piece(piece.start, piece.end, None)

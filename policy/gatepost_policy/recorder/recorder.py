@@ -1,0 +1,323 @@
+"""The recorder: takes journal segments into the store, so that every record counts exactly once.
+
+How it works: whoever holds the lock in the journal directory is this host's recorder; what it
+does with the segments is `intake`'s matter. Store away, locked, full, read-only, of a newer
+schema: the segments wait, and the log says so once a minute.
+
+After a commit that changed traps, listings or repeat senders, and when another program changed
+them, what every process knows by heart (`lookup`) is published.
+"""
+
+import fcntl
+import os
+import random
+import secrets
+import select
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from gatepost_policy import config, journal, lookup, retention, store
+from gatepost_policy.ingest import ingest, trap_marks
+from gatepost_policy.journal.record import Json
+from gatepost_policy.recorder import intake
+from gatepost_policy.recorder.intake import RETRIES, Intake, Log
+from gatepost_policy.store import StoreError, partitions
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+LOCK = "recorder.lock"
+HOST = "host"
+LOOK_S = 0.2  # how often the journal and the revisions are looked at; a trap hit pokes
+GATHER_S = 0.03
+COMMIT_ROWS = 5_000
+BACKOFF_MAX_S = 5.0
+COMPLAIN_S = 60.0
+
+
+class Recorder:
+    """One host's recorder. `run` is its life; `ingest_once` is one step, for tests and commands."""
+
+    def __init__(self, settings: "Settings", log: Log | None = None) -> None:
+        self.settings = settings
+        self.directory = config.journal_dir(settings)
+        self.state = config.state_dir(settings)
+        self._log = log or _to_stderr
+        self._engine: Engine | None = None
+        self._intake: Intake | None = None
+        self._lock = -1
+        self._poke = -1
+        self._revision: tuple[tuple[str, int], ...] | None = None
+        self._complained = 0.0
+        self._purge_at = 0.0
+        self._purger: retention.Purger | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Record until `stop` is set; waits for the lock as long as another process holds it."""
+        pause = LOOK_S
+        try:
+            while not stop.is_set():
+                try:
+                    if not self.lock():
+                        stop.wait(LOOK_S)
+                        continue
+                    busy = self.step()
+                    pause = LOOK_S
+                    if not busy:
+                        self._wait(stop, LOOK_S)
+                except (StoreError, OSError) as error:
+                    self._complain(error)
+                    self._forget()
+                    stop.wait(pause)
+                    pause = min(pause * 2, BACKOFF_MAX_S)
+            # What was journaled before the end is in the store when a clean stop is over.
+            if self._lock >= 0:
+                with suppress(StoreError, OSError):
+                    while self.ingest_once():
+                        pass
+        finally:
+            self.close()
+
+    def step(self) -> bool:
+        """Ingest a batch, publish what changed, purge a little. True where more is waiting."""
+        took = self.ingest_once()
+        self._publish()
+        if took:
+            return took >= intake.BATCH_RECORDS
+        now = time.monotonic()
+        if now >= self._purge_at:
+            if self._purger is None:
+                self._purger = retention.Purger(self.engine(), self.settings)
+            more = self._purger.step(time.time())
+            self._purge_at = now + (LOOK_S if more else self.settings.retention.every)
+        return False
+
+    def close(self) -> None:
+        """Let go of store and lock."""
+        self._forget()
+        for handle in (self._lock, self._poke):
+            if handle >= 0:
+                os.close(handle)
+        self._lock = self._poke = -1
+
+    def lock(self) -> bool:
+        """Become this host's recorder; False where another process is. Raises OSError."""
+        if self._lock >= 0:
+            return True
+        for directory in (self.directory, self.state):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(self.directory / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        self._lock = handle
+        self._intake = Intake(self.settings, _host(self.directory), self._log)
+        poke = self.directory / journal.POKE
+        with suppress(FileExistsError):
+            os.mkfifo(poke, 0o600)
+        # Both ends: a pipe without a writer would be "readable" (end of file) all the time.
+        self._poke = os.open(poke, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        for stale in self.directory.glob(".*"):
+            # Made by a writer that was killed before it could use it. Old enough, or still new.
+            with suppress(OSError):
+                if time.time() - stale.stat().st_mtime > 60 and journal.abandoned(stale):
+                    stale.unlink()
+        return True
+
+    def engine(self) -> Engine:
+        """The store. Raises StoreError."""
+        if self._engine is None:
+            self._engine = store.open_engine(self.settings)
+        return self._engine
+
+    def ingest_once(self) -> int:
+        """Ingest one batch of waiting records; how many. Raises StoreError or OSError."""
+        return self._taking().once(self.engine)
+
+    def _taking(self) -> Intake:
+        assert self._intake is not None, "only the holder of the lock records"
+        return self._intake
+
+    def _publish(self) -> None:
+        """Tell all processes of this host what changed, whoever changed it."""
+        engine = self.engine()
+        with store.reading(engine) as connection:
+            rows = connection.exec_driver_sql(
+                "SELECT topic, number FROM revision"
+                " WHERE topic IN ('traps', 'listings', 'repeat', 'generation') ORDER BY topic"
+            ).all()
+            revision = tuple((str(topic), int(number)) for topic, number in rows)
+            if revision != self._revision or self._taking().changed:
+                lookup.publish(connection, self.state, self.settings)
+                self._revision, self._taking().changed = revision, False
+
+    # Waiting and complaining
+
+    def _wait(self, stop: threading.Event, seconds: float) -> None:
+        """Until somebody pokes, `stop` is set, or time is over."""
+        deadline = time.monotonic() + seconds
+        while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
+            # `stop` has no file descriptor: look at it ten times a second.
+            if select.select([self._poke], [], [], min(left, 0.1))[0]:
+                # Where one trap is hit others often are: gather a moment, they are one commit.
+                stop.wait(GATHER_S)
+                with suppress(BlockingIOError):
+                    os.read(self._poke, 65_536)
+                return
+
+    def _complain(self, error: Exception) -> None:
+        now = time.monotonic()
+        if not self._complained or now - self._complained >= COMPLAIN_S:
+            self._complained = now
+            self._log("error", f"recorder: {error}; the journal keeps what comes")
+
+    def _forget(self) -> None:
+        """Begin anew with the store: after an error nothing we remember of it is sure."""
+        if self._engine is not None:
+            self._engine.dispose()
+        self._engine, self._purger = None, None
+        if self._intake is not None:
+            self._intake.forget()
+
+
+def record_batch(
+    engine: Engine, records: Sequence[Json], settings: "Settings", learned: float | None = None
+) -> int:
+    """Write records that come from no journal (importers, `replay --record`); how many were new.
+
+    A record whose `key` is known is left out. At most COMMIT_ROWS rows go into one transaction.
+    Raises StoreError; ValueError where a record is none.
+    """
+    now = time.time() if learned is None else learned
+    partitions.prepare(engine, now)
+    new = 0
+    for part in _by_rows(records):
+        attempt = 1
+        while True:
+            try:
+                with store.writing(engine) as connection:
+                    outcome = ingest(connection, part, settings, now)
+                    if outcome.messages:
+                        # A log does not say which of its recipients are traps.
+                        trap_marks.unsettle(connection)
+                break
+            except StoreError as error:
+                cause = error.__cause__
+                # IntegrityError: another import has told the store the same key meanwhile.
+                again = isinstance(cause, IntegrityError) or (
+                    isinstance(cause, SQLAlchemyError) and store.retryable(cause)
+                )
+                if not again or attempt == RETRIES:
+                    raise
+                time.sleep(random.uniform(0, 0.005 * 2**attempt))
+                attempt += 1
+        if outcome.bad:
+            raise ValueError(f"not a record: {next(iter(outcome.bad.values()))}")
+        new += outcome.messages
+    return new
+
+
+def _by_rows(records: Sequence[Json]) -> Iterable[list[Json]]:
+    part: list[Json] = []
+    rows = 0
+    for data in records:
+        part.append(data)
+        # A message, its domains and sums, and what it lists by itself.
+        rows += 5 + len(data.get("recipients") or ()) + 2 * len(data.get("signatures") or ())
+        if rows >= COMMIT_ROWS:
+            yield part
+            part, rows = [], 0
+    if part:
+        yield part
+
+
+def wait_until_ingested(settings: "Settings", timeout: float = 2.0) -> bool:
+    """Wait until the store holds what the journal holds now; False where it takes too long.
+
+    Where no recorder runs this process ingests by itself. Raises StoreError.
+    """
+    directory = config.journal_dir(settings)
+    wanted: dict[str, int] = {}
+    for segment in journal.segments(directory):
+        with suppress(FileNotFoundError):
+            wanted[segment.name] = segment.stat().st_size
+    if not wanted:
+        return True
+    deadline = time.monotonic() + timeout
+    engine = store.open_engine(settings)
+    own = Recorder(settings)
+    try:
+        while True:
+            if own.lock():
+                while own.ingest_once():
+                    pass
+                own._publish()
+                return True
+            if _ingested(engine, directory, wanted):
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+    finally:
+        own.close()
+        engine.dispose()
+
+
+def publish_now(settings: "Settings") -> None:
+    """Where no recorder runs: tell the processes of this host what the store knows.
+
+    For a service that starts: the first message is judged by what was known before it. A SQLite
+    store that does not exist knows nothing.
+    Raises StoreError and OSError.
+    """
+    path = config.database_path(settings)
+    if path is not None and not path.exists():
+        return
+    own = Recorder(settings)
+    try:
+        if own.lock():
+            own._publish()
+    finally:
+        own.close()
+
+
+def _ingested(engine: Engine, directory: Path, wanted: dict[str, int]) -> bool:
+    with store.reading(engine) as connection:
+        marks = {
+            str(name): int(offset)
+            for name, offset in connection.exec_driver_sql(
+                'SELECT segment, "offset" FROM journal_mark'
+            )
+        }
+    return all(
+        marks.get(name, 0) >= size or not (directory / name).exists()
+        for name, size in wanted.items()
+    )
+
+
+def _host(directory: Path) -> str:
+    """The name of this journal among all hosts of one store, made at first use."""
+    path = directory / HOST
+    try:
+        return path.read_text("ascii").strip()
+    except FileNotFoundError:
+        name = secrets.token_hex(8)
+        aside = directory / f".{name}"
+        aside.write_text(name, "ascii")
+        aside.rename(path)
+        return name
+
+
+def _to_stderr(level: str, line: str) -> None:
+    import sys
+
+    print(f"{level}: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,61 @@
+"""The messages of a report as CSV (RFC 4180), safe to open in a spreadsheet.
+
+A value that a spreadsheet would take for a formula is written with an apostrophe before it, and
+what does not print is escaped: the sender chose these texts.
+"""
+
+import csv
+import re
+from typing import TextIO
+
+from gatepost_policy.report.report import Line, Report
+from gatepost_policy.text.escape import shown
+from gatepost_policy.text.times import timestamp
+
+COLUMNS = (
+    "at", "source", "queue_id", "direction", "family", "client_address", "client_name", "helo",
+    "sender", "header_from", "recipients", "traps", "size", "message_id", "dkim", "action",
+    "reason",
+)  # fmt: skip
+# What the common spreadsheets take for the start of a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "|", "%")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?\Z", re.ASCII)
+
+
+def write(report: Report, to: TextIO) -> None:
+    """Write one line a message, newest first, under a line of names."""
+    writer = csv.writer(to, lineterminator="\r\n")
+    writer.writerow(COLUMNS)
+    for line in report.messages:
+        writer.writerow([cell(value) for value in _values(line)])
+
+
+def _values(line: Line) -> tuple[str | int | None, ...]:
+    return (
+        timestamp(line.at),
+        line.source,
+        line.queue_id,
+        line.direction,
+        line.family,
+        line.address,
+        line.client_name,
+        line.helo,
+        "<>" if line.sender == "" else line.sender,
+        line.header_from,
+        " ".join(address for address, _ in line.recipients),
+        " ".join(address for address, trap in line.recipients if trap),
+        line.size,
+        line.message_id,
+        " ".join(f"{s.domain or ''}={s.result}" for s in line.signatures),
+        line.action,
+        line.reason,
+    )
+
+
+def cell(value: str | int | None) -> str:
+    """One value as text that no program executes."""
+    if value is None:
+        return ""
+    text = shown(str(value))
+    harmless = isinstance(value, int) or _NUMBER.match(text)
+    return f"'{text}" if text.startswith(_FORMULA) and not harmless else text

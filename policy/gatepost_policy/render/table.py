@@ -1,0 +1,159 @@
+"""Lay a report out for people: what there is to know, the time line, the tables.
+
+Everything that a stranger wrote goes through `shown`: what looks like an escape sequence on the
+screen was typed by nobody.
+"""
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gatepost_policy.render.tables import clients, listings, messages, overview
+from gatepost_policy.report.report import Report
+from gatepost_policy.report.standing import NAMES, movement
+from gatepost_policy.report.timeline import NOTHING, SYMBOLS, Strip, strip
+from gatepost_policy.text.escape import shown
+from gatepost_policy.text.plural import plural
+from gatepost_policy.text.terminal import BAD, DIM, GOOD, HEAD, UNSIGNED, client, put, style, utf8
+from gatepost_policy.text.times import timestamp
+
+HOSTS_SHOWN = 8
+LABEL = 9  # width of the labels at the left
+
+
+def table(report: Report, to: Console) -> None:
+    """Print `report` on `to`."""
+    parts: list[RenderableType] = [_head(report)]
+    if report.summary.messages:
+        parts.append(_facts(report, to))
+        parts.extend(_time_line(report, to))
+    if report.overview:
+        parts.extend(overview(report, to))
+    if report.listings:
+        parts += [Text(), listings(report.listings, to)]
+    if report.messages:
+        parts += [Text(), messages(report.messages, to)]
+        left = report.summary.messages - len(report.messages)
+        if left > 0:
+            parts.append(Text(f"{plural(left, 'older message')} not shown; see --limit", DIM))
+    if _listed(report, to):
+        parts += [Text(), clients(report.summary.hosts, to)]
+        if report.hosts > len(report.summary.hosts):
+            parts.append(Text(f"and {report.hosts - len(report.summary.hosts)} more", DIM))
+    put(to, Group(*parts))
+
+
+def _head(report: Report) -> Text:
+    if report.overview:
+        text = f"All senders: {plural(report.summary.messages, 'message')}"
+        return Text(text, HEAD)
+    what = " ".join(f"{value}" for value in report.query.values())
+    bad = report.standing is not None and report.standing.repeat
+    head = Text(shown(what), HEAD)
+    if report.standing is not None:
+        head.append("  ").append(report.standing.sentence, BAD if bad else "")
+    elif not report.summary.messages:
+        head.append("  not seen", "")
+    return head
+
+
+def _listed(report: Report, to: Console) -> bool:
+    """True where the clients make a table of their own: in a pipe nothing that is known is cut."""
+    return not to.is_terminal and len(report.summary.hosts) > HOSTS_SHOWN
+
+
+def _facts(report: Report, to: Console) -> Table:
+    """What there is to know, a line each."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style=DIM, width=LABEL, no_wrap=True)
+    grid.add_column(overflow="fold")
+    summary = report.summary
+    first, last = (timestamp(t or 0.0)[:10] for t in (summary.first_seen, summary.last_seen))
+    grid.add_row("Seen", first if first == last else f"{first} to {last}")
+    if report.rhythm is not None and not report.overview:
+        grid.add_row("Rhythm", report.rhythm.sentence)
+    families = ", ".join(f"{NAMES.get(f, f)} {n}" for f, n in summary.families.items())
+    moved = movement(report.spans) if not report.overview else None
+    grid.add_row("Families", families + (f": {moved}" if moved else ""))
+    grid.add_row("DKIM", _dkim(report))
+    grid.add_row("Traps", _traps(report, to))
+    if _listed(report, to):
+        grid.add_row("Clients", f"{max(report.hosts, len(summary.hosts))}, listed at the end")
+        return grid
+    most = 3 if report.overview and to.is_terminal else HOSTS_SHOWN
+    for at, host in enumerate(summary.hosts[:most]):
+        text = f"{client(host.address, host.host)}  {plural(host.messages, 'message')}"
+        grid.add_row("Clients" if not at else "", text)
+    more = max(report.hosts, len(summary.hosts)) - most
+    if more > 0:
+        grid.add_row("", Text(f"and {more} more", DIM))
+    return grid
+
+
+def _dkim(report: Report) -> Text:
+    if not report.summary.dkim:
+        return Text("not looked at")
+    signed = report.summary.messages > 1 and "none" not in report.summary.dkim
+    text = Text("always signed: " if signed and not report.overview else "")
+    for at, (result, count) in enumerate(report.summary.dkim.items()):
+        word = UNSIGNED.get(result, result)
+        text.append(", " if at else "").append(f"{word} {count}", style(result))
+    keys = {
+        f"{s.selector} ({s.algorithm or 'unknown'})"
+        for line in report.messages for s in line.signatures if s.selector
+    }  # fmt: skip
+    if keys and not report.overview and len(keys) <= 3:
+        text.append("; selector " + ", ".join(sorted(shown(key) for key in keys)))
+    return text
+
+
+def _traps(report: Report, to: Console) -> Text:
+    hits = report.summary.trap_hits
+    if not hits:
+        return Text("none hit")
+    text = Text(plural(hits, "hit"), BAD)
+    names = {a for line in report.messages for a, trap in line.recipients if trap}
+    if names and not report.overview:
+        few = sorted(shown(name) for name in names)[: 3 if to.is_terminal else None]
+        text.append(f": {', '.join(few)}" + (" and others" if len(names) > len(few) else ""))
+    return text
+
+
+def _time_line(report: Report, to: Console) -> list[RenderableType]:
+    """The strip of months; nothing where everything came within one period."""
+    room = (to.width - LABEL - 2) // 5 if to.is_terminal else 36
+    line = strip(report.marks, max(6, room))
+    if line is None or len(line.periods) < 2:
+        return []
+    at = 0 if utf8(to) else 1
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style=DIM, width=LABEL + 1, no_wrap=True)
+    for _ in line.periods:
+        grid.add_column(min_width=4, no_wrap=True)
+    for row in line.rows:
+        grid.add_row(
+            row.name,
+            *(
+                _symbol(cell.dkim, cell.messages, at) if cell else Text(NOTHING[at], DIM)
+                for cell in row.cells
+            ),
+        )
+    counts = (Text(str(n), BAD) if n else Text(NOTHING[at], DIM) for n in line.traps)
+    grid.add_row("to a trap", *counts)
+    grid.add_row("", *line.periods)
+    if any(line.years):
+        grid.add_row("", *line.years)
+    unseen = report.summary.messages - len(report.marks) + line.earlier
+    return [Text(), grid, _legend(line, at, unseen)]
+
+
+def _symbol(dkim: str, messages: int, at: int) -> Text:
+    style = {"pass": GOOD, "fail": "red", "none": ""}.get(dkim, "yellow")
+    return Text(SYMBOLS[dkim][at] + (str(messages) if messages > 1 else ""), style)
+
+
+def _legend(line: Strip, at: int, unseen: int) -> Text:
+    words = [f"{SYMBOLS[key][at]} {SYMBOLS[key][2]}" for key in line.dkim]
+    if unseen > 0:
+        words.append(f"{plural(unseen, 'message')} before this")
+    return Text(" " * (LABEL + 2) + ", ".join(words), DIM)

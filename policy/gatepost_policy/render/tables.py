@@ -1,0 +1,161 @@
+"""The report's tables: who hit a trap, clients, listings, messages."""
+
+from collections.abc import Sequence
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gatepost_policy.report.overview_values import Sender
+from gatepost_policy.report.report import Line, Listed, Report
+from gatepost_policy.report.rhythm import DAY, number
+from gatepost_policy.report.standing import NAMES
+from gatepost_policy.report.summary import Host
+from gatepost_policy.text.escape import shown
+from gatepost_policy.text.terminal import BAD, DIM, UNSIGNED, client, minute, plain, style
+from gatepost_policy.text.times import timestamp
+
+WIDE = 150  # columns; from here on a message is one line
+
+
+def overview(report: Report, to: Console) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    if report.senders:
+        parts += [Text(), _senders(report.senders, to)]
+    if report.dual_stack:
+        dual = plain("Domain", "IPv4", "IPv6", "Traps", "Proven", to=to, title="On both families")
+        for row in report.dual_stack:
+            dual.add_row(
+                shown(row.domain), str(row.ipv4), str(row.ipv6), str(row.trap_messages),
+                "yes" if row.proven else "no",
+            )  # fmt: skip
+        parts += [Text(), dual]
+    if report.low_and_slow:
+        slow = plain("Pattern", "Clients", "Messages", "Seen", to=to, title="Low and slow")
+        for pattern in report.low_and_slow:
+            seen = f"{timestamp(pattern.first_seen)[:10]} to {timestamp(pattern.last_seen)[:10]}"
+            slow.add_row(shown(pattern.sentence), str(pattern.hosts), str(pattern.messages), seen)
+        parts += [Text(), slow]
+    return parts
+
+
+def _senders(senders: Sequence[Sender], to: Console) -> Table:
+    wide = not to.is_terminal or to.width >= 110
+    names = ("Sender", "Mails", "Traps", "Months", "Rhythm", "Families", "Standing")
+    more = ("DKIM", "Last seen") if wide else ()
+    made = plain(*names, *more, to=to, title="Who hit a trap")
+    for column in made.columns[1:5]:
+        column.no_wrap = True
+    for sender in senders:
+        standing = Text("repeat sender", BAD) if sender.standing.repeat else Text("")
+        if sender.listed_until is not None:
+            standing.append(", " if standing else "").append("listed", "red")
+        row: list[RenderableType] = [
+            shown(sender.sender),
+            str(sender.summary.messages),
+            str(sender.trap_messages),
+            f"{sender.rhythm.months} of {sender.rhythm.month_span}",
+            _rhythm(sender, wide),
+            (", " if wide else "\n").join(
+                f"{NAMES.get(f, f)} {n}" for f, n in sender.summary.families.items()
+            ),
+            standing,
+        ]
+        if wide:
+            words = ((UNSIGNED.get(r, r), n) for r, n in sender.summary.dkim.items())
+            row.append(", ".join(f"{word} {n}" for word, n in words))
+            row.append(timestamp(sender.rhythm.last)[:10])
+        made.add_row(*row)
+    return made
+
+
+def _rhythm(sender: Sender, wide: bool) -> str:
+    """`monthly`, with the median gap where there is room for it."""
+    gap = sender.rhythm.median_gap
+    return f"{sender.rhythm.word}, {number(gap)} d" if wide and gap else sender.rhythm.word
+
+
+def clients(hosts: Sequence[Host], to: Console) -> Table:
+    """Those with most messages first."""
+    made = plain("Client", "Family", "Messages", to=to, title="Clients")
+    for host in hosts:
+        family = NAMES.get(host.family, shown(host.family))
+        made.add_row(client(host.address, host.host), family, str(host.messages))
+    return made
+
+
+def listings(listings: Sequence[Listed], to: Console) -> Table:
+    made = plain("Listed", "Since", "Until", "Reason", "Hits", "", to=to, title="Listings")
+    for listing in listings:
+        state = "active" if listing.active else "over"
+        if listing.forgiven is not None:
+            state = f"forgiven {timestamp(listing.forgiven)[:10]}"
+        made.add_row(
+            shown(listing.value),
+            minute(listing.since),
+            minute(listing.until),
+            shown(listing.reason),
+            str(listing.hits),
+            Text(state, "red" if listing.active else DIM),
+        )
+    return made
+
+
+def messages(lines: Sequence[Line], to: Console) -> Table:
+    """Newest first, with the gap to the message before."""
+    wide = not to.is_terminal or to.width >= WIDE
+    names = ("Client", "Sender", "To", "DKIM", "Size", "Decision", "Seen by")
+    made = plain("Received (UTC)", "Gap", "Family", *(names if wide else ("DKIM", "Who")), to=to)
+    for column in made.columns[:3]:
+        column.no_wrap = True
+    made.columns[1].justify = "right"
+    for at, line in enumerate(lines):
+        before = lines[at + 1].at if at + 1 < len(lines) else None
+        gap = "" if before is None else f"{number(round((line.at - before) / DAY, 1))} d"
+        brought = client(line.address, line.client_name)
+        row: list[RenderableType] = [
+            minute(line.at), gap, NAMES.get(line.family, shown(line.family)),
+        ]  # fmt: skip
+        if wide:
+            row += [brought, _author(line), _recipients(line), _signatures(line)]
+            size = "" if line.size is None else str(line.size)
+            row += [size, shown(f"{line.action} ({line.reason})"), line.source]
+        else:
+            dkim = UNSIGNED.get(line.dkim, line.dkim) if _seen(line) else ""
+            who = Text(_author(line)).append(" to ").append(_recipients(line))
+            row += [Text(dkim, style(line.dkim)), who.append(f"\n{brought}", DIM)]
+        made.add_row(*row)
+    return made
+
+
+def _author(line: Line) -> str:
+    sender = "<>" if line.sender == "" else shown(line.sender or "")
+    if line.header_from and line.header_from != line.sender:
+        return f"{sender} (From {shown(line.header_from)})"
+    return sender
+
+
+def _recipients(line: Line) -> Text:
+    text = Text()
+    for address, trap in line.recipients:
+        text.append(", " if text else "").append(shown(address), BAD if trap else "")
+        if trap:
+            text.append(" (trap)", BAD)
+    return text
+
+
+def _seen(line: Line) -> bool:
+    """False where a recipient was all that was seen of it: it may have been signed."""
+    return bool(line.signatures) or line.size is not None
+
+
+def _signatures(line: Line) -> Text:
+    if not line.signatures:
+        return Text("unsigned" if _seen(line) else "", DIM)
+    text = Text()
+    for signature in line.signatures:
+        text.append(", " if text else "").append(signature.result, style(signature.result))
+        text.append(f" {shown(signature.domain or '')}")
+        if signature.reason and signature.result != "pass":
+            text.append(f" ({shown(signature.reason)})", DIM)
+    return text

@@ -1,0 +1,1 @@
+"""Answer "who is this sender?": select, count, judge, as values."""

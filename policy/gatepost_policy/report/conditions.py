@@ -1,0 +1,168 @@
+"""A report's selectors as SQL conditions.
+
+How it works: a domain and everything below it is one range of `message_domain` (see tables.py),
+an address is one key of it, so no selector ever becomes a pattern. A prefix is looked up among the
+recorded clients: as text it is no range of its own.
+"""
+
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, func, literal, or_, select
+
+from gatepost_policy.mail import index_key
+from gatepost_policy.mail.address import Address
+from gatepost_policy.mail.facts import IdentityKind
+from gatepost_policy.report.selection import Selection, key_range
+from gatepost_policy.store.tables import (
+    Message,
+    MessageDomain,
+    MessageRecipient,
+    MessageSignature,
+    SenderIdentity,
+)
+
+PREFIXES_MAX = 20_000
+
+
+class TooWide(Exception):
+    """A `--host` prefix holds more clients than one query can name. The text says what to do."""
+
+
+def covers(table: Any, domain: str | None) -> ColumnElement[bool]:
+    """One row a message (or its share of a sum) of `domain` and all below it; see tables.py.
+
+    None stands for everything: for sums alone, which are kept for that too.
+    """
+    if domain is None:
+        everything: ColumnElement[bool] = table.reversed == index_key.EVERYTHING
+        return everything
+    start, end = (index_key.fit(key) for key in key_range(domain))
+    return and_(table.reversed >= start, table.reversed < end, table.shared < len(start))
+
+
+def only_domain_and_time(selection: Selection) -> bool:
+    """True where the keys of `message_domain` say all about what is selected."""
+    return selection.host is None and selection.trap is None and selection.family is None
+
+
+def conditions(connection: Connection, selection: Selection) -> list[ColumnElement[bool]]:
+    """What a message row must fulfil to be selected. Raises TooWide."""
+    found: list[ColumnElement[bool]] = []
+    if selection.sender is not None:
+        found.append(_by_sender(selection))
+    if selection.host is not None:
+        found.append(_by_host(connection, selection.host))
+    if selection.trap is not None:
+        found.append(
+            Message.id.in_(select(MessageRecipient.message_id).where(_recipient(selection.trap)))
+        )
+    if selection.since is not None:
+        found.append(Message.at >= selection.since)
+    if selection.until is not None:
+        found.append(Message.at < selection.until)
+    if selection.family is not None:
+        found.append(Message.family == str(selection.family))
+    return found
+
+
+def _recipient(trap: Address) -> ColumnElement[bool]:
+    """A recipient's key, or everybody in a domain for `@example.org` (which reads them all)."""
+    key = index_key.fit(index_key.clean(trap.trap_key))
+    if trap.local or not trap.domain:
+        return MessageRecipient.trap_key == key
+    return MessageRecipient.trap_key.endswith(key, autoescape=True)
+
+
+def by_domain(selection: Selection) -> list[ColumnElement[bool]] | None:
+    """What a `message_domain` row must fulfil, one row a message; None: its keys do not tell."""
+    address, domain = selection.address, selection.domain
+    if address is not None and not address.null:
+        found: list[ColumnElement[bool]] = [
+            MessageDomain.reversed == index_key.address_key(address)
+        ]
+    elif domain is not None:
+        found = [covers(MessageDomain, domain)]
+    else:
+        return None
+    if selection.since is not None:
+        found.append(MessageDomain.at >= selection.since)
+    if selection.until is not None:
+        found.append(MessageDomain.at < selection.until)
+    return found
+
+
+def proven() -> ColumnElement[bool]:
+    """`facts.Signature.proven` of a row with a domain (a test holds the two together)."""
+    row = MessageSignature
+    flags = literal(",") + func.coalesce(row.flags, "") + literal(",")
+    return and_(
+        row.crypto == "pass",
+        func.coalesce(row.unsigned_bytes, 0) == 0,
+        or_(row.body_limit.is_(None), row.unsigned_bytes.is_not(None)),
+        *(flags.not_like(f"%,{flag},%") for flag in ("testing-key", "expired")),
+        or_(func.coalesce(row.algorithm, "").not_like("rsa%"), row.key_bits >= 1024),
+    )
+
+
+def _by_sender(selection: Selection) -> ColumnElement[bool]:
+    keys = by_domain(selection)
+    if keys is not None:
+        return Message.id.in_(select(MessageDomain.message_id).where(*keys))
+    return Message.sender_key == ""  # `<>`
+
+
+def _by_host(connection: Connection, network: IPv4Network | IPv6Network) -> ColumnElement[bool]:
+    single = network.prefixlen == network.max_prefixlen
+    if single or (network.version == 6 and network.prefixlen > 64):
+        prefix = str(network if network.version == 4 else network.supernet(new_prefix=64))
+        if network.version == 4:
+            return Message.prefix == prefix
+        if not single:
+            raise TooWide(f"want one address, or a prefix of /64 or wider, got {network}")
+        # An old row has no address any more: its /64 is all that is known.
+        address = func.coalesce(Message.address, str(network.network_address))
+        return and_(Message.prefix == prefix, address == str(network.network_address))
+    prefixes = known_prefixes(connection, network)
+    if len(prefixes) > PREFIXES_MAX:
+        raise TooWide(f"{len(prefixes)} clients are known in {network}; ask for a longer prefix")
+    return Message.prefix.in_(prefixes)
+
+
+def known_prefixes(connection: Connection, network: IPv4Network | IPv6Network) -> Sequence[str]:
+    """The recorded client prefixes inside `network`."""
+    value = SenderIdentity.value
+    start, end = _text_range(network)
+    rows = connection.scalars(
+        select(value).where(
+            SenderIdentity.kind == str(IdentityKind.PREFIX), value >= start, value < end
+        )
+    )
+    # The text range only narrows; which prefix is inside is for the numbers to say.
+    inside = [text for text in rows if _inside(text, network)]
+    # What retention has left of the older ones.
+    coarse = {index_key.coarse_prefix(text) for text in inside}
+    return inside + sorted(text for text in coarse if _inside(text, network))
+
+
+def _inside(text: str, network: IPv4Network | IPv6Network) -> bool:
+    try:
+        return ip_network(text).subnet_of(network)  # type: ignore[arg-type]
+    except (ValueError, TypeError):  # TypeError: the other family
+        return False
+
+
+def _text_range(network: IPv4Network | IPv6Network) -> tuple[str, str]:
+    """From and to of the texts that every prefix inside `network` lies between."""
+    if network.version == 4:
+        parts = str(network.network_address).split(".")[: network.prefixlen // 8]
+        text, after = ".".join(parts) + ".", "/"
+    else:
+        groups = network.network_address.exploded.split(":")[: network.prefixlen // 16]
+        parts = [f"{int(group, 16):x}" for group in groups]
+        # Trailing zero groups may be hidden in `::`, so only what stands before them is sure.
+        while parts and parts[-1] == "0":
+            parts.pop()
+        text, after = ":".join(parts) + ":", ";"
+    return (text, text[:-1] + after) if parts else ("", "g")

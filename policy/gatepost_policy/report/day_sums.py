@@ -1,0 +1,144 @@
+"""What a period comes to by DKIM result and by day: whole days from the sums, the rest from rows.
+
+How it works: a period that begins or ends within a day has at most two days of which the sums say
+nothing; only their messages are looked at. Where anything but domain, family and time is selected,
+all are.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
+
+from sqlalchemy import BigInteger, ColumnElement, Connection, cast, func, select
+
+from gatepost_policy.ingest.deltas import DAY, RESULTS
+from gatepost_policy.report import rhythm
+from gatepost_policy.report.conditions import by_domain, conditions, covers, only_domain_and_time
+from gatepost_policy.report.selection import Selection
+from gatepost_policy.store.tables import DomainDay, Message, MessageDomain, MessageSignature
+
+Conditions = list[ColumnElement[bool]]
+
+
+def results(
+    connection: Connection, selection: Selection, chosen: Conditions, ended: int
+) -> Counter[str]:
+    """How many signatures there are by result; `none` counts messages without any.
+
+    `chosen` is `selection` as conditions, `ended` how many of its messages were seen to the end.
+    """
+    whole = _whole_days(selection)
+    if whole is None:
+        return _of_rows(connection, selection, chosen, ended)
+    found: Counter[str] = Counter()
+    columns = [func.sum(getattr(DomainDay, f"dkim_{result}")) for result in RESULTS]
+    for result, summed in zip(
+        RESULTS, connection.execute(select(*columns).where(*whole)).one(), strict=True
+    ):
+        found[result] = int(summed or 0)
+    for edge in _edges(selection):
+        there = conditions(connection, edge)
+        number = connection.scalar(
+            select(func.count()).select_from(Message).where(*there, Message.stage == "end")
+        )
+        found += _of_rows(connection, edge, there, number or 0)
+    return found
+
+
+def _of_rows(
+    connection: Connection, selection: Selection, chosen: Conditions, ended: int
+) -> Counter[str]:
+    """`results`, counted signature by signature."""
+    column = MessageSignature.message_id
+    of_these = []
+    if chosen:
+        keys = by_domain(selection) if only_domain_and_time(selection) else None
+        ids = (
+            select(Message.id).where(*chosen)
+            if keys is None
+            else select(MessageDomain.message_id).where(*keys)
+        )
+        of_these = [column.in_(ids)]
+    found: Counter[str] = Counter()
+    signed = 0
+    # Positions count from 0: each signed message has one signature there.
+    for result, number, first in connection.execute(
+        select(
+            MessageSignature.result,
+            func.count(),
+            func.count().filter(MessageSignature.position == 0),
+        )
+        .where(*of_these)
+        .group_by(MessageSignature.result)
+    ):
+        found[result] += number
+        signed += first
+    # A message of which only a RCPT TO was seen may have been signed: nobody knows.
+    found["none"] += ended - signed
+    return found
+
+
+def days(
+    connection: Connection, selection: Selection, chosen: Conditions, first: float, last: float
+) -> Collection[int]:
+    """The days (since 1970) with a message; `first` and `last` are those of the selection."""
+    whole = _whole_days(selection)
+    if whole is not None:
+        found = set(connection.scalars(select(DomainDay.day).where(*whole).distinct()))
+        # A day that is not whole is the first or the last.
+        return found | {int(first // DAY), int(last // DAY)}
+    at, where = times(selection, chosen)
+    # PostgreSQL's cast rounds to the next second, SQLite's cuts: of thousands of messages the one
+    # at midnight decides nothing.
+    day = cast(at, BigInteger) // rhythm.DAY
+    return connection.scalars(select(day).where(*where).distinct()).all()
+
+
+def times(
+    selection: Selection, chosen: Conditions
+) -> tuple[ColumnElement[float], Conditions]:
+    """The column that holds the messages' times, and what its rows must fulfil."""
+    keys = by_domain(selection) if only_domain_and_time(selection) else None
+    if keys is None:
+        return Message.at.expression, chosen
+    return MessageDomain.at.expression, keys
+
+
+def _whole_days(selection: Selection) -> Conditions | None:
+    """The rows of `domain_day` inside the period; None where they do not tell."""
+    if selection.host is not None or selection.trap is not None:
+        return None
+    if selection.sender is not None and selection.domain is None:
+        return None
+    found = [covers(DomainDay, selection.domain)]
+    begin, end = _borders(selection)
+    if begin is not None and end is not None and begin >= end:
+        return None
+    if begin is not None:
+        found.append(DomainDay.day >= begin)
+    if end is not None:
+        found.append(DomainDay.day < end)
+    if selection.family is not None:
+        found.append(DomainDay.family == str(selection.family))
+    return found
+
+
+def _borders(selection: Selection) -> tuple[int | None, int | None]:
+    """The first whole day, and the first that is none any more."""
+    since, until = selection.since, selection.until
+    return (
+        None if since is None else math.ceil(since / DAY),
+        None if until is None else math.floor(until / DAY),
+    )
+
+
+def _edges(selection: Selection) -> list[Selection]:
+    """What `_whole_days` leaves over."""
+    begin, end = _borders(selection)
+    found = []
+    if begin is not None and selection.since != begin * DAY:
+        found.append(replace(selection, until=float(begin * DAY)))
+    if end is not None and selection.until != end * DAY:
+        found.append(replace(selection, since=float(end * DAY)))
+    return found

@@ -1,0 +1,165 @@
+"""Answer `milterctl report`: one sender's, host's or trap's history, or the overview.
+
+`tell` reads everything in one transaction, so that its parts agree with each other.
+"""
+
+from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select
+
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail.facts import IdentityKind, client_prefix
+from gatepost_policy.report import count, messages, overview
+from gatepost_policy.report.count import Counted
+from gatepost_policy.report.report import Key, Listed, Report
+from gatepost_policy.report.selection import Selection, key_range
+from gatepost_policy.report.standing import Standing, standing
+from gatepost_policy.store.tables import DkimKey, Listing, SenderIdentity
+
+KEYS_MAX = 100
+LISTINGS_MAX = 100
+HOSTS_LOOKED_AT = 100
+
+
+def tell(connection: Connection, selection: Selection, settings: Settings, now: float) -> Report:
+    """The report on `selection` as of `now` (Unix seconds). Raises conditions.TooWide."""
+    counted = count.count(connection, selection)
+    ids = messages.newest(connection, selection, max(selection.limit, messages.MARKS_MAX))
+    report = Report(
+        query=selection.query(),
+        summary=counted.summary,
+        messages=messages.lines(connection, ids[: selection.limit]),
+        rhythm=counted.rhythm,
+        standing=_judge(connection, selection, counted, settings),
+        marks=messages.marks(connection, ids[: messages.MARKS_MAX]),
+        keys=_keys(connection, selection),
+        listings=_listings(connection, selection, counted, now),
+        spans=counted.spans,
+        hosts=counted.hosts,
+    )
+    if selection.everything:
+        return overview.add(connection, report, selection, settings, now)
+    return report
+
+
+def _judge(
+    connection: Connection, selection: Selection, counted: Counted, settings: Settings
+) -> Standing | None:
+    """Whether what was selected is a repeat sender; None where it is not one sender."""
+    if selection.sender is None and selection.host is None:
+        return None
+    return standing(
+        counted.rhythm,
+        counted.trap_messages,
+        _proof(connection, selection),
+        messages=settings.sender.repeat_messages,
+        span=settings.sender.repeat_span,
+    )
+
+
+def _proof(connection: Connection, selection: Selection) -> str | None:
+    """What proves the selected sender: a client's address, a d= that passed; None: a mere claim."""
+    if selection.sender is None:
+        return None if selection.host is None else "address"
+    address = selection.address
+    domain = selection.domain or (address.domain if address is not None else "")
+    if not domain:
+        return None
+    return "DKIM" if connection.scalar(select(exists().where(_dkim_within(domain)))) else None
+
+
+def _dkim_within(domain: str) -> ColumnElement[bool]:
+    start, end = key_range(domain)
+    return and_(
+        SenderIdentity.kind == str(IdentityKind.DKIM),
+        SenderIdentity.reversed >= start,
+        SenderIdentity.reversed < end,
+    )
+
+
+def _domain(selection: Selection) -> str:
+    if selection.domain is not None:
+        return selection.domain
+    return "" if selection.address is None else selection.address.domain
+
+
+def _keys(connection: Connection, selection: Selection) -> tuple[Key, ...]:
+    """The DKIM keys of the sender's domain and those below it, newest first."""
+    domain = _domain(selection)
+    if not domain:
+        return ()
+    start, end = key_range(domain)
+    rows = connection.execute(
+        select(DkimKey.__table__)
+        .where(DkimKey.reversed >= start, DkimKey.reversed < end)
+        .order_by(DkimKey.last_seen.desc())
+        .limit(KEYS_MAX)
+    )
+    return tuple(
+        Key(
+            row.domain, row.selector, row.algorithm, row.key_bits, row.previous_bits,
+            row.changed, row.first_seen, row.last_seen, row.messages,
+        )
+        for row in rows
+    )  # fmt: skip
+
+
+def _listings(
+    connection: Connection, selection: Selection, counted: Counted, now: float
+) -> tuple[Listed, ...]:
+    """The listings of this sender's domains and clients, past ones included, newest first."""
+    if selection.everything:
+        wanted: ColumnElement[bool] = and_(Listing.until > now)
+    else:
+        wanted = or_(*_listed(connection, selection, counted))
+    rows = connection.execute(
+        select(Listing.__table__)
+        .where(wanted)
+        .order_by(Listing.since.desc(), Listing.id.desc())
+        .limit(LISTINGS_MAX)
+    )
+    return tuple(
+        Listed(
+            kind=row.kind,
+            value=row.value,
+            since=row.since,
+            until=row.until,
+            active=row.until > now,
+            reason=row.reason,
+            hits=row.hits,
+            by_hand=bool(row.by_hand),
+            forgiven=row.forgiven,
+            note=row.note,
+        )
+        for row in rows
+    )
+
+
+def _listed(
+    connection: Connection, selection: Selection, counted: Counted
+) -> list[ColumnElement[bool]]:
+    domain = _domain(selection)
+    found: list[ColumnElement[bool]] = []
+    if domain:
+        proven = connection.scalars(
+            select(SenderIdentity.value).where(_dkim_within(domain)).limit(HOSTS_LOOKED_AT)
+        ).all()
+        values = {domain, *proven}
+        found.append(and_(Listing.kind == str(IdentityKind.DKIM), Listing.value.in_(values)))
+    prefixes = {
+        prefix
+        for host in counted.summary.hosts[:HOSTS_LOOKED_AT]
+        if (prefix := _prefix(host.address)) is not None
+    }
+    found.append(and_(Listing.kind == str(IdentityKind.PREFIX), Listing.value.in_(prefixes)))
+    return found
+
+
+def _prefix(address: str | None) -> str | None:
+    """The identity of a client as a report names it: an address, or its prefix."""
+    from ipaddress import ip_address
+
+    if address is None or "/" in address:
+        return address
+    try:
+        return client_prefix(ip_address(address))
+    except ValueError:
+        return None

@@ -1,0 +1,151 @@
+"""Read the messages of a report with their recipients and signatures, and the time line's marks."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, Connection, select
+
+from gatepost_policy.mail.facts import Arc, Family, Signature
+from gatepost_policy.report.conditions import by_domain, conditions
+from gatepost_policy.report.count import bare
+from gatepost_policy.report.report import Line
+from gatepost_policy.report.selection import Selection
+from gatepost_policy.report.standing import Mark
+from gatepost_policy.store.sqltext import chunks
+from gatepost_policy.store.tables import Message, MessageDomain, MessageRecipient, MessageSignature
+
+MARKS_MAX = 2_000
+WINDOW_MAX = 100_000  # messages looked at one by one, for a family
+
+
+def newest(connection: Connection, selection: Selection, most: int) -> list[int]:
+    """The ids of the newest selected messages, newest first. Raises conditions.TooWide."""
+    keys = by_domain(selection)
+    if keys is not None and selection.host is None and selection.trap is None:
+        ids = _newest_by_key(connection, keys, most)
+        if selection.family is None:
+            return ids
+        # Of a heavy sender most are looked at in vain, but not all of them.
+        wanted = most
+        while True:
+            found = _of_family(connection, ids, selection.family)
+            if len(found) >= most or len(ids) < wanted:
+                return found[:most]
+            if wanted > WINDOW_MAX:
+                break
+            wanted *= 8
+            ids = _newest_by_key(connection, keys, wanted)
+    return list(
+        connection.scalars(
+            select(Message.id)
+            .where(*conditions(connection, selection))
+            .order_by(Message.at.desc(), Message.id.desc())
+            .limit(most)
+        )
+    )
+
+
+def _newest_by_key(connection: Connection, keys: list[ColumnElement[bool]], most: int) -> list[int]:
+    """Answered by the index alone, however many messages there are."""
+    return list(
+        connection.scalars(
+            select(MessageDomain.message_id)
+            .where(*keys)
+            .order_by(MessageDomain.at.desc(), MessageDomain.message_id.desc())
+            .limit(most)
+        )
+    )
+
+
+def _of_family(connection: Connection, ids: Sequence[int], family: Family) -> list[int]:
+    found: set[int] = set()
+    for chunk in chunks(ids):
+        found.update(
+            connection.scalars(
+                select(Message.id).where(Message.id.in_(chunk), Message.family == str(family))
+            )
+        )
+    return [number for number in ids if number in found]
+
+
+def lines(connection: Connection, ids: Sequence[int]) -> tuple[Line, ...]:
+    """The messages with these ids, in this order."""
+    found: dict[int, Line] = {}
+    for chunk in chunks(ids):
+        recipients: dict[int, list[tuple[str, bool]]] = defaultdict(list)
+        for row in connection.execute(
+            select(MessageRecipient.message_id, MessageRecipient.address, MessageRecipient.trap)
+            .where(MessageRecipient.message_id.in_(chunk))
+            .order_by(MessageRecipient.message_id, MessageRecipient.position)
+        ):
+            recipients[row[0]].append((row[1], bool(row[2])))
+        signatures = _signatures(connection, chunk)
+        for row in connection.execute(select(Message.__table__).where(Message.id.in_(chunk))):
+            found[row.id] = Line(
+                id=row.id,
+                at=row.at,
+                source=row.source,
+                queue_id=row.queue_id,
+                direction=row.direction,
+                family=row.family,
+                address=bare(row.address or row.prefix),
+                client_name=row.client_name,
+                helo=row.helo,
+                sender=row.sender,
+                header_from=row.header_from,
+                recipients=tuple(recipients[row.id]),
+                size=row.size,
+                message_id=row.message_id,
+                signatures=tuple(signatures[row.id]),
+                arc=None if row.arc_cv is None else Arc(row.arc_cv, row.arc_reason),
+                action=row.action,
+                reason=row.reason,
+            )
+    return tuple(found[i] for i in ids if i in found)
+
+
+def _signatures(connection: Connection, chunk: Sequence[int]) -> dict[int, list[Signature]]:
+    found: dict[int, list[Signature]] = defaultdict(list)
+    for row in connection.execute(
+        select(MessageSignature.__table__)
+        .where(MessageSignature.message_id.in_(chunk))
+        .order_by(MessageSignature.message_id, MessageSignature.position)
+    ):
+        found[row.message_id].append(
+            Signature(
+                domain=row.domain,
+                selector=row.selector,
+                algorithm=row.algorithm,
+                canonicalization=row.canonicalization,
+                key_bits=row.key_bits,
+                body_limit=row.body_limit,
+                crypto=row.crypto,
+                result=row.result,
+                reason=row.reason,
+                unsigned_bytes=row.unsigned_bytes,
+                flags=tuple(filter(None, (row.flags or "").split(","))),
+            )
+        )
+    return found
+
+
+def marks(connection: Connection, ids: Sequence[int]) -> tuple[Mark, ...]:
+    """The time line's marks of these messages, oldest first."""
+    found: list[Mark] = []
+    for chunk in chunks(ids):
+        results: dict[int, set[str]] = defaultdict(set)
+        for message_id, result in connection.execute(
+            select(MessageSignature.message_id, MessageSignature.result).where(
+                MessageSignature.message_id.in_(chunk)
+            )
+        ):
+            results[message_id].add(result)
+        for row in connection.execute(
+            select(Message.id, Message.at, Message.family, Message.traps).where(
+                Message.id.in_(chunk)
+            )
+        ):
+            seen = results[row[0]]
+            dkim = "pass" if "pass" in seen else min(seen, default="none")
+            found.append(Mark(row[1], row[2], dkim, row[3] > 0))
+    return tuple(sorted(found, key=lambda mark: mark.at))

@@ -1,0 +1,142 @@
+"""The overview: who comes back over months, on which family, and who hides in small numbers.
+
+How it works: identities that hit a trap are few and have an index of their own; each that could
+be a repeat sender is counted as its own sender report would count it, so that the two agree.
+"""
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+from sqlalchemy import Connection, select
+
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail.address import within_any
+from gatepost_policy.mail.facts import IdentityKind, client_prefix
+from gatepost_policy.report import count, dual_stack, patterns
+from gatepost_policy.report.overview_values import Sender
+from gatepost_policy.report.report import Report
+from gatepost_policy.report.selection import Selection
+from gatepost_policy.report.standing import standing
+from gatepost_policy.store.tables import Listing, SenderIdentity
+
+SENDERS_MAX = 50
+CANDIDATES_MAX = 2_000  # identities looked at to find them
+COUNTED_MAX = 100  # senders counted message by message
+
+Candidate = tuple[str, str]  # kind, value
+
+
+def add(
+    connection: Connection, report: Report, selection: Selection, settings: Settings, now: float
+) -> Report:
+    """`report`, which is on everything, with the senders, the families and the patterns."""
+    return replace(
+        report,
+        overview=True,
+        senders=_senders(connection, selection, settings, now),
+        dual_stack=dual_stack.domains(connection, selection),
+        low_and_slow=patterns.low_and_slow(connection, selection, settings),
+    )
+
+
+def _senders(
+    connection: Connection, selection: Selection, settings: Settings, now: float
+) -> tuple[Sender, ...]:
+    """Those who hit a trap: repeat senders first, then who came in most months."""
+    domains, prefixes = _candidates(connection, settings)
+    found: list[Sender] = []
+    explained: dict[str, int] = {}  # messages by client prefix that a sender above accounts for
+    for kind, value in domains[:COUNTED_MAX]:
+        sender = _count(connection, kind, value, selection, settings)
+        if sender is None:
+            continue
+        found.append(sender)
+        for host in sender.summary.hosts:
+            prefix = _prefix(host.address)
+            explained[prefix] = explained.get(prefix, 0) + host.messages
+    for kind, value, messages in prefixes[:COUNTED_MAX]:
+        # A client all of whose mail is told above under its senders' names says nothing new.
+        if messages <= explained.get(value, 0):
+            continue
+        sender = _count(connection, kind, value, selection, settings)
+        if sender is not None and sender.summary.messages > explained.get(value, 0):
+            found.append(sender)
+    found.sort(
+        key=lambda s: (s.standing.repeat, s.rhythm.months, s.trap_messages, s.rhythm.last),
+        reverse=True,
+    )
+    return _with_listings(connection, found[:SENDERS_MAX], now)
+
+
+def _candidates(
+    connection: Connection, settings: Settings
+) -> tuple[list[Candidate], list[tuple[str, str, int]]]:
+    """Domains (or single addresses of a mail service) that hit a trap, and clients that did.
+
+    Domains below others of them are left out. Clients come with all messages they ever brought.
+    """
+    identity = SenderIdentity
+    rows = connection.execute(
+        select(identity.kind, identity.value, identity.messages)
+        .where(identity.trap_messages > 0)
+        .order_by(identity.repeat.desc(), identity.days.desc(), identity.last_seen.desc())
+        .limit(CANDIDATES_MAX)
+    ).all()
+    is_crowd = within_any(settings.sender.never_list)
+    domains: dict[str, Candidate] = {}
+    prefixes: list[tuple[str, str, int]] = []
+    for kind, value, messages in rows:
+        if kind == IdentityKind.PREFIX:
+            prefixes.append((kind, value, messages))
+            continue
+        # What one customer of a mail service did is not what the service did.
+        if is_crowd(value.rpartition("@")[2]) != (kind == IdentityKind.SENDER):
+            continue
+        if value not in domains or kind == IdentityKind.DKIM:
+            domains[value] = (kind, value)
+    kept = [
+        candidate
+        for value, candidate in domains.items()
+        if not any(value[at + 1 :] in domains for at, c in enumerate(value) if c == ".")
+    ]
+    return kept, prefixes
+
+
+def _count(
+    connection: Connection, kind: str, value: str, selection: Selection, settings: Settings
+) -> Sender | None:
+    """One candidate's history, None where nothing of it is left (or selected)."""
+    if kind == IdentityKind.PREFIX:
+        mine = replace(selection, host=ip_network(value))
+    else:
+        mine = replace(selection, sender=value)
+    counted = count.count(connection, mine)
+    if counted.rhythm is None or not counted.trap_messages:
+        return None
+    judged = standing(
+        counted.rhythm,
+        counted.trap_messages,
+        {IdentityKind.PREFIX: "address", IdentityKind.DKIM: "DKIM"}.get(IdentityKind(kind)),
+        messages=settings.sender.repeat_messages,
+        span=settings.sender.repeat_span,
+    )
+    return Sender(value, kind, counted.summary, counted.rhythm, judged, counted.trap_messages, None)
+
+
+def _prefix(address: str | None) -> str:
+    if address is None or "/" in address:
+        return address or ""
+    try:
+        return client_prefix(ip_address(address))
+    except ValueError:
+        return ""
+
+
+def _with_listings(connection: Connection, senders: list[Sender], now: float) -> tuple[Sender, ...]:
+    values = {sender.sender for sender in senders}
+    until: dict[str, float] = {}
+    for row in connection.execute(
+        select(Listing.value, Listing.until).where(Listing.value.in_(values), Listing.until > now)
+    ):
+        until[row[0]] = max(row[1], until.get(row[0], 0.0))
+    return tuple(replace(s, listed_until=until.get(s.sender)) for s in senders)

@@ -1,0 +1,189 @@
+"""Find those who hide in small numbers: many hosts, few messages each, one thing in common.
+
+Read from trap mail alone, which has an index of its own: what joins the hosts is a sender's domain,
+a HELO name, or that their hits walk through the traps in alphabetical order (a list being worked
+off from many places). No rate is looked at: what counts is how many hosts do the same.
+
+Limits: the newest ROWS_MAX trap hits of the selected time; what a spammer varies in every message
+is no pattern here.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from sqlalchemy import Connection, select
+
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail.address import within_any
+from gatepost_policy.report.overview_values import Pattern
+from gatepost_policy.report.selection import Selection
+from gatepost_policy.store.tables import Message, MessageRecipient
+from gatepost_policy.text.times import timestamp
+
+ROWS_MAX = 50_000
+PATTERNS_MAX = 20
+MIN_HOSTS = 5
+MAX_PER_HOST = 4.0  # messages; more is an ordinary sender with several machines
+MIN_RUN = 6  # hits in alphabetical order: chance makes one such run in 720 hits
+MIN_RUN_HOSTS = 3
+# Between two hits of one walk there is never more than this.
+RUN_GAP_S = 14 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One message to one trap, as far as patterns are concerned."""
+
+    at: float
+    message: int
+    prefix: str
+    helo: str | None
+    domain: str | None
+    trap: str
+
+
+@dataclass(slots=True)
+class _Group:
+    hosts: set[str] = field(default_factory=set)
+    messages: set[int] = field(default_factory=set)
+    first: float = 0.0
+    last: float = 0.0
+
+    def add(self, hit: Hit) -> None:
+        if not self.messages:
+            self.first = self.last = hit.at
+        self.first, self.last = min(self.first, hit.at), max(self.last, hit.at)
+        self.hosts.add(hit.prefix)
+        self.messages.add(hit.message)
+
+
+def low_and_slow(
+    connection: Connection, selection: Selection, settings: Settings
+) -> tuple[Pattern, ...]:
+    """The patterns in the trap mail of the selected time, those with most hosts first."""
+    return find(_hits(connection, selection), settings)
+
+
+def _hits(connection: Connection, selection: Selection) -> list[Hit]:
+    """Oldest first."""
+    query = (
+        select(
+            Message.at,
+            Message.id,
+            Message.prefix,
+            Message.helo,
+            Message.sender_key,
+            Message.from_key,
+            MessageRecipient.trap_key,
+        )
+        .join(MessageRecipient, MessageRecipient.message_id == Message.id)
+        .where(
+            Message.traps > 0,
+            MessageRecipient.trap,
+            Message.prefix.is_not(None),
+            Message.direction == "inbound",
+        )
+        .order_by(Message.at.desc())
+        .limit(ROWS_MAX)
+    )
+    if selection.since is not None:
+        query = query.where(Message.at >= selection.since)
+    if selection.until is not None:
+        query = query.where(Message.at < selection.until)
+    if selection.family is not None:
+        query = query.where(Message.family == selection.family)
+    found = [
+        Hit(
+            at=at,
+            message=number,
+            prefix=prefix or "",
+            helo=helo.lower() if helo else None,
+            domain=(sender or author or "").rpartition("@")[2] or None,
+            trap=trap,
+        )
+        for at, number, prefix, helo, sender, author, trap in connection.execute(query)
+    ]
+    found.reverse()
+    return found
+
+
+def find(hits: Sequence[Hit], settings: Settings) -> tuple[Pattern, ...]:
+    """The patterns among `hits`, which come oldest first. Pure."""
+    crowd = within_any(settings.sender.never_list)
+
+    def domain(hit: Hit) -> str | None:
+        # That many hosts write as a freemail service's users says nothing.
+        if hit.domain is None or crowd(hit.domain):
+            return None
+        return hit.domain
+
+    patterns = [
+        *_joined("domain", hits, domain),
+        *_joined("helo", hits, lambda hit: hit.helo),
+        *_walks(hits),
+    ]
+    patterns.sort(key=lambda p: (p.hosts, p.messages, p.last_seen), reverse=True)
+    return tuple(patterns[:PATTERNS_MAX])
+
+
+def _joined(
+    kind: str, hits: Iterable[Hit], key: Callable[[Hit], str | None]
+) -> Iterable[Pattern]:
+    """Groups of many hosts with few messages each that share `key`."""
+    groups: dict[str, _Group] = {}
+    for hit in hits:
+        value = key(hit)
+        if value:
+            groups.setdefault(value, _Group()).add(hit)
+    words = {"domain": "write as", "helo": "say HELO"}
+    for value, group in groups.items():
+        hosts, messages = len(group.hosts), len(group.messages)
+        if hosts >= MIN_HOSTS and messages <= MAX_PER_HOST * hosts:
+            yield Pattern(
+                kind=kind,
+                value=value,
+                hosts=hosts,
+                messages=messages,
+                first_seen=group.first,
+                last_seen=group.last,
+                sentence=f"{hosts} hosts {words[kind]} {value}, {messages} messages to traps "
+                f"from {_day(group.first)} to {_day(group.last)}",
+            )
+
+
+def _walks(hits: Sequence[Hit]) -> Iterable[Pattern]:
+    """Runs of hits whose traps come in alphabetical order, from several hosts."""
+    run: list[Hit] = []
+    for before, hit in pairwise([None, *hits]):
+        assert hit is not None
+        if before is not None and before.trap == hit.trap:
+            continue  # the same trap again is no step back
+        if run and (hit.trap <= run[-1].trap or hit.at - run[-1].at > RUN_GAP_S):
+            yield from _walk(run)
+            run = []
+        run.append(hit)
+    yield from _walk(run)
+
+
+def _walk(run: Sequence[Hit]) -> Iterable[Pattern]:
+    group = _Group()
+    for hit in run:
+        group.add(hit)
+    if len(run) < MIN_RUN or len(group.hosts) < MIN_RUN_HOSTS:
+        return
+    hosts, first, last = len(group.hosts), run[0].trap, run[-1].trap
+    yield Pattern(
+        kind="trap-sequence",
+        value=f"{first} .. {last}",
+        hosts=hosts,
+        messages=len(group.messages),
+        first_seen=group.first,
+        last_seen=group.last,
+        sentence=f"{hosts} hosts worked through {len(run)} traps in alphabetical order, "
+        f"{first} to {last}, from {_day(group.first)} to {_day(group.last)}",
+    )
+
+
+def _day(at: float) -> str:
+    return timestamp(at)[:10]

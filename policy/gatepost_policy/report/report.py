@@ -1,0 +1,188 @@
+"""The answer to "who is this sender?", as values, and as the JSON of `milterctl report`.
+
+Pure. Keys, types and their order are an interface (docs/report.md): `query`, `summary` and
+`messages` stay as they are; what else there is to tell stands in keys beside them. A value that
+is not known is null, never left out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gatepost_policy.mail.facts import Arc, Signature
+from gatepost_policy.report.overview_values import DualStack, Pattern, Sender
+from gatepost_policy.report.rhythm import Rhythm
+from gatepost_policy.report.standing import Mark, Standing, movement
+from gatepost_policy.report.summary import Summary
+from gatepost_policy.text.times import timestamp
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One message of the listing."""
+
+    id: int
+    at: float
+    source: str
+    queue_id: str | None
+    direction: str
+    family: str
+    address: str | None
+    client_name: str | None
+    helo: str | None
+    sender: str | None
+    header_from: str | None
+    recipients: tuple[tuple[str, bool], ...]  # address as it came, is or was a trap
+    size: int | None
+    message_id: str | None
+    signatures: tuple[Signature, ...]
+    arc: Arc | None
+    action: str
+    reason: str
+
+    @property
+    def trapped(self) -> bool:
+        """True where a recipient is or was a trap."""
+        return any(trap for _, trap in self.recipients)
+
+    @property
+    def dkim(self) -> str:
+        """The best result of its signatures, `none` where it is unsigned."""
+        results = [signature.result for signature in self.signatures]
+        return "pass" if "pass" in results else (results or ["none"])[0]
+
+    def json(self) -> Json:
+        """As in the report's `messages`."""
+        return {
+            "at": timestamp(self.at),
+            "source": self.source,
+            "queue_id": self.queue_id,
+            "direction": self.direction,
+            "family": self.family,
+            "client": {"address": self.address, "name": self.client_name, "helo": self.helo},
+            "sender": self.sender,
+            "header_from": self.header_from,
+            "recipients": [{"address": text, "trap": trap} for text, trap in self.recipients],
+            "size": self.size,
+            "message_id": self.message_id,
+            "signatures": [signature_json(signature) for signature in self.signatures],
+            "arc": None if self.arc is None else {"cv": self.arc.cv, "reason": self.arc.reason},
+            "decision": {"action": self.action, "reason": self.reason},
+        }
+
+
+def signature_json(signature: Signature) -> Json:
+    """One signature, here and in `milterctl replay`."""
+    return {
+        "domain": signature.domain,
+        "selector": signature.selector,
+        "algorithm": signature.algorithm,
+        "canonicalization": signature.canonicalization,
+        "key_bits": signature.key_bits,
+        "body_limit": signature.body_limit,
+        "crypto": signature.crypto,
+        "result": signature.result,
+        "reason": signature.reason,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One DKIM key of the sender's history."""
+
+    domain: str
+    selector: str
+    algorithm: str | None
+    key_bits: int | None
+    previous_bits: int | None
+    changed: float | None
+    first_seen: float
+    last_seen: float
+    messages: int
+
+    def json(self) -> Json:
+        """As in the report's `keys`."""
+        return {
+            "domain": self.domain,
+            "selector": self.selector,
+            "algorithm": self.algorithm,
+            "key_bits": self.key_bits,
+            "previous_bits": self.previous_bits,
+            "changed": None if self.changed is None else timestamp(self.changed),
+            "first_seen": timestamp(self.first_seen),
+            "last_seen": timestamp(self.last_seen),
+            "messages": self.messages,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One listing, past or present. `active` is as of the report."""
+
+    kind: str
+    value: str
+    since: float
+    until: float
+    active: bool
+    reason: str
+    hits: int
+    by_hand: bool
+    forgiven: float | None
+    note: str | None
+
+    def json(self) -> Json:
+        """As in the report's `listings`."""
+        return {
+            "kind": self.kind,
+            "value": self.value,
+            "since": timestamp(self.since),
+            "until": timestamp(self.until),
+            "active": self.active,
+            "reason": self.reason,
+            "hits": self.hits,
+            "by_hand": self.by_hand,
+            "forgiven": None if self.forgiven is None else timestamp(self.forgiven),
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The history of one sender, host or trap; `senders` and what follows only in the overview."""
+
+    query: Json
+    summary: Summary
+    messages: tuple[Line, ...]
+    rhythm: Rhythm | None
+    standing: Standing | None  # None: not about one sender
+    marks: tuple[Mark, ...] = ()  # oldest first, the newest MARKS_MAX of them
+    keys: tuple[Key, ...] = ()
+    listings: tuple[Listed, ...] = ()
+    spans: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # by family
+    hosts: int = 0  # clients in all; the summary names those with most messages
+    overview: bool = False
+    senders: tuple[Sender, ...] = ()
+    dual_stack: tuple[DualStack, ...] = ()
+    low_and_slow: tuple[Pattern, ...] = ()
+
+    def json(self) -> Json:
+        """The whole report."""
+        out: Json = {
+            "query": self.query,
+            "summary": self.summary.json(),
+            "messages": [line.json() for line in self.messages],
+        }
+        if self.overview:
+            out["senders"] = [sender.json() for sender in self.senders]
+            out["dual_stack"] = [row.json() for row in self.dual_stack]
+            out["low_and_slow"] = [row.json() for row in self.low_and_slow]
+        else:
+            out["rhythm"] = None if self.rhythm is None else self.rhythm.json()
+            out["movement"] = movement(self.spans)
+            out["standing"] = None if self.standing is None else self.standing.json()
+            out["keys"] = [key.json() for key in self.keys]
+        out["hosts_total"] = self.hosts
+        out["listings"] = [listing.json() for listing in self.listings]
+        return out

@@ -1,0 +1,142 @@
+"""How often somebody came back: gaps, months, and the one sentence that says it.
+
+Pure. Slow senders live on being forgotten between two messages, so what counts here is months,
+not messages a minute.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from gatepost_policy.text.plural import plural
+
+DAY = 86400
+
+# Median gap in days, up to and including: the word for it.
+_WORDS = (
+    (0.04, "many an hour"),
+    (0.7, "several a day"),
+    (1.5, "daily"),
+    (4.5, "every few days"),
+    (10, "weekly"),
+    (18, "fortnightly"),
+    (50, "monthly"),
+    (75, "every two months"),
+    (120, "quarterly"),
+    (250, "twice a year"),
+    (500, "yearly"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """When somebody's messages came. Gaps in days, None under two messages."""
+
+    messages: int
+    first: float
+    last: float
+    days: int  # distinct UTC days
+    months: int  # distinct calendar months (UTC) with a message
+    median_gap: float | None
+    shortest_gap: float | None = None
+    longest_gap: float | None = None
+
+    @property
+    def span_days(self) -> float:
+        """From the first message to the last."""
+        return (self.last - self.first) / DAY
+
+    @property
+    def month_span(self) -> int:
+        """How many calendar months there are from the first message's to the last's."""
+        first, last = (datetime.fromtimestamp(t, UTC) for t in (self.first, self.last))
+        return (last.year - first.year) * 12 + last.month - first.month + 1
+
+    @property
+    def word(self) -> str:
+        """`monthly`, `weekly`, ...; `once` for one message, `in one go` within an hour."""
+        if self.median_gap is None:
+            return "once"
+        if self.span_days < 1 / 24:
+            return "in one go"
+        return next((word for most, word in _WORDS if self.median_gap <= most), "rarely")
+
+    @property
+    def sentence(self) -> str:
+        """The rhythm in words."""
+        if self.messages == 1:
+            return "once"
+        text = f"{self.word}, median gap {plural(_gap(self.median_gap), 'day')}"
+        if self.shortest_gap is not None and self.messages > 2:
+            text += f" (from {_gap(self.shortest_gap)} to {_gap(self.longest_gap)})"
+        if self.month_span > 1:
+            text += f", in {self.months} of {self.month_span} months"
+        return text
+
+    def json(self) -> dict[str, Any]:
+        """Days to one decimal."""
+        return {
+            "word": self.word,
+            "days": self.days,
+            "months": self.months,
+            "span_days": round(self.span_days, 1),
+            "median_gap_days": self.median_gap,
+            "shortest_gap_days": self.shortest_gap,
+            "longest_gap_days": self.longest_gap,
+            "sentence": self.sentence,
+        }
+
+
+def number(value: float | None) -> str:
+    """`23` rather than `23.0`, to one decimal."""
+    return "unknown" if value is None else f"{value:.1f}".removesuffix(".0")
+
+
+def _gap(value: float | None) -> str:
+    return "under 0.1" if value == 0 else number(value)
+
+
+def of(times: Sequence[float]) -> Rhythm | None:
+    """The rhythm of messages received at `times` (Unix seconds, any order), None for none."""
+    if not times:
+        return None
+    ordered = sorted(times)
+    gaps = sorted(b - a for a, b in pairwise(ordered))
+    return Rhythm(
+        messages=len(ordered),
+        first=ordered[0],
+        last=ordered[-1],
+        days=len({int(t // DAY) for t in ordered}),
+        months=count_months({int(t // DAY) for t in ordered}),
+        median_gap=days(median(gaps)) if gaps else None,
+        shortest_gap=days(gaps[0]) if gaps else None,
+        longest_gap=days(gaps[-1]) if gaps else None,
+    )
+
+
+def days(seconds: float) -> float:
+    """Seconds as days, to one decimal."""
+    return round(seconds / DAY, 1)
+
+
+def count_months(day_numbers: Iterable[int]) -> int:
+    """How many calendar months hold these days (numbered from 1970-01-01)."""
+    return len({month_of(day * DAY) for day in day_numbers})
+
+
+def month_of(at: float) -> tuple[int, int]:
+    """(year, month) of a Unix time, UTC."""
+    when = datetime.fromtimestamp(at, UTC)
+    return when.year, when.month
+
+
+def certainly_dense(messages: int, first: float, last: float) -> bool:
+    """True where the median gap rounds to 0.0 days, whatever the times in between are.
+
+    Half of the gaps are at least as long as the median, and all of them together are the span:
+    the median is at most twice the mean. For a heavy sender this saves reading every time.
+    """
+    return messages > 1 and 2 * (last - first) / (messages - 1) < 0.05 * DAY

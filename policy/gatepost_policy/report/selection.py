@@ -1,0 +1,105 @@
+"""What a report is about: the selectors of `milterctl report`, read once.
+
+Pure. A selector is only ever compared, never put into a pattern: `%`, `_` and `*` in it are
+characters like any other.
+"""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any
+
+from gatepost_policy.mail.address import Address, canonical_domain, parse, reversed_domain
+from gatepost_policy.mail.facts import Family
+from gatepost_policy.mail.index_key import clean
+from gatepost_policy.text.times import timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The messages a report counts. Selectors are joined by "and"; None does not narrow.
+
+    `since` is included, `until` is not (Unix seconds). `limit` cuts the listing of messages,
+    newest first, and never what is counted.
+    """
+
+    sender: str | None = None  # an address, a domain (with its subdomains), or `<>`
+    host: IPv4Network | IPv6Network | None = None
+    trap: Address | None = None
+    since: float | None = None
+    until: float | None = None
+    family: Family | None = None
+    limit: int = 100
+
+    @property
+    def everything(self) -> bool:
+        """True for the overview: no selector but the time."""
+        return self.sender is None and self.host is None and self.trap is None
+
+    @property
+    def narrowed(self) -> bool:
+        """True where the sums by day and family do not answer: only the rows themselves do."""
+        given = (self.host, self.trap, self.since, self.until)
+        return any(x is not None for x in given)
+
+    @property
+    def domain(self) -> str | None:
+        """The canonical domain asked for, None where `sender` is an address or not given.
+
+        Without an `@` it is a domain, in brackets a local user (`<postmaster>`).
+        """
+        if self.sender is None or (self.sender.startswith("<") and "@" not in self.sender):
+            return None
+        local, _, domain = self.sender.strip("<>").rpartition("@")
+        return None if local else canonical_domain(domain) or None
+
+    @property
+    def address(self) -> Address | None:
+        """The address asked for (the null sender included), None where it is a domain."""
+        return None if self.sender is None or self.domain is not None else parse(self.sender)
+
+    def query(self) -> dict[str, Any]:
+        """The selectors as the report's JSON repeats them: what was not given is left out."""
+        given = {
+            "sender": self.sender,
+            "host": None if self.host is None else _host_text(self.host),
+            "trap": None if self.trap is None else self.trap.raw,
+            "since": None if self.since is None else timestamp(self.since),
+            "until": None if self.until is None else timestamp(self.until),
+            "family": self.family,
+        }
+        return {key: value for key, value in given.items() if value is not None}
+
+
+def _host_text(network: IPv4Network | IPv6Network) -> str:
+    single = network.prefixlen == network.max_prefixlen
+    return str(network.network_address) if single else str(network)
+
+
+def sender(text: str) -> str:
+    """A `--sender` value. Raises ValueError where it names nobody."""
+    text = clean(text).strip()
+    if text.strip("<>@. ") or text == "<>":
+        return text
+    raise ValueError('want an address, a domain, or "<>" for the null sender')
+
+
+def host(text: str) -> IPv4Network | IPv6Network:
+    """An IP address or a prefix; an IPv4-mapped address is IPv4. Raises ValueError."""
+    try:
+        network = ip_network(text.strip().strip("[]"), strict=False)
+    except ValueError:
+        raise ValueError(f"want an IP address or a prefix, got {text!r}") from None
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((int(mapped), network.prefixlen - 96))
+    return network
+
+
+def key_range(domain: str) -> tuple[str, str]:
+    """From and to (not included) of the index keys of `domain` and all below it.
+
+    Keys are reversed domains with a closing dot; `/` is the character after the dot.
+    """
+    start = reversed_domain(domain)
+    return start, start[:-1] + "/"

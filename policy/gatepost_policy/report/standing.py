@@ -1,0 +1,85 @@
+"""What a history comes to: is this a repeat sender, and how did it change its family?
+
+Pure. Judges what was counted; looks nothing up.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gatepost_policy.report.rhythm import Rhythm, number
+from gatepost_policy.text.plural import plural
+from gatepost_policy.text.times import timestamp
+
+Json = dict[str, Any]
+
+NAMES = {"ipv4": "IPv4", "ipv6": "IPv6", "unix": "unix socket", "unknown": "unknown"}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Whether this is a repeat sender, and on what evidence (DESIGN 6)."""
+
+    repeat: bool
+    proven: bool
+    sentence: str
+
+    def json(self) -> Json:
+        """As in the report's `standing`."""
+        return {
+            "repeat_sender": self.repeat,
+            "proven": self.proven,
+            "sentence": self.sentence,
+        }
+
+
+def standing(
+    rhythm: Rhythm | None, trap_messages: int, proof: str | None, *, messages: int, span: int
+) -> Standing:
+    """Judge a history: `messages` on as many days over `span` seconds, one of them to a trap.
+
+    `proof` says by what this sender is proven: `DKIM`, `address`. None: it is a claim, which is
+    reported but never punished.
+    """
+    proven = proof is not None
+    if rhythm is None:
+        return Standing(False, False, "not seen")
+    seen = f"{plural(rhythm.messages, 'message')} on {plural(rhythm.days, 'day')}"
+    over = f" over {plural(number(rhythm.span_days), 'day')}" if rhythm.span_days >= 1 else ""
+    if not trap_messages:
+        return Standing(False, proven, f"{seen}{over}, none to a trap")
+    every = rhythm.messages == trap_messages
+    traps = "always to a trap" if every else f"{trap_messages} of them to a trap"
+    enough = (
+        rhythm.messages >= messages
+        and rhythm.days >= messages
+        and rhythm.last - rhythm.first >= span
+    )
+    if not enough:
+        return Standing(False, proven, f"{seen}{over}, {traps}; not a repeat sender yet")
+    evidence = f"proven by {proof}" if proven else "claimed, not proven"
+    return Standing(True, proven, f"repeat sender ({evidence}): {seen}{over}, {traps}")
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One message of the time line: `dkim` is the best result of its signatures."""
+
+    at: float
+    family: str
+    dkim: str
+    trap: bool
+
+
+def movement(spans: Mapping[str, tuple[float, float]]) -> str | None:
+    """How a sender went from one family to the other; None where there is one family only.
+
+    `spans` holds the first and the last time of each family (Unix seconds).
+    """
+    if "ipv4" not in spans or "ipv6" not in spans:
+        return None
+    old, new = sorted(("ipv4", "ipv6"), key=lambda family: spans[family][0])
+    since = timestamp(spans[new][0])[:10]
+    if spans[old][1] < spans[new][0]:
+        return f"moved from {NAMES[old]} to {NAMES[new]} on {since}"
+    return f"uses both, {NAMES[new]} since {since}"

@@ -1,0 +1,58 @@
+"""What all selected messages come to, in figures.
+
+Pure.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gatepost_policy.text.times import timestamp
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One client that brought messages. After a while only its prefix is kept as `address`."""
+
+    host: str | None
+    address: str | None
+    family: str
+    messages: int
+
+    def json(self) -> Json:
+        """As in `summary.hosts`."""
+        return {
+            "host": self.host,
+            "address": self.address,
+            "family": self.family,
+            "messages": self.messages,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What all selected messages come to. `dkim` counts signatures, and unsigned messages."""
+
+    messages: int = 0
+    first_seen: float | None = None
+    last_seen: float | None = None
+    families: Mapping[str, int] = field(default_factory=dict)
+    dkim: Mapping[str, int] = field(default_factory=dict)
+    trap_hits: int = 0  # message x trap recipient
+    median_gap_days: float | None = None
+    hosts: tuple[Host, ...] = ()  # most messages first
+
+    def json(self) -> Json:
+        """As in the report's `summary`."""
+        return {
+            "messages": self.messages,
+            "first_seen": None if self.first_seen is None else timestamp(self.first_seen),
+            "last_seen": None if self.last_seen is None else timestamp(self.last_seen),
+            "families": dict(self.families),
+            "dkim": dict(self.dkim),
+            "trap_hits": self.trap_hits,
+            "median_gap_days": self.median_gap_days,
+            "hosts": [host.json() for host in self.hosts],
+        }

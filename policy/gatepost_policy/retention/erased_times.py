@@ -1,0 +1,135 @@
+"""Take the times of erased messages out of what stays: sums, identities and keys remember when.
+
+A sum's first and last time of a day are found anew among the rows that are left. Identities and
+DKIM keys are older than the rows: where an erased message was the first or the newest, the day is
+kept (`message_count` says as much), the time of day goes.
+
+Call it in the transaction that erases, after the rows have gone.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import Connection
+
+from gatepost_policy.ingest import deltas, rows
+from gatepost_policy.ingest.rows import AT, Row
+from gatepost_policy.store import sqltext
+
+# A day's first and last message are mostly found among the first few.
+LOOK = 100
+
+_DayKey = tuple[str, int, str, int]
+
+
+def forget(connection: Connection, gone: Sequence[Row]) -> None:
+    """No time of the messages `gone`, whose rows are deleted, stays in any sum."""
+    sums = deltas.Sums()
+    hosts: set[tuple[object, ...]] = set()
+    identities: set[tuple[object, ...]] = set()
+    keys: set[tuple[object, ...]] = set()
+    for row in gone:
+        one = deltas.Sums()
+        names = row.keys()[1]
+        row.add_to(sums, names)
+        row.add_to(one, names)
+        learned = float(row.values[AT["learned"]] or 0)
+        hosts.update((*key, row.at) for key in one.hosts)
+        identities.update((*key, row.at, learned) for key in one.identities)
+        keys.update((*key, row.at, learned) for key in one.keys)
+    _days(connection, sums)
+    _to_the_day(connection, "domain_host", ("reversed", "host", "shared"), hosts, ("last_at",))
+    seen = ("first_seen", "last_seen")
+    _to_the_day(connection, "identity", ("kind", "value"), identities, seen)
+    _to_the_day(connection, "dkim_key", ("reversed", "selector"), keys, (*seen, "changed"))
+
+
+def _days(connection: Connection, sums: deltas.Sums) -> None:
+    """First and last time of each day's sums, where an erased message was it."""
+    sql = (
+        "SELECT first_at, last_at FROM domain_day"
+        " WHERE reversed = ? AND day = ? AND family = ? AND shared = ?"
+    )
+    ends: dict[str, dict[tuple[int, str], set[_DayKey]]] = {"first_at": {}, "last_at": {}}
+    for key, erased in sorted(sums.days.items()):
+        found = connection.exec_driver_sql(_native(connection, sql), key).first()
+        if found is None:
+            continue
+        for column, stored, ours in (
+            ("first_at", found[0], erased[3]),
+            ("last_at", found[1], erased[4]),
+        ):
+            if stored == ours:
+                ends[column].setdefault((key[1], key[2]), set()).add(key)
+    for column, wanted in ends.items():
+        changes: list[tuple[object, ...]] = []
+        for (day, family), missing in wanted.items():
+            at = _nearest(connection, day, family, missing, newest=column == "last_at")
+            changes += [(at.get(key, day * deltas.DAY), *key) for key in missing]
+        sql = (
+            f"UPDATE domain_day SET {column} = ?"
+            " WHERE reversed = ? AND day = ? AND family = ? AND shared = ?"
+        )
+        sqltext.many(connection, _native(connection, sql), sorted(changes, key=lambda c: c[1:]))
+
+
+def _nearest(
+    connection: Connection, day: int, family: str, wanted: set[_DayKey], *, newest: bool
+) -> dict[_DayKey, float]:
+    """When the first (or newest) message of that day came that each of these sums counts."""
+    sql = (
+        "SELECT id FROM message WHERE at >= ? AND at < ? AND family = ? ORDER BY at"
+        f" {'DESC' if newest else 'ASC'}, id"
+    )
+    span = (float(day * deltas.DAY), float((day + 1) * deltas.DAY), family)
+    ids = connection.exec_driver_sql(_native(connection, sql), span).scalars().all()
+    found: dict[_DayKey, float] = {}
+    for part in sqltext.chunks(ids, LOOK):
+        loaded = rows.load(connection, part)
+        for number in part:
+            row = loaded[number]
+            for name, shared in row.keys()[1]:
+                key = (name, day, family, shared)
+                if key in wanted:
+                    found.setdefault(key, row.at)
+        if len(found) == len(wanted):
+            break
+    return found
+
+
+def _to_the_day(
+    connection: Connection,
+    table: str,
+    key: tuple[str, ...],
+    times: Iterable[tuple[object, ...]],
+    columns: tuple[str, ...],
+) -> None:
+    """Cut `columns` to the start of their day where they are an erased message's time.
+
+    `times`: the key, when the message came and, where the table has `learned`, when we learned.
+    """
+    where = " AND ".join(f"{name} = ?" for name in key)
+    ordered = sorted(times)
+    size = len(key)
+    cut = [(*row[:size], row[size]) for row in ordered]
+    for column in columns:
+        # The first one is cut before: nothing may have been seen last before it was seen first.
+        value = "CAST(? AS double precision)"
+        if column == "last_seen":
+            value = f"CASE WHEN first_seen > {value} THEN first_seen ELSE {value} END"
+        marks = value.count("?")
+        sql = f"UPDATE {table} SET {column} = {value} WHERE {where} AND {column} = ?"
+        changes = [(*[_day(at)] * marks, *rest, at) for *rest, at in cut]
+        sqltext.many(connection, _native(connection, sql), changes)
+    if "first_seen" in columns:
+        sql = f"UPDATE {table} SET learned = ? WHERE {where} AND learned = ?"
+        learned = sorted({(*row[:size], row[size + 1]) for row in ordered})
+        changes = [(_day(at), *rest, at) for *rest, at in learned]
+        sqltext.many(connection, _native(connection, sql), changes)
+
+
+def _day(at: object) -> float:
+    return float(at // deltas.DAY * deltas.DAY)  # type: ignore[operator]
+
+
+def _native(connection: Connection, sql: str) -> str:
+    return sqltext.native(connection.dialect.name, sql)

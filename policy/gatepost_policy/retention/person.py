@@ -1,0 +1,295 @@
+"""One person's data: what gatepost holds about a mail address, and taking it out again.
+
+Covered: message rows, recipients, identities, listings and evidence, captured messages, the
+journal, the quarantine. An address is compared as a trap is: without regard to case, after
+cutting a `+tag`: all of these are one person.
+
+What erasing leaves: mail the person sent becomes numbers (`message_count`) of its day, and no sum,
+identity or key tells its time of day any more (`erased_times`); as a recipient the
+person becomes ERASED, so that a message still has as many recipients, and as many trap hits. The
+keys of imported log lines stay, so that importing the log again does not bring the mail back.
+Traps are the operator's configuration: one that is this address is reported, not removed.
+"""
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Boolean, Connection, Engine, Float
+
+from gatepost_policy import config, store
+from gatepost_policy.ingest import rows
+from gatepost_policy.mail import address, index_key
+from gatepost_policy.retention import erased_times, person_files, purger
+from gatepost_policy.store import revision, sqltext
+from gatepost_policy.store.sqltext import chunks
+from gatepost_policy.text.times import timestamp
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+ERASED = "erased@erased.invalid"
+BATCH = 500
+
+
+@dataclass(slots=True)
+class Erased:
+    """What `erase` did."""
+
+    sent: int = 0  # messages that became numbers
+    received: int = 0  # recipients that became nobody
+    identities: int = 0
+    listings: int = 0
+    captures: int = 0
+    journal: int = 0  # records blanked in live segments
+    quarantine: int = 0
+    is_trap: bool = False
+
+    def json(self) -> dict[str, Any]:
+        """As `data erase --format json` prints it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One address in every form in which it may be found."""
+
+    key: str  # as traps are matched
+    searched: tuple[str, str]  # range of message_domain
+    pattern: re.Pattern[bytes]  # for files
+
+    @classmethod
+    def of(cls, text: str) -> "Person":
+        """Raises ValueError for what is no address."""
+        parsed = address.parse(index_key.clean(text.strip()))
+        if not parsed.local or not parsed.domain:
+            raise ValueError(f"want a mail address, got {text!r}")
+        start = index_key.reverse(parsed.domain) + "@"
+        local = parsed.trap_key.rpartition("@")[0]
+        pattern = person_files.pattern(local, parsed.domain)
+        return cls(index_key.fit(parsed.trap_key), (start, start[:-1] + "A"), pattern)
+
+    def is_same(self, other: str | None) -> bool:
+        """True where `other`, an address as it came, is this person's."""
+        if not other:
+            return False
+        return index_key.fit(index_key.read_address(index_key.clean(other)).trap_key) == self.key
+
+
+def export(engine: Engine, settings: "Settings", text: str) -> dict[str, Any]:
+    """Everything about `text`, for JSON. Raises StoreError, ValueError, OSError."""
+    person = Person.of(text)
+    out: dict[str, Any] = {"address": text, "sent": [], "received": []}
+    with store.reading(engine) as connection:
+        for name, ids in (("sent", _sent(connection, person)),
+                          ("received", _received(connection, person))):  # fmt: skip
+            for part in chunks(ids, BATCH):
+                for row in rows.load(connection, part).values():
+                    out[name].append(_message(row, person, sent=name == "sent"))
+        out["identities"] = _identities(connection, person)
+        out["listings"] = _rows(
+            connection, "SELECT * FROM listing WHERE kind = 'sender' ORDER BY id", person, "value"
+        )
+        out["trap"] = _rows(
+            connection, "SELECT * FROM trap WHERE key = ? AND removed IS NULL", None, "", person.key
+        )
+    for name, table in (("identities", "identity"), ("listings", "listing"), ("trap", "trap")):
+        out[name] = [_readable(table, row) for row in out[name]]
+    for name, found in _files(settings, person).items():
+        out[name] = sorted(map(str, found))
+    return out
+
+
+def _readable(table: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A row as JSON shows it: times as everywhere else, yes and no alike on both databases."""
+    types = {column.name: column.type for column in sqltext.table(table).columns}
+    out = dict(row)
+    for name, value in row.items():
+        if value is None:
+            continue
+        if isinstance(types.get(name), Float):  # of these tables every one is a time
+            out[name] = timestamp(value)
+        elif isinstance(types.get(name), Boolean):
+            out[name] = bool(value)
+    return out
+
+
+def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased:
+    """Take `text` out of everything; the journal must have been ingested before.
+
+    Bounded transactions. Raises StoreError, ValueError, OSError.
+    """
+    person = Person.of(text)
+    done = Erased()
+    with store.writing(engine) as connection:
+        sent = _sent(connection, person)
+        received = _received(connection, person)
+    for part in chunks(sent, BATCH):
+        with _wiping(engine) as connection:
+            kept = _keys_of(connection, part)
+            gone = list(rows.load(connection, part).values())
+            done.sent += purger.to_counts(connection, part, now)
+            erased_times.forget(connection, gone)
+            sqltext.many(
+                connection, sqltext.insert(connection.dialect.name, "message_key"), kept
+            )
+    for part in chunks(received, BATCH):
+        with _wiping(engine) as connection:
+            dialect = connection.dialect.name
+            for table, column, values in (
+                ("recipient", "trap_key", (ERASED, ERASED)),
+                ("evidence", "trap", (ERASED,)),
+            ):
+                changes = "address = ?, trap_key = ?" if table == "recipient" else "trap = ?"
+                sql = f"UPDATE {table} SET {changes} WHERE message_id = ? AND {column} = ?"
+                count = 0
+                for number in part:
+                    count += connection.exec_driver_sql(
+                        sqltext.native(dialect, sql), (*values, number, person.key)
+                    ).rowcount
+                if table == "recipient":
+                    done.received += count
+    with _wiping(engine) as connection:
+        known = _identities(connection, person)
+        done.identities = _delete(connection, "identity", known)
+        named = _rows(
+            connection, "SELECT * FROM listing WHERE kind = 'sender'", person, "value"
+        )
+        done.listings = _delete(connection, "listing", named)
+        # What every process knows by heart has to forget it, too.
+        if done.listings:
+            revision.bump(connection, "listings")
+        if any(row["repeat"] for row in known):
+            revision.bump(connection, "repeat")
+        done.is_trap = bool(
+            _rows(connection, "SELECT * FROM trap WHERE key = ?", None, "", person.key)
+        )
+    _checkpoint(engine)
+    found = _files(settings, person)
+    for path in [*found["captures"], *found["quarantine"]]:
+        path.unlink(missing_ok=True)
+    done.captures, done.quarantine = len(found["captures"]), len(found["quarantine"])
+    done.journal = person_files.blank(
+        engine, config.journal_dir(settings), person.is_same, person.pattern
+    )
+    return done
+
+
+def _files(settings: "Settings", person: Person) -> dict[str, list[Path]]:
+    captured = settings.trap.capture
+    return {
+        "captures": list(person_files.captures(Path(captured), person.pattern))
+        if captured
+        else [],
+        "quarantine": list(
+            person_files.quarantined(config.quarantine_dir(settings), person.pattern)
+        ),
+    }
+
+
+def _sent(connection: Connection, person: Person) -> list[int]:
+    """Ids of the messages that name the person as envelope sender or author."""
+    dialect = connection.dialect.name
+    sql = "SELECT DISTINCT reversed FROM message_domain WHERE reversed >= ? AND reversed < ?"
+    spellings = [
+        str(key)
+        for (key,) in connection.exec_driver_sql(sqltext.native(dialect, sql), person.searched)
+        if _same_key(str(key), person)
+    ]
+    found: set[int] = set()
+    for key in spellings:
+        sql = "SELECT message_id FROM message_domain WHERE reversed = ?"
+        found.update(connection.exec_driver_sql(sqltext.native(dialect, sql), (key,)).scalars())
+    return sorted(found)
+
+
+def _same_key(key: str, person: Person) -> bool:
+    """True where a search key (`org.example.@local`) is this person's."""
+    back, _, local = key.partition("@")
+    domain = ".".join(reversed(back.rstrip(".").split(".")))
+    return index_key.fit(address.Address("", local, domain).trap_key) == person.key
+
+
+def _received(connection: Connection, person: Person) -> list[int]:
+    sql = "SELECT DISTINCT message_id FROM recipient WHERE trap_key = ? ORDER BY message_id"
+    native = sqltext.native(connection.dialect.name, sql)
+    return [int(n) for n in connection.exec_driver_sql(native, (person.key,)).scalars()]
+
+
+def _identities(connection: Connection, person: Person) -> list[dict[str, Any]]:
+    back = person.searched[0][:-1]
+    sql = "SELECT * FROM identity WHERE reversed = ? AND kind = 'sender'"
+    return _rows(connection, sql, person, "value", back)
+
+
+def _rows(
+    connection: Connection, sql: str, person: Person | None, column: str, *values: str
+) -> list[dict[str, Any]]:
+    """The rows of a query, those of `person` where one is given (by `column`)."""
+    native = sqltext.native(connection.dialect.name, sql)
+    return [
+        dict(row)
+        for row in connection.exec_driver_sql(native, values).mappings()
+        if person is None or person.is_same(row[column])
+    ]
+
+
+def _delete(connection: Connection, table: str, found: list[dict[str, Any]]) -> int:
+    keys = ("id",) if table == "listing" else ("kind", "value")
+    where = " AND ".join(f"{key} = ?" for key in keys)
+    sqltext.many(
+        connection,
+        sqltext.native(connection.dialect.name, f"DELETE FROM {table} WHERE {where}"),
+        [tuple(row[key] for key in keys) for row in found],
+    )
+    return len(found)
+
+
+def _keys_of(connection: Connection, ids: list[int]) -> list[tuple[object, ...]]:
+    sql = "SELECT key, message_id FROM message_key WHERE message_id = ?"
+    native = sqltext.native(connection.dialect.name, sql)
+    kept: list[tuple[object, ...]] = []
+    for number in ids:
+        kept += [tuple(row) for row in connection.exec_driver_sql(native, (number,))]
+    return kept
+
+
+def _message(row: rows.Row, person: Person, *, sent: bool) -> dict[str, Any]:
+    """What one message says about the person. Other recipients are other people's data."""
+    values: dict[str, Any] = dict(zip(rows.MESSAGE_COLUMNS, row.values, strict=True))
+    values.pop("session")
+    if not sent:
+        for name in ("prefix", "address", "client_name", "helo"):
+            values.pop(name)
+    values = _readable("message", values)
+    values["recipients"] = [r[0] for r in row.recipients if person.is_same(r[0])]
+    if sent:
+        values["recipient_count"] = len(row.recipients)
+        values["signatures"] = [
+            dict(zip(rows.SIGNATURE_COLUMNS[2:], s, strict=True)) for s in row.signatures
+        ]
+    return values
+
+
+class _wiping:  # noqa: N801  # used like a function
+    """A writing transaction that overwrites what it deletes (SQLite)."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._context = store.writing(engine)
+
+    def __enter__(self) -> Connection:
+        connection = self._context.__enter__()
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("PRAGMA secure_delete = ON")
+        return connection
+
+    def __exit__(self, *details: Any) -> None:
+        self._context.__exit__(*details)
+
+
+def _checkpoint(engine: Engine) -> None:
+    """Nothing of what went may stay readable in SQLite's write-ahead log."""
+    if engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -1,0 +1,262 @@
+"""Forget in time, a bounded piece at a step; what is kept how long is `[retention]`'s to say.
+
+How it works: message ids grow with the time at which gatepost learned of a message, so each class
+walks them once, from the id where it stopped (`revision`, topic `purge-*`) up to its age. Ages
+count from then, not from when the mail came: an imported old log is history, not waste.
+
+| class | age | what becomes of it |
+|---|---|---|
+| recipients | `recipients` | of mail without a trap: deleted |
+| addresses | `addresses` | of mail without a trap: the client becomes a /24 or /48, names go |
+| rows | `rows` | of mail without a trap: a number in `message_count` |
+| traps | `traps` | trap mail and its listings: likewise |
+
+Identities and DKIM keys have no such order: a pass over them once a day, in primary-key order,
+drops those without a trap hit that were not seen for `rows` (a client: `addresses`), and the
+others after `traps`. Sums per domain follow the rows: a message that goes is taken out of them.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from gatepost_policy import ingest, store
+from gatepost_policy.ingest import deltas, rows
+from gatepost_policy.ingest.rows import AT, Row
+from gatepost_policy.mail import index_key
+from gatepost_policy.store import StoreError, partitions, sqltext
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+# Messages looked at in one step (one short transaction: the recorder is waiting).
+STEP = 500
+CLASSES = ("recipients", "addresses", "rows", "traps")
+NEVER = ("", "")
+
+
+@dataclass(slots=True)
+class Purged:
+    """How much went, for `db purge` to say."""
+
+    recipients: int = 0  # messages that lost their recipients
+    addresses: int = 0  # messages whose client became a prefix
+    rows: int = 0  # messages that became counts
+    identities: int = 0
+    keys: int = 0
+    partitions: int = 0
+
+
+@dataclass
+class Purger:
+    """One process's retention. `step` does a piece; `done` is what all steps did together."""
+
+    engine: Engine
+    settings: "Settings"
+    done: Purged = field(default_factory=Purged)
+    _todo: list[str] = field(default_factory=list)
+    _cursor: tuple[str, str] = NEVER
+
+    def step(self, now: float) -> bool:
+        """A piece of work; True where more is waiting. Raises StoreError."""
+        if not self._todo:
+            self._todo = [*CLASSES, "identity", "dkim_key", "rest"]
+        kind = self._todo[0]
+        try:
+            if kind in CLASSES:
+                more = self._walk(kind, now)
+            elif kind == "rest":
+                more = self._rest(now)
+            else:
+                more = self._pass(kind, now)
+        except StoreError as error:
+            if isinstance(error.__cause__, SQLAlchemyError) and store.retryable(error.__cause__):
+                return True  # another host was at the same rows; the piece is done again
+            raise
+        if not more:
+            self._todo.pop(0)
+        return bool(self._todo)
+
+    def _walk(self, kind: str, now: float) -> bool:
+        cutoff = now - getattr(self.settings.retention, kind)
+        topic = f"purge-{kind}"
+        with store.writing(self.engine) as connection:
+            mark = _mark(connection, topic)
+            sql = "SELECT id, learned, traps FROM message WHERE id > ? ORDER BY id LIMIT ?"
+            found = [
+                (int(r[0]), int(r[2]))
+                for r in connection.exec_driver_sql(_native(connection, sql), (mark, STEP))
+                if r[1] < cutoff
+            ]
+            if not found:
+                return False
+            trapped = kind == "traps"
+            ids = [number for number, traps in found if (traps > 0) is trapped]
+            if ids:
+                getattr(self, f"_{kind}")(connection, ids, now)
+            _set_mark(connection, topic, found[-1][0])
+        return len(found) == STEP
+
+    def _recipients(self, connection: Connection, ids: list[int], now: float) -> None:
+        sql = "DELETE FROM recipient WHERE message_id = ?"
+        sqltext.many(connection, _native(connection, sql), [(i,) for i in ids])
+        self.done.recipients += len(ids)
+
+    def _addresses(self, connection: Connection, ids: list[int], now: float) -> None:
+        sums = deltas.Sums()
+        changes: list[tuple[object, ...]] = []
+        for row in rows.load(connection, ids).values():
+            prefix = row.values[AT["prefix"]]
+            if not isinstance(prefix, str):
+                changes.append((None, row.id))
+                continue
+            coarse = index_key.coarse_prefix(prefix)
+            family = str(row.values[AT["family"]])
+            host = str(row.values[AT["address"]] or prefix)
+            sums.move_host(row.keys()[1], host, coarse, family=family, at=row.at)
+            changes.append((coarse, row.id))
+        sql = (
+            "UPDATE message SET prefix = ?, address = NULL, client_name = NULL, helo = NULL,"
+            " session = NULL WHERE id = ?"
+        )
+        sqltext.many(connection, _native(connection, sql), changes)
+        ingest.write_sums(connection, sums, now)
+        self.done.addresses += len(changes)
+
+    def _rows(self, connection: Connection, ids: list[int], now: float) -> None:
+        self.done.rows += to_counts(connection, ids, now)
+
+    _traps = _rows
+
+    def _pass(self, table: str, now: float) -> bool:
+        """A piece of the daily pass over `identity` or `dkim_key`, in primary-key order."""
+        first, second = ("kind", "value") if table == "identity" else ("reversed", "selector")
+        topic = f"purge-{table}"
+        today = int(now // deltas.DAY)
+        with store.writing(self.engine) as connection:
+            if self._cursor == NEVER and _mark(connection, topic) >= today:
+                return False
+            sql = (
+                f"SELECT {first}, {second} FROM {table} WHERE ({first}, {second}) > (?, ?)"
+                f" ORDER BY {first}, {second} LIMIT ?"
+            )
+            got = connection.exec_driver_sql(_native(connection, sql), (*self._cursor, STEP)).all()
+            if got:
+                last = (str(got[-1][0]), str(got[-1][1]))
+                self._drop(connection, table, self._cursor, last, now)
+                self._cursor = last
+            if len(got) == STEP:
+                return True
+            self._cursor = NEVER
+            _set_mark(connection, topic, today)
+        return False
+
+    def _drop(
+        self,
+        connection: Connection,
+        table: str,
+        after: tuple[str, str],
+        last: tuple[str, str],
+        now: float,
+    ) -> None:
+        ages = self.settings.retention
+        limits: tuple[float, ...]
+        if table == "identity":
+            sql = (
+                "DELETE FROM identity WHERE (kind, value) > (?, ?) AND (kind, value) <= (?, ?)"
+                " AND learned < CASE WHEN trap_messages > 0 THEN ? WHEN kind = 'prefix' THEN ?"
+                " ELSE ? END"
+            )
+            limits = (now - ages.traps, now - ages.addresses, now - ages.rows)
+        else:
+            sql = (
+                "DELETE FROM dkim_key WHERE (reversed, selector) > (?, ?)"
+                " AND (reversed, selector) <= (?, ?) AND learned < ?"
+            )
+            limits = (now - ages.traps,)
+        gone = connection.exec_driver_sql(
+            _native(connection, sql), (*after, *last, *limits)
+        ).rowcount
+        if table == "identity":
+            self.done.identities += gone
+        else:
+            self.done.keys += gone
+
+    def _rest(self, now: float) -> bool:
+        ages = self.settings.retention
+        with store.writing(self.engine) as connection:
+            # Evidence goes with its listing (ON DELETE CASCADE); a piece at a time here too.
+            sql = (
+                "DELETE FROM listing WHERE id IN"
+                " (SELECT id FROM listing WHERE until < ? ORDER BY until LIMIT ?)"
+            )
+            gone = connection.exec_driver_sql(
+                _native(connection, sql), (now - ages.traps, STEP)
+            ).rowcount
+            sql = 'DELETE FROM journal_gap WHERE "until" < ?'
+            connection.exec_driver_sql(_native(connection, sql), (now - ages.rows,))
+        if gone == STEP:
+            return True
+        self.done.partitions += partitions.drop_empty(self.engine, now - ages.rows)
+        return False
+
+
+def purge(
+    engine: Engine,
+    settings: "Settings",
+    now: float | None = None,
+    progress: Callable[[Purged], None] = lambda done: None,
+) -> Purged:
+    """Everything that is due, step by step. Raises StoreError."""
+    purger = Purger(engine, settings)
+    while purger.step(time.time() if now is None else now):
+        progress(purger.done)
+    return purger.done
+
+
+def to_counts(connection: Connection, ids: list[int], now: float) -> int:
+    """Turn these messages into numbers in `message_count`; how many there were."""
+    gone = list(rows.load(connection, ids).values())
+    sums = deltas.Sums()
+    ingest.remove(connection, gone, sums)
+    ingest.write_sums(connection, sums, now)
+    counts: dict[tuple[int, str, str, str], int] = {}
+    for row in gone:
+        key = _count_key(row)
+        counts[key] = counts.get(key, 0) + 1
+    sqltext.many(
+        connection,
+        sqltext.upsert(connection.dialect.name, "message_count", "messages+"),
+        [(*key, n) for key, n in sorted(counts.items())],
+    )
+    for table in ("evidence", "message_key"):
+        sql = f"DELETE FROM {table} WHERE message_id = ?"
+        sqltext.many(connection, _native(connection, sql), [(row.id,) for row in gone])
+    return len(gone)
+
+
+def _count_key(row: Row) -> tuple[int, str, str, str]:
+    family, action, reason = (str(row.values[AT[n]]) for n in ("family", "action", "reason"))
+    return int(row.at // deltas.DAY), family, action, reason
+
+
+def _native(connection: Connection, sql: str) -> str:
+    return sqltext.native(connection.dialect.name, sql)
+
+
+def _mark(connection: Connection, topic: str) -> int:
+    """How far a class has come; on a server locked, so that hosts take turns."""
+    lock = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
+    sql = "INSERT INTO revision (topic, number) VALUES (?, 0) ON CONFLICT (topic) DO NOTHING"
+    connection.exec_driver_sql(_native(connection, sql), (topic,))
+    sql = "SELECT number FROM revision WHERE topic = ?" + lock
+    return int(connection.exec_driver_sql(_native(connection, sql), (topic,)).scalar_one())
+
+
+def _set_mark(connection: Connection, topic: str, number: int) -> None:
+    sql = "UPDATE revision SET number = ? WHERE topic = ?"
+    connection.exec_driver_sql(_native(connection, sql), (number, topic))

@@ -1,0 +1,6 @@
+"""What a submitted message loses, and what a saved one still tells. Pure."""
+
+from gatepost_policy.scrub.own_received import TOKEN_FIELD, Field, Hop, Plan, verified
+from gatepost_policy.scrub.scrubber import Scrubber
+
+__all__ = ["Field", "Hop", "Plan", "Scrubber", "TOKEN_FIELD", "verified"]

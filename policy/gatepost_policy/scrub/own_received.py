@@ -1,0 +1,196 @@
+"""Our own hop in a submission's trace: what replaces the Received field that names the client.
+
+Pure. Three ways (`submission.own_received`, docs/privacy.md):
+
+* milter: insert a field whose first line is just `Received:` at the top, after which Postfix's own
+  one is within reach; then delete every Received from the lowest up, and put the client's back;
+* mta: Postfix hides the client itself; we check that it was told to, and that the token table of
+  the recipe for older releases is at work: smtpd puts a field with the token in, the table marks
+  it, and an unmarked one shows a table that is empty. Without that field we sweep as well;
+* proxy: we sit behind a second smtpd, where Received number 1 is ours by construction.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gatepost_policy.config.settings import Submission
+from gatepost_policy.mail.dates import parse_date, rfc5322
+from gatepost_policy.mail.decision import NOT_CONFIGURED, Action, Decision, Edit, Reason
+
+Field = tuple[str, bytes]  # name, value with its leading space and LF folding (P_HDR_LEADSPC)
+
+# The releases whose header code was read and run: `{v}` is "$mail_name $mail_version", and a
+# snapshot's version is 3.9-20231112 or 3.9-20231112-nonprod, a candidate's 3.9.0-RC1.
+_POSTFIX = re.compile(r"Postfix 3\.(\d{1,2})(?:[.-][A-Za-z0-9.-]{1,40})?\Z")
+VERIFIED_MINOR = range(12)  # 3.0 to 3.11
+HIDES_CLIENT_SINCE = 10  # smtpd_hide_client_session, Postfix 3.10
+# What smtpd prepends in the token recipe, "TOKEN", and its header_checks make of it, "TOKEN ok".
+TOKEN_FIELD = "x-gatepost-token"
+
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9])?\Z")
+_QUEUE_ID = re.compile(r"[A-Za-z0-9]{1,64}\Z")
+_AUTHENTICATED = re.compile(r"\(Authenticated sender: ([^()\n]*)\)")
+_WITH = re.compile(r"\bwith (ESMTPS?A?|UTF8SMTPS?A?|SMTP)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """What the MTA says of itself and the session, from macros. None: it said nothing."""
+
+    name: str | None = None  # {j}
+    version: str | None = None  # {v}
+    queue_id: str | None = None  # {i}
+    tls: bool = False
+    authenticated: bool = False
+    smtputf8: bool = False
+    proxy: bool = False  # the listener is submission.proxy_daemon_name
+    can_edit: bool = True  # the MTA lets us add and change fields, with their leading space
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The edits, or why there are none. `hint` tells the operator what to set; it names no
+    client and no user."""
+
+    edits: tuple[Edit, ...] = ()
+    relayed: bool = False
+    refusal: Decision | None = None
+    hint: str | None = None
+
+
+def verified(version: str | None) -> bool:
+    """True where `{v}` names a Postfix whose header editing we have verified."""
+    match = _POSTFIX.match(version or "")
+    return match is not None and int(match.group(1)) in VERIFIED_MINOR
+
+
+def protocol(hop: Hop) -> str:
+    """The `with` word of our field: RFC 3848, and RFC 6531 4.3 for SMTPUTF8."""
+    base = "UTF8SMTP" if hop.smtputf8 else "ESMTP"
+    return base + ("S" if hop.tls else "") + ("A" if hop.authenticated else "")
+
+
+def own_hop(
+    settings: Submission, fields: Sequence[Field], hop: Hop, at: float, relayed: bool
+) -> list[Edit] | Plan:
+    """The edits that make our own hop, and the client's, anonymous; or the refusal."""
+    received = [value for name, value in fields if name.strip().lower() == "received"]
+    keep = relayed or settings.client_received == "keep"
+    if settings.own_received == "mta":
+        if not hidden_by_mta(settings, hop):
+            return refused(
+                "submission.own_received is mta, and {v} shows neither submission.mta_token "
+                "nor Postfix 3.10 with smtpd_hide_client_session: see docs/postfix.md"
+            )
+        if in_sight(received, hop):
+            return refused(
+                "our own Received is in sight, so Postfix hides another field from us: before "
+                "3.7.11 no PREPEND may stand on the submission service"
+            )
+        if not unproven(settings, fields, hop):
+            return [] if keep else _in_place(received, at, 0)
+    if hop.name is None or hop.queue_id is None or not (
+        _HOST.match(hop.name) and _QUEUE_ID.match(hop.queue_id)
+    ):
+        return refused("macros {j} and i are needed at end of message: see docs/postfix.md")
+    if settings.own_received == "proxy":
+        # The second hop has checked in `plan` that number 1 is what the first hop wrote.
+        unfolded = received[0].decode("utf-8", "replace")
+        spoken = _WITH.findall(unfolded)
+        ours = _own_field(hop, spoken[-1] if spoken else protocol(hop), at)
+        rest = [] if keep else _in_place(received[1:], at, 1)
+        return [*rest, Edit("change", "Received", 1, ours)]
+    if settings.own_received == "milter" and not verified(hop.version):
+        return refused(
+            "macro {v} names no Postfix from 3.0 to 3.11 (mail_name must be Postfix), and "
+            "elsewhere our own Received cannot be replaced: set submission.own_received to "
+            "mta or proxy as in docs/postfix.md"
+        )
+    ours = _own_field(hop, protocol(hop), at)
+    edits = [Edit("insert", "Received", 0, ours)]
+    # All of them, from the lowest up: which one is Postfix's own depends on the version and
+    # on the milters before us; deleting only number 1 leaks silently where one of those
+    # had put in a Received of its own.
+    edits += [Edit("delete", "Received", k) for k in range(len(received) + 1, 0, -1)]
+    for position, value in enumerate(received, start=1):
+        back = writable(value) if keep else None
+        # The count stays: it is how a mail loop is found (RFC 5321 6.3).
+        edits.append(Edit("insert", "Received", position, back or _anonymous(value, at)))
+    return edits
+
+
+def in_sight(received: Sequence[bytes], hop: Hop) -> bool:
+    """True where Postfix's own field of this very message is among those that we can see. A
+    client cannot forge that: the queue id is made after it has spoken."""
+    if hop.name is None or hop.queue_id is None:
+        return False
+    marks = f"by {hop.name} (".encode(), f"id {hop.queue_id}".encode()
+    return any(all(mark in value for mark in marks) for value in received)
+
+
+def unproven(settings: Submission, fields: Sequence[Field], hop: Hop) -> bool:
+    """True for the token recipe where nothing shows its table at work, and we can sweep."""
+    token = settings.mta_token
+    proof = f"{token} ok".encode()
+    return (
+        bool(token)
+        and not any(n.lower() == TOKEN_FIELD and v.strip() == proof for n, v in fields)
+        and verified(f"Postfix {(hop.version or '').partition(' ')[2]}")
+    )
+
+
+def hidden_by_mta(settings: Submission, hop: Hop) -> bool:
+    """True where `{v}` shows that Postfix leaves the client out by itself."""
+    version = hop.version or ""
+    if settings.mta_token:
+        return settings.mta_token in version.split()
+    match = _POSTFIX.match(version)
+    if match is not None:
+        return int(match.group(1)) >= HIDES_CLIENT_SINCE
+    # A private mail_name is the token recipe with a token that we were not told.
+    return bool(version.strip())
+
+
+def refused(hint: str) -> Plan:
+    return Plan(
+        refusal=Decision(Action.TEMPFAIL, Reason.UNVERIFIED_MTA, NOT_CONFIGURED), hint=hint
+    )
+
+
+def _own_field(hop: Hop, word: str, at: float) -> str:
+    # The first line must be exactly "Received:": Postfix hides the first field whose first line
+    # is a prefix of one that it added itself, and so hides this one instead of its own.
+    return f"\n\tby {hop.name} (Postfix) with {word} id {hop.queue_id};\n\t{rfc5322(at)}"
+
+
+def _anonymous(value: bytes, at: float) -> str:
+    when = parse_date(value.rpartition(b";")[2])
+    return f" by anonymous.invalid; {rfc5322(at if when is None else when)}"
+
+
+def _in_place(received: Sequence[bytes], at: float, above: int) -> list[Edit]:
+    """Anonymise the client's Received where they stand, `above` fields below the top."""
+    return [
+        Edit("change", "Received", above + k, _anonymous(received[k - 1], at))
+        for k in range(len(received), 0, -1)
+    ]
+
+
+def writable(value: bytes) -> str | None:
+    """`value` as text that can be written back, None where its octets are not UTF-8."""
+    try:
+        return value.decode("utf-8").replace("\r", "")
+    except UnicodeDecodeError:
+        return None
+
+
+def proxy_login(fields: Sequence[Field], hop: Hop) -> str | None:
+    """Who logged in at the first hop; None where Received number 1 was not written there."""
+    if not hop.proxy or hop.name is None:
+        return None
+    first = next((v for name, v in fields if name.strip().lower() == "received"), b"")
+    text = first.decode("utf-8", "replace")
+    logins = _AUTHENTICATED.findall(text)
+    # The last match: an EHLO name stands before it and may say what it likes.
+    return logins[-1] if logins and f"by {hop.name} (" in text else None

@@ -1,0 +1,198 @@
+"""Decide which header fields a submitted message loses. Pure: fields and macros in, edits out.
+
+How it works. A `Scrubber` is made once from the settings; `plan` reads one message's fields, top
+to bottom, and answers with a `Plan`: the edits in the order in which they are carried out, or the
+refusal where the promise of docs/privacy.md cannot be kept. It never guesses: what an operator
+can change (version, token, listener) is 451, what nobody can change about this message is 554.
+
+Our own hop is the business of `own_received`. Relayed mail (a foreign signature, a list's mail,
+`relay_logins`) loses our own hop, nothing else.
+"""
+
+import re
+from collections.abc import Sequence
+from email.utils import getaddresses
+from fnmatch import translate
+
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail.address import canonical_domain, header_from, is_within, parse
+from gatepost_policy.mail.dates import parse_date, rfc5322
+from gatepost_policy.mail.decision import SCRUB_FAILED, Action, Decision, Edit, Reason
+from gatepost_policy.scrub.mask_host import mask_hosts
+from gatepost_policy.scrub.own_received import (
+    TOKEN_FIELD,
+    Field,
+    Hop,
+    Plan,
+    own_hop,
+    proxy_login,
+    refused,
+    writable,
+)
+
+_NAME = re.compile(r"[!-9;-~]+\Z")  # RFC 5322 2.2: printable US-ASCII except the colon
+_SIGNING_DOMAIN = re.compile(rb"(?:\A|;)\s*d\s*=\s*([^;\s]+)")
+_SIGNED_FIELDS = re.compile(rb"(?:\A|;)\s*h\s*=([^;]*)")
+
+
+class Scrubber:
+    """The settings of [submission], compiled. Safe to share between threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings.submission
+        self.own_domains = settings.sender.own_domains
+        self.relay_logins = frozenset(x.lower() for x in self.settings.relay_logins)
+        patterns = [translate(glob.lower()) for glob in self.settings.remove]
+        self._remove = re.compile("|".join(patterns)) if patterns else None
+        self._removed: dict[str, bool] = {}
+
+    def removes(self, name: str) -> bool:
+        """True where the removal list covers the field name `name` (lower-case)."""
+        known = self._removed.get(name)
+        if known is None:
+            known = self._remove is not None and self._remove.match(name) is not None
+            if len(self._removed) < 4096:  # names are a stranger's: the memory is bounded
+                self._removed[name] = known
+        return known
+
+    def relayed(self, fields: Sequence[Field], login: str | None) -> bool:
+        """True for mail that somebody else wrote and one of ours passes on."""
+        if login is not None and login.lower() in self.relay_logins:
+            return True
+        for name, value in fields:
+            key = name.strip().lower()
+            if key in ("list-id", "return-path") or key.startswith("arc-"):
+                return True
+            if key == "dkim-signature" and self._foreign(value):
+                return True
+        return False
+
+    def _foreign(self, value: bytes) -> bool:
+        match = _SIGNING_DOMAIN.search(value)
+        if match is None:
+            return True
+        domain = canonical_domain(match.group(1).decode("utf-8", "replace"))
+        return not any(is_within(domain, own) for own in self.own_domains)
+
+    def plan(self, fields: Sequence[Field], hop: Hop, at: float, login: str | None) -> Plan:
+        """What a submission that was received at `at` (Unix seconds) loses, and how."""
+        if not hop.can_edit:
+            return refused("the MTA does not let us edit headers: use Postfix 3.0 or later")
+        if self.settings.own_received == "proxy":
+            found = proxy_login(fields, hop)
+            if found is None:
+                return refused(
+                    "submission.own_received is proxy, and this listener is not the second hop: "
+                    "set milter_macro_daemon_name there as in docs/postfix.md"
+                )
+            login = found
+        relayed = self.relayed(fields, login)
+        told = [value.strip() for name, value in fields if name.lower() == TOKEN_FIELD]
+        if (token := self.settings.mta_token.encode()) and token in told:
+            return refused(
+                "the token table of the submission service is empty or has another token: "
+                "milterctl check postfix names the file"
+            )
+        edits = [Edit("delete", "X-Gatepost-Token", k) for k in range(len(told), 0, -1)]
+        if not relayed:
+            if any(self._unreachable(name) for name, _ in fields):
+                return Plan(
+                    refusal=Decision(Action.REJECT, Reason.SCRUB_IMPOSSIBLE, SCRUB_FAILED),
+                    hint="a field that has to go has a name that no edit can address",
+                )
+            edits += self._fields(fields, hop, at, login)
+        own = own_hop(self.settings, fields, hop, at, relayed)
+        if isinstance(own, Plan):
+            return own
+        return Plan(tuple(edits + own), relayed)
+
+    def _unreachable(self, name: str) -> bool:
+        """A field that we would edit, under a name (RFC 5322 4.5.8: `X-Mailer : x`) that the MTA
+        may not find again."""
+        if _NAME.match(name):
+            return False
+        key = name.strip().lower()
+        return key in ("received", "sender", "mime-version") or self.removes(key)
+
+    def _fields(
+        self, fields: Sequence[Field], hop: Hop, at: float, login: str | None
+    ) -> list[Edit]:
+        """The client's fields that go or change, Received apart, highest index first."""
+        edits: list[Edit] = []
+        count: dict[str, int] = {}
+        authors: set[str] | None = None
+        for name, value in fields:
+            key = name.lower()
+            count[key] = index = count.get(key, 0) + 1
+            if self.removes(key):
+                edits.append(Edit("delete", name, index))
+            elif key == "mime-version":
+                # RFC 2045 4: the comment is where clients put their own name.
+                if b"(" in value:
+                    edits.append(Edit("change", name, index, " 1.0"))
+            elif key == "sender" and login:
+                if authors is None:
+                    authors = _authors(fields)
+                if _names_login(value, login, authors):
+                    edits.append(Edit("delete", name, index))
+            elif key == "date" and self.settings.date == "utc":
+                edits += _utc_date(name, value, index, fields, at)
+            elif self.settings.message_id == "mask-host" and key in (
+                "message-id", "in-reply-to", "references",
+            ):  # fmt: skip
+                edits += _mask(name, value, index, fields, hop)
+        # Highest index first: deleting number 1 would renumber the ones below it, and an MTA
+        # that renumbers would then lose every second one (CVE-2022-48521 in another milter).
+        edits.reverse()
+        return edits
+
+def _authors(fields: Sequence[Field]) -> set[str]:
+    values = [v.decode("utf-8", "replace") for name, v in fields if name.lower() == "from"]
+    one = header_from([v for name, v in fields if name.lower() == "from"])
+    if one is not None:
+        return {one.key.lower()}
+    try:
+        return {parse(found).key.lower() for _, found in getaddresses(values)}
+    except (ValueError, TypeError, IndexError, AttributeError):
+        return set()  # the standard library's parser fails in these ways on hostile input
+
+
+def _names_login(value: bytes, login: str, authors: set[str]) -> bool:
+    """True where this Sender tells the login and From does not (RFC 5322 3.6.2)."""
+    wanted = login.lower()
+    sender = header_from([value])
+    if sender is None:
+        return wanted in value.decode("utf-8", "replace").lower()
+    key = sender.key.lower()
+    same = key == wanted or ("@" not in wanted and sender.local.lower() == wanted)
+    return same and key not in authors
+
+
+def _signed(fields: Sequence[Field], name: bytes) -> bool:
+    """True where a signature of this message covers the field `name`."""
+    for field, value in fields:
+        if field.lower() == "dkim-signature":
+            match = _SIGNED_FIELDS.search(value)
+            if match is None or name in [x.strip().lower() for x in match.group(1).split(b":")]:
+                return True
+    return False
+
+
+def _utc_date(
+    name: str, value: bytes, index: int, fields: Sequence[Field], at: float
+) -> list[Edit]:
+    if _signed(fields, b"date"):
+        return []
+    when = parse_date(value)
+    got = f" {rfc5322(at if when is None else when)}"
+    return [] if got.encode() == value else [Edit("change", name, index, got)]
+
+
+def _mask(name: str, value: bytes, index: int, fields: Sequence[Field], hop: Hop) -> list[Edit]:
+    masked = mask_hosts(value, (hop.name or "anonymous.invalid").encode())
+    if masked == value or _signed(fields, name.lower().encode()):
+        return []
+    text = writable(masked)
+    if text is None:
+        return [Edit("delete", name, index)]  # half a secret is none: raw octets cannot be written
+    return [Edit("change", name, index, text)]

@@ -1,0 +1,98 @@
+"""Open the store: SQLite (created and upgraded where needed) or PostgreSQL.
+
+Rule: no engine exists before a fork (a SQLite handle or a socket must not be shared by processes).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    NoSuchModuleError,
+)
+
+from gatepost_policy import config
+from gatepost_policy.store.engine import StoreError
+from gatepost_policy.text.escape import shown
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+CONNECT_TIMEOUT_S = 5
+# Pages kept by one connection: the upper levels of every index of a large store. The rest is in
+# the kernel's cache, which gives memory back when somebody else needs it.
+SQLITE_CACHE_KIB = 16_384
+WAL_LIMIT_BYTES = 67_108_864
+
+
+def open_engine(settings: "Settings", *, ensure: bool = True) -> Engine:
+    """The configured store, ready for use. Raises StoreError.
+
+    A SQLite store is created and upgraded where needed; a server's schema must be the right one.
+    `ensure=False` leaves the schema alone: for `db upgrade` and the doctor.
+    """
+    return open_url(config.store_url(settings), busy_ms=settings.store.busy_ms, ensure=ensure)
+
+
+def open_url(url: str, *, busy_ms: int = 5_000, ensure: bool = True) -> Engine:
+    """The store at an SQLAlchemy URL, as `config.store_url` gives it. Raises StoreError."""
+    from gatepost_policy.store import migrate
+
+    try:
+        target = make_url(url)
+        engine = _sqlite(url, busy_ms) if target.drivername == "sqlite" else _server(url)
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise StoreError(f"store: cannot be used: {shown(str(error))}; see store.url") from None
+    if ensure:
+        try:
+            migrate.ensure(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+    return engine
+
+
+def _sqlite(url: str, busy_ms: int) -> Engine:
+    engine = create_engine(
+        url, connect_args={"timeout": busy_ms / 1000, "isolation_level": None}, pool_size=4
+    )
+
+    @event.listens_for(engine, "connect")
+    def set_up(dbapi: Any, record: object) -> None:
+        cursor = dbapi.cursor()
+        # The segment is unlinked after the commit: FULL makes the commit outlive a power cut.
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "temp_store=MEMORY",
+            f"cache_size=-{SQLITE_CACHE_KIB}",
+            f"journal_size_limit={WAL_LIMIT_BYTES}",
+        ):
+            cursor.execute(f"PRAGMA {pragma}").fetchall()
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        immediate = connection.get_execution_options().get("gatepost_writing")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
+
+
+def _server(url: str) -> Engine:
+    return create_engine(
+        url,
+        pool_pre_ping=True,  # a server that was restarted meanwhile costs one more round trip
+        pool_size=2,
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": "gatepost",
+            # A server that vanished without a word (power, network) is noticed, not waited for.
+            "keepalives_idle": 20,
+            "keepalives_interval": 5,
+            "keepalives_count": 4,
+            "tcp_user_timeout": 40_000,
+        },
+    )

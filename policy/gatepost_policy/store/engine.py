@@ -1,0 +1,147 @@
+"""Read the store and write it: SQLite or PostgreSQL, and one exception type for both.
+
+How it works: `reading` and `writing` are one transaction each. A SQLite writer takes the write
+lock at once (BEGIN IMMEDIATE): a transaction that reads first and writes later could fail half-way
+with nothing to wait for. Whatever the database refuses comes out as `StoreError`: one line, with
+the next step.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from gatepost_policy.text.escape import shown
+
+Result = TypeVar("Result")
+
+RETRIES = 8  # of work that a server could not bring in order with another host's
+
+
+class StoreError(Exception):
+    """The store cannot be used. The text is one line that names the store and the next step.
+
+    `temporary` is True where waiting may help: locked, full, server away.
+    """
+
+    def __init__(self, text: str, *, temporary: bool = False) -> None:
+        super().__init__(text)
+        self.temporary = temporary
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """One transaction that only reads, all of it the same state. Raises StoreError."""
+    with _translated(engine), engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            # Its default shows each statement another state: parts of a report would disagree.
+            connection = connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
+            yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """One transaction that writes: committed at the end, rolled back on any error.
+
+    Raises StoreError; after one that came from the commit itself it is not known whether the
+    transaction holds (the answer may have got lost), so look before doing it again.
+    """
+    with _translated(engine), engine.connect() as bare:
+        connection = bare.execution_options(gatepost_writing=True)
+        with connection.begin():
+            yield connection
+
+
+def persistently(engine: Engine, work: Callable[[Connection], Result]) -> Result:
+    """What `work` gives in one writing transaction, begun anew after a deadlock and the like.
+
+    `work` must start from what the store says each time. Raises StoreError.
+    """
+    for attempt in range(1, RETRIES):
+        try:
+            with writing(engine) as connection:
+                return work(connection)
+        except StoreError as error:
+            cause = error.__cause__
+            if not isinstance(cause, SQLAlchemyError) or not retryable(cause):
+                raise
+        # Two hosts met; the one that waits a little longer goes second.
+        time.sleep(random.uniform(0, 0.005 * 2**attempt))
+    with writing(engine) as connection:
+        return work(connection)
+
+
+@contextmanager
+def _translated(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise explain(error, engine) from error
+
+
+def name(engine: Engine) -> str:
+    """The store in words for an operator: the file, or the URL without its password."""
+    if engine.dialect.name == "sqlite":
+        return f"store {shown(str(engine.url.database))}"
+    return f"store {shown(engine.url.render_as_string(hide_password=True))}"
+
+
+# A piece of SQLite's message: (what it means, the next step, waiting may help).
+_SQLITE = (
+    ("database is locked", "is locked by another program", "find it with fuser", True),
+    ("disk is full", "the disk is full", "make room; the journal keeps what comes", True),
+    ("readonly database", "is read-only", "look at owner and mode of file and directory", True),
+    ("unable to open", "cannot be opened", "look at owner and mode of file and directory", True),
+    ("disk I/O error", "the disk reports an error", "look at the kernel's log", True),
+    ("not a database", "is damaged or no SQLite file", "restore it, or move it away", False),
+    ("malformed", "is damaged", "restore it, or move it away and start anew", False),
+    ("no such table", "has no gatepost schema", "run: milterctl db upgrade", False),
+    ("no such column", "has another schema", "run: milterctl db upgrade", False),
+)
+# The first characters of PostgreSQL's SQLSTATE, likewise.
+_POSTGRESQL = (
+    ("42P01", "has no gatepost schema", "run: milterctl db upgrade", False),
+    ("42703", "has another schema", "run: milterctl db upgrade", False),
+    ("42501", "refuses us the right to do that", "grant it to this user", False),
+    ("40", "could not bring concurrent transactions in order", "try again", True),
+    ("53", "is out of disk, memory or connections", "look at the server's log", True),
+    ("55", "an object is in use", "try again", True),
+    ("57", "the server is stopping or starting", "try again", True),
+    ("25006", "is read-only", "name the primary server in store.url", True),
+)
+
+
+def explain(error: SQLAlchemyError, engine: Engine) -> StoreError:
+    """`error` as one line for an operator. Values of the statement are left out: privacy."""
+    what = name(engine)
+    if isinstance(error, PoolTimeout):
+        return StoreError(f"{what}: every connection is in use; try again", temporary=True)
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    text = str(cause if cause is not None else error).splitlines()[0:1]
+    line = shown(text[0]) if text else type(error).__name__
+    sqlite = engine.dialect.name == "sqlite"
+    state = getattr(cause, "sqlstate", None) or ""
+    table, fits = (_SQLITE, line.__contains__) if sqlite else (_POSTGRESQL, state.startswith)
+    for sign, meaning, step, temporary in table:
+        if fits(sign):
+            return StoreError(f"{what}: {meaning}; {step}", temporary=temporary)
+    if not sqlite and not state and isinstance(error, OperationalError | InterfaceError):
+        return StoreError(f"{what}: no answer: {line}; is the server up?", temporary=True)
+    return StoreError(f"{what}: {line}")
+
+
+def retryable(error: SQLAlchemyError) -> bool:
+    """True for PostgreSQL's serialization failure and deadlock: the same work may go through."""
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    return getattr(cause, "sqlstate", None) in ("40001", "40P01")

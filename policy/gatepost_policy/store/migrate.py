@@ -1,0 +1,148 @@
+"""The schema: create it, upgrade it, refuse one that is newer. Migrations are Alembic's.
+
+A SQLite store is created and upgraded when it is first opened: one process migrates under a file
+lock, the others wait. A server's schema is upgraded only by `milterctl db upgrade`: several mail
+hosts share it, and their operator says when.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import ENOENT
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy.exc import SQLAlchemyError
+
+from gatepost_policy import config
+from gatepost_policy.store import engine as store
+from gatepost_policy.store.engine import StoreError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+# Every released schema, oldest first; the last one is what this release works with. Kept here so
+# that opening a store does not import Alembic. A test holds it to the files in migrations/.
+REVISIONS = ("0001",)
+HEAD = REVISIONS[-1]
+# Any number that is ours: PostgreSQL's advisory locks are one space per database.
+ADVISORY_LOCK = 0x6761746570
+
+
+def ensure(engine: Engine) -> None:
+    """Make sure the schema is HEAD. Raises StoreError (see `store.open_engine`)."""
+    sqlite = engine.dialect.name == "sqlite"
+    if sqlite:
+        _make_directory(engine)
+    found = current(engine)
+    if found == HEAD:
+        return
+    _refuse_newer(engine, found)
+    if not sqlite:
+        had = "no gatepost schema" if found is None else f"schema {found}"
+        raise StoreError(
+            f"{store.name(engine)}: has {had}, wanted {HEAD}; run: milterctl db upgrade"
+        )
+    upgrade(engine)
+
+
+def current(engine: Engine) -> str | None:
+    """The schema's revision, None for an empty database. Raises StoreError."""
+    with store.reading(engine) as connection:
+        return _revision(connection)
+
+
+def upgrade(engine: Engine) -> tuple[str | None, str]:
+    """Bring the schema to HEAD; (revision before, revision now). Raises StoreError."""
+    from alembic import command
+    from alembic.util import CommandError
+
+    try:
+        with _locked(engine), store.writing(engine) as connection:
+            if engine.dialect.name == "postgresql":
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")
+            before = _revision(connection)
+            _refuse_newer(engine, before)
+            if before != HEAD:
+                command.upgrade(alembic_config(connection), HEAD)
+            return before, HEAD
+    except (CommandError, OSError, SQLAlchemyError) as error:
+        raise StoreError(f"{store.name(engine)}: cannot be upgraded: {error}") from error
+
+
+def alembic_config(connection: Connection | None = None) -> "Config":
+    """Alembic's configuration for our migrations, on `connection` where one is given."""
+    from alembic.config import Config
+
+    made = Config()
+    made.set_main_option("script_location", str(directory()).replace("%", "%%"))
+    if connection is not None:
+        made.attributes["connection"] = connection
+    return made
+
+
+def directory() -> Path:
+    """Where the migrations are: in the repository for a checkout, else inside the package."""
+    here = Path(__file__).resolve().parents[1]
+    checkout = here.parents[1] / "migrations"
+    return checkout if (checkout / "env.py").exists() else here / "_migrations"
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").first()
+    return None if row is None else str(row[0])
+
+
+def _refuse_newer(engine: Engine, found: str | None) -> None:
+    if found is not None and found not in REVISIONS:
+        raise StoreError(
+            f"{store.name(engine)}: has schema {found}, newer than this gatepost knows ({HEAD}); "
+            "install the gatepost that made it, or a later one"
+        )
+
+
+def _make_directory(engine: Engine) -> None:
+    path = Path(str(engine.url.database))
+    try:
+        make_directory(path.parent)
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise StoreError(
+            f"{store.name(engine)}: cannot be created: {error.strerror}; "
+            "look at owner and mode of its directory, or set store.url",
+            temporary=True,
+        ) from None
+
+
+def make_directory(directory: Path) -> None:
+    """The directory of a SQLite store, where it is missing. Raises OSError.
+
+    The default one is made with all above it. Of one that was named only itself is made, and
+    never below `/`: a whole new path is a mistyped one, and an empty history no answer.
+    """
+    if directory.is_dir():
+        return
+    default = directory == config.default_state_dir()
+    if not default and directory.parent == directory.parent.parent:
+        raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(directory))
+    # What the store holds is for its owner alone.
+    directory.mkdir(mode=0o700, parents=default, exist_ok=True)
+
+
+@contextmanager
+def _locked(engine: Engine) -> Iterator[None]:
+    """Only one process migrates a SQLite file; a server has its advisory lock."""
+    if engine.dialect.name != "sqlite":
+        yield
+        return
+    handle = os.open(f"{engine.url.database}.migrate", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

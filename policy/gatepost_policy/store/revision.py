@@ -1,0 +1,26 @@
+"""Numbers that only grow: how one process tells the others that something in the store changed.
+
+The topics are `traps`, `listings`, `repeat` (one more with every change) and `generation` (the
+newest import of traps that is complete). The recorder polls them and publishes what is newer.
+`old-mail` grows with every batch of an imported log; `hindsight` is how far old mail has been
+compared with the traps (`traps` and `old-mail` together).
+"""
+
+from sqlalchemy import Connection, insert, select, update
+
+from gatepost_policy.store.tables import Revision
+
+
+def number(connection: Connection, topic: str) -> int:
+    """The current number of `topic`, 0 before its first change."""
+    found = connection.scalar(select(Revision.number).where(Revision.topic == topic))
+    return 0 if found is None else int(found)
+
+
+def bump(connection: Connection, topic: str) -> None:
+    """One more, in the caller's transaction: the change and its announcement commit together."""
+    changed = connection.execute(
+        update(Revision).where(Revision.topic == topic).values(number=Revision.number + 1)
+    )
+    if not changed.rowcount:
+        connection.execute(insert(Revision).values(topic=topic, number=1))

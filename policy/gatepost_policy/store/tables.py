@@ -1,0 +1,399 @@
+"""The store's tables, for SQLite and PostgreSQL alike.
+
+Times are Unix seconds (UTC) as double precision. Every constraint has a name, so that a
+migration can speak of it. `reversed` columns hold `address.reversed_domain`: a domain with its
+subdomains is one index range. Only the recorder writes mail history; `milterctl` too writes traps
+and hand-made listings.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from gatepost_policy.store.schema import Base, BigKey, Ordered
+
+
+class Message(Base):
+    """One message that was seen: by the milter, by the policy service, or in an imported log.
+
+    On PostgreSQL the rows are partitioned by month: the upper bits of `id` are the month in
+    which gatepost learned of the message (`partitions.py`), so `id` alone finds the partition.
+    """
+
+    __tablename__ = "message"
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
+    at: Mapped[float] = mapped_column(Float(53), index=True)  # received
+    learned: Mapped[float] = mapped_column(Float(53))  # when gatepost learned of it; grows with id
+    source: Mapped[str] = mapped_column(String(16))
+    stage: Mapped[str] = mapped_column(String(8))  # end, or rcpt: only a RCPT TO was seen
+    session: Mapped[str | None] = mapped_column(String(32))  # hash of client, port and sender
+    queue_id: Mapped[str | None] = mapped_column(Text)
+    direction: Mapped[str] = mapped_column(String(16))
+    family: Mapped[str] = mapped_column(String(8))
+    prefix: Mapped[str | None] = mapped_column(String(50))  # client as CIDR: /32, /64
+    address: Mapped[str | None] = mapped_column(String(45))  # goes before the prefix does
+    client_name: Mapped[str | None] = mapped_column(Text)
+    helo: Mapped[str | None] = mapped_column(Text)
+    sender: Mapped[str | None] = mapped_column(Text)  # as it came; '' is the null sender
+    sender_key: Mapped[str | None] = mapped_column(Text)
+    header_from: Mapped[str | None] = mapped_column(Text)
+    from_key: Mapped[str | None] = mapped_column(Text)
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    message_id: Mapped[str | None] = mapped_column(Text)
+    action: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(String(32))
+    shadow: Mapped[str | None] = mapped_column(Text)  # reasons, comma-separated
+    arc_cv: Mapped[str | None] = mapped_column(String(8))
+    arc_reason: Mapped[str | None] = mapped_column(Text)
+    relay: Mapped[bool] = mapped_column(Boolean, default=False)
+    traps: Mapped[int] = mapped_column(Integer, default=0)  # recipients that are or were traps
+
+    __table_args__ = (
+        Index("ix_message_prefix_at", "prefix", "at"),
+        Index(
+            "ix_message_session",
+            "session",
+            sqlite_where=text("session IS NOT NULL"),
+            postgresql_where=text("session IS NOT NULL"),
+        ),
+        # Trap mail is little, and read as a list.
+        Index(
+            "ix_message_trapped",
+            "at",
+            sqlite_where=text("traps > 0"),
+            postgresql_where=text("traps > 0"),
+        ),
+        {"postgresql_partition_by": "RANGE (id)"},
+    )
+
+
+class MessageKey(Base):
+    """The natural key of a message that may be told to us twice (imported logs, `instance`)."""
+
+    __tablename__ = "message_key"
+
+    key: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    message_id: Mapped[int] = mapped_column(BigKey, autoincrement=False, index=True)
+
+    __table_args__ = {"sqlite_with_rowid": False}
+
+
+class MessageDomain(Base):
+    """One key by which a message is found: its envelope sender, its header From, each d=.
+
+    `reversed` is `org.example.` for a d= and `org.example.@local` for an address, so that both
+    `example.org` with all below it (`org.example.` up to, not including, `org.example/`) and one
+    address are one range of this primary key. A d= that an address of the same domain already
+    covers has no row.
+
+    `shared` is how many characters this key has in common with the message's next smaller key.
+    A range that starts with `q` holds several keys of one message only next to each other, so
+    `shared < length(q)` picks exactly one row a message: no DISTINCT is needed.
+    """
+
+    __tablename__ = "message_domain"
+
+    reversed: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    at: Mapped[float] = mapped_column(Float(53), primary_key=True)
+    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
+    shared: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+
+    __table_args__ = {"sqlite_with_rowid": False}
+
+
+class DomainDay(Base):
+    """What one domain sent on one UTC day: the sender report's summary, added up beforehand.
+
+    `reversed` is the domain alone, `shared` as in `message_domain` but among the message's
+    domains, '' the sums of all. Always what the message rows say: a purge takes out its own.
+    """
+
+    __tablename__ = "domain_day"
+
+    reversed: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    day: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    family: Mapped[str] = mapped_column(String(8), primary_key=True)
+    shared: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    messages: Mapped[int] = mapped_column(BigInteger)
+    trap_messages: Mapped[int] = mapped_column(BigInteger)
+    trap_hits: Mapped[int] = mapped_column(BigInteger)  # message x trap recipient
+    first_at: Mapped[float] = mapped_column(Float(53))
+    last_at: Mapped[float] = mapped_column(Float(53))
+    # DKIM results, one a signature; `dkim_none` also counts messages without any.
+    dkim_pass: Mapped[int] = mapped_column(BigInteger)
+    dkim_fail: Mapped[int] = mapped_column(BigInteger)
+    dkim_policy: Mapped[int] = mapped_column(BigInteger)
+    dkim_neutral: Mapped[int] = mapped_column(BigInteger)
+    dkim_temperror: Mapped[int] = mapped_column(BigInteger)
+    dkim_permerror: Mapped[int] = mapped_column(BigInteger)
+    dkim_none: Mapped[int] = mapped_column(BigInteger)
+
+    __table_args__ = {"sqlite_with_rowid": False}
+
+
+class DomainHost(Base):
+    """How many messages of one domain one client brought. `host` is the address, later the prefix.
+
+    Rows and `shared` as in `domain_day`.
+    """
+
+    __tablename__ = "domain_host"
+
+    reversed: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    host: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    shared: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    family: Mapped[str] = mapped_column(String(8))
+    name: Mapped[str | None] = mapped_column(Text)  # the newest verified host name
+    messages: Mapped[int] = mapped_column(BigInteger)
+    last_at: Mapped[float] = mapped_column(Float(53))
+
+    __table_args__ = {"sqlite_with_rowid": False}
+
+
+class MessageRecipient(Base):
+    """One recipient of one message."""
+
+    __tablename__ = "recipient"
+
+    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    address: Mapped[str] = mapped_column(Text)  # as it came
+    trap_key: Mapped[str] = mapped_column(Ordered)  # address.Address.trap_key
+    trap: Mapped[bool] = mapped_column(Boolean)  # was a trap when the mail came, or became one
+    accepted: Mapped[bool] = mapped_column(Boolean)
+
+    __table_args__ = (
+        Index("ix_recipient_trap_key", "trap_key", "message_id"),
+        {"sqlite_with_rowid": False, "postgresql_partition_by": "RANGE (message_id)"},
+    )
+
+
+class MessageSignature(Base):
+    """One DKIM-Signature of one message; `position` counts from the top of the header."""
+
+    __tablename__ = "signature"
+
+    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    domain: Mapped[str | None] = mapped_column(Text)
+    selector: Mapped[str | None] = mapped_column(Text)
+    algorithm: Mapped[str | None] = mapped_column(Text)
+    canonicalization: Mapped[str | None] = mapped_column(Text)
+    key_bits: Mapped[int | None] = mapped_column(Integer)
+    body_limit: Mapped[int | None] = mapped_column(BigInteger)
+    unsigned_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    crypto: Mapped[str | None] = mapped_column(String(8))
+    result: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(Text)
+    flags: Mapped[str | None] = mapped_column(Text)  # comma-separated
+
+    __table_args__ = {
+        "sqlite_with_rowid": False,
+        "postgresql_partition_by": "RANGE (message_id)",
+    }
+
+
+class DkimKey(Base):
+    """One signing key's history: when a domain was first and last seen with a selector."""
+
+    __tablename__ = "dkim_key"
+
+    reversed: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    selector: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    domain: Mapped[str] = mapped_column(Text)
+    algorithm: Mapped[str | None] = mapped_column(Text)
+    key_bits: Mapped[int | None] = mapped_column(Integer)
+    previous_bits: Mapped[int | None] = mapped_column(Integer)  # before the last change
+    changed: Mapped[float | None] = mapped_column(Float(53))
+    first_seen: Mapped[float] = mapped_column(Float(53))
+    last_seen: Mapped[float] = mapped_column(Float(53))
+    learned: Mapped[float] = mapped_column(Float(53))  # when gatepost last learned of it
+    messages: Mapped[int] = mapped_column(BigInteger)
+
+    __table_args__ = {"sqlite_with_rowid": False}
+
+
+class SenderIdentity(Base):
+    """One thing a sender is remembered by, with its rhythm. `kind` as in facts.IdentityKind."""
+
+    __tablename__ = "identity"
+
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    value: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    reversed: Mapped[str | None] = mapped_column(Ordered)  # of domain-like values
+    first_seen: Mapped[float] = mapped_column(Float(53))
+    last_seen: Mapped[float] = mapped_column(Float(53))
+    learned: Mapped[float] = mapped_column(Float(53))  # when gatepost last learned of it
+    messages: Mapped[int] = mapped_column(BigInteger)
+    trap_messages: Mapped[int] = mapped_column(BigInteger)
+    days: Mapped[int] = mapped_column(Integer)  # distinct UTC days with a message
+    ipv4: Mapped[int] = mapped_column(BigInteger)
+    ipv6: Mapped[int] = mapped_column(BigInteger)
+    repeat: Mapped[bool] = mapped_column(Boolean, default=False)
+    note: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        Index(
+            "ix_identity_kind_reversed",
+            "kind",
+            "reversed",
+            sqlite_where=text("reversed IS NOT NULL"),
+            postgresql_where=text("reversed IS NOT NULL"),
+        ),
+        # Those who hit a trap are few; the rest is never read as a list.
+        Index(
+            "ix_identity_trapped",
+            "last_seen",
+            sqlite_where=text("trap_messages > 0"),
+            postgresql_where=text("trap_messages > 0"),
+        ),
+        {"sqlite_with_rowid": False},
+    )
+
+
+class Listing(Base):
+    """A proven identity that is, or was, being punished. The last one counts for escalation."""
+
+    __tablename__ = "listing"
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    value: Mapped[str] = mapped_column(Text)
+    since: Mapped[float] = mapped_column(Float(53))
+    until: Mapped[float] = mapped_column(Float(53), index=True)
+    seconds: Mapped[int] = mapped_column(Integer)  # as given, before any lifting by hand
+    reason: Mapped[str] = mapped_column(String(32))
+    hits: Mapped[int] = mapped_column(Integer)
+    by_hand: Mapped[bool] = mapped_column(Boolean, default=False)
+    forgiven: Mapped[float | None] = mapped_column(Float(53))
+    note: Mapped[str | None] = mapped_column(Text)
+    network: Mapped[str | None] = mapped_column(String(50))  # the /48 of an IPv6 prefix
+
+    __table_args__ = (
+        Index("ix_listing_kind_value_until", "kind", "value", "until"),
+        Index(
+            "ix_listing_network_since",
+            "network",
+            "since",
+            sqlite_where=text("network IS NOT NULL"),
+            postgresql_where=text("network IS NOT NULL"),
+        ),
+    )
+
+
+class Evidence(Base):
+    """Why a listing exists: one trap hit by one message. Bounded per listing (EVIDENCE_MAX)."""
+
+    __tablename__ = "evidence"
+
+    listing_id: Mapped[int] = mapped_column(
+        BigKey, ForeignKey("listing.id", ondelete="CASCADE"), primary_key=True
+    )
+    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
+    trap: Mapped[str] = mapped_column(Text, primary_key=True)
+    at: Mapped[float] = mapped_column(Float(53))
+
+    __table_args__ = (Index("ix_evidence_message_id", "message_id"),)
+
+
+class TrapRow(Base):
+    """One trap. `kind` is exact (an address), domain (`@example.org`) or pattern (a glob)."""
+
+    __tablename__ = "trap"
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(8))
+    key: Mapped[str] = mapped_column(Text)  # trap_key, `@domain`, or the pattern
+    raw: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(Text, default="")
+    note: Mapped[str] = mapped_column(Text, default="")
+    published: Mapped[str] = mapped_column(Text, default="")  # where it was published, if it was
+    published_at: Mapped[float | None] = mapped_column(Float(53))
+    added: Mapped[float] = mapped_column(Float(53))
+    removed: Mapped[float | None] = mapped_column(Float(53))  # no longer a trap since then
+    # 0: added by hand; else the import that brought it, live up to revision `generation`.
+    generation: Mapped[int] = mapped_column(Integer, default=0)
+    live_at: Mapped[float | None] = mapped_column(Float(53))  # last seen as a sender or login
+    live_as: Mapped[str] = mapped_column(Text, default="")  # sender, login, submission-sender
+
+    __table_args__ = (UniqueConstraint("kind", "key"),)
+
+
+class SubmissionCount(Base):
+    """How many submissions on one day (since 1970-01-01 UTC), and nothing else about them."""
+
+    __tablename__ = "submission_count"
+    day: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    direction: Mapped[str] = mapped_column(String(16), primary_key=True)
+    family: Mapped[str] = mapped_column(String(8), primary_key=True)
+    action: Mapped[str] = mapped_column(String(16), primary_key=True)
+    reason: Mapped[str] = mapped_column(String(32), primary_key=True)
+    messages: Mapped[int] = mapped_column(BigInteger)
+
+
+class MessageCount(Base):
+    """Inbound messages whose rows retention has turned into counts."""
+
+    __tablename__ = "message_count"
+
+    day: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    family: Mapped[str] = mapped_column(String(8), primary_key=True)
+    action: Mapped[str] = mapped_column(String(16), primary_key=True)
+    reason: Mapped[str] = mapped_column(String(32), primary_key=True)
+    messages: Mapped[int] = mapped_column(BigInteger)
+
+
+class JournalMark(Base):
+    """How far a journal segment has been ingested. Gone once the segment is gone."""
+
+    __tablename__ = "journal_mark"
+
+    segment: Mapped[str] = mapped_column(String(64), primary_key=True)
+    offset: Mapped[int] = mapped_column(BigInteger)
+    host: Mapped[str] = mapped_column(Text)
+    updated: Mapped[float] = mapped_column(Float(53))
+
+
+class JournalGap(Base):
+    """Records that were lost because the journal could not be written."""
+
+    __tablename__ = "journal_gap"
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    since: Mapped[float] = mapped_column(Float(53))
+    until: Mapped[float] = mapped_column(Float(53))
+    lost: Mapped[int] = mapped_column(BigInteger)
+
+
+class Revision(Base):
+    """One row a topic: a number that only grows.
+
+    `traps`, `listings`, `repeat`: one more with every change. `message`: the last id given out
+    (SQLite). `purge-*`: the last id that retention has looked at, for each class.
+    """
+
+    __tablename__ = "revision"
+
+    topic: Mapped[str] = mapped_column(String(16), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)
+
+
+class Counter(Base):
+    """One counter of the metrics endpoint, over all hosts and restarts. `labels` is a JSON list."""
+
+    __tablename__ = "counter"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    labels: Mapped[str] = mapped_column(String(200), primary_key=True)
+    value: Mapped[int] = mapped_column(BigInteger)

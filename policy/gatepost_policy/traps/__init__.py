@@ -1,0 +1,31 @@
+"""The traps: what can be one, keep them, import a published list."""
+
+from gatepost_policy.traps.import_list import import_lines
+from gatepost_policy.traps.names import classify
+from gatepost_policy.traps.table import (
+    Finding,
+    Trap,
+    add,
+    check,
+    count,
+    hits,
+    listing,
+    live,
+    remove,
+    seen_live,
+)
+
+__all__ = [
+    "Finding",
+    "Trap",
+    "add",
+    "check",
+    "classify",
+    "count",
+    "hits",
+    "import_lines",
+    "listing",
+    "live",
+    "remove",
+    "seen_live",
+]

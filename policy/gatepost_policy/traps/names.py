@@ -1,0 +1,53 @@
+"""What can be a trap, and how it is written: an address, a domain, a pattern. Pure.
+
+* `exact` (`spam@example.org`): matched by `Address.trap_key`;
+* `domain` (`@example.org`): everybody there, but nobody below it;
+* `pattern` (`info-*@example.org`, `*@*.old.example`): `*` and `?` as in a shell.
+
+postmaster@ and abuse@ are nobody's traps (RFC 5321 4.5.1, RFC 2142).
+"""
+
+import re
+
+from gatepost_policy.mail import address
+from gatepost_policy.mail.address import OPEN
+
+MAX_NAME = 320
+# The plain address of a published list: no quotes, no tag, ASCII. All others go through `parse`.
+_PLAIN = re.compile(r"[A-Za-z0-9!#$%&'*/=?^_`{|}~.-]+@(?:[A-Za-z0-9_-]+\.)*[A-Za-z0-9_-]+\Z")
+_LITERAL_DOMAIN = re.compile(r"(?:[*?.]|\*\.)*[^*?.@]+\.[^*?.@]+\Z")
+
+
+def classify(name: str, *, patterns: bool = True) -> tuple[str, str]:
+    """(kind, key) of a trap as it is written. Raises ValueError saying what was wanted."""
+    name = name.strip()
+    if name.startswith("<") and name.endswith(">"):
+        name = name[1:-1]
+    # RFC 5321 4.5.3.1: 64 octets of local part, 255 of domain; nothing longer ever gets mail.
+    if len(name) > MAX_NAME:
+        raise ValueError(f"want at most {MAX_NAME} characters")
+    if _PLAIN.match(name) and not (patterns and ("*" in name or "?" in name)):
+        key = name.lower()
+        if key.partition("@")[0] in OPEN:
+            raise ValueError("postmaster@ and abuse@ are always open and cannot be traps")
+        return "exact", key
+    if "@" not in name:
+        raise ValueError("want an address, @domain or a pattern such as info-*@example.org")
+    if name.startswith("@"):
+        domain = address.canonical_domain(name[1:])
+        if not domain or re.search(r"[\s@*?]", domain):
+            raise ValueError("want a domain after the @")
+        return "domain", "@" + domain
+    if patterns and not name.startswith('"') and ("*" in name or "?" in name):
+        local, _, domain = name.rpartition("@")
+        domain = domain.rstrip(".").lower()
+        # `*@*` would make every recipient a trap: at least two labels have to be spelled out.
+        if not local or not _LITERAL_DOMAIN.match(domain):
+            raise ValueError("want a pattern whose domain names at least two labels")
+        return "pattern", f"{local.lower()}@{domain}"
+    parsed = address.parse(name)
+    if not parsed.local or not parsed.domain or re.search(r"[\x00-\x1f\x7f]", name):
+        raise ValueError("want an address, @domain or a pattern such as info-*@example.org")
+    if parsed.trap_key.partition("@")[0] in OPEN:
+        raise ValueError("postmaster@ and abuse@ are always open and cannot be traps")
+    return "exact", parsed.trap_key

@@ -1,0 +1,227 @@
+"""Keep the traps: addresses, domains and patterns that nobody was ever given.
+
+All functions work on a connection inside the caller's transaction, but for `import_lines`, which
+commits batches. Every change bumps the revision `traps`, by which the recorder learns of it. How a
+trap is written, and what cannot be one: `names`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, true, update
+
+from gatepost_policy.store import revision
+from gatepost_policy.store.sqltext import chunks
+from gatepost_policy.store.tables import (
+    Message,
+    MessageRecipient,
+    Revision,
+    SenderIdentity,
+    TrapRow,
+)
+from gatepost_policy.traps.names import classify
+
+
+@dataclass(frozen=True, slots=True)
+class Trap:
+    """One trap as the operator sees it. Times are Unix seconds."""
+
+    kind: str
+    key: str
+    raw: str
+    source: str
+    note: str
+    published: str
+    published_at: float | None
+    added: float
+    live_at: float | None
+    live_as: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A trap that is none any more, or should not be one; `how` says what gave it away."""
+
+    trap: str
+    how: str
+    at: float | None
+    messages: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One message to one trap."""
+
+    at: float
+    message_id: int
+    trap: str
+    sender: str | None
+    client: str | None
+    action: str
+    reason: str
+
+
+def live() -> ColumnElement[bool]:
+    """The SQL condition for "is a trap now" on TrapRow."""
+    newest = select(Revision.number).where(Revision.topic == "generation").scalar_subquery()
+    return and_(
+        TrapRow.removed.is_(None),
+        or_(TrapRow.generation == 0, TrapRow.generation <= newest),
+    )
+
+
+def add(
+    connection: Connection,
+    name: str,
+    *,
+    at: float,
+    source: str = "",
+    note: str = "",
+    published: str = "",
+    published_at: float | None = None,
+) -> bool:
+    """Make `name` a trap. False: it was one already. Raises ValueError for what cannot be one."""
+    kind, key = classify(name)
+    values: dict[str, Any] = {"raw": name.strip(), "source": source, "note": note}
+    values |= {"published": published, "published_at": published_at}
+    row = connection.execute(
+        select(TrapRow.id, TrapRow.removed, TrapRow.generation).where(
+            TrapRow.kind == kind, TrapRow.key == key
+        )
+    ).one_or_none()
+    if row is None:
+        connection.execute(
+            insert(TrapRow).values(
+                kind=kind, key=key, added=at, generation=0, live_as="", **values
+            )
+        )
+    elif row.removed is not None or row.generation > revision.number(connection, "generation"):
+        connection.execute(
+            update(TrapRow)
+            .where(TrapRow.id == row.id)
+            .values(added=at, removed=None, generation=0, live_at=None, live_as="", **values)
+        )
+    else:
+        return False
+    revision.bump(connection, "traps")
+    return True
+
+
+def remove(connection: Connection, name: str, *, at: float) -> bool:
+    """`name` is no trap any more; its history stays. False: it was none. Raises ValueError."""
+    kind, key = classify(name)
+    changed = connection.execute(
+        update(TrapRow)
+        .where(TrapRow.kind == kind, TrapRow.key == key, live())
+        .values(removed=at)
+    )
+    if changed.rowcount:
+        revision.bump(connection, "traps")
+    return bool(changed.rowcount)
+
+
+def listing(
+    connection: Connection,
+    *,
+    match: str = "",
+    source: str | None = None,
+    limit: int | None = None,
+) -> list[Trap]:
+    """The traps in force, by key; `match` is a substring of the key."""
+    query = select(TrapRow).where(live()).order_by(TrapRow.key)
+    if match:
+        query = query.where(TrapRow.key.contains(match.lower(), autoescape=True))
+    if source is not None:
+        query = query.where(TrapRow.source == source)
+    if limit is not None:
+        query = query.limit(limit)
+    return [
+        Trap(
+            r.kind, r.key, r.raw, r.source, r.note, r.published, r.published_at, r.added,
+            r.live_at, r.live_as,
+        )
+        for r in connection.execute(query)
+    ]  # fmt: skip
+
+
+def count(connection: Connection) -> int:
+    """How many traps are in force."""
+    return connection.scalar(select(func.count()).select_from(TrapRow).where(live())) or 0
+
+
+def seen_live(connection: Connection, keys: Sequence[str], *, at: float, how: str) -> int:
+    """Note that these trap keys were seen as senders or logins. Returns how many traps live.
+
+    An inbound sender may be forged: it never overwrites what one of our own users has shown.
+    """
+    changed = 0
+    open_to = or_(TrapRow.live_as == "", TrapRow.live_as == "sender") if how == "sender" else true()
+    for part in chunks(keys):
+        changed += connection.execute(
+            update(TrapRow)
+            .where(TrapRow.kind == "exact", TrapRow.key.in_(part), live(), open_to)
+            .values(live_at=at, live_as=how)
+        ).rowcount
+    return changed
+
+
+def check(connection: Connection) -> list[Finding]:
+    """Traps that somebody seems to use: seen as a sender or as a login (`live_as`)."""
+    found: dict[str, Finding] = {}
+    flagged = select(TrapRow.key, TrapRow.live_at, TrapRow.live_as).where(
+        live(), TrapRow.live_at.is_not(None)
+    )
+    for row in connection.execute(flagged):
+        found[row.key] = Finding(row.key, row.live_as, row.live_at)
+    # Mail that came before the address became a trap: its sender is an identity by now.
+    history = (
+        select(TrapRow.key, SenderIdentity.last_seen, SenderIdentity.messages)
+        .join(
+            SenderIdentity,
+            and_(SenderIdentity.kind == "sender", SenderIdentity.value == TrapRow.key),
+        )
+        .where(TrapRow.kind == "exact", live())
+    )
+    for key, at, messages in connection.execute(history):
+        how = found[key].how if key in found else "sender"
+        found[key] = Finding(key, how, at, messages)
+    return sorted(found.values(), key=lambda f: f.trap)
+
+
+def hits(connection: Connection, name: str | None = None, *, limit: int = 100) -> list[Hit]:
+    """The newest messages to traps, or to the one trap `name`."""
+    query = (
+        select(
+            Message.at,
+            Message.id,
+            MessageRecipient.address,
+            Message.sender,
+            func.coalesce(Message.address, Message.prefix).label("client"),
+            Message.action,
+            Message.reason,
+        )
+        .join(MessageRecipient, MessageRecipient.message_id == Message.id)
+        .order_by(Message.at.desc())
+        .limit(limit)
+    )
+    if name is None:
+        query = query.where(Message.traps > 0, MessageRecipient.trap)
+    else:
+        kind, key = classify(name)
+        if kind == "exact":
+            query = query.where(MessageRecipient.trap_key == key)
+        elif kind == "domain":
+            query = query.where(
+                MessageRecipient.trap, MessageRecipient.trap_key.endswith(key, autoescape=True)
+            )
+        else:
+            like = key.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_")
+            like = like.replace("*", "%").replace("?", "_")
+            query = query.where(
+                MessageRecipient.trap, MessageRecipient.trap_key.like(like, escape="\\")
+            )
+    return [
+        Hit(r.at, r.id, r.address, r.sender, r.client, r.action, r.reason)
+        for r in connection.execute(query)
+    ]

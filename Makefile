@@ -36,6 +36,7 @@ lint: ruff mypy pyright imports
 
 ruff:
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 
 mypy:
 	$(BIN)/mypy

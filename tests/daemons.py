@@ -120,9 +120,7 @@ class OtherMilter(Process):
     def __init__(self, ops: str, output: Path) -> None:
         self.port = free_port()
         script = Path(__file__).with_name("other_milter.py")
-        super().__init__(
-            [sys.executable, "-P", script, f"inet:{self.port}@127.0.0.1", ops], output
-        )
+        super().__init__([sys.executable, "-P", script, f"inet:{self.port}@127.0.0.1", ops], output)
         self.wait_for("ready")
         _wait_port(self.port)
 

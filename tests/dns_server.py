@@ -26,7 +26,7 @@ def answer(wire: bytes, records: Mapping[str, str]) -> bytes:
     if text is None:
         response.set_rcode(dns.rcode.NXDOMAIN)
     elif question.rdtype == dns.rdatatype.TXT:
-        parts = " ".join(f'"{text[i:i + 250]}"' for i in range(0, len(text), 250))
+        parts = " ".join(f'"{text[i : i + 250]}"' for i in range(0, len(text), 250))
         response.answer.append(dns.rrset.from_text(question.name, 60, "IN", "TXT", parts))
     return response.to_wire()
 

@@ -168,7 +168,7 @@ class EximInstance(Mta):
         if self.dns:
             resolv = self.root / "resolv.conf"
             resolv.write_text(f"nameserver {self.dns}\noptions timeout:1 attempts:1\n")
-            mount = f"mount --bind {resolv} \"$(readlink -f /etc/resolv.conf)\" && exec \"$@\""
+            mount = f'mount --bind {resolv} "$(readlink -f /etc/resolv.conf)" && exec "$@"'
             command = ["unshare", "--mount", "sh", "-c", mount, "sh", *command]
         self.launch(command, self.programs.environment(), self.root / "output")
 

@@ -84,7 +84,10 @@ class CaseDaemon:
             "{gatepost_dns}": json.dumps(case.dns),
         }
         session = client.Session(
-            self.socket, case.envelope, hiding, **_offer(case.offer)  # type: ignore[arg-type]
+            self.socket,
+            case.envelope,
+            hiding,
+            **_offer(case.offer),  # type: ignore[arg-type]
         )
         envelope = replace(case.envelope, macros=macros)
         with session, _odd_fields(case):

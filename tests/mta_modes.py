@@ -90,9 +90,7 @@ def stack(
 
 
 @contextmanager
-def plain(
-    programs: mta_unpack.Programs, main: Mapping[str, str] | None = None
-) -> Iterator[Stack]:
+def plain(programs: mta_unpack.Programs, main: Mapping[str, str] | None = None) -> Iterator[Stack]:
     """The same Postfix, and no gatepost."""
     with PostfixInstance(programs, Setup(main={**TALKATIVE, **(main or {})})) as postfix:
         yield Stack(postfix, None)

@@ -263,7 +263,7 @@ class PostfixInstance(Mta):
         for name in ("postconf", "postmap"):
             path = folder / name
             path.write_text(
-                f"#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {self.commands / name} \"$@\"\n"
+                f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {self.commands / name} "$@"\n'
             )
             path.chmod(0o755)
         return folder

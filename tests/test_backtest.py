@@ -157,9 +157,7 @@ def test_by_hand_counts(engine: Engine, settings: Settings) -> None:
     history(engine, settings)
     with store.writing(engine) as connection:
         for name in ("192.0.2.8/30", "other.example"):
-            listings.punish(
-                connection, listings.identify(name), seconds=DAY, at=NOW - 5 * DAY + 60
-            )
+            listings.punish(connection, listings.identify(name), seconds=DAY, at=NOW - 5 * DAY + 60)
     with store.reading(engine) as connection:
         result = backtest.run(connection, with_sender(settings, action="reject"))
     assert sorted(str(d.queue_id) for d in result.examples) == ["Q2", "Q3"]

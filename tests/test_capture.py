@@ -135,9 +135,7 @@ def test_unfinished_files_of_the_dead_go(directory: Path) -> None:
     assert [p.name for p in directory.iterdir()] == [".new.part"]
 
 
-def test_a_full_disk_is_no_ones_problem(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_no_ones_problem(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     to = sink(directory)
     kept = to.begin(AT)
     assert kept is not None

@@ -177,9 +177,7 @@ def through_the_daemon() -> list[Any]:
 
 @pytest.mark.milter
 @pytest.mark.parametrize(("case", "hiding"), through_the_daemon())
-def test_daemon(
-    case: casefile.Case, hiding: str, case_daemon: "fix_milter.CaseDaemon"
-) -> None:
+def test_daemon(case: casefile.Case, hiding: str, case_daemon: "fix_milter.CaseDaemon") -> None:
     """The MTA gets the edits and the reply of the file, and the log has its reason."""
     result, line = case_daemon.play(case, hiding)
     assert line["reason"] == _line(case, "reason"), case.title

@@ -108,8 +108,11 @@ SEAL, AMS, AAR = b"ARC-Seal", b"ARC-Message-Signature", b"ARC-Authentication-Res
         ("instance 0", changed(AMS, b"i=3", b"i=0", 0), "malformed"),
         ("instance of 5000 digits", changed(AMS, b"i=3", b"i=" + b"3" * 5000, 0), "malformed"),
         ("a tag twice", changed(AMS, b" d=", b" d=x; d=", 0), "malformed"),
-        ("a seal of 20 kB", changed(SEAL, b" d=", b" z=" + b"x " * 10_000 + b"; d=", 0),
-         "arc-too-long"),
+        (
+            "a seal of 20 kB",
+            changed(SEAL, b" d=", b" z=" + b"x " * 10_000 + b"; d=", 0),
+            "arc-too-long",
+        ),
         ("b= no base64", changed(SEAL, b" b=", b" b=A===", 0), "malformed"),
         ("h= in a seal", changed(SEAL, b" d=", b" h=from; d=", 0), "malformed"),
     ],
@@ -164,9 +167,7 @@ def test_key_trouble_is_named(answer: object, reason: str) -> None:
 
 def respaced(header: Header) -> Header:
     """Every AMS with its i= at the start of a folded line, as some sealers write it."""
-    return [
-        (n, v.replace(b" i=", b"\r\n\ti = ", 1) if n == AMS else v) for n, v in header
-    ]
+    return [(n, v.replace(b" i=", b"\r\n\ti = ", 1) if n == AMS else v) for n, v in header]
 
 
 def test_where_dkimpy_is_wrong() -> None:
@@ -228,9 +229,7 @@ hostile = st.sampled_from(
 
 @given(
     st.lists(
-        st.tuples(
-            st.sampled_from([SEAL, AMS, AAR]), st.lists(hostile, max_size=12).map(b"".join)
-        ),
+        st.tuples(st.sampled_from([SEAL, AMS, AAR]), st.lists(hostile, max_size=12).map(b"".join)),
         min_size=1,
         max_size=7,
     )
@@ -243,5 +242,3 @@ def test_nothing_raises(fields: Header) -> None:
 def test_the_same_through_saved_mail() -> None:
     header, body = split(join(CHAIN, BODY))
     assert arc(header, body) == Arc("pass")
-
-

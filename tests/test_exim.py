@@ -31,6 +31,7 @@ from postfix_instance import LOGIN
 
 pytestmark = [pytest.mark.exim, pytest.mark.timeout(300)]
 
+
 class Keys:
     """One RSA key as DNS record and as what dkimpy signs with."""
 
@@ -48,9 +49,7 @@ class Keys:
     def sign(self, message: bytes, domain: str, canonical: str = "relaxed") -> bytes:
         mode = canonical.encode()
         data = message.replace(b"\n", b"\r\n")
-        signature = dkim.sign(
-            data, b"s1", domain.encode(), self.private, canonicalize=(mode, mode)
-        )
+        signature = dkim.sign(data, b"s1", domain.encode(), self.private, canonicalize=(mode, mode))
         return bytes(signature.replace(b"\r\n", b"\n")) + message
 
 
@@ -244,7 +243,7 @@ def test_unsigned_mail_is_recorded_as_such(exim: EximInstance, policyd: Daemon) 
 def test_attributes_survive(exim: EximInstance, policyd: Daemon, sender: str) -> None:
     recipient = '"Bob x=1 b64.login=eA=="@local.test'
     sent = exim.inbound(source="127.9.9.9", helo="odd-helo.example").send(
-        b"Subject: caf\xe9 = \"x\"\nFrom: \"a=b\" <x@odd.example>\n\nx\n", sender, [recipient]
+        b'Subject: caf\xe9 = "x"\nFrom: "a=b" <x@odd.example>\n\nx\n', sender, [recipient]
     )
     assert sent.code == 250, (sent, exim.log_text())
     exim.collect()

@@ -68,7 +68,7 @@ def program(exim: EximInstance) -> Path:
     """Exim with its libraries found, as an installed one would be."""
     path = exim.root / "exim"
     libraries = exim.programs.environment().get("LD_LIBRARY_PATH", "")
-    path.write_text(f"#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {exim.exim} \"$@\"\n")
+    path.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {exim.exim} "$@"\n')
     path.chmod(0o755)
     return path
 

@@ -41,9 +41,7 @@ OURS = Settings.model_validate(
 
 def entry(value: str, kind: str = "prefix", until: float = NOW + 3_600, note: str = "") -> Entry:
     proof = Proof(NOW - 60, 1, "trap@home.example", "4Q1", "x@y.example", None)
-    return Entry(
-        kind, value, NOW - 60, until, "active", "trap", 3, False, note or None, (proof,)
-    )
+    return Entry(kind, value, NOW - 60, until, "active", "trap", 3, False, note or None, (proof,))
 
 
 HOSTILE = 'a"b\\c$d\n#e\x1b[31m;{}é' + "x" * 300
@@ -240,9 +238,7 @@ def run(settings_file: Path, *words: str) -> tuple[int, str]:
 @pytest.fixture
 def config_file(settings: Settings, tmp_path: Path) -> Path:
     file = tmp_path / "gatepost.toml"
-    file.write_text(
-        f'store.url = "{settings.store.url}"\nsubmission.networks = ["10.0.0.0/8"]\n'
-    )
+    file.write_text(f'store.url = "{settings.store.url}"\nsubmission.networks = ["10.0.0.0/8"]\n')
     return file
 
 

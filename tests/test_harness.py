@@ -96,9 +96,7 @@ def test_edits(
         (HIDE_PREFIX, [OWN, ONE, TWO_, SUBJECT]),
     ],
 )
-def test_insert_above_then_delete_number_one(
-    probes: Probes, hiding: str, want: list[str]
-) -> None:
+def test_insert_above_then_delete_number_one(probes: Probes, hiding: str, want: list[str]) -> None:
     ops = [["ins", "Received", 0, " from new"], ["chg", "Received", 1, ""]]
     result = client.send(probes("leadspc").socket, _with(ops), hiding=hiding)
     assert _names(result.message) == want

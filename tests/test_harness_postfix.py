@@ -150,9 +150,7 @@ def test_same_header(name: str, message: bytes, postfix: PostfixInstance, probe:
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_same_header_of_a_submission(
-    name: str, postfix: PostfixInstance, daemon: Daemon
-) -> None:
+def test_same_header_of_a_submission(name: str, postfix: PostfixInstance, daemon: Daemon) -> None:
     """The same through gatepost itself: what `replay` shows is what Postfix would deliver."""
     message = MESSAGES[name]
     sent = postfix.submission().send(message, "alice@local.test", ["bob@local.test"])

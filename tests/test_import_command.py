@@ -80,9 +80,7 @@ def test_submissions_are_counted_once(milterctl: Any) -> None:
 def test_zone(milterctl: Any) -> None:
     code, out, err = milterctl("import", "exim", "-", "--zone", "Europe/Nowhere")
     assert (code, out) == (2, "") and "no such time zone" in err and err.count("\n") == 1
-    code, out, err = milterctl(
-        "import", "exim", "-", "--zone", "Europe/Berlin", stdin=LOG.encode()
-    )
+    code, out, err = milterctl("import", "exim", "-", "--zone", "Europe/Berlin", stdin=LOG.encode())
     if code == 2 and not Path("/usr/share/zoneinfo").exists():
         pytest.skip("no zone database on this machine")
     code, out, err = milterctl("report", "--sender", "b.example", "--format", "json")

@@ -87,9 +87,7 @@ WHOSE: list[tuple[str, list[str], Ours | None, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("what", "lines", "ours", "direction"), WHOSE, ids=[w[0] for w in WHOSE]
-)
+@pytest.mark.parametrize(("what", "lines", "ours", "direction"), WHOSE, ids=[w[0] for w in WHOSE])
 def test_our_own_mail_is_a_number(
     what: str, lines: list[str], ours: Ours | None, direction: str
 ) -> None:
@@ -259,8 +257,11 @@ def _export(text: bytes, binary: bool) -> bytes:
 @pytest.mark.parametrize("size", [1, 7, 64, 100_000])
 def test_journal_export(size: int) -> None:
     """Blocks of key=value and binary fields, however the stream is cut."""
-    data = _export(b"one", False) + _export(b"two\nlines\xff", True) + b"A=b\n\n" + _export(
-        b"three", False
+    data = (
+        _export(b"one", False)
+        + _export(b"two\nlines\xff", True)
+        + b"A=b\n\n"
+        + _export(b"three", False)
     )
     assert is_export([data.decode("latin-1").split("\n")[0]])
     blocks = [data[n : n + size] for n in range(0, len(data), size)]

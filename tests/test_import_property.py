@@ -89,7 +89,7 @@ def test_an_authenticated_exim_message_leaves_no_trace(noise: str) -> None:
     text = noise.replace("\n", " ")
     line = (
         "2026-11-20 10:00:00 1QFOdo-0001zq-E9 <= canary@home.example H=canary (canary)"
-        f" [203.0.113.99]:999 P=esmtpsa A=plain:canary S=1 id=canary T=\"{text}\" for canary@x.y"
+        f' [203.0.113.99]:999 P=esmtpsa A=plain:canary S=1 id=canary T="{text}" for canary@x.y'
     )
     exim = Exim()
     told = _told(exim, [line, "2026-11-20 10:00:00 1QFOdo-0001zq-E9 Completed"])

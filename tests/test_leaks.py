@@ -125,7 +125,7 @@ def test_servers_talking_to_servers_are_no_leak() -> None:
         b"Received: from s%d.example (s%d.example [192.0.2.%d]) by t%d with ESMTPS; x\n"
         % (n, n, n, n) for n in range(3)
     )  # fmt: skip
-    assert audit.find(top + CLEAN[CLEAN.index(b"Received:\n\tby"):]) == ()
+    assert audit.find(top + CLEAN[CLEAN.index(b"Received:\n\tby") :]) == ()
 
 
 def test_unauthenticated_hop_is_the_oldest_one() -> None:

@@ -383,4 +383,3 @@ def test_good_messages_are_counted_within_bounds(engine: Engine, settings: Setti
     with store.reading(engine) as connection:
         assert listings.good_messages(connection, "192.0.2.7/32", AT + 100, settings) == 7
         assert listings.good_messages(connection, "192.0.2.7/32", AT + 40 * DAY, settings) == 0
-

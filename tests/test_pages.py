@@ -84,9 +84,7 @@ def test_a_claim_is_not_called_proven_and_all_hosts_are_counted(
     both = tuple(DualStack(f"{sure}.example", sure, 1, 2, 3) for sure in (True, False))
     hosts = tuple(Host(None, f"192.0.2.{n}", "ipv4", 1) for n in range(30))
     text = render(
-        replace(
-            report, dual_stack=both, summary=replace(report.summary, hosts=hosts), hosts=12_345
-        )
+        replace(report, dual_stack=both, summary=replace(report.summary, hosts=hosts), hosts=12_345)
     )
     rows = re.findall(r"(True|False)\.example.*?data-label=\"proven\">(.*?)<", text)
     assert rows == [("True", "by DKIM"), ("False", "no, a claim")]

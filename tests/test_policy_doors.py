@@ -186,7 +186,6 @@ def test_only_what_is_decided_is_recorded(tmp_path: Path) -> None:
     assert shelf.records == []
 
 
-
 def test_a_disk_that_is_waited_for_holds_nobody_else_up(tmp_path: Path) -> None:
     """`store.sync = "power"`: while one record is on its way to the disk, others are answered."""
     path = f"unix:{tmp_path}/p"

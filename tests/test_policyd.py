@@ -102,9 +102,7 @@ def test_who_is_not_listed(policyd: Policyd) -> None:
             assert client.postfix(TRAP, **values) == DUNNO, values
         # One that is listed, after them: when it is there, they would have been.
         client.postfix(TRAP, client_address="203.0.113.99")
-        eventually(
-            lambda: client.postfix("u@home.example", client_address="203.0.113.99") == LATER
-        )
+        eventually(lambda: client.postfix("u@home.example", client_address="203.0.113.99") == LATER)
         for values in cases:
             assert client.postfix("u@home.example", **values) == DUNNO, values
 
@@ -147,8 +145,10 @@ def test_exim_message(policyd: Policyd) -> None:
         assert policyd.sql(query.format(3)) == [("accept", "no-bad-signal", None, None)]
         # The signing domain takes the blame; the prefix that RCPT TO had named is let go.
         eventually(
-            lambda: policyd.sql("SELECT kind FROM listing WHERE value = 'signed.example'")
-            == [("dkim",)]
+            lambda: (
+                policyd.sql("SELECT kind FROM listing WHERE value = 'signed.example'")
+                == [("dkim",)]
+            )
         )
 
 
@@ -158,9 +158,7 @@ def test_pipelining(policyd: Policyd) -> None:
         assert [client.until(b"\n\n") for _ in range(200)] == [b"action=DUNNO"] * 200
         # Trap hits ask the store: those behind them wait their turn, and none is lost.
         names = [TRAP if n % 3 == 0 else "u@home.example" for n in range(60)]
-        client.send(
-            b"".join(postfix_request(n, client_address="203.0.113.77") for n in names)
-        )
+        client.send(b"".join(postfix_request(n, client_address="203.0.113.77") for n in names))
         got = [client.until(b"\n\n") for _ in names]
         assert set(got[0::3]) == {b"action=DUNNO"}
         assert set(got) <= {b"action=DUNNO", f"action={LATER}".encode()}

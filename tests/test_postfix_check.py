@@ -147,16 +147,16 @@ def port() -> Iterator[int]:
 
 
 def settings(mode: str, milter_socket: str) -> Settings:
-    submission: dict[str, str] = {"milter": {}, "mta": {"own_received": "mta", "mta_token": TOKEN},
-                  "hide": {"own_received": "mta"}, "proxy": {"own_received": "proxy"}}[mode]
-    return Settings.model_validate(
-        {"milter": {"socket": milter_socket}, "submission": submission}
-    )
+    submission: dict[str, str] = {
+        "milter": {},
+        "mta": {"own_received": "mta", "mta_token": TOKEN},
+        "hide": {"own_received": "mta"},
+        "proxy": {"own_received": "proxy"},
+    }[mode]
+    return Settings.model_validate({"milter": {"socket": milter_socket}, "submission": submission})
 
 
-def instance(
-    programs: mta_unpack.Programs, broken: Broken, milter: str
-) -> PostfixInstance:
+def instance(programs: mta_unpack.Programs, broken: Broken, milter: str) -> PostfixInstance:
     """The shipped recipe of the mode with the one fault put in."""
 
     def put(values: dict[str, str]) -> dict[str, str]:
@@ -209,9 +209,7 @@ def test_nobody_listens(postfix_programs: mta_unpack.Programs) -> None:
 
     dead = free_port()
     with instance(postfix_programs, Broken("dead", ""), f"inet:127.0.0.1:{dead}") as made:
-        assert codes(made, settings("milter", f"inet:{dead}@127.0.0.1")) == [
-            "socket-unreachable"
-        ]
+        assert codes(made, settings("milter", f"inet:{dead}@127.0.0.1")) == ["socket-unreachable"]
 
 
 def test_unix_sockets(postfix_programs: mta_unpack.Programs) -> None:

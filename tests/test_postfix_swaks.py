@@ -44,9 +44,12 @@ def test_one_line(
 ) -> None:
     fresh = Canaries.fresh("ipv4", LOGIN)
     canaries = Canaries("127.88.21.7", fresh.name, fresh.helo, LOGIN, 10**9)
-    with Daemon(BASE_CONFIG) as daemon, PostfixInstance(
-        postfix_programs, Setup(main={**TALKATIVE, "smtpd_milters": daemon.socket})
-    ) as postfix:
+    with (
+        Daemon(BASE_CONFIG) as daemon,
+        PostfixInstance(
+            postfix_programs, Setup(main={**TALKATIVE, "smtpd_milters": daemon.socket})
+        ) as postfix,
+    ):
         swaks(postfix, canaries, *more)
         (data,) = postfix.collect()
         assert canaries.found(data) == (), data.decode(errors="replace")

@@ -153,9 +153,7 @@ def test_row(row: Row, daemon: Daemon, postfix: PostfixInstance, tmp_path: Path)
             other.stop()
 
 
-def test_signer_after_gatepost(
-    daemon: Daemon, postfix: PostfixInstance, tmp_path: Path
-) -> None:
+def test_signer_after_gatepost(daemon: Daemon, postfix: PostfixInstance, tmp_path: Path) -> None:
     """OpenDKIM last in the chain signs what really leaves: the signature verifies."""
     program = shutil.which("opendkim")
     if program is None:

@@ -42,8 +42,20 @@ def probe(
     command: list[str | Path] = [BIN / "milterctl"]
     if config is not None:
         command += ["--config", config]
-    command += ["privacy", "test", "--port", str(postfix.submission_port), "--insecure",
-                "--login", LOGIN, "--sender", "alice@local.test", "--timeout", "30", *more]
+    command += [
+        "privacy",
+        "test",
+        "--port",
+        str(postfix.submission_port),
+        "--insecure",
+        "--login",
+        LOGIN,
+        "--sender",
+        "alice@local.test",
+        "--timeout",
+        "30",
+        *more,
+    ]
     return subprocess.run(
         command, capture_output=True, text=True, check=False,
         env={"GATEPOST_PASSWORD": password, "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},

@@ -196,9 +196,7 @@ def test_only_one_recorder(settings: Settings) -> None:
 def test_the_recorder_moves_to_who_is_left(any_settings: Settings, any_engine: Engine) -> None:
     w = writer(any_settings)
     stops = [threading.Event(), threading.Event()]
-    threads = [
-        threading.Thread(target=Recorder(any_settings).run, args=(stop,)) for stop in stops
-    ]
+    threads = [threading.Thread(target=Recorder(any_settings).run, args=(stop,)) for stop in stops]
     threads[0].start()
     w.write(message(1))
     wait_for(lambda: count(any_engine, "message") == 1)

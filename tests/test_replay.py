@@ -18,6 +18,7 @@ from gatepost_policy.config.settings import Settings
 
 pytestmark = pytest.mark.milter
 
+
 @pytest.fixture
 def play(replay_milter: PrivateMilter) -> Any:
     """Play one message; the outcome's JSON."""

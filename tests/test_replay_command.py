@@ -130,9 +130,7 @@ def test_answers_nested_too_deeply(tmp_path: Path, run_replay: Any) -> None:
     assert (code, err) == (2, "milterctl: --dns dns.json: no JSON: nested too deeply\n")
 
 
-def test_external_milter(
-    tmp_path: Path, replay_milter: PrivateMilter, run_replay: Any
-) -> None:
+def test_external_milter(tmp_path: Path, replay_milter: PrivateMilter, run_replay: Any) -> None:
     """Its record is found in the configured journal."""
     (tmp_path / "x.eml").write_bytes(MESSAGE)
     with (tmp_path / "gatepost.toml").open("a") as config:

@@ -64,7 +64,7 @@ def test_all_goes_through(outcomes: list[tuple[saved_mail.Item, play.Outcome]]) 
 
 
 def test_every_signature_field_has_a_row(
-    outcomes: list[tuple[saved_mail.Item, play.Outcome]]
+    outcomes: list[tuple[saved_mail.Item, play.Outcome]],
 ) -> None:
     wrong, rows = {}, 0
     for item, outcome in outcomes:
@@ -81,7 +81,7 @@ def test_every_signature_field_has_a_row(
 
 
 def test_delivered_is_sent_but_for_the_edits(
-    outcomes: list[tuple[saved_mail.Item, play.Outcome]]
+    outcomes: list[tuple[saved_mail.Item, play.Outcome]],
 ) -> None:
     """Worked out by hand here, not by the code under test: inbound mail gains and loses
     Authentication-Results, and nothing else moves."""
@@ -103,9 +103,7 @@ def test_delivered_is_sent_but_for_the_edits(
         assert _others(got) == _others(sent), outcome.file
 
 
-def test_sent_is_what_was_saved(
-    outcomes: list[tuple[saved_mail.Item, play.Outcome]]
-) -> None:
+def test_sent_is_what_was_saved(outcomes: list[tuple[saved_mail.Item, play.Outcome]]) -> None:
     """Below our own Received stands the file, but for what Postfix itself changes."""
     changed = []
     for item, outcome in outcomes:

@@ -141,9 +141,7 @@ def test_a_capture_replays_to_the_same_verdict(tmp_path: Path, settings: Setting
     (item,) = saved_mail.read(str(file))
     with PrivateMilter(settings, workers=1) as milter:
         tail = JournalTail(milter.journal)
-        again = play.run(
-            item, request.Given(), milter.socket, tail.find, spool=milter.directory
-        )
+        again = play.run(item, request.Given(), milter.socket, tail.find, spool=milter.directory)
     assert first is not None and again.record is not None
     assert again.request is not None and again.request.assumed == ()
     assert first["signatures"][0]["result"] == "pass" and first["reason"] == "trap"

@@ -99,9 +99,7 @@ def test_a_step_is_bounded(any_settings: Settings, any_engine: Engine, monkeypat
     sums.check(any_engine)
 
 
-def test_what_was_purged_is_not_looked_at_again(
-    any_settings: Settings, any_engine: Engine
-) -> None:
+def test_what_was_purged_is_not_looked_at_again(any_settings: Settings, any_engine: Engine) -> None:
     fill(any_engine, any_settings, AT)
     now = AT + 31 * DAY
     assert retention.purge(any_engine, any_settings, now).recipients == 32

@@ -283,4 +283,3 @@ def test_blame(case: Any) -> None:
 )
 def test_listing_seconds(previous: int | None, repeat: bool, want: int) -> None:
     assert blame.listing_seconds(previous, repeat, Settings()) == want
-

@@ -49,9 +49,7 @@ def test_mbox(tmp_path: Path) -> None:
     assert [(g.file, g.mbox_sender) for g in got] == [
         (f"{file}#1", "one@b.example"), (f"{file}#2", "two@b.example")
     ]  # fmt: skip
-    assert got[0].data == (
-        b"Subject: 1\n\nFrom here on it is text.\nFrom quoted\n>From twice\n"
-    )
+    assert got[0].data == (b"Subject: 1\n\nFrom here on it is text.\nFrom quoted\n>From twice\n")
     assert got[1].data == b"Subject: 2\n\nbody\n"
 
 

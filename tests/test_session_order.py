@@ -126,9 +126,7 @@ def test_any_order(records: list[dict[str, Any]], steps: list[tuple[str, int, bo
         else:
             assert answer in (milter.CONTINUE, milter.NOREPLY)
     callbacks.close(ctx)
-    got = [
-        (r["sender"], [x["address"] for x in r["recipients"] if x["accepted"]]) for r in records
-    ]
+    got = [(r["sender"], [x["address"] for x in r["recipients"] if x["accepted"]]) for r in records]
     assert got == want
     assert not Worker.open
     assert not Worker.busy

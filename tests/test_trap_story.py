@@ -218,9 +218,7 @@ def test_bounces_and_own_users_are_not_listed(services: Services) -> None:
 
 def test_the_report_tells_it(services: Services) -> None:
     """Runs last: the history of the signed sender, and the evidence for its listings."""
-    told = services.milterctl(
-        "report", "--sender", SLOW, "--limit", "10000", "--format", "json"
-    )
+    told = services.milterctl("report", "--sender", SLOW, "--limit", "10000", "--format", "json")
     summary = told["summary"]
     assert summary["trap_hits"] == 2
     assert summary["families"]["ipv4"] and summary["families"]["ipv6"]

@@ -197,10 +197,15 @@ def _progress(stack: ExitStack, files: int, quiet: bool) -> Callable[[], None]:
 
     progress = stack.enter_context(
         Progress(
-            "replay", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=Console(stderr=True), transient=True,
+            "replay",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
             # Or rich would take what we print to stdout and print it to stderr.
-            redirect_stdout=False, redirect_stderr=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )  # fmt: skip
     )
     task = progress.add_task("replay", total=files)

@@ -114,9 +114,7 @@ def _hand_over(directory: Path) -> None:
                 os.chown(segment, owner.st_uid, owner.st_gid)
 
 
-def in_order(
-    files: list[str], run: Run, advance: Callable[[], None]
-) -> Iterator[play.Outcome]:
+def in_order(files: list[str], run: Run, advance: Callable[[], None]) -> Iterator[play.Outcome]:
     """Play several files at once and hand out what came of them in the files' order."""
     threads = max(2, min(8, 2 * (os.cpu_count() or 1)))
     with ThreadPoolExecutor(threads) as pool:

@@ -56,7 +56,11 @@ def command() -> None:
 @command.command("list")
 @click.option("--all", "past", is_flag=True, help="Past listings as well.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", default=100, show_default=True,
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=100,
+    show_default=True,
     help="At most so many.",
 )
 @_FORMAT
@@ -146,7 +150,8 @@ def show(app: App, name: str, form: str) -> None:
         click.echo(
             f"  {one.kind} ({kind}): "
             f"{plural(one.messages, 'message')} on {plural(one.days, 'day')}, "
-            f"{one.trap_messages} to traps, " + (first if first == last else f"{first} to {last}")
+            f"{one.trap_messages} to traps, "
+            + (first if first == last else f"{first} to {last}")
             + (", repeat sender" if one.repeat else "")
         )
     for listing in found.listings:

@@ -201,7 +201,11 @@ def check(app: App, form: str) -> None:
 @command.command()
 @click.argument("name", required=False, metavar="[ADDRESS]")
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", default=100, show_default=True,
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=100,
+    show_default=True,
     help="At most so many.",
 )
 @_FORMAT

@@ -51,9 +51,7 @@ def _sockets(config: EximConfig, settings: Settings) -> Iterator[Finding]:
 
 def _asks(statements: tuple[Statement, ...], stage: str) -> bool:
     # Any value may travel in base64 (docs/policy-protocol.md).
-    wanted = re.compile(
-        rf"\{{exim [^\n]*?\b(?:stage={stage}\b|b64\.stage=\$\{{base64:{stage}\}})"
-    )
+    wanted = re.compile(rf"\{{exim [^\n]*?\b(?:stage={stage}\b|b64\.stage=\$\{{base64:{stage}\}})")
     return any(wanted.search(value) for s in statements for _, value in s.parts)
 
 

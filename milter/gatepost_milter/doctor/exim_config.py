@@ -108,7 +108,7 @@ def _add(statements: list[Statement], line: str) -> None:
     word = line.split()[0]
     if word in VERBS:
         statements.append(Statement(word, ()))
-        line = line[len(word):].strip()
+        line = line[len(word) :].strip()
     if not line or not statements:
         return
     key, _, value = line.partition("=")

@@ -99,8 +99,10 @@ class Checker:
     def submission(self, service: Service, outer: Service) -> Iterator[Finding]:
         """What a listener of our own users needs. `service` is where the milter sits."""
         where, mode = master(service), self.settings.submission.own_received
-        wanted = self.settings.submission.proxy_daemon_name if mode == "proxy" else (
-            self.names[0] if self.names else "ORIGINATING"
+        wanted = (
+            self.settings.submission.proxy_daemon_name
+            if mode == "proxy"
+            else (self.names[0] if self.names else "ORIGINATING")
         )
         name = self.config.get("milter_macro_daemon_name", service)
         if name != wanted and (mode == "proxy" or name not in self.names):
@@ -134,9 +136,7 @@ class Checker:
             if postfix_around.mentions(table, "DISABLE"):
                 yield Finding("milter-maps", where, f"{table} switches milters off for some",
                               "  -o smtpd_milter_maps=")  # fmt: skip
-        yield from postfix_own_received.own_hop(
-            self.live, outer if mode != "proxy" else service
-        )
+        yield from postfix_own_received.own_hop(self.live, outer if mode != "proxy" else service)
         yield from postfix_around.prepended(self.live, outer)
 
     def login_port(self, service: Service) -> Iterator[Finding]:
@@ -231,5 +231,3 @@ class Checker:
             yield Finding("socket-unreachable", self.ours, problem,
                           "start gatepost-milter, or correct [milter] socket in gatepost.toml",
                           )  # fmt: skip
-
-

@@ -62,7 +62,8 @@ class Probe:
         if port:
             secret["source port"] = str(port)
         if target.login and target.login.lower() not in (
-            target.sender.lower(), target.recipient.lower()
+            target.sender.lower(),
+            target.recipient.lower(),
         ):
             secret["login"] = target.login
         return secret
@@ -176,7 +177,7 @@ def _around(data: bytes, at: int) -> bytes:
         return data
     start = data.rfind(b"\nFrom ", 0, at) + 1
     end = data.find(b"\n\nFrom ", at)
-    return data[start: end + 1 if end >= 0 else None]
+    return data[start : end + 1 if end >= 0 else None]
 
 
 @contextmanager

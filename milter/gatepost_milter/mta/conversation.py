@@ -176,9 +176,7 @@ class MilterSession:
         for start in range(0, len(body), CHUNK_BYTES):
             chunk = body[start : start + CHUNK_BYTES]
             packet = struct.pack("!Lc", len(chunk) + 1, b"B") + chunk
-            answer = self._event(
-                c.SMFIC_BODY, c.SMFIP_NOBODY, c.SMFIP_NR_BODY, c.SMFIM_EOM, packet
-            )
+            answer = self._event(c.SMFIC_BODY, c.SMFIP_NOBODY, c.SMFIP_NR_BODY, c.SMFIM_EOM, packet)
             if answer is not None or self._over() or self._skip:
                 return answer
         return None
@@ -299,6 +297,7 @@ _NEEDS = {
     c.SMFIR_CHGFROM: c.SMFIF_CHGFROM,
     c.SMFIR_REPLBODY: c.SMFIF_CHGBODY,
 }
+
 
 def _reply(body: bytes) -> str:
     """SMFIR_REPLYCODE as Postfix sends it on: `%%` is `%`, a single `%` goes."""

@@ -106,9 +106,7 @@ def mail_macros(milter: mta.MilterSession, envelope: Envelope, queue_id: str) ->
     milter.extra = tuple(name for name in envelope.macros if name not in known)
 
 
-def _overridden(
-    values: dict[str, str | bytes], envelope: Envelope
-) -> dict[str, str | bytes]:
+def _overridden(values: dict[str, str | bytes], envelope: Envelope) -> dict[str, str | bytes]:
     for name, value in envelope.macros.items():
         if value is None:
             values.pop(name, None)

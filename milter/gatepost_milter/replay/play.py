@@ -42,9 +42,7 @@ class Outcome:
         return self.json["error"] is not None
 
 
-def run(
-    item: Item, given: Given, socket: str, find: Find, *, spool: Path | None = None
-) -> Outcome:
+def run(item: Item, given: Given, socket: str, find: Find, *, spool: Path | None = None) -> Outcome:
     """Put `item` through the milter at `socket`. Never raises for what a message can hold."""
     if item.error is not None:
         return failure(item.file, item.error)

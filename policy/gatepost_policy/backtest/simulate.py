@@ -145,9 +145,7 @@ class Life:
         self._look((IdentityKind.SENDER, facts.sender.key), claimed, facts.at, found)
         return tuple(found)
 
-    def _look(
-        self, key: IdentityKey, identity: Identity, at: float, found: list[Listed]
-    ) -> None:
+    def _look(self, key: IdentityKey, identity: Identity, at: float, found: list[Listed]) -> None:
         sentence = self._sentences.get(key)
         until = sentence.until if sentence is not None else 0.0
         for start, end in self._by_hand.get(key, ()):

@@ -236,9 +236,7 @@ class Exim:
             return Direction.SUBMISSION
         if client.family is Family.UNIX:
             return Direction.LOCAL
-        return (
-            Direction.SUBMISSION if self._ours.submits(client.address) else Direction.INBOUND
-        )
+        return Direction.SUBMISSION if self._ours.submits(client.address) else Direction.INBOUND
 
     def _refusal(self, at: float, queue_id: str | None, text: str, line: str) -> Iterator[Seen]:
         text = text[:MAX_REFUSAL]

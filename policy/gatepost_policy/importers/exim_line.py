@@ -21,9 +21,7 @@ PREFIX = re.compile(
 )
 REST = re.compile(rf"(?:\[\d+\] )?(?:({_ID}) )?(.*)", re.S)
 # H=name (helo) [ip]:port, with any part missing; a HELO may be a bracketed address.
-HOST = re.compile(
-    r"(?:^| )H=(?:([^\s(\[]\S*) )?(?:\(([^)]*)\) )?\[([0-9A-Fa-f.:]+)\](?::(\d+))?"
-)
+HOST = re.compile(r"(?:^| )H=(?:([^\s(\[]\S*) )?(?:\(([^)]*)\) )?\[([0-9A-Fa-f.:]+)\](?::(\d+))?")
 # The part of a line where the client stands, and the addresses in it, where HOST finds none: a
 # HELO may be anything, and must not make a stranger's message look like our own.
 _PART = re.compile(r"(?:^| )H=(.*?)(?= (?:I|P|X|F|A|U)=| rejected |\Z)")

@@ -52,9 +52,7 @@ class Signatures:
                 if good is not None:
                     self.found[place] = _judged(known, good, why)
                 return
-        fresh = Signature(
-            domain=name, selector=selector, algorithm=algorithm, result="neutral"
-        )
+        fresh = Signature(domain=name, selector=selector, algorithm=algorithm, result="neutral")
         self.found.append(fresh if good is None else _judged(fresh, good, why))
 
     def _last(self, good: bool) -> None:

@@ -161,9 +161,7 @@ class Postfix:
             # A syslog file holds other programs' lines: they are no fault of the log.
             self.tally.kinds["other programs"] += 1
 
-    def _smtpd(
-        self, entry: Entry, queue_id: str, text: str, submission: bool
-    ) -> Iterator[Seen]:
+    def _smtpd(self, entry: Entry, queue_id: str, text: str, submission: bool) -> Iterator[Seen]:
         if text.startswith("client="):
             if queue_id == "NOQUEUE":  # a proxy filter: the second smtpd queues it
                 self.tally.kinds["other"] += 1
@@ -240,9 +238,7 @@ class Postfix:
             found.dkim = Signatures()
         self.tally.kinds["dkim" if found.dkim.read(text) else "other"] += 1
 
-    def _refused(
-        self, entry: Entry, queue_id: str, text: str, submission: bool
-    ) -> Iterator[Seen]:
+    def _refused(self, entry: Entry, queue_id: str, text: str, submission: bool) -> Iterator[Seen]:
         text = text[:MAX_REFUSAL]
         match = REFUSED.match(text)
         stage = match.group(3) if match else ""

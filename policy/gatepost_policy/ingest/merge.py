@@ -29,9 +29,7 @@ _BY_SESSION = select(Message.id).where(
     Message.stage.in_(bindparam("stages", expanding=True)),
     Message.at.between(bindparam("since"), bindparam("until")),
 )
-_KNOWN_KEYS = select(MessageKey.key).where(
-    MessageKey.key.in_(bindparam("values", expanding=True))
-)
+_KNOWN_KEYS = select(MessageKey.key).where(MessageKey.key.in_(bindparam("values", expanding=True)))
 NO_MESSAGE = 0  # ids begin at 1
 _BY_KEY = select(MessageKey.key, MessageKey.message_id).where(
     MessageKey.key.in_(bindparam("values", expanding=True))

@@ -180,9 +180,7 @@ def _changes(connection: "Connection", base: _Base) -> tuple[list[int], list[int
     )
 
 
-def _adds_up(
-    connection: "Connection", state_dir: Path, added: list[int], gone: list[int]
-) -> bool:
+def _adds_up(connection: "Connection", state_dir: Path, added: list[int], gone: list[int]) -> bool:
     """True where the large file with these changes holds as many traps as the store.
 
     It does not where the store was restored from a backup: its revisions may then say the same of

@@ -126,7 +126,7 @@ def _split(text: str) -> tuple[str, str]:
     if text.startswith('"'):
         match = re.match(r'"(?:[^"\\]|\\.)*"', text, re.S)
         if match:
-            rest = text[match.end():]
+            rest = text[match.end() :]
             return match.group(), rest[1:] if rest.startswith("@") else ""
     local, at, domain = text.rpartition("@")
     return (local, domain) if at else (text, "")

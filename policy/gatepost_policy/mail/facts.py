@@ -47,8 +47,6 @@ class Stage(StrEnum):
     END = "end"
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class Client:
     """The SMTP client as the MTA names it."""

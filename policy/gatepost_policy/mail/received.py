@@ -54,7 +54,7 @@ def read(value: bytes) -> Hop:
     from_ = _FROM.match(body)
     tells: list[tuple[str, str]] = []
     # The client stands before "by", except for a login or a TLS comment.
-    client = body[: by_position] if (by_position := _by_position(body)) >= 0 else body
+    client = body[:by_position] if (by_position := _by_position(body)) >= 0 else body
     if from_:
         tells.append(("name the client gave or has", from_.group(1)))
         found = {a or b for a, b in _ADDRESS.findall(client)}

@@ -228,9 +228,7 @@ def _record(settings: "Settings", log: "MailLog", halt: threading.Event) -> None
             halt.wait(5.0)
 
 
-def _reload(
-    server: Server, recording: Recording, path: Path | None, store: str | None
-) -> None:
+def _reload(server: Server, recording: Recording, path: Path | None, store: str | None) -> None:
     """HUP: the new configuration, or the old one and a line that says why."""
     log = server.service.log
     systemd.reloading()

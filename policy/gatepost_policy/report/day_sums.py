@@ -95,9 +95,7 @@ def days(
     return connection.scalars(select(day).where(*where).distinct()).all()
 
 
-def times(
-    selection: Selection, chosen: Conditions
-) -> tuple[ColumnElement[float], Conditions]:
+def times(selection: Selection, chosen: Conditions) -> tuple[ColumnElement[float], Conditions]:
     """The column that holds the messages' times, and what its rows must fulfil."""
     keys = by_domain(selection) if only_domain_and_time(selection) else None
     if keys is None:

@@ -127,9 +127,7 @@ def find(hits: Sequence[Hit], settings: Settings) -> tuple[Pattern, ...]:
     return tuple(patterns[:PATTERNS_MAX])
 
 
-def _joined(
-    kind: str, hits: Iterable[Hit], key: Callable[[Hit], str | None]
-) -> Iterable[Pattern]:
+def _joined(kind: str, hits: Iterable[Hit], key: Callable[[Hit], str | None]) -> Iterable[Pattern]:
     """Groups of many hosts with few messages each that share `key`."""
     groups: dict[str, _Group] = {}
     for hit in hits:

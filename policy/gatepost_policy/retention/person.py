@@ -131,9 +131,7 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
             gone = list(rows.load(connection, part).values())
             done.sent += purger.to_counts(connection, part, now)
             erased_times.forget(connection, gone)
-            sqltext.many(
-                connection, sqltext.insert(connection.dialect.name, "message_key"), kept
-            )
+            sqltext.many(connection, sqltext.insert(connection.dialect.name, "message_key"), kept)
     for part in chunks(received, BATCH):
         with _wiping(engine) as connection:
             dialect = connection.dialect.name
@@ -153,9 +151,7 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
     with _wiping(engine) as connection:
         known = _identities(connection, person)
         done.identities = _delete(connection, "identity", known)
-        named = _rows(
-            connection, "SELECT * FROM listing WHERE kind = 'sender'", person, "value"
-        )
+        named = _rows(connection, "SELECT * FROM listing WHERE kind = 'sender'", person, "value")
         done.listings = _delete(connection, "listing", named)
         # What every process knows by heart has to forget it, too.
         if done.listings:
@@ -179,9 +175,7 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
 def _files(settings: "Settings", person: Person) -> dict[str, list[Path]]:
     captured = settings.trap.capture
     return {
-        "captures": list(person_files.captures(Path(captured), person.pattern))
-        if captured
-        else [],
+        "captures": list(person_files.captures(Path(captured), person.pattern)) if captured else [],
         "quarantine": list(
             person_files.quarantined(config.quarantine_dir(settings), person.pattern)
         ),

@@ -103,9 +103,7 @@ def blank(
     return blanked
 
 
-def _names(
-    data: dict[str, Any], is_same: Callable[[str], bool], wanted: re.Pattern[bytes]
-) -> bool:
+def _names(data: dict[str, Any], is_same: Callable[[str], bool], wanted: re.Pattern[bytes]) -> bool:
     texts = [data.get("sender"), data.get("header_from")]
     texts += [r.get("address") for r in data.get("recipients") or ()]
     if any(isinstance(t, str) and is_same(t) for t in texts):

@@ -181,9 +181,7 @@ def _origin(hops: Sequence[tuple[int, received.Hop]]) -> tuple[int, int]:
     return hops[chosen][0], hops[chosen - 1][0] if chosen else -1
 
 
-def _received(
-    field: Field, hop: received.Hop, position: int, origin: int
-) -> Iterator[Finding]:
+def _received(field: Field, hop: received.Hop, position: int, origin: int) -> Iterator[Finding]:
     if position < origin or not hop.tells:
         return
     setting = "submission.own_received"
@@ -227,8 +225,10 @@ def _field(field: Field, ours: bool, above: bool, remove: tuple[str, ...]) -> It
                 break
     elif _matches(name, remove) or _matches(name, DEFAULT_REMOVE):
         tells = next(tells for glob, tells in TELLS if fnmatchcase(name, glob))
-        listed = "submission.remove" if _matches(name, remove) else (
-            f'submission.remove = [..., "{field.name}"]'
+        listed = (
+            "submission.remove"
+            if _matches(name, remove)
+            else (f'submission.remove = [..., "{field.name}"]')
         )
         yield finding(tells, listed)
 
@@ -238,8 +238,10 @@ def _known(field: Field, known: Mapping[str, str]) -> Iterator[Finding]:
     text = _text(field.value).lower()
     for what, secret in known.items():
         if secret and _stands(secret.lower(), text):
-            setting = "submission.own_received" if _is(field, "received") else (
-                f'submission.remove = [..., "{field.name}"]'
+            setting = (
+                "submission.own_received"
+                if _is(field, "received")
+                else (f'submission.remove = [..., "{field.name}"]')
             )
             yield Finding(field.name, field.index, _excerpt(field.value), f"{what} {secret}",
                           setting)  # fmt: skip

@@ -90,8 +90,10 @@ def own_hop(
             )
         if not unproven(settings, fields, hop):
             return [] if keep else _in_place(received, at, 0)
-    if hop.name is None or hop.queue_id is None or not (
-        _HOST.match(hop.name) and _QUEUE_ID.match(hop.queue_id)
+    if (
+        hop.name is None
+        or hop.queue_id is None
+        or not (_HOST.match(hop.name) and _QUEUE_ID.match(hop.queue_id))
     ):
         return refused("macros {j} and i are needed at end of message: see docs/postfix.md")
     if settings.own_received == "proxy":
@@ -153,9 +155,7 @@ def hidden_by_mta(settings: Submission, hop: Hop) -> bool:
 
 
 def refused(hint: str) -> Plan:
-    return Plan(
-        refusal=Decision(Action.TEMPFAIL, Reason.UNVERIFIED_MTA, NOT_CONFIGURED), hint=hint
-    )
+    return Plan(refusal=Decision(Action.TEMPFAIL, Reason.UNVERIFIED_MTA, NOT_CONFIGURED), hint=hint)
 
 
 def _own_field(hop: Hop, word: str, at: float) -> str:

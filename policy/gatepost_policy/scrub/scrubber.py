@@ -146,6 +146,7 @@ class Scrubber:
         edits.reverse()
         return edits
 
+
 def _authors(fields: Sequence[Field]) -> set[str]:
     values = [v.decode("utf-8", "replace") for name, v in fields if name.lower() == "from"]
     one = header_from([v for name, v in fields if name.lower() == "from"])

@@ -92,9 +92,7 @@ def add(
     ).one_or_none()
     if row is None:
         connection.execute(
-            insert(TrapRow).values(
-                kind=kind, key=key, added=at, generation=0, live_as="", **values
-            )
+            insert(TrapRow).values(kind=kind, key=key, added=at, generation=0, live_as="", **values)
         )
     elif row.removed is not None or row.generation > revision.number(connection, "generation"):
         connection.execute(
@@ -112,9 +110,7 @@ def remove(connection: Connection, name: str, *, at: float) -> bool:
     """`name` is no trap any more; its history stays. False: it was none. Raises ValueError."""
     kind, key = classify(name)
     changed = connection.execute(
-        update(TrapRow)
-        .where(TrapRow.kind == kind, TrapRow.key == key, live())
-        .values(removed=at)
+        update(TrapRow).where(TrapRow.kind == kind, TrapRow.key == key, live()).values(removed=at)
     )
     if changed.rowcount:
         revision.bump(connection, "traps")

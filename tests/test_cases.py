@@ -17,6 +17,7 @@ from gatepost_policy.mail import address
 from gatepost_policy.mail.decision import Action, Decision, Edit, Reason
 from gatepost_policy.mail.facts import Direction, Facts, Recipient
 from gatepost_policy.rules import Known, Listed
+from gatepost_policy.rules.whose_mail import whose_mail
 from gatepost_policy.scrub import Hop
 
 ALL = casefile.everything()
@@ -82,9 +83,12 @@ def pure(case: casefile.Case, home: Path) -> Verdict:
     message = transcript.Message(casefile.AT, f"<{e.sender}>".encode(),
                                  tuple(x.encode() for x in e.sender_args))  # fmt: skip
     message.login = login or None
-    message.direction, message.trusted_relay, message.proxy = transcript.classify(
-        connection, message.login, settings.submission
-    )
+    whose = whose_mail(
+        settings.submission, address=client.address, local=local, login=message.login,
+        listener=connection.daemon_name,
+    )  # fmt: skip
+    message.direction, message.trusted_relay = whose.direction, whose.trusted_relay
+    message.proxy = whose.second_hop
     if "{gatepost_at}" in e.macros:
         return Verdict(transcript.facts(connection, message), gate.stance(message.direction))
     for text in e.rejected:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from gatepost_policy.config.settings import Submission
 from gatepost_policy.importers.clock import Clock
-from gatepost_policy.importers.common import Ours, to_json
+from gatepost_policy.importers.common import to_json
 from gatepost_policy.importers.exim import Exim
 from gatepost_policy.importers.exim_dkim import read_dkim
 from gatepost_policy.journal import record
@@ -20,7 +21,7 @@ ID = "1QFOdo-0001zq-E9"
 FROM = f"{T}{ID} <= a@b.example H=mx.b.example"
 
 
-def _import(*lines: str, ours: Ours | None = None) -> tuple[list[Seen], Exim]:
+def _import(*lines: str, ours: Submission | None = None) -> tuple[list[Seen], Exim]:
     exim = Exim(ours)
     clock = Clock(UTC, NOW)
     seen = [*exim.lines(list(lines), clock), *exim.finish()]
@@ -114,9 +115,9 @@ def test_prefixes(prefix: str, queue_id: str) -> None:
     assert not exim.tally.kinds["unparsed"]
 
 
-OURS = Ours((ip_network("192.0.2.0/24"),))
+OURS = Submission(networks=(ip_network("192.0.2.0/24"),))
 # Whose mail it is, by its arrival line.
-WHOSE: list[tuple[str, str, Ours | None]] = [
+WHOSE: list[tuple[str, str, Submission | None]] = [
     ("H=laptop [203.0.113.9] P=esmtpsa A=plain:alice S=1", "submission", None),
     ("H=laptop [203.0.113.9] P=esmtpa S=1", "submission", None),
     ("H=laptop [203.0.113.9] P=esmtps A=login:alice S=1", "submission", None),
@@ -127,7 +128,7 @@ WHOSE: list[tuple[str, str, Ours | None]] = [
 
 
 @pytest.mark.parametrize(("rest", "direction", "ours"), WHOSE)
-def test_our_own_mail_is_a_number(rest: str, direction: str, ours: Ours | None) -> None:
+def test_our_own_mail_is_a_number(rest: str, direction: str, ours: Submission | None) -> None:
     (seen,), exim = _import(
         f"{T}{ID} <= alice@home.example {rest} id=laptop.local for b@friend.example",
         f"{T}{ID} => b@friend.example R=r T=t",

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from gatepost_policy.config.settings import Submission
 from gatepost_policy.importers.clock import Clock
-from gatepost_policy.importers.common import Ours, to_json
+from gatepost_policy.importers.common import to_json
 from gatepost_policy.importers.opendkim import Signatures
 from gatepost_policy.importers.postfix import Postfix
 from gatepost_policy.importers.syslog import Entry, is_export, read_export, read_line
@@ -22,7 +23,7 @@ P = "Nov 20 10:00:00 mx postfix/"
 Q = "4F3D00ABC"
 
 
-def _import(*lines: str, ours: Ours | None = None) -> tuple[list[Seen], Postfix]:
+def _import(*lines: str, ours: Submission | None = None) -> tuple[list[Seen], Postfix]:
     postfix = Postfix(ours)
     seen = [*postfix.lines(list(lines), Clock(UTC, NOW)), *postfix.finish()]
     return seen, postfix
@@ -70,8 +71,8 @@ def test_clients(client: str, family: str, address: str | None, name: str | None
     assert (None if got.address is None else str(got.address)) == address
 
 
-OURS = Ours((ip_network("192.0.2.0/24"),))
-WHOSE: list[tuple[str, list[str], Ours | None, str]] = [
+OURS = Submission(networks=(ip_network("192.0.2.0/24"),))
+WHOSE: list[tuple[str, list[str], Submission | None, str]] = [
     ("authenticated",
      _message("laptop[203.0.113.9], sasl_method=PLAIN, sasl_username=alice@home.example"), None,
      "submission"),
@@ -89,7 +90,7 @@ WHOSE: list[tuple[str, list[str], Ours | None, str]] = [
 
 @pytest.mark.parametrize(("what", "lines", "ours", "direction"), WHOSE, ids=[w[0] for w in WHOSE])
 def test_our_own_mail_is_a_number(
-    what: str, lines: list[str], ours: Ours | None, direction: str
+    what: str, lines: list[str], ours: Submission | None, direction: str
 ) -> None:
     (seen,), _ = _import(*lines, ours=ours)
     data = to_json(seen)

@@ -44,7 +44,7 @@ def counted(thing):
     return len(thing)
 
 session.read_client = broken("connect", session.read_client)
-session.classify = broken("mail", session.classify)
+session.whose_mail = broken("mail", session.whose_mail)
 session.Recipient = broken("rcpt", session.Recipient)
 session.len = counted
 gate.Gate.begin = broken("eoh", gate.Gate.begin)

@@ -14,7 +14,7 @@ import click
 
 from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure, note, on_terminal
 from gatepost_policy.importers.clock import Clock
-from gatepost_policy.importers.common import Ours, to_json
+from gatepost_policy.importers.common import to_json
 from gatepost_policy.importers.exim import Exim
 from gatepost_policy.importers.log_file import LogFile
 from gatepost_policy.importers.postfix import Postfix
@@ -58,7 +58,7 @@ def command() -> None:
 @click.pass_obj
 def exim(app: App, files: tuple[str, ...], zone: str | None, verbose: bool) -> None:
     """Import Exim's main log (and reject log)."""
-    _run(app, Exim(Ours.of(app.settings)), files, zone, verbose)
+    _run(app, Exim(app.settings.submission), files, zone, verbose)
 
 
 @command.command("postfix", short_help="Import Postfix's mail log.")
@@ -68,7 +68,7 @@ def exim(app: App, files: tuple[str, ...], zone: str | None, verbose: bool) -> N
 @click.pass_obj
 def postfix(app: App, files: tuple[str, ...], zone: str | None, verbose: bool) -> None:
     """Import Postfix's mail log: syslog, ISO dates, RFC 5424, or journalctl -o export."""
-    _run(app, Postfix(Ours.of(app.settings)), files, zone, verbose)
+    _run(app, Postfix(app.settings.submission), files, zone, verbose)
 
 
 def _run(

@@ -26,13 +26,13 @@ from gatepost_milter.filter.transcript import (
     MAX_REFUSED,
     Connection,
     Message,
-    classify,
     facts,
     read_client,
 )
 from gatepost_policy.journal.capture import Capture, sidecar
 from gatepost_policy.mail import address
 from gatepost_policy.mail.facts import Direction, Recipient
+from gatepost_policy.rules.whose_mail import suspected, whose_mail
 from gatepost_policy.scrub import Hop
 from gatepost_policy.system import faults
 
@@ -144,9 +144,16 @@ class Session:
             message.login = macro(ctx, "{auth_authen}")
             if self.connection.daemon_name is None:
                 self.connection.daemon_name = macro(ctx, "{daemon_name}")
-            message.direction, message.trusted_relay, message.proxy = classify(
-                self.connection, message.login, gate.settings.submission
+            whose = whose_mail(
+                gate.settings.submission,
+                address=self.connection.client.address,
+                local=self.connection.local,
+                login=message.login,
+                listener=self.connection.daemon_name,
             )
+            message.direction = whose.direction
+            message.trusted_relay = whose.trusted_relay
+            message.proxy = whose.second_hop
             if gate.replay:
                 at = macro(ctx, "{gatepost_at}")
                 if at is not None:
@@ -158,11 +165,12 @@ class Session:
         return self.quiet(milter.P_NR_MAIL)
 
     def _suspected(self, message: Message) -> Direction:
-        """Whose mail it is where `classify` could not be asked: ours, if anything speaks for it."""
-        ours = Worker.gate.settings.submission
-        if message.login or self.connection.daemon_name in ours.daemon_names or ours.networks:
-            return Direction.SUBMISSION
-        return Direction.INBOUND if ours.own_received != "proxy" else Direction.SUBMISSION
+        """Whose mail it is where `whose_mail` could not be asked."""
+        return suspected(
+            Worker.gate.settings.submission,
+            login=message.login,
+            listener=self.connection.daemon_name,
+        )
 
     def rcpt(self, ctx: Any, recipient: bytes, *params: bytes) -> int:
         message = self.message

@@ -3,17 +3,11 @@
 `Connection` is what holds for the whole SMTP session, `Message` what holds from MAIL FROM to the
 end of the message; a new MAIL FROM gets a new `Message`, so that nothing of one message can reach
 the record of the next. Values stay bytes until they are parsed here, once.
-
-Whose mail it is (`direction`) follows from what the MTA says of the session, never from what is
-missing: an absent macro proves nothing.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from gatepost_policy.config.settings import Network, Submission
-from gatepost_policy.mail import address
+from gatepost_policy.mail import address, client_address
 from gatepost_policy.mail.facts import (
     Arc,
     Client,
@@ -99,7 +93,7 @@ def read_client(hostname: str, family: int, hostaddr: object) -> tuple[Client, b
     IPv4-mapped IPv6 may come as either family, a link-local address with its scope.
     """
     if family in (AF_INET, AF_INET6) and isinstance(hostaddr, tuple) and len(hostaddr) >= 2:
-        ip = _ip(str(hostaddr[0]))
+        ip = client_address.parse(str(hostaddr[0]))
         port = int(hostaddr[1])
         if ip is None:
             return Client(), False
@@ -107,45 +101,10 @@ def read_client(hostname: str, family: int, hostaddr: object) -> tuple[Client, b
             return Client(family=Family.UNIX), True
         # Postfix writes the bare address in brackets where there is no verified name.
         unnamed = not hostname or hostname.startswith("[") or hostname == "unknown"
-        kind = Family.IPV4 if ip.version == 4 else Family.IPV6
-        return Client(kind, ip, port, None if unnamed else hostname), False
+        return Client(client_address.family(ip), ip, port, None if unnamed else hostname), False
     if family == AF_UNIX or (hostaddr is None and hostname == "localhost"):
         return Client(family=Family.UNIX), True
     return Client(), False
-
-
-def _ip(value: str) -> IPv4Address | IPv6Address | None:
-    try:
-        ip = ip_address(value.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-        return ip.ipv4_mapped
-    return ip
-
-
-def _within(ip: IPv4Address | IPv6Address | None, networks: Sequence[Network]) -> bool:
-    return ip is not None and any(ip.version == n.version and ip in n for n in networks)
-
-
-def classify(
-    connection: Connection, login: str | None, settings: Submission
-) -> tuple[Direction, bool, bool]:
-    """(direction, trusted relay, second hop) of a message on `connection`."""
-    daemon = connection.daemon_name
-    if settings.own_received == "proxy" and daemon and daemon == settings.proxy_daemon_name:
-        return Direction.SUBMISSION, False, True
-    # An empty {auth_authen} is what some MTAs send for "nobody".
-    if login or (daemon and daemon in settings.daemon_names):
-        return Direction.SUBMISSION, False, False
-    if connection.local:
-        return Direction.LOCAL, False, False
-    ip = connection.client.address
-    if _within(ip, settings.trusted_relays):
-        return Direction.INBOUND, True, False
-    if _within(ip, settings.networks):
-        return Direction.SUBMISSION, False, False
-    return Direction.INBOUND, False, False
 
 
 def facts(

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from gatepost_milter.mta import conversation as mta
 from gatepost_milter.mta.queue_file import Field
+from gatepost_policy.mail.client_address import unmapped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +58,8 @@ def peer(envelope: Envelope) -> mta.Peer:
 
 
 def _client_address(text: str) -> IPv4Address | IPv6Address:
-    address = ip_address(text)
     # smtpd_peer.c turns IPv4-mapped IPv6 into IPv4 before anybody sees it.
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
+    return unmapped(ip_address(text))
 
 
 def connection_macros(envelope: Envelope) -> dict[str, str | bytes]:

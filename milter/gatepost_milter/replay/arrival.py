@@ -8,9 +8,9 @@ is None: the caller decides what to assume.
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
 
 from gatepost_milter.mta.queue_file import Field
+from gatepost_policy.mail import client_address
 from gatepost_policy.mail.dates import parse_date
 
 # A hostile field is cut before any expression looks at it.
@@ -129,13 +129,9 @@ def _is_name(word: str) -> bool:
 
 def _first_address(text: str) -> str | None:
     for v6, v4 in _ADDRESS.findall(text):
-        try:
-            address = ip_address(v6 or v4)
-        except ValueError:
-            continue
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(address)
+        address = client_address.parse(v6 or v4)
+        if address is not None:
+            return str(address)
     return None
 
 

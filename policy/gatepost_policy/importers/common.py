@@ -1,16 +1,13 @@
-"""What the importers share: what is counted, whose mail it is, how a message leaves them."""
+"""What the importers share: what is counted, and how a message leaves them."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-from gatepost_policy.config.settings import Settings
 from gatepost_policy.journal import record
 from gatepost_policy.journal.record import Json, Seen
 from gatepost_policy.mail.decision import Action, Decision, Reason
-from gatepost_policy.mail.facts import Direction, Facts, Family
+from gatepost_policy.mail.facts import Direction, Facts
 
 # Unparsed lines kept for --verbose.
 SHOWN_LINES = 20
@@ -36,51 +33,6 @@ class Tally:
         self.kinds["unparsed"] += 1
         if len(self.samples) < SHOWN_LINES:
             self.samples.append(line)
-
-
-@dataclass(frozen=True, slots=True)
-class Ours:
-    """Whose client it is, by address: the networks of the configuration."""
-
-    networks: tuple[IPv4Network | IPv6Network, ...] = ()
-    relays: tuple[IPv4Network | IPv6Network, ...] = ()
-
-    @classmethod
-    def of(cls, settings: Settings) -> "Ours":
-        """As the milter sees it."""
-        return cls(settings.submission.networks, settings.submission.trusted_relays)
-
-    def submits(self, address: IPv4Address | IPv6Address | None) -> bool:
-        """True for a client in our own networks."""
-        return address is not None and _within(address, self.networks)
-
-    def relays_for_us(self, address: IPv4Address | IPv6Address | None) -> bool:
-        """True for a backup MX or a content filter."""
-        return address is not None and _within(address, self.relays)
-
-
-def _within(
-    address: IPv4Address | IPv6Address, networks: Sequence[IPv4Network | IPv6Network]
-) -> bool:
-    return any(address.version == n.version and address in n for n in networks)
-
-
-def client_address(text: str) -> IPv4Address | IPv6Address | None:
-    """`text` as an address, IPv4-mapped ones as IPv4; None where it is none."""
-    try:
-        address = ip_address(text.removeprefix("IPv6:"))
-    except ValueError:
-        return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
-
-
-def family(address: IPv4Address | IPv6Address | None) -> Family:
-    """ipv4, ipv6 or unknown."""
-    if address is None:
-        return Family.UNKNOWN
-    return Family.IPV6 if address.version == 6 else Family.IPV4
 
 
 def refused(code: str) -> Decision:

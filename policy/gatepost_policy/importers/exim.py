@@ -16,13 +16,13 @@ rejected header lines of the reject log hold is not read.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from gatepost_policy.config.settings import Submission
 from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.common import (
     ACCEPTED,
     MAX_OPEN,
     STILL_OPEN_S,
     Ordinals,
-    Ours,
     Tally,
     counted,
     line_key,
@@ -59,6 +59,7 @@ from gatepost_policy.mail.facts import (
     Signature,
     Source,
 )
+from gatepost_policy.rules.whose_mail import INBOUND, Ownership, whose_mail
 
 DELIVERED = ("=>", "->", ">>", "*>")
 UNDELIVERED = ("**", "==")
@@ -73,7 +74,7 @@ class _Open:
     at: float | None = None  # of its arrival line
     sender: str = ""
     client: Client = Client()
-    direction: Direction = Direction.INBOUND
+    whose: Ownership = INBOUND
     size: int | None = None
     message_id: str | None = None
     recipients: dict[str, None] = field(default_factory=dict)
@@ -86,9 +87,9 @@ class Exim:
 
     source = Source.EXIM_LOG
 
-    def __init__(self, ours: Ours | None = None) -> None:
+    def __init__(self, ours: Submission | None = None) -> None:
         self.tally = Tally()
-        self._ours = ours or Ours()
+        self._ours = ours or Submission()
         self._open: dict[str, _Open] = {}
         self._last = 0.0
         self._ordinals = Ordinals()
@@ -220,7 +221,7 @@ class Exim:
         protocol = PROTOCOL.search(rest)
         word = protocol.group(1) if protocol else ""
         entry.client = read_client(rest)
-        entry.direction = self._direction(entry.client, word, bool(AUTH.search(rest)))
+        entry.whose = self._whose(entry.client, word, bool(AUTH.search(rest)))
         if size := SIZE.search(rest):
             entry.size = int(size.group(1)[:18])
         if message_id := MESSAGE_ID.search(rest):
@@ -231,12 +232,13 @@ class Exim:
         if found := DKIM_PASSED.search(rest):
             entry.signatures += passed(found.group(1), entry.signatures)
 
-    def _direction(self, client: Client, protocol: str, authenticated: bool) -> Direction:
-        if authenticated or AUTHENTICATED.search(protocol):
-            return Direction.SUBMISSION
-        if client.family is Family.UNIX:
-            return Direction.LOCAL
-        return Direction.SUBMISSION if self._ours.submits(client.address) else Direction.INBOUND
+    def _whose(self, client: Client, protocol: str, authenticated: bool) -> Ownership:
+        return whose_mail(
+            self._ours,
+            address=client.address,
+            local=client.family is Family.UNIX,
+            submitted=authenticated or AUTHENTICATED.search(protocol) is not None,
+        )
 
     def _refusal(self, at: float, queue_id: str | None, text: str, line: str) -> Iterator[Seen]:
         text = text[:MAX_REFUSAL]
@@ -254,12 +256,13 @@ class Exim:
             return
         one = recipient.strip("<>") if recipient and stage == "RCPT" else None
         taken = self._open.pop(queue_id) if queue_id and entry is not None else None
+        whose = self._whose(client, "", authenticated)
         facts = Facts(
             at=at,
             source=self.source,
-            direction=self._direction(client, "", authenticated),
+            direction=whose.direction,
             client=client,
-            trusted_relay=self._ours.relays_for_us(client.address),
+            trusted_relay=whose.trusted_relay,
             queue_id=queue_id,
             sender=address.parse(sender),
             recipients=(Recipient(address.parse(one), accepted=False),) if one else (),
@@ -276,9 +279,9 @@ class Exim:
         facts = Facts(
             at=entry.at or 0.0,
             source=self.source,
-            direction=entry.direction,
+            direction=entry.whose.direction,
             client=entry.client,
-            trusted_relay=self._ours.relays_for_us(entry.client.address),
+            trusted_relay=entry.whose.trusted_relay,
             queue_id=queue_id,
             sender=address.parse(entry.sender),
             recipients=tuple(Recipient(address.parse(r)) for r in entry.recipients),

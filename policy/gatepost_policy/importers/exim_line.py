@@ -3,7 +3,7 @@
 import re
 
 from gatepost_policy.importers.clock import Clock
-from gatepost_policy.importers.common import client_address, family
+from gatepost_policy.mail import client_address
 from gatepost_policy.mail.facts import Client, Family
 
 _ID = r"[0-9A-Za-z]{6}-(?:[0-9A-Za-z]{6}-[0-9A-Za-z]{2}|[0-9A-Za-z]{11}-[0-9A-Za-z]{4})"
@@ -52,10 +52,10 @@ def read_client(text: str) -> Client:
         ip, port = (_BRACKETED.findall(part.group(1)) or [("", "")])[-1]
     else:
         return Client(family=Family.UNIX)
-    address_ = client_address(ip)
+    address = client_address.parse(ip)
     return Client(
-        family=family(address_),
-        address=address_,
+        family=client_address.family(address),
+        address=address,
         port=int(port) if port and int(port[:6]) < 65536 else None,
         name=name,
         helo=helo or None,

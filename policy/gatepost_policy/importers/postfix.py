@@ -17,6 +17,7 @@ is part of the key.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from gatepost_policy.config.settings import Submission
 from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.common import (
     ACCEPTED,
@@ -24,7 +25,6 @@ from gatepost_policy.importers.common import (
     MAX_OPEN,
     STILL_OPEN_S,
     Ordinals,
-    Ours,
     Tally,
     counted,
     line_key,
@@ -49,6 +49,7 @@ from gatepost_policy.journal.record import Seen
 from gatepost_policy.mail import address
 from gatepost_policy.mail.decision import Decision
 from gatepost_policy.mail.facts import Client, Direction, Facts, Family, Recipient, Source
+from gatepost_policy.rules.whose_mail import LOCAL, Ownership, whose_mail
 
 # A hostile line must not keep a pattern busy; Postfix's own are far shorter.
 MAX_REFUSAL = 4096
@@ -63,7 +64,7 @@ class _Open:
     queued: bool = False  # qmgr told of it
     sender: str = ""
     client: Client = Client()
-    direction: Direction = Direction.LOCAL
+    whose: Ownership = LOCAL  # a bounce has no arrival
     reinjected: bool = False
     size: int | None = None
     message_id: str | None = None
@@ -77,9 +78,9 @@ class Postfix:
 
     source = Source.POSTFIX_LOG
 
-    def __init__(self, ours: Ours | None = None) -> None:
+    def __init__(self, ours: Submission | None = None) -> None:
         self.tally = Tally()
-        self._ours = ours or Ours()
+        self._ours = ours or Submission()
         self._open: dict[tuple[str, str], _Open] = {}
         self._last = 0.0
         self._ordinals = Ordinals()
@@ -150,7 +151,7 @@ class Postfix:
         elif service in AGENTS:
             self._delivery((entry.host, queue_id), text)
         elif service == "pickup" and text.startswith("uid="):
-            yield from self._arrive(entry, queue_id, Client(family=Family.UNIX), Direction.LOCAL)
+            yield from self._arrive(entry, queue_id, Client(family=Family.UNIX), LOCAL)
         else:
             self.tally.kinds["other"] += 1
 
@@ -169,22 +170,24 @@ class Postfix:
             client = read_client(text)
             if "orig_client=" in text and "orig_queue_id=" not in text:
                 client = read_client(text.partition("orig_client=")[2])
-            ours = "sasl_username=" in text or self._ours.submits(client.address)
-            direction = Direction.SUBMISSION if ours else Direction.INBOUND
-            yield from self._arrive(entry, queue_id, client, direction)
+            whose = self._whose(client, "sasl_username=" in text)
+            yield from self._arrive(entry, queue_id, client, whose)
             self._open[entry.host, queue_id].reinjected = "orig_queue_id=" in text
             return
         yield from self._refused(entry, queue_id, text, submission)
 
+    def _whose(self, client: Client, submitted: bool) -> Ownership:
+        return whose_mail(self._ours, address=client.address, submitted=submitted)
+
     def _arrive(
-        self, entry: Entry, queue_id: str, client: Client, direction: Direction
+        self, entry: Entry, queue_id: str, client: Client, whose: Ownership
     ) -> Iterator[Seen]:
         key = (entry.host, queue_id)
         before = self._open.pop(key, None)
         if before is not None:
             yield from self._leave(key, before)  # the id is used again
         fresh = self._open_at(key, entry.at)
-        fresh.arrived, fresh.client, fresh.direction = True, client, direction
+        fresh.arrived, fresh.client, fresh.whose = True, client, whose
 
     def _open_at(self, key: tuple[str, str], at: float) -> _Open:
         if len(self._open) >= MAX_OPEN:
@@ -258,19 +261,18 @@ class Postfix:
             return
         sender, helo = FROM.search(text), HELO.search(text)
         client = read_client(match.group(4), helo.group(1) if helo else None)
-        ours = submission or "sasl_username=" in text or self._ours.submits(client.address)
-        direction = Direction.SUBMISSION if ours else Direction.INBOUND
+        whose = self._whose(client, submission or "sasl_username=" in text)
         recipients = {to.group(1): False} if to else {}
-        fresh = _Open(entry.at, True, True, sender.group(1) if sender else "", client, direction)
+        fresh = _Open(entry.at, True, True, sender.group(1) if sender else "", client, whose)
         if found is not None:
             del self._open[key]
             fresh.at, fresh.dkim, fresh.message_id = found.at, found.dkim, found.message_id
             fresh.reinjected = found.reinjected
-            if found.direction is not Direction.INBOUND:
-                fresh.direction = found.direction
+            if found.whose.direction is not Direction.INBOUND:
+                fresh.whose = found.whose
             recipients = found.recipients | recipients
         fresh.recipients = recipients
-        if fresh.direction is Direction.INBOUND:
+        if fresh.whose.direction is Direction.INBOUND:
             name = line_key("postfix", f"{entry.at} {entry.host} {entry.pid} {entry.text}")
         else:
             prefix = f"postfix:{entry.host}:{entry.pid}"
@@ -304,9 +306,9 @@ class Postfix:
         facts = Facts(
             at=entry.at,
             source=self.source,
-            direction=entry.direction,
+            direction=entry.whose.direction,
             client=entry.client,
-            trusted_relay=self._ours.relays_for_us(entry.client.address),
+            trusted_relay=entry.whose.trusted_relay,
             queue_id=queue_id,
             sender=address.parse(entry.sender),
             recipients=tuple(

@@ -2,7 +2,7 @@
 
 import re
 
-from gatepost_policy.importers.common import client_address, family
+from gatepost_policy.mail import client_address
 from gatepost_policy.mail.facts import Client
 
 # Short ids are upper-case hexadecimal, long ones have neither vowels nor punctuation.
@@ -29,9 +29,9 @@ def read_client(text: str, helo: str | None = None) -> Client:
     if not match:
         return Client()
     name, ip, port = match.groups()
-    found = client_address(ip)
+    found = client_address.parse(ip)
     return Client(
-        family=family(found),
+        family=client_address.family(found),
         address=found,
         port=int(port) if port and int(port[:6]) < 65536 else None,
         name=name if name and name != "unknown" else None,

@@ -8,10 +8,9 @@ Privacy: of a submission the Facts hold the client's family and nothing else of 
 
 import base64
 import re
-from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.mail import address
+from gatepost_policy.mail import address, client_address
 from gatepost_policy.mail.decision import Action, Decision
 from gatepost_policy.mail.facts import (
     Client,
@@ -24,28 +23,16 @@ from gatepost_policy.mail.facts import (
     Stage,
 )
 from gatepost_policy.policyd.requests import Form, Request
+from gatepost_policy.rules.whose_mail import Ownership, whose_mail
 
 MAX_RECIPIENTS = 10_000
 # What is longer is nobody's host name or EHLO and is cut in the record.
 MAX_NAME = 1_024
 
 
-def _ip(text: str) -> IPv4Address | IPv6Address | None:
-    """An address as MTAs write it, with a v4-mapped one as the IPv4 address that it is."""
-    if text[:5].lower() == "ipv6:":
-        text = text[5:]
-    try:
-        found = ip_address(text.strip("[]").partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
-        return found.ipv4_mapped
-    return found
-
-
 def _client(request: Request) -> Client:
     text = request.get("client_address")
-    ip = _ip(text)
+    ip = client_address.parse(text)
     if ip is None:
         # RFC 5321 clients have an address; a unix socket or a local submission has none.
         local = not text or text.startswith("/") or text == "unknown"
@@ -53,7 +40,7 @@ def _client(request: Request) -> Client:
     name = request.get("client_name")[:MAX_NAME]
     port = request.get("client_port")
     return Client(
-        family=Family.IPV4 if ip.version == 4 else Family.IPV6,
+        family=client_address.family(ip),
         address=ip,
         port=int(port) if port.isascii() and port.isdigit() and len(port) < 6 else None,
         name=None if name in ("", "unknown") or name.startswith("[") else name.lower(),
@@ -61,20 +48,16 @@ def _client(request: Request) -> Client:
     )
 
 
-def _direction(request: Request, client: Client, settings: Settings) -> Direction:
-    """Whose mail it is, by the rules of the milter (DESIGN 4), as far as the attributes tell."""
-    submission = settings.submission
-    login = request.get("sasl_username") or request.get("login")
-    if login or request.get("submission") == "yes":
-        return Direction.SUBMISSION
-    if request.get("policy_context") in submission.daemon_names:
-        return Direction.SUBMISSION
-    ip = client.address
-    if ip is None:
-        return Direction.LOCAL if client.family is Family.UNIX else Direction.INBOUND
-    if any(ip.version == n.version and ip in n for n in submission.networks):
-        return Direction.SUBMISSION
-    return Direction.INBOUND
+def _whose(request: Request, client: Client, settings: Settings) -> Ownership:
+    """Whose mail it is, as far as the attributes tell."""
+    return whose_mail(
+        settings.submission,
+        address=client.address,
+        local=client.family is Family.UNIX,
+        login=request.get("sasl_username") or request.get("login"),
+        listener=request.get("policy_context"),
+        submitted=request.get("submission") == "yes",
+    )
 
 
 def facts(
@@ -85,11 +68,8 @@ def facts(
     A submission's client is gone from the result but for its family, and so is its login.
     """
     client = _client(request)
-    direction = _direction(request, client, settings)
-    ip = client.address
-    relay = ip is not None and any(
-        ip.version == n.version and ip in n for n in settings.submission.trusted_relays
-    )
+    whose = _whose(request, client, settings)
+    direction = whose.direction
     end = request.form is Form.EXIM and request.get("stage") == "data"
     named = _split(request.get("recipients")) if end else [request.get("recipient")]
     size = request.get("size")
@@ -99,7 +79,7 @@ def facts(
         direction=direction,
         stage=Stage.END if end else Stage.RCPT,
         client=client if direction is Direction.INBOUND else client.redacted(),
-        trusted_relay=relay and direction is Direction.INBOUND,
+        trusted_relay=whose.trusted_relay,
         queue_id=request.get("queue_id") or request.get("id") or None,
         sender=address.parse(request.get("sender")),
         header_from=_author(request) if end else None,

@@ -9,6 +9,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from gatepost_policy.mail.address import Address, canonical_domain, parse, reversed_domain
+from gatepost_policy.mail.client_address import unmapped_network
 from gatepost_policy.mail.facts import Family
 from gatepost_policy.mail.index_key import clean
 from gatepost_policy.text.times import timestamp
@@ -86,14 +87,9 @@ def sender(text: str) -> str:
 def host(text: str) -> IPv4Network | IPv6Network:
     """An IP address or a prefix; an IPv4-mapped address is IPv4. Raises ValueError."""
     try:
-        network = ip_network(text.strip().strip("[]"), strict=False)
+        return unmapped_network(ip_network(text.strip().strip("[]"), strict=False))
     except ValueError:
         raise ValueError(f"want an IP address or a prefix, got {text!r}") from None
-    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
-        mapped = network.network_address.ipv4_mapped
-        if mapped is not None:
-            return IPv4Network((int(mapped), network.prefixlen - 96))
-    return network
 
 
 def key_range(domain: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.address import Address, is_within
+from gatepost_policy.mail.client_address import within
 from gatepost_policy.mail.decision import Reason
 from gatepost_policy.mail.facts import Direction, Facts, Identity, IdentityKind
 from gatepost_policy.rules.known import Known, mode_of
@@ -52,7 +53,7 @@ def protected(facts: Facts, known: Known, settings: Settings) -> bool:
     ip, name = facts.client.address, facts.client.name
     networks = settings.submission.networks + settings.submission.trusted_relays
     networks += _networks(settings.sender.never_list)
-    if ip is not None and any(ip.version == n.version and ip in n for n in networks):
+    if within(ip, networks):
         return True
     return name is not None and _is_protected(name.rstrip(".").lower(), settings)
 

@@ -1,0 +1,58 @@
+"""A client's IP address as programs write it, and whether it lies in given networks.
+
+The one place that knows that an IPv4-mapped IPv6 address (RFC 4291 2.5.5.2) is the IPv4 client:
+a rule, a listing or a report that forgot it would take one host for two.
+"""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from gatepost_policy.mail.facts import Family
+
+Ip = IPv4Address | IPv6Address
+IpNetwork = IPv4Network | IPv6Network
+
+
+def unmapped(address: Ip) -> Ip:
+    """`address`, or the IPv4 address that it maps."""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def parse(text: str) -> Ip | None:
+    """The address in `text`, None where it is none.
+
+    Understood beside the bare address: brackets, `IPv6:` (RFC 5321 4.1.3), and the scope of a
+    link-local address (`%eth0`), which is dropped. IPv4-mapped addresses come back as IPv4.
+    """
+    text = text.strip("[]")
+    if text[:5].lower() == "ipv6:":
+        text = text[5:]
+    try:
+        return unmapped(ip_address(text.partition("%")[0]))
+    except ValueError:
+        return None
+
+
+def within(address: Ip | None, networks: Iterable[IpNetwork]) -> bool:
+    """True where `address` lies in one of `networks`."""
+    return address is not None and any(
+        address.version == network.version and address in network for network in networks
+    )
+
+
+def unmapped_network(network: IpNetwork) -> IpNetwork:
+    """`network`, or the IPv4 network that it maps."""
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((int(mapped), network.prefixlen - 96))
+    return network
+
+
+def family(address: Ip | None) -> Family:
+    """ipv4, ipv6, or unknown where there is no address."""
+    if address is None:
+        return Family.UNKNOWN
+    return Family.IPV6 if address.version == 6 else Family.IPV4

@@ -1,0 +1,68 @@
+"""Whose mail a message is: from outside, from our own users, or made on this machine. Pure.
+
+Every way in asks here: the milter, the policy service, the log importers. docs/flow.md has the
+order of the questions. What the MTA says of the session decides, never what it leaves out: an
+absent macro proves nothing.
+"""
+
+from dataclasses import dataclass
+
+from gatepost_policy.config.settings import Submission
+from gatepost_policy.mail.client_address import Ip, within
+from gatepost_policy.mail.facts import Direction
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Whose mail it is. `trusted_relay`: a backup MX or content filter brought it, who is not to
+    blame. `second_hop`: it has been through our own content filter or proxy before."""
+
+    direction: Direction
+    trusted_relay: bool = False
+    second_hop: bool = False
+
+
+INBOUND = Ownership(Direction.INBOUND)
+RELAYED = Ownership(Direction.INBOUND, trusted_relay=True)
+SUBMITTED = Ownership(Direction.SUBMISSION)
+SECOND_HOP = Ownership(Direction.SUBMISSION, second_hop=True)
+LOCAL = Ownership(Direction.LOCAL)
+
+
+def whose_mail(
+    ours: Submission,
+    *,
+    address: Ip | None,
+    local: bool = False,
+    login: str | None = None,
+    listener: str | None = None,
+    submitted: bool = False,
+) -> Ownership:
+    """Whose mail it is.
+
+    `address`: the client's. `local`: there is no client, only this machine (sendmail(1), a unix
+    socket). `login`: as whom it authenticated. `listener`: what the MTA calls the listener
+    (`{daemon_name}`, `policy_context`). `submitted`: the MTA says by other means that a user
+    authenticated.
+    """
+    if ours.own_received == "proxy" and listener and listener == ours.proxy_daemon_name:
+        return SECOND_HOP
+    # An empty {auth_authen} is what some MTAs send for "nobody".
+    if login or submitted or (listener and listener in ours.daemon_names):
+        return SUBMITTED
+    if local:
+        return LOCAL
+    # A relay within our own networks is a relay.
+    if within(address, ours.trusted_relays):
+        return RELAYED
+    if within(address, ours.networks):
+        return SUBMITTED
+    return INBOUND
+
+
+def suspected(ours: Submission, *, login: str | None, listener: str | None) -> Direction:
+    """Whose mail it may be where `whose_mail` could not be asked (a fault of our own): ours, if
+    anything speaks for it, because a secret that got out cannot be called back."""
+    if login or listener in ours.daemon_names or ours.networks or ours.own_received == "proxy":
+        return Direction.SUBMISSION
+    return Direction.INBOUND

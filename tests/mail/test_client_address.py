@@ -1,0 +1,51 @@
+"""A client's address: the forms it comes in, and the networks it lies in."""
+
+from ipaddress import ip_network
+
+import pytest
+
+from gatepost_policy.mail import client_address
+from gatepost_policy.mail.facts import Family
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("[192.0.2.1]", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("IPv6:::ffff:c000:201", "192.0.2.1"),
+        ("[IPv6:2001:db8::1]", "2001:db8::1"),
+        ("ipv6:2001:DB8::1", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("", None),
+        ("unknown", None),
+        ("192.0.2.1.5", None),
+        ("192.0.2.0/24", None),
+    ],
+)
+def test_parse(text: str, want: str | None) -> None:
+    """Every form that an MTA writes; None for the rest."""
+    got = client_address.parse(text)
+    assert (None if got is None else str(got)) == want
+
+
+def test_within() -> None:
+    """A mapped address is in the IPv4 network; nothing is in a network of the other version."""
+    nets = (ip_network("192.0.2.0/24"), ip_network("2001:db8::/32"))
+    assert client_address.within(client_address.parse("::ffff:192.0.2.1"), nets)
+    assert client_address.within(client_address.parse("2001:db8:1::"), nets)
+    assert not client_address.within(client_address.parse("198.51.100.1"), nets)
+    assert not client_address.within(None, nets)
+    assert not client_address.within(client_address.parse("::"), (ip_network("0.0.0.0/0"),))
+
+
+def test_networks_and_families() -> None:
+    """Only a mapped network of /96 or longer is an IPv4 one."""
+    assert str(client_address.unmapped_network(ip_network("::ffff:10.0.0.0/104"))) == "10.0.0.0/8"
+    assert str(client_address.unmapped_network(ip_network("2001:db8::/96"))) == "2001:db8::/96"
+    assert str(client_address.unmapped_network(ip_network("::/0"))) == "::/0"
+    families = [
+        client_address.family(client_address.parse(t)) for t in ("::ffff:1.2.3.4", "::", "")
+    ]
+    assert families == [Family.IPV4, Family.IPV6, Family.UNKNOWN]

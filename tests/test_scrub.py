@@ -121,7 +121,8 @@ def test_private_hosts(host: str, want: bool) -> None:
     [("Postfix 3.0.0", True), ("Postfix 3.11.4", True), ("Postfix 3.11", True),
      ("Postfix 3.9.0-RC1", True), ("Postfix 3.8-20221007-nonprod", True), ("Postfix 3.12.0", False),
      ("Postfix 3.110", False), ("Postfix 2.11.11", False), ("Postfix 4.0", False), ("", False),
-     (None, False), ("postfix 3.7.11", False), ("X Postfix 3.7.11", False),
+     (None, False), ("postfix 3.7.11", True), ("X Postfix 3.7.11", True),
+     ("3.7.11", False), (" 3.7.11", False), ("8.17.1.9", False), ("x 8.17.1", False),
      ("Postfix 3.7.11\n", False), ("Postfix 3.7.11 x", False)],
 )  # fmt: skip
 def test_verified_versions(version: str | None, want: bool) -> None:

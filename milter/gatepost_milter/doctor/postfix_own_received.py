@@ -24,12 +24,13 @@ def own_hop(live: Live, service: Service) -> Iterator[Finding]:
     mode, token = live.settings.submission.own_received, live.settings.submission.mta_token
     name = live.config.get("mail_name", service) or "Postfix"
     version = live.config.get("mail_version", service)
-    if mode == "milter" and not scrub.verified(f"{name} {version}"):
+    sweeps = mode == "milter" or (mode == "mta" and not token)
+    if sweeps and not scrub.verified(f"{name} {version}"):
         yield Finding(
             "postfix-version", where,
             f"{name} {version} is not on the list of verified releases (3.0 to 3.11): "
             "submitted mail gets 451",
-            'gatepost.toml: [submission] own_received = "mta"',
+            'gatepost.toml: [submission] own_received = "proxy", as in docs/postfix.md',
         )  # fmt: skip
     if mode != "mta":
         return

@@ -4,9 +4,10 @@ Pure. Three ways (`submission.own_received`, docs/privacy.md):
 
 * milter: insert a field whose first line is just `Received:` at the top, after which Postfix's own
   one is within reach; then delete every Received from the lowest up, and put the client's back;
-* mta: Postfix hides the client itself; we check that it was told to, and that the token table of
-  the recipe for older releases is at work: smtpd puts a field with the token in, the table marks
-  it, and an unmarked one shows a table that is empty. Without that field we sweep as well;
+* mta: Postfix hides the client itself. Its own field is out of our sight, so nothing but the mark
+  of the token recipe proves it: smtpd puts a field with the token in, the table of header checks
+  marks it, and an unmarked one shows a table that is empty. A message without the mark is swept
+  as in the first way, whatever Postfix was told to do, or refused where we cannot sweep;
 * proxy: we sit behind a second smtpd, where Received number 1 is ours by construction.
 """
 
@@ -20,13 +21,20 @@ from gatepost_policy.mail.decision import NOT_CONFIGURED, Action, Decision, Edit
 
 Field = tuple[str, bytes]  # name, value with its leading space and LF folding (P_HDR_LEADSPC)
 
-# The releases whose header code was read and run: `{v}` is "$mail_name $mail_version", and a
-# snapshot's version is 3.9-20231112 or 3.9-20231112-nonprod, a candidate's 3.9.0-RC1.
-_POSTFIX = re.compile(r"Postfix 3\.(\d{1,2})(?:[.-][A-Za-z0-9.-]{1,40})?\Z")
-VERIFIED_MINOR = range(12)  # 3.0 to 3.11
-HIDES_CLIENT_SINCE = 10  # smtpd_hide_client_session, Postfix 3.10
+# The releases whose header code was read and run: `{v}` is "$mail_name $mail_version". The name is
+# the operator's to choose, and may be several words. A snapshot's version is 3.9-20231112 or
+# 3.9-20231112-nonprod, a candidate's 3.9.0-RC1. Sendmail's `{v}` is a version without a name, 8.17.1.
+_POSTFIX = re.compile(r"[^\s].{0,255} ([2-7])\.(\d{1,2})(?:[.-][A-Za-z0-9.-]{1,40})?\Z")
+VERIFIED = frozenset((3, minor) for minor in range(12))  # 3.0 to 3.11
 # What smtpd prepends in the token recipe, "TOKEN", and its header_checks make of it, "TOKEN ok".
 TOKEN_FIELD = "x-gatepost-token"
+
+# Where submissions cannot be scrubbed at all. It must not point at a setting: no other way works
+# there either, and a set-up that only looks right lets everything out.
+NO_POSTFIX = (
+    "macro {v} names no Postfix (Sendmail sends a bare version): gatepost cannot hide the client "
+    "there in any mode; let submissions come in through Postfix or Exim"
+)
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9])?\Z")
 _QUEUE_ID = re.compile(r"[A-Za-z0-9]{1,64}\Z")
@@ -59,10 +67,15 @@ class Plan:
     hint: str | None = None
 
 
-def verified(version: str | None) -> bool:
-    """True where `{v}` names a Postfix whose header editing we have verified."""
+def release(version: str | None) -> tuple[int, int] | None:
+    """(3, 7) for a `{v}` of `Postfix 3.7.11`, under whatever mail_name; None for no Postfix."""
     match = _POSTFIX.match(version or "")
-    return match is not None and int(match.group(1)) in VERIFIED_MINOR
+    return None if match is None else (int(match.group(1)), int(match.group(2)))
+
+
+def verified(version: str | None) -> bool:
+    """True where `{v}` names a Postfix release whose header editing we have verified."""
+    return release(version) in VERIFIED
 
 
 def protocol(hop: Hop) -> str:
@@ -77,18 +90,21 @@ def own_hop(
     """The edits that make our own hop, and the client's, anonymous; or the refusal."""
     received = [value for name, value in fields if name.strip().lower() == "received"]
     keep = relayed or settings.client_received == "keep"
+    if release(hop.version) is None:
+        return refused(NO_POSTFIX)
     if settings.own_received == "mta":
-        if not hidden_by_mta(settings, hop):
+        token = settings.mta_token
+        if token and token not in (hop.version or "").split():
             return refused(
-                "submission.own_received is mta, and {v} shows neither submission.mta_token "
-                "nor Postfix 3.10 with smtpd_hide_client_session: see docs/postfix.md"
+                "submission.mta_token is set, and this listener's {v} does not show it: give the "
+                "listener the token recipe of docs/postfix.md"
             )
         if in_sight(received, hop):
             return refused(
                 "our own Received is in sight, so Postfix hides another field from us: before "
                 "3.7.11 no PREPEND may stand on the submission service"
             )
-        if not unproven(settings, fields, hop):
+        if proven(settings, fields):
             return [] if keep else _in_place(received, at, 0)
     if (
         hop.name is None
@@ -103,11 +119,11 @@ def own_hop(
         ours = _own_field(hop, spoken[-1] if spoken else protocol(hop), at)
         rest = [] if keep else _in_place(received[1:], at, 1)
         return [*rest, Edit("change", "Received", 1, ours)]
-    if settings.own_received == "milter" and not verified(hop.version):
+    if not verified(hop.version):
         return refused(
-            "macro {v} names no Postfix from 3.0 to 3.11 (mail_name must be Postfix), and "
-            "elsewhere our own Received cannot be replaced: set submission.own_received to "
-            "mta or proxy as in docs/postfix.md"
+            "macro {v} names no Postfix from 3.0 to 3.11, and in others gatepost cannot replace our "
+            "own Received: use one of these, or submission.own_received = proxy, or mta with the "
+            "token recipe, both in docs/postfix.md"
         )
     ours = _own_field(hop, protocol(hop), at)
     edits = [Edit("insert", "Received", 0, ours)]
@@ -131,27 +147,12 @@ def in_sight(received: Sequence[bytes], hop: Hop) -> bool:
     return any(all(mark in value for mark in marks) for value in received)
 
 
-def unproven(settings: Submission, fields: Sequence[Field], hop: Hop) -> bool:
-    """True for the token recipe where nothing shows its table at work, and we can sweep."""
-    token = settings.mta_token
-    proof = f"{token} ok".encode()
-    return (
-        bool(token)
-        and not any(n.lower() == TOKEN_FIELD and v.strip() == proof for n, v in fields)
-        and verified(f"Postfix {(hop.version or '').partition(' ')[2]}")
+def proven(settings: Submission, fields: Sequence[Field]) -> bool:
+    """True for the token recipe where the message bears the mark of its table."""
+    proof = f"{settings.mta_token} ok".encode()
+    return bool(settings.mta_token) and any(
+        name.lower() == TOKEN_FIELD and value.strip() == proof for name, value in fields
     )
-
-
-def hidden_by_mta(settings: Submission, hop: Hop) -> bool:
-    """True where `{v}` shows that Postfix leaves the client out by itself."""
-    version = hop.version or ""
-    if settings.mta_token:
-        return settings.mta_token in version.split()
-    match = _POSTFIX.match(version)
-    if match is not None:
-        return int(match.group(1)) >= HIDES_CLIENT_SINCE
-    # A private mail_name is the token recipe with a token that we were not told.
-    return bool(version.strip())
 
 
 def refused(hint: str) -> Plan:

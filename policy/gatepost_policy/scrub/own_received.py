@@ -23,7 +23,7 @@ Field = tuple[str, bytes]  # name, value with its leading space and LF folding (
 
 # The releases whose header code was read and run: `{v}` is "$mail_name $mail_version". The name is
 # the operator's to choose, and may be several words. A snapshot's version is 3.9-20231112 or
-# 3.9-20231112-nonprod, a candidate's 3.9.0-RC1. Sendmail's `{v}` is a version without a name, 8.17.1.
+# 3.9-20231112-nonprod, a candidate's 3.9.0-RC1. Sendmail sends a version without a name.
 _POSTFIX = re.compile(r"[^\s].{0,255} ([2-7])\.(\d{1,2})(?:[.-][A-Za-z0-9.-]{1,40})?\Z")
 VERIFIED = frozenset((3, minor) for minor in range(12))  # 3.0 to 3.11
 # What smtpd prepends in the token recipe, "TOKEN", and its header_checks make of it, "TOKEN ok".
@@ -121,8 +121,8 @@ def own_hop(
         return [*rest, Edit("change", "Received", 1, ours)]
     if not verified(hop.version):
         return refused(
-            "macro {v} names no Postfix from 3.0 to 3.11, and in others gatepost cannot replace our "
-            "own Received: use one of these, or submission.own_received = proxy, or mta with the "
+            "macro {v} names no Postfix from 3.0 to 3.11, and elsewhere our own Received cannot be "
+            "replaced: use one of these, or submission.own_received = proxy, or mta with the "
             "token recipe, both in docs/postfix.md"
         )
     ours = _own_field(hop, protocol(hop), at)

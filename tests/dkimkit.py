@@ -20,9 +20,9 @@ from dkim.canonicalization import CanonicalizationPolicy
 from dkim.crypto import HASH_ID_MAP
 
 from gatepost_policy.config.settings import Dkim
-from gatepost_policy.dkim.lookups import Lookups
 from gatepost_policy.dkim.outcome import Outcome
 from gatepost_policy.dkim.verifier import Verifier
+from gatepost_policy.dns import Lookups
 
 AT = 1_790_000_000.0  # 2026-09-21
 DOMAIN, SELECTOR = "example.org", "s1"

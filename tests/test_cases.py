@@ -12,7 +12,7 @@ from gatepost_milter.filter import transcript
 from gatepost_milter.filter.gate import Gate, Verdict
 from gatepost_policy import listings
 from gatepost_policy.config.settings import DEFAULT_REMOVE, Settings, Submission
-from gatepost_policy.dkim.lookups import Lookups
+from gatepost_policy.dns import Lookups
 from gatepost_policy.mail import address
 from gatepost_policy.mail.decision import Action, Decision, Edit, Reason
 from gatepost_policy.mail.facts import Direction, Facts, Recipient

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from dkimkit import AT, BODY, DOMAIN, ED, HEADER, NAME, RSA, Ed, Rsa, public, rsa, signature, verify
 from gatepost_policy.config.settings import Dkim
-from gatepost_policy.dkim.lookups import Lookups
 from gatepost_policy.dkim.verifier import Verifier
+from gatepost_policy.dns import Lookups
 
 NOW = int(AT)
 

@@ -11,9 +11,9 @@ import pytest
 from dkimkit import AT, BODY, HEADER, NAME, RSA, signature, verify
 from dnskit import BIG, Server, Strings, serving, silent_port
 from gatepost_policy.config.settings import Dkim, nameserver
-from gatepost_policy.dkim.answers import Answer
-from gatepost_policy.dkim.lookups import Lookups, Pending
+from gatepost_policy.dkim.answers import key_of
 from gatepost_policy.dkim.verifier import Verifier
+from gatepost_policy.dns import Answer, Lookups, Pending
 
 KEY = "v=DKIM1; p=x"
 ANSWERS: dict[str, Any] = {
@@ -55,8 +55,8 @@ def answer(lookups: Lookups, name: str) -> Answer:
         ("split.example", "v=DKIM1; p=abcd", None),
         ("big.example", BIG, None),
         ("chain.example", "v=1", None),
-        ("absent.example", None, "no-key"),
-        ("nodata.example", [], "no-key-record"),
+        ("absent.example", None, "no-name"),
+        ("nodata.example", [], "no-record"),
         ("silent.example", {"error": "timeout"}, "dns-timeout"),
         ("servfail.example", {"error": "servfail"}, "dns-servfail"),
         ("refused.example", {"error": "servfail"}, "dns-servfail"),
@@ -78,7 +78,7 @@ def test_each_answer_has_its_own_word(server: Server, name: str, form: Any, why:
 def test_several_records(server: Server) -> None:
     got = answer(Lookups(settings(server)), "several.example")
     assert sorted(got.records) == sorted(ANSWERS["several.example"])
-    assert got.key("rsa", Dkim()) == "several-keys"
+    assert key_of(got, "rsa", Dkim()) == "several-keys"
 
 
 def test_no_server_at_all() -> None:

@@ -17,9 +17,9 @@ from gatepost_milter.filter.transcript import Connection, Message, facts, text
 from gatepost_policy import config
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.dkim import authresults
-from gatepost_policy.dkim.lookups import Lookups
 from gatepost_policy.dkim.outcome import Outcome
 from gatepost_policy.dkim.verifier import Verifier
+from gatepost_policy.dns import Lookups
 from gatepost_policy.journal import Writer, record
 from gatepost_policy.journal.capture import Capture, Sink
 from gatepost_policy.lookup import KnownState

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gatepost_policy.dkim.answers import ERRORS
+from gatepost_policy.dns.answer import ERRORS
 from gatepost_policy.text.escape import shown
 
 SHAPE = 'text, a list of texts, null or {"error": WORD}'

@@ -1,13 +1,11 @@
 """The DKIM recorder: what became of every DKIM-Signature, and of the ARC chain.
 
 `Verifier` is one for a process; `begin` gives a `Message` that takes header fields and body
-chunks as they arrive and answers with an `Outcome`. `Lookups` finds the keys.
+chunks as they arrive and answers with an `Outcome`. Keys come from the room `dns`.
 """
 
-from gatepost_policy.dkim.answers import Answer
-from gatepost_policy.dkim.lookups import Lookups
 from gatepost_policy.dkim.outcome import Outcome
 from gatepost_policy.dkim.reasons import Why
 from gatepost_policy.dkim.verifier import Message, Verifier, preload
 
-__all__ = ["Answer", "Lookups", "Message", "Outcome", "Verifier", "Why", "preload"]
+__all__ = ["Message", "Outcome", "Verifier", "Why", "preload"]

@@ -18,14 +18,14 @@ import dkim
 from dkim.util import InvalidTagValueList, parse_tag_value
 
 from gatepost_policy.config.settings import Dkim
-from gatepost_policy.dkim.answers import TIMEOUT, Answer
+from gatepost_policy.dkim.answers import key_of
 from gatepost_policy.dkim.body import Body, Sink
 from gatepost_policy.dkim.fields import Fields
 from gatepost_policy.dkim.keys import Key, decode
-from gatepost_policy.dkim.lookups import Lookups, Pending
 from gatepost_policy.dkim.proof import proves
 from gatepost_policy.dkim.reasons import ArcWhy, Why
 from gatepost_policy.dkim.signature import CANONICALIZATIONS, domain_text, without_b
+from gatepost_policy.dns import TIMEOUT, Answer, Lookups, Pending
 from gatepost_policy.mail.facts import Arc
 
 AAR = b"arc-authentication-results"
@@ -145,7 +145,7 @@ class Chain:
         """The key of this field, under the same bounds as a DKIM-Signature's."""
         if found.lookup is None:
             return Why.DOMAIN
-        key = self._answer(found, deadline).key("rsa", self._settings)
+        key = key_of(self._answer(found, deadline), "rsa", self._settings)
         if isinstance(key, Why):
             return key
         if key.bits < self._settings.min_key_bits:

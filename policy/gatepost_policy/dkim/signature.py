@@ -12,11 +12,10 @@ from dkim.util import InvalidTagValueList, parse_tag_value
 from publicsuffixlist import PublicSuffixList
 
 from gatepost_policy.config.settings import Dkim
-from gatepost_policy.dkim.answers import Answer
 from gatepost_policy.dkim.body import Sink
 from gatepost_policy.dkim.keys import decode
-from gatepost_policy.dkim.lookups import Pending
 from gatepost_policy.dkim.reasons import Why
+from gatepost_policy.dns import Answer, Pending
 from gatepost_policy.mail.address import canonical_domain, is_within
 
 # a= -> (key type, hash). RFC 8301 3.1, RFC 8463 3.

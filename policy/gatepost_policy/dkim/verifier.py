@@ -20,18 +20,18 @@ import dns.rdataclass
 import dns.rdatatype
 
 from gatepost_policy.config.settings import Dkim
-from gatepost_policy.dkim.answers import TIMEOUT, Answer
+from gatepost_policy.dkim.answers import key_of
 from gatepost_policy.dkim.arc import LENGTHS as ARC_LENGTHS
 from gatepost_policy.dkim.arc import NAMES as ARC_NAMES
 from gatepost_policy.dkim.arc import Chain
 from gatepost_policy.dkim.body import Body
 from gatepost_policy.dkim.fields import Fields
 from gatepost_policy.dkim.keys import Key
-from gatepost_policy.dkim.lookups import Lookups, Pending
 from gatepost_policy.dkim.outcome import Outcome, recorded, refusal
 from gatepost_policy.dkim.proof import proves
 from gatepost_policy.dkim.reasons import Why
 from gatepost_policy.dkim.signature import Claim, is_public_suffix, read, without_b
+from gatepost_policy.dns import TIMEOUT, Answer, Lookups, Pending
 from gatepost_policy.mail import address
 from gatepost_policy.mail.address import is_within
 from gatepost_policy.mail.facts import Signature
@@ -40,7 +40,7 @@ from gatepost_policy.mail.facts import Signature
 def preload() -> None:
     """Load now what the first message would: 0.1 s and 3 MB that forked workers then share."""
     is_public_suffix("com")
-    for kind in ("TXT", "CNAME", "SOA", "OPT"):
+    for kind in ("TXT", "A", "AAAA", "MX", "PTR", "CNAME", "SOA", "OPT"):
         kind_of = dns.rdatatype.from_text(kind)
         dns.rdata.get_rdata_class(dns.rdataclass.IN, kind_of)  # type: ignore[no-untyped-call]
 
@@ -179,7 +179,7 @@ class Message:
     def _verified(self, claim: Claim, used: dict[str, Any]) -> Signature:
         answer = self._answer(claim.lookup)
         used[claim.name] = answer.form
-        key = answer.key(claim.kind, self._settings)
+        key = key_of(answer, claim.kind, self._settings)
         if isinstance(key, Why):
             return recorded(claim, key)
         why = refusal(claim, key)

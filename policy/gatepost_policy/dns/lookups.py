@@ -1,14 +1,16 @@
-"""Find DKIM key records: a bounded cache for the process, one look-up in flight for a name.
+"""Ask DNS: a bounded cache for the process, one look-up in flight for a name and type.
 
-How it works. `ask(name)` gives an `Answer` when the cache (or a played-back file) has it, without
-any thread, else a `Pending` whose look-up has been started in a thread of its own; `Pending.wait`
-gives the answer or, at the caller's deadline, a time-out. A thread for each look-up, at most
-`dkim.max_lookups` at once: slow domains never stand in the way of quick ones, and nothing is left
-to shut down. Nothing is made before the first look-up, so a process may fork after making one.
+How it works. `ask(name, kind)` gives an `Answer` when the cache (or a played-back file) has it,
+without any thread, else a `Pending` whose look-up has been started in a thread of its own;
+`Pending.wait` gives the answer or, at the caller's deadline, a time-out.
+
+There is a thread for each look-up, at most `dkim.max_lookups` at once: slow domains never stand in
+the way of quick ones, and nothing is left to shut down. Nothing is made before the first look-up,
+so a process may fork after making one.
 
 TTLs are honoured up to `dkim.cache_ttl_max`, negative answers up to `dkim.cache_ttl_negative`
 (RFC 2308); a failure is remembered for `FAILURE_SECONDS` (RFC 9520 3.2 wants at least one).
-Only what DNS said is cached, with the key parsed from it: never a verdict.
+Only what DNS said is cached, with what was parsed from it: never a verdict.
 
 Limits: DNSSEC is the resolver's business; the AD bit is not looked at.
 """
@@ -26,10 +28,10 @@ import dns.rdatatype
 import dns.resolver
 
 from gatepost_policy.config.settings import Dkim, nameserver
-from gatepost_policy.dkim.answers import BUSY, TIMEOUT, Answer
-from gatepost_policy.dkim.reasons import Why
+from gatepost_policy.dns.answer import BUSY, TIMEOUT, Answer, Why
 
 FAILURE_SECONDS = 5.0
+PLAYED_SECONDS = 3600.0  # how long an answer that was played back holds
 
 
 class Pending:
@@ -48,7 +50,7 @@ class Pending:
 
 
 class Lookups:
-    """The keys of the world. `played` answers instead of DNS (names lower-case, no end dot)."""
+    """DNS, as this process knows it. `played` answers instead, by name (as `Answer.of` reads)."""
 
     def __init__(
         self,
@@ -66,47 +68,50 @@ class Lookups:
         self._lock = threading.Lock()
         self._resolver: dns.resolver.Resolver | None = None
 
-    def ask(self, name: str) -> Answer | Pending:
-        """What is known about `name`, or the look-up that was started (or joined) for it."""
-        answer = self._cache.get(name)
+    def ask(self, name: str, kind: str = "TXT") -> Answer | Pending:
+        """What is known about the records of type `kind` at `name` (lower-case, no end dot), or
+        the look-up that was started (or joined) for it."""
+        place = name if kind == "TXT" else f"{kind} {name}"
+        answer = self._cache.get(place)
         if answer is not None and answer.until > self._clock():
             answer.used = True
             return answer
         if self._played is not None:
-            return self._keep(name, Answer.of(self._played.get(name)), 3600.0)
+            return self._keep(place, Answer.of(self._played.get(name), kind), PLAYED_SECONDS)
         with self._lock:
-            flying = self._flying.get(name)
+            flying = self._flying.get(place)
             if flying is not None:
                 return flying
             if len(self._flying) >= self.settings.max_lookups:
                 return BUSY
-            flying = self._flying[name] = Pending()
+            flying = self._flying[place] = Pending()
             self.asked += 1
-        thread = threading.Thread(target=self._run, args=(name, flying), daemon=True)
+        thread = threading.Thread(target=self._run, args=(name, kind, flying), daemon=True)
         try:
             thread.start()
         except RuntimeError:  # no thread to be had
             with self._lock:
-                self._flying.pop(name, None)
+                self._flying.pop(place, None)
             flying.answer = BUSY
             flying.done.set()
         return flying
 
-    def _run(self, name: str, flying: Pending) -> None:
+    def _run(self, name: str, kind: str, flying: Pending) -> None:
+        place = name if kind == "TXT" else f"{kind} {name}"
         try:
-            answer, seconds = self._resolve(name)
+            answer, seconds = self._resolve(name, kind)
         except Exception:  # whatever dnspython raises on hostile wire data: it is an answer too
-            answer, seconds = Answer(why=Why.DNS_UNUSABLE), FAILURE_SECONDS
-        flying.answer = self._keep(name, answer, seconds)
+            answer, seconds = Answer(why=Why.UNUSABLE), FAILURE_SECONDS
+        flying.answer = self._keep(place, answer, seconds)
         with self._lock:
-            self._flying.pop(name, None)
+            self._flying.pop(place, None)
         flying.done.set()
 
-    def _keep(self, name: str, answer: Answer, seconds: float) -> Answer:
+    def _keep(self, place: str, answer: Answer, seconds: float) -> Answer:
         answer.until = self._clock() + seconds
         with self._lock:
             cache = self._cache
-            old = cache.pop(name, None)
+            old = cache.pop(place, None)
             if old is not None:
                 self._bytes -= old.size
             full = self.settings.cache_entries
@@ -119,7 +124,7 @@ class Lookups:
                     cache[first] = oldest
                 else:
                     self._bytes -= oldest.size
-            cache[name] = answer
+            cache[place] = answer
             self._bytes += answer.size
         return answer
 
@@ -139,34 +144,41 @@ class Lookups:
             self._resolver = resolver
         return resolver
 
-    def _resolve(self, name: str) -> tuple[Answer, float]:
+    def _resolve(self, name: str, kind: str) -> tuple[Answer, float]:
         """Ask DNS now: the answer and for how many seconds it holds."""
         settings = self.settings
         try:
             found = self._made().resolve(
-                dns.name.from_text(name + "."), "TXT", search=False, raise_on_no_answer=False
+                dns.name.from_text(name + "."), kind, search=False, raise_on_no_answer=False
             )
         except dns.resolver.NXDOMAIN as error:
-            return Answer(why=Why.NO_KEY), self._negative(error)
+            return Answer(why=Why.NO_NAME), self._negative(error)
         except dns.resolver.LifetimeTimeout as error:
-            return Answer(why=_failure(error, Why.DNS_TIMEOUT)), FAILURE_SECONDS
+            return Answer(why=_failure(error, Why.TIMEOUT)), FAILURE_SECONDS
         except dns.resolver.NoNameservers as error:
-            return Answer(why=_failure(error, Why.DNS_SERVFAIL)), FAILURE_SECONDS
+            return Answer(why=_failure(error, Why.SERVFAIL)), FAILURE_SECONDS
         except dns.resolver.YXDOMAIN:
-            return Answer(why=Why.DNS_UNUSABLE), FAILURE_SECONDS
+            return Answer(why=Why.UNUSABLE), FAILURE_SECONDS
         except dns.resolver.NoResolverConfiguration:
-            return Answer(why=Why.DNS_SERVFAIL), FAILURE_SECONDS
+            return Answer(why=Why.SERVFAIL), FAILURE_SECONDS
         ttl = float(found.chaining_result.minimum_ttl)
         if found.rrset is None:
-            return Answer(why=Why.NO_TXT), min(ttl, settings.cache_ttl_negative)
-        # RFC 6376 3.6.2.2: the strings of one record are joined with nothing between them.
-        records = []
-        for rdata in found.rrset:
-            joined = b"".join(getattr(rdata, "strings", ()))
-            # Over the bound only the fact is kept; one octet more is what `keys.parse` refuses.
-            joined = joined[: settings.max_record_bytes + 1]
-            records.append(joined.decode("utf-8", "surrogateescape"))
+            return Answer(why=Why.NO_RECORD), min(ttl, settings.cache_ttl_negative)
+        records = [self._text(rdata, kind) for rdata in found.rrset]
         return Answer(tuple(records)), min(max(ttl, 1.0), float(settings.cache_ttl_max))
+
+    def _text(self, rdata: Any, kind: str) -> str:
+        """One record as text."""
+        if kind == "TXT":
+            # RFC 6376 3.6.2.2, RFC 7208 3.3: the strings of one record are joined with nothing
+            # between them. Over the bound only the fact is kept: one octet more than is allowed.
+            joined = b"".join(rdata.strings)[: self.settings.max_record_bytes + 1]
+            return joined.decode("utf-8", "surrogateescape")
+        if kind == "MX":
+            return f"{rdata.preference} {rdata.exchange.to_text(omit_final_dot=True).lower()}"
+        if kind == "PTR":
+            return str(rdata.target.to_text(omit_final_dot=True).lower())
+        return str(rdata.address)
 
     def _negative(self, error: dns.resolver.NXDOMAIN) -> float:
         limit = float(self.settings.cache_ttl_negative)
@@ -184,13 +196,13 @@ def _failure(error: Any, otherwise: Why) -> Why:
     tries = error.kwargs.get("errors") or ()
     causes = [attempt[3] for attempt in tries]
     if any(isinstance(cause, dns.message.ChainTooLong) for cause in causes):
-        return Why.DNS_LOOP
+        return Why.LOOP
     if any(isinstance(cause, dns.message.Truncated) for cause in causes):
-        return Why.DNS_TRUNCATED
+        return Why.TRUNCATED
     if any(isinstance(cause, str) for cause in causes):
-        return Why.DNS_SERVFAIL
+        return Why.SERVFAIL
     if any(isinstance(cause, dns.exception.FormError) for cause in causes):
-        return Why.DNS_UNUSABLE
+        return Why.UNUSABLE
     return otherwise
 
 

@@ -1,0 +1,100 @@
+"""What DNS said about one name and type: records, or why there are none.
+
+Pure. `form` is the answer as `--dns` reads it and `capture` writes it. Who reads records may keep
+what it made of them in `parsed`: it lives as long as the answer does.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+
+class Why(StrEnum):
+    """Why there are no records. The first two are answers, the others failures."""
+
+    NO_NAME = "no-name"  # the name does not exist (RFC 8020)
+    NO_RECORD = "no-record"  # the name exists, without a record of this type
+    TIMEOUT = "dns-timeout"  # nobody answered within the budget
+    SERVFAIL = "dns-servfail"  # the resolver answered with an error
+    TRUNCATED = "dns-truncated"  # the answer did not fit and could not be had whole
+    BUSY = "dns-busy"  # too many look-ups at once
+    LOOP = "dns-cname-loop"  # the name points at itself
+    UNUSABLE = "dns-unusable"  # an answer that cannot be read
+
+
+# What stands after "error" in an answer that is a failure.
+ERRORS = {
+    "timeout": Why.TIMEOUT,
+    "servfail": Why.SERVFAIL,
+    "truncated": Why.TRUNCATED,
+    "busy": Why.BUSY,
+    "cname-loop": Why.LOOP,
+    "permerror": Why.UNUSABLE,
+}
+_WORDS = {why: word for word, why in ERRORS.items()}
+# The types that are asked for, and may stand as keys in a played-back answer.
+TYPES = ("TXT", "A", "AAAA", "MX", "PTR")
+
+
+class Answer:
+    """What DNS said about one name and type: its records as text, or why not.
+
+    A TXT record is its strings joined, an MX record "10 mx.example.org", the others one value
+    each; names have no dot at the end. `until` is the monotonic time to which the cache keeps it.
+    """
+
+    __slots__ = ("form", "parsed", "records", "until", "used", "why")
+
+    def __init__(self, records: tuple[str, ...] = (), why: Why | None = None) -> None:
+        self.records = records
+        self.why = why
+        self.until = 0.0
+        self.used = False
+        self.parsed: dict[str, Any] = {}
+        self.form: Any
+        if why is Why.NO_NAME:
+            self.form = None
+        elif why is Why.NO_RECORD:
+            self.form = []
+        elif why is not None:
+            self.form = {"error": _WORDS.get(why, "permerror")}
+        else:
+            self.form = records[0] if len(records) == 1 else list(records)
+
+    @classmethod
+    def of(cls, form: Any, kind: str = "TXT") -> "Answer":
+        """The answer about records of type `kind`, in the form of `--dns`.
+
+        Text, list of texts, null or {"error": word} speak of TXT records; the last two of every
+        type. An object of types says each: {"TXT": ..., "MX": ["10 mx.example.org"], "A": ...}.
+        """
+        if isinstance(form, Mapping) and "error" not in form:
+            if not form:
+                return cls(why=Why.UNUSABLE)
+            form = form.get(kind, [])
+        elif kind != "TXT" and isinstance(form, str | list | tuple):
+            return cls(why=Why.NO_RECORD)
+        if form is None:
+            return cls(why=Why.NO_NAME)
+        if isinstance(form, Mapping):
+            return cls(why=ERRORS.get(str(form.get("error")), Why.UNUSABLE))
+        if isinstance(form, str):
+            return cls((form,))
+        if not isinstance(form, list | tuple):
+            return cls(why=Why.UNUSABLE)
+        records = tuple(text for text in form if isinstance(text, str))
+        return cls(records) if records else cls(why=Why.NO_RECORD)
+
+    @property
+    def failed(self) -> bool:
+        """True where DNS could not be had: nothing is known about the name."""
+        return self.why is not None and self.why not in (Why.NO_NAME, Why.NO_RECORD)
+
+    @property
+    def size(self) -> int:
+        """Octets that this answer holds in the cache, its parsed key (2.6 kB measured) included."""
+        return 512 + 2600 * bool(self.records) + sum(map(len, self.records))
+
+
+TIMEOUT = Answer(why=Why.TIMEOUT)
+BUSY = Answer(why=Why.BUSY)

@@ -215,13 +215,16 @@ SIGNATURES: list[tuple[dict[str, str], tuple[Any, ...]]] = [
      ("pass", "pass", None, True)),
     ({"status": "pass", "body_limit": "100"}, ("pass", "pass", None, False)),
     ({"status": "pass", "testing": "1"}, ("pass", "pass", None, False)),
-    ({"status": "fail", "reason": "bodyhash_mismatch"}, ("fail", "fail", "body-hash", False)),
-    ({"status": "fail", "reason": "signature_incorrect"}, ("fail", "fail", "signature", False)),
+    ({"status": "fail", "reason": "bodyhash_mismatch"},
+     ("fail", "fail", "body-hash-mismatch", False)),
+    ({"status": "fail", "reason": "signature_incorrect"},
+     ("fail", "fail", "bad-signature", False)),
     ({"status": "invalid", "reason": "pubkey_unavailable"},
      (None, "temperror", "key-unavailable", False)),
     ({"status": "invalid", "reason": "pubkey_dns_syntax"},
-     (None, "permerror", "key-syntax", False)),
-    ({"status": "invalid", "reason": "new in Exim 5"}, (None, "permerror", "unusable", False)),
+     (None, "permerror", "bad-key-record", False)),
+    ({"status": "invalid", "reason": "new in Exim 5"},
+     (None, "permerror", "unspecified", False)),
 ]  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def read(text: str) -> AuthenticationResultsHeader:
 
 
 def test_one_result_for_each_signature() -> None:
-    skipped = Signature(result="neutral", reason="skipped", flags=("skipped",))
+    skipped = Signature(result="neutral", reason=Why.SKIPPED, flags=("skipped",))
     got = read(value(MX, [SOUND, skipped], Arc("fail", "malformed")))
     assert got.authserv_id == MX
     first, second, third = got.results

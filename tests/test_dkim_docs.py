@@ -6,7 +6,8 @@ from pathlib import Path
 from gatepost_policy.dkim.reasons import RESULT, ArcWhy, Why
 
 PAGE = Path(__file__).parent.parent / "docs" / "dkim.md"
-SOURCE = PAGE.parent.parent / "policy" / "gatepost_policy" / "dkim" / "reasons.py"
+POLICY = PAGE.parent.parent / "policy" / "gatepost_policy"
+SOURCES = (POLICY / "mail" / "dkim_reason.py", POLICY / "dkim" / "reasons.py")
 
 
 def test_every_reason_is_explained() -> None:
@@ -18,5 +19,5 @@ def test_every_reason_is_explained() -> None:
 
 
 def test_every_word_has_its_meaning_beside_it() -> None:
-    commented = re.findall(r'= "([a-z0-9-]+)"  # \S', SOURCE.read_text())
+    commented = re.findall(r'= "([a-z0-9-]+)"  # \S', "".join(s.read_text() for s in SOURCES))
     assert sorted(commented) == sorted([*(w.value for w in Why), *(w.value for w in ArcWhy)])

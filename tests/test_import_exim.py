@@ -244,7 +244,9 @@ DKIM: list[tuple[str, tuple[str | None, str, str | None] | None]] = [
     ("[invalid - syntax error in public key record]", (None, "permerror", "bad-key-record")),
     ("[invalid - signature tag missing or invalid]", (None, "permerror", "syntax")),
     ("[invalid - unsupported DKIM version]", (None, "permerror", "version")),
-    ("[invalid - something new]", (None, "permerror", "syntax")),
+    ("[invalid - something new]", (None, "permerror", "unspecified")),
+    ("[invalid - unspecified problem]", (None, "permerror", "unspecified")),
+    ("[fail - hash too weak]", (None, "policy", "weak-hash")),
     ("[something quite new]", (None, "neutral", None)),
     ("no brackets", None),
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from gatepost_policy.importers.opendkim import Signatures
 from gatepost_policy.importers.postfix import Postfix
 from gatepost_policy.importers.syslog import Entry, is_export, read_export, read_line
 from gatepost_policy.journal.record import Seen
+from gatepost_policy.mail.dkim_reason import Why
 from gatepost_policy.mail.facts import Signature
 
 NOW = 1_800_000_000.0
@@ -295,17 +296,17 @@ DKIM: list[tuple[list[str], list[Signature]]] = [
      [S("b.example", "s1", "rsa-sha256", crypto="pass", result="pass")]),
     (["s=s1 d=b.example SSL error:04091068:rsa routines:INT_RSA_VERIFY:bad signature",
       "bad signature data"],
-     [S("b.example", "s1", crypto="fail", result="fail", reason="bad-signature")]),
+     [S("b.example", "s1", crypto="fail", result="fail", reason=Why.BAD_SIGNATURE)]),
     (["key retrieval failed (s=s1, d=b.example): 's1._domainkey.b.example' record not found"],
-     [S("b.example", "s1", result="permerror", reason="no-key")]),
+     [S("b.example", "s1", result="permerror", reason=Why.NO_KEY)]),
     (["key retrieval failed (s=s1, d=b.example): query timed out"],
-     [S("b.example", "s1", result="temperror", reason="dns-timeout")]),
+     [S("b.example", "s1", result="temperror", reason=Why.DNS_TIMEOUT)]),
     (['signature=abc domain=b.example selector=s1 result="no signature error"'],
      [S("b.example", "s1", crypto="pass", result="pass")]),
     (['signature=abc domain=b.example selector=s1 result="body hash mismatch"',
       'signature=abc domain=c.example selector=s2 result="key revoked"'],
-     [S("b.example", "s1", crypto="fail", result="fail", reason="body-hash-mismatch"),
-      S("c.example", "s2", result="permerror", reason="key-revoked")]),
+     [S("b.example", "s1", crypto="fail", result="fail", reason=Why.BODY_HASH),
+      S("c.example", "s2", result="permerror", reason=Why.KEY_REVOKED)]),
     (["DKIM verification successful"], [S(crypto="pass", result="pass")]),
     (["no signature data", "x.example [192.0.2.7] not internal"], []),
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from gatepost_policy.config.settings import Settings
 from gatepost_policy.ingest import deltas, rows
 from gatepost_policy.journal import record
 from gatepost_policy.lookup import snapshot
+from gatepost_policy.mail.dkim_reason import Why
 from gatepost_policy.mail.facts import Direction
 from gatepost_policy.recorder import Recorder, intake
 
@@ -40,7 +41,7 @@ def test_a_message_is_in_every_table(any_settings: Settings, any_engine: Engine)
             traps=("trap@home.example",),
             signatures=(
                 signature(),
-                signature("other.example", crypto="fail", result="fail", reason="body-hash"),
+                signature("other.example", crypto="fail", result="fail", reason=Why.BODY_HASH),
             ),
         )
     )

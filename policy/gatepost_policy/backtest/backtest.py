@@ -21,7 +21,7 @@ from sqlalchemy import Connection, func, select
 from gatepost_policy.backtest.simulate import OVER_LIMIT, Decided, Life
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.ingest import rows
-from gatepost_policy.mail import address
+from gatepost_policy.mail import address, dkim_reason
 from gatepost_policy.mail.decision import Action, Reason
 from gatepost_policy.mail.facts import (
     Client,
@@ -232,7 +232,7 @@ def _signature(s: tuple[Any, ...]) -> Signature:
         body_limit=limit,
         crypto=crypto,
         result=result,
-        reason=reason,
+        reason=dkim_reason.read(reason),
         unsigned_bytes=unsigned,
         flags=tuple(flags.split(",")) if flags else (),
     )

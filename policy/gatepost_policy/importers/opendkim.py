@@ -8,8 +8,8 @@
 import re
 from dataclasses import dataclass, field, replace
 
-from gatepost_policy.dkim.reasons import RESULT, Why
 from gatepost_policy.mail.address import canonical_domain
+from gatepost_policy.mail.dkim_reason import RESULT, Why
 from gatepost_policy.mail.facts import Signature
 
 _NAMED = re.compile(r"s=(\S+) d=(\S+)(?: a=(\S+))? SSL ?(.*)", re.S)
@@ -69,7 +69,7 @@ def _judged(signature: Signature, good: bool, why: Why | None) -> Signature:
     word = why or Why.BAD_SIGNATURE
     result = RESULT[word]
     return replace(
-        signature, crypto="fail" if result == "fail" else None, result=result, reason=str(word)
+        signature, crypto="fail" if result == "fail" else None, result=result, reason=word
     )
 
 

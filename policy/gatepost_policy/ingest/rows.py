@@ -15,7 +15,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, select
 
 from gatepost_policy.ingest import deltas
 from gatepost_policy.journal.record import Json
-from gatepost_policy.mail import index_key
+from gatepost_policy.mail import dkim_reason, index_key
 from gatepost_policy.mail.address import Address
 from gatepost_policy.store.sqltext import chunks
 from gatepost_policy.store.tables import Message, MessageRecipient, MessageSignature
@@ -212,6 +212,7 @@ def _bounded(value: int | None) -> int | None:
 def _signature(s: Json) -> tuple[Value, ...]:
     get = s.get
     flags = get("flags")
+    why = dkim_reason.read(get("reason"))
     return (
         _text(get("domain")),
         _text(get("selector")),
@@ -222,7 +223,7 @@ def _signature(s: Json) -> tuple[Value, ...]:
         _bounded(get("unsigned_bytes")),
         get("crypto"),
         s["result"],
-        _text(get("reason")),
+        None if why is None else why.value,
         ",".join(flags) if flags else None,
     )
 

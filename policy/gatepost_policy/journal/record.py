@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from ipaddress import ip_address
 from typing import Any
 
-from gatepost_policy.mail import address
+from gatepost_policy.mail import address, dkim_reason
 from gatepost_policy.mail.decision import Action, Decision, Reason
 from gatepost_policy.mail.facts import (
     Arc,
@@ -102,6 +102,11 @@ def _signature(signature: Signature) -> Json:
     return {name: value for name, value in found if value is not None and value != ()}
 
 
+def _read_signature(s: Json) -> Signature:
+    told = {"flags": tuple(s.get("flags", ())), "reason": dkim_reason.read(s.get("reason"))}
+    return Signature(**{**s, **told})
+
+
 def count(facts: Facts, decision: Decision) -> Json:
     """The JSON object that remembers a submission as a number and nothing else."""
     return {
@@ -153,9 +158,7 @@ def read_seen(data: Json) -> Seen:
         ),
         size=data["size"],
         message_id=data["message_id"],
-        signatures=tuple(
-            Signature(**{**s, "flags": tuple(s.get("flags", ()))}) for s in data["signatures"]
-        ),
+        signatures=tuple(_read_signature(s) for s in data["signatures"]),
         arc=None if data["arc"] is None else Arc(*data["arc"]),
         over_limit=data.get("over_limit"),
     )

@@ -12,6 +12,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from gatepost_policy.mail.address import NULL, Address, is_within
+from gatepost_policy.mail.dkim_reason import Why
 
 
 class Direction(StrEnum):
@@ -102,7 +103,7 @@ class Signature:
     body_limit: int | None = None
     crypto: str | None = None
     result: str = "none"
-    reason: str | None = None
+    reason: Why | None = None
     unsigned_bytes: int | None = None
     flags: tuple[str, ...] = ()  # testing-key, weak-hash, weak-key, expired, partial, skipped
     b_prefix: str | None = None  # first 8 characters of b=, for header.b (RFC 6008)

@@ -12,6 +12,8 @@ import re
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail import address, client_address
 from gatepost_policy.mail.decision import Action, Decision
+from gatepost_policy.mail.dkim_reason import Why
+from gatepost_policy.mail.exim_outcome import PASS, EximOutcome, refused
 from gatepost_policy.mail.facts import (
     Client,
     Direction,
@@ -103,15 +105,6 @@ def _split(text: str) -> list[str]:
     return _RECIPIENT.findall(text)[:MAX_RECIPIENTS]
 
 
-# $dkim_verify_reason in the words of RFC 8601 and of our own verifier.
-_EXIM_INVALID = {
-    "pubkey_unavailable": ("temperror", "key-unavailable"),  # Exim does not tell no from not yet
-    "pubkey_dns_syntax": ("permerror", "key-syntax"),
-    "pubkey_der_syntax": ("permerror", "key-syntax"),
-    "pubkey_too_long": ("permerror", "key-syntax"),
-    "signature_parse_error": ("permerror", "syntax"),
-}
-_EXIM_FAIL = {"bodyhash_mismatch": "body-hash", "signature_incorrect": "signature"}
 _NO_LIMIT = 9_999_999_999_999  # what $dkim_bodylength says where there is no l=
 
 
@@ -125,22 +118,14 @@ def signature(request: Request, settings: Settings) -> Signature | None:
     bits = _number(request.get("key_bits"))
     limit = _number(request.get("body_limit"))
     flags = ["testing-key"] if request.get("testing") in ("1", "yes") else []
-    crypto: str | None = None
-    word: str | None
-    if status == "invalid":
-        result, word = _EXIM_INVALID.get(reason, ("permerror", "unusable"))
-    elif status == "fail":
-        crypto = result = "fail"
-        word = _EXIM_FAIL.get(reason, reason or None)
-    else:
-        crypto = result = "pass"
-        word = None
+    outcome = PASS if status == "pass" else refused(status, reason)
+    if status == "pass":
         # RFC 8301 3.1 and 3.2: neither rsa-sha1 nor a key under 1024 bits may pass.
         if algorithm == "rsa-sha1":
-            result, word = "policy", "weak-hash"
+            outcome = EximOutcome("pass", "policy", Why.WEAK_HASH)
             flags.append("weak-hash")
         elif bits is not None and bits < settings.dkim.min_key_bits and not _ed25519(algorithm):
-            result, word = "policy", "weak-key"
+            outcome = EximOutcome("pass", "policy", Why.WEAK_KEY)
             flags.append("weak-key")
     heads, body = request.get("canon_headers"), request.get("canon_body")
     return Signature(
@@ -150,9 +135,9 @@ def signature(request: Request, settings: Settings) -> Signature | None:
         canonicalization=f"{heads}/{body}" if heads and body else None,
         key_bits=bits,
         body_limit=None if limit is None or limit >= _NO_LIMIT else limit,
-        crypto=crypto,
-        result=result,
-        reason=word,
+        crypto=outcome.crypto,
+        result=outcome.result,
+        reason=outcome.reason,
         flags=tuple(flags),
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, select
 
+from gatepost_policy.mail import dkim_reason
 from gatepost_policy.mail.facts import Arc, Family, Signature
 from gatepost_policy.report.conditions import by_domain, conditions
 from gatepost_policy.report.count import bare
@@ -121,7 +122,7 @@ def _signatures(connection: Connection, chunk: Sequence[int]) -> dict[int, list[
                 body_limit=row.body_limit,
                 crypto=row.crypto,
                 result=row.result,
-                reason=row.reason,
+                reason=dkim_reason.read(row.reason),
                 unsigned_bytes=row.unsigned_bytes,
                 flags=tuple(filter(None, (row.flags or "").split(","))),
             )

@@ -18,6 +18,7 @@ CONFIG = """\
 socket = "inet:{port}@127.0.0.1"
 [policy]
 listen = "inet:{policy_port}@127.0.0.1"
+inet_verdicts = true
 [store]
 url = "sqlite:///{dir}/gatepost.sqlite"
 [trap]

@@ -120,7 +120,7 @@ def test_answers_that_nobody_reads(tmp_path: Path) -> None:
 def test_a_bug_is_dunno_and_loud(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("canary@secret.example")
 
     async def talk(serving: server.Server, path: str) -> None:

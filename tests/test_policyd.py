@@ -16,6 +16,7 @@ from ports import free_port
 
 CONFIG = """
 policy.listen = ["inet:{policy_port}@127.0.0.1", "unix:{dir}/policy.sock"]
+policy.inet_verdicts = true
 policy.max_connections = 40
 policy.max_request_bytes = 8192
 store.url = "sqlite:///{dir}/gatepost.sqlite"

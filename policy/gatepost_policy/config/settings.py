@@ -207,6 +207,7 @@ class Policy(Section):
     idle: Seconds = 300
     max_connections: int = Field(default=1_000, ge=1)
     max_request_bytes: int = Field(default=65_536, ge=4096)
+    inet_verdicts: bool = False
     socket_mode: str = Field(default="0660", pattern=r"^0[0-7]{3}$")
 
 

@@ -63,6 +63,7 @@ class Why(StrEnum):
     TESTING = "testing-key"  # pass, but the key says t=y: the same as no signature
     SKIPPED = "skipped"  # over dkim.max_signatures: not verified
     INTERNAL = "internal-error"  # a bug: this signature was left unverified
+    NOT_BELIEVED = "not-believed"  # said over an inet socket, where anybody may say so
     UNSPECIFIED = "unspecified"  # the MTA refused the signature without a reason that we know
 
 
@@ -72,7 +73,7 @@ TEMPERROR = frozenset(
     {Why.DNS_TIMEOUT, Why.DNS_SERVFAIL, Why.DNS_TRUNCATED, Why.DNS_BUSY, Why.KEY_UNAVAILABLE}
 )
 PASS = frozenset({Why.PARTIAL, Why.TESTING})
-NEUTRAL = frozenset({Why.SKIPPED, Why.INTERNAL})
+NEUTRAL = frozenset({Why.SKIPPED, Why.INTERNAL, Why.NOT_BELIEVED})
 
 
 def _result(why: Why) -> str:

@@ -108,12 +108,19 @@ def _split(text: str) -> list[str]:
 _NO_LIMIT = 9_999_999_999_999  # what $dkim_bodylength says where there is no l=
 
 
-def signature(request: Request, settings: Settings) -> Signature | None:
-    """The signature that Exim's `dkim` stage tells of; None for "there was none"."""
+def signature(request: Request, settings: Settings, *, believed: bool = True) -> Signature | None:
+    """The signature that Exim's `dkim` stage tells of; None for "there was none".
+
+    Not `believed`: whoever says so may be anybody on this machine. That there is a signature is
+    recorded, and that nobody knows what it is worth: it proves nothing, and its domain is nobody's
+    to blame.
+    """
     status, reason = request.get("status"), request.get("reason")
     domain = address.canonical_domain(request.get("domain")) or None
     if status not in ("pass", "fail", "invalid") or (domain and "@" in domain):
         return None
+    if not believed:
+        return Signature(domain=domain, result="neutral", reason=Why.NOT_BELIEVED)
     algorithm = request.get("algorithm") or None
     bits = _number(request.get("key_bits"))
     limit = _number(request.get("body_limit"))

@@ -7,6 +7,7 @@ we have no opinion.
 """
 
 import asyncio
+import socket
 import time
 from typing import Protocol
 
@@ -42,6 +43,7 @@ class Door(asyncio.Protocol):
         self._waiting: list[Request] = []  # behind one that is asking the store
         self._task: asyncio.Task[None] | None = None
         self._form = Form.POSTFIX
+        self._trusted = False  # over a unix socket: its mode says who may ask
         self.heard = time.monotonic()  # when the last request was complete
         self.began: float | None = None  # when the unfinished request began
 
@@ -49,6 +51,8 @@ class Door(asyncio.Protocol):
         """A client is there; make room where there are too many."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        peer = transport.get_extra_info("socket")
+        self._trusted = peer is not None and peer.family == socket.AF_UNIX
         self._server.admit(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -104,7 +108,7 @@ class Door(asyncio.Protocol):
         """Answer now, or start a task that will."""
         service = self._service = self._server.service
         try:
-            facts = service.facts(request)
+            facts = service.facts(request, trusted=self._trusted)
             if facts is None:
                 self._send(no_opinion(request.form))
             elif service.may_wait(facts):

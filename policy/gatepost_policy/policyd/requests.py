@@ -1,18 +1,27 @@
 """Cut a byte stream into policy requests: Postfix's delegation protocol, Exim's one-line form.
 
 Pure; docs/policy-protocol.md is the specification. `Reader.feed` takes bytes as they come and
-yields complete requests. A request that can be delimited but not trusted has `doubt` set. What
-cannot even be delimited (a line or a request over the limit) raises ProtocolError. Nothing else is
-ever raised.
+yields complete requests. A request that can be delimited but not trusted has `doubt` set. What is
+another protocol (a line that is no attribute: a browser's `POST / HTTP/1.1`) or cannot be delimited
+(a line or a request over the limit) raises ProtocolError, and nothing after it is read: else the
+body of an HTTP request would be taken for requests. Nothing else is ever raised.
 """
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 MAX_LINES = 200  # Postfix 3.10 sends some 40
+# What an attribute may be called. Postfix's names and ours; no blank, so no HTTP request line,
+# whatever `=` its URL holds.
+_NAME = re.compile(rb"[A-Za-z][A-Za-z0-9_.]{0,99}")
+_EXIM = b"exim "
+# Checked names, so that the usual ones cost one look-up. Bounded: strangers may invent names.
+_NAMES_MAX = 500
+_names: set[bytes] = set()
 
 
 class ProtocolError(Exception):
@@ -45,7 +54,7 @@ class Reader:
     def __init__(self, max_bytes: int) -> None:
         self._max = max_bytes
         self._buffer = b""
-        self._lines: list[bytes] = []
+        self._lines: list[tuple[bytes, bytes]] = []  # name, value
         self._bytes = 0
 
     @property
@@ -54,7 +63,10 @@ class Reader:
         return not self._buffer and not self._lines
 
     def feed(self, data: bytes) -> Iterator[Request]:
-        """The requests that `data` completes. Raises ProtocolError beyond the limits."""
+        """The requests that `data` completes.
+
+        Raises ProtocolError beyond the limits and for a line that is no attribute.
+        """
         buffer = self._buffer + data if self._buffer else data
         start = 0
         while (end := buffer.find(b"\n", start)) >= 0:
@@ -63,13 +75,16 @@ class Reader:
             if line.endswith(b"\r"):
                 line = line[:-1]
             if line:
-                if not self._lines and line.startswith(b"exim "):
+                if not self._lines and line.startswith(_EXIM):
                     if len(line) > self._max:
                         raise ProtocolError("request too long")
                     self._buffer = buffer[start:]
                     yield _exim(line)
                     continue
-                self._lines.append(line)
+                name, equals, value = line.partition(b"=")
+                if not equals or not _is_name(name):
+                    raise ProtocolError("a line that is no attribute")
+                self._lines.append((name, value))
                 self._bytes += len(line) + 1
                 if self._bytes > self._max or len(self._lines) > MAX_LINES:
                     raise ProtocolError("request too long")
@@ -81,6 +96,17 @@ class Reader:
         self._buffer = buffer[start:]
         if len(self._buffer) + self._bytes > self._max:
             raise ProtocolError("request too long")
+
+
+def _is_name(name: bytes) -> bool:
+    """True for what an attribute may be called."""
+    if name in _names:
+        return True
+    if _NAME.fullmatch(name) is None:
+        return False
+    if len(_names) < _NAMES_MAX:
+        _names.add(name)
+    return True
 
 
 def _text(value: bytes) -> str:
@@ -101,13 +127,11 @@ def _attribute(name: bytes, value: bytes, values: dict[str, str]) -> str | None:
     return "an attribute twice" if values.setdefault(key, text) != text else None
 
 
-def _postfix(lines: list[bytes]) -> Request:
+def _postfix(lines: list[tuple[bytes, bytes]]) -> Request:
     values: dict[str, str] = {}
     doubt: str | None = None
-    for line in lines:
-        name, equals, value = line.partition(b"=")
-        doubt = (_attribute(name, value, values) if equals and name else
-                 "a line without name and value") or doubt  # fmt: skip
+    for name, value in lines:
+        doubt = _attribute(name, value, values) or doubt
     if doubt is None and values.get("request") != "smtpd_access_policy":
         doubt = "another kind of request"
     return Request(Form.POSTFIX, values, doubt)
@@ -121,8 +145,9 @@ def _exim(line: bytes) -> Request:
             continue
         # The first `=` ends the name; base64 padding comes later.
         name, equals, value = word.partition(b"=")
-        doubt = (_attribute(name, value, values) if equals and name else
-                 "a word without name and value") or doubt  # fmt: skip
+        if not equals or not _is_name(name):
+            raise ProtocolError("a word that is no attribute")
+        doubt = _attribute(name, value, values) or doubt
     if doubt is None and values.get("stage") not in ("rcpt", "dkim", "data"):
         doubt = "another stage"
     return Request(Form.EXIM, values, doubt)

@@ -64,10 +64,16 @@ class Service:
         self.clock = clock
         # With `store.sync = "power"` each record waits for the disk.
         self.waits_for_disk = settings.store.sync == "power"
-        self._pending: OrderedDict[str, _Pending] = OrderedDict()
+        # By message id and whether its teller is believed: a stranger adds nothing to the MTA's.
+        self._pending: OrderedDict[tuple[str, bool], _Pending] = OrderedDict()
 
-    def facts(self, request: Request) -> Facts | None:
-        """The facts to be judged, or None where there is nothing to judge: no opinion."""
+    def facts(self, request: Request, *, trusted: bool = True) -> Facts | None:
+        """The facts to be judged, or None where there is nothing to judge: no opinion.
+
+        `trusted` where the request came over a socket that only the MTA can reach (a unix socket).
+        What it says of signatures is believed there, and elsewhere with `policy.inet_verdicts`.
+        """
+        believed = trusted or self.settings.policy.inet_verdicts
         if request.doubt is not None:
             return None
         if request.form is Form.POSTFIX:
@@ -76,11 +82,12 @@ class Service:
             return attributes.facts(request, self.clock(), self.settings)
         stage, name = request.get("stage"), request.get("id")
         if stage == "dkim":
-            self._remember(name, attributes.signature(request, self.settings))
+            said = attributes.signature(request, self.settings, believed=believed)
+            self._remember((name, believed), said)
             return None
         signatures: tuple[Signature, ...] = ()
         if stage == "data" and name:
-            pending = self._pending.pop(name, None)
+            pending = self._pending.pop((name, believed), None)
             signatures = tuple(pending.signatures) if pending is not None else ()
         found = attributes.facts(request, self.clock(), self.settings, signatures)
         return found if found.recipients else None
@@ -122,8 +129,8 @@ class Service:
                 return
             del self._pending[name]
 
-    def _remember(self, name: str, signature: Signature | None) -> None:
-        if not name or signature is None:
+    def _remember(self, name: tuple[str, bool], signature: Signature | None) -> None:
+        if not name[0] or signature is None:
             return
         pending = self._pending.get(name)
         if pending is None:

@@ -133,6 +133,48 @@ class Arc:
     reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SpfCheck:
+    """What SPF says of one identity, in the words of RFC 7208 2.6.
+
+    `domain` is whose record was asked for; `mechanism` the term of it that matched, as it stands
+    there (None: none did); `reason` says why where the result is an error.
+    """
+
+    result: str  # none neutral pass fail softfail temperror permerror
+    domain: str | None = None
+    mechanism: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spf:
+    """SPF of the two identities of a message (RFC 7208 2.3, 2.4).
+
+    The MAIL FROM identity of a bounce is postmaster at the HELO name.
+    """
+
+    mail_from: SpfCheck
+    helo: SpfCheck
+
+
+@dataclass(frozen=True, slots=True)
+class Dmarc:
+    """What DMARC says of the author's domain (RFC 9989).
+
+    `organisation` is the organisational domain of `domain`, the header From's; `policy` what the
+    domain's owner asks for where it fails (None: no record); `aligned` which of dkim and spf
+    passed for a domain that is aligned.
+    """
+
+    result: str  # none pass fail temperror permerror
+    domain: str
+    organisation: str | None = None
+    policy: str | None = None  # none quarantine reject
+    aligned: tuple[str, ...] = ()
+    reason: str | None = None
+
+
 class IdentityKind(StrEnum):
     """What a sender can be remembered by."""
 
@@ -170,6 +212,8 @@ class Facts:
     message_id: str | None = None
     signatures: tuple[Signature, ...] = ()
     arc: Arc | None = None
+    spf: Spf | None = None  # None: not evaluated
+    dmarc: Dmarc | None = None  # None: not evaluated
     over_limit: str | None = None  # the limit that was exceeded: the message was not scanned
     relayed: bool = False  # a submission that carries mail somebody else wrote
     login: str | None = None  # never recorded
@@ -187,6 +231,18 @@ class Facts:
             if any(is_within(c, domain) or is_within(domain, c) for c in claims):
                 found.append(domain)
         return tuple(found)
+
+    @property
+    def spf_domain(self) -> str | None:
+        """The domain that let this client send for it: the MAIL FROM's, where SPF passed.
+
+        Whoever rents at the same hoster passes as well, so it names a domain and no person. A
+        bounce has no sender to speak for.
+        """
+        spf = self.spf
+        if spf is None or spf.mail_from.result != "pass" or self.sender.null:
+            return None
+        return spf.mail_from.domain
 
     def identities(self) -> tuple[Identity, ...]:
         """All that this message can be remembered by, proven ones first. Inbound only."""

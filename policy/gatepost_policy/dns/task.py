@@ -1,0 +1,79 @@
+"""Run what needs several answers one after the other, while the message still arrives.
+
+How it works. A `Task` is begun with a function that asks `Ask` for each answer it needs. It runs at
+once, in the caller's thread, as long as the cache knows every answer. At the first one that must
+be waited for it is begun again in a thread of its own; `result` waits for that one. From the
+deadline on every look-up is answered with a time-out, so that the function ends by itself.
+
+Rule: the function is given its answers and does nothing else that could not be done twice.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from gatepost_policy.dns.answer import TIMEOUT, Answer
+from gatepost_policy.dns.lookups import Lookups, Pending
+
+Ask = Callable[[str, str], Answer]  # name (lower-case, no end dot), type
+T = TypeVar("T")
+# How long after the deadline a function may still take to end: it has nothing to wait for.
+GRACE_S = 0.25
+
+
+class _Miss(BaseException):
+    """An answer that has to be waited for. No `except Exception` on the way may swallow it."""
+
+
+class Task(Generic[T]):
+    """One function and its look-ups. `deadline` is monotonic time; `otherwise` the result where
+    the function did not end or could not be run."""
+
+    __slots__ = ("_deadline", "_done", "_lookups", "_run", "_value")
+
+    def __init__(
+        self, run: Callable[[Ask], T], lookups: Lookups, deadline: float, otherwise: T
+    ) -> None:
+        self._run = run
+        self._lookups = lookups
+        self._deadline = deadline
+        self._value = otherwise
+        self._done: threading.Event | None = None
+        try:
+            self._value = run(self._known)
+        except _Miss:
+            self._done = threading.Event()
+            try:
+                threading.Thread(target=self._wait, daemon=True).start()
+            except RuntimeError:  # no thread to be had
+                self._done.set()
+
+    def result(self) -> T:
+        """What the function came to. Waits until the deadline at most."""
+        done = self._done
+        if done is not None:
+            done.wait(max(self._deadline - time.monotonic(), 0.0) + GRACE_S)
+        return self._value
+
+    def _known(self, name: str, kind: str) -> Answer:
+        found = self._lookups.ask(name, kind)
+        if isinstance(found, Pending):
+            if not found.done.is_set():
+                raise _Miss
+            return found.answer
+        return found
+
+    def _ask(self, name: str, kind: str) -> Answer:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            return TIMEOUT
+        found = self._lookups.ask(name, kind)
+        return found.wait(left) if isinstance(found, Pending) else found
+
+    def _wait(self) -> None:
+        try:
+            self._value = self._run(self._ask)
+        finally:
+            if self._done is not None:
+                self._done.set()

@@ -1,0 +1,9 @@
+"""SPF (RFC 7208): may this client send for the MAIL FROM's and the HELO's domain?
+
+`Checker` is one for a process; `begin` gives the checks of one message, `finish` their outcome.
+"""
+
+from gatepost_policy.spf.checker import Checker, Outcome, Running
+from gatepost_policy.spf.evaluate import Why
+
+__all__ = ["Checker", "Outcome", "Running", "Why"]

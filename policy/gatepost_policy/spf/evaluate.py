@@ -1,0 +1,184 @@
+"""Evaluate one SPF record for one client (RFC 7208 4, check_host): pyspf judges, we answer it.
+
+Pure but for the answers that are asked for. pyspf reads records, expands macros and compares
+addresses; every DNS answer it gets comes through `ask`, so that the cache, the budget and the
+recording of `dns` hold for it, and the counting of look-ups is ours.
+
+Where this differs from pyspf: an error at PTR is no match (5.5), explanations (exp=) are not
+fetched, for nobody is told them, and the reason of an error is a stable word (`Why`).
+"""
+
+import re
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+import spf as pyspf
+
+from gatepost_policy.dns import Ask
+from gatepost_policy.mail.facts import SpfCheck
+
+MAX_MECHANISM = 255  # characters of the term that are kept
+# What a hostile record may cost: pyspf's expressions take the square of a term's length.
+MAX_RECORD, MAX_TERMS, MAX_TERM = 8192, 512, 512
+MAX_PTR = 10  # RFC 7208 4.6.4: names of a client that are looked at
+MAX_VOID = 2  # RFC 7208 4.6.4: look-ups that find nothing
+# Macros whose value is not the same for every sender of a domain.
+_PERSONAL = re.compile(r"%\{[slh]", re.I)
+# RFC 7208 4.3: a domain has several labels. A last label of digits is an address, not a name.
+_LABEL = r"[^\x00-\x20.\\\x7f-\U0010ffff]{1,63}"
+_DOMAIN = re.compile(rf"(?:{_LABEL}\.)+(?!\d+\Z){_LABEL}")
+_PART = r"[^\x00-\x1f.\\\x7f-\U0010ffff]{1,63}"
+_NAME = re.compile(rf"{_PART}(?:\.{_PART})*")
+
+
+class Why(StrEnum):
+    """Why SPF could not be evaluated, beside the failures of DNS (`dns.Why`)."""
+
+    SYNTAX = "syntax"  # a term of the record cannot be read
+    SEVERAL = "several-records"  # more than one v=spf1 at a name
+    LOOKUPS = "too-many-lookups"  # over 10 terms that ask DNS, or over 10 MX of one name
+    VOID = "too-many-void-lookups"  # over 2 look-ups found nothing
+    TOO_LONG = "record-too-long"  # over 8192 octets, 512 terms, or 512 characters in one of them
+    MISSING = "no-record-included"  # include: or redirect= names a domain without a record
+    INTERNAL = "internal-error"  # a bug: nothing is known
+
+
+class Verdict:
+    """What one evaluation came to. `until`: monotonic time of the first answer that grows old.
+    `personal`: it depends on the local part or the HELO name, not on client and domain alone."""
+
+    __slots__ = ("check", "personal", "until", "used")
+
+    def __init__(
+        self, check: SpfCheck, until: float, used: dict[tuple[str, str], Any], personal: bool
+    ) -> None:
+        self.check = check
+        self.until = until
+        self.used = used  # (name, type) -> the answer's form
+        self.personal = personal
+
+
+def is_domain(text: str) -> bool:
+    """True where `text` (a canonical domain) can have an SPF record at all (RFC 7208 4.3)."""
+    return len(text) <= 253 and _DOMAIN.fullmatch(text) is not None and text[:1] != "["
+
+
+def evaluate(
+    ask: Ask, client: IPv4Address | IPv6Address, domain: str, local: str, helo: str
+) -> Verdict:
+    """check_host() for mail of `local`@`domain` from `client`. Never raises."""
+    query = _Query(ask, client, domain, local, helo)
+    try:
+        result = query.check()[0]
+        mechanism = query.mechanism
+        reason = str(query.why) if result in ("temperror", "permerror") else None
+    except Exception:  # pyspf raises ValueError, IndexError and more on hostile records
+        result, mechanism, reason = "permerror", None, Why.SYNTAX
+    if mechanism is not None:
+        mechanism = mechanism[:MAX_MECHANISM]
+    check = SpfCheck(result, domain, mechanism, reason)
+    return Verdict(check, query.until, query.used, query.personal)
+
+
+class _Query(pyspf.query):  # type: ignore[misc]
+    """pyspf's evaluation of one record, with our answers under it."""
+
+    def __init__(
+        self, ask: Ask, client: IPv4Address | IPv6Address, domain: str, local: str, helo: str
+    ) -> None:
+        super().__init__(i=str(client), s=f"x@{domain}", h=helo)
+        # Not split by pyspf: it takes the first @ of a quoted local part for the last.
+        self.l, self.o = local or "postmaster", domain
+        self.s = f"{self.l}@{domain}"
+        self.ask = ask
+        self.until = float("inf")
+        self.used: dict[tuple[str, str], Any] = {}
+        self.personal = False
+        self.why: str = Why.SYNTAX
+
+    def check_lookups(self) -> None:
+        """One more term that asks DNS (RFC 7208 4.6.4)."""
+        self.lookups += 1
+        if self.lookups > pyspf.MAX_LOOKUP:
+            raise self._permanent(Why.LOOKUPS)
+
+    def get_explanation(self, spec: str) -> None:
+        """Nobody is told the explanation, so it is not asked for."""
+
+    def expand(self, s: str, stripdot: bool = True) -> str:
+        if not self.personal and "%" in s and _PERSONAL.search(s):
+            self.personal = True
+        return str(super().expand(s, stripdot))
+
+    def dns_spf(self, domain: str) -> str | None:
+        self.why = Why.SEVERAL  # the only thing that can be wrong here
+        found: str | None = super().dns_spf(domain)
+        if found is not None:
+            terms = found.split(" ")
+            most = max(map(len, terms))
+            if len(found) > MAX_RECORD or len(terms) > MAX_TERMS or most > MAX_TERM:
+                raise self._permanent(Why.TOO_LONG)
+        self.why = Why.MISSING if found is None else Why.SYNTAX
+        return found
+
+    def dns_mx(self, domainname: str) -> list[str]:
+        names = self.dns(domainname, "MX")
+        if len(names) > pyspf.MAX_MX:
+            raise self._permanent(Why.LOOKUPS)
+        # Sorted, so that the same records are the same look-ups in the same order.
+        return [a for _, name in sorted(names) for a in self.dns_a(name, self.A)]
+
+    def validated_ptrs(self) -> list[str]:
+        """The client's names that lead back to it. RFC 7208 5.5: an error here is no match."""
+        found = []
+        try:
+            names = self.dns_ptr(self.i)
+        except pyspf.TempError:
+            return []
+        for name in sorted(names)[:MAX_PTR]:
+            try:
+                if self.cidrmatch(self.dns_a(name, self.A), self.cidrmax):
+                    found.append(name)
+            except pyspf.TempError:
+                continue
+        return found
+
+    def dns(
+        self, name: str, qtype: str, cnames: Any = None, ignore_void: bool = False
+    ) -> list[Any]:
+        """The records of `qtype` at `name`, as pyspf wants them. Raises its errors."""
+        name = name.rstrip(".").lower()
+        # RFC 7208 4.8: a name that cannot be is not asked for.
+        if len(name) > 253 or not _NAME.fullmatch(name):
+            return []
+        answer = self.ask(name, qtype)
+        self.used[name, qtype] = answer.form
+        self.until = min(self.until, answer.until)
+        if answer.failed:
+            self.why = str(answer.why)
+            raise pyspf.TempError(self.why)
+        if not answer.records:
+            self.void_lookups += 1
+            if self.void_lookups > MAX_VOID:
+                raise self._permanent(Why.VOID)
+        return [_VALUES[qtype](record) for record in answer.records]
+
+    def _permanent(self, why: Why) -> Exception:
+        self.why = why
+        error: Exception = pyspf.PermError(str(why))
+        return error
+
+
+def _exchange(record: str) -> tuple[int, str]:
+    preference, _, name = record.partition(" ")
+    return int(preference) if preference.isdigit() else 0, name
+
+
+_VALUES: dict[str, Any] = {
+    "TXT": lambda record: (record.encode("utf-8", "surrogateescape"),),
+    "MX": _exchange,
+    "A": str,
+    "AAAA": str,
+    "PTR": lambda record: record.rstrip("."),
+}

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from gatepost_milter.cli.common import App, Failure, working
+from gatepost_policy.text.times import timestamp
 
 
 @click.group()
@@ -88,18 +89,33 @@ def check(app: App) -> None:
 
 
 @command.command()
+@click.option(
+    "--clock-is-right",
+    is_flag=True,
+    help="Forget although the clock is far past what the store knows.",
+)
 @click.pass_obj
-def purge(app: App) -> None:
+def purge(app: App, clock_is_right: bool) -> None:
     """Forget what is older than [retention] says.
 
-    The daemon does this by itself; bounded work at a time, so that it may run beside it.
+    The daemon does this by itself; bounded work at a time, so that it may run beside it. Where the
+    clock is more than two days past the last purge (the newest message in a store that never was
+    purged), it may be wrong: nothing is forgotten then without --clock-is-right.
     """
     from gatepost_policy import retention
 
     engine = app.engine()
+    now = time.time()
     try:
+        doubt = None if clock_is_right else retention.by_hand(engine, now)
+        if doubt is not None:
+            raise Failure(
+                f"the clock says {timestamp(now)}, the store was last at {timestamp(doubt)}: "
+                "nothing is forgotten; if the clock is right: milterctl db purge --clock-is-right"
+            )
         with working("forgetting") as advance:
-            done = retention.purge(engine, app.settings, time.time(), advance)
+            done = retention.purge(engine, app.settings, now, advance)
+        retention.remember(engine, now, back=clock_is_right)
     finally:
         engine.dispose()
     for name, number in asdict(done).items():

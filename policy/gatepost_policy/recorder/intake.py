@@ -30,7 +30,7 @@ from sqlalchemy.exc import (
     StatementError,
 )
 
-from gatepost_policy import config, journal, store
+from gatepost_policy import config, journal, retention, store
 from gatepost_policy.ingest import Outcome, ingest
 from gatepost_policy.journal.record import Json
 from gatepost_policy.monitoring import counters
@@ -73,6 +73,7 @@ class Intake:
         self.changed = False
         self._log = log
         self._marks: dict[str, int] | None = None  # None: read them again
+        self._floor = 0.0  # the store is past this time, whatever the clock says
         self._done: set[str] = set()  # segments that are unlinked, their marks still there
 
     def once(self, engine: Callable[[], Engine]) -> int:
@@ -89,7 +90,7 @@ class Intake:
             if len(entries) >= BATCH_RECORDS:
                 break
         if entries:
-            partitions.prepare(opened, time.time())
+            partitions.prepare(opened, self._now())
             self._take(opened, entries)
         self._clean(opened, segments)
         return len(entries)
@@ -97,6 +98,10 @@ class Intake:
     def forget(self) -> None:
         """Nothing that is remembered of the store is sure any more."""
         self._marks = None
+
+    def _now(self) -> float:
+        """When what is recorded now was learned (Unix seconds)."""
+        return max(time.time(), self._floor)
 
     # Reading the journal
 
@@ -121,6 +126,7 @@ class Intake:
             rows = connection.exec_driver_sql(
                 sqltext.native(connection.dialect.name, sql), (self.host,)
             ).all()
+            self._floor = retention.learned(connection, 0.0)
         self._marks = {name: int(offset) for name, offset in rows}
         self._done.update(name for name in self._marks if name not in names)
 
@@ -182,7 +188,7 @@ class Intake:
             else:
                 records.append(entry.piece.data)
                 whence.append(entry)
-        learned = time.time()
+        learned = self._now()
         with store.writing(engine) as connection:
             _be_durable(connection)
             for name, end in sorted(ends.items()):

@@ -58,6 +58,8 @@ class Recorder:
         self._complained = 0.0
         self._purge_at = 0.0
         self._purger: retention.Purger | None = None
+        self._purge_to = self._purge_from = 0.0
+        self._pace = retention.Pace(self._log)
 
     def run(self, stop: threading.Event) -> None:
         """Record until `stop` is set; waits for the lock as long as another process holds it."""
@@ -87,17 +89,34 @@ class Recorder:
 
     def step(self) -> bool:
         """Ingest a batch, publish what changed, purge a little. True where more is waiting."""
+        self._pace.begin(self.engine())
         took = self.ingest_once()
         self._publish()
         if took:
             return took >= intake.BATCH_RECORDS
-        now = time.monotonic()
-        if now >= self._purge_at:
-            if self._purger is None:
-                self._purger = retention.Purger(self.engine(), self.settings)
-            more = self._purger.step(time.time())
-            self._purge_at = now + (LOOK_S if more else self.settings.retention.every)
+        self._purge(time.time(), retention.steady())
         return False
+
+    def _purge(self, now: float, at: float) -> None:
+        """A piece of retention's work, as far as the clock is believed. Raises StoreError."""
+        settled = self._pace.look(now, at)
+        if not settled or at < self._purge_at:
+            return
+        if self._purger is None:
+            target = self._pace.target(self.engine(), now, at)
+            if target is None:
+                self._purge_at = at + min(self.settings.retention.every, 60.0)
+                return
+            self._purger, self._purge_to = retention.Purger(self.engine(), self.settings), target
+            self._purge_from = at
+        if self._purger.step(self._purge_to):
+            self._purge_at = at + LOOK_S
+            return
+        retention.remember(self.engine(), self._purge_to)
+        if gone := str(self._purger.done):
+            self._log("info", f"retention: {gone}")
+        self._purger = None
+        self._purge_at = max(at + LOOK_S, self._purge_from + self.settings.retention.every)
 
     def close(self) -> None:
         """Let go of store and lock."""
@@ -198,6 +217,8 @@ def record_batch(
     Raises StoreError; ValueError where a record is none.
     """
     now = time.time() if learned is None else learned
+    with store.reading(engine) as connection:
+        now = retention.learned(connection, now)
     partitions.prepare(engine, now)
     new = 0
     for part in _by_rows(records):

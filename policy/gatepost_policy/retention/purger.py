@@ -50,6 +50,18 @@ class Purged:
     keys: int = 0
     partitions: int = 0
 
+    def __str__(self) -> str:
+        """What went, for the log; empty where nothing did."""
+        words = (
+            (self.recipients, "messages lost their recipients"),
+            (self.addresses, "client addresses became prefixes"),
+            (self.rows, "messages became counts"),
+            (self.identities, "identities went"),
+            (self.keys, "DKIM keys went"),
+            (self.partitions, "partitions went"),
+        )
+        return ", ".join(f"{number} {what}" for number, what in words if number)
+
 
 @dataclass
 class Purger:
@@ -86,12 +98,11 @@ class Purger:
         topic = f"purge-{kind}"
         with store.writing(self.engine) as connection:
             mark = _mark(connection, topic)
-            sql = "SELECT id, learned, traps FROM message WHERE id > ? ORDER BY id LIMIT ?"
-            found = [
-                (int(r[0]), int(r[2]))
-                for r in connection.exec_driver_sql(_native(connection, sql), (mark, STEP))
-                if r[1] < cutoff
-            ]
+            looked = _looked(connection, mark, now)
+            due = 0
+            while due < len(looked) and looked[due].learned < cutoff:
+                due += 1
+            found = [(row.id, row.traps) for row in looked[:due]]
             if not found:
                 return False
             trapped = kind == "traps"
@@ -237,6 +248,36 @@ def to_counts(connection: Connection, ids: list[int], now: float) -> int:
         sql = f"DELETE FROM {table} WHERE message_id = ?"
         sqltext.many(connection, _native(connection, sql), [(row.id,) for row in gone])
     return len(gone)
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """One message as a walk sees it."""
+
+    id: int
+    learned: float  # Unix seconds, not in the future
+    traps: int
+
+
+def _looked(connection: Connection, mark: int, now: float) -> list[_Looked]:
+    """The next STEP messages behind `mark`, by id.
+
+    Rows that a wrong clock put into the future would stop a walk for as long: they are as old as
+    the next row that is not.
+    """
+    sql = "SELECT id, learned, traps FROM message WHERE id > ? ORDER BY id LIMIT ?"
+    got = connection.exec_driver_sql(_native(connection, sql), (mark, STEP)).all()
+    learned: float | None = None
+    if got and got[-1][1] > now:
+        sql = "SELECT learned FROM message WHERE id > ? AND learned <= ? ORDER BY id LIMIT 1"
+        found = connection.exec_driver_sql(_native(connection, sql), (got[-1][0], now)).scalar()
+        learned = now if found is None else float(found)
+    looked: list[_Looked] = []
+    for row in reversed(got):
+        learned = float(row[1]) if row[1] <= now or learned is None else learned
+        looked.append(_Looked(int(row[0]), learned, int(row[2])))
+    looked.reverse()
+    return looked
 
 
 def _count_key(row: Row) -> tuple[int, str, str, str]:

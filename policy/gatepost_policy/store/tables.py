@@ -380,7 +380,8 @@ class Revision(Base):
     """One row a topic: a number that only grows.
 
     `traps`, `listings`, `repeat`: one more with every change. `message`: the last id given out
-    (SQLite). `purge-*`: the last id that retention has looked at, for each class.
+    (SQLite). `purge-*`: the last id that retention has looked at, for each class; `purge-clock`:
+    up to which time it has forgotten.
     """
 
     __tablename__ = "revision"

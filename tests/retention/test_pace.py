@@ -163,7 +163,7 @@ def test_a_purge_says_what_went(
     quick = settings.model_copy(update={"retention": Retention(recipients=60, every=60)})
     fill(engine, settings, AT)
     daemon, told = working(quick, clocks)
-    live(daemon, clocks, 1.1 * HOUR)
+    live(daemon, clocks, 3 * HOUR)
     daemon.close()
     assert len(told) == 1
     assert told[0].startswith("info retention: 20 messages lost their recipients")

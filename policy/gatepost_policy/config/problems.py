@@ -4,13 +4,15 @@ pydantic knows what was wrong where; an operator wants to know what to write ins
 """
 
 import json
+import math
+import re
 from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gatepost_policy.config.settings import Rule, Settings
+from gatepost_policy.config.settings import UNITS, Rule, Settings
 from gatepost_policy.mail.decision import Reason
 from gatepost_policy.text.escape import shown
 
@@ -93,6 +95,8 @@ def _line(name: str, path: list[Any], value: Any, detail: ErrorDetails) -> str:
     if kind == "value_error":
         wanted = str(context.get("error", detail["msg"]))
         wanted = wanted if wanted.startswith("want ") else f"want {wanted}"
+        if wanted.startswith("want a duration such"):
+            wanted = _with_unit(path, value) or wanted
         return f"{name}: {wanted}" + (f", got {got(value)}" if ", got " not in wanted else "")
     if kind == "string_pattern_mismatch":
         context = {"pattern": _PATTERNS.get(str(context["pattern"]), str(context["pattern"]))}
@@ -100,6 +104,22 @@ def _line(name: str, path: list[Any], value: Any, detail: ErrorDetails) -> str:
         context = {"expected": str(context["expected"]).replace("'", '"')}
     wanted = _WANTED[kind].format(**context) if kind in _WANTED else detail["msg"]
     return f"{name}: want {wanted}, got {got(value)}"
+
+
+def _with_unit(path: list[Any], value: object) -> str | None:
+    """What to write for a duration without a unit: the one that comes nearest to the default."""
+    text = str(value).strip()
+    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,9}(\.0+)?", text) or float(text) == 0:
+        return None
+    number = int(float(text))
+    field = getattr(Settings.model_fields[path[0]].annotation, "model_fields", {})[path[-1]]
+
+    def far(unit: str) -> float:
+        return abs(math.log(number * UNITS[unit] / field.default))
+
+    near = min(UNITS, key=far)
+    seconds = "" if near == "s" else f' ("{number}s" if these are seconds)'
+    return f'want a duration with its unit: "{number}{near}"{seconds}'
 
 
 def got(value: object) -> str:

@@ -10,7 +10,16 @@ from datetime import date
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+)
 
 from gatepost_policy.mail.address import canonical_domain
 from gatepost_policy.mail.decision import Reason
@@ -18,15 +27,32 @@ from gatepost_policy.mail.decision import Reason
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 
 
+LONGEST_S = 1_000 * UNITS["y"]  # a date that far back still is one
+
+
 def duration(value: object) -> object:
     """`"24h"` as 86400. Raises ValueError saying what was wanted."""
     if isinstance(value, str):
-        match = re.fullmatch(r"(\d{1,6})([smhdwy])", value.strip())
+        match = re.fullmatch(r"(\d{1,9})([smhdwy])", value.strip(), re.ASCII)
         if match:
-            return int(match.group(1)) * UNITS[match.group(2)]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value  # already seconds: a model that is validated twice
+            seconds = int(match.group(1)) * UNITS[match.group(2)]
+            if seconds > LONGEST_S:
+                raise ValueError('want a duration of at most "1000y"')
+            return seconds
     raise ValueError('want a duration such as "90s", "24h" or "30d"')
+
+
+def in_words(seconds: int) -> str:
+    """86400 as `"1d"`: what `duration` reads back, in the largest unit that is exact."""
+    unit = next(u for u in ("d", "h", "m", "s") if seconds % UNITS[u] == 0)
+    return f"{seconds // UNITS[unit]}{unit}"
+
+
+def _seconds(value: object, info: ValidationInfo) -> object:
+    # A file says its unit: "rows = 365" meant days, and 365 seconds would empty the store.
+    if info.mode == "python" and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return duration(value)
 
 
 def _network(value: object) -> object:
@@ -72,7 +98,12 @@ def _nameserver(value: str) -> str:
     return value
 
 
-Seconds = Annotated[int, BeforeValidator(duration), Field(ge=1)]
+Seconds = Annotated[
+    int,
+    BeforeValidator(_seconds),
+    Field(ge=1),
+    PlainSerializer(in_words, return_type=str, when_used="json"),
+]
 Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
 Domain = Annotated[str, AfterValidator(_domain)]
 Socket = Annotated[str, AfterValidator(_socket)]

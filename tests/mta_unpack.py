@@ -82,6 +82,19 @@ def exim() -> Programs:
     return _unpacked("exim", "usr/sbin/exim4")
 
 
+def opendmarc() -> Programs:
+    """OpenDMARC, always unpacked. Raises Unavailable."""
+    _need_root()
+    return _unpacked("opendmarc", "usr/sbin/opendmarc")
+
+
+def mail_authenticationresults() -> Programs:
+    """Perl's Mail::AuthenticationResults, always unpacked. Raises Unavailable."""
+    _need_root()
+    module = "usr/share/perl5/Mail/AuthenticationResults/Parser.pm"
+    return _unpacked("mail-authenticationresults", module)
+
+
 def _unpacked(section: str, marker: str) -> Programs:
     home = cache() / section
     home.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from authres.arc import ARCAuthenticationResult
 from authres.core import AuthenticationResultsHeader
 from authres.dkim_b import DKIMAuthenticationResult
 
-from gatepost_policy.dkim.authresults import MAX_RESULTS, forged, value
+from gatepost_policy.dkim.authresults import MAX_RESULTS, forged, unverified, value
 from gatepost_policy.dkim.reasons import RESULT, Why
 from gatepost_policy.mail.facts import Arc, Signature
 
@@ -33,15 +33,31 @@ def read(text: str) -> AuthenticationResultsHeader:
 
 
 def test_one_result_for_each_signature() -> None:
-    skipped = Signature(result="neutral", reason=Why.SKIPPED, flags=("skipped",))
-    got = read(value(MX, [SOUND, skipped], Arc("fail", "malformed")))
+    broken = Signature(domain="b.example", result="fail", reason=Why.BAD_SIGNATURE)
+    got = read(value(MX, [SOUND, broken], Arc("fail", "malformed")))
     assert got.authserv_id == MX
     first, second, third = got.results
     assert (first.method, first.result, first.reason) == ("dkim", "pass", None)
     assert (first.header_d, first.header_s, first.header_a) == ("example.org", "s1", "rsa-sha256")
     assert first.header_b == "ab/=cd+e"
-    assert (second.result, second.reason, second.properties) == ("neutral", "skipped", [])
+    assert (second.result, second.reason, second.header_d) == ("fail", "bad-signature", "b.example")
     assert (third.method, third.result, third.reason) == ("arc", "fail", "malformed")
+
+
+def test_the_pass_of_the_author_stands_first_and_skipped_ones_are_left_out() -> None:
+    skipped = Signature(
+        domain="s.example", result="neutral", reason=Why.SKIPPED, flags=("skipped",)
+    )
+    broken = Signature(domain="a.example", result="fail", reason=Why.BAD_SIGNATURE)
+    other = Signature(domain="list.example", result="pass")
+    author = Signature(domain="bank.example", result="pass")
+    signatures = [skipped, broken, other, author, skipped]
+    got = read(value(MX, signatures, None, "mail.bank.example")).results
+    assert [r.header_d for r in got] == ["bank.example", "list.example", "a.example"]
+    got = read(value(MX, signatures, None, "evil-bank.example")).results
+    assert [r.header_d for r in got] == ["list.example", "bank.example", "a.example"]
+    # Where nothing else is there, it is said that nothing was looked at.
+    assert [r.result for r in read(value(MX, [skipped], None)).results] == ["neutral"]
 
 
 @pytest.mark.parametrize("why", list(Why))
@@ -65,7 +81,21 @@ def test_two_signatures_of_one_domain_are_told_apart() -> None:
 
 
 def test_the_field_is_bounded() -> None:
-    assert len(read(value(MX, [SOUND] * 5000, None)).results) == MAX_RESULTS
+    """By what OpenDMARC 1.4 reads: 1024 octets of tokens, 16 results."""
+    short = Signature(domain="a.b", result="fail")
+    assert len(read(value(MX, [short] * 5000, None)).results) == MAX_RESULTS
+    for signatures in ([SOUND] * 5000, [SOUND] * 10):
+        text = value(MX, signatures, Arc("fail", "malformed"))
+        assert len(text) + 2 * sum(map(text.count, ".=;")) < 1024
+        assert [r.method for r in read(text).results][-1] == "arc"
+    # One result is told, however long its names are.
+    long = Signature(domain=".".join(["x" * 60] * 4), selector="y" * 200, result="pass")
+    assert len(read(value(MX, [long, long], None)).results) == 1
+
+
+def test_nothing_was_verified() -> None:
+    assert unverified(MX) == " mx.example.net;\n\tnone"
+    assert read(unverified(MX)).results == []
 
 
 OURS = [
@@ -84,6 +114,21 @@ OURS = [
     b" \x00mx.example.net; dkim=pass",
     b" (never closed mx.example.net; dkim=pass",
     b' "mx.example.net; dkim=pass',
+    b' "mx".example.net; dkim=pass',
+    b" mx .example.net; dkim=pass",
+    b" mx.\n example.net; dkim=pass",
+    b" m\\x.exam\\ple.net; dkim=pass",
+    b" mx).exa)mple.net; dkim=pass",
+    b" (\\) mx.example.net; dkim=pass",
+    b' "(x" mx.(c)example.net; dkim=pass',
+    b" \\(x mx.example.net; dkim=pass",
+    b" Authentication-Results: mx.example.net; dkim=pass",
+    b" =?utf-8?q?mx=2Eexample=2Enet=3B?= dkim=pass",
+    b" =?us-ascii?b?bXguZXhhbXBsZS5uZXQ=?=; dkim=pass",
+    "\u200b mx.example.net; dkim=pass".encode(),
+    "\uff4dx\u3002example.net; dkim=pass".encode(),
+    b" mx.example.net 1 (c) ; dkim=pass",
+    b" \\" + b"(" * 5000 + b"mx.example.net; dkim=pass",
 ]
 THEIRS = [
     b" mx.example.net.evil; dkim=pass",
@@ -97,6 +142,15 @@ THEIRS = [
     b" (mx.example.net)",
     b" (((((",
     b" \xff\xfe; x",
+    b" mx.example.net2; dkim=pass",
+    b" mx-example.net; dkim=pass",
+    b" (mx.example.net) other.example; dkim=pass",
+    b" other.example (by mx.example.net); dkim=pass",
+    b" other.example 1 (a (nested \\) one)); dkim=pass header.d=mx.example.net",
+    b' "other.example"; dkim=pass reason="mx.example.net"',
+    b" ORIGINATING; auth=pass smtp.auth=x@mx.example.net",
+    b" =?utf-8?q?other?=; dkim=pass header.d=mx.example.net",
+    b" =?x?q?mx?=; =?utf-8?b?!?=",
 ]
 
 

@@ -174,7 +174,8 @@ class Gate:
         if decision.tag:
             edits.append(Edit("insert", tag, 0, f" {decision.reason}"))
         if message.over_limit is None:
-            value = authresults.value(ours, seen.signatures, seen.arc)
+            author = "" if seen.header_from is None else seen.header_from.domain
+            value = authresults.value(ours, seen.signatures, seen.arc, author)
             edits.append(Edit("insert", "Authentication-Results", 0, value))
         return tuple(edits)
 

@@ -3,7 +3,9 @@
 Pure. authres makes each result clause; the clauses of the same key are alike but for `header.b`,
 so they are kept (a build costs 20 us, a thirtieth of a small message).
 
-Limits: one field has at most `MAX_RESULTS` results; signatures beyond are in the store.
+Limits: one field has at most `MAX_RESULTS` results and is no longer than OpenDMARC reads: a field
+of ten full results is dropped there whole. So the author's pass stands first, signatures that
+nobody looked at are left out, and what does not fit is in the store alone.
 """
 
 import re
@@ -13,25 +15,59 @@ from functools import lru_cache
 from authres.arc import ARCAuthenticationResult
 from authres.core import AuthenticationResultProperty, DKIMAuthenticationResult
 
-from gatepost_policy.mail.address import canonical_domain
+from gatepost_policy.dkim.claimed_name import claims
+from gatepost_policy.dkim.reasons import Why
+from gatepost_policy.mail.address import is_within
 from gatepost_policy.mail.facts import Arc, Signature
 
-MAX_RESULTS = 50
-MAX_CFWS = 4096  # a longer comment before the name counts as one that never ends
+MAX_RESULTS = 15  # OpenDMARC 1.4 has room for 16, and writes beyond it
+MAX_OCTETS = 960  # of a field, counted as OpenDMARC's tokens lie in its 1026 octets
+UNVERIFIED = "none"  # RFC 8601 2.2: nothing was looked at
 # RFC 2045 5.1: what may stand in a value without quotes.
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+")
-_ID = re.compile(rb"[^\x00-\x20()<>@,;:\\\"/\[\]?=\x7f]+")
-_COMMENT_MARK = re.compile(rb"[()]|\\.", re.S)
-_QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*+)("?)', re.S)
-_BLANKS = re.compile(rb"[\x00-\x20\x7f]*")
 
 
-def value(authserv_id: str, signatures: Sequence[Signature], arc: Arc | None) -> str:
-    """The field's value with its leading space, folded with LF and a tab, a result a line."""
-    lines = [_clause(s) for s in signatures[:MAX_RESULTS]] or ["dkim=none"]
-    if arc is not None and arc.cv != "none":
-        lines.append(_arc(arc.cv, arc.reason))
+def value(
+    authserv_id: str, signatures: Sequence[Signature], arc: Arc | None, author: str = ""
+) -> str:
+    """The field's value with its leading space, folded with LF and a tab, a result a line.
+
+    `author` is the domain of From: a pass that is aligned with it comes first.
+    """
+    seen = [s for s in signatures if s.reason is not Why.SKIPPED] or signatures
+    if len(seen) > 1:
+        seen = sorted(seen, key=lambda s: _rank(s, author))  # stable: else as in the header
+    lines = [] if arc is None or arc.cv == "none" else [_arc(arc.cv, arc.reason)]
+    room = MAX_OCTETS - _octets(_quoted(authserv_id)) - sum(map(_octets, lines))
+    shown: list[str] = []
+    for signature in seen[: MAX_RESULTS - len(lines)]:
+        clause = _clause(signature)
+        room -= _octets(clause)
+        if room < 0 and shown:
+            break
+        shown.append(clause)
+    return _joined(authserv_id, [*(shown or ["dkim=none"]), *lines])
+
+
+def unverified(authserv_id: str) -> str:
+    """The value of a field that says: whatever else stands here, we verified nothing."""
+    return _joined(authserv_id, [UNVERIFIED])
+
+
+def _joined(authserv_id: str, lines: Sequence[str]) -> str:
     return f" {_quoted(authserv_id)};\n\t" + ";\n\t".join(lines)
+
+
+def _rank(signature: Signature, author: str) -> int:
+    if signature.result != "pass":
+        return 2
+    domain = signature.domain or ""
+    return 0 if author and (is_within(author, domain) or is_within(domain, author)) else 1
+
+
+def _octets(text: str) -> int:
+    """What `text` takes of a reader's room at most: OpenDMARC ends every token with an octet."""
+    return len(text) + 2 * sum(map(text.count, ".=;")) + 2
 
 
 def _clause(signature: Signature) -> str:
@@ -79,39 +115,4 @@ def forged(values: Sequence[bytes], authserv_id: str) -> tuple[int, ...]:
 
     RFC 8601 5: they came from outside, so nobody may read them as ours.
     """
-    ours = canonical_domain(authserv_id)
-    return tuple(i for i, text in enumerate(values, 1) if _claims(text, ours))
-
-
-def _claims(text: bytes, ours: str) -> bool:
-    at = _skip_cfws(text[:MAX_CFWS])
-    quoted = None if at is None else _QUOTED.match(text, at)
-    if at is None or (quoted and not quoted[2]):
-        # A comment or a string that never ends: a reader may see anything in there.
-        return ours.encode() in text.lower()
-    if quoted:
-        name = re.sub(rb"\\(.)", rb"\1", quoted[1], flags=re.S)
-        # A fold inside the quotes is white space of the string, and means nothing.
-        name = name.replace(b"\r", b"").replace(b"\n", b"")
-    else:
-        plain = _ID.match(text, at)
-        name = plain[0] if plain else b""
-    return canonical_domain(name.decode("utf-8", "surrogateescape")) == ours
-
-
-def _skip_cfws(text: bytes) -> int | None:
-    """Where the first thing that is neither white space nor comment begins (RFC 5322 3.2.2)."""
-    at = 0
-    while True:
-        blanks = _BLANKS.match(text, at)
-        at = blanks.end() if blanks else at
-        if text[at : at + 1] != b"(":
-            return at
-        depth = 0
-        for mark in _COMMENT_MARK.finditer(text, at):
-            depth += (mark[0] == b"(") - (mark[0] == b")")
-            if depth == 0:
-                at = mark.end()
-                break
-        else:
-            return None
+    return tuple(i for i, text in enumerate(values, 1) if claims(text, authserv_id))

@@ -1,0 +1,167 @@
+"""Tell whose name an Authentication-Results field bears, as its most lenient reader would.
+
+RFC 8601 5: a field from outside that bears our authserv-id must go, for whoever reads mail behind
+us believes it. Readers are more lenient than the grammar: OpenDMARC takes `mx .example.net`,
+`"mx".example.net` and `m\\x).example.net` for our name, Mail::AuthenticationResults strips a second
+field name in front, mail programs decode encoded words. So a name counts as ours when any way of
+dropping comments, blanks, folds, quotes, backslashes and stray parentheses leaves it; what honest
+servers write is compared exactly, and their fields stay. Pure.
+
+Limits: what a field says in its first `MAX_HEAD` octets. Where its name has not ended by then, or
+parentheses and quotes are so entangled that readers differ, the field is ours if our name stands
+anywhere in it.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.errors import HeaderParseError
+from email.header import decode_header
+from functools import lru_cache
+
+import idna
+
+from gatepost_policy.mail.address import canonical_domain
+
+MAX_HEAD = 4096  # octets of a field that are taken apart; OpenDMARC reads no more than 1024
+# What honest servers write: a name, perhaps a version (RFC 8601 2.2), the first semicolon.
+_HONEST = re.compile(
+    rb"[ \t\r\n]*+([A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]++)*+)"
+    rb"[ \t\r\n]*+(?:[0-9]++[ \t\r\n]*+)?(?:;|\Z)"
+)
+_SECOND_NAME = re.compile(rb"\s*authentication-results:", re.I)
+# Quoted strings and comments, as RFC 5322 3.2 has them: backslashes escape, quotes shield.
+_MARKS = re.compile(rb'\\.|[()";]', re.S)
+_ODD = re.compile(rb'\\[()";]')  # outside comments: readers differ about what these escape
+# What no host name has: here names are cut, and the pieces are put together again.
+_CUT = bytes(range(0x21)) + b'\x7f"\\()<>@,:/[]?='
+_PIECES = re.compile(rb'[^\x00-\x20\x7f"\\()<>@,:/\[\]?=]+')
+# RFC 2047 2: what Python's and other mail libraries decode wherever it stands.
+_ENCODED_WORD = re.compile(rb"=\?[^?\s]{1,40}\?[bq]\?[^?]{0,400}\?=", re.I)
+
+
+def claims(value: bytes, authserv_id: str) -> bool:
+    """True where some reader takes the field with this value for one of `authserv_id`'s."""
+    honest = _HONEST.match(value)
+    if honest:
+        return canonical_domain(honest[1].decode()) == canonical_domain(authserv_id)
+    ours = _forms(authserv_id)
+    second = _SECOND_NAME.match(value)
+    if second:
+        value = value[second.end() :]
+    head = value[:MAX_HEAD]
+    whole = len(value) <= MAX_HEAD or b";" in head
+    return any(_claims(text, ours, whole) for text in {head, _decoded(head)}) or (
+        not whole and _within(value, ours)
+    )
+
+
+@lru_cache(maxsize=16)
+def _forms(authserv_id: str) -> tuple[str, str]:
+    """Our name in A-labels and in U-labels, without what cuts names."""
+    ours = _squeezed(authserv_id.encode("utf-8", "surrogateescape"))
+    try:
+        return ours, idna.decode(ours)
+    except (idna.IDNAError, UnicodeError):
+        return ours, ours
+
+
+def _within(text: bytes, ours: tuple[str, str]) -> bool:
+    squeezed = _squeezed(text)
+    return any(form in squeezed for form in ours)
+
+
+def _claims(text: bytes, ours: tuple[str, str], whole: bool) -> bool:
+    readings = [_without_comments(text, lenient) for lenient in (False, True)]
+    names = [reading.name for reading in readings]
+    if any(_spells(name, ours[0]) for name in names):
+        return True
+    if not whole or not readings[0].closed:
+        # A comment or a string that never ends: a reader may begin and end the name anywhere.
+        names.append(text)
+    elif readings[1].closed and not _ODD.search(names[0]):
+        return False
+    # OpenDMARC skips a word that begins with an escaped or quoted parenthesis.
+    return any(_within(name, ours) for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What stands before the first semicolon without its comments; `closed`: all of them ended."""
+
+    name: bytes
+    closed: bool
+
+
+def _without_comments(text: bytes, lenient: bool) -> _Reading:
+    """One reader's view of the name.
+
+    A `lenient` reader knows neither escapes nor quotes: Mail::AuthenticationResults has them not
+    in comments, OpenDMARC takes a quoted parenthesis for a comment.
+    """
+    out: list[bytes] = []
+    start = depth = begun = 0
+    quoted, closed = False, True
+    for mark in _MARKS.finditer(text):
+        what = mark[0][-1:] if lenient else mark[0]
+        at = mark.end() - 1
+        if what == b'"' and not depth:
+            quoted = not quoted
+        elif quoted and not lenient:
+            continue
+        elif what == b"(":
+            if not depth:
+                begun = at
+            depth += 1
+        elif what == b")":
+            if depth == 1:
+                out.append(text[start:begun])
+                start = at + 1
+            closed = closed and depth > 0
+            depth = max(depth - 1, 0)
+        elif what == b";" and not depth:
+            return _Reading(b" ".join([*out, text[start:at]]), closed and not quoted)
+    ended = closed and not depth and not quoted
+    return _Reading(b" ".join([*out, text[start:]]), ended)
+
+
+def _spells(text: bytes, ours: str) -> bool:
+    """True where the pieces of `text`, put together from the left, make `ours` at some point."""
+    joined = b""
+    for piece in _prefixes(text):
+        joined += piece
+        if len(joined) > 4 * len(ours) + 64:
+            return False
+        if canonical_domain(joined.decode("utf-8", "surrogateescape")) == ours:
+            return True
+    return False
+
+
+def _prefixes(text: bytes) -> Iterator[bytes]:
+    # A semicolon ends the name for whoever knows no quotes.
+    for piece in _PIECES.finditer(text):
+        name, semicolon, _ = piece[0].partition(b";")
+        yield name
+        if semicolon:
+            return
+
+
+def _squeezed(text: bytes) -> str:
+    """`text` as a domain without all that cuts a name."""
+    return canonical_domain(text.translate(None, _CUT).decode("utf-8", "surrogateescape"))
+
+
+def _decoded(text: bytes) -> bytes:
+    """`text` with its encoded words decoded."""
+    if b"=?" not in text:
+        return text
+    return _ENCODED_WORD.sub(_word, text)
+
+
+def _word(match: re.Match[bytes]) -> bytes:
+    try:
+        ((content, charset),) = decode_header(match[0].decode("ascii", "replace"))
+        text = content if isinstance(content, str) else content.decode(charset or "ascii")
+        return str(text).encode()
+    except (HeaderParseError, LookupError, ValueError):
+        return match[0]

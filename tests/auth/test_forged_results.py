@@ -1,0 +1,105 @@
+"""A forged Authentication-Results is found however it is spelled: the real readers are asked.
+
+Whatever OpenDMARC, authres or Mail::AuthenticationResults takes for a field of ours has to go.
+What they do is measured here, on spellings that a machine makes; that they do take some of them
+for ours is the counter-proof.
+"""
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+import mta_unpack
+import opendmarc_instance
+import rings
+from gatepost_policy.dkim.authresults import forged
+from opendmarc_instance import verdict
+from result_readers import MX, TAIL, authres_name, perl_names, spelling
+
+SPELLINGS = 20_000
+SECONDS = 40.0  # for OpenDMARC, which takes milliseconds for each
+DNS = {"_dmarc.bank.example": "v=DMARC1; p=reject"}
+
+HONEST = (
+    "other.example",
+    "mx.example.network",
+    "x.mx.example.net",
+    "mx2.example.net",
+    "MX",
+    "mx-1.net",
+)
+FRAMES = (" {};", " {} ;", " {} 1;", "\n\t{};", " (by us) {};", " {} (mx.example.net);", ' "{}";')
+
+
+def made(seed: int, number: int) -> list[bytes]:
+    """Spellings as they come from the MTA: folds are LF."""
+    rng = random.Random(seed)
+    return [spelling(rng).replace(b"\r\n", b"\n") for _ in range(number)]
+
+
+def kept(values: list[bytes]) -> list[bytes]:
+    """Those of `values` that stay."""
+    gone = set(forged(values, MX))
+    return [value for i, value in enumerate(values, 1) if i not in gone]
+
+
+def test_what_authres_takes_for_ours_goes() -> None:
+    values = made(1, SPELLINGS)
+    assert [v for v in kept(values) if authres_name(v) == MX] == []
+    assert sum(authres_name(v) == MX for v in values[:2000]) > 50
+
+
+@pytest.mark.tools
+@pytest.mark.timeout(300)
+def test_what_mail_authenticationresults_takes_for_ours_goes() -> None:
+    try:
+        programs = mta_unpack.mail_authenticationresults()
+    except mta_unpack.Unavailable as error:
+        rings.missing("tools", str(error))
+    values = made(2, SPELLINGS)
+    names = [(name or "").lower() for name in perl_names(programs, values)]
+    assert [
+        v for v, name in zip(values, names, strict=True) if name == MX and not forged([v], MX)
+    ] == []
+    assert names.count(MX) > 500
+
+
+@pytest.mark.tools
+@pytest.mark.timeout(300)
+def test_what_opendmarc_takes_for_ours_goes(tmp_path: Path) -> None:
+    """An unsigned spoof of a p=reject domain: OpenDMARC believes no field that we keep."""
+    try:
+        programs = mta_unpack.opendmarc()
+    except mta_unpack.Unavailable as error:
+        rings.missing("tools", str(error))
+    values = made(3, SPELLINGS)
+    believed = asked = 0
+    until = time.monotonic() + SECONDS
+    with (
+        opendmarc_instance.serving(programs, tmp_path, DNS, MX) as running,
+        running.session() as session,
+    ):
+
+        def said(value: bytes) -> str | None:
+            field = b"Authentication-Results:" + value.replace(b"\n", b"\r\n") + b"\r\n"
+            return verdict(session, field, "bank.example")
+
+        for value in kept(values):
+            assert said(value) != "pass", value
+        for value in values:
+            if time.monotonic() > until:
+                break
+            asked += 1
+            if said(value) == "pass":
+                believed += 1
+                assert forged([value], MX) == (1,), value
+    assert asked > 200 and believed > asked // 20, (asked, believed)
+
+
+def test_others_keep_theirs() -> None:
+    for name in HONEST:
+        for frame in FRAMES:
+            value = frame.format(name).encode() + TAIL
+            assert forged([value], MX) == (), value

@@ -1,0 +1,84 @@
+"""Those who read Authentication-Results, and spellings to ask them about.
+
+`spelling` makes a field value that some reader may take for one of `MX`: the name with comments,
+blanks, folds, quotes, backslashes, parentheses and more put where nobody would.
+"""
+
+import json
+import random
+import subprocess
+from collections.abc import Sequence
+
+import authres
+
+from mta_unpack import Programs
+
+MX = "mx.example.net"
+TAIL = b" dkim=pass header.d=bank.example"
+JUNK = (
+    " ", "  ", "\t", "\n ", "\r\n\t", "\n\t ", "()", "(c)", "(a (b) c)", "( ; )", "(\\))", "(\\()",
+    '("x")', '(")', '"', '""', "\\", "\\\\", ")", "(", ")(", "\x0b", "\x0c", "\x01", "\x7f", '\\"',
+    "\\ ", "\\(", '" "', ";",
+)  # fmt: skip
+BEFORE = (
+    "", "", "", " ", "\n\t", "(x)", "(x) ", "(;) ", "Authentication-Results:",
+    "authentication-results: ", '"(x" ', "\\(x ", '"(x)" ', "(\\) ", ") ", "(a\\)b) ", "((x) ",
+    '"" ', "\\",
+)  # fmt: skip
+BEHIND = (
+    "", "", "", " 1", " (c) 1", ".", "/1", " ", "(c)", "\n ", " 1 (c)", ". 1", ")", " x=y", '"',
+    "\\",
+)  # fmt: skip
+QUOTED = ("{}", "{}", '"{}"', "\\{}", "{})", "({}", '"{}', '{}"', "(c){}", "{}(c)")
+
+
+def spelling(rng: random.Random) -> bytes:
+    """One value, from its leading space to its results."""
+    name = MX if rng.random() < 0.8 else "".join(rng.choice((c, c.upper())) for c in MX)
+    labels = name.split(".")
+    if rng.random() < 0.35:
+        which = rng.randrange(3)
+        labels[which] = rng.choice(QUOTED).format(labels[which])
+    dot = (
+        "." if rng.random() < 0.7 else rng.choice((" .", ". ", ".\n ", "(c).", '"."', "\\.", ".)"))
+    )
+    text = dot.join(labels)
+    for _ in range(rng.choice((0, 0, 0, 1, 1, 2))):
+        at = rng.randrange(len(text) + 1)
+        text = text[:at] + rng.choice(JUNK) + text[at:]
+    if rng.random() < 0.1:
+        text = f'"{text}"'
+    text = rng.choice(BEFORE) + text + rng.choice(BEHIND)
+    return b" " + text.encode() + b";" + TAIL
+
+
+def authres_name(value: bytes) -> str | None:
+    """Whose field this is to authres; None where it cannot tell."""
+    text = value.decode("utf-8", "replace").replace("\r\n", "").replace("\n", "").strip()
+    try:
+        found = authres.AuthenticationResultsHeader.parse_value(text)
+    except (authres.AuthResError, AttributeError, RecursionError):
+        return None
+    return str(found.authserv_id)
+
+
+SCRIPT = """
+use strict; use warnings; use JSON; use Mail::AuthenticationResults::Parser;
+while (my $line = <STDIN>) {
+    my $value = decode_json($line)->[0];
+    my $parser = Mail::AuthenticationResults::Parser->new();
+    my $found = eval { $parser->parse($value)->value()->value() };
+    print encode_json([$found]), "\\n";
+}
+"""
+
+
+def perl_names(programs: Programs, values: Sequence[bytes]) -> list[str | None]:
+    """Whose fields these are to Mail::AuthenticationResults; None where it cannot tell."""
+    folders = [programs.root / "usr/share/perl5", *(programs.root / "usr/lib").glob("*/perl5/*")]
+    asked = "".join(json.dumps([value.decode("latin-1")]) + "\n" for value in values)
+    done = subprocess.run(
+        ["perl", *(f"-I{folder}" for folder in folders), "-e", SCRIPT],
+        input=asked, capture_output=True, text=True, check=True, timeout=100,
+    )  # fmt: skip
+    return [json.loads(line)[0] for line in done.stdout.splitlines()]

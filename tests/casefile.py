@@ -4,7 +4,8 @@
     [settings]           TOML; may be missing
     [session]            one `key: value` a line; see SESSION
     [message]            the message as the client sends it; LF here is CRLF on the wire
-    [expected]           action, reason, then edits; rewritten by `pytest --update-cases`
+    [expected]           action (with its stage where that is not the end: `reject@rcpt`), reason,
+                         then edits; rewritten by `pytest --update-cases`
 
 Octets that are no text are written as `\\xHH`, in the session and in the message alike.
 """
@@ -135,9 +136,10 @@ def _envelope(options: dict[str, list[str]]) -> Envelope:
     return Envelope(macros=macros, **values)  # type: ignore[arg-type]
 
 
-def outcome(decision: Decision, edits: tuple[Edit, ...]) -> list[str]:
-    """The lines of [expected] for what was decided."""
-    lines = [f"action: {decision.action}", f"reason: {decision.reason}"]
+def outcome(decision: Decision, edits: tuple[Edit, ...], stage: str) -> list[str]:
+    """The lines of [expected] for what was decided, and answered at `stage` (`rcpt`, `end`)."""
+    at = "" if stage == "end" else f"@{stage}"
+    lines = [f"action: {decision.action}{at}", f"reason: {decision.reason}"]
     if decision.shadow:
         lines.append(f"shadow: {', '.join(decision.shadow)}")
     if decision.reply is not None:

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -18,9 +19,10 @@ from pathlib import Path
 from miltertest import constants
 
 from daemons import BIN
-from gatepost_milter.mta.conversation import MilterSession, Peer
+from gatepost_milter.mta.conversation import MilterSession
 from gatepost_milter.mta.queue_file import Field, QueueFile
 from gatepost_milter.mta.wire import ProtocolError, Wire
+from gatepost_milter.protocol.peer import Peer
 from gatepost_policy import journal
 from gatepost_policy.recorder import LOCK
 from gatepost_policy.system.socket_address import SocketAddress
@@ -121,8 +123,10 @@ class Feeder(threading.Thread):
 class Milter:
     """The daemon under test, and how to find its processes."""
 
-    def __init__(self, home: Path, config: str, fault: str = "") -> None:
+    def __init__(self, home: Path, config: str, fault: str = "", prelude: str = "") -> None:
         self.home, self.fault = home, fault
+        program = [sys.executable, "-c", prelude] if prelude else [BIN / "gatepost-milter"]
+        self.command = [*program, "--config", home / "gatepost.toml"]
         self.socket = f"unix:{home}/m.sock"
         self.config = home / "gatepost.toml"
         self.config.write_text(
@@ -145,7 +149,7 @@ class Milter:
         self._log = log = self.home / f"log{self._starts}"
         with log.open("ab") as stream:
             self.process = process = subprocess.Popen(
-                [BIN / "gatepost-milter", "--config", self.config],
+                self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,

@@ -78,16 +78,12 @@ class CaseDaemon:
         """What the MTA got, and the log line of the message."""
         self.configure(case.sections["settings"])
         self.taken = len(self.process.text())
-        macros = {
-            **case.envelope.macros,
-            "{gatepost_at}": case.envelope.macros.get("{gatepost_at}", str(casefile.AT)),
-            "{gatepost_dns}": json.dumps(case.dns),
-        }
+        macros = {**replay_macros(case), **case.envelope.macros}
         session = client.Session(
             self.socket,
             case.envelope,
             hiding,
-            **_offer(case.offer),  # type: ignore[arg-type]
+            **offer(case.offer),  # type: ignore[arg-type]
         )
         envelope = replace(case.envelope, macros=macros)
         with session, _odd_fields(case):
@@ -102,6 +98,11 @@ class CaseDaemon:
                     return dict(json.loads(line))
             assert time.monotonic() < end, self.process.text()
             time.sleep(0.01)
+
+
+def replay_macros(case: casefile.Case) -> dict[str, str | bytes | None]:
+    """What `milterctl replay` sends beside Postfix's macros: the time, and DNS answers."""
+    return {"{gatepost_at}": str(casefile.AT), "{gatepost_dns}": json.dumps(case.dns)}
 
 
 @contextmanager
@@ -119,7 +120,7 @@ def _odd_fields(case: casefile.Case) -> Iterator[None]:
         yield
 
 
-def _offer(words: str) -> dict[str, int]:
+def offer(words: str) -> dict[str, int]:
     """`actions=0x1 steps=0x0 version=2` of a case's `offer`."""
     pairs = (word.partition("=") for word in words.split())
     return {name: int(value, 0) for name, _, value in pairs}

@@ -1,6 +1,7 @@
 """Golden cases: each one pure, and through the real daemon with both ways of hiding Received."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,20 @@ import pytest
 
 import casefile
 import fix_milter
-from gatepost_milter.filter import transcript
+from gatepost_milter.filter.answers import Answer, Deliver, Refuse
+from gatepost_milter.filter.context import Context
 from gatepost_milter.filter.gate import Gate, Verdict
+from gatepost_milter.filter.session import Session
+from gatepost_milter.mta import queue_file
+from gatepost_milter.mta.conversation import OFFERED_ACTIONS, OFFERED_STEPS
+from gatepost_milter.mta.envelope import connection_macros, peer
+from gatepost_milter.protocol.negotiation import Offer
 from gatepost_policy import listings
-from gatepost_policy.config.settings import DEFAULT_REMOVE, Settings, Submission
-from gatepost_policy.dns import Lookups
+from gatepost_policy.config.settings import DEFAULT_REMOVE, Submission
 from gatepost_policy.mail import address
-from gatepost_policy.mail.decision import Action, Decision, Edit, Reason
-from gatepost_policy.mail.facts import Direction, Facts, Recipient
+from gatepost_policy.mail.decision import Edit, Reason
+from gatepost_policy.mail.facts import Direction, Facts
 from gatepost_policy.rules import Known, Listed
-from gatepost_policy.rules.whose_mail import whose_mail
-from gatepost_policy.scrub import Hop
 
 ALL = casefile.everything()
 names = [case.name for case in ALL]
@@ -58,108 +62,89 @@ def _holds(identity: object, facts: Facts) -> bool:
     return any(identity == i for i in facts.identities())
 
 
-def pure(case: casefile.Case, home: Path) -> Verdict:
-    """The case without libmilter: a transcript, the gate, no socket."""
+@dataclass(frozen=True)
+class Played:
+    """What became of a case."""
+
+    verdict: Verdict
+    answer: Answer
+    stage: str
+
+    def outcome(self) -> list[str]:
+        """The lines of [expected]."""
+        edits = self.answer.edits if isinstance(self.answer, Deliver) else ()
+        return casefile.outcome(self.verdict.decision, edits, self.stage)
+
+
+def pure(case: casefile.Case, home: Path) -> Played:
+    """The case without an engine: the daemon's own session, told what an MTA would tell it."""
     places = {"url": f"sqlite:///{home}/gatepost.sqlite"}
     settings = case.settings.model_copy(
         update={"store": case.settings.store.model_copy(update=places)}
     )
     gate = Gate(settings, replay=True)
     gate.known = Knowledge(case)  # type: ignore[assignment]
-    e = case.envelope
-    host, family, addr = _peer(case)
-    client, local = transcript.read_client(host, family, addr)
-    daemon = e.macros.get("{daemon_name}", e.daemon_name or e.mta)
-    connection = transcript.Connection(
-        client=client, local=local, daemon_name=None if daemon is None else str(daemon)
+    written: list[Verdict] = []
+    gate.write_down = lambda verdict, kind="message": written.append(verdict)  # type: ignore[method-assign]
+    offer = {"actions": OFFERED_ACTIONS, "steps": OFFERED_STEPS} | fix_milter.offer(case.offer)
+    context = Context(gate)
+    session = Session(context, context.agree(Offer(offer["actions"], offer["steps"])))
+    answer, stage = _played(case, session)
+    session.close()
+    assert len(written) == 1
+    return Played(written[0], answer, stage)
+
+
+def _played(case: casefile.Case, session: Session) -> tuple[Answer, str]:
+    """The whole transaction: the answer that counts, and the step it was given at."""
+    envelope = replace(
+        case.envelope, macros={**fix_milter.replay_macros(case), **case.envelope.macros}
     )
-    if "j" not in e.macros:
-        connection.mta_name = e.mta
-    if "v" not in e.macros:
-        connection.mta_version = e.version
-    login = e.macros.get("{auth_authen}", e.login)
-    if isinstance(login, bytes):
-        login = login.decode("utf-8", "replace")
-    message = transcript.Message(casefile.AT, f"<{e.sender}>".encode(),
-                                 tuple(x.encode() for x in e.sender_args))  # fmt: skip
-    message.login = login or None
-    whose = whose_mail(
-        settings.submission, address=client.address, local=local, login=message.login,
-        listener=connection.daemon_name,
-    )  # fmt: skip
-    message.direction, message.trusted_relay = whose.direction, whose.trusted_relay
-    message.proxy = whose.second_hop
-    if "{gatepost_at}" in e.macros:
-        return Verdict(transcript.facts(connection, message), gate.stance(message.direction))
-    for text in e.rejected:
-        parsed = address.parse(text)
-        message.refused.append(Recipient(parsed, accepted=False))
-    for text in e.recipients:
-        answer = None
-        if gate.answers_rcpt and message.direction is Direction.INBOUND:
-            answer = gate.judge_rcpt(connection, message, f"<{text}>".encode())
-        parsed = address.parse(text)
-        if answer is not None:
-            message.refused.append(Recipient(parsed, accepted=False))
-            if len(e.recipients) == 1:
-                refused = gate.refused_recipients(connection, message, None)
-                assert refused is not None
-                return Verdict(refused.facts, answer)
-        else:
-            message.recipients.append(Recipient(parsed))
-    _fill(message, case, settings)
-    outcome = None
-    if message.direction is Direction.INBOUND and message.over_limit is None:
-        check = gate.verifier.begin(casefile.AT, _played(case, settings))
-        for name, value in message.fields:
-            check.header(name.encode(), value)
-        check.end_of_headers()
-        check.body(case.message.partition(b"\r\n\r\n")[2])
-        outcome = check.finish()
-    hop = Hop(
-        name=connection.mta_name, version=connection.mta_version,
-        queue_id=casefile.QUEUE_ID, tls=bool(e.tls), authenticated=message.login is not None,
-        smtputf8=message.smtputf8, proxy=message.proxy, can_edit=not case.offer,
-    )  # fmt: skip
-    return gate.finish(connection, message, outcome, casefile.QUEUE_ID, hop)
+    values = connection_macros(envelope)
 
+    def macro(name: str) -> str | None:
+        value = values.get(name)
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        return value or None
 
-def _played(case: casefile.Case, settings: Settings) -> Lookups:
-    return Lookups(settings.dkim, case.dns)
-
-
-def _peer(case: casefile.Case) -> tuple[str, int, object]:
-    e = case.envelope
-    if e.local:
-        return "localhost", transcript.AF_INET, ("127.0.0.1", 0)
-    if e.client is None:
-        return "localhost", 0, None
-    name = e.client_name or f"[{e.client}]"
-    if ":" in e.client and "." not in e.client:
-        return name, transcript.AF_INET6, (e.client, e.port, 0, 0)
-    return name, transcript.AF_INET, (e.client.rpartition(":")[2], e.port)
-
-
-def _fill(message: transcript.Message, case: casefile.Case, settings: Settings) -> None:
-    from gatepost_milter.mta import queue_file
-
-    fields, _ = queue_file.parse(case.message)
-    limits = settings.milter
+    session.connect(peer(envelope), macro)
+    if envelope.login is not None and "{auth_authen}" not in envelope.macros:
+        values["{auth_authen}"] = envelope.login
+    session.mail(f"<{envelope.sender}>".encode(), tuple(x.encode() for x in envelope.sender_args),
+                 macro)  # fmt: skip
+    refusal: Answer | None = None
+    taken = 0
+    for name in (*envelope.rejected, *envelope.recipients):
+        rejected = name in envelope.rejected
+        values["{rcpt_mailer}"] = "error" if rejected else "local"
+        values["{rcpt_host}"] = "5.1.1"
+        answer = session.rcpt(f"<{name}>".encode(), macro)
+        refusal = answer if isinstance(answer, Refuse) else refusal
+        taken += not rejected and not isinstance(answer, Refuse)
+    if not taken:
+        assert refusal is not None
+        session.abort()
+        return refusal, "rcpt"
+    values["i"] = casefile.QUEUE_ID
+    fields, body = queue_file.parse(case.message)
     for field in fields:
-        message.header_bytes += len(field.name) + len(field.value) + 3
-        message.fields.append((field.name.decode(), field.value))
-    message.fields += case.extra
-    if message.header_bytes > limits.max_header_bytes or len(fields) > limits.max_header_fields:
-        message.over_limit = "limit"
-        message.fields.clear()
+        value = field.value if session.leading_space else field.value.removeprefix(b" ")
+        session.header(field.name.decode(), value)
+    for name, value in case.extra:
+        session.header(name, value)
+    if body:
+        session.body(body)
+    decided = session.end(macro)
+    settled = session.settle()
+    assert settled is decided
+    return settled, "end"
 
 
 @pytest.mark.parametrize("case", ALL, ids=names)
 def test_pure(case: casefile.Case, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """What was decided is what the file says."""
-    verdict = pure(case, tmp_path)
-    edits = verdict.edits if verdict.decision.action is Action.ACCEPT else ()
-    got = casefile.outcome(verdict.decision, edits)
+    got = pure(case, tmp_path).outcome()
     if request.config.getoption("--update-cases"):
         casefile.update(case, got)
         return
@@ -185,11 +170,11 @@ def test_daemon(case: casefile.Case, hiding: str, case_daemon: "fix_milter.CaseD
     """The MTA gets the edits and the reply of the file, and the log has its reason."""
     result, line = case_daemon.play(case, hiding)
     assert line["reason"] == _line(case, "reason"), case.title
-    assert line["action"] == _line(case, "action")
     want = [x for x in case.expected if x.split(" ")[0] in ("insert", "change", "delete")]
     assert [casefile.edit_line(e) for e in result.edits] == want
-    action = _line(case, "action")
-    assert result.action == action
+    action, _, stage = _line(case, "action").partition("@")
+    assert result.action == line["action"] == action
+    assert result.stage == (stage or "end")
     if action in ("reject", "tempfail"):
         assert result.reply == _line(case, "reply")
     for dropped in (x[6:] for x in case.expected if x.startswith("drop: ")):
@@ -247,7 +232,17 @@ def _set_keys(case: casefile.Case) -> set[str]:
 def test_a_wrong_expectation_is_noticed(tmp_path: Path) -> None:
     """The comparison fires: a case with another edit does not pass."""
     case = next(c for c in ALL if "reason: scrubbed" in c.expected)
-    verdict = pure(case, tmp_path)
-    wrong = Verdict(verdict.facts, verdict.decision, (*verdict.edits, Edit("delete", "X", 1)))
-    assert casefile.outcome(wrong.decision, wrong.edits) != case.expected
-    assert casefile.outcome(Decision(Action.ACCEPT, Reason.LOCAL), ()) != case.expected
+    played = pure(case, tmp_path)
+    assert played.outcome() == case.expected
+    assert isinstance(played.answer, Deliver)
+    more = Deliver((*played.answer.edits, Edit("delete", "X", 1)))
+    assert replace(played, answer=more).outcome() != case.expected
+    assert replace(played, answer=Deliver()).outcome() != case.expected
+
+
+def test_a_wrong_stage_is_noticed(tmp_path: Path) -> None:
+    """A trap that is refused at RCPT is not one that is refused at the end."""
+    case = next(c for c in ALL if "action: reject@rcpt" in c.expected)
+    played = pure(case, tmp_path)
+    assert played.outcome() == case.expected
+    assert replace(played, stage="end").outcome() != case.expected

@@ -19,6 +19,15 @@ from gatepost_policy.config.settings import Settings
 from gatepost_policy.store import migrate
 from postgresql_server import Server
 
+# A gate that writes down later what is answered now.
+REPLY_FIRST = """
+import sys, threading
+from gatepost_milter.engine import daemon
+from gatepost_milter.filter.gate import Gate
+write = Gate.write_down
+Gate.write_down = lambda *args: threading.Timer(0.2, write, args).start()
+sys.exit(daemon.main())
+"""
 ROUNDS = int(os.environ.get("GATEPOST_CRASH_ROUNDS", "10"))
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(0)]
 
@@ -135,7 +144,7 @@ def test_postgresql_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_it_would_see_a_reply_before_the_journal(settings: Settings, tmp_path: Path) -> None:
     """The counter-proof: with the write moved behind the reply the same comparison finds losses."""
     prepare(settings)
-    milter = Milter(tmp_path, f'[store]\nurl = "{settings.store.url}"\n', fault="reply-first")
+    milter = Milter(tmp_path, f'[store]\nurl = "{settings.store.url}"\n', prelude=REPLY_FIRST)
     try:
         for _, books in rounds(milter, settings, ("all",)):
             if compare(settings, books)[0]:

@@ -308,9 +308,9 @@ def test_listening_socket() -> None:
     """Non-blocking, because workers race for it; TCP_NODELAY, which accepted sockets inherit."""
     script = (
         "import socket, os\n"
-        "from gatepost_milter.engine import callbacks, listener\n"
+        "from gatepost_milter.engine import libmilter, listener\n"
         "from gatepost_policy.config.settings import Settings, Milter\n"
-        "callbacks.register()\n"
+        "libmilter.register()\n"
         f"s = Settings(milter=Milter(socket='inet:{free_port()}@127.0.0.1'))\n"
         "o = listener.open_listener(s)\n"
         "d = socket.socket(fileno=os.dup(o.descriptor))\n"

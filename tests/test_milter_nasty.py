@@ -24,8 +24,8 @@ SUBMISSION = Envelope(client="192.0.2.77", helo="canary-helo.example", login="ca
 
 PRELUDE = """
 import pathlib, sys
-from gatepost_milter.engine import actions, daemon, session
-from gatepost_milter.filter import gate
+from gatepost_milter.engine import daemon, libmilter
+from gatepost_milter.filter import gate, session
 flag = pathlib.Path(sys.argv[-1]).parent / "fault"
 
 def armed(stage):
@@ -43,14 +43,14 @@ def counted(thing):
         raise RuntimeError("canary-error")
     return len(thing)
 
-session.read_client = broken("connect", session.read_client)
+session.client_of = broken("connect", session.client_of)
 session.whose_mail = broken("mail", session.whose_mail)
 session.Recipient = broken("rcpt", session.Recipient)
 session.len = counted
 gate.Gate.begin = broken("eoh", gate.Gate.begin)
 gate.Gate.finish = broken("eom", gate.Gate.finish)
 gate.Gate.write_down = broken("record", gate.Gate.write_down)
-actions.carry_out = broken("reply", actions.carry_out)
+libmilter.carry_out = broken("reply", libmilter.carry_out)
 gate.Gate.refused_recipients = broken("abort", gate.Gate.refused_recipients)
 sys.exit(daemon.main())
 """

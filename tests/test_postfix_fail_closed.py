@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.postfix, pytest.mark.timeout(300)]
 IMPATIENT = "connect_timeout=3s, command_timeout=3s, content_timeout=3s"
 # Where an exception is thrown: one step of the way a message takes.
 BROKEN = (
-    "gatepost_milter.engine.session:read_client",
+    "gatepost_milter.filter.session:client_of",
     "gatepost_milter.filter.gate:facts",
     "gatepost_milter.filter.gate:judge",
     "gatepost_policy.scrub.scrubber:Scrubber.plan",

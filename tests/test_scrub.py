@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatepost_milter.engine.actions import clean
 from gatepost_milter.mta.queue_file import HIDE_FIRST, HIDE_PREFIX, Field, QueueFile
+from gatepost_milter.protocol.text import field_value
 from gatepost_policy.config.settings import Sender, Settings, Submission
 from gatepost_policy.mail.dates import parse_date, rfc5322
 from gatepost_policy.mail.decision import Edit
@@ -41,7 +41,7 @@ def apply(fields: list[tuple[str, bytes]], plan: Plan, hiding: str) -> list[Fiel
     """The header after `plan`, as Postfix's cleanup(8) would have it."""
     queued = QueueFile(OWN, [OWN, *(Field(n.encode(), v) for n, v in fields)], b"", hiding)
     for edit in plan.edits:
-        value = clean(edit.value or "").encode()
+        value = field_value(edit.value or "").encode()
         if edit.op == "insert":
             queued.insert(edit.index, edit.name.encode(), value)
         else:

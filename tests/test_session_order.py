@@ -1,6 +1,6 @@
 """Callbacks in any order: no exception gets out, and no message gets into another's record."""
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gatepost_milter.engine import callbacks
-from gatepost_milter.engine.shared import Worker
+from gatepost_milter.engine import libmilter
+from gatepost_milter.filter.context import Context
 from gatepost_milter.filter.gate import Gate
 from gatepost_policy.config.settings import Settings, Store
+from milter_ctx import Ctx
 
 STEPS = st.lists(
     st.one_of(
@@ -28,37 +29,17 @@ STEPS = st.lists(
 )
 
 
-class Context:
-    """libmilter's side of one connection, recorded."""
+@dataclass
+class Worker:
+    """A worker's context, and what it would journal."""
 
-    def __init__(self) -> None:
-        self.private: Any = None
-        self.macros: dict[str, str] = {"j": "mx.example.net", "v": "Postfix 3.7.11", "i": "4ABC"}
-        self.replies: list[tuple[str, ...]] = []
-
-    def setpriv(self, value: Any) -> None:
-        self.private = value
-
-    def getpriv(self) -> Any:
-        return self.private
-
-    def getsymval(self, name: str) -> str | None:
-        return self.macros.get(name)
-
-    def setreply(self, *parts: str) -> None:
-        self.replies.append(parts)
-
-    def addheader(self, name: str, value: str, index: int) -> None:
-        assert "\r" not in value
-
-    chgheader = addheader
-
-    def delrcpt(self, recipient: str) -> None: ...
+    context: Context
+    records: list[dict[str, Any]]
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> Iterator[list[dict[str, Any]]]:
-    """What a worker would journal."""
+def worker(tmp_path: Path) -> Worker:
+    """What libmilter's callbacks find."""
     store = Store(url=f"sqlite:///{tmp_path}/x.sqlite", submission="full")
     gate = Gate(Settings(store=store))
     found: list[dict[str, Any]] = []
@@ -69,31 +50,31 @@ def records(tmp_path: Path) -> Iterator[list[dict[str, Any]]]:
 
     gate.journal.write = keep  # type: ignore[method-assign, assignment]
     gate.log.descriptor = -1
-    Worker.gate = gate
-    yield found
-    del Worker.gate
+    context = Context(gate)
+    libmilter.attach(context)
+    return Worker(context, found)
 
 
-def step(ctx: Context, session: Any, what: str, number: int, flag: bool) -> int:
+def step(ctx: Ctx, what: str, number: int, flag: bool) -> int:
     """One callback as libmilter would make it."""
     if what == "connect":
-        return callbacks.connect(ctx, "x", 2, (f"192.0.2.{number}", 25))
+        return libmilter.connect(ctx, "x", 2, (f"192.0.2.{number}", 25))
     if what == "helo":
-        return int(session.helo(ctx, f"h{number}"))
+        return libmilter.helo(ctx, f"h{number}")
     if what == "mail":
         ctx.macros.pop("{auth_authen}", None)
         if flag:
             ctx.macros["{auth_authen}"] = f"login{number}"
-        return int(session.mail(ctx, f"<s{number}@example.org>".encode()))
+        return libmilter.envfrom(ctx, f"<s{number}@example.org>".encode())
     if what == "rcpt":
         ctx.macros["{rcpt_mailer}"] = "error" if flag else "local"
         ctx.macros["{rcpt_host}"] = "5.1.1"
-        return int(session.rcpt(ctx, f"<r{number}@example.net>".encode()))
+        return libmilter.envrcpt(ctx, f"<r{number}@example.net>".encode())
     if what == "header":
-        return int(session.header(ctx, "From", f" f{number}@example.org".encode()))
+        return libmilter.header(ctx, "From", f" f{number}@example.org".encode())
     if what == "body":
-        return int(session.body(ctx, b"x" * number))
-    return int(getattr(session, what)(ctx))
+        return libmilter.body(ctx, b"x" * number)
+    return int(getattr(libmilter, what)(ctx))
 
 
 @given(steps=STEPS)
@@ -102,16 +83,15 @@ def step(ctx: Context, session: Any, what: str, number: int, flag: bool) -> int:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_any_order(records: list[dict[str, Any]], steps: list[tuple[str, int, bool]]) -> None:
+def test_any_order(worker: Worker, steps: list[tuple[str, int, bool]]) -> None:
     """One record for each end of a message that began; its sender and recipients are its own."""
-    records.clear()
-    ctx = Context()
-    callbacks.negotiate(ctx, [0x1FF, 0x1FFFFF, 0, 0])
-    session = ctx.getpriv()
+    worker.records.clear()
+    ctx = Ctx()
+    libmilter.negotiate(ctx, [0x1FF, 0x1FFFFF, 0, 0])
     want: list[tuple[str, list[str]]] = []
     open_message: tuple[str, list[str]] | None = None
     for what, number, flag in steps:
-        answer = step(ctx, session, what, number, flag)
+        answer = step(ctx, what, number, flag)
         if what == "mail":
             open_message = f"s{number}@example.org", []
         elif what == "rcpt" and open_message is not None and not flag:
@@ -125,9 +105,12 @@ def test_any_order(records: list[dict[str, Any]], steps: list[tuple[str, int, bo
             assert answer in (milter.CONTINUE, milter.TEMPFAIL, milter.REJECT)
         else:
             assert answer in (milter.CONTINUE, milter.NOREPLY)
-    callbacks.close(ctx)
-    got = [(r["sender"], [x["address"] for x in r["recipients"] if x["accepted"]]) for r in records]
+    libmilter.close(ctx)
+    got = [
+        (r["sender"], [x["address"] for x in r["recipients"] if x["accepted"]])
+        for r in worker.records
+    ]
     assert got == want
-    assert not Worker.open
-    assert not Worker.busy
+    assert not worker.context.open
+    assert not worker.context.busy
     assert ctx.private is None

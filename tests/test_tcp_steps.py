@@ -5,20 +5,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import milter
 import pytest
 
 from daemons import Daemon
 from fix_store import AT
-from gatepost_milter.engine import callbacks
-from gatepost_milter.engine.shared import Worker
+from gatepost_milter.filter.context import Context
 from gatepost_milter.filter.gate import Gate
 from gatepost_milter.mta import client, conversation
 from gatepost_milter.mta.envelope import Envelope
+from gatepost_milter.protocol.constants import SMFIP_NODATA, SMFIP_NR_DATA, SMFIP_NR_HDR
+from gatepost_milter.protocol.negotiation import Offer
 from gatepost_policy import journal, lookup, store, traps
 from gatepost_policy.config.settings import Milter, Settings, Store
 from ports import free_port
-from test_session_order import Context
 
 CONFIG = """
 [milter]
@@ -33,10 +32,10 @@ TRAP, GOOD, NEVER = "trap@example.net", "user@example.net", "never@example.net"
 # What each generation of MTAs offers: version 2 (the first seven steps), 4 (those of Sendmail
 # 8.14, without the ones that take an answer away), 6 as Postfix today, and that without NODATA.
 OFFERS = {
-    "2": (2, 0x7F & ~milter.P_NR_HDR),
-    "4": (4, 0x3FF & ~milter.P_NR_HDR),
+    "2": (2, 0x7F & ~SMFIP_NR_HDR),
+    "4": (4, 0x3FF & ~SMFIP_NR_HDR),
     "6": (6, conversation.OFFERED_STEPS),
-    "6, DATA always": (6, conversation.OFFERED_STEPS & ~milter.P_NODATA),
+    "6, DATA always": (6, conversation.OFFERED_STEPS & ~SMFIP_NODATA),
 }
 
 
@@ -54,18 +53,12 @@ def test_who_is_asked_for_data(tmp_path: Path, socket: str, left_out: bool, acti
     settings = settings.model_copy(
         update={"trap": settings.trap.model_copy(update={"action": action})}
     )
-    Worker.gate = Gate(settings)
-    try:
-        for offered in (steps for _, steps in OFFERS.values()):
-            context = Context()
-            options = [conversation.OFFERED_ACTIONS, offered, 0, 0]
-            callbacks.negotiate(context, options)
-            callbacks.close(context)
-            assert not options[1] & ~offered
-            assert bool(options[1] & milter.P_NODATA) is (left_out and bool(offered & 0x200))
-            assert not options[1] & milter.P_NR_DATA
-    finally:
-        del Worker.gate
+    context = Context(Gate(settings))
+    for offered in (steps for _, steps in OFFERS.values()):
+        steps = context.agree(Offer(conversation.OFFERED_ACTIONS, offered)).steps
+        assert not steps & ~offered
+        assert bool(steps & SMFIP_NODATA) is (left_out and bool(offered & SMFIP_NODATA))
+        assert not steps & SMFIP_NR_DATA
 
 
 @pytest.fixture(
@@ -111,7 +104,7 @@ def test_every_message_of_a_connection(
     def data(session: conversation.MilterSession) -> str | None:
         if not sends_data:
             return None
-        answered.append(not session.steps & milter.P_NODATA)
+        answered.append(not session.steps & SMFIP_NODATA)
         return send_data(session)
 
     send_data = conversation.MilterSession.data
@@ -136,7 +129,7 @@ def test_every_message_of_a_connection(
             assert session.send(b"\r\nno header\r\n").action == "accept"
             assert session.send(b"").action == "accept"
             assert session.send(message(4)).action == "accept"
-    asked = place.startswith("inet:") or not steps & milter.P_NODATA
+    asked = place.startswith("inet:") or not steps & SMFIP_NODATA
     assert answered == ([asked] * 7 if sends_data else [])
     first = {"reject": "5", "tempfail": "4", "accept": "2"}[action]
     assert [reply[0] for reply in mixed.replies] == [first, "2"]

@@ -3,21 +3,21 @@
 import json
 import sys
 from dataclasses import replace
+from socket import AF_INET, AF_INET6, AF_UNIX
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from gatepost_milter.engine.actions import clean, reply_text
+from gatepost_milter.engine.libmilter import peer_of
 from gatepost_milter.filter.transcript import (
-    AF_INET,
-    AF_INET6,
-    AF_UNIX,
     Connection,
     Message,
+    client_of,
     facts,
-    read_client,
 )
+from gatepost_milter.protocol.peer import INET, Peer
+from gatepost_milter.protocol.text import field_value, reply_text
 from gatepost_policy.config.settings import Log
 from gatepost_policy.mail.address import parse
 from gatepost_policy.mail.decision import Action, Decision, Reason
@@ -58,7 +58,7 @@ from gatepost_policy.monitoring.maillog import MAX_VALUE, MailLog, message_field
 )
 def test_client(name: str, family: int, address: object, want: tuple[object, ...]) -> None:
     """The forms measured on Postfix, and some that never were."""
-    got, local = read_client(name, family, address)
+    got, local = client_of(peer_of(name, family, address))
     text = None if got.address is None else str(got.address)
     assert (got.family, text, got.port, got.name is not None) == want
     assert local == (want[0] == "unix")
@@ -66,7 +66,7 @@ def test_client(name: str, family: int, address: object, want: tuple[object, ...
 
 def test_submission_facts_hold_no_client() -> None:
     """The family, and nothing else, from the very beginning."""
-    client, _ = read_client("laptop.example", AF_INET, ("192.0.2.77", 4711))
+    client, _ = client_of(Peer("laptop.example", INET, 4711, "192.0.2.77"))
     connection = Connection(client=client, helo="laptop")
     message = Message(at=1.0, direction=Direction.SUBMISSION)
     assert facts(connection, message).client == Client(family=Family.IPV4)
@@ -91,7 +91,7 @@ def test_reply_text(text: str, want: str) -> None:
 )  # fmt: skip
 def test_written_values_stay_one_field(value: str, want: str) -> None:
     """No line of a value can begin a field of its own."""
-    assert clean(value) == want
+    assert field_value(value) == want
 
 
 FACTS = Facts(

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from gatepost_milter.engine import callbacks
+from gatepost_milter.engine import libmilter
 from gatepost_milter.engine.children import RECORDER, Helper
 from gatepost_milter.engine.listener import SocketError, open_listener
 from gatepost_milter.engine.supervisor import Supervisor
@@ -55,7 +55,7 @@ def serve(
     Raises ConfigError and SocketError before anything is started.
     """
     settings = load()
-    callbacks.register()
+    libmilter.register()
     listener = open_listener(settings)
     return Supervisor(settings, listener, load, ready, helpers, replay).run()
 

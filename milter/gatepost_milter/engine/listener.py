@@ -108,7 +108,7 @@ def connect(address: SocketAddress, timeout: float = 1.0) -> socket.socket:
 
 
 def open_listener(settings: Settings) -> Listener:
-    """Bind and listen. Call `callbacks.register` before. Raises SocketError."""
+    """Bind and listen. Call `libmilter.register` before. Raises SocketError."""
     address = SocketAddress.parse(settings.milter.socket)
     deadline = time.monotonic() + PATIENCE_S
     while True:

@@ -16,13 +16,15 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import NoReturn
 
 import milter
 
+from gatepost_milter.engine import libmilter
 from gatepost_milter.engine.listener import Listener
-from gatepost_milter.engine.shared import Worker
+from gatepost_milter.filter.context import Context
 from gatepost_milter.filter.gate import Gate
 from gatepost_policy import config
 from gatepost_policy.config.settings import Settings
@@ -58,18 +60,19 @@ def serve(
         quiet_signals()
         pinned = pin(core)  # before there is a thread: each inherits it
         gate = Gate(settings, replay=replay)
-        Worker.gate = gate
         if not pinned:
             hint = "allow sched_setaffinity(2), or set milter.pin_workers = false"
             gate.log.event("warning", "worker-not-pinned", core=core, hint=hint)
         # A message makes hundreds of objects and no cycles: look for those less often.
         gc.set_threshold(20_000, 20, 20)
         if slot is not None and not replay:
-            Worker.slot = gate.slot = _slot(settings, slot)
-        sys.excepthook = _excepthook
+            gate.slot = _slot(settings, slot)
+        context = Context(gate, gate.slot)
+        sys.excepthook = _excepthook(context)
+        libmilter.attach(context)
         threading.Thread(target=_listen, name="libmilter", daemon=True).start()
         _report(report, b"+")
-        _obey(listener, control, report, settings)
+        _obey(context, listener, control, report, settings)
         gate.close()
         status = 0
     except BaseException:
@@ -117,7 +120,9 @@ def _listen() -> None:
     os._exit(1)  # libmilter gave up: the parent makes a new worker
 
 
-def _obey(listener: Listener, control: int, report: int, settings: Settings) -> None:
+def _obey(
+    context: Context, listener: Listener, control: int, report: int, settings: Settings
+) -> None:
     while True:
         word = os.read(control, 1)
         if word == b"r":
@@ -128,7 +133,7 @@ def _obey(listener: Listener, control: int, report: int, settings: Settings) -> 
                 if select.select([control], [], [], 0.05)[0]:
                     break  # a second word: quit after all
             else:
-                _drain(listener, time.monotonic() + MAX_GRACE_S)
+                _drain(context, listener, time.monotonic() + MAX_GRACE_S)
                 return
         elif word in (b"q", b""):
             grace: float = settings.milter.drain
@@ -137,28 +142,32 @@ def _obey(listener: Listener, control: int, report: int, settings: Settings) -> 
             deadline = time.monotonic() + grace
             while not listener.queue_is_empty() and time.monotonic() < deadline - 1:
                 time.sleep(0.002)
-            if word == b"" and Worker.open:
+            if word == b"" and context.open:
                 listener.let_go()
             else:
                 listener.go_deaf()
-            _drain(listener, deadline)
+            _drain(context, listener, deadline)
             return
 
 
-def _drain(listener: Listener, deadline: float) -> None:
+def _drain(context: Context, listener: Listener, deadline: float) -> None:
     """Wait until no message is in flight and no command unread, twice in a row."""
     quiet = 0
     while quiet < 2 and time.monotonic() < deadline:
-        quiet = 0 if Worker.busy or listener.sessions()[1] else quiet + 1
-        time.sleep(0.01 if Worker.open else 0.001)
+        quiet = 0 if context.busy or listener.sessions()[1] else quiet + 1
+        time.sleep(0.01 if context.open else 0.001)
     # The callback has answered, libmilter may not yet have sent it.
-    time.sleep(max(0.0, Worker.last_end + ANSWER_S - time.monotonic()))
+    time.sleep(max(0.0, context.last_end + ANSWER_S - time.monotonic()))
 
 
 def _excepthook(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
+    context: Context,
+) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
     """What pymilter reports by itself: a value it could not decode. One line, no value."""
-    if Worker.slot is not None:
-        Worker.slot.failed()
-    Worker.gate.log.event("warning", "callback-skipped", type=kind.__name__)
+
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if context.slot is not None:
+            context.slot.failed()
+        context.gate.log.event("warning", "callback-skipped", type=kind.__name__)
+
+    return tell

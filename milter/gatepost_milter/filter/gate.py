@@ -1,8 +1,8 @@
 """Take one finished message through the gate: facts, knowledge, rules, edits, record, log.
 
 A `Gate` is one for a worker process, made after the fork: it holds the verifier with its key
-cache, what is known of traps and listings, the journal segment and the log. It knows nothing of
-libmilter: `session` brings it transcripts and carries out its verdicts.
+cache, what is known of traps and listings, the journal segment and the log. `session` brings it
+transcripts, and makes answers of its verdicts.
 
 Stance: where an exception leaves nothing decided, inbound mail gets `milter.on_error` and mail of
 our own users 451, because letting it pass would let out what the scrub takes away.

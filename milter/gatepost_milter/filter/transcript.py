@@ -1,4 +1,4 @@
-"""What was heard on one milter connection. Pure: values in, Facts out; no clock, no libmilter.
+"""What was heard on one milter connection. Pure: values in, Facts out; no clock, no engine.
 
 `Connection` is what holds for the whole SMTP session, `Message` what holds from MAIL FROM to the
 end of the message; a new MAIL FROM gets a new `Message`, so that nothing of one message can reach
@@ -7,6 +7,7 @@ the record of the next. Values stay bytes until they are parsed here, once.
 
 from dataclasses import dataclass, field
 
+from gatepost_milter.protocol.peer import INET, INET6, UNIX, Peer
 from gatepost_policy.mail import address, client_address
 from gatepost_policy.mail.facts import (
     Arc,
@@ -20,7 +21,6 @@ from gatepost_policy.mail.facts import (
 )
 from gatepost_policy.scrub import Field
 
-AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
 MAX_REFUSED = 100  # recipients that the MTA refused and that are remembered, per message
 
 
@@ -86,23 +86,23 @@ def text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def read_client(hostname: str, family: int, hostaddr: object) -> tuple[Client, bool]:
-    """(client, local) from what pymilter's connect callback gets, as measured on Postfix:
+def client_of(peer: Peer) -> tuple[Client, bool]:
+    """(client, local): what `peer` means, as measured on Postfix.
 
-    sendmail(1) comes as ('127.0.0.1', 0), an smtpd on a unix socket as family 0 without address,
-    IPv4-mapped IPv6 may come as either family, a link-local address with its scope.
+    sendmail(1) comes as 127.0.0.1 with port 0, an smtpd on a unix socket as `localhost` of unknown
+    family, IPv4-mapped IPv6 may come as either family, a link-local address with its scope.
     """
-    if family in (AF_INET, AF_INET6) and isinstance(hostaddr, tuple) and len(hostaddr) >= 2:
-        ip = client_address.parse(str(hostaddr[0]))
-        port = int(hostaddr[1])
+    if peer.family in (INET, INET6):
+        ip = client_address.parse(peer.address)
         if ip is None:
             return Client(), False
-        if family == AF_INET and port == 0 and ip.is_loopback:
+        if peer.family == INET and peer.port == 0 and ip.is_loopback:
             return Client(family=Family.UNIX), True
         # Postfix writes the bare address in brackets where there is no verified name.
-        unnamed = not hostname or hostname.startswith("[") or hostname == "unknown"
-        return Client(client_address.family(ip), ip, port, None if unnamed else hostname), False
-    if family == AF_UNIX or (hostaddr is None and hostname == "localhost"):
+        name = peer.name
+        unnamed = not name or name.startswith("[") or name == "unknown"
+        return Client(client_address.family(ip), ip, peer.port, None if unnamed else name), False
+    if peer.family == UNIX or peer.name == "localhost":
         return Client(family=Family.UNIX), True
     return Client(), False
 

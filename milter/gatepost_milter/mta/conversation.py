@@ -15,6 +15,7 @@ from miltertest import constants as c
 
 from gatepost_milter.mta.queue_file import QueueFile
 from gatepost_milter.mta.wire import CHUNK_BYTES, ProtocolError, Wire, octets, pack, unpack
+from gatepost_milter.protocol.peer import Peer
 
 # What Postfix 3.7 offers (MILTER8 my_actions, my_events with milter_protocol = 6).
 OFFERED_ACTIONS = 0x1FF
@@ -40,16 +41,6 @@ DEFAULT_MACROS: dict[int, tuple[str, ...]] = {
 
 FINAL = frozenset((c.SMFIR_CONTINUE, c.SMFIR_ACCEPT, c.SMFIR_DISCARD, c.SMFIR_REJECT,
                    c.SMFIR_TEMPFAIL, c.SMFIR_REPLYCODE, c.SMFIR_SHUTDOWN))  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """The SMTP client as SMFIC_CONNECT tells it: family `4`, `6`, `L` or `U`."""
-
-    name: str
-    family: str
-    port: int = 0
-    address: str = ""
 
 
 @dataclass(slots=True)

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from gatepost_milter.mta import conversation as mta
+from gatepost_milter.mta.conversation import DEFAULT_MACROS, MilterSession
 from gatepost_milter.mta.queue_file import Field
+from gatepost_milter.protocol.peer import Peer
 from gatepost_policy.mail.client_address import unmapped
 
 
@@ -45,16 +46,16 @@ class Envelope:
     macros: Mapping[str, str | bytes | None] = field(default_factory=dict)
 
 
-def peer(envelope: Envelope) -> mta.Peer:
+def peer(envelope: Envelope) -> Peer:
     """The client as Postfix tells a milter at connect."""
     if envelope.local:
-        return mta.Peer("localhost", "4", 0, "127.0.0.1")
+        return Peer("localhost", "4", 0, "127.0.0.1")
     if envelope.client is None:
-        return mta.Peer("localhost", "U")
+        return Peer("localhost", "U")
     address = _client_address(envelope.client)
     name = envelope.client_name or f"[{address}]"
     family = "6" if isinstance(address, IPv6Address) else "4"
-    return mta.Peer(name, family, envelope.port, str(address))
+    return Peer(name, family, envelope.port, str(address))
 
 
 def _client_address(text: str) -> IPv4Address | IPv6Address:
@@ -85,7 +86,7 @@ def connection_macros(envelope: Envelope) -> dict[str, str | bytes]:
     return _overridden(values, envelope)
 
 
-def mail_macros(milter: mta.MilterSession, envelope: Envelope, queue_id: str) -> None:
+def mail_macros(milter: MilterSession, envelope: Envelope, queue_id: str) -> None:
     """Set the macros of a transaction; the queue id comes with the first good recipient."""
     values = connection_macros(envelope)
     sender = envelope.sender.strip("<>")
@@ -100,7 +101,7 @@ def mail_macros(milter: mta.MilterSession, envelope: Envelope, queue_id: str) ->
         # pickup(8) hands over to cleanup(8), which has a queue id from the start.
         values["i"] = queue_id
     milter.values = _overridden(values, envelope)
-    known = {name for names in mta.DEFAULT_MACROS.values() for name in names}
+    known = {name for names in DEFAULT_MACROS.values() for name in names}
     milter.extra = tuple(name for name in envelope.macros if name not in known)
 
 

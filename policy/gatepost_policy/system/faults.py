@@ -1,8 +1,7 @@
 """Faults for the crash tests to switch on: $GATEPOST_FAULT names points, comma-separated.
 
 Nothing happens without the variable. A point named `kill:WHERE` ends the process by SIGKILL when
-execution gets there; `kill:WHERE:N` on the N-th time. `reply-first` makes the milter answer
-before it writes the journal: the mistake that the crash tests must be able to see.
+execution gets there; `kill:WHERE:N` on the N-th time.
 """
 
 import errno
@@ -26,7 +25,6 @@ def _armed() -> dict[str, int]:
 
 # Read once, at import: the reply path must not pay for a switch that is never on.
 ARMED = _armed()
-REPLY_FIRST = "reply-first" in ARMED
 
 
 def point(where: str) -> None:

@@ -1,0 +1,215 @@
+"""The session on libmilter: its callbacks in, the session's answers out, through pymilter.
+
+Nothing is decided here. What pymilter cannot do is told to the session (`settle(False)`). An
+exception that pymilter raises before Python is asked (a HELO that is not UTF-8) leaves the
+callback out.
+"""
+
+from functools import partial
+from socket import AF_INET, AF_INET6, AF_UNIX
+from typing import Any
+
+import milter
+
+from gatepost_milter.filter.answers import Answer, Deliver, Refuse, Skip
+from gatepost_milter.filter.context import Context
+from gatepost_milter.filter.session import UNDECODABLE, Session
+from gatepost_milter.protocol.constants import (
+    SMFIP_NR_BODY,
+    SMFIP_NR_CONN,
+    SMFIP_NR_EOH,
+    SMFIP_NR_HDR,
+    SMFIP_NR_HELO,
+    SMFIP_NR_MAIL,
+    SMFIP_NR_RCPT,
+)
+from gatepost_milter.protocol.negotiation import UNASKED, WANTED_ACTIONS, Offer
+from gatepost_milter.protocol.peer import INET, INET6, UNIX, UNKNOWN, Peer
+from gatepost_milter.protocol.text import field_value, reply_text
+
+CONTINUE, NOREPLY, SKIP = milter.CONTINUE, milter.NOREPLY, milter.SKIP
+# libmilter's callbacks belong to the process, so what they need does as well. Set by `serve`,
+# after the fork and before the first connection is taken.
+_context: list[Context] = []
+
+
+class Link:
+    """One MTA connection as libmilter's private data: its session, and how to be silent in it."""
+
+    __slots__ = ("after_body", "after_header", "macros", "session", "steps")
+
+    def __init__(self, ctx: Any, context: Context, agreed: Offer) -> None:
+        self.session = Session(context, agreed)
+        self.macros = partial(macro, ctx)
+        self.steps = agreed.steps
+        self.after_header = self.quiet(SMFIP_NR_HDR)
+        # An answer costs as much as a chunk: SKIP only where one has to be given anyway.
+        self.after_body = SKIP if agreed.skips_body else self.quiet(SMFIP_NR_BODY)
+
+    def quiet(self, step: int) -> int:
+        """What a callback returns that has nothing to say."""
+        return NOREPLY if self.steps & step else CONTINUE
+
+
+def macro(ctx: Any, name: str) -> str | None:
+    """A macro's value, None where the MTA sent none. 8-bit values make pymilter raise."""
+    try:
+        value = ctx.getsymval(name)
+    except UnicodeDecodeError:
+        return UNDECODABLE
+    return value or None
+
+
+def peer_of(hostname: str, family: int, hostaddr: object) -> Peer:
+    """The client from what the connect callback gets: a tuple, a path, or None."""
+    if family in (AF_INET, AF_INET6) and isinstance(hostaddr, tuple) and len(hostaddr) >= 2:
+        kind = INET if family == AF_INET else INET6
+        return Peer(hostname, kind, int(hostaddr[1]), str(hostaddr[0]))
+    if family == AF_UNIX:
+        return Peer(hostname, UNIX, 0, hostaddr if isinstance(hostaddr, str) else "")
+    return Peer(hostname, UNKNOWN)
+
+
+def carry_out(ctx: Any, answer: Answer, leading_space: bool = True) -> int:
+    """Do what `answer` says; the value is what the callback returns.
+
+    Raises milter.error or ValueError where the MTA or pymilter refuses: nothing has been
+    answered then.
+    """
+    if isinstance(answer, Refuse):
+        if answer.reply is not None:
+            reply = answer.reply
+            ctx.setreply(str(reply.code), reply.status, reply_text(reply.text))
+        return int(milter.TEMPFAIL if answer.temporary else milter.REJECT)
+    if not isinstance(answer, Deliver):
+        return int(CONTINUE)
+    for edit in answer.edits:
+        if edit.op == "insert":
+            ctx.addheader(edit.name, field_value(edit.value or "", leading_space), edit.index)
+        elif edit.op == "change":
+            ctx.chgheader(edit.name, edit.index, field_value(edit.value or "", leading_space))
+        else:
+            # libmilter: an empty value deletes the field.
+            ctx.chgheader(edit.name, edit.index, "")
+    for recipient in answer.drop_recipients:
+        ctx.delrcpt(f"<{recipient}>")
+    return int(milter.DISCARD if answer.discard else CONTINUE)
+
+
+def negotiate(ctx: Any, options: list[int]) -> int:
+    """Take what this configuration needs of the MTA's offer."""
+    context = _context[0]
+    agreed = context.agree(Offer(options[0], options[1]))
+    ctx.setpriv(Link(ctx, context, agreed))
+    options[0], options[1] = agreed.actions, agreed.steps
+    options[2] = options[3] = 0
+    return int(CONTINUE)
+
+
+def connect(ctx: Any, hostname: str, family: int, hostaddr: object) -> int:
+    """The first callback of an MTA that does not negotiate."""
+    link = ctx.getpriv()
+    if link is None:
+        link = Link(ctx, _context[0], UNASKED)
+        ctx.setpriv(link)
+    link.session.connect(peer_of(hostname, family, hostaddr), link.macros)
+    return int(link.quiet(SMFIP_NR_CONN))
+
+
+def helo(ctx: Any, name: str) -> int:
+    link = ctx.getpriv()
+    link.session.helo(name)
+    return int(link.quiet(SMFIP_NR_HELO))
+
+
+def envfrom(ctx: Any, sender: bytes, *params: bytes) -> int:
+    link = ctx.getpriv()
+    link.session.mail(sender, params, link.macros)
+    return int(link.quiet(SMFIP_NR_MAIL))
+
+
+def envrcpt(ctx: Any, recipient: bytes, *params: bytes) -> int:
+    link = ctx.getpriv()
+    answer = link.session.rcpt(recipient, link.macros)
+    if isinstance(answer, Refuse):
+        try:
+            return carry_out(ctx, answer)
+        except Exception:
+            link.session.failed("rcpt")
+    return int(link.quiet(SMFIP_NR_RCPT))
+
+
+def header(ctx: Any, name: str, value: bytes) -> int:
+    link = ctx.getpriv()
+    link.session.header(name, value)
+    return int(link.after_header)
+
+
+def eoh(ctx: Any) -> int:
+    """Nothing to do: the first chunk of the body, or the end, tells as much. It comes over TCP,
+    and from an MTA that does not negotiate."""
+    return int(ctx.getpriv().quiet(SMFIP_NR_EOH))
+
+
+def body(ctx: Any, chunk: bytes) -> int:
+    link = ctx.getpriv()
+    if isinstance(link.session.body(chunk), Skip):
+        return int(link.after_body)
+    return int(link.quiet(SMFIP_NR_BODY))
+
+
+def eom(ctx: Any) -> int:
+    link = ctx.getpriv()
+    session: Session = link.session
+    answer = session.end(link.macros)
+    try:
+        result = carry_out(ctx, answer, session.leading_space)
+    except Exception:
+        settled = session.settle(carried_out=False)
+    else:
+        settled = session.settle()
+        if settled is answer:
+            return result
+    try:
+        return carry_out(ctx, settled, session.leading_space)
+    except Exception:
+        session.failed("reply")
+    if isinstance(settled, Refuse):
+        return int(milter.TEMPFAIL if settled.temporary else milter.REJECT)
+    return int(CONTINUE)
+
+
+def abort(ctx: Any) -> int:
+    ctx.getpriv().session.abort()
+    return int(CONTINUE)
+
+
+def close(ctx: Any) -> int:
+    """The last callback, also for a connection that never said anything."""
+    link = ctx.getpriv()
+    if link is not None:
+        link.session.close()
+        ctx.setpriv(None)
+    return int(CONTINUE)
+
+
+def register(name: str = "gatepost") -> None:
+    """Give libmilter the callbacks. Once in a process, before the socket is opened."""
+    milter.set_flags(WANTED_ACTIONS)
+    milter.set_connect_callback(connect)
+    milter.set_helo_callback(helo)
+    milter.set_envfrom_callback(envfrom)
+    milter.set_envrcpt_callback(envrcpt)
+    milter.set_header_callback(header)
+    milter.set_eoh_callback(eoh)
+    milter.set_body_callback(body)
+    milter.set_eom_callback(eom)
+    milter.set_abort_callback(abort)
+    milter.set_close_callback(close)
+    # Text of libmilter's own answer to an exception that pymilter raises; see `Session`.
+    milter.register(name, negotiate=negotiate)
+
+
+def attach(context: Context) -> None:
+    """From now on connections are served with `context`."""
+    _context[:] = [context]

@@ -1,0 +1,399 @@
+"""One MTA connection: told what happens, saying what to answer. Knows no engine and no socket.
+
+How it works. Events gather (`transcript`), the end of message judges (`gate`). Only RCPT (where
+traps are refused there) and the end of message have something to say. `end` gives the answer, the
+engine carries out its edits, `settle` writes the message down; only then may the MTA be answered,
+because what was answered must not be lost.
+
+Rules: calls for one session never overlap but may come on different OS threads, so a session
+owns no thread and no thread-local. No exception gets out: it marks the message as failed, and its
+end gets the stance of its direction. Nothing depends on HELO, which an engine may leave out.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gatepost_milter.filter.answers import DELIVER, GO, SKIP, Answer, Deliver, Refuse
+from gatepost_milter.filter.context import Context
+from gatepost_milter.filter.gate import Verdict
+from gatepost_milter.filter.transcript import (
+    MAX_REFUSED,
+    Connection,
+    Message,
+    client_of,
+    facts,
+    text,
+)
+from gatepost_milter.protocol.negotiation import Offer
+from gatepost_milter.protocol.peer import Peer
+from gatepost_policy.journal.capture import Capture, sidecar
+from gatepost_policy.mail import address
+from gatepost_policy.mail.decision import Action, Decision, Edit
+from gatepost_policy.mail.facts import Direction, Recipient
+from gatepost_policy.rules.whose_mail import suspected, whose_mail
+from gatepost_policy.scrub import Hop
+
+# A macro's value by its name as Postfix writes it (`i`, `{auth_authen}`): None where the MTA sent
+# none or an empty one, UNDECODABLE where it is not UTF-8.
+Macros = Callable[[str], str | None]
+# It was sent, so it is not missing: for {auth_authen} that makes a difference.
+UNDECODABLE = "\ufffd"
+
+
+class Session:
+    """One connection from the MTA. `agreed` is what was negotiated (`Context.agree`)."""
+
+    __slots__ = (
+        "_answer", "_begun", "_context", "_gate", "_max_bytes", "_max_fields", "_queue_id", "_slot",
+        "_verdict", "agreed", "check", "connection", "copy", "dns", "leading_space", "message",
+    )  # fmt: skip
+
+    def __init__(self, context: Context, agreed: Offer) -> None:
+        self._context = context
+        self._gate = gate = context.gate
+        self._slot = context.slot
+        self.agreed = agreed
+        self.leading_space = agreed.leading_space
+        limits = gate.settings.milter
+        self._max_bytes, self._max_fields = limits.max_header_bytes, limits.max_header_fields
+        # Until connect() says more; libmilter leaves it out where it cannot decode a name.
+        self.connection = Connection(failed=True)
+        self.message: Message | None = None
+        self.check: Any = None  # the DKIM verification of this message
+        self.copy: Capture | None = None  # of trap mail, where copies are kept
+        self.dns: str | None = None  # answers to play back (replay only)
+        # Between `end` and `settle`.
+        self._answer: Answer = GO
+        self._verdict: Verdict | None = None
+        self._queue_id: str | None = None
+        self._begun = 0.0
+        context.open.add(self)
+        if self._slot is not None:
+            self._slot.connected()
+
+    def failed(self, stage: str) -> None:
+        """An exception in `stage`: counted and named, without a word of the message. Call it where
+        the exception is being handled."""
+        if self._slot is not None:
+            self._slot.failed()
+        kind, _, trace = sys.exc_info()
+        where = "?"
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            where = f"{'/'.join(code.co_filename.split('/')[-2:])}:{trace.tb_lineno}"
+            trace = trace.tb_next
+        self._gate.log.event(
+            "error", "exception", stage=stage, type=kind.__name__ if kind else "?", where=where
+        )
+        if self.message is not None:
+            self.message.failed = True
+        else:
+            self.connection.failed = True
+
+    def connect(self, peer: Peer, macros: Macros) -> Answer:
+        """The SMTP client, and what the MTA says of itself."""
+        try:
+            client, local = client_of(peer)
+            self.connection = Connection(
+                client=client,
+                local=local,
+                mta_name=macros("j"),
+                mta_version=macros("v"),
+                daemon_name=macros("{daemon_name}"),
+            )
+        except Exception:
+            self.failed("connect")
+        return GO
+
+    def helo(self, name: str) -> Answer:
+        """The name the client gave."""
+        self.connection.helo = name
+        return GO
+
+    def mail(self, sender: bytes, params: tuple[bytes, ...], macros: Macros) -> Answer:
+        """MAIL FROM, the path as the client wrote it: a new message begins."""
+        try:
+            self._over()
+            message = self.message = Message(time.time(), sender, params)
+            message.failed = self.connection.failed
+            self._context.busy.add(self)
+            if self._slot is not None:
+                self._slot.began()
+            gate = self._gate
+            message.login = macros("{auth_authen}")
+            if self.connection.daemon_name is None:
+                self.connection.daemon_name = macros("{daemon_name}")
+            whose = whose_mail(
+                gate.settings.submission,
+                address=self.connection.client.address,
+                local=self.connection.local,
+                login=message.login,
+                listener=self.connection.daemon_name,
+            )
+            message.direction = whose.direction
+            message.trusted_relay = whose.trusted_relay
+            message.proxy = whose.second_hop
+            if gate.replay:
+                self.dns = macros("{gatepost_dns}")
+                at = macros("{gatepost_at}")
+                if at is not None:
+                    message.at = float(at)
+        except Exception:
+            self.failed("mail")
+            if self.message is not None:
+                self.message.direction = self._suspected(self.message)
+        return GO
+
+    def _suspected(self, message: Message) -> Direction:
+        """Whose mail it is where `whose_mail` could not be asked."""
+        return suspected(
+            self._gate.settings.submission,
+            login=message.login,
+            listener=self.connection.daemon_name,
+        )
+
+    def rcpt(self, recipient: bytes, macros: Macros) -> Answer:
+        """RCPT TO, also of a recipient that the MTA refuses."""
+        message = self.message
+        try:
+            if message is None:
+                return GO
+            gate = self._gate
+            parsed = address.parse(text(recipient))
+            if macros("{rcpt_mailer}") == "error":
+                # Only an unknown user says something about the sender: a full mailbox or a
+                # refused relay (other codes) would turn our own trouble into their hit.
+                status = macros("{rcpt_host}") or ""
+                if status.startswith("5.1.1") and len(message.refused) < MAX_REFUSED:
+                    message.refused.append(Recipient(parsed, accepted=False))
+                return GO
+            if gate.answers_rcpt and message.direction is Direction.INBOUND:
+                decision = gate.judge_rcpt(self.connection, message, recipient)
+                if decision is not None:
+                    if len(message.refused) < MAX_REFUSED:
+                        message.refused.append(Recipient(parsed, accepted=False))
+                    if decision.reply is not None:
+                        return Refuse(decision.reply, decision.action is Action.TEMPFAIL)
+            message.recipients.append(Recipient(parsed))
+        except Exception:
+            self.failed("rcpt")
+        return GO
+
+    def header(self, name: str, value: bytes) -> Answer:
+        """One field, with the blanks after its colon where `leading_space` was agreed on."""
+        message = self.message
+        try:
+            if message is not None:
+                if not self.leading_space:
+                    value = b" " + value
+                fields = message.fields
+                fields.append((name, value))
+                # The colon and CRLF.
+                size = message.header_bytes = message.header_bytes + len(name) + len(value) + 3
+                if size > self._max_bytes or message.over_limit is not None:
+                    _give_up(message, "bytes")
+                elif len(fields) > self._max_fields:
+                    _give_up(message, "fields")
+        except Exception:
+            self.failed("header")
+        return GO
+
+    def _header_complete(self, message: Message) -> None:
+        message.complete = True
+        if message.direction is not Direction.INBOUND:
+            return
+        message.header_bytes += 2  # the empty line
+        if message.over_limit is not None:
+            return
+        gate = self._gate
+        check = self.check = gate.begin(message, self.dns)
+        check.headers(message.fields)
+        _count_folds(message)
+        check.end_of_headers()
+        if gate.sink.enabled:
+            self.copy = gate.capture(message)
+
+    def body(self, chunk: bytes) -> Answer:
+        """The next octets of the body. The first ones say that the header is complete."""
+        message = self.message
+        try:
+            if message is not None and not message.complete:
+                self._header_complete(message)
+            if message is None or message.direction is not Direction.INBOUND:
+                if message is not None:
+                    message.body_bytes = None
+                return SKIP
+            if message.body_bytes is not None:
+                message.body_bytes += len(chunk)
+            if self.check is not None and self.check.wants_body:
+                self.check.body(chunk)
+            if self.copy is not None:
+                self.copy.body(chunk)
+        except Exception:
+            self.failed("body")
+        return GO
+
+    def end(self, macros: Macros) -> Answer:
+        """The message is complete: judge it. `settle` has to follow, and has the last word.
+
+        May wait: for DKIM keys, for the store's word on good mail.
+        """
+        message = self.message
+        if message is None:  # an MTA that ends what it never began
+            return GO
+        self._begun = time.monotonic()
+        self._queue_id = macros("i")
+        if not message.failed:
+            try:
+                self._verdict = verdict = self._judge(message, macros)
+                self._answer = self._answer_of(verdict.decision, verdict.edits)
+                return self._answer
+            except Exception:
+                self.failed("eom")
+        self._last_resort(message)
+        return self._answer
+
+    def settle(self, carried_out: bool = True) -> Answer:
+        """Write the message down; what to answer the MTA, all things considered.
+
+        `carried_out` is False where the engine could not do what `end` said (call from where
+        that exception is handled): then, or where nothing can be written, the answer is the
+        stance of the direction, which needs no edits.
+        """
+        message = self.message
+        if message is None:
+            return GO
+        try:
+            if not carried_out:
+                self.failed("reply")
+                self._last_resort(message)
+            if not self._written():
+                self._last_resort(message)
+                self._written()
+            return self._answer
+        finally:
+            self.message = self.check = self._verdict = None
+            self._drop_copy()
+            context = self._context
+            context.last_end = time.monotonic()
+            if self._slot is not None:
+                self._slot.answered(context.last_end - self._begun)
+                self._slot.ended()
+            context.busy.discard(self)
+
+    def _written(self) -> bool:
+        if self._verdict is not None:
+            try:
+                self._gate.write_down(self._verdict)
+            except Exception:
+                self.failed("record")
+                return False
+        return True
+
+    def _judge(self, message: Message, macros: Macros) -> Verdict:
+        if not message.complete:
+            self._header_complete(message)
+        outcome = None if self.check is None else self.check.finish()
+        hop = None if message.direction is Direction.INBOUND else self._hop(message, macros)
+        verdict = self._gate.finish(self.connection, message, outcome, self._queue_id, hop)
+        if self.copy is not None and verdict.traps:
+            dns = {} if outcome is None else outcome.dns
+            self.copy.finish(sidecar(verdict.facts, verdict.traps, dns))
+            self.copy = None
+        return verdict
+
+    def _answer_of(self, decision: Decision, edits: tuple[Edit, ...]) -> Answer:
+        if decision.action in (Action.REJECT, Action.TEMPFAIL):
+            return Refuse(decision.reply, decision.action is Action.TEMPFAIL)
+        if decision.action is Action.DISCARD:
+            return Deliver(discard=True)
+        drop = decision.drop_recipients
+        if not self.agreed.edits:
+            self._gate.tell_once(
+                "error", "mta-cannot-edit",
+                hint="the MTA offers no header edits: inbound mail is recorded, not marked",
+            )  # fmt: skip
+            edits = ()
+        if drop and not self.agreed.drops_recipients:
+            raise ValueError("the MTA does not let recipients be taken away")
+        return Deliver(edits, drop)
+
+    def _hop(self, message: Message, macros: Macros) -> Hop:
+        connection = self.connection
+        return Hop(
+            name=connection.mta_name or macros("j"),
+            version=connection.mta_version or macros("v"),
+            queue_id=self._queue_id,
+            tls=macros("{tls_version}") is not None,
+            authenticated=message.login is not None,
+            smtputf8=message.smtputf8,
+            proxy=message.proxy,
+            can_edit=self.agreed.edits and self.leading_space,
+        )
+
+    def _last_resort(self, message: Message) -> None:
+        """The verdict on a message that an exception has hit: the stance of its direction."""
+        gate = self._gate
+        if self.connection.failed and message.direction is Direction.INBOUND:
+            message.direction = self._suspected(message)
+        decision = gate.stance(message.direction)
+        refused = decision.action is not Action.ACCEPT
+        temporary = decision.action is Action.TEMPFAIL
+        self._answer = Refuse(decision.reply, temporary) if refused else DELIVER
+        self._verdict = None
+        try:
+            seen = facts(self.connection, message, queue_id=self._queue_id)
+            self._verdict = Verdict(seen, decision)
+        except Exception:
+            self.failed("record")
+
+    def _over(self) -> None:
+        """The transaction ended without a message (RSET, QUIT, lost connection, a new MAIL).
+
+        Called once more than needed: libmilter aborts twice after a failed transaction.
+        """
+        message, self.message = self.message, None
+        self.check = self._verdict = None
+        self._drop_copy()
+        self._context.busy.discard(self)
+        if message is not None and self._slot is not None:
+            self._slot.ended()
+        if message is not None and message.refused:
+            verdict = self._gate.refused_recipients(self.connection, message, None)
+            if verdict is not None:
+                self._gate.write_down(verdict, kind="rcpt")
+
+    def _drop_copy(self) -> None:
+        if self.copy is not None:
+            self.copy.abandon()
+            self.copy = None
+
+    def abort(self) -> None:
+        """The transaction is over, the connection stays."""
+        try:
+            self._over()
+        except Exception:
+            self.failed("abort")
+
+    def close(self) -> None:
+        """The connection is over, whoever ended it."""
+        try:
+            self._over()
+        except Exception:
+            self.failed("close")
+        self._context.open.discard(self)
+
+
+def _give_up(message: Message, what: str) -> None:
+    """The header is over a limit: from here on its fields are counted, not kept."""
+    message.over_limit = message.over_limit or f"milter.max_header_{what}"
+    _count_folds(message)
+    message.fields.clear()
+
+
+def _count_folds(message: Message) -> None:
+    for _, value in message.fields:
+        if b"\n" in value:
+            message.header_bytes += value.count(b"\n")  # CRLF on the wire

@@ -1,0 +1,18 @@
+"""The SMTP client as an MTA announces it at connect (SMFIC_CONNECT)."""
+
+from dataclasses import dataclass
+
+UNIX, INET, INET6, UNKNOWN = "L", "4", "6", "U"  # SMFIA_*
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The client's name, how it came (`family` is one of SMFIA_*), and from where.
+
+    `address` is an IP address, or the path of a unix socket; empty where the family is unknown.
+    """
+
+    name: str
+    family: str
+    port: int = 0
+    address: str = ""

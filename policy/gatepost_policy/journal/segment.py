@@ -78,27 +78,34 @@ def read(path: Path, offset: int, limit: int = 4_194_304) -> Iterator[Piece]:
     """The complete records from `offset` on, up to about `limit` bytes.
 
     Ends quietly before a record that is not complete: perhaps it is just being written. Damage in
-    the middle is handed out as a piece without data. Raises OSError.
+    the middle is handed out as a piece without data. Where nothing comes, no sound record follows
+    in the whole file, however long a damaged length or a lost block is. Raises OSError.
     """
     with path.open("rb") as file:
         file.seek(offset)
         data = file.read(limit)
-        if len(data) >= HEAD.size:
-            magic, _, length, _ = HEAD.unpack_from(data)
-            if magic == MAGIC and len(data) < HEAD.size + length <= MAX_RECORD_BYTES:
-                data += file.read(HEAD.size + length - len(data))
-    yield from parse(data, offset)
+        while True:
+            pieces = parse(data, offset)
+            first = next(pieces, None)
+            if first is not None:
+                yield first
+                yield from pieces
+                return
+            more = file.read(max(limit, len(data)))
+            if not more:
+                return
+            data += more
 
 
 def parse(data: bytes, base: int = 0) -> Iterator[Piece]:
     """The complete records in `data`, whose first byte is at offset `base` of its segment."""
     at = 0
     while len(data) - at >= HEAD.size:
-        found = _record(data, at)
-        if found is None:
-            return
-        end, obj = found
+        end, obj = _record(data, at)
         if obj is None:
+            # Damage, or the last record, still being written: behind that one nothing is sound. A
+            # length is as little to be believed as anything else: one flipped bit in it would
+            # hide every record behind it.
             end = _next_record(data, at + 1)
             if end < 0:
                 return
@@ -108,42 +115,50 @@ def parse(data: bytes, base: int = 0) -> Iterator[Piece]:
         at = end
 
 
-def _record(data: bytes, at: int) -> tuple[int, Json | None] | None:
-    """(end, object) of the record at `at`; object None: damaged; None: not complete."""
+def _record(data: bytes, at: int) -> tuple[int, Json | None]:
+    """(end, object) of the record at `at`; object None: damaged, or not complete."""
     magic, version, length, crc = HEAD.unpack_from(data, at)
     start = at + HEAD.size
-    if magic != MAGIC or version != FRAME_VERSION or length > MAX_RECORD_BYTES:
+    end = start + length
+    if magic != MAGIC or version != FRAME_VERSION or length > MAX_RECORD_BYTES or end > len(data):
         return start, None
-    if len(data) - start < length:
-        return None
-    body = data[start : start + length]
+    body = data[start:end]
     if zlib.crc32(body) != crc:
         return start, None
     try:
         obj = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return start, None
-    return start + length, obj if isinstance(obj, dict) else None
+    return end, obj if isinstance(obj, dict) else None
 
 
 def _next_record(data: bytes, at: int) -> int:
     """Where the next sound record begins, at or after `at`; -1: nowhere in these bytes."""
     while (at := data.find(MAGIC, at)) >= 0:
-        if len(data) - at >= HEAD.size:
-            found = _record(data, at)
-            if found is not None and found[1] is not None:
-                return at
+        if len(data) - at >= HEAD.size and _record(data, at)[1] is not None:
+            return at
         at += 1
     return -1
 
 
 def is_torn(data: bytes) -> bool:
-    """True where `data` is the beginning of one record: what a killed process may leave."""
+    """True where `data` is the beginning of one record: what a killed process may leave.
+
+    A record that says all it had to say but for its length is damaged, not cut short.
+    """
     if len(data) < HEAD.size:
-        return MAGIC.startswith(data[:2])
+        return data.startswith(MAGIC[: len(data)])
     magic, version, length, _ = HEAD.unpack_from(data)
-    whole = len(data) >= HEAD.size + length
-    return magic == MAGIC and version == FRAME_VERSION and not whole
+    body = data[HEAD.size :]
+    if magic != MAGIC or version != FRAME_VERSION or len(body) >= length:
+        return False
+    if length > MAX_RECORD_BYTES or not body.isascii():
+        return False
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return body[:1] in (b"", b"{")
+    return False
 
 
 def abandoned(path: Path) -> bool:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
 BATCH_RECORDS = 1_000
+PEEK_BYTES = 65_536
 RETRIES = store.RETRIES
 
 Log = Callable[[str, str], None]  # level, text
@@ -74,6 +75,7 @@ class Intake:
         self._log = log
         self._marks: dict[str, int] | None = None  # None: read them again
         self._floor = 0.0  # the store is past this time, whatever the clock says
+        self._said: set[Path] = set()  # what was put into quarantine by this process
         self._done: set[str] = set()  # segments that are unlinked, their marks still there
 
     def once(self, engine: Callable[[], Engine]) -> int:
@@ -85,14 +87,17 @@ class Intake:
         if self._marks is None:
             self.read_marks(opened, segments)
         entries: list[_Entry] = []
+        read = 0
         for segment in segments:
+            read += 1
             entries.extend(self._waiting(segment, BATCH_RECORDS - len(entries)))
             if len(entries) >= BATCH_RECORDS:
                 break
         if entries:
             partitions.prepare(opened, self._now())
             self._take(opened, entries)
-        self._clean(opened, segments)
+        # The others have not been read: with a long backlog a look at each would be all we do.
+        self._clean(opened, segments[:read])
         return len(entries)
 
     def forget(self) -> None:
@@ -259,11 +264,12 @@ class Intake:
         offset = self._offset(segment)
         if size <= offset:
             return True
-        whole = list(journal.read(segment, offset, size - offset))
-        if any(piece.data is not None for piece in whole):
+        if next(journal.read(segment, offset, PEEK_BYTES), None) is not None:
             return False
         # No record follows: a write that was cut short by a crash. Its message had no answer.
-        rest = segment.read_bytes()[offset:]
+        with segment.open("rb") as file:
+            file.seek(offset)
+            rest = file.read()
         if not journal.is_torn(rest):
             self._quarantine(_Entry(segment, journal.Piece(offset, size, None, rest)), "damaged")
         return True
@@ -278,12 +284,13 @@ class Intake:
             kept = {"why": why, "record": entry.piece.data}
             target, content = self.quarantine / f"{name}.json", json.dumps(kept).encode()
         flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC
-        handle = os.open(target, flags, 0o600)
-        try:
-            os.write(handle, content)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with os.fdopen(os.open(target, flags, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if target in self._said:
+            return  # the same record, in a batch that is tried again
+        self._said.add(target)
         # Not what the record says: the log is read by more people than the store.
         self._log("error", f"recorder: a record was put into {target} ({why.partition(':')[0]})")
 

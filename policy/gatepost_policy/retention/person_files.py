@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from gatepost_policy import journal, store
 
 VOID = b'{"v":1,"kind":"void"}'
+VOID_BYTES = len(journal.blank(len(VOID), VOID))
 # Large files are read in pieces; an address with its tag is shorter than OVERLAP.
 PIECE = 1_048_576
 OVERLAP = 1_024
@@ -88,7 +89,13 @@ def blank(
         found = [
             piece
             for piece in journal.read(segment, 0, limit)
-            if piece.end <= limit and piece.data is not None and _names(piece.data, is_same, wanted)
+            if piece.end <= limit
+            and (
+                _names(piece.data, is_same, wanted)
+                if piece.data is not None
+                # Damage, kept in quarantine too. A sound record has to fit in its place.
+                else wanted.search(piece.raw) and len(piece.raw) > VOID_BYTES
+            )
         ]
         if not found:
             continue

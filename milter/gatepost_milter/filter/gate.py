@@ -1,6 +1,6 @@
 """Take one finished message through the gate: facts, knowledge, rules, edits, record, log.
 
-A `Gate` is one for a worker process, made after the fork: it holds the verifier with its key
+A `Gate` is one for a worker process, made after the fork: it holds the checks with their DNS
 cache, what is known of traps and listings, the journal segment and the log. `session` brings it
 transcripts, and makes answers of its verdicts.
 
@@ -8,18 +8,14 @@ Stance: where an exception leaves nothing decided, inbound mail gets `milter.on_
 our own users 451, because letting it pass would let out what the scrub takes away.
 """
 
-import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from gatepost_milter.filter.checks import Checker, Checks, Results
 from gatepost_milter.filter.transcript import Connection, Message, facts, text
 from gatepost_policy import config
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.dkim import authresults
-from gatepost_policy.dkim.outcome import Outcome
-from gatepost_policy.dkim.verifier import Verifier
-from gatepost_policy.dns import Lookups
 from gatepost_policy.journal import Writer, record
 from gatepost_policy.journal.capture import Capture, Sink
 from gatepost_policy.lookup import KnownState
@@ -64,7 +60,7 @@ class Gate:
         self.replay = replay
         self.log = log or MailLog(settings.log)
         self.scrubber = Scrubber(settings)
-        self.verifier = Verifier(settings.dkim, Lookups(settings.dkim))
+        self.checker = Checker(settings)
         self.known = KnownState(settings)
         self.journal = Writer(
             config.journal_dir(settings),
@@ -86,13 +82,10 @@ class Gate:
             self._told.add(key)
             self.log.event(level, event, **fields)
 
-    def begin(self, message: Message, dns: str | None = None) -> Any:
-        """A verification for `message`; `dns` plays answers back (replay only)."""
-        if dns is None:
-            return self.verifier.begin(message.at)
-        # More than fits a milter packet comes in a file.
-        played = Path(dns[1:]).read_text("utf-8") if dns.startswith("@") else dns
-        return self.verifier.begin(message.at, Lookups(self.settings.dkim, json.loads(played)))
+    def begin(self, connection: Connection, message: Message, dns: str | None = None) -> Checks:
+        """Start what is verified about `message`, whose header is complete; `dns` plays answers
+        back (replay only)."""
+        return self.checker.begin(connection, message, dns)
 
     def capture(self, message: Message) -> Capture | None:
         """A copy that begins with the header of `message`, where it is for a trap and copies are
@@ -129,7 +122,7 @@ class Gate:
         self,
         connection: Connection,
         message: Message,
-        outcome: Outcome | None,
+        outcome: Results | None,
         queue_id: str | None,
         hop: Hop | None,
     ) -> Verdict:
@@ -142,7 +135,7 @@ class Gate:
         self,
         connection: Connection,
         message: Message,
-        outcome: Outcome | None,
+        outcome: Results | None,
         queue_id: str | None,
     ) -> Verdict:
         if outcome is None:
@@ -154,6 +147,8 @@ class Gate:
                 queue_id=queue_id,
                 signatures=outcome.signatures,
                 arc=outcome.arc,
+                spf=outcome.spf,
+                dmarc=outcome.dmarc,
             )
         known = self.known.lookup(seen)
         decision = judge(seen, known, self.settings)

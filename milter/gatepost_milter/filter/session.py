@@ -208,10 +208,8 @@ class Session:
         if message.over_limit is not None:
             return
         gate = self._gate
-        check = self.check = gate.begin(message, self.dns)
-        check.headers(message.fields)
         _count_folds(message)
-        check.end_of_headers()
+        self.check = gate.begin(self.connection, message, self.dns)
         if gate.sink.enabled:
             self.copy = gate.capture(message)
 

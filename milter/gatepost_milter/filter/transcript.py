@@ -13,10 +13,12 @@ from gatepost_policy.mail.facts import (
     Arc,
     Client,
     Direction,
+    Dmarc,
     Facts,
     Family,
     Recipient,
     Signature,
+    Spf,
     Stage,
 )
 from gatepost_policy.scrub import Field
@@ -115,6 +117,8 @@ def facts(
     stage: Stage = Stage.END,
     signatures: tuple[Signature, ...] = (),
     arc: Arc | None = None,
+    spf: Spf | None = None,
+    dmarc: Dmarc | None = None,
     relayed: bool = False,
 ) -> Facts:
     """What is known about `message` so far. Of our own users' client only the family stays, and
@@ -142,6 +146,8 @@ def facts(
         message_id=unfolded(ids[0]) if ids else None,
         signatures=signatures,
         arc=arc,
+        spf=spf,
+        dmarc=dmarc,
         over_limit=message.over_limit,
         relayed=relayed,
         login=message.login,

@@ -184,6 +184,12 @@ class Dkim(Section):
     arc_max_bytes: int = Field(default=262_144, ge=1024)
 
 
+class Spf(Section):
+    """[spf]: the bounds of its look-ups are those of [dkim]."""
+
+    check: bool = True
+
+
 class Trap(Section):
     """[trap]"""
 
@@ -293,6 +299,7 @@ class Settings(BaseModel):
     milter: Milter = Milter()
     submission: Submission = Submission()
     dkim: Dkim = Dkim()
+    spf: Spf = Spf()
     trap: Trap = Trap()
     sender: Sender = Sender()
     policy: Policy = Policy()

@@ -23,11 +23,14 @@ from gatepost_policy.mail.facts import (
     Arc,
     Client,
     Direction,
+    Dmarc,
     Facts,
     Family,
     Recipient,
     Signature,
     Source,
+    Spf,
+    SpfCheck,
     Stage,
 )
 
@@ -84,6 +87,8 @@ def message(seen: Seen) -> Json:
         "message_id": facts.message_id,
         "signatures": [_signature(s) for s in facts.signatures],
         "arc": None if facts.arc is None else [facts.arc.cv, facts.arc.reason],
+        "spf": None if facts.spf is None else _spf(facts.spf),
+        "dmarc": None if facts.dmarc is None else _dmarc(facts.dmarc),
         "over_limit": facts.over_limit,
         "action": decision.action,
         "reason": decision.reason,
@@ -105,6 +110,42 @@ def _signature(signature: Signature) -> Json:
 def _read_signature(s: Json) -> Signature:
     told = {"flags": tuple(s.get("flags", ())), "reason": dkim_reason.read(s.get("reason"))}
     return Signature(**{**s, **told})
+
+
+def _spf(spf: Spf) -> Json:
+    return {"mail_from": _spf_check(spf.mail_from), "helo": _spf_check(spf.helo)}
+
+
+def _spf_check(check: SpfCheck) -> Json:
+    found: Json = {"result": check.result}
+    if check.domain is not None:
+        found["domain"] = check.domain
+    if check.mechanism is not None:
+        found["mechanism"] = check.mechanism
+    if check.reason is not None:
+        found["reason"] = check.reason
+    return found
+
+
+def _dmarc(dmarc: Dmarc) -> Json:
+    return {
+        "result": dmarc.result,
+        "domain": dmarc.domain,
+        "organisation": dmarc.organisation,
+        "policy": dmarc.policy,
+        "aligned": list(dmarc.aligned),
+        "reason": dmarc.reason,
+    }
+
+
+def _read_spf(data: Json | None) -> Spf | None:
+    if data is None:
+        return None
+    return Spf(SpfCheck(**data["mail_from"]), SpfCheck(**data["helo"]))
+
+
+def _read_dmarc(data: Json | None) -> Dmarc | None:
+    return None if data is None else Dmarc(**{**data, "aligned": tuple(data["aligned"])})
 
 
 def count(facts: Facts, decision: Decision) -> Json:
@@ -160,6 +201,9 @@ def read_seen(data: Json) -> Seen:
         message_id=data["message_id"],
         signatures=tuple(_read_signature(s) for s in data["signatures"]),
         arc=None if data["arc"] is None else Arc(*data["arc"]),
+        # Records of earlier releases know nothing of these two.
+        spf=_read_spf(data.get("spf")),
+        dmarc=_read_dmarc(data.get("dmarc")),
         over_limit=data.get("over_limit"),
     )
     decision = Decision(

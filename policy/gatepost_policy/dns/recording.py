@@ -1,0 +1,20 @@
+"""DNS answers that were used, in the form that `--dns` and a capture's sidecar hold.
+
+Pure. Most names were asked for TXT records only and stand with their text alone; a name that was
+asked for others stands with an object of types.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+Used = dict[tuple[str, str], Any]  # (name, type) -> the form of an `Answer`
+
+
+def recorded(texts: Mapping[str, Any], used: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
+    """`texts` (name to the form of its TXT answer) and `used` as one mapping of names."""
+    found: dict[str, dict[str, Any]] = {name: {"TXT": form} for name, form in texts.items()}
+    for (name, kind), form in used.items():
+        found.setdefault(name, {})[kind] = form
+    return {
+        name: forms["TXT"] if forms.keys() == {"TXT"} else forms for name, forms in found.items()
+    }

@@ -13,9 +13,9 @@ end gets the stance of its direction. Nothing depends on HELO, which an engine m
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 from gatepost_milter.filter.answers import DELIVER, GO, SKIP, Answer, Deliver, Refuse
+from gatepost_milter.filter.checks import Checks
 from gatepost_milter.filter.context import Context
 from gatepost_milter.filter.gate import Verdict
 from gatepost_milter.filter.transcript import (
@@ -61,7 +61,7 @@ class Session:
         # Until connect() says more; libmilter leaves it out where it cannot decode a name.
         self.connection = Connection(failed=True)
         self.message: Message | None = None
-        self.check: Any = None  # the DKIM verification of this message
+        self.check: Checks | None = None  # what is verified about this message
         self.copy: Capture | None = None  # of trap mail, where copies are kept
         self.dns: str | None = None  # answers to play back (replay only)
         # Between `end` and `settle`.

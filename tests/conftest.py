@@ -10,6 +10,7 @@ pytest_plugins: list[str] = [
     "fix_tidy",
     "fix_mta",
     "fix_store",
+    "fix_cli",
     "fix_milter",
     "fix_report",
     "fix_harness",

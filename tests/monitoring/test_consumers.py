@@ -1,0 +1,128 @@
+"""What monitoring systems are given, tried with their own tools."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rings
+from gatepost_policy.config.settings import Metrics, Settings, Store
+from gatepost_policy.monitoring import counters, metrics, slots
+from gatepost_policy.store import open_engine, writing
+from metrics_records import MESSAGE, SUBMISSION, get
+from ports import free_port
+
+CONF = Path(__file__).parents[2] / "conf"
+PLUGIN = CONF / "munin" / "gatepost"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An endpoint with a few figures in it."""
+    directory = tmp_path_factory.mktemp("metrics")
+    settings = Settings(
+        store=Store(url=f"sqlite:///{directory}/gatepost.sqlite"),
+        metrics=Metrics(listen=f"inet:{free_port()}@127.0.0.1"),
+    )
+    with writing(open_engine(settings)) as connection:
+        counters.add(connection, counters.tally([MESSAGE, MESSAGE, SUBMISSION]))
+    slots.create(directory)
+    slots.Slot(directory / slots.NAME, 0).answered(0.002)
+    stop = threading.Event()
+    metrics.start(settings, stop)
+    yield f"http://127.0.0.1:{metrics.addresses(settings)[0].port}"
+    stop.set()
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin")
+    if found is None:
+        rings.missing("tools", f"{name} is not installed")
+    return found
+
+
+def plugin(word: str, url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(PLUGIN), *filter(None, [word])],
+        env={"url": url, "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_munin_plugin(url: str) -> None:
+    assert get(url + "/readyz")[0] == 200
+    assert plugin("autoconf", url).stdout == "yes\n"
+    fields = re.findall(r"^(\w+)\.label", plugin("config", url).stdout, re.M)
+    values = dict(re.findall(r"^(\w+)\.value (\S+)$", plugin("", url).stdout, re.M))
+    assert sorted(fields) == sorted(values)
+    want = {"ipv6": "2", "pass": "2", "permerror": "2", "hits": "2", "own": "1", "store": "1"}
+    assert {name: values[name] for name in want} == want
+
+
+def test_munin_plugin_without_an_endpoint() -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    assert plugin("autoconf", away).stdout.startswith("no (")
+    fetched = plugin("", away)
+    assert fetched.returncode == 1
+    assert fetched.stderr.count("\n") == 1 and "Traceback" not in fetched.stderr
+
+
+@pytest.mark.tools
+def test_munin_run_accepts_it(url: str, tmp_path: Path) -> None:
+    """munin's own runner, with directories of the test's own."""
+    munin_run = tool("munin-run")
+    plugins, settings = tmp_path / "plugins", tmp_path / "plugin-conf.d"
+    plugins.mkdir()
+    settings.mkdir()
+    shutil.copy(PLUGIN, plugins / "gatepost")
+    (settings / "gatepost").write_text(f"[gatepost]\nenv.url {url}\nuser root\n")
+    node = tmp_path / "munin-node.conf"
+    node.write_text("host_name test.example\nuser root\ngroup root\n")
+    command = [munin_run, "--config", str(node), "--servicedir", str(plugins),
+               "--sconfdir", str(settings), "--ignore-systemd-properties", "gatepost"]  # fmt: skip
+    for word in ("autoconf", "config", ""):
+        done = subprocess.run(
+            [*command, *filter(None, [word])], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout, word
+
+
+@pytest.mark.tools
+def test_promtool_accepts_the_metrics(url: str) -> None:
+    promtool = tool("promtool")
+    text = get(url + "/metrics")[1]
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.tools
+def test_promtool_accepts_the_alerts() -> None:
+    promtool = tool("promtool")
+    alerts = CONF / "prometheus" / "gatepost-alerts.yml"
+    done = subprocess.run(
+        [promtool, "check", "rules", str(alerts)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_dashboard_and_alerts_name_only_metrics_there_are(url: str) -> None:
+    known = set(re.findall(r"^# TYPE (\w+)", get(url + "/metrics")[1], re.M))
+    known |= {f"{name}{end}" for name in known for end in ("_bucket", "_count", "_sum")}
+    dashboard = (CONF / "prometheus" / "gatepost-dashboard.json").read_text()
+    expressions = [t["expr"] for p in json.loads(dashboard)["panels"] for t in p["targets"]]
+    expressions.append((CONF / "prometheus" / "gatepost-alerts.yml").read_text())
+    named = {name for text in expressions for name in re.findall(r"\bgatepost_\w+", text)}
+    assert len(named) > 10
+    assert named <= known

@@ -1,0 +1,141 @@
+"""The documentation says what the programs do: generated parts are fresh, links lead somewhere."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+import rings
+from gatepost_milter.cli.milterctl import COMMANDS, cli
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail.decision import Reason
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+MAN = DOCS / "man"
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")])
+
+
+def test_generated_pages_are_fresh() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "manpages.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+@pytest.mark.milter
+@pytest.mark.slow
+def test_readme_shows_what_is_printed() -> None:
+    """Its session is run: an import, a trap, a replay through the milter, two reports."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "readme.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def walk(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command below `command` with the words that call it."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            yield from walk(child, f"{path} {name}")
+
+
+def test_every_command_is_part_of_the_installation() -> None:
+    """The table in milterctl.py promises nothing that is not there."""
+    assert set(cli.list_commands(click.Context(cli))) == set(COMMANDS)
+
+
+def test_every_command_and_option_has_help() -> None:
+    silent = []
+    for path, command in walk(cli, "milterctl"):
+        if not command.help:
+            silent.append(path)
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and not parameter.hidden and not parameter.help:
+                silent.append(f"{path} {parameter.opts[0]}")
+    assert silent == []
+
+
+def test_help_fits_80_columns() -> None:
+    """No line is wider (but for long paths to copy), no summary is cut off, no type is shouted."""
+    wide, cut = [], []
+    for path, command in walk(cli, "milterctl"):
+        context = click.Context(command, info_name=path, terminal_width=80)
+        for line in command.get_help(context).splitlines():
+            if len(line) > 80 and "/completions/" not in line:
+                wide.append(line)
+            if line.endswith("...") and "Usage:" not in line or "RANGE" in line:
+                cut.append(line)
+    assert (wide, cut) == ([], [])
+
+
+def test_every_command_is_documented() -> None:
+    text = (DOCS / "commands.md").read_text()
+    missing = [
+        path for path, c in walk(cli, "milterctl") if not c.hidden and f"## {path}\n" not in text
+    ]
+    assert missing == []
+
+
+def test_every_key_is_in_the_manual() -> None:
+    page = (MAN / "gatepost.toml.5").read_text()
+    missing = [
+        f"{table}.{key}"
+        for table, field in Settings.model_fields.items()
+        for key in getattr(field.annotation, "model_fields", {})
+        if f"\\fB{key}\\fR" not in page
+    ]
+    assert missing == []
+    assert [r.value for r in Reason if "\\fB" + r.value.replace("-", "\\-") not in page] == []
+
+
+@pytest.mark.parametrize("service", ["gatepost-milter", "gatepost-policyd"])
+def test_every_option_of_a_service_is_documented(service: str) -> None:
+    program = Path(sys.executable).with_name(service)
+    done = subprocess.run([program, "--help"], capture_output=True, text=True, check=True)
+    options = set(re.findall(r"--[a-z-]+", done.stdout)) - {"--help", "--version"}
+    page = (MAN / f"{service}.8").read_text().replace("\\-", "-")
+    assert options and {option for option in options if f"\\fB{option}\\fR" not in page} == set()
+
+
+@pytest.mark.parametrize("page", sorted(p.name for p in MAN.glob("*.[1-8]")))
+def test_man_accepts_the_page(page: str, tmp_path: Path) -> None:
+    groff = shutil.which("groff")
+    if groff is None:
+        rings.missing("tools", "no groff (Debian: groff)")
+    bait = tmp_path / "bait.1"
+    bait.write_text(".TH X 1\n.SH NAME\nx \\- \\(zz\n")
+
+    def said(path: Path) -> str:
+        done = subprocess.run(
+            [groff, "-man", "-ww", "-Tutf8", "-z", path], capture_output=True, text=True, check=True
+        )
+        return done.stderr
+
+    assert said(bait) != ""
+    assert said(MAN / page) == ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = [
+        target
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert broken == []

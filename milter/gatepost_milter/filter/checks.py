@@ -1,4 +1,4 @@
-"""Everything that is verified about one inbound message while it arrives: DKIM, ARC and SPF.
+"""Everything that is verified about one inbound message while it arrives: DKIM, ARC, SPF, DMARC.
 
 `Checker` is one for a process. `begin` starts the checks of a message whose header is complete;
 `Checks` is fed with the body and says in the end what came of it, as `Results`.
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gatepost_milter.filter.transcript import Connection, Message, text
-from gatepost_policy import spf
+from gatepost_policy import dmarc, spf
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.dkim.outcome import Outcome
 from gatepost_policy.dkim.verifier import Message as DkimMessage
@@ -19,6 +19,7 @@ from gatepost_policy.dkim.verifier import Verifier
 from gatepost_policy.dns import Lookups
 from gatepost_policy.dns.recording import Used, recorded
 from gatepost_policy.mail import address
+from gatepost_policy.mail.address import canonical_domain
 from gatepost_policy.mail.facts import Arc, Dmarc, Signature, Spf
 
 
@@ -47,37 +48,45 @@ class Checker:
         self.lookups = Lookups(settings.dkim)
         self._verifier = Verifier(settings.dkim, self.lookups)
         self._spf = spf.Checker()
+        self._dmarc = dmarc.Checker()
 
     def begin(self, connection: Connection, message: Message, dns: str | None = None) -> "Checks":
         """Start the checks of `message`, whose header is complete. `dns` plays answers back: JSON,
         or `@` and the name of a file."""
-        lookups, checker = self.lookups, self._spf
+        lookups, of_spf, of_dmarc = self.lookups, self._spf, self._dmarc
         if dns is not None:
             # More than fits a milter packet comes in a file.
             played = Path(dns[1:]).read_text("utf-8") if dns.startswith("@") else dns
+            lookups = Lookups(self._settings.dkim, json.loads(played))
             # What is played back is this message's alone: nothing of it is remembered.
-            lookups, checker = Lookups(self._settings.dkim, json.loads(played)), spf.Checker()
+            of_spf, of_dmarc = spf.Checker(), dmarc.Checker()
         dkim = self._verifier.begin(message.at, lookups)
         dkim.headers(message.fields)
         dkim.end_of_headers()
-        running = None
+        deadline = time.monotonic() + self._settings.dkim.message_timeout_ms / 1000
+        sender = address.parse(text(message.sender))
+        checks = Checks(dkim)
         client = connection.client.address
         # A relay of our own forwards what others sent: its address is not the sender's.
-        if self._settings.spf.check and client is not None and not message.trusted_relay:
-            deadline = time.monotonic() + self._settings.dkim.message_timeout_ms / 1000
-            sender = address.parse(text(message.sender))
-            running = checker.begin(lookups, client, sender, connection.helo, deadline)
-        return Checks(dkim, running)
+        known = client is not None and not message.trusted_relay
+        if self._settings.spf.check and client is not None and known:
+            checks.spf = of_spf.begin(lookups, client, sender, connection.helo, deadline)
+        if self._settings.dmarc.check and known:
+            author = address.header_from(message.values("from"))
+            others = [*dkim.domains(), sender.domain or canonical_domain(connection.helo or "")]
+            checks.dmarc = of_dmarc.begin(lookups, author, others, deadline)
+        return checks
 
 
 class Checks:
     """The checks of one message, under way. `wants_body`: something depends on the body."""
 
-    __slots__ = ("_dkim", "_spf", "wants_body")
+    __slots__ = ("_dkim", "dmarc", "spf", "wants_body")
 
-    def __init__(self, dkim: DkimMessage, running: spf.Running | None) -> None:
+    def __init__(self, dkim: DkimMessage) -> None:
         self._dkim = dkim
-        self._spf = running
+        self.spf: spf.Running | None = None
+        self.dmarc: dmarc.Running | None = None
         self.wants_body = dkim.wants_body
 
     def body(self, chunk: bytes) -> None:
@@ -87,11 +96,18 @@ class Checks:
     def finish(self) -> Results:
         """The message is complete: what came of each check."""
         outcome: Outcome = self._dkim.finish()
-        checked = None if self._spf is None else self._spf.finish()
+        found_spf, found_dmarc, used = None, None, Used()
+        if self.spf is not None:
+            checked = self.spf.finish()
+            found_spf, used = checked.spf, checked.used
+        if self.dmarc is not None:
+            found_dmarc, more = self.dmarc.finish(outcome.signatures, found_spf)
+            used = used | more
         return Results(
             signatures=outcome.signatures,
             arc=outcome.arc,
-            spf=None if checked is None else checked.spf,
+            spf=found_spf,
+            dmarc=found_dmarc,
             texts=outcome.dns,
-            used={} if checked is None else checked.used,
+            used=used,
         )

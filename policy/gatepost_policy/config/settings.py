@@ -190,6 +190,12 @@ class Spf(Section):
     check: bool = True
 
 
+class Dmarc(Section):
+    """[dmarc]: the bounds of its look-ups are those of [dkim]."""
+
+    check: bool = True
+
+
 class Trap(Section):
     """[trap]"""
 
@@ -300,6 +306,7 @@ class Settings(BaseModel):
     submission: Submission = Submission()
     dkim: Dkim = Dkim()
     spf: Spf = Spf()
+    dmarc: Dmarc = Dmarc()
     trap: Trap = Trap()
     sender: Sender = Sender()
     policy: Policy = Policy()

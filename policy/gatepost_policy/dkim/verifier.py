@@ -151,6 +151,10 @@ class Message:
             claim.why = Why.SKIPPED
         return good[:most]
 
+    def domains(self) -> list[str]:
+        """Each d= that may turn out to have passed. Call it after `end_of_headers`."""
+        return [c.domain for c in self._claims if c.why is None and c.domain]
+
     def body(self, chunk: bytes) -> None:
         """The next piece of the body, cut anywhere."""
         for body in self._bodies.values():

@@ -1,0 +1,111 @@
+"""DMARC of one message: its walks started while it arrives, remembered while their answers hold."""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from gatepost_policy.dmarc.evaluate import Why, evaluate
+from gatepost_policy.dmarc.walk import Walk, walk
+from gatepost_policy.dns import Ask, Lookups, Task
+from gatepost_policy.dns import Why as DnsWhy
+from gatepost_policy.mail.address import Address
+from gatepost_policy.mail.facts import Dmarc, Signature, Spf
+
+MAX_WALKS = 10_000
+# What a name can be made of; a From may hold anything.
+_NAME = re.compile(
+    r"[^\x00-\x20.\\\x7f-\U0010ffff]{1,63}(?:\.[^\x00-\x20.\\\x7f-\U0010ffff]{1,63})*"
+)
+Used = dict[tuple[str, str], Any]
+
+
+class _Found:
+    """The walks of one message."""
+
+    __slots__ = ("author", "exists", "others", "used")
+
+    def __init__(self, author: Walk, others: dict[str, Walk], exists: bool, used: Used) -> None:
+        self.author = author
+        self.others = others
+        self.exists = exists
+        self.used = used
+
+
+class Checker:
+    """One for a process. `clock` is that of the answers' `until`: monotonic time."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: dict[str, Walk] = {}
+        self._lock = threading.Lock()
+
+    def begin(
+        self, lookups: Lookups, author: Address | None, others: Iterable[str | None],
+        deadline: float,
+    ) -> "Running":  # fmt: skip
+        """Start the walks for mail of `author`. `others` are the domains that may turn out to
+        have passed: each d=, the MAIL FROM's, the HELO name's."""
+        domain = "" if author is None else author.domain
+        if len(domain) > 253 or domain[:1] == "[" or not _NAME.fullmatch(domain):
+            return Running(domain, None)
+        names = [name for name in dict.fromkeys(others) if name and name != domain]
+
+        def run(ask: Ask) -> _Found:
+            return self._find(ask, domain, names)
+
+        late = _Found(Walk(domain, (), str(DnsWhy.TIMEOUT), 0.0, {}), {}, True, {})
+        return Running(domain, Task(run, lookups, deadline, late))
+
+    def _find(self, ask: Ask, domain: str, names: Sequence[str]) -> _Found:
+        author = self._walk(ask, domain)
+        used = dict(author.used)
+        others: dict[str, Walk] = {}
+        applies = author.applies
+        exists = True
+        if applies is not None:
+            place, record = applies
+            if place != domain and record.np is not None:
+                # RFC 8020: a name that does not exist has no record of any type.
+                answer = ask(domain, "TXT")
+                used[domain, "TXT"] = answer.form
+                exists = answer.why is not DnsWhy.NO_NAME
+            top = author.organisation
+            for name in names:
+                # A domain outside the author's organisation cannot be aligned: it is not walked.
+                if top is None or name == top or name.endswith("." + top):
+                    found = others[name] = self._walk(ask, name)
+                    used |= found.used
+        return _Found(author, others, exists, used)
+
+    def _walk(self, ask: Ask, domain: str) -> Walk:
+        found = self._known.get(domain)
+        if found is not None and found.until > self._clock():
+            return found
+        found = walk(ask, domain)
+        if found.until > self._clock():
+            with self._lock:
+                self._known.pop(domain, None)
+                while len(self._known) >= MAX_WALKS:
+                    self._known.pop(next(iter(self._known)))
+                self._known[domain] = found
+        return found
+
+
+class Running:
+    """DMARC of one message, under way."""
+
+    __slots__ = ("_domain", "_task")
+
+    def __init__(self, domain: str, task: Task[_Found] | None) -> None:
+        self._domain = domain
+        self._task = task
+
+    def finish(self, signatures: Sequence[Signature], spf: Spf | None) -> tuple[Dmarc, Used]:
+        """The result, given what DKIM and SPF came to, and the DNS answers it rests on."""
+        if self._task is None:
+            return Dmarc("none", self._domain, reason=str(Why.NO_AUTHOR)), {}
+        found = self._task.result()
+        result = evaluate(found.author, found.others, found.exists, signatures, spf)
+        return result, found.used

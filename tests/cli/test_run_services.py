@@ -14,6 +14,7 @@ import pytest
 from gatepost_milter.cli import run_services
 from gatepost_milter.cli.common import Failure
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.system import sockets
 from gatepost_policy.system.socket_address import SocketAddress
 from ports import free_port
 
@@ -64,7 +65,7 @@ class Running:
     def gone(self) -> bool:
         """True when nothing is left: no process, no port."""
         return not self.family() and not any(
-            run_services.answers(SocketAddress("inet", "127.0.0.1", port)) for port in self.ports
+            sockets.answers(SocketAddress("inet", "127.0.0.1", port)) for port in self.ports
         )
 
     def clean(self) -> None:
@@ -108,15 +109,11 @@ def test_what_it_says_and_ctrl_c(running: Running) -> None:
     assert f"-o smtpd_milters={{inet:127.0.0.1:{milter},default_action=tempfail}}" in text
     assert "-o milter_macro_daemon_name=ORIGINATING" in text
     for port in running.ports:
-        assert run_services.answers(SocketAddress("inet", "127.0.0.1", port))
+        assert sockets.answers(SocketAddress("inet", "127.0.0.1", port))
     running.child.send_signal(signal.SIGHUP)  # both reload and go on
     time.sleep(0.5)
     assert running.child.poll() is None
-    wait(
-        lambda: all(
-            run_services.answers(SocketAddress("inet", "127.0.0.1", p)) for p in running.ports
-        )
-    )
+    wait(lambda: all(sockets.answers(SocketAddress("inet", "127.0.0.1", p)) for p in running.ports))
     # A terminal sends the signal to the whole group, as Ctrl-C does.
     os.killpg(running.child.pid, signal.SIGINT)
     assert running.child.wait(PATIENCE_S) == 0

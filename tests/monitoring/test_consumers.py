@@ -37,7 +37,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     slots.Slot(directory / slots.NAME, 0).answered(0.002)
     stop = threading.Event()
     metrics.start(settings, stop)
-    yield f"http://127.0.0.1:{metrics.addresses(settings)[0].port}"
+    yield f"http://127.0.0.1:{settings.metrics.listen[0].port}"
     stop.set()
 
 

@@ -25,7 +25,7 @@ def settings(tmp_path: Path) -> Settings:
 def served(settings: Settings):  # type: ignore[no-untyped-def]
     stop = threading.Event()
     metrics.start(settings, stop)
-    port = metrics.addresses(settings)[0].port
+    port = settings.metrics.listen[0].port
     yield f"http://127.0.0.1:{port}"
     stop.set()
 

@@ -91,14 +91,13 @@ def _owners(settings: "Settings") -> "Iterator[Finding]":
 
 
 def _sockets(settings: "Settings") -> "Iterator[Finding]":
-    from gatepost_milter.cli.run_services import answers, listeners
+    from gatepost_milter.cli.run_services import listeners
     from gatepost_milter.doctor.installation import Finding
-    from gatepost_policy.system.socket_address import SocketAddress
+    from gatepost_policy.system import sockets
 
-    for key, text in listeners(settings):
-        address = SocketAddress.parse(text)
+    for key, address in listeners(settings):
         service = "gatepost-policyd" if key == "policy.listen" else "gatepost-milter"
-        if answers(address):
+        if sockets.answers(address):
             yield Finding(key, f"{address} answers")
         else:
             yield Finding(

@@ -7,6 +7,7 @@ should we die ourselves, so no orphan keeps a port.
 """
 
 import ctypes
+import errno
 import os
 import selectors
 import signal
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from gatepost_milter.cli.common import FINDINGS, UNREACHABLE, Failure
 from gatepost_policy import config
+from gatepost_policy.system import sockets
 from gatepost_policy.system.socket_address import SocketAddress
 
 if TYPE_CHECKING:
@@ -77,70 +79,28 @@ def run(settings: "Settings", options: Sequence[str], out: TextIO) -> int:
 
 def check_sockets(settings: "Settings") -> None:
     """Raise Failure where a socket that we are to listen on is taken by somebody else."""
-    for key, text in listeners(settings):
-        address = SocketAddress.parse(text)
-        problem = taken(address)
-        if problem:
-            raise Failure(
-                f"{key} = {text}: {problem}; stop what listens there "
-                f"({_who(address)}) or set another socket",
-                UNREACHABLE,
-            )
+    for key, address in listeners(settings):
+        problem = sockets.obstacle(address)
+        if problem is None:
+            continue
+        if problem.errno != errno.EADDRINUSE:
+            said = str(problem.strerror).lower()
+        elif address.kind == "unix":
+            said = "another program answers there"
+        else:
+            said = "the port is in use"
+        raise Failure(
+            f"{key} = {address}: {said}; stop what listens there "
+            f"({_who(address)}) or set another socket",
+            UNREACHABLE,
+        )
 
 
-def listeners(settings: "Settings") -> list[tuple[str, str]]:
+def listeners(settings: "Settings") -> list[tuple[str, SocketAddress]]:
     """(key, socket) of all that the two services listen on."""
-    found = [("milter.socket", settings.milter.socket)]
-    for key, value in (
-        ("policy.listen", settings.policy.listen),
-        ("metrics.listen", settings.metrics.listen),
-    ):
-        several = (value,) if isinstance(value, str) else value
-        found += [(key, text) for text in several if text]
-    return found
-
-
-def taken(address: SocketAddress) -> str | None:
-    """What keeps us from listening at `address`, None where nothing does."""
-    if address.kind == "unix":
-        return "another program answers there" if answers(address) else None
-    family = socket.AF_INET6 if address.kind == "inet6" else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address.host, address.port))
-            probe.listen(1)
-        except OSError as error:
-            return "the port is in use" if _in_use(error) else str(error.strerror).lower()
-    return None
-
-
-def answers(address: SocketAddress, timeout: float = 2.0) -> bool:
-    """True where somebody accepts a connection at `address`."""
-    try:
-        connect(address, timeout).close()
-    except OSError:
-        return False
-    return True
-
-
-def connect(address: SocketAddress, timeout: float) -> socket.socket:
-    """A connection to `address`. Raises OSError."""
-    family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
-    made = socket.socket(family[address.kind], socket.SOCK_STREAM)
-    made.settimeout(timeout)
-    try:
-        made.connect(address.path if address.kind == "unix" else (address.host, address.port))
-    except BaseException:
-        made.close()
-        raise
-    return made
-
-
-def _in_use(error: OSError) -> bool:
-    import errno
-
-    return error.errno == errno.EADDRINUSE
+    found = [("milter.socket", SocketAddress.parse(settings.milter.socket))]
+    found += [("policy.listen", address) for address in settings.policy.listen]
+    return found + [("metrics.listen", address) for address in settings.metrics.listen]
 
 
 def _who(address: SocketAddress) -> str:
@@ -234,8 +194,7 @@ def _stop(children: list[Child]) -> None:
 def greeting(settings: "Settings") -> str:
     """The `ready` line, and the Postfix lines to paste (docs/postfix.md explains them)."""
     milter = SocketAddress.parse(settings.milter.socket)
-    listen = settings.policy.listen
-    services = [SocketAddress.parse(x) for x in ((listen,) if isinstance(listen, str) else listen)]
+    services = settings.policy.listen
     listener = (*settings.submission.daemon_names, "ORIGINATING")[0]
     store = config.database_path(settings) or "PostgreSQL"
     names = ", ".join(str(service) for service in services)

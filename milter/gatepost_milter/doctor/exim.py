@@ -24,11 +24,6 @@ def check(config: EximConfig, settings: Settings) -> tuple[Finding, ...]:
             *_reachable(settings))  # fmt: skip
 
 
-def _listening(settings: Settings) -> list[SocketAddress]:
-    listen = settings.policy.listen
-    return [SocketAddress.parse(s) for s in ([listen] if isinstance(listen, str) else listen)]
-
-
 def _spelling(address: SocketAddress) -> str:
     """A socket as readsocket takes it."""
     return address.path if address.kind == "unix" else address.postfix()
@@ -36,7 +31,7 @@ def _spelling(address: SocketAddress) -> str:
 
 def _sockets(config: EximConfig, settings: Settings) -> Iterator[Finding]:
     """Every question must go where gatepost-policyd listens."""
-    ours = {_spelling(a) for a in _listening(settings)}
+    ours = {_spelling(a) for a in settings.policy.listen}
     wanted = sorted(ours)[0]
     for target in dict.fromkeys(_SOCKET.findall(config.text)):
         plain = target.strip().replace("inet:localhost:", "inet:127.0.0.1:")
@@ -147,7 +142,7 @@ def _scrub(config: EximConfig, settings: Settings) -> Iterator[Finding]:
 
 
 def _reachable(settings: Settings) -> Iterator[Finding]:
-    for address in _listening(settings):
+    for address in settings.policy.listen:
         if problem := reachable(address):
             yield Finding("socket-unreachable", str(address), problem,
                           "start gatepost-policyd")  # fmt: skip

@@ -9,7 +9,6 @@ from gatepost_milter.doctor.finding import Finding, Live, place
 from gatepost_milter.doctor.postfix_config import Service, Unreadable
 from gatepost_milter.doctor.postfix_own_received import PROBE
 from gatepost_policy import scrub
-from gatepost_policy.system.socket_address import SocketAddress
 
 PREPEND_COUNTS_SINCE = (3, 7, 11)  # HISTORY 20231213
 RESTRICTIONS = tuple(
@@ -73,9 +72,7 @@ def mentions(table: str, word: str) -> bool:
 
 def policy(live: Live, listeners: tuple[Service, ...]) -> Iterator[Finding]:
     """The policy service must be asked before unknown users are refused."""
-    listen = live.settings.policy.listen
-    sockets = [listen] if isinstance(listen, str) else list(listen)
-    ours = [SocketAddress.parse(s).postfix() for s in sockets]
+    ours = [address.postfix() for address in live.settings.policy.listen]
     ours += [o.replace("127.0.0.1", "localhost") for o in ours]
     for service in listeners or (None,):
         seen = False

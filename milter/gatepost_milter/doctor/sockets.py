@@ -3,10 +3,10 @@
 import grp
 import os
 import pwd
-import socket
 import stat
 from pathlib import Path
 
+from gatepost_policy.system import sockets
 from gatepost_policy.system.socket_address import SocketAddress
 
 TIMEOUT = 5
@@ -14,12 +14,8 @@ TIMEOUT = 5
 
 def reachable(address: SocketAddress) -> str | None:
     """None where something listens on the socket."""
-    kind = {"unix": socket.AF_UNIX, "inet": socket.AF_INET, "inet6": socket.AF_INET6}[address.kind]
-    target = address.path if address.kind == "unix" else (address.host, address.port)
     try:
-        with socket.socket(kind, socket.SOCK_STREAM) as probe:
-            probe.settimeout(TIMEOUT)
-            probe.connect(target)
+        sockets.connect(address, TIMEOUT).close()
     except OSError as error:
         return f"nothing answers on {address}: {error.strerror or error}"
     return None

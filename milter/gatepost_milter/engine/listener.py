@@ -20,6 +20,7 @@ from pathlib import Path
 import milter
 
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.system import sockets
 from gatepost_policy.system.socket_address import SocketAddress
 
 PATIENCE_S = 1.5
@@ -56,8 +57,7 @@ class Listener:
                 deaf.setblocking(False)
                 caller.connect(deaf.getsockname())
                 os.dup2(deaf.fileno(), self.descriptor)
-            with connect(self.address, timeout=0.2):
-                pass
+            sockets.connect(self.address, timeout=0.2).close()
         except OSError:
             self.go_deaf()
 
@@ -92,19 +92,6 @@ class Listener:
         """Take the unix socket's name away. Call where nobody listens any more."""
         if self.address.kind == "unix":
             Path(self.address.path).unlink(missing_ok=True)
-
-
-def connect(address: SocketAddress, timeout: float = 1.0) -> socket.socket:
-    """A connection to `address`. Raises OSError."""
-    kinds = {"unix": socket.AF_UNIX, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
-    probe = socket.socket(kinds[address.kind], socket.SOCK_STREAM)
-    try:
-        probe.settimeout(timeout)
-        probe.connect(address.path if address.kind == "unix" else (address.host, address.port))
-    except OSError:
-        probe.close()
-        raise
-    return probe
 
 
 def open_listener(settings: Settings) -> Listener:
@@ -151,18 +138,12 @@ def _problem(address: SocketAddress) -> tuple[str, bool] | None:
     """(why it cannot be bound, whether that may pass) or None."""
     if address.kind == "unix":
         return _unix_problem(Path(address.path))
-    family = socket.AF_INET6 if address.kind == "inet6" else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((address.host, address.port))
-            probe.listen(1)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            text = "the port is in use; stop the other service or choose another port"
-            return text, True
-        return f"{error.strerror}", False
-    return None
+    error = sockets.obstacle(address)
+    if error is None:
+        return None
+    if error.errno == errno.EADDRINUSE:
+        return "the port is in use; stop the other service or choose another port", True
+    return f"{error.strerror}", False
 
 
 def _unix_problem(path: Path) -> tuple[str, bool] | None:
@@ -176,11 +157,9 @@ def _unix_problem(path: Path) -> tuple[str, bool] | None:
         return None
     if not stat.S_ISSOCK(kind):
         return "a file of this name is in the way, and it is no socket", False
-    try:
-        with connect(SocketAddress("unix", path=str(path)), timeout=0.5):
-            return "another process answers on it; stop that or choose another path", True
-    except OSError:
-        return None  # stale: left behind by a process that is gone
+    if sockets.answers(SocketAddress("unix", path=str(path)), timeout=0.5):
+        return "another process answers on it; stop that or choose another path", True
+    return None  # stale: left behind by a process that is gone
 
 
 def _own(path: Path, mode: int, group: str) -> None:

@@ -5,12 +5,12 @@ only, and mail is bytes, so packing and unpacking are done here. Writes are gath
 when an answer is awaited: a message costs a handful of system calls, as it does in Postfix.
 """
 
-import socket
 import struct
 from typing import Any
 
 from miltertest import codec, constants
 
+from gatepost_policy.system import sockets
 from gatepost_policy.system.socket_address import SocketAddress
 
 # libmilter refuses larger packets; Postfix never sends them (MILTER_CHUNK_SIZE).
@@ -89,17 +89,9 @@ class Wire:
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._buffer = bytearray()
-        family = {"unix": socket.AF_UNIX, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
-        self._socket = socket.socket(family[address.kind], socket.SOCK_STREAM)
         try:
-            self._socket.settimeout(timeout)
-            if address.kind == "unix":
-                self._socket.connect(address.path)
-            else:
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._socket.connect((address.host, address.port))
+            self._socket = sockets.connect(address, timeout)
         except OSError as error:
-            self._socket.close()
             raise ProtocolError(f"{address}: {error.strerror or error}") from None
 
     def send(self, packet: bytes) -> None:

@@ -23,6 +23,7 @@ from pydantic import (
 
 from gatepost_policy.mail.address import canonical_domain
 from gatepost_policy.mail.decision import Reason
+from gatepost_policy.system.socket_address import SocketAddress
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 
@@ -68,9 +69,28 @@ def _domain(value: str) -> str:
     return canonical_domain(value)
 
 
-def _socket(value: str) -> str:
-    from gatepost_policy.system.socket_address import SocketAddress
+def _listen(value: object) -> object:
+    """One socket in quotes is a list of one."""
+    if isinstance(value, str):
+        return (SocketAddress.parse(value),)
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    raise ValueError("want text in quotes, or a list of them")
 
+
+def _maybe_listen(value: object) -> object:
+    return () if value == "" else _listen(value)
+
+
+def _socket_address(value: object) -> object:
+    if isinstance(value, SocketAddress):
+        return value
+    if isinstance(value, str):
+        return SocketAddress.parse(value)
+    raise ValueError("want text in quotes")
+
+
+def _socket(value: str) -> str:
     SocketAddress.parse(value)  # raises ValueError with what was wanted
     return value
 
@@ -108,6 +128,10 @@ Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
 Domain = Annotated[str, AfterValidator(_domain)]
 Socket = Annotated[str, AfterValidator(_socket)]
 Nameserver = Annotated[str, AfterValidator(_nameserver)]
+Listener = Annotated[
+    SocketAddress, PlainValidator(_socket_address), PlainSerializer(str, return_type=str)
+]
+Listeners = Annotated[tuple[Listener, ...], BeforeValidator(_listen)]
 
 
 class Section(BaseModel):
@@ -245,7 +269,7 @@ class Sender(Section):
 class Policy(Section):
     """[policy]: gatepost-policyd."""
 
-    listen: Socket | tuple[Socket, ...] = "inet:10040@127.0.0.1"
+    listen: Listeners = (SocketAddress("inet", "127.0.0.1", 10040),)
     timeout_ms: int = Field(default=2_000, ge=10)
     idle: Seconds = 300
     max_connections: int = Field(default=1_000, ge=1)
@@ -285,7 +309,7 @@ class Log(Section):
 class Metrics(Section):
     """[metrics]"""
 
-    listen: Socket | tuple[Socket, ...] | Literal[""] = ""
+    listen: Annotated[tuple[Listener, ...], BeforeValidator(_maybe_listen)] = ()
 
 
 class Rule(Section):

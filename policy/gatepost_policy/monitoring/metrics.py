@@ -228,14 +228,13 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
     def __init__(self, address: SocketAddress) -> None:
-        import socket
+        from gatepost_policy.system import sockets
 
-        families = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
-        self.address_family = families[address.kind]
+        self.address_family = sockets.family(address)
         self._unix = address.kind == "unix"
         if self._unix:
-            _remove_stale(Path(address.path))
-        target: Any = address.path if self._unix else (address.host, address.port)
+            sockets.remove_stale(address.path)
+        target: Any = sockets.target(address)
         super().__init__(target, _Quiet)
 
     def server_bind(self) -> None:
@@ -246,25 +245,6 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.socket.bind(self.server_address)
         self.server_name, self.server_port = "localhost", 0
         self.setup_environ()
-
-
-def _remove_stale(path: Path) -> None:
-    """Unlink a socket that nobody listens on any more."""
-    import socket
-
-    if not path.is_socket():
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        if probe.connect_ex(str(path)) == 0:
-            return
-    path.unlink(missing_ok=True)
-
-
-def addresses(settings: Settings) -> list[SocketAddress]:
-    """The sockets of `metrics.listen`."""
-    listen = settings.metrics.listen
-    texts = (listen,) if isinstance(listen, str) else listen
-    return [SocketAddress.parse(text) for text in texts if text]
 
 
 def start(settings: Settings, stop: threading.Event) -> list[threading.Thread]:
@@ -285,7 +265,7 @@ def start(settings: Settings, stop: threading.Event) -> list[threading.Thread]:
     app = application(settings, engine)
     threads = [
         threading.Thread(target=_serve, args=(a, app, stop), name=f"metrics {a}", daemon=True)
-        for a in addresses(settings)
+        for a in settings.metrics.listen
     ]
     for thread in threads:
         thread.start()

@@ -15,7 +15,6 @@ import gc
 import os
 import resource
 import signal
-import socket
 import sys
 import threading
 import time
@@ -27,8 +26,7 @@ from typing import TYPE_CHECKING
 from gatepost_policy import config
 from gatepost_policy.policyd.connection import Door
 from gatepost_policy.policyd.service import Service
-from gatepost_policy.system import systemd, unix_socket
-from gatepost_policy.system.socket_address import SocketAddress
+from gatepost_policy.system import sockets, systemd
 
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
@@ -53,22 +51,15 @@ class Server:
     async def listen(self) -> list[str]:
         """Open the configured sockets. Raises OSError."""
         policy = self.service.settings.policy
-        names = [policy.listen] if isinstance(policy.listen, str) else list(policy.listen)
         loop = asyncio.get_running_loop()
-        for name in names:
-            where = SocketAddress.parse(name)
+        for where in policy.listen:
+            bound = sockets.listen(where, int(policy.socket_mode, 8), BACKLOG)
             if where.kind == "unix":
-                bound = unix_socket.listen(where.path, int(policy.socket_mode, 8), BACKLOG)
                 self._paths.append(Path(where.path))
-            else:
-                family = socket.AF_INET if where.kind == "inet" else socket.AF_INET6
-                bound = socket.create_server(
-                    (where.host, where.port), family=family, backlog=BACKLOG
-                )
             self._servers.append(
                 await loop.create_server(lambda: Door(self), sock=bound, backlog=BACKLOG)
             )
-        return names
+        return [str(where) for where in policy.listen]
 
     def admit(self, door: Door) -> None:
         """One more; over the limit the one silent longest goes, the newest where all are busy."""

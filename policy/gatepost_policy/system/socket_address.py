@@ -1,6 +1,6 @@
 """Socket addresses in libmilter's notation: `inet:8894@127.0.0.1`, `inet6:8894@::1`, `unix:/path`.
 
-Pure text handling; `connect` and `listen` users translate with `family` and `target`.
+Pure text handling; `sockets` connects and listens.
 """
 
 import re

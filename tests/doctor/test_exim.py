@@ -33,7 +33,7 @@ BROKEN = (
     Broken("without remove_header", "remove-header", "remove_header = GATEPOST_REMOVE",
            "logwrite = GATEPOST_REMOVE"),
     Broken("the scrub is not called", "remove-header", "  warn    acl = gatepost_scrub\n", ""),
-    Broken("remove_header without Bcc", "remove-header", "  Bcc : Resent-Bcc", "  Resent-Bcc"),
+    Broken("remove_header without Bcc", "remove-header", " : Bcc : X-Bcc", " : X-Bcc"),
     Broken("remove_header without X-Apple-*", "remove-header", "|X-Apple-", ""),
     Broken("another readsocket port", "policy-socket", "GATEPOST_POLICY = inet:127.0.0.1:",
            "GATEPOST_POLICY = inet:127.0.0.1:1"),

@@ -23,7 +23,7 @@ from daemons import Daemon, read_everything
 from dns_server import DnsServer
 from exim_instance import CONF, EximInstance
 from exim_stack import CONFIG, TRAP, TRAP_2, by_id, milterctl, recorded, submit
-from gatepost_policy.config.settings import DEFAULT_REMOVE
+from gatepost_policy.config.field_lists import DEFAULT_REMOVE
 from gatepost_policy.scrub import audit
 from mta_modes import COLUMNS, TELLING, Case
 from ports import free_port

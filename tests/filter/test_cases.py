@@ -18,7 +18,8 @@ from gatepost_milter.mta.conversation import OFFERED_ACTIONS, OFFERED_STEPS
 from gatepost_milter.mta.envelope import connection_macros, peer
 from gatepost_milter.protocol.negotiation import Offer
 from gatepost_policy import listings
-from gatepost_policy.config.settings import DEFAULT_REMOVE, Submission
+from gatepost_policy.config.field_lists import DEFAULT_REMOVE
+from gatepost_policy.config.settings import Submission
 from gatepost_policy.mail import address
 from gatepost_policy.mail.decision import Edit, Reason
 from gatepost_policy.mail.facts import Direction, Facts

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gatepost_milter.cli import main
-from gatepost_policy.config.settings import DEFAULT_REMOVE
+from gatepost_policy.config.field_lists import DEFAULT_REMOVE
+from gatepost_policy.config.settings import Submission
 from gatepost_policy.mail import received
 from gatepost_policy.scrub import audit
 from ports import free_port
@@ -61,9 +62,12 @@ LEAKS = (
     Leak("X-Mozilla-Draft-Info: x", "mail program", "submission.remove"),
     Leak("X-MS-Exchange-Organization-AuthAs: Internal", "organisation", "submission.remove"),
     Leak("Received-SPF: pass client-ip=198.51.100.7", "client address", "submission.remove"),
-    Leak("Message-Id: <1@[192.168.1.7]>", "192.168.1.7", "submission.message_id"),
-    Leak("Message-Id: <1@alices-mac.local>", "alices-mac.local", "submission.message_id"),
-    Leak("Message-Id: <1@laptop>", "laptop", "submission.message_id"),
+    Leak("Message-Id: <1@[192.168.1.7]>", "192.168.1.7", "submission.message_id", "hint"),
+    Leak("Message-Id: <1@alices-mac.local>", "alices-mac.local", "submission.message_id", "hint"),
+    Leak("Message-Id: <1@laptop>", "laptop", "submission.message_id", "hint"),
+    Leak("Resent-Message-ID: <1@laptop.lan>", "laptop.lan", "submission.message_id", "hint"),
+    Leak("X-Whatever: by 198.51.100.7", "an address", "submission.unknown_fields", "hint"),
+    Leak("X-Whatever: ALICE wrote it", "own name", "submission.unknown_fields", "hint"),
     Leak("Mime-Version: 1.0 (Mac OS X Mail)", "mail program", "submission (comments are cut)"),
     Leak("Date: Fri, 20 Nov 2026 10:00:00 -0800", "time zone", "submission.date", "hint"),
     Leak("Sender: alice7@example.org", "login", "submission", "hint"),
@@ -133,6 +137,50 @@ def test_unauthenticated_hop_is_the_oldest_one() -> None:
                b" by mx.example with ESMTP; x\nSubject: x\n\nx\n")  # fmt: skip
     (got,) = audit.find(message)
     assert got.index == 2 and "10.0.0.9" in got.tells
+
+
+def test_what_was_asked_for_and_stays_is_a_leak() -> None:
+    """By default Message-ID and the time zone stay: hints. Once they are to go, they are leaks."""
+    message = CLEAN.replace(b"<1@example.org>", b"<1@laptop.lan>").replace(b"+0000\nM", b"+0530\nM")
+    asked = Submission(message_id="mask-host", date="utc")
+    assert {f.name: f.weight for f in audit.find(message)} == {"Message-ID": "hint", "Date": "hint"}
+    got = audit.find(message, submission=asked)
+    assert {f.name: f.weight for f in got} == {"Message-ID": "leak", "Date": "leak"}
+    assert audit.find(CLEAN.replace(b"<1@example.org>", b"<1@localhost>"), submission=asked) == ()
+
+
+def test_what_the_client_called_itself_is_looked_for_in_unknown_fields() -> None:
+    swept = CLEAN.index(b"Received:\n\tby mx.example.org")
+    hop = HOP.format("laptop (dsl-7.isp.example [198.51.100.7])").encode() + b"\n"
+    told = b"X-A: on laptop\nX-B: DSL-7.isp.example\nX-C: laptops\nX-D: IPv6:2001:db8::1\n"
+    message = CLEAN[:swept] + hop + told + CLEAN[CLEAN.index(b"From:") :]
+    found = {f.name: f.weight for f in audit.find(message)}
+    assert found == {"Received": "leak", "X-A": "hint", "X-B": "hint", "X-D": "hint"}
+
+
+@pytest.mark.parametrize("coded", ["", "base64", "quoted-printable"])
+def test_calendars_and_notifications_are_hints(coded: str) -> None:
+    import base64
+    import quopri
+
+    calendar = (b"BEGIN:VCALENDAR\r\nPRODID:-//Laptop//Calendar 7//EN\r\n"
+                b"X-WR-TIMEZONE:Asia/Kolkata\r\n"
+                b"DTSTART;TZID=Asia/Kolkata:20261120T100000\r\nEND:VCALENDAR\r\n")  # fmt: skip
+    if coded:
+        encode = base64.encodebytes if coded == "base64" else quopri.encodestring
+        calendar = encode(calendar)
+    head = CLEAN.partition(b"\n\n")[0] + b"\nContent-Type: multipart/mixed; boundary=b\n\n"
+    body = (
+        b"--b\nContent-Type: text/plain\n\nPRODID: is a word\n--b\n"
+        + f"Content-Type: text/calendar\nContent-Transfer-Encoding: {coded or '8bit'}\n\n".encode()
+        + calendar
+        + b"--b\nContent-Type: message/disposition-notification\n\n"
+        b"Reporting-UA: laptop; Mail 7\n--b--\n"
+    )
+    found = audit.find(head + body)
+    assert {f.name for f in found} == {"PRODID", "X-WR-TIMEZONE", "TZID", "Reporting-UA"}
+    assert {f.weight for f in found} == {audit.Weight.HINT}
+    assert "is a word" not in str(found)
 
 
 def test_attached_message_is_a_hint() -> None:

@@ -39,7 +39,6 @@ def audit(app: App, files: tuple[str, ...], form: str) -> None:
     from gatepost_policy.scrub import audit as leaks
 
     bad, empty = False, True
-    remove = app.settings.submission.remove
     for path in saved_mail.find(list(files)):
         for item in saved_mail.read(path):
             empty = False
@@ -48,7 +47,7 @@ def audit(app: App, files: tuple[str, ...], form: str) -> None:
                 found: tuple[Finding, ...] = ()
                 note(f"milterctl: {item.file}: {item.error}")
             else:
-                found = leaks.find(item.data, remove=remove)
+                found = leaks.find(item.data, submission=app.settings.submission)
             if form == "json":
                 print(json.dumps({
                     "file": item.file, "leaks": _leaks(found),
@@ -115,7 +114,7 @@ def test(
                 data = privacy_probe.wait(look, options["timeout"])
     except privacy_probe.ProbeError as error:
         raise Failure(str(error), UNREACHABLE if error.unreachable else FINDINGS) from None
-    found = leaks.find(data, probe.known(target, address, port), settings.submission.remove)
+    found = leaks.find(data, probe.known(target, address, port), settings.submission)
     if form == "json":
         header = data.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
         print(json.dumps({

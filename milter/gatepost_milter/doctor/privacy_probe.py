@@ -70,15 +70,12 @@ class Probe:
 
 
 def make(target: Target, settings: Settings) -> Probe:
-    """A probe that asks for what the configuration promises, and no more."""
+    """A probe that asks for what the configuration promises. What stays by default (a private host
+    in the Message-ID, the time zone) is in it too: `audit` calls it a hint then."""
     token = "gatepost-probe-" + secrets.token_hex(8)
     trace = token + "-trace"
     domain = target.sender.rpartition("@")[2] or "localhost"
-    # A private host in the Message-ID and a time zone stay by default: asked only if promised.
-    host = "laptop.local" if settings.submission.message_id == "mask-host" else domain
-    date = formatdate(localtime=False)
-    if settings.submission.date == "utc":
-        date = date.replace("-0000", "+0530")
+    date = formatdate(localtime=False).replace("-0000", "+0530")
     lines = []
     if settings.submission.client_received == "anonymise":
         lines.append(f"Received: from [192.168.77.7] ({trace} [192.168.77.7])\r\n\tby laptop.local"
@@ -89,7 +86,7 @@ def make(target: Target, settings: Settings) -> Probe:
         lines.append(f"{glob.replace('*', 'Probe')}: {value}")
     lines += [
         f"From: <{target.sender}>", f"To: <{target.recipient}>", f"Subject: {token}",
-        f"Date: {date}", f"Message-ID: <{token}@{host}>", f"MIME-Version: 1.0 ({trace})",
+        f"Date: {date}", f"Message-ID: <{token}@laptop.local>", f"MIME-Version: 1.0 ({trace})",
         "Content-Type: text/plain", "", "A probe of milterctl privacy test.", "",
     ]  # fmt: skip
     return Probe(token, f"{token}.laptop.example", "\r\n".join(lines).encode())

@@ -8,6 +8,7 @@ Stance: where an exception leaves nothing decided, inbound mail gets `milter.on_
 our own users 451, because letting it pass would let out what the scrub takes away.
 """
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,10 +34,12 @@ from gatepost_policy.mail.facts import Direction, Facts, Recipient, Stage
 from gatepost_policy.monitoring.maillog import MailLog
 from gatepost_policy.monitoring.slots import Slot
 from gatepost_policy.rules import Known, judge
-from gatepost_policy.scrub import Hop, Scrubber
+from gatepost_policy.scrub import ClientWords, Hop, Scrubber
 from gatepost_policy.system.socket_address import SocketAddress
 
 INTERNAL_REJECT = Reply(554, "5.3.0", "Local problem")
+MAX_COUNTED_NAMES = 100  # of dropped fields, in the life of a worker
+_PLAIN_NAME = re.compile(r"[a-z][a-z0-9-]{1,39}\Z")
 NO_EDITS: tuple[Edit, ...] = ()
 
 
@@ -74,6 +77,7 @@ class Gate:
         self.slot: Slot | None = None  # this worker's figures, where there are some
         self.tag_name = settings.sender.tag_header.lower()
         self._told: set[str] = set()
+        self._counted_names: set[str] = set()
 
     def tell_once(self, level: str, event: str, **fields: Any) -> None:
         """Log an event that would otherwise come with every message."""
@@ -194,8 +198,9 @@ class Gate:
         edits = NO_EDITS
         refusal: Decision | None = None
         if not leave:
-            plan = self.scrubber.plan(message.fields, hop, message.at, message.login)
-            seen = replace(seen, relayed=plan.relayed)
+            client = self._client_words(connection, message, seen, hop)
+            plan = self.scrubber.plan(message.fields, hop, message.at, message.login, client)
+            seen = replace(seen, relayed=plan.relayed, dropped=self._counted(plan.dropped, client))
             ours = self.settings.dkim.authserv_id or hop.name or "localhost"
             edits = (*self._forged(message, ours), *plan.edits)
             refusal = plan.refusal
@@ -211,6 +216,31 @@ class Gate:
         for how, key in self.known.live_traps(used).items():
             self.journal.write(record.live_trap(key, how, message.at))
         return Verdict(seen, decision, edits, known.traps)
+
+    def _counted(self, names: tuple[str, ...], client: ClientWords) -> tuple[str, ...]:
+        """`names` as they may be counted: a name is chosen by whoever writes the mail, so it may
+        tell something itself, and each other one is a counter."""
+        out: list[str] = []
+        for name in names:
+            if name not in self._counted_names:
+                plain = _PLAIN_NAME.match(name) and not client.within(name.encode())
+                if not plain or len(self._counted_names) >= MAX_COUNTED_NAMES:
+                    name = "other"
+                self._counted_names.add(name)
+            out.append(name)
+        return tuple(out)
+
+    def _client_words(
+        self, connection: Connection, message: Message, seen: Facts, hop: Hop
+    ) -> ClientWords:
+        author = None if seen.header_from is None else seen.header_from.domain
+        return ClientWords.of(
+            connection.client.address,
+            (connection.helo, connection.client.name),
+            message.login,
+            # These stand in our own Received and in From.
+            (hop.name or "", author or "", *self.settings.sender.own_domains),
+        )
 
     def refused_recipients(
         self, connection: Connection, message: Message, queue_id: str | None

@@ -21,6 +21,7 @@ from pydantic import (
     ValidationInfo,
 )
 
+from gatepost_policy.config.field_lists import DEFAULT_KEEP, DEFAULT_REMOVE
 from gatepost_policy.mail.address import canonical_domain
 from gatepost_policy.mail.decision import Reason
 from gatepost_policy.system.socket_address import SocketAddress
@@ -155,17 +156,6 @@ class Milter(Section):
     drain: Seconds = 4
 
 
-DEFAULT_REMOVE = (
-    "X-Mailer", "User-Agent", "X-Enigmail", "X-Originating-*", "X-MimeOLE", "X-Newsreader",
-    "X-ClientProxiedBy", "X-Client-IP", "X-Forwarded-For", "X-Source*", "X-Sender", "X-Auth*",
-    "X-AntiAbuse", "X-Get-Message-Sender-Via", "X-PHP-*", "X-Remote-*", "Received-SPF",
-    "X-Received", "X-Mozilla-*", "X-Identity-Key", "X-Account-Key", "FCC", "X-Evolution-*",
-    "X-KMail-*", "X-Apple-*", "X-Uniform-Type-Identifier", "X-Universally-Unique-Identifier",
-    "X-MS-Exchange-*", "X-OriginatorOrg", "Accept-Language", "Status", "X-Status", "X-UID",
-    "X-Keywords", "Delivered-To", "X-Original-To", "Bcc", "Resent-Bcc",
-)  # fmt: skip
-
-
 class Submission(Section):
     """[submission]"""
 
@@ -179,6 +169,8 @@ class Submission(Section):
     proxy_daemon_name: str = "HOP2"
     client_received: Literal["anonymise", "keep"] = "anonymise"
     remove: tuple[str, ...] = DEFAULT_REMOVE
+    keep: tuple[str, ...] = DEFAULT_KEEP
+    unknown_fields: Literal["keep", "drop"] = "keep"
     date: Literal["keep", "utc"] = "keep"
     message_id: Literal["keep", "mask-host"] = "keep"
 

@@ -95,6 +95,7 @@ def message(seen: Seen) -> Json:
         "shadow": list(decision.shadow),
         "key": seen.key,
         "instance": seen.instance,
+        **_dropped(facts),
     }
 
 
@@ -158,7 +159,12 @@ def count(facts: Facts, decision: Decision) -> Json:
         "family": facts.client.family,
         "action": decision.action,
         "reason": decision.reason,
+        **_dropped(facts),
     }
+
+
+def _dropped(facts: Facts) -> Json:
+    return {"dropped": list(facts.dropped)} if facts.dropped else {}
 
 
 def live_trap(key: str, how: str, at: float) -> Json:

@@ -217,6 +217,7 @@ class Facts:
     over_limit: str | None = None  # the limit that was exceeded: the message was not scanned
     relayed: bool = False  # a submission that carries mail somebody else wrote
     login: str | None = None  # never recorded
+    dropped: tuple[str, ...] = ()  # names of fields on no list that a submission lost
 
     def aligned_domains(self) -> tuple[str, ...]:
         """Proven d= that are aligned (relaxed, RFC 7489 3.1.1) with From or the envelope sender."""

@@ -1,6 +1,7 @@
 """What a submitted message loses, and what a saved one still tells. Pure."""
 
+from gatepost_policy.scrub.client_words import ClientWords
 from gatepost_policy.scrub.own_received import TOKEN_FIELD, Field, Hop, Plan, verified
 from gatepost_policy.scrub.scrubber import Scrubber
 
-__all__ = ["Field", "Hop", "Plan", "Scrubber", "TOKEN_FIELD", "verified"]
+__all__ = ["ClientWords", "Field", "Hop", "Plan", "Scrubber", "TOKEN_FIELD", "verified"]

@@ -7,11 +7,13 @@ the client had logged in (else the oldest one). That hop and everything below it
 sender's side. Above it stand servers talking to servers, and what the delivery adds; neither
 tells about the sender's place or program.
 
-A LEAK is something that gatepost removes with the setting named. A HINT stays by default or by
-design, and the finding says so; a message with hints only counts as clean.
+A LEAK is something that gatepost removes as it is configured. A HINT stays by default or by design,
+and the finding says so; a message with hints only counts as clean. What is masked is asked of the
+masker itself (`mask_host`), what is removed of the scrub's own lists (`field_names`).
 
 Limits: it reads what it knows. `known` names the texts that must appear nowhere (a probe's own
-EHLO name, address, login); without it an unknown field with a secret in it goes unseen.
+EHLO name, address, login). Without it a field on no list is a hint where it holds an address, what
+the client's Received says of it, or the author's local part.
 """
 
 import re
@@ -22,9 +24,12 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from gatepost_policy.config.settings import DEFAULT_REMOVE
+from gatepost_policy.config.settings import Submission
 from gatepost_policy.mail import received
-from gatepost_policy.scrub import audit_parts
+from gatepost_policy.mail.address import header_from
+from gatepost_policy.scrub import audit_parts, mask_host
+from gatepost_policy.scrub.client_words import ADDRESS, ClientWords
+from gatepost_policy.scrub.field_names import Fate, FieldNames
 from gatepost_policy.text.escape import shown
 
 MAX_HEADER_BYTES = 4_194_304
@@ -33,34 +38,52 @@ ANONYMOUS = "anonymous.invalid"
 
 # What the removable fields tell. The first match counts; globs in lower case.
 TELLS = (
-    ("x-originating-*", "client address"), ("x-client-ip", "client address"),
-    ("x-forwarded-for", "client address"), ("x-remote-*", "client address or host name"),
+    ("x-originating-*", "client address"), ("x-client*", "client address"),
+    ("client-ip", "client address"), ("x-forwarded-*", "client address"),
+    ("x-forward", "client address"), ("x-real-ip", "client address"),
+    ("x-ip*", "client address"), ("x-user-ip", "client address"),
+    ("x-sender*ip", "client address"), ("x-mdremoteip", "client address"),
+    ("x-remote-*", "client address or host name"), ("remote-addr", "client address"),
+    ("x-host*", "host name"), ("x-helo", "host name"), ("x-ehlo", "host name"),
+    ("x-mdhelo", "host name"), ("nntp-posting-*", "client address"),
+    ("injection-info", "client address"),
     ("received-spf", "client address"), ("x-received", "client address"),
     ("x-php-*", "script and client address"), ("x-source*", "account and script"),
+    ("x-cron-env", "account and machine"), ("x-abuse*", "account and host"),
     ("x-antiabuse", "account and host"), ("x-get-message-sender-via", "login"),
-    ("x-auth*", "login"), ("x-sender", "login"), ("sender", "login"),
+    ("x-auth*", "login"), ("x-sasl-*", "login"), ("x-login*", "login"), ("x-webmail-*", "login"),
+    ("x-sender", "login"), ("x-x-sender", "login"), ("sender", "login"),
     ("x-identity-key", "mail program's account"), ("x-account-key", "mail program's account"),
-    ("accept-language", "language"), ("fcc", "folder names"), ("bcc", "hidden recipients"),
-    ("resent-bcc", "hidden recipients"), ("x-uid", "mailbox"), ("x-keywords", "mailbox"),
-    ("status", "mailbox"), ("x-status", "mailbox"), ("delivered-to", "earlier mailbox"),
-    ("x-original-to", "earlier mailbox"), ("x-ms-exchange-*", "organisation and its servers"),
-    ("x-originatororg", "organisation"), ("*", "mail program"),
+    ("*language", "language"), ("x-timezone", "time zone"), ("x-geo-*", "place"),
+    ("x-location", "place"), ("fcc", "folder names"), ("x-fcc*", "folder names"),
+    ("gcc", "folder names"), ("bcc", "hidden recipients"), ("x-bcc", "hidden recipients"),
+    ("resent-bcc", "hidden recipients"), ("x-uid*", "mailbox"), ("x-imap*", "mailbox"),
+    ("x-keywords", "mailbox"), ("x-label", "mailbox"), ("x-folder", "mailbox"),
+    ("status", "mailbox"), ("x-status", "mailbox"), ("*delivered-to", "earlier mailbox"),
+    ("x-original-to", "earlier mailbox"), ("envelope-to", "earlier mailbox"),
+    ("x-envelope-*", "earlier mailbox"), ("delivery-date", "earlier mailbox"),
+    ("x-operating-system", "operating system"), ("x-os", "operating system"),
+    ("x-platform", "operating system"), ("x-device*", "machine"),
+    ("x-antivirus*", "virus scanner"), ("x-virus-*", "virus scanner and its host"),
+    ("x-spam-*", "spam filter and its host"), ("x-ms-exchange-*", "organisation and its servers"),
+    ("msip_labels", "organisation"), ("x-originatororg", "organisation"), ("*", "mail program"),
 )  # fmt: skip
 # Written by whoever takes the message over, so they count only below the sender's own hop, or
 # beside it.
 TRACE = ("received-spf", "authentication-results", "x-received", "delivered-to", "x-original-to",
-         "status", "x-status", "x-uid", "x-keywords", "x-ms-exchange-*")  # fmt: skip
+         "status", "x-status", "x-uid*", "x-imap*", "x-keywords", "x-ms-*", "x-microsoft-*",
+         "x-forefront-*", "x-eop*", "x-spam-*", "x-virus-*", "x-envelope-*", "envelope-to",
+         "delivery-date", "x-delivered-to", "x-rcpt-to", "x-gm-*", "x-google-*", "x-gmail-*",
+         "x-proofpoint-*", "x-barracuda-*", "x-ironport-*", "x-abuse*", "x-sender-*")  # fmt: skip
 DELIVERY = ("return-path", "delivered-to", "x-original-to", "envelope-to", "delivery-date",
             "status", "x-status", "x-uid", "x-keywords", "x-mozilla-status*", "lines",
             "x-mozilla-keys", "content-length")  # fmt: skip
 BOUNDARIES = (("Apple-Mail", "Apple Mail"), ("_NextPart_", "Outlook"), ("----=_Part_", "Java Mail"),
               ("--------------", "Thunderbird"), ("=-=-=", "Gnus or Emacs"),
               ("nextPart", "KMail"))  # fmt: skip
-_LITERAL = re.compile(r"\[?(?:IPv6:[0-9a-f:]+|\d{1,3}(?:\.\d{1,3}){3})\]?>?\Z", re.I)
-_PRIVATE_HOST = re.compile(
-    r"(?:^[^.]+|\.(?:local|lan|home|internal|intranet|localdomain|arpa|box))\Z", re.I
-)
 _AUTHENTICATED = re.compile(r"\b(?:smtp\.(?:auth|remote-ip|client-ip)|policy\.iprev)=([^\s;]+)")
+MASK_HOST = 'submission.message_id = "mask-host"'
+DEFAULTS = Submission()
 IN_A_PART = "in a part or an attached message, which is never changed"
 
 
@@ -130,15 +153,18 @@ def _raw_fields(message: bytes) -> Iterator[tuple[str, bytes]]:
 def find(
     message: bytes,
     known: Mapping[str, str] | None = None,
-    remove: tuple[str, ...] = DEFAULT_REMOVE,
+    submission: Submission = DEFAULTS,
 ) -> tuple[Finding, ...]:
-    """Every finding on `message`. `known`: what it is -> a text that must stand in no field."""
+    """Every finding on `message`. `known`: what it is -> a text that must stand in no field.
+    `submission`: the settings that were to clean it."""
     header = fields(message)
     hops = [(n, received.read(f.value)) for n, f in enumerate(header) if _is(f, "received")]
     origin, newer = _origin(hops)
     by_position = dict(hops)
     receiver = by_position[newer].by if newer >= 0 else None
     found: list[Finding] = []
+    names = _names(submission)
+    client = _client(by_position.get(origin), header)
     for position, field in enumerate(header):
         # Fields that the next server put below its own Received name that server.
         ours = position > newer and not (
@@ -147,9 +173,9 @@ def find(
         if _is(field, "received"):
             here = [*_received(field, by_position[position], position, origin)]
         else:
-            here = [*_field(field, ours, position < origin, remove)]
+            here = [*_field(field, ours, position < origin, submission, names, client)]
         if known and not any(f.weight is Weight.LEAK for f in here):
-            here += _known(field, known)
+            here = [*_known(field, known, submission)] or here
         found += here
     for name, value in audit_parts.telling(message[:MAX_HEADER_BYTES]):
         found.append(Finding(name, 1, _excerpt(value), IN_A_PART, None, Weight.HINT))
@@ -158,6 +184,21 @@ def find(
 
 def _is(field: Field, *names: str) -> bool:
     return field.name.lower() in names
+
+
+@lru_cache(maxsize=8)
+def _names(submission: Submission) -> FieldNames:
+    return FieldNames(submission)
+
+
+def _client(hop: received.Hop | None, header: Sequence[Field]) -> ClientWords:
+    """What the hop where the mail was handed in, and From, tell of who did."""
+    tells = () if hop is None else hop.tells
+    author = header_from([f.value for f in header if _is(f, "from")])
+    local = "" if author is None or len(author.local) < 3 else author.local
+    domain = () if author is None else (author.domain,)
+    names = [text.strip("[]()") for what, text in tells if what != "TLS of the session"]
+    return ClientWords.of(None, [*names, local], None, domain)
 
 
 @lru_cache(maxsize=4096)  # names are a stranger's: the memory is bounded
@@ -191,7 +232,14 @@ def _received(field: Field, hop: received.Hop, position: int, origin: int) -> It
     yield Finding(field.name, field.index, _excerpt(field.value), tells, setting)
 
 
-def _field(field: Field, ours: bool, above: bool, remove: tuple[str, ...]) -> Iterator[Finding]:
+def _field(
+    field: Field,
+    ours: bool,
+    above: bool,
+    submission: Submission,
+    names: FieldNames,
+    client: ClientWords,
+) -> Iterator[Finding]:
     name, text = field.name.lower(), _text(field.value)
 
     def finding(tells: str, setting: str | None, weight: Weight = Weight.LEAK) -> Finding:
@@ -212,39 +260,44 @@ def _field(field: Field, ours: bool, above: bool, remove: tuple[str, ...]) -> It
     elif name == "date":
         zone = parsedate_tz(text)
         if zone and zone[9]:
-            yield finding("time zone", 'submission.date = "utc"', Weight.HINT)
-    elif name in ("message-id", "resent-message-id"):
-        host = text.rpartition("@")[2].rstrip("> ")
-        if host and (_LITERAL.match(host) or _PRIVATE_HOST.search(host)):
-            yield finding(f"client host {host}", 'submission.message_id = "mask-host"')
+            weight = Weight.HINT if submission.date == "keep" else Weight.LEAK
+            yield finding("time zone", 'submission.date = "utc"', weight)
+    elif name in mask_host.OWN_IDS:
+        if host := mask_host.telling(field.value, name, client):
+            weight = Weight.HINT if submission.message_id == "keep" else Weight.LEAK
+            yield finding(f"client host {host}", MASK_HOST, weight)
     elif name == "content-type":
         for mark, program in BOUNDARIES:
             if f'boundary="{mark}' in text or f"boundary={mark}" in text:
                 yield finding(f"mail program, by the shape of its boundary ({program})", None,
                               Weight.HINT)  # fmt: skip
                 break
-    elif _matches(name, remove) or _matches(name, DEFAULT_REMOVE):
+    elif names.fate(name) is Fate.STAYS:
+        return
+    elif names.removes(name) or _names(DEFAULTS).removes(name):
         tells = next(tells for glob, tells in TELLS if fnmatchcase(name, glob))
-        listed = (
-            "submission.remove"
-            if _matches(name, remove)
-            else (f'submission.remove = [..., "{field.name}"]')
-        )
+        listed = "submission.remove"
+        if not names.removes(name):
+            listed = f'submission.remove = [..., "{field.name}"]'
         yield finding(tells, listed)
+    elif ours and (client.within(field.value) or ADDRESS.search(field.value)):
+        yield finding("an address, or the sender's own name, in a field on no list",
+                      'submission.unknown_fields = "drop"', Weight.HINT)  # fmt: skip
 
 
-def _known(field: Field, known: Mapping[str, str]) -> Iterator[Finding]:
+def _known(field: Field, known: Mapping[str, str], submission: Submission) -> Iterator[Finding]:
     """Texts that must stand nowhere, in a field that nothing else was said about."""
     text = _text(field.value).lower()
     for what, secret in known.items():
         if secret and _stands(secret.lower(), text):
-            setting = (
-                "submission.own_received"
-                if _is(field, "received")
-                else (f'submission.remove = [..., "{field.name}"]')
-            )
+            setting, weight = f'submission.remove = [..., "{field.name}"]', Weight.LEAK
+            if _is(field, "received"):
+                setting = "submission.own_received"
+            elif _is(field, *mask_host.OWN_IDS, *mask_host.OTHER_IDS):
+                setting = MASK_HOST
+                weight = Weight.HINT if submission.message_id == "keep" else Weight.LEAK
             yield Finding(field.name, field.index, _excerpt(field.value), f"{what} {secret}",
-                          setting)  # fmt: skip
+                          setting, weight)  # fmt: skip
 
 
 def _stands(word: str, text: str) -> bool:

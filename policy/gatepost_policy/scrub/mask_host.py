@@ -1,33 +1,76 @@
-"""Hide host names that only exist at somebody's home from message ids. Pure.
+"""Hide host names that tell about the sender from message ids (`message_id = "mask-host"`). Pure.
 
-The same id always gets the same mask, so that a thread stays a thread.
+Masked in Message-ID and Resent-Message-ID: address literals, names that exist only at somebody's
+home, and what the client calls itself or is called by DNS. In In-Reply-To and References stand
+other people's ids, which must stay what they are: there only address literals and this client's
+own names are masked. The same id always gets the same mask, so that a thread stays a thread.
+`localhost` tells nothing, and some programs write it on purpose.
 """
 
 import re
-from ipaddress import ip_address
 
-_ID_HOST = re.compile(rb"@([^<>@\s]{1,512})>")
+from gatepost_policy.mail.client_address import parse
+from gatepost_policy.scrub.client_words import NOBODY, ClientWords
+
+OWN_IDS = ("message-id", "resent-message-id")
+OTHER_IDS = ("in-reply-to", "references")
+
+_ID = re.compile(rb"([^<>@\s]*)@\s*(\[[^\[\]<>]{0,100}\]|[^<>@\s]{1,512})(?=\s*(?:>|\Z)|\s)")
 # RFC 6762 (local), RFC 8375 (home.arpa), RFC 6761 (localhost), and what home routers hand out.
 _PRIVATE = (
     b".local", b".lan", b".localdomain", b".localhost", b".internal", b".intranet", b".home",
-    b".home.arpa", b".corp", b".private", b".fritz.box",
+    b".home.arpa", b".corp", b".private", b".fritz.box", b".box", b".arpa",
 )  # fmt: skip
 
 
+def is_literal(host: bytes) -> bool:
+    """True for an address literal (RFC 5321 4.1.3) and for a bare IP address."""
+    return host.startswith(b"[") or parse(host.decode("ascii", "replace")) is not None
+
+
 def is_private(host: bytes) -> bool:
-    """True for an IP literal, a name without a dot, and a name that no public DNS knows."""
+    """True for an address literal, a name without a dot, and a name that no public DNS knows."""
     host = host.lower().rstrip(b".")
-    if host.startswith(b"[") or b"." not in host or host.endswith(_PRIVATE):
-        return True
-    try:
-        ip_address(host.decode("ascii"))
-    except ValueError:
+    if host == b"localhost":
         return False
-    return True
+    return is_literal(host) or b"." not in host or host.endswith(_PRIVATE)
 
 
-def mask_hosts(value: bytes, mask: bytes) -> bytes:
-    """`value` (of Message-ID, In-Reply-To or References) with private hosts replaced by `mask`."""
-    return _ID_HOST.sub(
-        lambda m: b"@" + mask + b">" if is_private(m.group(1)) else m.group(), value
-    )
+def tells(host: bytes, name: str, client: ClientWords = NOBODY) -> bool:
+    """True where `host`, in an id of the field `name` (lower-case), tells about the client."""
+    low = host.lower().rstrip(b".")
+    text = low.decode("utf-8", "surrogateescape")
+    machines = {own.partition(".")[0] for own in client.hosts}
+    if is_literal(low) or text in client.hosts or text in machines:
+        return True
+    if name not in OWN_IDS:
+        return False
+    # The machine's name before another domain: laptop.lan in EHLO, laptop.example.org here.
+    return text.partition(".")[0] in machines or is_private(low) or client.within(low)
+
+
+def mask_hosts(value: bytes, mask: bytes, name: str, client: ClientWords = NOBODY) -> bytes:
+    """`value` of the field `name` (lower-case) with telling hosts replaced by `mask`."""
+
+    def masked(match: re.Match[bytes]) -> bytes:
+        left, host = match.group(1), match.group(2)
+        if name in OWN_IDS:
+            left = client.without(left)
+        if host != mask and tells(host, name, client):
+            host = mask
+        between = value[match.end(1) : match.start(2)]
+        return left + between + host
+
+    return _ID.sub(masked, value)
+
+
+def telling(value: bytes, name: str, client: ClientWords = NOBODY) -> str | None:
+    """The first host in `value` of the field `name` that `mask_hosts` would replace, or the id in
+    which it would replace a word; None where it would leave `value` alone."""
+    for match in _ID.finditer(value):
+        left, host = match.group(1), match.group(2)
+        if tells(host, name, client):
+            return host.decode("utf-8", "replace")
+        if name in OWN_IDS and client.within(left):
+            return left.decode("utf-8", "replace")
+    return None

@@ -59,12 +59,13 @@ class Hop:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The edits, or why there are none. `hint` tells the operator what to set; it names no
-    client and no user."""
+    client and no user. `dropped`: the names (lower-case) of fields on no list that go."""
 
     edits: tuple[Edit, ...] = ()
     relayed: bool = False
     refusal: Decision | None = None
     hint: str | None = None
+    dropped: tuple[str, ...] = ()
 
 
 def release(version: str | None) -> tuple[int, int] | None:

@@ -5,20 +5,23 @@ to bottom, and answers with a `Plan`: the edits in the order in which they are c
 refusal where the promise of docs/privacy.md cannot be kept. It never guesses: what an operator
 can change (version, token, listener) is 451, what nobody can change about this message is 554.
 
-Our own hop is the business of `own_received`. Relayed mail (a foreign signature, a list's mail,
+Our own hop is the business of `own_received`, what a name alone decides that of `field_names`. A
+field on neither list goes where its value names the client (`client_words`), or where
+`unknown_fields` says drop. Relayed mail (a foreign signature, a list's mail,
 `relay_logins`) loses our own hop, nothing else.
 """
 
 import re
 from collections.abc import Sequence
 from email.utils import getaddresses
-from fnmatch import translate
 
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.address import canonical_domain, header_from, is_within, parse
 from gatepost_policy.mail.dates import parse_date, rfc5322
 from gatepost_policy.mail.decision import SCRUB_FAILED, Action, Decision, Edit, Reason
-from gatepost_policy.scrub.mask_host import mask_hosts
+from gatepost_policy.scrub.client_words import NOBODY, ClientWords
+from gatepost_policy.scrub.field_names import Fate, FieldNames
+from gatepost_policy.scrub.mask_host import OTHER_IDS, OWN_IDS, mask_hosts
 from gatepost_policy.scrub.own_received import (
     TOKEN_FIELD,
     Field,
@@ -31,6 +34,7 @@ from gatepost_policy.scrub.own_received import (
 )
 
 _NAME = re.compile(r"[!-9;-~]+\Z")  # RFC 5322 2.2: printable US-ASCII except the colon
+_FROM = re.compile(rb"\s*from\s", re.I)
 _SIGNING_DOMAIN = re.compile(rb"(?:\A|;)\s*d\s*=\s*([^;\s]+)")
 _SIGNED_FIELDS = re.compile(rb"(?:\A|;)\s*h\s*=([^;]*)")
 
@@ -42,30 +46,23 @@ class Scrubber:
         self.settings = settings.submission
         self.own_domains = settings.sender.own_domains
         self.relay_logins = frozenset(x.lower() for x in self.settings.relay_logins)
-        patterns = [translate(glob.lower()) for glob in self.settings.remove]
-        self._remove = re.compile("|".join(patterns)) if patterns else None
-        self._removed: dict[str, bool] = {}
-
-    def removes(self, name: str) -> bool:
-        """True where the removal list covers the field name `name` (lower-case)."""
-        known = self._removed.get(name)
-        if known is None:
-            known = self._remove is not None and self._remove.match(name) is not None
-            if len(self._removed) < 4096:  # names are a stranger's: the memory is bounded
-                self._removed[name] = known
-        return known
+        self.names = FieldNames(self.settings)
+        self._drops = self.settings.unknown_fields == "drop"
 
     def relayed(self, fields: Sequence[Field], login: str | None) -> bool:
         """True for mail that somebody else wrote and one of ours passes on."""
         if login is not None and login.lower() in self.relay_logins:
             return True
+        listed = transferred = False
         for name, value in fields:
             key = name.strip().lower()
-            if key in ("list-id", "return-path") or key.startswith("arc-"):
+            if key.startswith("arc-") or (key == "dkim-signature" and self._foreign(value)):
                 return True
-            if key == "dkim-signature" and self._foreign(value):
-                return True
-        return False
+            listed = listed or key == "list-id"
+            transferred = transferred or (key == "received" and _FROM.match(value) is not None)
+        # An application may send its own news under a List-Id: what a list passes on came from
+        # somewhere, and says so.
+        return listed and transferred
 
     def _foreign(self, value: bytes) -> bool:
         match = _SIGNING_DOMAIN.search(value)
@@ -74,8 +71,16 @@ class Scrubber:
         domain = canonical_domain(match.group(1).decode("utf-8", "replace"))
         return not any(is_within(domain, own) for own in self.own_domains)
 
-    def plan(self, fields: Sequence[Field], hop: Hop, at: float, login: str | None) -> Plan:
-        """What a submission that was received at `at` (Unix seconds) loses, and how."""
+    def plan(
+        self,
+        fields: Sequence[Field],
+        hop: Hop,
+        at: float,
+        login: str | None,
+        client: ClientWords = NOBODY,
+    ) -> Plan:
+        """What a submission that was received at `at` (Unix seconds) loses, and how. `client` has
+        the words that name who handed it in."""
         if not hop.can_edit:
             return refused("the MTA does not let us edit headers: use Postfix 3.0 or later")
         if self.settings.own_received == "proxy":
@@ -86,6 +91,8 @@ class Scrubber:
                     "set milter_macro_daemon_name there as in docs/postfix.md"
                 )
             login = found
+            first = next(v for name, v in fields if name.strip().lower() == "received")
+            client = ClientWords.first_hop(first, login, [hop.name or "", *self.own_domains])
         relayed = self.relayed(fields, login)
         told = [value.strip() for name, value in fields if name.lower() == TOKEN_FIELD]
         if (token := self.settings.mta_token.encode()) and token in told:
@@ -94,37 +101,65 @@ class Scrubber:
                 "milterctl check postfix names the file"
             )
         edits = [Edit("delete", "X-Gatepost-Token", k) for k in range(len(told), 0, -1)]
+        dropped: tuple[str, ...] = ()
         if not relayed:
-            if any(self._unreachable(name) for name, _ in fields):
+            drops = self._drops and not any(name.lower().startswith("list-") for name, _ in fields)
+            if any(self._unreachable(name, value, client, drops) for name, value in fields):
                 return Plan(
                     refusal=Decision(Action.REJECT, Reason.SCRUB_IMPOSSIBLE, SCRUB_FAILED),
                     hint="a field that has to go has a name that no edit can address",
                 )
-            edits += self._fields(fields, hop, at, login)
+            gone = self._unknown(fields, client, drops)
+            dropped = tuple(fields[n][0].lower() for n in sorted(gone))
+            edits += self._fields(fields, hop, at, login, client, gone)
         own = own_hop(self.settings, fields, hop, at, relayed)
         if isinstance(own, Plan):
             return own
-        return Plan(tuple(edits + own), relayed)
+        return Plan(tuple(edits + own), relayed, dropped=dropped)
 
-    def _unreachable(self, name: str) -> bool:
+    def _unknown(self, fields: Sequence[Field], client: ClientWords, drops: bool) -> frozenset[int]:
+        """The positions of the fields that go although no list has them."""
+        gone: set[int] = set()
+        signed = _signed_names(fields) if drops else ()
+        for position, (name, value) in enumerate(fields):
+            key = name.lower()
+            if self.names.fate(key) is not Fate.UNKNOWN or key == TOKEN_FIELD:
+                continue
+            # A secret goes even where a signature covers it, as one on the removal list does.
+            if client.within(value) or (
+                drops and signed is not None and key.encode() not in signed
+            ):
+                gone.add(position)
+        return frozenset(gone)
+
+    def _unreachable(self, name: str, value: bytes, client: ClientWords, drops: bool) -> bool:
         """A field that we would edit, under a name (RFC 5322 4.5.8: `X-Mailer : x`) that the MTA
         may not find again."""
         if _NAME.match(name):
             return False
         key = name.strip().lower()
-        return key in ("received", "sender", "mime-version") or self.removes(key)
+        fate = self.names.fate(key)
+        if fate is Fate.UNKNOWN:
+            return drops or client.within(value)
+        return fate is Fate.GOES or key in ("received", "sender", "mime-version", *OWN_IDS)
 
     def _fields(
-        self, fields: Sequence[Field], hop: Hop, at: float, login: str | None
+        self,
+        fields: Sequence[Field],
+        hop: Hop,
+        at: float,
+        login: str | None,
+        client: ClientWords,
+        gone: frozenset[int],
     ) -> list[Edit]:
         """The client's fields that go or change, Received apart, highest index first."""
         edits: list[Edit] = []
         count: dict[str, int] = {}
         authors: set[str] | None = None
-        for name, value in fields:
+        for position, (name, value) in enumerate(fields):
             key = name.lower()
             count[key] = index = count.get(key, 0) + 1
-            if self.removes(key):
+            if position in gone or self.names.removes(key):
                 edits.append(Edit("delete", name, index))
             elif key == "mime-version":
                 # RFC 2045 4: the comment is where clients put their own name.
@@ -137,10 +172,8 @@ class Scrubber:
                     edits.append(Edit("delete", name, index))
             elif key == "date" and self.settings.date == "utc":
                 edits += _utc_date(name, value, index, fields, at)
-            elif self.settings.message_id == "mask-host" and key in (
-                "message-id", "in-reply-to", "references",
-            ):  # fmt: skip
-                edits += _mask(name, value, index, fields, hop)
+            elif self.settings.message_id == "mask-host" and key in (*OWN_IDS, *OTHER_IDS):
+                edits += _mask(name, value, index, fields, hop, client)
         # Highest index first: deleting number 1 would renumber the ones below it, and an MTA
         # that renumbers would then lose every second one (CVE-2022-48521 in another milter).
         edits.reverse()
@@ -169,14 +202,23 @@ def _names_login(value: bytes, login: str, authors: set[str]) -> bool:
     return same and key not in authors
 
 
-def _signed(fields: Sequence[Field], name: bytes) -> bool:
-    """True where a signature of this message covers the field `name`."""
+def _signed_names(fields: Sequence[Field]) -> frozenset[bytes] | None:
+    """The names (lower-case) that the signatures of this message cover; None: any may be, since one
+    of them does not say."""
+    found: set[bytes] = set()
     for field, value in fields:
         if field.lower() == "dkim-signature":
             match = _SIGNED_FIELDS.search(value)
-            if match is None or name in [x.strip().lower() for x in match.group(1).split(b":")]:
-                return True
-    return False
+            if match is None:
+                return None
+            found.update(name.strip().lower() for name in match.group(1).split(b":"))
+    return frozenset(found)
+
+
+def _signed(fields: Sequence[Field], name: bytes) -> bool:
+    """True where a signature of this message covers the field `name`."""
+    names = _signed_names(fields)
+    return names is None or name in names
 
 
 def _utc_date(
@@ -189,9 +231,17 @@ def _utc_date(
     return [] if got.encode() == value else [Edit("change", name, index, got)]
 
 
-def _mask(name: str, value: bytes, index: int, fields: Sequence[Field], hop: Hop) -> list[Edit]:
-    masked = mask_hosts(value, (hop.name or "anonymous.invalid").encode())
-    if masked == value or _signed(fields, name.lower().encode()):
+def _mask(
+    name: str,
+    value: bytes,
+    index: int,
+    fields: Sequence[Field],
+    hop: Hop,
+    client: ClientWords,
+) -> list[Edit]:
+    key = name.lower()
+    masked = mask_hosts(value, (hop.name or "anonymous.invalid").encode(), key, client)
+    if masked == value or _signed(fields, key.encode()):
         return []
     text = writable(masked)
     if text is None:

@@ -1,0 +1,54 @@
+"""What becomes of a header field by its name alone: the lists of [submission], compiled. Pure."""
+
+import re
+from collections.abc import Iterable
+from enum import Enum
+from fnmatch import translate
+
+from gatepost_policy.config.field_lists import KNOWN_FIELDS
+from gatepost_policy.config.settings import Submission
+
+MAX_NAMES = 4096  # names are a stranger's: the memory is bounded
+
+
+class Fate(Enum):
+    """`UNKNOWN`: on no list, so that its value, or `unknown_fields`, decides."""
+
+    GOES = "goes"
+    STAYS = "stays"
+    UNKNOWN = "unknown"
+
+
+class FieldNames:
+    """`keep` comes before `remove`, and both before what is known. Safe to share."""
+
+    def __init__(self, settings: Submission) -> None:
+        self._keep = _globs(settings.keep)
+        self._remove = _globs(settings.remove)
+        self._known = _globs(KNOWN_FIELDS)
+        self._fates: dict[str, Fate] = {}
+
+    def fate(self, name: str) -> Fate:
+        """What becomes of the field `name` (lower-case)."""
+        found = self._fates.get(name)
+        if found is None:
+            found = self._look_up(name)
+            if len(self._fates) < MAX_NAMES:
+                self._fates[name] = found
+        return found
+
+    def _look_up(self, name: str) -> Fate:
+        if self._keep.match(name):
+            return Fate.STAYS
+        if self._remove.match(name):
+            return Fate.GOES
+        return Fate.STAYS if self._known.match(name) else Fate.UNKNOWN
+
+    def removes(self, name: str) -> bool:
+        """True where the removal list covers the field `name` (lower-case)."""
+        return self.fate(name) is Fate.GOES
+
+
+def _globs(globs: Iterable[str]) -> re.Pattern[str]:
+    # "(?!)" matches nothing: an empty list covers no name.
+    return re.compile("|".join(translate(glob.lower()) for glob in globs) or "(?!)")

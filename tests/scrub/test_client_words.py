@@ -1,0 +1,72 @@
+"""The words that name a client, found as whole words in whatever spelling; message ids masked."""
+
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatepost_policy.scrub import mask_host
+from gatepost_policy.scrub.client_words import NOBODY, ClientWords
+
+CLIENT = ClientWords.of(
+    ip_address("2001:db8::4d"), ("Alice-Laptop.lan.", "[192.168.7.7]", "mx.example.net"), "alice7",
+    ("mx.example.net", "example.org"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [
+    b"2001:db8::4d", b"[2001:DB8:0::4D]", b"x=IPv6:2001:0db8:0:0:0:0:0:4d;", b"192.168.7.7",
+    b"(192.168.7.7)", b"by ALICE-LAPTOP.LAN ", b"x.alice-laptop.lan", b"alice7@example.net",
+    b"<alice7>", b"a\n\talice7",
+])  # fmt: skip
+def test_found(value: bytes) -> None:
+    assert CLIENT.within(value)
+    assert not CLIENT.within(CLIENT.without(value)), CLIENT.without(value)
+
+
+@pytest.mark.parametrize("value", [
+    b"2001:db8::4d0", b"2001:db8::4:4d", b"192.168.7.70", b"1.192.168.7.7", b"alice-laptop.lanx",
+    b"my-alice-laptop.lan", b"alice77", b"malice7", b"mx.example.net", b"localhost", b"",
+])  # fmt: skip
+def test_not_found(value: bytes) -> None:
+    assert not CLIENT.within(value)
+    assert CLIENT.without(value) == value
+
+
+def test_what_tells_nothing_is_no_word() -> None:
+    words = ClientWords.of(None, ("localhost", "", None, "-", "Example.org."), "", ("example.org",))
+    assert words == NOBODY
+
+
+@given(value=st.binary(max_size=200), name=st.sampled_from((*mask_host.OWN_IDS, "references")))
+def test_masking_twice_changes_nothing_more(value: bytes, name: str) -> None:
+    once = mask_host.mask_hosts(value, b"mx.example.net", name, CLIENT)
+    assert mask_host.mask_hosts(once, b"mx.example.net", name, CLIENT) == once
+
+
+@given(value=st.binary(max_size=60))
+def test_the_audit_says_what_the_masker_does(value: bytes) -> None:
+    """`telling` names something exactly where `mask_hosts` changes something."""
+    value = b"<1@" + value + b">"
+    for name in (*mask_host.OWN_IDS, *mask_host.OTHER_IDS):
+        masked = mask_host.mask_hosts(value, b"\xff.invalid", name, CLIENT)
+        assert (mask_host.telling(value, name, CLIENT) is not None) == (masked != value)
+
+
+HOSTS = {
+    "laptop": True, "localhost": False, "LOCALHOST": False, "pc.local": True, "pc.lan": True,
+    "pc.home": True, "pc.box": True, "pc.fritz.box": True, "pc.arpa": True, "pc.home.arpa": True,
+    "pc.corp": True, "pc.private": True, "pc.localhost": True, "[192.0.2.1]": True,
+    "192.0.2.1": True, "[IPv6:2001:db8::1]": True, "mail.example.com": False,
+    "local.example.com": False, "A.LAN.": True, "host.internal": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("host", "want"), HOSTS.items())
+def test_private_hosts(host: str, want: bool) -> None:
+    """Address literals, names without a dot, and names no public DNS knows; not localhost."""
+    assert mask_host.is_private(host.encode()) is want
+    value = b" <1@" + host.encode() + b">"
+    masked = mask_host.mask_hosts(value, b"mx.example.net", "message-id")
+    assert (masked != value) is want

@@ -1,0 +1,102 @@
+"""`submission.unknown_fields`: the published list, and what it must let through."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gatepost_policy.config.field_lists import DEFAULT_REMOVE, KNOWN_FIELDS
+from gatepost_policy.config.settings import Settings, Submission
+from gatepost_policy.scrub import Hop, Scrubber
+from gatepost_policy.scrub.field_names import Fate, FieldNames
+
+AT = 1_700_000_000.0
+HOP = Hop(name="mx.example.net", version="Postfix 3.7.11", queue_id="4ABCDEF", authenticated=True)
+DROP = Settings(submission=Submission(unknown_fields="drop"))
+
+COMMON = """\
+From: Alice <alice@example.org>
+To: bob@example.net
+Cc: carol@example.net
+Reply-To: alice@example.org
+Subject: hello
+Date: Fri, 20 Nov 2026 10:00:00 +0000
+Message-ID: <1@example.org>
+In-Reply-To: <0@example.net>
+References: <0@example.net>
+MIME-Version: 1.0
+"""
+# Each kind of mail with the fields that its reader needs.
+KINDS = {
+    "MIME": 'Content-Type: multipart/mixed; boundary="b"\nContent-Disposition: inline\n'
+            "Content-ID: <a@b>\nContent-Description: x\nContent-Location: x\n"
+            "Content-Transfer-Encoding: 8bit\nX-Priority: 1\nImportance: high\nPriority: urgent\n"
+            "Sensitivity: Private\nDisposition-Notification-To: alice@example.org\n"
+            "Return-Receipt-To: alice@example.org\nOrganization: Example\n",
+    "S/MIME": 'Content-Type: application/pkcs7-mime; smime-type=signed-data; name="smime.p7m"\n'
+              "Content-Transfer-Encoding: base64\nHP-Outer: Subject: [...]\n",
+    "PGP": 'Content-Type: multipart/encrypted; protocol="application/pgp-encrypted"; boundary="b"\n'
+           "OpenPGP: id=ABC\nAutocrypt: addr=alice@example.org; keydata=x\n"
+           "Autocrypt-Gossip: addr=bob@example.net; keydata=x\nX-PGP-Sig: x\n",
+    "calendar": "Content-Class: urn:content-classes:calendarmessage\n"
+                "Content-Type: text/calendar; method=REQUEST\nThread-Index: AdohUA8O\n"
+                "Thread-Topic: hello\nX-MS-TNEF-Correlator: <1@example.org>\n",
+    "newsletter": "List-Id: <news.example.org>\nList-Unsubscribe: <https://example.org/u>\n"
+                  "List-Unsubscribe-Post: List-Unsubscribe=One-Click\nPrecedence: bulk\n"
+                  "Feedback-ID: 1:example\nX-Campaign: 7\nX-Auto-Response-Suppress: All\n"
+                  "Auto-Submitted: auto-generated\n",
+    "Delta Chat": "Chat-Version: 1.0\nChat-Group-ID: x\nChat-User-Avatar: 0\n"
+                  "Chat-Disposition-Notification-To: alice@example.org\n"
+                  "Autocrypt-Setup-Message: v1\nSecure-Join: vc-request\n"
+                  "Secure-Join-Invitenumber: x\n",
+    "delivery": "TLS-Required: No\nMT-Priority: 3\n"
+                "Require-Recipient-Valid-Since: bob@example.net; x\n"
+                "Original-Recipient: rfc822;bob@example.net\nErrors-To: alice@example.org\n",
+    "resent": "Resent-From: alice@example.org\nResent-To: bob@example.net\nResent-Date: x\n"
+              "Resent-Message-ID: <2@example.org>\nResent-Sender: alice@example.org\n",
+}  # fmt: skip
+
+
+def fields(text: str) -> list[tuple[str, bytes]]:
+    return [(n, v.encode()) for n, _, v in (line.partition(":") for line in text.splitlines())]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_reader_needs_comes_through(kind: str) -> None:
+    header = fields(COMMON + KINDS[kind])
+    plan = Scrubber(DROP).plan(header, HOP, AT, "alice@example.org")
+    assert [e for e in plan.edits if e.name != "Received"] == []
+    assert plan.dropped == ()
+
+
+def test_what_nobody_knows_goes_and_is_named() -> None:
+    """The counterpart: the same mail with a field of somebody's own."""
+    header = fields(COMMON + KINDS["MIME"] + "X-Alices-Machine: it\n")
+    plan = Scrubber(DROP).plan(header, HOP, AT, "alice@example.org")
+    assert plan.dropped == ("x-alices-machine",)
+    assert [e.name for e in plan.edits if e.name != "Received"] == ["X-Alices-Machine"]
+    assert Scrubber(Settings()).plan(header, HOP, AT, None).dropped == ()
+
+
+def test_the_published_list_is_the_list() -> None:
+    """docs/privacy.md shows what conf and code mean."""
+    text = (Path(__file__).parents[2] / "docs/privacy.md").read_text()
+    listed = text.partition("## Known fields")[2].partition("for the recipient.")[2]
+    assert re.findall(r"`([^`]+)`", listed) == list(KNOWN_FIELDS)
+
+
+def test_keep_before_remove_before_known() -> None:
+    names = FieldNames(Submission(keep=("X-Apple-Mine",), remove=("X-Apple-*", "Content-Language")))
+    assert names.fate("x-apple-mine") is Fate.STAYS
+    assert names.fate("x-apple-other") is Fate.GOES
+    assert names.fate("content-language") is Fate.GOES
+    assert names.fate("content-type") is Fate.STAYS
+    assert names.fate("x-whatever") is Fate.UNKNOWN
+    none = FieldNames(Submission(keep=(), remove=()))
+    assert none.fate("x-mailer") is Fate.UNKNOWN and none.fate("") is Fate.UNKNOWN
+
+
+def test_no_name_is_on_both_lists() -> None:
+    """A field that goes is not published as one that stays."""
+    both = {n.lower() for n in KNOWN_FIELDS} & {n.lower() for n in DEFAULT_REMOVE}
+    assert both == set()

@@ -110,6 +110,9 @@ def _played(case: casefile.Case, session: Session) -> tuple[Answer, str]:
         return value or None
 
     session.connect(peer(envelope), macro)
+    if isinstance(envelope.helo, str | bytes) and envelope.client is not None:
+        helo = envelope.helo
+        session.helo(helo if isinstance(helo, str) else helo.decode("latin-1"))
     if envelope.login is not None and "{auth_authen}" not in envelope.macros:
         values["{auth_authen}"] = envelope.login
     session.mail(f"<{envelope.sender}>".encode(), tuple(x.encode() for x in envelope.sender_args),

@@ -74,6 +74,7 @@ replay: setup ## one saved message through the real milter: make replay EML=test
 
 docs: dev    ## write the generated pages, and run the README's session again
 	$(BIN)/python tools/manpages.py
+	$(BIN)/python tools/rooms.py
 	$(BIN)/python tools/readme.py
 
 lock:        ## pin the dependencies again (needs uv); `make lock LOCK_FLAGS=--upgrade` for newer ones

@@ -31,6 +31,24 @@ def test_generated_pages_are_fresh() -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
+def test_table_of_rooms_is_fresh() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "rooms.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def test_places_named_in_the_docs_exist() -> None:
+    """A path in backquotes leads to a file: pages outlive the modules that they name."""
+    text = (DOCS / "rooms.md").read_text() + (DOCS / "flow.md").read_text()
+    named = re.findall(r"`((?:milter|policy|migrations|tests|tools|conf)/[\w./-]+)`", text)
+    assert len(named) > 20
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 @pytest.mark.milter
 @pytest.mark.slow
 def test_readme_shows_what_is_printed() -> None:

@@ -256,11 +256,11 @@ class PostfixInstance(Mta):
         return done.stdout + done.stderr
 
     def commands_for_check(self) -> Path:
-        """A directory with postconf and postmap that find their libraries by themselves."""
+        """A directory with Postfix's commands that find their libraries by themselves."""
         folder = self.root / "bin"
         folder.mkdir(exist_ok=True)
         libraries = self.environment().get("LD_LIBRARY_PATH", "")
-        for name in ("postconf", "postmap"):
+        for name in ("postconf", "postmap", "postfix"):
             path = folder / name
             path.write_text(
                 f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {self.commands / name} "$@"\n'

@@ -105,9 +105,14 @@ def test_what_it_says_and_ctrl_c(running: Running) -> None:
     assert text.startswith(
         f"ready: milter on inet:{milter}@127.0.0.1, policy service on inet:{policy}@127.0.0.1"
     )
-    assert f"smtpd_milters = {{ inet:127.0.0.1:{milter}, default_action=accept }}" in text
-    assert f"-o smtpd_milters={{inet:127.0.0.1:{milter},default_action=tempfail}}" in text
-    assert "-o milter_macro_daemon_name=ORIGINATING" in text
+    assert f"{{ inet:127.0.0.1:{milter}, default_action=accept" in text
+    assert f"smtpd_milters={{inet:127.0.0.1:{milter},default_action=tempfail}}" in text
+    assert (
+        f"check_policy_service {{ inet:127.0.0.1:{policy}, timeout=5s, default_action=DUNNO" in text
+    )
+    # Pasted over what stands there, a whole line would drop block lists; so none is printed.
+    assert "reject_unauth_destination" not in text
+    assert "milter_macro_daemon_name=ORIGINATING" in text
     for port in running.ports:
         assert sockets.answers(SocketAddress("inet", "127.0.0.1", port))
     running.child.send_signal(signal.SIGHUP)  # both reload and go on

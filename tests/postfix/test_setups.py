@@ -1,6 +1,8 @@
 """Set-ups people really have: what `ready` prints, a unix socket in the chroot, sendmail(1)."""
 
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,9 @@ import mta_modes
 import mta_unpack
 from canary import Canaries
 from daemons import Daemon
+from gatepost_milter.cli import run_services
+from gatepost_milter.doctor import postfix_lines
+from gatepost_policy.config.settings import Settings
 from gatepost_policy.scrub import audit
 from mta_modes import BASE_CONFIG, TALKATIVE, Case
 from postfix_instance import LOGIN, PostfixInstance, Setup
@@ -20,26 +25,35 @@ pytestmark = [pytest.mark.postfix, pytest.mark.timeout(300)]
 V4 = Case("v4")
 
 
-def pasted(text: str) -> tuple[dict[str, str], str]:
-    """The main.cf lines and the -o lines of what `milterctl run` printed."""
-    main, _, master = text.partition("Postfix, main.cf:\n")[2].partition("Postfix, master.cf")
-    lines = [line[2:] for line in main.splitlines() if line.startswith("  ")]
-    options = re.findall(r"^  -o .*$", master, re.M)
-    return main_cf("\n".join(lines)), "\n".join(options) + "\n"
-
-
-def test_the_lines_that_run_prints(postfix_programs: mta_unpack.Programs) -> None:
-    """Pasted as they are, submissions are clean, inbound mail flows, unknown users are asked of."""
-    with Daemon(BASE_CONFIG, "milterctl") as daemon:
-        main, options = pasted(daemon.text())
-        assert set(main) == {"smtpd_milters", "smtpd_recipient_restrictions"} and options
-        entry = "submission inet n - n - - smtpd\n  -o smtpd_sasl_auth_enable=yes\n" + options
-        with PostfixInstance(
-            postfix_programs, Setup(main={**TALKATIVE, **main}, recipe=entry)
-        ) as postfix:
-            canaries, (data,) = mta_modes.submit(postfix, V4)
-            assert canaries.found(data) == (), data.decode(errors="replace")
-            sent = postfix.inbound().send(b"Subject: x\n\nx\n", "x@y.example", ["bob@local.test"])
+def test_the_lines_that_run_prints(
+    postfix_programs: mta_unpack.Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pasted as they are, submissions are clean, inbound mail flows, our own people are let in."""
+    stock = {"smtpd_relay_restrictions": "permit_mynetworks permit_sasl_authenticated "
+             "defer_unauth_destination", "smtpd_recipient_restrictions": "",
+             "mynetworks": "127.0.0.0/8"}  # fmt: skip
+    entry = "submission inet n - n - - smtpd\n  -o smtpd_sasl_auth_enable=yes\n"
+    with (
+        Daemon(BASE_CONFIG, "milterctl") as daemon,
+        PostfixInstance(
+            postfix_programs, Setup(main={**TALKATIVE, **stock}, recipe=entry), run=False
+        ) as postfix,
+    ):
+        monkeypatch.setenv("PATH", f"{postfix.commands_for_check()}:{os.environ['PATH']}")
+        monkeypatch.setenv("MAIL_CONFIG", str(postfix.etc))
+        settings = Settings.model_validate({
+            "milter": {"socket": f"inet:{daemon.port}@127.0.0.1"},
+            "policy": {"listen": f"inet:{daemon.policy_port}@127.0.0.1"},
+        })  # fmt: skip
+        lines = re.findall(r"^  (postconf .*)$", run_services.greeting(settings), re.M)
+        assert len(lines) >= 4, lines
+        for line in lines:
+            subprocess.run(["sh", "-c", line], check=True, timeout=60)
+        postfix.start()
+        canaries, (data,) = mta_modes.submit(postfix, V4)
+        assert canaries.found(data) == (), data.decode(errors="replace")
+        for sender, recipient in (("x@y.example", "bob@local.test"), ("a@local.test", "x@y.test")):
+            sent = postfix.inbound().send(b"Subject: x\n\nx\n", sender, [recipient])
             assert sent.code == 250, sent
             postfix.collect()
 
@@ -112,6 +126,22 @@ def test_documentation_shows_the_shipped_lines() -> None:
     entry = "".join(line for line in shipped("master.cf.milter").splitlines(True)
                     if not line.startswith("#"))  # fmt: skip
     assert "".join(f"    {line}" for line in entry.splitlines(True)) in text
-    for line in shipped("main.cf").splitlines():
-        if line.startswith("    "):
-            assert line.strip() in text, line
+    said = main_cf(shipped("main.cf"))
+    wanted = dict(postfix_lines.for_an_empty_postfix(Settings()))
+    # One place makes these lines, whoever prints them.
+    assert {name: said[name] for name in wanted} == wanted
+    for name in ("smtpd_milters", "smtpd_recipient_restrictions"):
+        assert f"    {name} = {wanted[name]}\n" in text
+    for name, value in postfix_lines.submission_options(Settings()):
+        assert f"  -o {name}={value}\n" in text
+        assert f"  -o {name}={value}\n" in shipped("master.cf.milter")
+
+
+def test_token_recipe_as_documented(tmp_path: Path) -> None:
+    """The command of docs/postfix.md leaves no @TOKEN@ behind, on lines with two of them too."""
+    root = Path(__file__).parents[2]
+    (command,) = re.findall(r"^    (sed .*submission_received) > ",
+                            (root / "docs/postfix.md").read_text(), re.M)  # fmt: skip
+    done = subprocess.run(["sh", "-c", f"token=abc; {command}"], cwd=root, capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    assert "@TOKEN@" not in done.stdout and done.stdout.count("abc") > 4

@@ -9,6 +9,7 @@ import click
 from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure
 from gatepost_milter.doctor.finding import Finding
 from gatepost_policy.text.escape import shown
+from gatepost_policy.text.plural import plural
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -19,7 +20,7 @@ FORM = click.option(
 
 
 @click.command("postfix", short_help="Look at a live Postfix.")
-@click.option("--config-directory", type=FOLDER, metavar="DIR",
+@click.option("-c", "--config-directory", type=FOLDER, metavar="DIR",
               help="Postfix's configuration, else its own default.")  # fmt: skip
 @click.option("--command-directory", type=FOLDER, metavar="DIR",
               help="Where postconf and postmap are.")  # fmt: skip
@@ -37,7 +38,11 @@ def postfix(
         live = postfix_config.read(config_directory, command_directory)
     except postfix_config.Unreadable as error:
         raise Failure(str(error), USAGE) from None
-    _finish(postfix_checks.check(live, settings), f"Postfix in {live.directory}", form)
+    findings = postfix_checks.check(live, settings)
+    unchecked = postfix_checks.unchecked(live, settings)
+    names = [s.name for s in live.smtpd()]
+    what = f"Postfix in {live.directory}, {plural(len(names), 'listener')} ({', '.join(names)})"
+    _finish(findings, what, form, unchecked)
 
 
 @click.command("exim", short_help="Look at a live Exim.")
@@ -60,8 +65,10 @@ def exim(app: App, exim_config: Path | None, program: Path | None, form: str) ->
     _finish(exim_checks.check(live, settings), "Exim", form)
 
 
-def _finish(findings: Sequence[Finding], what: str, form: str) -> None:
-    """Print, and leave with 1 where there is something to print."""
+def _finish(
+    findings: Sequence[Finding], what: str, form: str, unchecked: Sequence[str] = ()
+) -> None:
+    """Print, and leave with 1 where there is something to mend."""
     if form == "json":
         print(json.dumps([
             {"code": f.code, "where": f.where, "problem": f.problem, "change": f.change}
@@ -71,7 +78,12 @@ def _finish(findings: Sequence[Finding], what: str, form: str) -> None:
         for finding in findings:
             print(f"PROBLEM  {shown(finding.where)}: {shown(finding.problem)} [{finding.code}]")
             print(f"         change: {shown(finding.change.strip())}")
+        for one in unchecked:
+            print(f"unknown  not looked at: {shown(one)}")
         if not findings:
-            print(f"ok       {shown(what)}: nothing to change")
+            how = (
+                "nothing to change" if not unchecked else "nothing to change in what was looked at"
+            )
+            print(f"ok       {shown(what)}: {how}")
     if findings:
         raise SystemExit(FINDINGS)

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("replay", "Put saved mail through the real milter."),
     "import": ("import_logs", "Back-fill the history from MTA logs."),
     "export": ("export", "Write the current listings for other programs."),
+    "setup": ("setup", "Put gatepost into a mail server: what to change, or do it."),
     "check": ("check", "Look for what is wrong, and say which line to change."),
     "privacy": ("privacy", "Look for what outgoing mail still tells."),
     "db": ("db", "The store's schema and retention."),

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -192,25 +192,42 @@ def _stop(children: list[Child]) -> None:
 
 
 def greeting(settings: "Settings") -> str:
-    """The `ready` line, and the Postfix lines to paste (docs/postfix.md explains them)."""
-    milter = SocketAddress.parse(settings.milter.socket)
-    services = settings.policy.listen
-    listener = (*settings.submission.daemon_names, "ORIGINATING")[0]
+    """The `ready` line, and what this host's Postfix needs, merged with what it has."""
     store = config.database_path(settings) or "PostgreSQL"
-    names = ", ".join(str(service) for service in services)
-    return f"""\
-ready: milter on {milter}, policy service on {names}, store {store}
+    names = ", ".join(map(str, settings.policy.listen))
+    milter = SocketAddress.parse(settings.milter.socket)
+    ready = f"ready: milter on {milter}, policy service on {names}, store {store}\n"
+    return ready + "\n" + "\n".join(_for_postfix(settings)) + "\n"
 
-Postfix, main.cf:
-  smtpd_milters = {{ {milter.postfix()}, default_action=accept }}
-  smtpd_recipient_restrictions =
-      check_policy_service {{ {services[0].postfix()}, default_action=DUNNO }},
-      reject_unauth_destination
-Postfix, master.cf, under submission and submissions:
-  -o smtpd_milters={{{milter.postfix()},default_action=tempfail}}
-  -o milter_macro_daemon_name={listener}
-  -o smtpd_recipient_restrictions=
-"""
+
+def _for_postfix(settings: "Settings") -> Iterator[str]:
+    """Commands for the Postfix of this host; where there is none, what goes where in words:
+    whole lines, pasted over what stands there, would drop block lists and other milters."""
+    from gatepost_milter.doctor import postfix_config, postfix_lines
+    from gatepost_milter.setup import postfix_plan
+
+    try:
+        live = postfix_config.read()
+        made = postfix_plan.plan(live, settings)
+    except postfix_config.Unreadable:
+        yield "Postfix: milterctl setup postfix prints the commands, where Postfix is. They put"
+        for name, value in postfix_lines.for_an_empty_postfix(settings):
+            where = {
+                "smtpd_recipient_restrictions": "behind permit_mynetworks and "
+                "permit_sasl_authenticated",
+            }.get(name, "before what stands there")
+            yield f"  into {name} of main.cf, {where}:"
+            yield f"    {postfix_lines.ours_of(value)}"
+        yield "  into master.cf, for each listener where your own users hand in mail:"
+        for name, value in postfix_lines.submission_options(settings):
+            yield f"    -o {name}={value}"
+        return
+    if made.edits:
+        yield "Postfix (milterctl setup postfix --apply runs these and can undo them):"
+        for command in made.commands(live):
+            yield f"  {command}"
+    else:
+        yield "Postfix: gatepost is in it; milterctl check postfix looks closer."
 
 
 def options(config_path: Path | None, store: str | None) -> list[str]:

@@ -1,19 +1,24 @@
 """One thing wrong with a mail server's set-up, and the line that puts it right."""
 
+import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 
-from gatepost_milter.doctor.postfix_config import PostfixConfig, Service
+from gatepost_milter.doctor.postfix_config import Postconf, PostfixConfig, Service
 from gatepost_policy.config.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`code` is a stable word, `where` the file and service, `change` the line as it should be."""
+    """`code` is a stable word, `where` the file and service, `change` the line that mends it: for
+    the shell, or for the file that it names. `edits` are the same where postconf can do it."""
 
     code: str
     where: str
     problem: str
     change: str
+    edits: tuple[Postconf, ...] = ()
 
 
 def master(service: Service) -> str:
@@ -34,3 +39,27 @@ class Live:
 
     config: PostfixConfig
     settings: Settings
+
+    def mend(self, code: str, where: str, problem: str, edits: tuple[Postconf, ...]) -> Finding:
+        """A finding that postconf mends."""
+        return Finding(code, where, problem, typed(self.config, edits), edits)
+
+    def joined(self, one: Finding, other: Finding) -> Finding:
+        """The same fault in two places as one finding, which mends both."""
+        edits = tuple(dict.fromkeys((*one.edits, *other.edits)))
+        if edits == one.edits:
+            return one
+        where = f"{one.where} and {other.where.removeprefix('master.cf, ')}"
+        return self.mend(one.code, where, one.problem, edits)
+
+    def where_set(self, service: Service, name: str) -> Service | None:
+        """The service to change so that `name` changes for it: itself, or None for main.cf."""
+        return service if name in service.overrides else None
+
+
+def typed(config: PostfixConfig, edits: Iterable[Postconf]) -> str:
+    """`edits` as a person types them in a shell."""
+    return " && ".join(
+        shlex.join([*config.called, option, *(e.value for e in group)])
+        for option, group in groupby(edits, key=lambda e: e.option)
+    )

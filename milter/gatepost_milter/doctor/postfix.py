@@ -1,8 +1,9 @@
-"""What is wrong with a Postfix that gatepost sits behind. Each finding has the line to change.
+"""What is wrong with a Postfix that gatepost sits behind. Each finding has the line that mends it.
 
 `check(config, settings)` answers with findings in the order in which mail meets the settings;
-none means right. A right Postfix draws no finding, a wrong one draws at least the one that names
-its fault. Only `socket_findings` looks at the file system and the network.
+none means that nothing of what is looked for was found (`unchecked` names what was not looked at).
+Every listener is looked at by itself; a fault of main.cf is one finding, however many listeners it
+reaches. Only `socket_findings` looks at the file system and the network.
 """
 
 import os
@@ -10,7 +11,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from gatepost_milter.doctor import postfix_around, postfix_own_received
+from gatepost_milter.doctor import (
+    postfix_around,
+    postfix_lines,
+    postfix_networks,
+    postfix_own_received,
+    postfix_policy,
+    postfix_tables,
+)
 from gatepost_milter.doctor.finding import Finding, Live, master, place
 from gatepost_milter.doctor.postfix_config import Item, PostfixConfig, Service, items
 from gatepost_milter.doctor.sockets import may_connect, reachable
@@ -18,11 +26,23 @@ from gatepost_policy.config.settings import Settings
 from gatepost_policy.system.socket_address import SocketAddress
 
 SAFE = ("tempfail", "reject", "shutdown")  # shutdown: 3.11, hangs up with a 421
+CONNECT_MACROS = ("j", "{daemon_name}", "v")
 
 
 def check(config: PostfixConfig, settings: Settings) -> tuple[Finding, ...]:
     """Every finding. Never raises for a configuration that postconf could read."""
-    return tuple(Checker(config, settings).findings())
+    live = Live(config, settings)
+    found: dict[tuple[str, str], Finding] = {}
+    for finding in Checker(config, settings).findings():
+        key = finding.code, finding.problem if finding.edits else finding.change
+        found[key] = live.joined(found[key], finding) if key in found else finding
+    return tuple(found.values())
+
+
+def unchecked(config: PostfixConfig, settings: Settings) -> tuple[str, ...]:
+    """What this run could not look at, each in a few words."""
+    return (*postfix_tables.unread(Live(config, settings)),
+            *postfix_networks.unread(config))  # fmt: skip
 
 
 class Checker:
@@ -32,194 +52,270 @@ class Checker:
         self.config, self.settings = config, settings
         self.live = Live(config, settings)
         self.names = settings.submission.daemon_names
+        self.mode = settings.submission.own_received
         self.socket = SocketAddress.parse(settings.milter.socket)
-        self.ours = self.socket.postfix()
+        self.queue = config.get("queue_directory")
+        self.ours = postfix_lines.spelling(self.socket, self.queue)
 
     def findings(self) -> Iterator[Finding]:
-        submissions = self.config.submissions(self.names)
-        proxy = self.settings.submission.own_received == "proxy"
-        listeners = list(self.config.inbound(self.names))
-        yield from self.presence(listeners, submissions)
-        for service in submissions:
-            entry = postfix_own_received.second_hop(self.live, service) if proxy else service
-            if entry is None:
-                yield Finding(
-                    "proxy-missing", master(service),
-                    "submission.own_received is proxy, and this listener has no second hop",
-                    "  -o smtpd_proxy_filter=unix:private/hop2in",
-                )  # fmt: skip
-                continue
-            if proxy:
+        """Everything, in the order in which mail meets it."""
+        yield from self.settings_findings()
+        yield from postfix_policy.answers(self.live, self.config.inbound(self.names))
+        yield from postfix_tables.header_checks(self.live)
+        yield from postfix_around.completion(self.live)
+        yield from postfix_networks.check(self.live)
+        yield from postfix_around.foreign_submission(self.live, self.config.submissions(self.names))
+        yield from self.socket_findings()
+
+    def settings_findings(self) -> Iterator[Finding]:
+        """What main.cf and master.cf say by themselves; asks no file and no socket for it but for
+        the tables of PREPEND and of the token."""
+        inbound = self.config.inbound(self.names)
+        listeners = list(inbound)
+        for service in inbound:
+            yield from self.inbound(service)
+        for service in self.config.submissions(self.names):
+            if self.mode == "proxy":
+                entry = postfix_own_received.second_hop(self.live, service)
+                if entry is None:
+                    yield self.live.mend(
+                        "proxy-missing", master(service),
+                        "submission.own_received is proxy, and this listener has no second hop",
+                        self.config.set("smtpd_proxy_filter", "unix:private/hop2in", service),
+                    )  # fmt: skip
+                    continue
                 yield from postfix_own_received.proxy(self.live, service)
+            else:
+                entry = service
+                yield from postfix_around.proxy_filter(self.live, service)
             yield from self.submission(entry, service)
             listeners.append(entry)
         for service in listeners:
             yield from self.chain(service)
             yield from self.login_port(service)
-        yield from postfix_around.policy(self.live, self.config.inbound(self.names))
-        yield from postfix_around.completion(self.live)
-        yield from self.socket_findings(listeners)
+        for service in self.config.reinjections(self.names):
+            yield from self.reinjection(service)
+        yield from self.local()
+        yield from postfix_policy.check(self.live, inbound)
 
-    def is_ours(self, item: Item) -> bool:
-        """True where a smtpd_milters item is our socket."""
-        if self.socket.kind == "unix":
-            kind, _, path = item.target.partition(":")
-            queue = self.config.get("queue_directory")
-            mine = self.socket.path
-            return kind in ("unix", "local") and (
-                path == mine or f"{queue}/{path.lstrip('/')}" == mine
-            )
-        match = re.fullmatch(r"inet:\[?([^\]]*?)\]?:(\w+)", item.target)
-        if not match or match.group(2) != str(self.socket.port):
-            return False
-        host = {"localhost": "127.0.0.1"}.get(match.group(1), match.group(1))
-        return self.socket.host in (host, "0.0.0.0", "::")
+    def is_ours(self, item: str) -> bool:
+        """True where an item of smtpd_milters is our socket."""
+        return postfix_lines.same_socket(item, self.socket, self.queue)
 
-    def milters(self, service: Service) -> tuple[Item, ...]:
-        return items(self.config.get("smtpd_milters", service))
+    def milters(self, service: Service | None, name: str = "smtpd_milters") -> tuple[Item, ...]:
+        return items(self.config.get(name, service))
 
     def own(self, service: Service) -> Item | None:
-        return next((i for i in self.milters(service) if self.is_ours(i)), None)
+        """Our item among the milters of a listener."""
+        return next((i for i in self.milters(service) if self.is_ours(i.target)), None)
 
-    def presence(
-        self, inbound: list[Service], submissions: tuple[Service, ...]
-    ) -> Iterator[Finding]:
-        """The milter must be asked at all, by the daemons that take mail from the network."""
-        if any(self.own(s) for s in (*inbound, *submissions)):
-            return
-        if any(self.own(s) for s in self.config.smtpd()):
-            return  # the second hop has it
-        local = any(self.is_ours(i) for i in items(self.config.get("non_smtpd_milters")))
-        why = "non_smtpd_milters sees only mail from sendmail(1)" if local else "it sees no mail"
-        yield Finding(
-            "milter-missing", "main.cf", f"gatepost is not in smtpd_milters: {why}",
-            f"smtpd_milters = {{ {self.ours}, default_action=accept }}",
-        )  # fmt: skip
+    def with_ours(self, service: Service | None, action: str, name: str = "smtpd_milters") -> str:
+        """The milters of a service as they should be."""
+        raw, full = self.config.raw(name, service), self.config.get(name, service)
+        # A reference such as $smtpd_milters stays one, unless we are behind it.
+        inside = any(self.is_ours(w.text) for w in postfix_lines.words(full))
+        value = full if inside else raw
+        return postfix_lines.milters(value, postfix_lines.milter(self.ours, action), self.is_ours)
+
+    def action(self, item: Item, service: Service) -> str:
+        """What happens on this listener while our milter does not answer."""
+        own = item.settings.get("default_action")
+        return own or self.config.get("milter_default_action", service)
+
+    def switched_off(self, service: Service) -> Iterator[Finding]:
+        name = "receive_override_options"
+        value = self.config.get(name, service)
+        if "no_milters" in value:
+            rest = ",".join(w.text for w in postfix_lines.words(value) if w.text != "no_milters")
+            yield self.live.mend(
+                "no-milters", place(service, name), "milters are switched off here",
+                self.config.set(name, rest, self.live.where_set(service, name)),
+            )  # fmt: skip
+
+    def inbound(self, service: Service) -> Iterator[Finding]:
+        """What a listener for strangers needs: gatepost must see its mail."""
+        name = "smtpd_milters"
+        if self.own(service) is None:
+            local = any(self.is_ours(i.target) for i in self.milters(None, "non_smtpd_milters"))
+            why = (
+                "non_smtpd_milters sees only mail from sendmail(1)"
+                if local and name not in service.overrides
+                else "it does not see what comes in here"
+            )
+            target = self.live.where_set(service, name)
+            yield self.live.mend(
+                "milter-missing", place(service, name),
+                f"gatepost is not in smtpd_milters: {why}",
+                self.config.set(name, self.with_ours(service, "accept"), target),
+            )  # fmt: skip
+        yield from self.switched_off(service)
+        yield from postfix_around.proxy_filter(self.live, service)
 
     def submission(self, service: Service, outer: Service) -> Iterator[Finding]:
         """What a listener of our own users needs. `service` is where the milter sits."""
-        where, mode = master(service), self.settings.submission.own_received
+        where = master(service)
         wanted = (
             self.settings.submission.proxy_daemon_name
-            if mode == "proxy"
-            else (self.names[0] if self.names else "ORIGINATING")
+            if self.mode == "proxy"
+            else postfix_lines.listener_name(self.settings)
         )
         name = self.config.get("milter_macro_daemon_name", service)
-        if name != wanted and (mode == "proxy" or name not in self.names):
-            yield Finding(
+        if name != wanted and (self.mode == "proxy" or name not in self.names):
+            yield self.live.mend(
                 "daemon-name", where,
                 f"the milter cannot tell submissions from inbound mail: the listener calls itself "
                 f"{name!r}",
-                f"  -o milter_macro_daemon_name={wanted}",
+                self.config.set("milter_macro_daemon_name", wanted, service),
             )  # fmt: skip
         for one in {service.key: service, outer.key: outer}.values():
-            if "no_milters" in self.config.get("receive_override_options", one):
-                yield Finding("no-milters", master(one), "milters are switched off here",
-                              "  -o receive_override_options=")  # fmt: skip
+            yield from self.switched_off(one)
         item = self.own(service)
+        chain = self.config.set("smtpd_milters", self.with_ours(service, "tempfail"), service)
         if item is None:
-            yield Finding(
-                "submission-milter", where, "gatepost does not see this listener's mail",
-                f"  -o smtpd_milters={{{self.ours},default_action=tempfail}}",
+            yield self.live.mend("submission-milter", where,
+                                 "gatepost does not see this listener's mail", chain)  # fmt: skip
+        elif self.action(item, service) not in SAFE:
+            yield self.live.mend(
+                "default-action", where,
+                "when gatepost is down, mail leaves as it is (default action "
+                f"{self.action(item, service)!r})",
+                chain,
             )  # fmt: skip
-        else:
-            action = item.settings.get("default_action") or self.config.get(
-                "milter_default_action", service
-            )
-            if action not in SAFE:
-                yield Finding(
-                    "default-action", where,
-                    f"when gatepost is down, mail leaves as it is (default action {action!r})",
-                    f"  -o smtpd_milters={{{self.ours},default_action=tempfail}}",
-                )  # fmt: skip
         if table := self.config.get("smtpd_milter_maps", service):
-            if postfix_around.mentions(table, "DISABLE"):
-                yield Finding("milter-maps", where, f"{table} switches milters off for some",
-                              "  -o smtpd_milter_maps=")  # fmt: skip
-        yield from postfix_own_received.own_hop(self.live, outer if mode != "proxy" else service)
+            if postfix_tables.mentions(table, "DISABLE"):
+                yield self.live.mend("milter-maps", where, f"{table} switches milters off for some",
+                                     self.config.set("smtpd_milter_maps", "", service),
+                                     )  # fmt: skip
+        yield from postfix_own_received.own_hop(
+            self.live, outer if self.mode != "proxy" else service
+        )
         yield from postfix_around.prepended(self.live, outer)
 
     def login_port(self, service: Service) -> Iterator[Finding]:
         """A port for strangers where users may log in as well lets their mail out unscrubbed."""
-        item = self.own(service)
+        item, name = self.own(service), "smtpd_sasl_auth_enable"
         if (
             item is None
             or self.config.is_submission(service, self.names)
             or service.type == "unix"
-            or self.config.get("smtpd_sasl_auth_enable", service) != "yes"
+            or self.config.get(name, service) != "yes"
+            or self.action(item, service) in SAFE
         ):
             return
-        action = item.settings.get("default_action") or self.config.get(
-            "milter_default_action", service
-        )
-        if action not in SAFE:
-            yield Finding(
-                "login-port", place(service, "smtpd_sasl_auth_enable"),
-                f"users can log in on {service.name} as well, and while gatepost is down their "
-                f"mail leaves as it is (default action {action!r})",
-                "smtpd_sasl_auth_enable = no in main.cf, and yes under submission only",
-            )  # fmt: skip
+        if name in service.overrides:
+            edits = self.config.set(name, "no", service)
+        else:
+            # Off for strangers, and on where users hand in: those may lean on main.cf.
+            edits = self.config.set(name, "no")
+            for other in self.config.submissions(self.names):
+                if name not in other.overrides:
+                    edits += self.config.set(name, "yes", other)
+        yield self.live.mend(
+            "login-port", place(service, name),
+            "users can log in on a port for strangers as well, and while gatepost is down their "
+            f"mail leaves as it is (default action {self.action(item, service)!r})",
+            edits,
+        )  # fmt: skip
 
     def chain(self, service: Service) -> Iterator[Finding]:
         """Order and protocol of the milters of one listener."""
         milters = self.milters(service)
-        mine = next((n for n, i in enumerate(milters) if self.is_ours(i)), None)
+        mine = next((n for n, i in enumerate(milters) if self.is_ours(i.target)), None)
         if mine is None:
             return
-        where = place(service, "smtpd_milters")
         if mine:
-            yield Finding(
-                "chain-order", where,
+            name = "smtpd_milters"
+            words = postfix_lines.words(self.config.get(name, service))
+            yield self.live.mend(
+                "chain-order", place(service, name),
                 f"{milters[0].target} comes before gatepost: a signer would sign what gatepost "
                 "then changes",
-                "smtpd_milters = " + ", ".join(
-                    [self.ours, *(i.target for n, i in enumerate(milters) if n != mine)]
+                self.config.set(
+                    name, postfix_lines.milters(self.config.get(name, service), words[mine].text,
+                                                self.is_ours),
+                    self.live.where_set(service, name),
                 ),
             )  # fmt: skip
         protocol = milters[mine].settings.get("protocol") or self.config.get(
             "milter_protocol", service
         )
         if (match := re.match(r"\d+", protocol)) and int(match.group()) < 6:
-            yield Finding(
-                "leading-space", place(service, "milter_protocol"),
+            name = "milter_protocol"
+            edits = self.config.set(name, "6", self.live.where_set(service, name))
+            if "protocol" in milters[mine].settings:
+                action = milters[mine].settings.get("default_action", "accept")
+                name = "smtpd_milters"
+                edits = self.config.set(name, self.with_ours(service, action),
+                                        self.live.where_set(service, name))  # fmt: skip
+            yield self.live.mend(
+                "leading-space", place(service, name),
                 f"milter protocol {protocol} has no leading space in header values: DKIM c=simple "
                 "fails and fields cannot be replaced",
-                "milter_protocol = 6",
+                edits,
             )  # fmt: skip
-        if "{auth_authen}" not in self.config.raw("milter_mail_macros", service):
-            macros = self.config.get("milter_mail_macros", service)
-            yield Finding("mail-macros", place(service, "milter_mail_macros"),
-                          "the milter is not told who logged in",
-                          f"milter_mail_macros = {macros} {{auth_authen}}")  # fmt: skip
-        connect = self.config.raw("milter_connect_macros", service).split()
-        for macro in ("j", "{daemon_name}", "v"):
-            if macro not in connect:
-                yield Finding("connect-macros", place(service, "milter_connect_macros"),
-                              f"the milter is not told macro {macro}",
-                              "milter_connect_macros = j {daemon_name} {daemon_addr} v _",
-                              )  # fmt: skip
-        if checks := self.config.get("milter_header_checks"):
-            if postfix_around.touches_received(self.live, checks):
-                yield Finding(
-                    "milter-header-checks", "main.cf",
-                    f"{checks} acts on Received: our own hop stays, a client's is deleted",
-                    "milter_header_checks =",
-                )  # fmt: skip
+        yield from self.macros(service, "milter_mail_macros", ("{auth_authen}",), "mail-macros",
+                               "who logged in")  # fmt: skip
+        yield from self.macros(service, "milter_connect_macros", CONNECT_MACROS, "connect-macros",
+                               "who and which listener it talks to")  # fmt: skip
 
-    def socket_findings(self, listeners: list[Service]) -> Iterator[Finding]:
+    def macros(
+        self, service: Service, name: str, wanted: tuple[str, ...], code: str, what: str
+    ) -> Iterator[Finding]:
+        """One list of macros must have what we need."""
+        have = self.config.raw(name, service).replace(",", " ").split()
+        if missing := [m for m in wanted if m not in have and f"{{{m}}}" not in have]:
+            yield self.live.mend(
+                code, place(service, name), f"the milter is not told {what}: {' '.join(missing)}",
+                self.config.set(name, " ".join([*have, *missing]),
+                                self.live.where_set(service, name)),
+            )  # fmt: skip
+
+    def reinjection(self, service: Service) -> Iterator[Finding]:
+        """Mail that a content filter hands back must not pass gatepost as if it had just come."""
+        if (
+            self.own(service) is None
+            or "no_milters" in self.config.get("receive_override_options", service)
+            or self.config.get("milter_macro_daemon_name", service)
+            in postfix_lines.second_pass_names(self.settings)
+        ):
+            return
+        value = postfix_lines.without(self.config.get("smtpd_milters", service), self.is_ours)
+        yield self.live.mend(
+            "second-pass", master(service),
+            "a content filter hands mail back here, and gatepost takes it for new mail from the "
+            "filter's address",
+            self.config.set("smtpd_milters", value, service),
+        )  # fmt: skip
+
+    def local(self) -> Iterator[Finding]:
+        """sendmail(1) mail, which cron and web programs send, goes by non_smtpd_milters."""
+        if self.settings.submission.local != "scrub":
+            return
+        name, pickup = "non_smtpd_milters", self.config.service("pickup")
+        cleanup = self.config.service("cleanup")
+        if not any(self.is_ours(i.target) for i in self.milters(cleanup, name)):
+            target = self.live.where_set(cleanup, name) if cleanup is not None else None
+            yield self.live.mend(
+                "non-smtpd-milters", place(cleanup, name),
+                "mail from sendmail(1) leaves as programs wrote it, and submission.local is scrub",
+                self.config.set(name, self.with_ours(cleanup, "accept", name), target),
+            )  # fmt: skip
+        elif pickup is not None:
+            yield from self.switched_off(pickup)
+
+    def socket_findings(self) -> Iterator[Finding]:
         """Can Postfix reach the milter's socket?"""
         if self.socket.kind == "unix":
-            queue = self.config.get("queue_directory")
             path = os.path.realpath(self.socket.path)
-            for service in listeners:
+            for service in self.config.smtpd():
                 if self.own(service) is None or not self.config.chrooted(service):
                     continue
-                if not path.startswith(os.path.realpath(queue) + "/"):
+                if not path.startswith(os.path.realpath(self.queue) + "/"):
                     yield Finding(
-                        "socket-chroot", master(service),
-                        f"smtpd runs in {queue} and cannot see {self.socket.path}",
-                        f'gatepost.toml: [milter] socket = "unix:{queue}/gatepost/milter.sock" and '
-                        "smtpd_milters = unix:gatepost/milter.sock",
+                        "socket-chroot", "master.cf",
+                        f"smtpd runs in {self.queue} and cannot see {self.socket.path}",
+                        f'gatepost.toml: [milter] socket = "unix:{self.queue}/gatepost/'
+                        'milter.sock"; then milterctl setup postfix --apply',
                     )  # fmt: skip
             user = self.config.get("mail_owner") or "postfix"
             if problem := may_connect(Path(self.socket.path), user):

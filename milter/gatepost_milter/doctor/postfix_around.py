@@ -1,13 +1,13 @@
-"""What stands around gatepost in Postfix and can undo or blind it: tables, rewriting, order."""
+"""What stands around gatepost in Postfix and can undo or blind it: rewriting, proxies, PREPEND."""
 
 import re
+import socket
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from pathlib import Path
 
+from gatepost_milter.doctor import postfix_lines, postfix_tables
 from gatepost_milter.doctor.finding import Finding, Live, place
-from gatepost_milter.doctor.postfix_config import Service, Unreadable
-from gatepost_milter.doctor.postfix_own_received import PROBE
+from gatepost_milter.doctor.postfix_config import SUBMISSION_PORTS, Service
 from gatepost_policy import scrub
 
 PREPEND_COUNTS_SINCE = (3, 7, 11)  # HISTORY 20231213
@@ -15,111 +15,132 @@ RESTRICTIONS = tuple(
     f"smtpd_{stage}_restrictions"
     for stage in ("client", "helo", "sender", "relay", "recipient", "data", "end_of_data")
 )
+LOOK_S = 2.0
 
 
 def prepended(live: Live, service: Service) -> Iterator[Finding]:
     """PREPEND actions that put a field about the client where nothing removes it."""
     version = tuple(int(n) for n in re.findall(r"\d+", live.config.get("mail_version")[:12]))
     for name in RESTRICTIONS:
-        value = live.config.get(name, service)
-        for field in sorted(prepends(value)):
-            if version < PREPEND_COUNTS_SINCE:
-                yield Finding(
-                    "prepend", place(service, name),
-                    f"a PREPEND action adds {field}, and this release then hides the wrong field "
-                    "from milters",
-                    f"no PREPEND in {name} of {service.name} before Postfix 3.7.11",
-                )  # fmt: skip
-                continue
+        for field in sorted(postfix_tables.prepends(live, name, service)):
+            own = field.lower() == "received"
             kept = not any(
                 fnmatchcase(field.lower(), g.lower()) for g in live.settings.submission.remove
             )
-            if field.lower() == scrub.TOKEN_FIELD:
+            if version < PREPEND_COUNTS_SINCE:
+                problem = (
+                    f"a PREPEND action adds {field}, and this release then hides the wrong field "
+                    "from milters"
+                )
+            elif field.lower() == scrub.TOKEN_FIELD:
                 continue  # the token recipe's own; gatepost takes it out
-            own = field.lower() == "received"
             # The sweep of mode milter takes every Received with it.
-            if own and live.settings.submission.own_received == "milter":
+            elif (own and live.settings.submission.own_received == "milter") or not (kept or own):
                 continue
-            if kept or own:
+            elif not own:
+                keys = ", ".join(f'"{g}"' for g in (*live.settings.submission.remove, field))
                 yield Finding(
                     "prepend", place(service, name),
-                    f"a PREPEND action adds {field} to submitted mail, and nothing removes it",
-                    f'gatepost.toml: [submission] remove = [..., "{field}"], or no PREPEND '
-                    f"in {name} of {service.name}",
+                    f"a PREPEND action of {name} adds {field} to submitted mail, and nothing "
+                    "removes it",
+                    f"gatepost.toml: [submission] remove = [{keys}]",
                 )  # fmt: skip
+                continue
+            else:
+                problem = f"a PREPEND action adds {field} to submitted mail, and nothing removes it"
+            # The actions stay for strangers; on this listener the list goes without them.
+            value = postfix_tables.without_prepend(live, name, service)
+            yield live.mend("prepend", place(service, name), problem,
+                            live.config.set(name, value, service))  # fmt: skip
 
 
-def prepends(value: str) -> set[str]:
-    found = set(re.findall(r"\bPREPEND\s+([!-9;-~]+):", value, re.I))
-    for path in re.findall(r"\b[a-z]+:(/[^\s,{}]+)", value):
-        try:
-            text = Path(path).read_text(errors="replace")
-        except OSError:
-            continue
-        found |= set(re.findall(r"^[^#\n].*\bPREPEND\s+([!-9;-~]+):", text, re.I | re.M))
-    return found
-
-
-def mentions(table: str, word: str) -> bool:
-    for path in re.findall(r"\b[a-z]+:(/[^\s,{}]+)", table):
-        try:
-            if word in Path(path).read_text(errors="replace"):
-                return True
-        except OSError:
-            continue
-    return word in table
-
-
-def policy(live: Live, listeners: tuple[Service, ...]) -> Iterator[Finding]:
-    """The policy service must be asked before unknown users are refused."""
-    ours = [address.postfix() for address in live.settings.policy.listen]
-    ours += [o.replace("127.0.0.1", "localhost") for o in ours]
-    for service in listeners or (None,):
-        seen = False
-        for name in RESTRICTIONS[:5]:
-            # Braces group a server with its settings; the restriction's name stands before.
-            value = live.config.get(name, service)
-            for word in re.findall(r"\{[^{}]*\}|[^\s,]+", value):
-                if any(o in word for o in ours):
-                    if seen:
-                        yield Finding(
-                            "policy-order", place(service, name),
-                            "unknown users are refused before gatepost-policyd is asked: "
-                            "traps without a mailbox go unseen",
-                            f"{name} = check_policy_service {ours[0]}, ...",
-                        )  # fmt: skip
-                        break
-                elif word in ("reject_unlisted_recipient", "reject_unverified_recipient"):
-                    seen = True
+def proxy_filter(live: Live, service: Service) -> Iterator[Finding]:
+    """With a filter before the queue Postfix shows a milter the envelope and nothing else."""
+    name = "smtpd_proxy_filter"
+    target = live.config.get(name, service)
+    if not target:
+        return
+    ours = live.config.is_submission(service, live.settings.submission.daemon_names)
+    problem = (
+        f"smtpd_proxy_filter {target}: Postfix asks no milter about this listener's mail, and "
+        "everything in it leaves"
+        if ours
+        else f"smtpd_proxy_filter {target}: Postfix shows milters the envelope only, so signatures "
+        "and header of this mail are never seen"
+    )
+    if name not in service.overrides:
+        problem = (
+            f"smtpd_proxy_filter {target} on every listener: Postfix shows milters the envelope "
+            "only, and what our own users hand in leaves with everything in it"
+        )
+    # The same filter after the queue gets the mail as gatepost leaves it, and may sign that.
+    where = live.where_set(service, name)
+    edits = live.config.set(name, "", where)
+    host = re.fullmatch(r"(?:inet:)?\[?([^\[\]]*?)\]?:(\w+)", target)
+    if host is not None and not target.startswith("unix:"):
+        after = f"smtp:[{host.group(1) or '127.0.0.1'}]:{host.group(2)}"
+        edits += live.config.set("content_filter", after, where)
+    yield live.mend("proxy-filter", place(service, name), problem, edits)
 
 
 def completion(live: Live) -> Iterator[Finding]:
     """Nothing may be added to a stranger's header before the milter verifies it."""
     if domain := live.config.get("remote_header_rewrite_domain"):
-        yield Finding("header-completion", "main.cf",
-                      f"strangers' headers are completed with {domain} before gatepost "
-                      "verifies them", "remote_header_rewrite_domain =")  # fmt: skip
+        yield live.mend("header-completion", "main.cf",
+                        f"strangers' headers are completed with {domain} before gatepost "
+                        "verifies them", live.config.set("remote_header_rewrite_domain", ""),
+                        )  # fmt: skip
     if live.config.get("always_add_missing_headers") == "yes":
-        yield Finding("header-completion", "main.cf",
-                      "missing headers are added to strangers' mail before gatepost verifies "
-                      "it", "always_add_missing_headers = no")  # fmt: skip
-    words = re.findall(r"[^\s,]+", live.config.get("local_header_rewrite_clients"))
+        yield live.mend("header-completion", "main.cf",
+                        "missing headers are added to strangers' mail before gatepost verifies "
+                        "it", live.config.set("always_add_missing_headers", "no"))  # fmt: skip
+    words = [w.text for w in postfix_lines.words(live.config.get("local_header_rewrite_clients"))]
     networks = live.config.get("mynetworks")
     if any(w.startswith("static:") for w in words) or (
         "permit_mynetworks" in words and re.search(r"(?:0\.0\.0\.0|\[?::\]?)/0", networks)
     ):
-        yield Finding("header-completion", "main.cf",
-                      "strangers' headers are rewritten before gatepost verifies them",
-                      "local_header_rewrite_clients = permit_inet_interfaces")  # fmt: skip
+        yield live.mend("header-completion", "main.cf",
+                        "strangers' headers are rewritten before gatepost verifies them",
+                        live.config.set("local_header_rewrite_clients",
+                                        "permit_inet_interfaces"))  # fmt: skip
 
 
-def touches_received(live: Live, tables: str) -> bool:
-    ours = "Received:\n\tby mx.example (Postfix)\n"
-    for table in tables.replace(",", " ").split():
-        for text in (PROBE.format(name="Postfix", host="mx.example"), ours):
-            try:
-                if live.config.lookup(table, text).strip():
-                    return True
-            except Unreadable:
-                return True
-    return False
+def foreign_submission(live: Live, submissions: tuple[Service, ...]) -> Iterator[Finding]:
+    """A submission port of this host that Postfix does not serve: Dovecot's proxy, mostly."""
+    served = {s.port for s in submissions}
+    names = {"587": "submission", "465": "submissions"}
+    for port in SUBMISSION_PORTS[:2]:
+        if port in served or names[port] in served or (port == "465" and "smtps" in served):
+            continue
+        if not greets(int(port), tls=port == "465"):
+            continue
+        listener = "127.0.0.1:10587"
+        options = {
+            "syslog_name": "postfix/relayed", "smtpd_sasl_auth_enable": "yes",
+            "smtpd_tls_auth_only": "no", "smtpd_authorized_xclient_hosts": "127.0.0.1",
+            "smtpd_relay_restrictions": "permit_sasl_authenticated,reject",
+            "smtpd_recipient_restrictions": "",
+            "milter_macro_daemon_name": postfix_lines.listener_name(live.settings),
+        }  # fmt: skip
+        entry = f"{listener} inet n - n - - smtpd " + " ".join(
+            f"-o {n}={v}" for n, v in options.items()
+        )
+        yield Finding(
+            "foreign-submission", f"port {port}",
+            "something other than this Postfix takes submissions here, and what it hands on is a "
+            "stranger's mail to gatepost unless it comes to a listener of its own",
+            f"docs/neighbours.md, Dovecot: postconf -M '{listener}/inet={entry}', then "
+            "submission_relay_port = 10587 and submission_relay_trusted = yes in dovecot.conf",
+        )  # fmt: skip
+
+
+def greets(port: int, tls: bool) -> bool:
+    """True where something on loopback answers as a submission server does."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), LOOK_S) as probe:
+            if tls:
+                return True  # it would greet inside TLS only
+            probe.settimeout(LOOK_S)
+            return probe.recv(3) == b"220"
+    except OSError:
+        return False

@@ -8,8 +8,11 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from gatepost_milter.doctor import postfix_lines
 
 TIMEOUT = 30
 SUBMISSION_NAMES = ("submission", "submissions", "smtps")
@@ -48,13 +51,27 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class Postconf:
+    """One edit by postconf(1): `option` is -e (main.cf), -P (an option of a service) or -M (a
+    service); `value` is what follows it, `name=value` as postconf wants it."""
+
+    option: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class PostfixConfig:
-    """main.cf with defaults, and master.cf."""
+    """main.cf with defaults, and master.cf. A parameter that this release does not know is in
+    `parameters` only where another one refers to it.
+
+    `called` is how postconf is called for this configuration, as a person would type it.
+    """
 
     parameters: dict[str, str]
     services: tuple[Service, ...]
     directory: Path
     commands: Path
+    called: tuple[str, ...] = ("postconf",)
 
     def get(self, name: str, service: Service | None = None) -> str:
         """The value in force for a service, `$name` expanded; '' where there is none."""
@@ -80,14 +97,30 @@ class PostfixConfig:
         return tuple(s for s in self.services if s.command == "smtpd")
 
     def is_submission(self, service: Service, daemon_names: tuple[str, ...] = ()) -> bool:
-        """True for a listener where our own users hand in mail."""
+        """True for a listener where our own users hand in mail, and strangers do not."""
         if service.type not in ("inet", "pass"):
             return False
         return (
-            service.name in SUBMISSION_NAMES
-            or service.port in (*SUBMISSION_NAMES, *SUBMISSION_PORTS)
-            or service.overrides.get("smtpd_sasl_auth_enable") == "yes"
+            service.port in (*SUBMISSION_NAMES, *SUBMISSION_PORTS)
             or service.overrides.get("milter_macro_daemon_name", "") in daemon_names
+            # A port for strangers where users may log in as well stays one for strangers.
+            or (
+                service.overrides.get("smtpd_sasl_auth_enable") == "yes"
+                and service.port not in ("smtp", "25")
+                and service.type == "inet"
+            )
+        )
+
+    def is_reinjection(self, service: Service, daemon_names: tuple[str, ...] = ()) -> bool:
+        """True for a listener where a content filter hands back mail that came in once before.
+
+        The mark is that the filter is switched off there: else the mail would go in circles.
+        """
+        return (
+            service.type == "inet"
+            and service.port not in ("smtp", "25")
+            and not self.is_submission(service, daemon_names)
+            and service.overrides.get("content_filter", "-") == ""
         )
 
     def submissions(self, daemon_names: tuple[str, ...] = ()) -> tuple[Service, ...]:
@@ -98,7 +131,48 @@ class PostfixConfig:
         return tuple(
             s for s in self.smtpd()
             if s.type in ("inet", "pass") and not self.is_submission(s, daemon_names)
+            and not self.is_reinjection(s, daemon_names)
         )  # fmt: skip
+
+    def reinjections(self, daemon_names: tuple[str, ...] = ()) -> tuple[Service, ...]:
+        """Listeners where content filters hand mail back."""
+        return tuple(s for s in self.smtpd() if self.is_reinjection(s, daemon_names))
+
+    def knows(self, name: str) -> bool:
+        """True where this release of Postfix has the parameter."""
+        return name in self.parameters
+
+    def set(self, name: str, value: str, service: Service | None = None) -> tuple[Postconf, ...]:
+        """The edits that set a parameter in main.cf, or for one service in master.cf."""
+        if service is None:
+            return (Postconf("-e", f"{name} = {value}"),)
+        short = postfix_lines.compact(value)
+        if short is not None:
+            return (Postconf("-P", f"{service.key}/{name}={short}"),)
+        # White space is part of a word: `postconf -P` of Postfix 3.7 takes none, so the value
+        # goes to main.cf under a name of its own.
+        own = re.sub(r"\W+", "_", f"gatepost_{service.name}_{name}")
+        return (
+            Postconf("-e", f"{own} = {value}"),
+            Postconf("-P", f"{service.key}/{name}=${own}"),
+        )
+
+    def changed(self, edits: Iterable[Postconf]) -> "PostfixConfig":
+        """This configuration after `edits`, without any file being touched."""
+        parameters, services = dict(self.parameters), list(self.services)
+        for edit in edits:
+            name, _, value = (part.strip() for part in edit.value.partition("="))
+            if edit.option == "-e":
+                parameters[name] = value
+            elif edit.option == "-P":
+                key, _, option = name.rpartition("/")
+                services = [
+                    replace(s, overrides={**s.overrides, option: value}) if s.key == key else s
+                    for s in services
+                ]
+            else:
+                services = [s for s in services if s.key != name] + _services(value, {})
+        return replace(self, parameters=parameters, services=tuple(services))
 
     def service(self, name: str) -> Service | None:
         """The unix service of this name."""
@@ -122,17 +196,8 @@ class PostfixConfig:
 
 def items(value: str) -> tuple[Item, ...]:
     """A list of milters or policy servers: commas or spaces between, braces around settings."""
-    found: list[Item] = []
-    for token in re.findall(r"\{[^{}]*\}|[^\s,{}]+", value):
-        if not token.startswith("{"):
-            found.append(Item(token))
-            continue
-        # Inside braces as well, commas or spaces stand between; a name and = may stand apart.
-        parts = re.sub(r"\s*=\s*", "=", token[1:-1]).replace(",", " ").split()
-        if parts:
-            pairs = (p.partition("=") for p in parts[1:])
-            found.append(Item(parts[0], {k: v for k, _, v in pairs}))
-    return tuple(found)
+    pairs = (postfix_lines.settings_of(word.text) for word in postfix_lines.words(value))
+    return tuple(Item(target, settings) for target, settings in pairs if target)
 
 
 def read(directory: Path | None = None, commands: Path | None = None) -> PostfixConfig:
@@ -142,28 +207,34 @@ def read(directory: Path | None = None, commands: Path | None = None) -> Postfix
     """
     folder = commands or _find_commands()
     postconf: list[str | Path] = [folder / "postconf"]
+    called = ["postconf" if commands is None else str(folder / "postconf")]
     if directory is not None:
         postconf += ["-c", directory]
+        called += ["-c", str(directory)]
     parameters = _pairs(_output(postconf))
     overrides: dict[str, dict[str, str]] = {}
     for key, value in _pairs(_output([*postconf, "-P"])).items():
         # "submission/inet/smtpd_milters"; a unix service's name may hold slashes itself.
         service, kind, name = key.rsplit("/", 2)
         overrides.setdefault(f"{service}/{kind}", {})[name] = value
-    services = []
-    for line in _output([*postconf, "-M"]).splitlines():
+    return PostfixConfig(
+        parameters=parameters,
+        services=tuple(_services(_output([*postconf, "-M"]), overrides)),
+        directory=directory or Path(parameters.get("config_directory", "/etc/postfix")),
+        commands=folder,
+        called=tuple(called),
+    )
+
+
+def _services(text: str, overrides: dict[str, dict[str, str]]) -> list[Service]:
+    """Lines of master.cf as `postconf -M` prints them."""
+    found = []
+    for line in text.splitlines():
         columns = line.split()
         if len(columns) >= 8:
             name, kind, _, _, chroot, _, _, command = columns[:8]
-            services.append(
-                Service(name, kind, chroot, command, overrides.get(f"{name}/{kind}", {}))
-            )
-    return PostfixConfig(
-        parameters=parameters,
-        services=tuple(services),
-        directory=directory or Path(parameters.get("config_directory", "/etc/postfix")),
-        commands=folder,
-    )
+            found.append(Service(name, kind, chroot, command, overrides.get(f"{name}/{kind}", {})))
+    return found
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -24,38 +24,58 @@ def own_hop(live: Live, service: Service) -> Iterator[Finding]:
     mode, token = live.settings.submission.own_received, live.settings.submission.mta_token
     name = live.config.get("mail_name", service) or "Postfix"
     version = live.config.get("mail_version", service)
+    knows = live.config.knows("smtpd_hide_client_session")
     sweeps = mode == "milter" or (mode == "mta" and not token)
     if sweeps and not scrub.verified(f"{name} {version}"):
         yield Finding(
             "postfix-version", where,
             f"{name} {version} is not on the list of verified releases (3.0 to 3.11): "
             "submitted mail gets 451",
-            'gatepost.toml: [submission] own_received = "proxy", as in docs/postfix.md',
+            'gatepost.toml: [submission] own_received = "proxy"; then milterctl setup '
+            "postfix --apply",
         )  # fmt: skip
     if mode != "mta":
         return
     if not token:
-        if live.config.get("smtpd_hide_client_session", service) != "yes":
+        if not knows:
+            # In 3.7 the option is no error, and does nothing.
+            better = "milter" if scrub.verified(f"Postfix {version}") else "proxy"
             yield Finding(
+                "client-session", where,
+                f"Postfix {version} does not know smtpd_hide_client_session, and writes the client "
+                "into its Received field",
+                f'gatepost.toml: [submission] own_received = "{better}"'
+                + ("; then milterctl setup postfix --apply" if better == "proxy" else ""),
+            )  # fmt: skip
+        elif live.config.get("smtpd_hide_client_session", service) != "yes":
+            yield live.mend(
                 "client-session", where, "Postfix writes the client into its Received field",
-                "  -o smtpd_hide_client_session=yes",
+                live.config.set("smtpd_hide_client_session", "yes", service),
             )  # fmt: skip
         return
     if name != token:
-        yield Finding("token-name", where, "the listener does not call itself by the token",
-                      f"  -o mail_name={token}")  # fmt: skip
+        yield live.mend("token-name", where, "the listener does not call itself by the token",
+                        live.config.set("mail_name", token, service))  # fmt: skip
     cleanup = live.config.service(live.config.get("cleanup_service_name", service))
     table = live.config.get("header_checks", cleanup) if cleanup else ""
     if cleanup is None or not table:
-        yield Finding("token-table", where, "no header_checks rewrite our own Received field",
-                      "  -o header_checks=regexp:/etc/postfix/submission_received")  # fmt: skip
+        path = f"regexp:{live.config.directory}/submission_received"
+        edits = live.config.set("header_checks", path, cleanup) if cleanup else ()
+        problem = "no header_checks rewrite our own Received field"
+        if edits:
+            yield live.mend("token-table", where, problem, edits)
+        else:
+            yield Finding("token-table", where, problem, "the two entries of conf/postfix/"
+                          "master.cf.token, with the token, into master.cf")  # fmt: skip
         return
     yield from token_table(live, cleanup, table, token)
 
 
 def token_table(live: Live, cleanup: Service, table: str, token: str) -> Iterator[Finding]:
     host = live.config.get("myhostname", cleanup)
-    where, advice = master(cleanup), "copy conf/postfix/submission_received there"
+    path = table.partition(":")[2]
+    where = master(cleanup)
+    advice = f"sed 's/@TOKEN@/{token}/g' conf/postfix/submission_received > {path}"
     try:
         got = live.config.lookup(table, PROBE.format(name=token, host=host))
     except Unreadable as error:
@@ -68,8 +88,8 @@ def token_table(live: Live, cleanup: Service, table: str, token: str) -> Iterato
     for name in ("mime_header_checks", "nested_header_checks"):
         # Left alone they are header_checks again, and match inside attached messages.
         if live.config.get(name, cleanup) == table:
-            yield Finding("nested-checks", where, f"{name} applies the table to attachments",
-                          f"  -o {name}=")  # fmt: skip
+            yield live.mend("nested-checks", where, f"{name} applies the table to attachments",
+                            live.config.set(name, "", cleanup))  # fmt: skip
 
 
 def second_hop(live: Live, service: Service) -> Service | None:
@@ -88,12 +108,16 @@ def second_hop(live: Live, service: Service) -> Service | None:
 def proxy(live: Live, service: Service) -> Iterator[Finding]:
     """The two-hop set-up's own traps."""
     where = master(service)
+
+    def mend(code: str, problem: str, name: str, value: str) -> Finding:
+        return live.mend(code, where, problem, live.config.set(name, value, service))
+
     if not live.config.get("smtpd_proxy_filter", service).startswith("unix:"):
-        yield Finding("proxy-tcp", where, "any local user can relay through a TCP second hop",
-                      "  -o smtpd_proxy_filter=unix:private/hop2in")  # fmt: skip
+        yield mend("proxy-tcp", "any local user can relay through a TCP second hop",
+                   "smtpd_proxy_filter", "unix:private/hop2in")  # fmt: skip
     if "speed_adjust" in live.config.get("smtpd_proxy_options", service):
-        yield Finding("speed-adjust", where, "one refused recipient refuses the whole message",
-                      "  -o smtpd_proxy_options=")  # fmt: skip
+        yield mend("speed-adjust", "one refused recipient refuses the whole message",
+                   "smtpd_proxy_options", "")  # fmt: skip
     if live.config.get("smtpd_sasl_authenticated_header", service) != "yes":
-        yield Finding("proxy-login", where, "the second hop cannot see who logged in: 451",
-                      "  -o smtpd_sasl_authenticated_header=yes")  # fmt: skip
+        yield mend("proxy-login", "the second hop cannot see who logged in: 451",
+                   "smtpd_sasl_authenticated_header", "yes")  # fmt: skip

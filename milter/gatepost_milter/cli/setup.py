@@ -1,0 +1,106 @@
+"""`milterctl setup`: put gatepost into the mail server of this host."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gatepost_milter.cli.check_mta import FOLDER
+from gatepost_milter.cli.common import FINDINGS, UNREACHABLE, USAGE, App, Failure, note
+from gatepost_policy.text.escape import shown
+
+if TYPE_CHECKING:
+    from gatepost_milter.doctor.postfix_config import PostfixConfig
+    from gatepost_milter.setup.postfix_plan import Plan
+
+
+@click.group()
+def command() -> None:
+    """Put gatepost into a mail server: what to change, merged with what it has.
+
+    Without --apply nothing is changed: what is printed can be pasted into a shell.
+    """
+
+
+@command.command("postfix", short_help="Put gatepost into a Postfix.")
+@click.option("-c", "--config-directory", type=FOLDER, metavar="DIR",
+              help="Postfix's configuration, else its own default.")  # fmt: skip
+@click.option("--command-directory", type=FOLDER, metavar="DIR",
+              help="Where postconf, postmap and postfix are.")  # fmt: skip
+@click.option("--apply", "run", is_flag=True,
+              help="Run the commands, check, reload; where one fails, undo them all.")  # fmt: skip
+@click.option("--undo", is_flag=True,
+              help="Put main.cf and master.cf back as they were before the last --apply.",
+              )  # fmt: skip
+@click.pass_obj
+def postfix(
+    app: App, config_directory: Path | None, command_directory: Path | None, run: bool, undo: bool
+) -> None:
+    """Print the commands that put gatepost into a live Postfix.
+
+    No restriction, no milter and no service that stands there goes. What setup leaves to you
+    (networks, tables, logins on port 25) is printed as comments.
+    """
+    from gatepost_milter.doctor import postfix_config
+    from gatepost_milter.setup import postfix_plan
+
+    if run and undo:
+        raise click.UsageError("Either --apply or --undo.")
+    settings = app.settings
+    try:
+        live = postfix_config.read(config_directory, command_directory)
+        if undo:
+            _undo(live)
+            return
+        made = postfix_plan.plan(live, settings)
+    except postfix_config.Unreadable as error:
+        raise Failure(str(error), USAGE) from None
+    if not made.edits:
+        print(f"# Postfix in {shown(str(live.directory))} has gatepost in it: nothing to change")
+    for line in made.commands(live):
+        print(shown(line))
+    if made.edits and run:
+        _apply(app, live, made)
+    elif made.edits:
+        print("postfix reload" if config_directory is None
+              else f"postfix -c {shown(str(config_directory))} reload")  # fmt: skip
+    _left(made)
+
+
+def _apply(app: App, live: "PostfixConfig", made: "Plan") -> None:
+    from gatepost_milter.setup import postfix_apply
+
+    try:
+        done = postfix_apply.apply(live, app.settings, made, note)
+    except postfix_apply.Failed as error:
+        raise Failure(str(error), UNREACHABLE if error.unreachable else FINDINGS) from None
+    print("# done" + (", and Postfix reloaded" if done.running
+                      else "; Postfix does not run, so it was not reloaded"))  # fmt: skip
+
+
+def _undo(live: "PostfixConfig") -> None:
+    from gatepost_milter.setup import copies, postfix_apply
+
+    try:
+        reloaded = postfix_apply.undo(live)
+    except copies.Edited as error:
+        for line in str(error).splitlines():
+            print(shown(line))
+        raise Failure("somebody has edited the files since: take those changes out first") from None
+    except copies.NoCopy as error:
+        raise Failure(str(error)) from None
+    except postfix_apply.Failed as error:
+        raise Failure(str(error)) from None
+    print("# main.cf and master.cf are as they were"
+          + (", and Postfix reloaded" if reloaded else ""))  # fmt: skip
+
+
+def _left(made: "Plan") -> None:
+    """What is for the operator to decide, as comments: the output stays fit for a shell."""
+    if made.left:
+        print("#\n# for you to decide:")
+    for finding in made.left:
+        print(f"# {shown(finding.where)}: {shown(finding.problem)} [{finding.code}]")
+        print(f"#     {shown(finding.change)}")
+    for network, why in made.aside:
+        print(f"# {network} of mynetworks is not proposed for submission.networks: {why}")

@@ -1,0 +1,211 @@
+"""The values that Postfix gets from us, merged with what stands there. Pure text.
+
+Everything that prints such a line takes it from here: `milterctl run`, `milterctl setup postfix`,
+the doctor's advice; a test holds conf/postfix and docs/postfix.md to it. Nothing that stands there
+is ever dropped or moved: our item is put in, the rest stays as it is written.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.system.socket_address import SocketAddress
+
+# Restrictions that let through our own people and nobody else.
+PERMITS_OWN = ("permit_mynetworks", "permit_sasl_authenticated", "permit_tls_clientcerts",
+               "permit_tls_all_clientcerts")  # fmt: skip
+# Behind these the policy service is not asked about strangers' recipients, or not about unknown
+# ones, which is what most traps are.
+ENDS_FOR_STRANGERS = ("permit", "permit_auth_destination", "permit_mx_backup", "reject", "defer",
+                      "reject_unlisted_recipient", "reject_unverified_recipient")  # fmt: skip
+# Postfix's own list of what keeps a server from being an open relay.
+REFUSES_RELAYING = ("reject_unauth_destination", "defer_unauth_destination", "reject", "defer",
+                    "defer_if_permit", "check_relay_domains")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word of a list value, with where it starts in it; a group in braces is one word."""
+
+    text: str
+    start: int
+
+
+def words(value: str) -> tuple[Word, ...]:
+    """The words of a Postfix list: commas or white space between, braces keep one together."""
+    found: list[Word] = []
+    depth, start = 0, -1
+    for at, char in enumerate(value):
+        if depth == 0 and (char.isspace() or char == ","):
+            if start >= 0:
+                found.append(Word(value[start:at], start))
+                start = -1
+            continue
+        if start < 0:
+            start = at
+        depth = max(0, depth + (char == "{") - (char == "}"))
+    if start >= 0:
+        found.append(Word(value[start:], start))
+    return tuple(found)
+
+
+def spelling(address: SocketAddress, queue_directory: str) -> str:
+    """A socket as smtpd finds it: within the queue directory by a relative name, which holds in a
+    chroot and outside of one (postconf(5), smtpd_milters)."""
+    inside = queue_directory.rstrip("/") + "/"
+    if address.kind == "unix" and address.path.startswith(inside):
+        return f"unix:{address.path.removeprefix(inside)}"
+    return address.postfix()
+
+
+def milter(where: str, action: str) -> str:
+    """Our item of a list of milters."""
+    more = ", connect_timeout=10s, command_timeout=30s" if action == "accept" else ""
+    return f"{{ {where}, default_action={action}{more} }}"
+
+
+def policy_server(where: str) -> str:
+    """Our policy server with its own settings: without an answer it has no opinion."""
+    return f"{{ {where}, timeout=5s, default_action=DUNNO }}"
+
+
+def milters(value: str, ours: str, is_ours: Callable[[str], bool]) -> str:
+    """A list of milters with ours first. The others keep their order: a signer comes last."""
+    others = [w.text for w in words(value) if not is_ours(w.text)]
+    if len(others) == len(words(value)) and value:
+        return f"{ours}, {value}"
+    return ", ".join([ours, *others])
+
+
+def without(value: str, is_ours: Callable[[str], bool]) -> str:
+    """A list of milters without ours."""
+    return ", ".join(w.text for w in words(value) if not is_ours(w.text))
+
+
+def recipient_restrictions(value: str, server: str, is_ours: Callable[[str], bool]) -> str:
+    """`smtpd_recipient_restrictions` with our policy service in it, by default settings harmless.
+
+    Right behind the permits for our own people, so that none of them is ever asked about, and
+    before whatever lets strangers in or refuses unknown users. In an empty list the two permits
+    come with it: they change no answer, relaying is refused by smtpd_relay_restrictions.
+    """
+    ours = f"check_policy_service {server}"
+    found = words(value)
+    position = policy_position(value, is_ours)
+    if position is not None:
+        return value[: found[position].start] + server + value[_end(found[position]) :]
+    if not found:
+        return f"permit_mynetworks, permit_sasl_authenticated, {ours}"
+    last = -1
+    for number, word in enumerate(found):
+        if word.text in ENDS_FOR_STRANGERS:
+            break
+        if word.text in PERMITS_OWN:
+            last = number
+    if last < 0:
+        return f"{ours}, {value}"
+    end = _end(found[last])
+    rest = value[end:].lstrip(" \t\n,")
+    return f"{value[:end]}, {ours}" + (f", {rest}" if rest else "")
+
+
+def policy_position(value: str, is_ours: Callable[[str], bool]) -> int | None:
+    """Which word of a restriction list names our policy server; None where none does."""
+    found = words(value)
+    for number, word in enumerate(found[:-1]):
+        if word.text.lower() == "check_policy_service" and is_ours(found[number + 1].text):
+            return number + 1
+    return None
+
+
+def policy_servers(value: str) -> tuple[str, ...]:
+    """Every policy server of a restriction list."""
+    found = words(value)
+    return tuple(
+        found[n + 1].text for n, w in enumerate(found[:-1])
+        if w.text.lower() == "check_policy_service"
+    )  # fmt: skip
+
+
+def _end(word: Word) -> int:
+    return word.start + len(word.text)
+
+
+def compact(value: str) -> str | None:
+    """A list value without white space, as `postconf -P` wants it (Postfix 3.7: "-Pe does not
+    accept whitespace"); None where white space is part of a word that is not ours to change."""
+    out = []
+    for word in words(value):
+        text = word.text
+        if text.startswith("{") and text.endswith("}"):
+            inner = re.sub(r"\s*=\s*", "=", text[1:-1].strip())
+            text = "{" + ",".join(w.text for w in words(inner)) + "}"
+        if re.search(r"\s", text):
+            return None
+        out.append(text)
+    return ",".join(out)
+
+
+def settings_of(item: str) -> tuple[str, dict[str, str]]:
+    """The target of a milter or policy server, and its own settings in braces."""
+    if not item.startswith("{"):
+        return item, {}
+    # Inside braces as well, commas or spaces stand between; a name and = may stand apart.
+    parts = re.sub(r"\s*=\s*", "=", item[1:].removesuffix("}")).replace(",", " ").split()
+    pairs = (p.partition("=") for p in parts[1:])
+    return (parts[0] if parts else ""), {k: v for k, _, v in pairs}
+
+
+def same_socket(item: str, address: SocketAddress, queue_directory: str) -> bool:
+    """True where a milter or policy server of Postfix is this socket of ours."""
+    target, _ = settings_of(item)
+    if address.kind == "unix":
+        kind, _, path = target.partition(":")
+        return kind in ("unix", "local") and (
+            path == address.path
+            or f"{queue_directory.rstrip('/')}/{path.lstrip('/')}" == address.path
+        )
+    match = re.fullmatch(r"(?:inet:)?\[?([^\]]*?)\]?:(\w+)", target)
+    if not match or match.group(2) != str(address.port):
+        return False
+    host = {"localhost": "127.0.0.1"}.get(match.group(1), match.group(1))
+    return address.host in (host, "0.0.0.0", "::")
+
+
+def policy_sockets(settings: Settings) -> tuple[SocketAddress, ...]:
+    """Where gatepost-policyd listens."""
+    return settings.policy.listen
+
+
+def for_an_empty_postfix(settings: Settings) -> Iterator[tuple[str, str]]:
+    """main.cf, name and value, for a Postfix in which none of these is set."""
+    where = SocketAddress.parse(settings.milter.socket).postfix()
+    server = policy_server(policy_sockets(settings)[0].postfix())
+    yield "smtpd_milters", milter(where, "accept")
+    yield "non_smtpd_milters", milter(where, "accept")
+    yield "smtpd_recipient_restrictions", recipient_restrictions("", server, lambda _: False)
+
+
+def ours_of(value: str) -> str:
+    """Of a value for an empty Postfix, what is ours."""
+    return value[value.find("check_policy_service") :] if "check_policy_service" in value else value
+
+
+def submission_options(settings: Settings) -> Iterator[tuple[str, str]]:
+    """master.cf, name and value, for a submission listener in which none of these is set."""
+    where = SocketAddress.parse(settings.milter.socket).postfix()
+    yield "smtpd_milters", compact(milter(where, "tempfail")) or ""
+    yield "milter_macro_daemon_name", listener_name(settings)
+
+
+def listener_name(settings: Settings) -> str:
+    """What a submission listener calls itself for us."""
+    names = settings.submission.daemon_names
+    return names[0] if names else "ORIGINATING"
+
+
+def second_pass_names(settings: Settings) -> tuple[str, ...]:
+    """What listeners call themselves where mail comes back that gatepost has seen."""
+    names: tuple[str, ...] = getattr(settings.submission, "second_pass_names", ())
+    return names

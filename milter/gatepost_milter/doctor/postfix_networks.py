@@ -1,0 +1,154 @@
+"""Whose mail without a login is ours: what of `mynetworks` may go into `submission.networks`.
+
+`mynetworks` says who may relay, and a backup MX or a container bridge through which strangers come
+may stand there too. Only loopback and private networks are proposed, and of these none in which a
+bridge of this host lies, none that gatepost knows as a relay, and no single private host: whether
+that is a printer or a backup MX only its owner knows.
+"""
+
+import fcntl
+import re
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+
+from gatepost_milter.doctor import postfix_lines
+from gatepost_milter.doctor.finding import Finding, Live
+from gatepost_milter.doctor.postfix_config import PostfixConfig
+
+Network = IPv4Network | IPv6Network
+
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+# RFC 1918, RFC 4193, RFC 4291 2.5.6
+PRIVATE = tuple(
+    ip_network(n)
+    for n in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10")
+)
+# Bridges that Docker and Podman make where nobody says otherwise; the published ports of a
+# container are reached from the bridge's own address, so strangers come from there.
+BRIDGES = (ip_network("172.17.0.0/16"), ip_network("10.88.0.0/16"))
+_BRIDGE_NAMES = re.compile(r"(?:docker|br-|podman|cni|virbr|lxcbr|lxdbr|incusbr|veth|flannel|cali)")
+_SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """`networks` may go into submission.networks; `left_out` says of the others why not."""
+
+    networks: tuple[Network, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
+def parse(word: str) -> Network | None:
+    """One word of mynetworks; None where it is no network (a table, a host name)."""
+    text = word.removeprefix("!").replace("[", "").replace("]", "")
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        return None
+    if isinstance(network, IPv6Network) and (mapped := network.network_address.ipv4_mapped):
+        return ip_network(f"{mapped}/{max(0, network.prefixlen - 96)}", strict=False)
+    return network
+
+
+def inside(network: Network, others: tuple[Network, ...]) -> bool:
+    """True where `network` lies in one of the others."""
+    return any(
+        (isinstance(network, IPv4Network) and isinstance(o, IPv4Network) and network.subnet_of(o))
+        or (isinstance(network, IPv6Network) and isinstance(o, IPv6Network)
+            and network.subnet_of(o))
+        for o in others
+    )  # fmt: skip
+
+
+def _meets(network: Network, others: tuple[Network, ...]) -> bool:
+    return any(network.version == o.version and network.overlaps(o) for o in others)
+
+
+def propose(
+    mynetworks: str, trusted_relays: tuple[Network, ...], bridges: tuple[Network, ...]
+) -> Proposal:
+    """What of `mynetworks` is loopback or a private LAN. Pure."""
+    words = [w.text for w in postfix_lines.words(mynetworks)]
+    barred = tuple(n for w in words if w.startswith("!") and (n := parse(w)) is not None)
+    found: dict[Network, None] = {}
+    left: list[tuple[str, str]] = []
+    for word in words:
+        network = parse(word)
+        if word.startswith("!") or network is None:
+            continue
+        if inside(network, LOOPBACK):
+            found[network] = None
+        elif not inside(network, PRIVATE):
+            left.append((str(network), "public addresses: whoever hands in mail there is asked"))
+        elif network.num_addresses == 1:
+            left.append((str(network), "one host: add it by hand if it is no relay"))
+        elif _meets(network, trusted_relays):
+            left.append((str(network), "holds a host of submission.trusted_relays"))
+        elif _meets(network, bridges) or inside(network, BRIDGES):
+            left.append((str(network), "a container bridge, through which strangers may come"))
+        elif _meets(network, barred):
+            left.append((str(network), "mynetworks itself takes a part of it out"))
+        else:
+            found[network] = None
+    return Proposal(tuple(found), tuple(left))
+
+
+def for_postfix(live: Live) -> Proposal:
+    """The proposal for this Postfix on this host."""
+    return propose(
+        live.config.get("mynetworks"), tuple(live.settings.submission.trusted_relays),
+        local_bridges(),
+    )  # fmt: skip
+
+
+def line(live: Live, networks: tuple[Network, ...]) -> str:
+    """The line of gatepost.toml with what is there already and these."""
+    every = dict.fromkeys([*map(str, live.settings.submission.networks), *map(str, networks)])
+    return "gatepost.toml: [submission] networks = [" + ", ".join(f'"{n}"' for n in every) + "]"
+
+
+def missing(live: Live) -> tuple[Network, ...]:
+    """What is proposed and not in submission.networks."""
+    have = tuple(live.settings.submission.networks)
+    return tuple(n for n in for_postfix(live).networks if not inside(n, have))
+
+
+def check(live: Live) -> Iterator[Finding]:
+    """Clients of this host and its LAN hand in mail without a login, and it is not theirs."""
+    if lacking := missing(live):
+        yield Finding(
+            "networks", "main.cf, mynetworks",
+            f"mail without a login from {', '.join(map(str, lacking))} leaves with everything it "
+            "tells: it is not in submission.networks",
+            line(live, lacking),
+        )  # fmt: skip
+
+
+def unread(config: PostfixConfig) -> Iterator[str]:
+    """Parts of mynetworks that are tables, files or names."""
+    for word in postfix_lines.words(config.get("mynetworks")):
+        if parse(word.text) is None:
+            yield f"{word.text} in mynetworks"
+
+
+def local_bridges() -> tuple[Network, ...]:
+    """The IPv4 networks of bridges on this host (Linux, netdevice(7))."""
+    found = []
+    for path in Path("/sys/class/net").glob("*"):
+        if not _BRIDGE_NAMES.match(path.name) and not (path / "bridge").is_dir():
+            continue
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                request = struct.pack("256s", path.name.encode()[:15])
+                address, mask = (
+                    socket.inet_ntoa(fcntl.ioctl(probe.fileno(), number, request)[20:24])
+                    for number in (_SIOCGIFADDR, _SIOCGIFNETMASK)
+                )
+            found.append(ip_network(f"{address}/{mask}", strict=False))
+        except OSError:
+            continue  # no IPv4 address on it
+    return tuple(found)

@@ -1,0 +1,168 @@
+"""Is gatepost-policyd asked in the right place, and does its line refuse mail that used to come?"""
+
+from collections.abc import Iterator
+
+from gatepost_milter.doctor import postfix_lines
+from gatepost_milter.doctor.finding import Finding, Live, place
+from gatepost_milter.doctor.postfix_config import Service
+from gatepost_milter.doctor.sockets import reachable
+from gatepost_policy.system.socket_address import SocketAddress
+
+STAGES = tuple(
+    f"smtpd_{stage}_restrictions" for stage in ("client", "helo", "sender", "relay", "recipient")
+)
+UNLISTED = ("reject_unlisted_recipient", "reject_unverified_recipient")
+
+
+def check(live: Live, listeners: tuple[Service, ...]) -> Iterator[Finding]:
+    """Every listener for strangers, by itself."""
+    for service in listeners:
+        yield from _server(live, service)
+        yield from _order(live, service)
+        yield from _relaying(live, service)
+
+
+def is_ours(live: Live, item: str) -> bool:
+    """True where a policy server is gatepost-policyd."""
+    queue = live.config.get("queue_directory")
+    return any(
+        postfix_lines.same_socket(item, address, queue)
+        for address in postfix_lines.policy_sockets(live.settings)
+    )
+
+
+def server(live: Live) -> str:
+    """gatepost-policyd as a policy server of this Postfix."""
+    address = postfix_lines.policy_sockets(live.settings)[0]
+    queue = live.config.get("queue_directory")
+    return postfix_lines.policy_server(postfix_lines.spelling(address, queue))
+
+
+def position(live: Live, value: str) -> int | None:
+    return postfix_lines.policy_position(value, lambda item: is_ours(live, item))
+
+
+def _set(
+    live: Live, code: str, service: Service, name: str, value: str, problem: str
+) -> Finding:  # fmt: skip
+    target = live.where_set(service, name)
+    return live.mend(code, place(service, name), problem, live.config.set(name, value, target))
+
+
+def _server(live: Live, service: Service) -> Iterator[Finding]:
+    """While the policy service is down mail must flow: the default answer is 451."""
+    for name in STAGES:
+        value = live.config.get(name, service)
+        at = position(live, value)
+        if at is None:
+            continue
+        item = postfix_lines.words(value)[at].text
+        _, own = postfix_lines.settings_of(item)
+        action = own.get("default_action") or live.config.get(
+            "smtpd_policy_service_default_action", service
+        )
+        if action.split()[:1] != ["DUNNO"]:
+            new = postfix_lines.recipient_restrictions(
+                value, server(live), lambda i: is_ours(live, i)
+            )
+            yield _set(live, "policy-default", service, name, new,
+                       "while gatepost-policyd is down, all mail is refused for now (default "
+                       f"action {action!r})")  # fmt: skip
+
+
+def _order(live: Live, service: Service) -> Iterator[Finding]:
+    """The policy service must be asked before unknown users are refused."""
+    asked = [n for n in STAGES if position(live, live.config.get(n, service)) is not None]
+    if not asked:
+        return
+    problem = (
+        "unknown users are refused before gatepost-policyd is asked: traps without a mailbox go "
+        "unseen"
+    )
+    for name in STAGES[: STAGES.index(asked[0])]:
+        value = live.config.get(name, service)
+        found = [w.text for w in postfix_lines.words(value)]
+        if any(w in UNLISTED for w in found):
+            rest = ", ".join(w for w in found if w not in UNLISTED)
+            edits = live.config.set(name, rest, live.where_set(service, name))
+            if UNLISTED[1] in found:  # Postfix refuses unlisted ones by itself, later
+                last = STAGES[-1]
+                edits += live.config.set(
+                    last, f"{live.config.get(last, service)}, {UNLISTED[1]}",
+                    live.where_set(service, last),
+                )  # fmt: skip
+            yield live.mend("policy-order", place(service, name), problem, edits)
+    value = live.config.get(asked[0], service)
+    listed = [w.text for w in postfix_lines.words(value)]
+    at = position(live, value)
+    assert at is not None
+    before = listed[: at - 1]
+    if any(w in postfix_lines.ENDS_FOR_STRANGERS for w in before):
+        rest = ", ".join(w for n, w in enumerate(listed) if n not in (at - 1, at))
+        new = postfix_lines.recipient_restrictions(rest, server(live), lambda i: is_ours(live, i))
+        if not any(w in UNLISTED for w in before):
+            problem = "strangers are let through before gatepost-policyd is asked"
+        yield _set(live, "policy-order", service, asked[0], new, problem)
+
+
+def _relaying(live: Live, service: Service) -> Iterator[Finding]:
+    """The restriction that keeps relays shut must not shut out our own people."""
+    name, relay = STAGES[-1], live.config.get("smtpd_relay_restrictions", service)
+    value = live.config.get(name, service)
+    found = [w.text for w in postfix_lines.words(value)]
+    allowed = [w.text for w in postfix_lines.words(relay) if w.text in postfix_lines.PERMITS_OWN]
+    at = next((n for n, w in enumerate(found) if w in postfix_lines.REFUSES_RELAYING[:2]), None)
+    if at is None or position(live, value) is None or not allowed:
+        return
+    missing = [w for w in allowed if w not in found[:at]]
+    if not missing:
+        return
+    protected = any(
+        w.text in postfix_lines.REFUSES_RELAYING[:2] for w in postfix_lines.words(relay)
+    )
+    # Where smtpd_relay_restrictions refuse relaying, the second refusal only hits our own people.
+    new = [w for n, w in enumerate(found) if n != at] if protected else [
+        *found[:at], *missing, *found[at:]
+    ]  # fmt: skip
+    yield _set(
+        live, "relay-refused", service, name, ", ".join(new),
+        f"{found[at]} refuses mail that {' and '.join(missing)} in smtpd_relay_restrictions let "
+        "through (554 Relay access denied)",
+    )  # fmt: skip
+
+
+def answers(live: Live, listeners: tuple[Service, ...]) -> Iterator[Finding]:
+    """Every policy server that is asked must answer."""
+    queue = live.config.get("queue_directory")
+    done: set[str] = set()
+    for service in listeners:
+        for name in STAGES:
+            for item in postfix_lines.policy_servers(live.config.get(name, service)):
+                target, _ = postfix_lines.settings_of(item)
+                address = _address(target, queue)
+                if target in done or address is None:
+                    continue
+                done.add(target)
+                if problem := reachable(address):
+                    ours = is_ours(live, item)
+                    change = (
+                        "start gatepost-policyd, or correct [policy] listen in gatepost.toml"
+                        if ours
+                        else f"start what listens on {target}, or take it out of {name}"
+                    )
+                    yield Finding("policy-unreachable", place(service, name),
+                                  f"the policy service {target} is asked and does not answer: "
+                                  f"{problem}", change)  # fmt: skip
+
+
+def _address(target: str, queue: str) -> SocketAddress | None:
+    kind, _, rest = target.partition(":")
+    try:
+        if kind in ("unix", "local"):
+            path = rest if rest.startswith("/") else f"{queue.rstrip('/')}/{rest}"
+            return SocketAddress.parse(f"unix:{path}")
+        host, _, port = rest.rpartition(":")
+        host = host.strip("[]") or "127.0.0.1"
+        return SocketAddress.parse(f"{'inet6' if ':' in host else 'inet'}:{port}@{host}")
+    except ValueError:
+        return None  # a host name, or a service of this Postfix (private/...): not ours to try

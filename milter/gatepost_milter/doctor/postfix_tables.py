@@ -1,0 +1,153 @@
+"""Tables that Postfix looks things up in, as far as they can be read or tried with postmap."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from gatepost_milter.doctor import postfix_lines
+from gatepost_milter.doctor.finding import Finding, Live, place
+from gatepost_milter.doctor.postfix_config import Service, Unreadable
+from gatepost_milter.doctor.postfix_own_received import PROBE
+
+# Their text can be read: the file that is named, or the one that it was made from.
+READABLE = ("regexp", "pcre", "cidr", "texthash", "hash", "btree", "lmdb", "cdb", "dbm", "sdbm",
+            "inline", "static", "pipemap", "unionmap", "randmap")  # fmt: skip
+_TABLE = re.compile(r"\b([a-z0-9_-]+):(/[^\s,{}]+)")
+_PREPEND = re.compile(r"\bPREPEND\s+([!-9;-~]+):", re.I)
+CLIENTS = ("smtp", "relay", "lmtp")
+
+
+def header_checks(live: Live) -> Iterator[Finding]:
+    """Rules on Received that are left over from another way of hiding the client."""
+    for name, services in (
+        ("milter_header_checks", ("cleanup",)),
+        ("header_checks", ("cleanup",)),
+        ("smtp_header_checks", CLIENTS),
+        ("lmtp_header_checks", CLIENTS),
+    ):
+        for called in services:
+            service = live.config.service(called)
+            for table in live.config.get(name, service).replace(",", " ").split():
+                if touches_received(live, table):
+                    yield _left_over(live, name, service, table)
+
+
+def _left_over(live: Live, name: str, service: Service | None, table: str) -> Finding:
+    what = (
+        "our own hop stays, a client's is deleted"
+        if name == "milter_header_checks"
+        else "traces that others wrote are changed, and with them how loops are found"
+    )
+    problem = f"{name}: {table} acts on Received: {what}"
+    where = place(service, name)
+    code = "milter-header-checks" if name == "milter_header_checks" else "header-checks"
+    match = _TABLE.match(table)
+    lines = _rules(match.group(2)) if match else []
+    if match and lines and len(lines) < _count(match.group(2)):
+        # The other rules of the table stay.
+        drop = ";".join(f"{n}d" for n in lines)
+        return Finding(code, where, problem, f"sed -i '{drop}' {match.group(2)}")
+    rest = [w for w in live.config.get(name, service).replace(",", " ").split() if w != table]
+    target = live.where_set(service, name) if service is not None else None
+    return live.mend(code, where, problem,
+                     live.config.set(name, ", ".join(rest), target))  # fmt: skip
+
+
+def _text(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _rules(path: str) -> list[int]:
+    """The lines of a table that speak of Received, from 1."""
+    return [
+        n for n, line in enumerate(_text(path), start=1)
+        if not line.lstrip().startswith("#") and "received" in line.lower()
+    ]  # fmt: skip
+
+
+def _count(path: str) -> int:
+    return sum(bool(line.strip()) and not line.startswith("#") for line in _text(path))
+
+
+def touches_received(live: Live, table: str) -> bool:
+    """True where a table of header checks does something with a trace field; also where it
+    cannot be tried."""
+    ours = "Received:\n\tby mx.example (Postfix)\n"
+    host = live.config.get("myhostname") or "mx.example"
+    name = live.config.get("mail_name") or "Postfix"
+    other = "Received: from relay.example (relay.example [192.0.2.9])\n\tby other.example with " \
+        "ESMTP id 1; Fri, 20 Nov 2026 10:00:00 +0000\n"  # fmt: skip
+    for text in (PROBE.format(name=name, host=host), ours, other):
+        try:
+            if live.config.lookup(table, text).strip():
+                return True
+        except Unreadable:
+            return True
+    return False
+
+
+def _values(live: Live, value: str, service: Service | None, depth: int = 0) -> Iterator[str]:
+    """A restriction list, and the restriction classes that it names."""
+    yield value
+    classes = [w.text for w in postfix_lines.words(live.config.get("smtpd_restriction_classes"))]
+    for word in postfix_lines.words(value):
+        if word.text in classes and depth < 8:
+            yield from _values(live, live.config.get(word.text, service), service, depth + 1)
+
+
+def _prepends(text: str) -> set[str]:
+    found = set(_PREPEND.findall(text))
+    for _, path in _TABLE.findall(text):
+        for line in _text(path):
+            if not line.startswith("#"):
+                found |= set(_PREPEND.findall(line))
+    return found
+
+
+def prepends(live: Live, name: str, service: Service) -> set[str]:
+    """The fields that PREPEND actions of a restriction list add, as far as tables can be read."""
+    found: set[str] = set()
+    for value in _values(live, live.config.get(name, service), service):
+        found |= _prepends(value)
+    return found
+
+
+def without_prepend(live: Live, name: str, service: Service) -> str:
+    """A restriction list of a listener without the look-ups whose actions PREPEND."""
+    kept: list[str] = []
+    for word in postfix_lines.words(live.config.get(name, service)):
+        if any(_prepends(v) for v in _values(live, word.text, service)):
+            if kept and kept[-1].lower().startswith("check_"):
+                kept.pop()
+            continue
+        kept.append(word.text)
+    return ", ".join(kept)
+
+
+def mentions(table: str, word: str) -> bool:
+    """True where a table's name or text has `word`."""
+    return word in table or any(word in line for _, p in _TABLE.findall(table) for line in _text(p))
+
+
+def unread(live: Live) -> Iterator[str]:
+    """Restrictions whose actions cannot be read from here."""
+    from gatepost_milter.doctor.postfix_around import RESTRICTIONS
+
+    seen: set[str] = set()
+    for service in live.config.smtpd():
+        for name in RESTRICTIONS:
+            for value in _values(live, live.config.get(name, service), service):
+                for kind, path in re.findall(r"\b([a-z0-9_-]+):([^\s,{}]+)", value):
+                    table = f"{kind}:{path}"
+                    if table in seen or kind in ("inet", "unix", "local", "smtp", "lmtp"):
+                        continue
+                    seen.add(table)
+                    if kind not in READABLE or (path.startswith("/") and not _readable(path)):
+                        yield f"what {table} answers in {name}"
+
+
+def _readable(path: str) -> bool:
+    return Path(path).is_file()

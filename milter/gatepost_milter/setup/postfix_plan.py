@@ -1,0 +1,137 @@
+"""What a Postfix needs for gatepost, as postconf(1) commands merged with what it has.
+
+`plan(config, settings)` is pure but for the tables that the doctor tries with postmap: it asks the
+doctor what is wrong, puts the edits of each finding into a copy of the configuration in memory,
+and asks again until nothing is left that it may change. So what setup does and what
+`check postfix` asks for cannot differ, and a second plan of what came out is empty.
+
+Nobody's answer changes but for what gatepost means to change: no restriction, milter or service
+goes, and listeners that are not for strangers keep the list of restrictions that they had.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gatepost_milter.doctor import postfix_lines, postfix_policy
+from gatepost_milter.doctor import postfix_networks as networks
+from gatepost_milter.doctor.finding import Finding, Live, typed
+from gatepost_milter.doctor.postfix import Checker, check
+from gatepost_milter.doctor.postfix_config import Postconf, PostfixConfig, Service
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.system.socket_address import SocketAddress
+
+# What setup mends by itself. The others take something away that somebody put there (a table, a
+# PREPEND, logins on port 25): the doctor names them, their owner decides.
+MENDS = frozenset({
+    "milter-missing", "no-milters", "daemon-name", "submission-milter", "default-action",
+    "client-session", "chain-order", "leading-space", "mail-macros", "connect-macros",
+    "second-pass", "non-smtpd-milters", "policy-default", "relay-refused", "token-name",
+    "proxy-missing", "proxy-login", "speed-adjust", "proxy-tcp", "nested-checks",
+})  # fmt: skip
+ROUNDS = 100  # more findings than a configuration can have; a loop would be a mistake here
+RECIPIENT = "smtpd_recipient_restrictions"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`edits` to make; `left` is what their owner has to do, `aside` what was not proposed."""
+
+    edits: tuple[Postconf, ...]
+    left: tuple[Finding, ...]
+    aside: tuple[tuple[str, str], ...]
+
+    def commands(self, config: PostfixConfig) -> tuple[str, ...]:
+        """The edits as a person types them."""
+        return tuple(typed(config, (edit,)) for edit in self.edits)
+
+
+def plan(config: PostfixConfig, settings: Settings) -> Plan:
+    """The edits that put gatepost into this Postfix; none where it is in it."""
+    current = config
+    edits: list[Postconf] = []
+
+    def make(new: tuple[Postconf, ...]) -> None:
+        nonlocal current
+        edits.extend(new)
+        current = current.changed(new)
+
+    if settings.submission.own_received == "proxy":
+        make(_second_hop(current, settings))
+    make(_policy(Live(current, settings)))
+    for _ in range(ROUNDS):
+        findings = Checker(current, settings).settings_findings()
+        todo = next((f for f in findings if f.code in MENDS and f.edits), None)
+        if todo is None:
+            break
+        make(todo.edits)
+    proposal = networks.for_postfix(Live(current, settings))
+    return Plan(_last_of_each(edits), check(current, settings), proposal.left_out)
+
+
+def _last_of_each(edits: list[Postconf]) -> tuple[Postconf, ...]:
+    """One edit a parameter, main.cf before the services that may refer to it."""
+    last = {(e.option, e.value.partition("=")[0].strip()): e for e in edits}
+    order = {"-e": 0, "-M": 1, "-P": 2}
+    return tuple(sorted(last.values(), key=lambda e: order[e.option]))
+
+
+def _policy(live: Live) -> tuple[Postconf, ...]:
+    """gatepost-policyd into the restrictions of every listener for strangers."""
+    config, names = live.config, live.settings.submission.daemon_names
+    edits: tuple[Postconf, ...] = ()
+    for service in config.inbound(names):
+        lists = (config.get(stage, service) for stage in postfix_policy.STAGES)
+        if any(postfix_policy.position(live, value) is not None for value in lists):
+            continue
+        raw = config.raw(RECIPIENT, service)
+        new = postfix_lines.recipient_restrictions(
+            raw, postfix_policy.server(live), lambda item: postfix_policy.is_ours(live, item)
+        )
+        edits += config.set(RECIPIENT, new, live.where_set(service, RECIPIENT))
+    if any(e.option == "-e" for e in edits) and not config.raw(RECIPIENT):
+        # An empty list that was inherited stays empty for those who are no strangers.
+        for other in (*config.submissions(names), *config.reinjections(names), *_behind(config)):
+            if RECIPIENT not in other.overrides:
+                edits += config.set(RECIPIENT, "", other)
+    return edits
+
+
+def _behind(config: PostfixConfig) -> tuple[Service, ...]:
+    """Every smtpd that is no listener of the network."""
+    return tuple(s for s in config.smtpd() if s.type == "unix")
+
+
+def _second_hop(config: PostfixConfig, settings: Settings) -> tuple[Postconf, ...]:
+    """Mode proxy: the service behind the submission listeners, where it is missing."""
+    if config.service("hop2in") is not None:
+        return ()
+    chroot = next((s.chroot for s in config.smtpd()), "-")
+    where = postfix_lines.spelling(
+        SocketAddress.parse(settings.milter.socket), config.get("queue_directory")
+    )
+    options = {
+        **SECOND_HOP,
+        "milter_macro_daemon_name": settings.submission.proxy_daemon_name,
+        "smtpd_milters": postfix_lines.compact(postfix_lines.milter(where, "tempfail")) or "",
+    }
+    entry = f"hop2in unix - - {chroot} - - smtpd"
+    edits: tuple[Postconf, ...] = (Postconf("-M", f"hop2in/unix={entry}"),)
+    return edits + tuple(Postconf("-P", f"hop2in/unix/{n}={v}") for n, v in options.items())
+
+
+# conf/postfix/master.cf.proxy says what each is for; a test holds the two together.
+SECOND_HOP = {
+    "syslog_name": "postfix/hop2", "content_filter": "", "smtpd_proxy_filter": "",
+    "smtpd_sasl_auth_enable": "no", "mynetworks": "127.0.0.0/8", "smtpd_client_restrictions": "",
+    "smtpd_helo_restrictions": "", "smtpd_sender_restrictions": "",
+    "smtpd_relay_restrictions": "permit_mynetworks,reject",
+    "smtpd_recipient_restrictions": "permit_mynetworks,reject",
+    "smtpd_authorized_xforward_hosts": "127.0.0.0/8",
+    "receive_override_options": "no_unknown_recipient_checks",
+}  # fmt: skip
+
+
+def links(config: PostfixConfig) -> tuple[Path, ...]:
+    """Configuration files that are symbolic links: postconf would put a file in their place."""
+    files = (config.directory / name for name in ("main.cf", "master.cf"))
+    return tuple(path for path in files if path.is_symlink())

@@ -305,17 +305,21 @@ def check(engine: Engine) -> None:
             for row in found.values():
                 own, names = row.keys()
                 keys |= {(k, row.id, s) for k, s in own}
-                row.add_to(sums, names)
+                sums.add(row, names)
             for sql, want in (
                 ("SELECT reversed, message_id, shared FROM message_domain", keys),
                 (
                     "SELECT reversed, day, family, shared, messages, trap_hits, dkim_pass,"
                     " dkim_none FROM domain_day",
-                    {(*k, v[0], v[2], v[5], v[11]) for k, v in sums.days.items() if k[0]},
+                    {
+                        (*k, d.messages, d.trap_hits, d.dkim_pass, d.dkim_none)
+                        for k, d in sums.days.items()
+                        if k.reversed
+                    },
                 ),
                 (
                     "SELECT reversed, host, shared, family, messages FROM domain_host",
-                    {(*k, v[0], v[2]) for k, v in sums.hosts.items() if k[0]},
+                    {(*k, h.family, h.messages) for k, h in sums.hosts.items() if k.reversed},
                 ),
             ):
                 got = {

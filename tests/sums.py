@@ -1,11 +1,12 @@
 """What the sums should be: counted anew from the message rows of a store."""
 
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Engine
 
 from gatepost_policy import store
-from gatepost_policy.ingest import deltas, rows
+from gatepost_policy.ingest import deltas, rows, totals
 
 KEYS = "SELECT reversed, at, message_id, shared FROM message_domain ORDER BY 1, 2, 3, 4"
 DAYS = (
@@ -34,14 +35,20 @@ def check(engine: Engine, *, spans: bool = False) -> None:
     sums = deltas.Sums()
     keys = []
     for row in found.values():
-        assert row.traps == row.values[rows.AT["traps"]] or not row.recipients
+        assert row.traps == row.message.traps or not row.recipients
         own, names = row.keys()
         keys += [(key, row.at, row.id, shared) for key, shared in own]
-        row.add_to(sums, names)
-    want_days = [(*key, *r[:3], *r[5:]) for key, r in sorted(sums.days.items())]
-    want_hosts = [(*key, r[0], r[2]) for key, r in sorted(sums.hosts.items())]
+        sums.add(row, names)
+    results = attrgetter(*(f"dkim_{result}" for result in deltas.RESULTS))
+    want_days = [
+        (*key, day.messages, day.trap_messages, day.trap_hits, *results(day))
+        for key, day in totals.by_key(sums.days)
+    ]
+    want_hosts = [(*key, host.family, host.messages) for key, host in totals.by_key(sums.hosts)]
     assert got[0] == sorted(keys)
     assert got[1] == want_days
     assert got[2] == want_hosts
     if spans:
-        assert got[3] == [(*key, r[3], r[4]) for key, r in sorted(sums.days.items())]
+        assert got[3] == [
+            (*key, day.first_at, day.last_at) for key, day in totals.by_key(sums.days)
+        ]

@@ -45,7 +45,7 @@ def model(told: list[record.Json]) -> dict[tuple[str, str], tuple[float, ...]]:
     for data in told:
         one = deltas.Sums()
         row = rows.read(data, AT)
-        row.add_to(one, row.keys()[1])
+        one.add(row, row.keys()[1])
         for key, i in one.identities.items():
             was = out.get(key, (0, 0, 0, 0, i.first, i.last))
             out[key] = (

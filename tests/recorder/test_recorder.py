@@ -350,6 +350,6 @@ def test_rows_are_counted_as_facts_are() -> None:
     for data in cases:
         sums = deltas.Sums()
         row = rows.read(data, AT)
-        row.add_to(sums, row.keys()[1])
+        sums.add(row, row.keys()[1])
         want = {(str(i.kind), i.value) for i in record.read_seen(data).facts.identities()}
         assert set(sums.identities) == want

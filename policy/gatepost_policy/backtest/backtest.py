@@ -139,7 +139,7 @@ def run(
             number, at, action, reason, *_ = message
             row = closer.get(number)
             if row is not None:
-                new = life.judge(_facts(row, message), row)
+                new = life.judge(_facts(row), row)
                 if (action, reason) != new and (since is None or at >= since):
                     result.add(_difference(message, row, new))
             elif action != _QUIET[0] or reason != _QUIET[1]:
@@ -180,59 +180,58 @@ def _chunks(connection: Connection) -> Iterator[Sequence[Any]]:
 
 
 def _difference(message: Any, row: rows.Row | None, new: Decided) -> Difference:
-    values: dict[str, Any] = {}
-    if row is not None:
-        values.update(zip(rows.MESSAGE_COLUMNS, row.values, strict=True))
+    stored = None if row is None else row.message
     return Difference(
         at=message.at,
         message=message.id,
-        queue_id=values.get("queue_id"),
-        sender=str(values.get("sender") or ""),
-        client=values.get("address") or message.prefix,
-        recipients=() if row is None else tuple(r[0] for r in row.recipients),
+        queue_id=None if stored is None else stored.queue_id,
+        sender="" if stored is None else stored.sender or "",
+        client=(None if stored is None else stored.address) or message.prefix,
+        recipients=() if row is None else tuple(r.address for r in row.recipients),
         old=(message.action, message.reason),
         new=new,
     )
 
 
-def _facts(row: rows.Row, message: Any) -> Facts:
+def _facts(row: rows.Row) -> Facts:
     """The facts of a stored message, as far as the store kept them."""
-    values: dict[str, Any] = dict(zip(rows.MESSAGE_COLUMNS, row.values, strict=True))
-    text = values["address"] or (message.prefix or "").partition("/")[0]
+    stored = row.message
+    text = stored.address or (stored.prefix or "").partition("/")[0]
     return Facts(
-        at=message.at,
-        source=Source(values["source"]),
-        stage=Stage(values["stage"]),
+        at=stored.at,
+        source=Source(stored.source),
+        stage=Stage(stored.stage),
         direction=Direction.INBOUND,
         client=Client(
-            family=Family(values["family"]),
+            family=Family(stored.family),
             address=ip_address(text) if text else None,
-            name=values["client_name"],
-            helo=values["helo"],
+            name=stored.client_name,
+            helo=stored.helo,
         ),
-        trusted_relay=bool(message.relay),
-        queue_id=values["queue_id"],
+        trusted_relay=bool(stored.relay),
+        queue_id=stored.queue_id,
         sender=row.sender or address.NULL,
         header_from=row.author,
-        recipients=tuple(Recipient(address.parse(r[0]), bool(r[3])) for r in row.recipients),
-        message_id=values["message_id"],
+        recipients=tuple(
+            Recipient(address.parse(r.address), bool(r.accepted)) for r in row.recipients
+        ),
+        message_id=stored.message_id,
         signatures=tuple(_signature(s) for s in row.signatures),
-        over_limit="recorded" if message.reason in OVER_LIMIT else None,
+        over_limit="recorded" if stored.reason in OVER_LIMIT else None,
     )
 
 
-def _signature(s: tuple[Any, ...]) -> Signature:
-    domain, selector, algorithm, form, bits, limit, unsigned, crypto, result, reason, flags = s
+def _signature(s: rows.SignatureRow) -> Signature:
     return Signature(
-        domain=domain,
-        selector=selector,
-        algorithm=algorithm,
-        canonicalization=form,
-        key_bits=bits,
-        body_limit=limit,
-        crypto=crypto,
-        result=result,
-        reason=dkim_reason.read(reason),
-        unsigned_bytes=unsigned,
-        flags=tuple(flags.split(",")) if flags else (),
+        domain=s.domain,
+        selector=s.selector,
+        algorithm=s.algorithm,
+        canonicalization=s.canonicalization,
+        key_bits=s.key_bits,
+        body_limit=s.body_limit,
+        crypto=s.crypto,
+        result=s.result,
+        reason=dkim_reason.read(s.reason),
+        unsigned_bytes=s.unsigned_bytes,
+        flags=tuple(s.flags.split(",")) if s.flags else (),
     )

@@ -108,7 +108,7 @@ class Life:
 
     def judge(self, facts: Facts, row: rows.Row) -> Decided:
         """The decision about one message, and its consequences."""
-        traps = frozenset(r[0] for r in row.recipients if r[2])
+        traps = frozenset(r.address for r in row.recipients if r.trap)
         identities = facts.identities()
         prefix = facts.client.prefix
         good = None

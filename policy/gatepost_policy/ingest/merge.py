@@ -1,4 +1,4 @@
-"""One message that two doors saw is one message: the milter's row and the policy service's.
+"""One message that two sources saw is one message: the milter's row and the policy service's.
 
 How it works: client address, port and envelope sender make a session (a hash). Within WINDOW_S,
 a finished message takes over the recipients that a RCPT TO row of its session has already
@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, bindparam, select
 
 from gatepost_policy.ingest import deltas
-from gatepost_policy.ingest.rows import AT, Row, load
+from gatepost_policy.ingest.rows import RecipientRow, Row, load
 from gatepost_policy.store import sqltext
 from gatepost_policy.store.sqltext import chunks
 from gatepost_policy.store.tables import Message, MessageKey
 
 WINDOW_S = 600.0
-Sessions = dict[tuple[str, str], list[Row]]  # by session and stage
 
 _BY_SESSION = select(Message.id).where(
     Message.session.is_not(None),
@@ -40,58 +39,35 @@ _KEYS_OF = select(MessageKey.key, MessageKey.message_id).where(
 
 
 @dataclass(slots=True)
+class Recorded:
+    """A record that was no mere repetition, and the row that holds it (mostly its own).
+
+    `hit`: this record brought a trap hit that nobody has counted yet.
+    """
+
+    record: Row
+    holder: Row
+    hit: bool
+
+
+@dataclass(slots=True)
 class Merged:
-    """What is left to write. `told` pairs each record that was not a mere repetition with the
-    row that holds it; `gone` maps the id of a stored row to the row that replaced it."""
+    """What is left to write: new rows, stored rows that changed (by id), stored rows that another
+    one replaced (by id), and keys that now belong to a stored row."""
 
     fresh: list[Row] = field(default_factory=list)
     rewritten: dict[int, Row] = field(default_factory=dict)
     gone: dict[int, Row] = field(default_factory=dict)
-    adopted: dict[str, Row] = field(default_factory=dict)  # new keys of stored rows
-    told: list[tuple[Row, Row, bool]] = field(default_factory=list)  # record, holder, hit
+    adopted: dict[str, Row] = field(default_factory=dict)
+    recorded: list[Recorded] = field(default_factory=list)
 
 
 def merge(connection: Connection, batch: list[Row], sums: deltas.Sums) -> Merged:
     """Sort out what `batch` repeats. Stored rows that change are taken out of `sums` here."""
-    merged = Merged()
-    sessions: Sessions = {}
-    keys = {row.key for row in batch if row.key is not None}
-    stored = _candidates(connection, [row for row in batch if row.session], keys)
-    for row in stored.rows.values():
-        if row.session is not None:
-            sessions.setdefault((row.session, row.stage), []).append(row)
-    by_key = stored.by_key
+    work = _Merge(_candidates(connection, batch), sums)
     for row in batch:
-        if row.key is not None and row.key in by_key:
-            holder = by_key[row.key]
-            # An import that was told before; only `instance` ever brings more recipients.
-            if holder is not None and row.stage == "rcpt":
-                _join(row, holder, merged, sums)
-            continue
-        if row.stage == "end":
-            # Only what was seen at RCPT TO: a busy client's finished messages share a session,
-            # and looking at all of them for each would take longer with every one.
-            for other in _near(row, sessions, "rcpt"):
-                _absorb(row, other, merged, sums, sessions, by_key)
-        else:
-            near = _near(row, sessions, "end") + _near(row, sessions, "rcpt")
-            if near and _repeats(row, near, merged, sums, by_key):
-                continue
-        merged.fresh.append(row)
-        merged.told.append((row, row, row.hit))
-        if row.session is not None:
-            sessions.setdefault((row.session, row.stage), []).append(row)
-        if row.key is not None:
-            by_key[row.key] = row
-    return merged
-
-
-def _near(row: Row, sessions: Sessions, stage: str) -> list[Row]:
-    """The rows of this session and `stage` within the window."""
-    if row.session is None:
-        return []
-    found = sessions.get((row.session, stage), ())
-    return [other for other in found if abs(other.at - row.at) <= WINDOW_S]
+        work.take(row)
+    return work.result
 
 
 def new_keys(
@@ -115,26 +91,28 @@ def new_keys(
 
 @dataclass(slots=True)
 class _Stored:
+    """Stored rows that a batch may speak of: by id, and by key (None: a key without a message)."""
+
     rows: dict[int, Row]
     by_key: dict[str, Row | None]
 
 
-def _candidates(connection: Connection, told: list[Row], keys: set[str]) -> _Stored:
-    """The stored rows that `told` (records with a session) or `keys` may speak of."""
+def _candidates(connection: Connection, batch: list[Row]) -> _Stored:
     ids: set[int] = set()
-    sessions = sorted({row.session for row in told if row.session})
+    in_session = [row for row in batch if row.session]
+    sessions = sorted({row.session for row in in_session if row.session})
     if sessions:
-        rcpt = any(row.stage == "rcpt" for row in told)
+        rcpt = any(row.stage == "rcpt" for row in in_session)
         narrowed = {
             # A finished message is only ever looked for by a RCPT TO.
             "stages": ["rcpt", "end"] if rcpt else ["rcpt"],
-            "since": min(row.at for row in told) - WINDOW_S,
-            "until": max(row.at for row in told) + WINDOW_S,
+            "since": min(row.at for row in in_session) - WINDOW_S,
+            "until": max(row.at for row in in_session) + WINDOW_S,
         }
         for part in chunks(sessions):
             ids.update(connection.scalars(_BY_SESSION, {"values": part, **narrowed}))
     found: dict[str, int] = {}
-    for part in chunks(sorted(keys)):
+    for part in chunks(sorted({row.key for row in batch if row.key is not None})):
         found.update((k, i) for k, i in connection.execute(_BY_KEY, {"values": part}))
     ids.update(i for k, i in found.items() if k.startswith("policy:"))
     rows = load(connection, sorted(ids)) if ids else {}
@@ -144,91 +122,125 @@ def _candidates(connection: Connection, told: list[Row], keys: set[str]) -> _Sto
     return _Stored(rows, {k: rows.get(i) for k, i in found.items()})
 
 
-def _repeats(
-    row: Row, near: list[Row], merged: Merged, sums: deltas.Sums, by_key: dict[str, Row | None]
-) -> bool:
-    """True where this RCPT TO is part of a message we have."""
-    wanted = {r[1] for r in row.recipients}
-    for other in near:
-        if other.stage == "end":
-            if wanted <= {r[1] for r in other.recipients}:
+class _Merge:
+    """The rows that are known while a batch passes by: the stored ones and those before."""
+
+    def __init__(self, stored: _Stored, sums: deltas.Sums) -> None:
+        self.result = Merged()
+        self._sums = sums
+        self._by_key = stored.by_key
+        self._sessions: dict[tuple[str, str], list[Row]] = {}  # by session and stage
+        for row in stored.rows.values():
+            self._remember(row)
+
+    def take(self, row: Row) -> None:
+        """One record of the batch, in the order in which it was written."""
+        if row.key is not None and row.key in self._by_key:
+            holder = self._by_key[row.key]
+            # An import that was read before; only `instance` ever brings more recipients.
+            if holder is not None and row.stage == "rcpt":
+                self._join(row, holder)
+            return
+        if row.stage == "end":
+            # Only what was seen at RCPT TO: a busy client's finished messages share a session,
+            # and looking at all of them for each would take longer with every one.
+            for other in self._near(row, "rcpt"):
+                self._absorb(row, other)
+        elif self._repeats(row):
+            return
+        self.result.fresh.append(row)
+        self.result.recorded.append(Recorded(row, row, row.hit))
+        self._remember(row)
+        if row.key is not None:
+            self._by_key[row.key] = row
+
+    def _remember(self, row: Row) -> None:
+        if row.session is not None:
+            self._sessions.setdefault((row.session, row.stage), []).append(row)
+
+    def _near(self, row: Row, stage: str) -> list[Row]:
+        """The rows of this session and `stage` within the window."""
+        if row.session is None:
+            return []
+        found = self._sessions.get((row.session, stage), ())
+        return [other for other in found if abs(other.at - row.at) <= WINDOW_S]
+
+    def _repeats(self, row: Row) -> bool:
+        """True where this RCPT TO is part of a message we have: finished, or one more recipient."""
+        wanted = _keys(row.recipients)
+        for other in self._near(row, "end"):
+            if wanted <= _keys(other.recipients):
                 return True
-        elif row.key is None or other.key is None:
+        for other in self._near(row, "rcpt"):
             # Two instances are two messages; without one (Exim, a transaction that the milter saw
             # end without a message) the session is all there is.
-            _join(row, other, merged, sums)
-            if row.key is not None:
-                _adopt(row.key, other, merged, by_key)
-            return True
-    return False
+            if row.key is None or other.key is None:
+                self._join(row, other)
+                if row.key is not None:
+                    self._adopt(row.key, other)
+                return True
+        return False
 
+    def _adopt(self, key: str, holder: Row) -> None:
+        """What still comes of this `instance` belongs to `holder`."""
+        self._by_key[key] = holder
+        if holder.stored:
+            self.result.adopted[key] = holder
+        holder.key = holder.key or key
 
-def _adopt(key: str, holder: Row, merged: Merged, by_key: dict[str, Row | None]) -> None:
-    """What still comes of this `instance` belongs to `holder`."""
-    by_key[key] = holder
-    if holder.stored:
-        merged.adopted[key] = holder
-    holder.key = holder.key or key
+    def _join(self, row: Row, holder: Row) -> None:
+        """One more RCPT TO of a message that is known by an earlier one."""
+        have = _keys(holder.recipients)
+        more = [recipient for recipient in row.recipients if recipient.trap_key not in have]
+        if not more:
+            return
+        before = holder.traps
+        self._touch(holder)
+        holder.recipients.extend(more)
+        holder.message.traps = holder.traps
+        if not before and holder.traps:
+            holder.message.action = row.message.action
+            holder.message.reason = row.message.reason
+        self.result.recorded.append(Recorded(row, holder, row.hit and not before))
 
+    def _absorb(self, row: Row, other: Row) -> None:
+        """DATA has ended: the message `row` takes over what `other` recorded at RCPT TO."""
+        mine = _keys(row.recipients)
+        common = [recipient for recipient in other.recipients if recipient.trap_key in mine]
+        if not common:
+            return
+        if any(recipient.trap for recipient in common):
+            row.hit = False  # counted when it was seen at RCPT TO, unless that row goes: see below
+        self._touch(other)
+        other.recipients = [r for r in other.recipients if r.trap_key not in mine]
+        other.message.traps = other.traps
+        if not other.recipients:
+            self._replace(other, row)
 
-def _join(row: Row, holder: Row, merged: Merged, sums: deltas.Sums) -> None:
-    """One more recipient of a message that is known by its RCPT TO."""
-    have = {r[1] for r in holder.recipients}
-    more = [r for r in row.recipients if r[1] not in have]
-    if not more:
-        return
-    before = holder.traps
-    _touch(holder, merged, sums)
-    holder.recipients.extend(more)
-    _retrap(holder)
-    if not before and holder.traps:
-        for name in ("action", "reason"):
-            holder.values[AT[name]] = row.values[AT[name]]
-    merged.told.append((row, holder, row.hit and not before))
-
-
-def _absorb(
-    row: Row,
-    other: Row,
-    merged: Merged,
-    sums: deltas.Sums,
-    sessions: Sessions,
-    by_key: dict[str, Row | None],
-) -> None:
-    """The finished message `row` takes over what `other` recorded at RCPT TO."""
-    mine = {r[1] for r in row.recipients}
-    common = [r for r in other.recipients if r[1] in mine]
-    if not common:
-        return
-    if any(r[2] for r in common):
-        row.hit = False  # counted when it was seen at RCPT TO, unless that row goes: see below
-    _touch(other, merged, sums)
-    other.recipients = [r for r in other.recipients if r[1] not in mine]
-    _retrap(other)
-    if other.recipients:
-        return
-    sessions[other.session or "", "rcpt"].remove(other)
-    # What still comes of this `instance` belongs to the finished message.
-    for key in [k for k, holder in by_key.items() if holder is other]:
-        by_key[key] = row
-    if other.stored:
-        row.merged.append(other.id)
-        merged.gone[other.id] = row
-        del merged.rewritten[other.id]
-    else:
+    def _replace(self, other: Row, row: Row) -> None:
+        """Every recipient of `other` is one of the finished message `row`: `other` goes."""
+        result = self.result
+        self._sessions[other.session or "", "rcpt"].remove(other)
+        # What still comes of this `instance` belongs to the finished message.
+        for key in [key for key, holder in self._by_key.items() if holder is other]:
+            self._by_key[key] = row
+        if other.stored:
+            row.merged.append(other.id)
+            result.gone[other.id] = row
+            del result.rewritten[other.id]
+            return
         row.key = row.key or other.key
-        merged.fresh = [f for f in merged.fresh if f is not other]
-        # Nobody was told of it yet: the hit is this row's after all.
-        told = [t for t in merged.told if t[1] is other]
-        row.hit = row.hit or any(t[2] for t in told)
-        merged.told = [t for t in merged.told if t[1] is not other]
+        result.fresh = [fresh for fresh in result.fresh if fresh is not other]
+        # Nobody has counted it yet: the hit is this row's after all.
+        row.hit = row.hit or any(one.hit for one in result.recorded if one.holder is other)
+        result.recorded = [one for one in result.recorded if one.holder is not other]
+
+    def _touch(self, row: Row) -> None:
+        """A stored row is about to change: the sums lose what it was."""
+        if row.stored and row.id not in self.result.rewritten:
+            self._sums.add(row, row.keys()[1], -1)
+            self.result.rewritten[row.id] = row
 
 
-def _touch(row: Row, merged: Merged, sums: deltas.Sums) -> None:
-    if row.stored and row.id not in merged.rewritten:
-        row.add_to(sums, row.keys()[1], -1)
-        merged.rewritten[row.id] = row
-
-
-def _retrap(row: Row) -> None:
-    row.values[AT["traps"]] = row.traps
+def _keys(recipients: list[RecipientRow]) -> set[str]:
+    return {recipient.trap_key for recipient in recipients}

@@ -1,44 +1,148 @@
 """One message as the store keeps it: from a journal record, and back from the tables.
 
-A `Row` holds the values of its `message` row in column order, so that a batch of them is handed
-to the database as it is, and what is derived from them once. Texts are cleaned here: what stands
-in a row can be stored by both databases.
+`MessageRow`, `RecipientRow` and `SignatureRow` have one field for each column, under its name; the
+order in which a statement wants them comes from the tables alone (`message_values` and so on). A
+`Row` is a message with all of its rows, and what is derived from them once. Texts are cleaned here:
+what stands in a row can be stored by both databases.
+
+Limits: a row takes every value as the record has it; that a record is none shows in `read`.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, select
 
-from gatepost_policy.ingest import deltas
 from gatepost_policy.journal.record import Json
 from gatepost_policy.mail import dkim_reason, index_key
 from gatepost_policy.mail.address import Address
+from gatepost_policy.mail.facts import Signature
 from gatepost_policy.store.sqltext import chunks
 from gatepost_policy.store.tables import Message, MessageRecipient, MessageSignature
 
-MESSAGE_COLUMNS = tuple(c.name for c in Message.__table__.columns)
-SIGNATURE_COLUMNS = tuple(c.name for c in MessageSignature.__table__.columns)
-AT = {name: n for n, name in enumerate(MESSAGE_COLUMNS)}
 MAX_INT = 2**63 - 1
+UNNUMBERED = 0  # ids begin at 1
 
-Value = str | int | float | bool | None
+
+@dataclass(slots=True)
+class MessageRow:
+    """One row of `message`; what the columns mean is said there. Times are Unix seconds."""
+
+    id: int
+    at: float
+    learned: float
+    source: str
+    stage: str
+    session: str | None
+    queue_id: str | None
+    direction: str
+    family: str
+    prefix: str | None
+    address: str | None
+    client_name: str | None
+    helo: str | None
+    sender: str | None
+    sender_key: str | None
+    header_from: str | None
+    from_key: str | None
+    size: int | None
+    message_id: str | None
+    action: str
+    reason: str
+    shadow: str | None
+    arc_cv: str | None
+    arc_reason: str | None
+    relay: bool
+    traps: int
+
+
+@dataclass(slots=True)
+class RecipientRow:
+    """One row of `recipient` without its place: `message_id` and `position`."""
+
+    address: str
+    trap_key: str
+    trap: bool
+    accepted: bool
+
+
+@dataclass(slots=True)
+class SignatureRow:
+    """One row of `signature` without its place: `message_id` and `position`."""
+
+    domain: str | None
+    selector: str | None
+    algorithm: str | None
+    canonicalization: str | None
+    key_bits: int | None
+    body_limit: int | None
+    unsigned_bytes: int | None
+    crypto: str | None
+    result: str
+    reason: str | None
+    flags: str | None
+
+    @property
+    def proven(self) -> bool:
+        """`facts.Signature.proven` of this signature."""
+        return self.crypto == "pass" and _proven(
+            self.domain,
+            self.algorithm,
+            self.key_bits,
+            self.body_limit,
+            self.unsigned_bytes,
+            self.flags,
+        )
+
+
+@lru_cache(maxsize=16_384)
+def _proven(
+    domain: str | None,
+    algorithm: str | None,
+    key_bits: int | None,
+    body_limit: int | None,
+    unsigned_bytes: int | None,
+    flags: str | None,
+) -> bool:
+    """`SignatureRow.proven` where the crypto has passed. Signers come again and again."""
+    return Signature(
+        domain=domain,
+        algorithm=algorithm,
+        key_bits=key_bits,
+        body_limit=body_limit,
+        unsigned_bytes=unsigned_bytes,
+        crypto="pass",
+        flags=tuple(flags.split(",")) if flags else (),
+    ).proven
+
+
+# The columns in the table's order, and a row's values in that order, for a statement.
+_PLACE = 2  # message_id and position come first in `recipient` and `signature`
+MESSAGE_COLUMNS = tuple(c.name for c in Message.__table__.columns)
+RECIPIENT_COLUMNS = tuple(c.name for c in MessageRecipient.__table__.columns)[_PLACE:]
+SIGNATURE_COLUMNS = tuple(c.name for c in MessageSignature.__table__.columns)[_PLACE:]
+message_values = attrgetter(*MESSAGE_COLUMNS)
+recipient_values = attrgetter(*RECIPIENT_COLUMNS)
+signature_values = attrgetter(*SIGNATURE_COLUMNS)
 
 
 @dataclass(slots=True)
 class Row:
-    """One message. `values` are its `message` row, `recipients` and `signatures` its others.
+    """One message: its `message` row, its recipients and signatures in their order.
 
     `hit` is True where this is a trap hit nobody has counted yet; `merged` are the ids of rows of
-    the other door that this one replaced; `stored` is True for what came from the tables.
+    the other source that this one replaced; `stored` is True for what came from the tables.
+    `session` is known while the batch is merged, also where the message's own row keeps none.
     """
 
-    values: list[Value]
-    recipients: list[tuple[str, str, bool, bool]]  # address, trap_key, trap, accepted
-    signatures: list[tuple[Value, ...]]  # from `domain` on
+    message: MessageRow
+    recipients: list[RecipientRow]
+    signatures: list[SignatureRow]
     sender: Address | None
     author: Address | None
     data: Json | None = None
@@ -50,81 +154,55 @@ class Row:
 
     @property
     def id(self) -> int:
-        """The message's id; 0 before one was given."""
-        return int(self.values[0] or 0)
+        """The message's id; UNNUMBERED before one was given."""
+        return self.message.id
 
     @property
     def at(self) -> float:
-        """When it was received."""
-        return float(self.values[1] or 0)
+        """When it was received, in Unix seconds."""
+        return self.message.at
 
     @property
     def stage(self) -> str:
         """end or rcpt."""
-        return str(self.values[_STAGE])
+        return self.message.stage
 
     @property
     def traps(self) -> int:
         """How many of its recipients are or were traps."""
-        return sum(1 for r in self.recipients if r[2])
+        return sum(1 for recipient in self.recipients if recipient.trap)
 
     def keys(self) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
         """Its keys in message_domain and in domain_day (`index_key.search_keys`)."""
-        domains = tuple([s[0] for s in self.signatures])
+        domains = tuple([signature.domain for signature in self.signatures])
         return index_key.search_keys(self.sender, self.author, domains)
 
-    def add_to(
-        self,
-        sums: deltas.Sums,
-        names: Sequence[tuple[str, int]],
-        sign: int = 1,
-        *,
-        identities: bool = True,
-    ) -> None:
-        """Count this row in `sums` (or out of them); `names` as `keys` gives them."""
-        values = self.values
-        host = values[_ADDRESS]
-        prefix = values[_PREFIX]
-        sums.add(
-            at=values[1],  # type: ignore[arg-type]
-            stage=values[_STAGE],  # type: ignore[arg-type]
-            direction=values[_DIRECTION],  # type: ignore[arg-type]
-            family=values[_FAMILY],  # type: ignore[arg-type]
-            prefix=prefix,  # type: ignore[arg-type]
-            host=host if host is not None else prefix,  # type: ignore[arg-type]
-            name=values[_NAME],  # type: ignore[arg-type]
-            sender=self.sender,
-            author=self.author,
-            signatures=[_sum(s) for s in self.signatures],
-            traps=values[_TRAPS],  # type: ignore[arg-type]
-            names=names,
-            sign=sign,
-            identities=identities,
-        )
+
+# A row without values, for a reader that sets each field by name: that takes a fifth of the time of
+# so many keyword arguments, and every record of every message is read. A field that was forgotten
+# shows in `message_values`.
+_unset = object.__new__
 
 
-_STAGE, _DIRECTION, _FAMILY = AT["stage"], AT["direction"], AT["family"]
-_PREFIX, _ADDRESS, _NAME, _TRAPS = AT["prefix"], AT["address"], AT["client_name"], AT["traps"]
+@dataclass(slots=True)
+class _ClientFields:
+    """What a record says about the SMTP client; nothing for a message without one."""
 
-
-def _sum(s: tuple[Any, ...]) -> deltas.SignatureSum:
-    domain, selector, algorithm, _, bits, limit, unsigned, crypto, result, _, flags = s
-    proven = crypto == "pass" and deltas.proven(
-        crypto, domain, algorithm, bits, limit, unsigned, tuple(flags.split(",")) if flags else ()
-    )
-    return domain, selector, algorithm, bits, crypto, result, proven
+    address: str | None = None
+    prefix: str | None = None
+    name: str | None = None
+    helo: str | None = None
+    session: str | None = None
 
 
 def read(data: Json, learned: float) -> Row:
-    """The row of a `message` or `rcpt` record, not yet numbered.
+    """The row of a `message` or `rcpt` record, not yet numbered; `learned` is in Unix seconds.
 
     Raises KeyError, TypeError, ValueError or AttributeError for a record that is none.
     """
     at = float(data["at"])
     if not math.isfinite(at):
         raise ValueError("a time that is no number")
-    client = data["client"]
-    address = prefix = name = helo = session = None
     sender = author = None
     text, author_text = data["sender"], data["header_from"]
     if text:
@@ -134,71 +212,86 @@ def read(data: Json, learned: float) -> Row:
         author_text = index_key.clean(author_text)
         author = index_key.read_address(author_text)
     sender_key = "" if sender is None else sender.key
-    if client is not None:
-        name, helo = _text(client.get("name")), _text(client.get("helo"))
-        address = client.get("address")
-        if address is not None:
-            prefix = index_key.prefix_of(address)
-            port = client.get("port")
-            if port:
-                raw = f"{address}|{port}|{sender_key}"
-                session = blake2b(raw.encode("utf-8", "replace"), digest_size=16).hexdigest()
+    client = _client(data["client"], sender_key)
     recipients = [_recipient(r) for r in data["recipients"]]
-    traps = sum(1 for r in recipients if r[2])
+    traps = sum(1 for recipient in recipients if recipient.trap)
     end = data["kind"] == "message"
     arc = data["arc"] or (None, None)
-    key = data.get("key")
-    instance = data.get("instance")
-    if key is None and instance and not end:
-        key = f"policy:{session or ''}:{instance}"
-    kept = session is not None and (
-        not end or traps or data["reason"] != "no-bad-signal" or not all(r[3] for r in recipients)
+    # A finished message is looked for by its session only where it is remarkable: see `merge`.
+    kept = (
+        not end
+        or traps
+        or data["reason"] != "no-bad-signal"
+        or not all(recipient.accepted for recipient in recipients)
     )
     shadow = data["shadow"]
+    message = _unset(MessageRow)
+    message.id = UNNUMBERED
+    message.at = at
+    message.learned = learned
+    message.source = data["source"]
+    message.stage = "end" if end else "rcpt"
+    message.session = client.session if kept else None
+    message.queue_id = _text(data["queue_id"])
+    message.direction = data["direction"]
+    message.family = data["family"]
+    message.prefix = client.prefix
+    message.address = client.address
+    message.client_name = client.name
+    message.helo = client.helo
+    message.sender = text
+    message.sender_key = sender_key
+    message.header_from = author_text
+    message.from_key = None if author is None else author.key
+    message.size = _bounded(data["size"])
+    message.message_id = _text(data["message_id"])
+    message.action = data["action"]
+    message.reason = data["reason"]
+    message.shadow = ",".join(shadow) if shadow else None
+    message.arc_cv = arc[0]
+    message.arc_reason = _text(arc[1])
+    message.relay = bool(data.get("relay"))
+    message.traps = traps
     return Row(
-        values=[
-            None,
-            at,
-            learned,
-            data["source"],
-            "end" if end else "rcpt",
-            session if kept else None,
-            _text(data["queue_id"]),
-            data["direction"],
-            data["family"],
-            prefix,
-            address,
-            name,
-            helo,
-            text,
-            sender_key,
-            author_text,
-            None if author is None else author.key,
-            _bounded(data["size"]),
-            _text(data["message_id"]),
-            data["action"],
-            data["reason"],
-            ",".join(shadow) if shadow else None,
-            arc[0],
-            _text(arc[1]),
-            bool(data.get("relay")),
-            traps,
-        ],
+        message=message,
         recipients=recipients,
         signatures=[_signature(s) for s in data["signatures"]],
         sender=sender,
         author=author,
         data=data,
-        key=None if key is None else index_key.fit(index_key.clean(key)),
-        session=session,
+        key=_key(data, client.session),
+        session=client.session,
         hit=traps > 0 and data["direction"] == "inbound",
     )
 
 
-def _recipient(r: Json) -> tuple[str, str, bool, bool]:
+def _client(client: Json | None, sender_key: str) -> _ClientFields:
+    if client is None:
+        return _ClientFields()
+    found = _ClientFields(name=_text(client.get("name")), helo=_text(client.get("helo")))
+    address = client.get("address")
+    if address is not None:
+        found.address, found.prefix = address, index_key.prefix_of(address)
+        port = client.get("port")
+        if port:
+            raw = f"{address}|{port}|{sender_key}"
+            found.session = blake2b(raw.encode("utf-8", "replace"), digest_size=16).hexdigest()
+    return found
+
+
+def _key(data: Json, session: str | None) -> str | None:
+    """The natural key that makes taking the record in a second time harmless."""
+    key = data.get("key")
+    instance = data.get("instance")
+    if key is None and instance and data["kind"] != "message":
+        key = f"policy:{session or ''}:{instance}"
+    return None if key is None else index_key.fit(index_key.clean(key))
+
+
+def _recipient(r: Json) -> RecipientRow:
     shown = index_key.clean(r["address"])
     key = index_key.fit(index_key.read_address(shown).trap_key)
-    return shown, key, bool(r["trap"]), bool(r["accepted"])
+    return RecipientRow(shown, key, bool(r["trap"]), bool(r["accepted"]))
 
 
 def _text(value: str | None) -> str | None:
@@ -209,23 +302,23 @@ def _bounded(value: int | None) -> int | None:
     return value if value is None or value <= MAX_INT else MAX_INT
 
 
-def _signature(s: Json) -> tuple[Value, ...]:
+def _signature(s: Json) -> SignatureRow:
     get = s.get
     flags = get("flags")
     why = dkim_reason.read(get("reason"))
-    return (
-        _text(get("domain")),
-        _text(get("selector")),
-        _text(get("algorithm")),
-        _text(get("canonicalization")),
-        get("key_bits"),
-        _bounded(get("body_limit")),
-        _bounded(get("unsigned_bytes")),
-        get("crypto"),
-        s["result"],
-        None if why is None else why.value,
-        ",".join(flags) if flags else None,
-    )
+    signature = _unset(SignatureRow)
+    signature.domain = _text(get("domain"))
+    signature.selector = _text(get("selector"))
+    signature.algorithm = _text(get("algorithm"))
+    signature.canonicalization = _text(get("canonicalization"))
+    signature.key_bits = get("key_bits")
+    signature.body_limit = _bounded(get("body_limit"))
+    signature.unsigned_bytes = _bounded(get("unsigned_bytes"))
+    signature.crypto = get("crypto")
+    signature.result = s["result"]
+    signature.reason = None if why is None else why.value
+    signature.flags = ",".join(flags) if flags else None
+    return signature
 
 
 _MESSAGES = select(Message.__table__).where(Message.id.in_(bindparam("ids", expanding=True)))
@@ -247,23 +340,35 @@ def load(connection: Connection, ids: Iterable[int]) -> dict[int, Row]:
     for part in chunks(ids):
         for m in connection.execute(_MESSAGES, {"ids": part}).mappings():
             found[m["id"]] = _loaded(m)
-        for r in connection.execute(_RECIPIENTS, {"ids": part}):
-            if r.message_id in found:
-                found[r.message_id].recipients.append((r.address, r.trap_key, r.trap, r.accepted))
-        for s in connection.execute(_SIGNATURES, {"ids": part}):
-            if s.message_id in found:
-                found[s.message_id].signatures.append(tuple(s)[2:])
+        for r in connection.execute(_RECIPIENTS, {"ids": part}).mappings():
+            if r["message_id"] in found:
+                recipient = RecipientRow(**{name: r[name] for name in RECIPIENT_COLUMNS})
+                found[r["message_id"]].recipients.append(recipient)
+        for s in connection.execute(_SIGNATURES, {"ids": part}).mappings():
+            if s["message_id"] in found:
+                signature = SignatureRow(**{name: s[name] for name in SIGNATURE_COLUMNS})
+                found[s["message_id"]].signatures.append(signature)
     return found
 
 
 def _loaded(m: RowMapping) -> Row:
-    sender, author = m["sender"], m["header_from"]
+    message = MessageRow(**{name: m[name] for name in MESSAGE_COLUMNS})
     return Row(
-        values=[m[name] for name in MESSAGE_COLUMNS],
+        message=message,
         recipients=[],
         signatures=[],
-        sender=index_key.read_address(sender) if sender else None,
-        author=None if author is None else index_key.read_address(author),
-        session=m["session"],
+        sender=index_key.read_address(message.sender) if message.sender else None,
+        author=None if message.header_from is None else index_key.read_address(message.header_from),
+        session=message.session,
         stored=True,
     )
+
+
+def columns(message: MessageRow) -> dict[str, Any]:
+    """The values of `message` by column."""
+    return dict(zip(MESSAGE_COLUMNS, message_values(message), strict=True))
+
+
+def signature_columns(signature: SignatureRow) -> dict[str, Any]:
+    """The values of `signature` by column."""
+    return dict(zip(SIGNATURE_COLUMNS, signature_values(signature), strict=True))

@@ -5,14 +5,30 @@ of several hosts take their locks alike.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import attrgetter, itemgetter
+from typing import TypeVar
 
 from sqlalchemy import Connection, text
 
 from gatepost_policy.ingest import deltas
 from gatepost_policy.store import sqltext
+from gatepost_policy.store.tables import DomainDay, DomainHost
 
+Key = TypeVar("Key", bound=tuple[object, ...])
+Sum = TypeVar("Sum")
+
+# The columns behind the primary key, and a sum's values in that order.
+_DAY_COLUMNS = tuple(c.name for c in DomainDay.__table__.columns if not c.primary_key)
+_HOST_COLUMNS = tuple(c.name for c in DomainHost.__table__.columns if not c.primary_key)
+_day_values = attrgetter(*_DAY_COLUMNS)
+_host_values = attrgetter(*_HOST_COLUMNS)
 _COUNTED = ("messages", "trap_messages", "trap_hits", *(f"dkim_{r}" for r in deltas.RESULTS))
+
+
+def by_key(sums: Mapping[Key, Sum]) -> list[tuple[Key, Sum]]:
+    """`sums` in the order in which every recorder takes its locks."""
+    return sorted(sums.items(), key=itemgetter(0))
 
 
 def write_sums(connection: Connection, sums: deltas.Sums, learned: float) -> None:
@@ -23,7 +39,7 @@ def write_sums(connection: Connection, sums: deltas.Sums, learned: float) -> Non
         sqltext.upsert(
             dialect, "domain_day", *(f"{c}+" for c in _COUNTED), "first_at<", "last_at>"
         ),
-        [(*key, *row) for key, row in sorted(sums.days.items())],
+        [(*key, *_day_values(day)) for key, day in by_key(sums.days)],
     )
     sqltext.many(
         connection,
@@ -35,7 +51,7 @@ def write_sums(connection: Connection, sums: deltas.Sums, learned: float) -> Non
             "name:=CASE WHEN new.name IS NOT NULL AND new.last_at >= old.last_at"
             " THEN new.name ELSE old.name END",
         ),
-        [(*key, *row) for key, row in sorted(sums.hosts.items())],
+        [(*key, *_host_values(host)) for key, host in by_key(sums.hosts)],
     )
     _drop_empty(connection, sums)
     _identities(connection, sums, learned)
@@ -58,7 +74,7 @@ def write_sums(connection: Connection, sums: deltas.Sums, learned: float) -> Non
         [
             (back, selector, k.domain, k.algorithm, k.key_bits, None, None, k.first, k.last,
              learned, k.messages)
-            for (back, selector), k in sorted(sums.keys.items())
+            for (back, selector), k in by_key(sums.keys)
         ],
     )  # fmt: skip
 
@@ -73,7 +89,7 @@ def _drop_empty(connection: Connection, sums: deltas.Sums) -> None:
             "DELETE FROM domain_day WHERE reversed = ? AND day = ? AND family = ? AND shared = ?"
             " AND messages <= 0",
         ),
-        [key for key, row in sorted(sums.days.items()) if row[0] < 0],
+        [key for key, day in by_key(sums.days) if day.messages < 0],
     )
     sqltext.many(
         connection,
@@ -82,7 +98,7 @@ def _drop_empty(connection: Connection, sums: deltas.Sums) -> None:
             "DELETE FROM domain_host WHERE reversed = ? AND host = ? AND shared = ?"
             " AND messages <= 0",
         ),
-        [key for key, row in sorted(sums.hosts.items()) if row[2] < 0],  # type: ignore[operator]
+        [key for key, host in by_key(sums.hosts) if host.messages < 0],
     )
 
 
@@ -104,10 +120,11 @@ def _identities(connection: Connection, sums: deltas.Sums, learned: float) -> No
         dialect, "identity", *_IDENTITY, re.sub(r"\{(.*?)\}", _DAY_OF[dialect], _NEW_DAY)
     )
     one_day: list[tuple[object, ...]] = []
-    several: list[tuple[str, str]] = []
-    for (kind, value), i in sorted(sums.identities.items()):
+    several: list[deltas.IdentityKey] = []
+    for key, i in by_key(sums.identities):
+        kind, value = key
         if len(i.days) > 1:
-            several.append((kind, value))
+            several.append(key)
             continue
         one_day.append(
             (kind, value, i.reversed, i.first, i.last, learned, i.messages, i.traps, 1, i.ipv4,
@@ -120,9 +137,10 @@ def _identities(connection: Connection, sums: deltas.Sums, learned: float) -> No
     # outwards, counts each of them; all sorted by identity, so that locks are taken in order.
     known = _spans(connection, several)
     folded: list[tuple[object, ...]] = []
-    for kind, value in several:
-        i = sums.identities[kind, value]
-        span = known.get((kind, value))
+    for key in several:
+        kind, value = key
+        i = sums.identities[key]
+        span = known.get(key)
         days = i.days if span is None else {d for d in i.days if not span[0] <= d <= span[1]}
         folded.append(
             (kind, value, i.reversed, i.first, i.last, learned, i.messages, i.traps, len(days),
@@ -144,16 +162,17 @@ def _identities(connection: Connection, sums: deltas.Sums, learned: float) -> No
 
 
 def _spans(
-    connection: Connection, wanted: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], tuple[int, int]]:
+    connection: Connection, wanted: Sequence[deltas.IdentityKey]
+) -> dict[deltas.IdentityKey, tuple[int, int]]:
     """(first day, last day) of the identities that exist, locked until the end on a server."""
     lock = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
     statement = text(
         "SELECT first_seen, last_seen FROM identity WHERE kind = :kind AND value = :value" + lock
     )
-    found: dict[tuple[str, str], tuple[int, int]] = {}
-    for kind, value in wanted:
+    found: dict[deltas.IdentityKey, tuple[int, int]] = {}
+    for key in wanted:
+        kind, value = key
         row = connection.execute(statement, {"kind": kind, "value": value}).first()
         if row is not None:
-            found[kind, value] = (int(row[0] // deltas.DAY), int(row[1] // deltas.DAY))
+            found[key] = (int(row.first_seen // deltas.DAY), int(row.last_seen // deltas.DAY))
     return found

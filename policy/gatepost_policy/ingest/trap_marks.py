@@ -14,6 +14,7 @@ Limits: marks of a domain or a pattern that is removed stay; only exact traps ta
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from fnmatch import translate
 from functools import partial
 from re import Pattern
@@ -23,7 +24,7 @@ from sqlalchemy import Connection, Engine, and_, not_, or_, select, update
 
 from gatepost_policy import store, traps
 from gatepost_policy.ingest import deltas, rows, totals
-from gatepost_policy.ingest.rows import AT, Row
+from gatepost_policy.ingest.rows import RecipientRow, Row
 from gatepost_policy.mail.address import OPEN
 from gatepost_policy.mail.decision import Reason
 from gatepost_policy.store import revision, sqltext
@@ -165,14 +166,14 @@ def _mark(
     lock = select(Message.id).where(Message.id.in_(ids)).order_by(Message.id).with_for_update()
     connection.execute(lock).all()
     sums = deltas.Sums()
-    steps: dict[tuple[str, str], int] = {}
+    steps: dict[deltas.IdentityKey, int] = {}
     since = float("inf")
     changed = 0
     for _, row in sorted(rows.load(connection, ids).items()):
         wanted = flips[row.id]
         recipients = [
-            (address, key, wanted.get(key, bool(trap)), accepted)
-            for address, key, trap, accepted in row.recipients
+            replace(recipient, trap=wanted.get(recipient.trap_key, bool(recipient.trap)))
+            for recipient in row.recipients
         ]
         if recipients == row.recipients:
             continue
@@ -197,25 +198,25 @@ def _recount(
     connection: Connection,
     sums: deltas.Sums,
     row: Row,
-    recipients: list[tuple[str, str, bool, bool]],
-) -> tuple[Iterable[tuple[str, str]], int]:
+    recipients: list[RecipientRow],
+) -> tuple[Iterable[deltas.IdentityKey], int]:
     """Count `row` with these recipients; whose trap messages have changed, and by how much."""
     names = row.keys()[1]
     before = row.traps
-    row.add_to(sums, names, -1, identities=False)
+    sums.add(row, names, -1, identities=False)
     for position, (old, new) in enumerate(zip(row.recipients, recipients, strict=True)):
-        if old[2] != new[2]:
+        if old.trap != new.trap:
             connection.execute(
                 update(MessageRecipient)
                 .where(MessageRecipient.message_id == row.id, MessageRecipient.position == position)
-                .values(trap=new[2])
+                .values(trap=new.trap)
             )
     row.recipients = recipients
-    row.values[AT["traps"]] = row.traps
-    row.add_to(sums, names, 1, identities=False)
+    row.message.traps = row.traps
+    sums.add(row, names, 1, identities=False)
     connection.execute(update(Message).where(Message.id == row.id).values(traps=row.traps))
     step = bool(row.traps) - bool(before)
     of_this = deltas.Sums()
     if step:
-        row.add_to(of_this, ())
+        of_this.add(row, ())
     return of_this.identities, step

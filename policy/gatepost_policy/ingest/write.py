@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from gatepost_policy import traps
 from gatepost_policy.ingest import deltas, merge, rows
-from gatepost_policy.ingest.rows import AT, Row
+from gatepost_policy.ingest.rows import Row
 from gatepost_policy.ingest.totals import write_sums
 from gatepost_policy.journal.record import Json, read_seen
 from gatepost_policy.mail import index_key
@@ -23,7 +23,6 @@ from gatepost_policy.store import partitions, sqltext
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
-_DIRECTION = AT["direction"]
 # What a record that is none raises while it is read (`rows.read`).
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
@@ -105,7 +104,7 @@ def _write(
     merged = merge.merge(connection, batch, sums)
     ids = partitions.take_ids(connection, len(merged.fresh), learned)
     for row, number in zip(merged.fresh, ids, strict=True):
-        row.values[0] = number
+        row.message.id = number
     replaced = [*merged.gone, *merged.rewritten]
     if replaced:
         remove(connection, rows.load(connection, replaced).values(), None)
@@ -139,13 +138,15 @@ def _judge(
     from gatepost_policy import listings
     from gatepost_policy.store import revision
 
-    inbound = [row for row in batch if row.values[_DIRECTION] == "inbound"]
+    inbound = [row for row in batch if row.message.direction == "inbound"]
     if not inbound:
         return
     fresh = [
-        listings.Fresh(holder.id, read_seen(record.data), tuple(holder.merged))
-        for record, holder, hit in sorted(merged.told, key=lambda told: told[0].at)
-        if record.data is not None and ((holder.hit if record is holder else hit) or holder.merged)
+        listings.Fresh(one.holder.id, read_seen(one.record.data), tuple(one.holder.merged))
+        for one in sorted(merged.recorded, key=lambda one: one.record.at)
+        if one.record.data is not None
+        # A row's own hit may have been taken over, or given back, since it was recorded.
+        and ((one.holder.hit if one.record is one.holder else one.hit) or one.holder.merged)
     ]
     if fresh:
         changes = listings.apply(connection, fresh, settings)
@@ -195,16 +196,16 @@ def add(connection: Connection, batch: Sequence[Row], sums: deltas.Sums) -> None
     signatures: list[tuple[object, ...]] = []
     domains: list[tuple[object, ...]] = []
     for row in batch:
-        number, at = row.values[0], row.values[1]
+        number = row.id
         for position, recipient in enumerate(row.recipients):
-            recipients.append((number, position, *recipient))
+            recipients.append((number, position, *rows.recipient_values(recipient)))
         for position, signature in enumerate(row.signatures):
-            signatures.append((number, position, *signature))
+            signatures.append((number, position, *rows.signature_values(signature)))
         keys, names = row.keys()
         for key, shared in keys:
-            domains.append((key, at, number, shared))
-        row.add_to(sums, names)
-    messages = [tuple(row.values) for row in batch]
+            domains.append((key, row.at, number, shared))
+        sums.add(row, names)
+    messages = [rows.message_values(row.message) for row in batch]
     sqltext.many(connection, sqltext.insert(dialect, "message"), messages)
     sqltext.many(connection, sqltext.insert(dialect, "recipient"), recipients)
     sqltext.many(connection, sqltext.insert(dialect, "signature"), signatures)
@@ -223,9 +224,9 @@ def remove(connection: Connection, gone: Iterable[Row], sums: deltas.Sums | None
     for row in gone:
         ids.append((row.id,))
         keys, names = row.keys()
-        domains.extend((key, row.values[1], row.id, shared) for key, shared in keys)
+        domains.extend((key, row.at, row.id, shared) for key, shared in keys)
         if sums is not None:
-            row.add_to(sums, names, -1, identities=False)
+            sums.add(row, names, -1, identities=False)
     for statement in (
         "DELETE FROM message WHERE id = ?",
         "DELETE FROM recipient WHERE message_id = ?",

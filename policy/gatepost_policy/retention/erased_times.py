@@ -8,34 +8,43 @@ Call it in the transaction that erases, after the rows have gone.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from gatepost_policy.ingest import deltas, rows
-from gatepost_policy.ingest.rows import AT, Row
+from gatepost_policy.ingest import deltas, rows, totals
+from gatepost_policy.ingest.deltas import DayKey
+from gatepost_policy.ingest.rows import Row
 from gatepost_policy.store import sqltext
 
 # A day's first and last message are mostly found among the first few.
 LOOK = 100
 
-_DayKey = tuple[str, int, str, int]
+
+@dataclass(frozen=True, order=True, slots=True)
+class _Time:
+    """The primary key of a sum, when an erased message of it came and when we learned of it."""
+
+    key: tuple[str | int, ...]
+    at: float
+    learned: float
 
 
 def forget(connection: Connection, gone: Sequence[Row]) -> None:
     """No time of the messages `gone`, whose rows are deleted, stays in any sum."""
     sums = deltas.Sums()
-    hosts: set[tuple[object, ...]] = set()
-    identities: set[tuple[object, ...]] = set()
-    keys: set[tuple[object, ...]] = set()
+    hosts: set[_Time] = set()
+    identities: set[_Time] = set()
+    keys: set[_Time] = set()
     for row in gone:
         one = deltas.Sums()
         names = row.keys()[1]
-        row.add_to(sums, names)
-        row.add_to(one, names)
-        learned = float(row.values[AT["learned"]] or 0)
-        hosts.update((*key, row.at) for key in one.hosts)
-        identities.update((*key, row.at, learned) for key in one.identities)
-        keys.update((*key, row.at, learned) for key in one.keys)
+        sums.add(row, names)
+        one.add(row, names)
+        learned = row.message.learned
+        hosts.update(_Time(key, row.at, learned) for key in one.hosts)
+        identities.update(_Time(key, row.at, learned) for key in one.identities)
+        keys.update(_Time(key, row.at, learned) for key in one.keys)
     _days(connection, sums)
     _to_the_day(connection, "domain_host", ("reversed", "host", "shared"), hosts, ("last_at",))
     seen = ("first_seen", "last_seen")
@@ -49,17 +58,18 @@ def _days(connection: Connection, sums: deltas.Sums) -> None:
         "SELECT first_at, last_at FROM domain_day"
         " WHERE reversed = ? AND day = ? AND family = ? AND shared = ?"
     )
-    ends: dict[str, dict[tuple[int, str], set[_DayKey]]] = {"first_at": {}, "last_at": {}}
-    for key, erased in sorted(sums.days.items()):
+    ends: dict[str, dict[tuple[int, str], set[DayKey]]] = {"first_at": {}, "last_at": {}}
+    for key, erased in totals.by_key(sums.days):
         found = connection.exec_driver_sql(_native(connection, sql), key).first()
         if found is None:
             continue
         for column, stored, ours in (
-            ("first_at", found[0], erased[3]),
-            ("last_at", found[1], erased[4]),
+            ("first_at", found.first_at, erased.first_at),
+            ("last_at", found.last_at, erased.last_at),
         ):
             if stored == ours:
-                ends[column].setdefault((key[1], key[2]), set()).add(key)
+                _, day, family, _ = key
+                ends[column].setdefault((day, family), set()).add(key)
     for column, wanted in ends.items():
         changes: list[tuple[object, ...]] = []
         for (day, family), missing in wanted.items():
@@ -73,8 +83,8 @@ def _days(connection: Connection, sums: deltas.Sums) -> None:
 
 
 def _nearest(
-    connection: Connection, day: int, family: str, wanted: set[_DayKey], *, newest: bool
-) -> dict[_DayKey, float]:
+    connection: Connection, day: int, family: str, wanted: set[DayKey], *, newest: bool
+) -> dict[DayKey, float]:
     """When the first (or newest) message of that day came that each of these sums counts."""
     sql = (
         "SELECT id FROM message WHERE at >= ? AND at < ? AND family = ? ORDER BY at"
@@ -82,7 +92,7 @@ def _nearest(
     )
     span = (float(day * deltas.DAY), float((day + 1) * deltas.DAY), family)
     ids = connection.exec_driver_sql(_native(connection, sql), span).scalars().all()
-    found: dict[_DayKey, float] = {}
+    found: dict[DayKey, float] = {}
     for part in sqltext.chunks(ids, LOOK):
         loaded = rows.load(connection, part)
         for number in part:
@@ -100,17 +110,13 @@ def _to_the_day(
     connection: Connection,
     table: str,
     key: tuple[str, ...],
-    times: Iterable[tuple[object, ...]],
+    times: Iterable[_Time],
     columns: tuple[str, ...],
 ) -> None:
-    """Cut `columns` to the start of their day where they are an erased message's time.
-
-    `times`: the key, when the message came and, where the table has `learned`, when we learned.
-    """
+    """Cut `columns` to the start of their day where they are an erased message's time."""
     where = " AND ".join(f"{name} = ?" for name in key)
     ordered = sorted(times)
-    size = len(key)
-    cut = [(*row[:size], row[size]) for row in ordered]
+    cut = sorted({(time.key, time.at) for time in ordered})
     for column in columns:
         # The first one is cut before: nothing may have been seen last before it was seen first.
         value = "CAST(? AS double precision)"
@@ -118,17 +124,17 @@ def _to_the_day(
             value = f"CASE WHEN first_seen > {value} THEN first_seen ELSE {value} END"
         marks = value.count("?")
         sql = f"UPDATE {table} SET {column} = {value} WHERE {where} AND {column} = ?"
-        changes = [(*[_day(at)] * marks, *rest, at) for *rest, at in cut]
+        changes = [(*[_day(at)] * marks, *row_key, at) for row_key, at in cut]
         sqltext.many(connection, _native(connection, sql), changes)
     if "first_seen" in columns:
         sql = f"UPDATE {table} SET learned = ? WHERE {where} AND learned = ?"
-        learned = sorted({(*row[:size], row[size + 1]) for row in ordered})
-        changes = [(_day(at), *rest, at) for *rest, at in learned]
+        learned = sorted({(time.key, time.learned) for time in ordered})
+        changes = [(_day(at), *row_key, at) for row_key, at in learned]
         sqltext.many(connection, _native(connection, sql), changes)
 
 
-def _day(at: object) -> float:
-    return float(at // deltas.DAY * deltas.DAY)  # type: ignore[operator]
+def _day(at: float) -> float:
+    return float(at // deltas.DAY * deltas.DAY)
 
 
 def _native(connection: Connection, sql: str) -> str:

@@ -251,18 +251,16 @@ def _keys_of(connection: Connection, ids: list[int]) -> list[tuple[object, ...]]
 
 def _message(row: rows.Row, person: Person, *, sent: bool) -> dict[str, Any]:
     """What one message says about the person. Other recipients are other people's data."""
-    values: dict[str, Any] = dict(zip(rows.MESSAGE_COLUMNS, row.values, strict=True))
+    values = rows.columns(row.message)
     values.pop("session")
     if not sent:
         for name in ("prefix", "address", "client_name", "helo"):
             values.pop(name)
     values = _readable("message", values)
-    values["recipients"] = [r[0] for r in row.recipients if person.is_same(r[0])]
+    values["recipients"] = [r.address for r in row.recipients if person.is_same(r.address)]
     if sent:
         values["recipient_count"] = len(row.recipients)
-        values["signatures"] = [
-            dict(zip(rows.SIGNATURE_COLUMNS[2:], s, strict=True)) for s in row.signatures
-        ]
+        values["signatures"] = [rows.signature_columns(s) for s in row.signatures]
     return values
 
 

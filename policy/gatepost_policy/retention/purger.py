@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gatepost_policy import ingest, store
 from gatepost_policy.ingest import deltas, rows
-from gatepost_policy.ingest.rows import AT, Row
+from gatepost_policy.ingest.rows import Row
 from gatepost_policy.mail import index_key
 from gatepost_policy.store import StoreError, partitions, sqltext
 
@@ -121,14 +121,12 @@ class Purger:
         sums = deltas.Sums()
         changes: list[tuple[object, ...]] = []
         for row in rows.load(connection, ids).values():
-            prefix = row.values[AT["prefix"]]
-            if not isinstance(prefix, str):
+            prefix = row.message.prefix
+            if prefix is None:
                 changes.append((None, row.id))
                 continue
             coarse = index_key.coarse_prefix(prefix)
-            family = str(row.values[AT["family"]])
-            host = str(row.values[AT["address"]] or prefix)
-            sums.move_host(row.keys()[1], host, coarse, family=family, at=row.at)
+            sums.move_host(row, row.message.address or prefix, coarse)
             changes.append((coarse, row.id))
         sql = (
             "UPDATE message SET prefix = ?, address = NULL, client_name = NULL, helo = NULL,"
@@ -281,8 +279,8 @@ def _looked(connection: Connection, mark: int, now: float) -> list[_Looked]:
 
 
 def _count_key(row: Row) -> tuple[int, str, str, str]:
-    family, action, reason = (str(row.values[AT[n]]) for n in ("family", "action", "reason"))
-    return int(row.at // deltas.DAY), family, action, reason
+    message = row.message
+    return int(row.at // deltas.DAY), message.family, message.action, message.reason
 
 
 def _native(connection: Connection, sql: str) -> str:

@@ -6,14 +6,12 @@ a kill -9) ends the other: we wait on their pidfds, and each child asks the kern
 should we die ourselves, so no orphan keeps a port.
 """
 
-import ctypes
 import errno
 import os
 import selectors
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from gatepost_milter.cli.common import FINDINGS, UNREACHABLE, Failure
 from gatepost_policy import config
-from gatepost_policy.system import sockets
+from gatepost_policy.system import services, sockets
 from gatepost_policy.system.socket_address import SocketAddress
 
 if TYPE_CHECKING:
@@ -30,11 +28,7 @@ if TYPE_CHECKING:
 
 START_S = 60.0
 STOP_S = 10.0
-SERVICES = {
-    "gatepost-milter": "from gatepost_milter.engine.daemon import main; raise SystemExit(main())",
-    "gatepost-policyd": "from gatepost_policy.policyd.server import main; raise SystemExit(main())",
-}
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+SERVICES = {"gatepost-milter": services.MILTER, "gatepost-policyd": services.POLICYD}
 
 
 @dataclass
@@ -65,8 +59,9 @@ def run(settings: "Settings", options: Sequence[str], out: TextIO) -> int:
         waiting.register(wake, selectors.EVENT_READ)
         children: list[Child] = []
         try:
-            for name, code in SERVICES.items():
-                children.append(_start(name, code, options))
+            for name, module in SERVICES.items():
+                process = services.start_service(module, options, stdout=subprocess.PIPE)
+                children.append(Child(name, process, os.pidfd_open(process.pid)))
             return _watch(settings, children, waiting, wake, out)
         finally:
             _stop(children)
@@ -107,25 +102,6 @@ def _who(address: SocketAddress) -> str:
     if address.kind == "unix":
         return f"fuser {address.path}"
     return f"ss -ltnp sport = :{address.port}"
-
-
-def _start(name: str, code: str, options: Sequence[str]) -> Child:
-    libc = ctypes.CDLL(None, use_errno=True)
-    parent = os.getpid()
-
-    def die_with_parent() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # we died before the kernel was asked
-            os._exit(1)
-
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", code, *options],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        preexec_fn=die_with_parent,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    return Child(name, process, os.pidfd_open(process.pid))
 
 
 def _watch(
@@ -176,16 +152,8 @@ def _ended(child: Child, told: bool) -> int:
 
 
 def _stop(children: list[Child]) -> None:
+    services.stop_services([child.process for child in children], STOP_S)
     for child in children:
-        if child.process.poll() is None:
-            child.process.terminate()
-    end = time.monotonic() + STOP_S
-    for child in children:
-        try:
-            child.process.wait(max(0.1, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            child.process.kill()  # its workers see its control pipe close and leave
-            child.process.wait()
         os.close(child.pidfd)
         if child.process.stdout is not None:
             child.process.stdout.close()

@@ -17,7 +17,8 @@ from gatepost_policy.journal.record import Json
 
 # Records of strangers' messages pass by when an external milter is watched.
 MAX_UNCLAIMED = 10_000
-REFUSED_WAIT_S = 2.0
+# The milter may wait 2.5 s for the store's word on good mail before it writes.
+REFUSED_WAIT_S = 10.0
 
 
 class JournalTail:

@@ -7,11 +7,9 @@ tell what was decided about each.
 """
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,24 +18,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gatepost_policy import config
+from gatepost_policy.system import services
 
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
 START_S = 60.0
 STOP_S = 15.0
-# prctl(PR_SET_PDEATHSIG, SIGTERM): where we are killed, our milter does not stay behind.
-COMMAND = """
-import ctypes, os, sys
-try:
-    ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)
-except (OSError, AttributeError):
-    pass
-if os.getppid() != int(sys.argv.pop(1)):
-    sys.exit(1)
-from gatepost_milter.engine.daemon import main
-sys.exit(main())
-"""
 
 
 class StartError(Exception):
@@ -61,8 +48,7 @@ class PrivateMilter:
         file = self.directory / "gatepost.toml"
         file.write_text(to_toml(_private(settings, self, workers)), encoding="utf-8")
         self._process: subprocess.Popen[bytes] | None = None
-        python = [sys.executable, "-P", "-c", COMMAND, str(os.getpid())]
-        self._command = [*python, "--config", str(file), "--replay"]
+        self._options = ["--config", str(file), "--replay"]
         self._term: Any = None  # what TERM did before
 
     def __enter__(self) -> "PrivateMilter":
@@ -89,14 +75,9 @@ class PrivateMilter:
 
         publish_now(self._settings)
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # Ctrl-C reaches the replay alone: it ends its milter when it is done with it.
-                start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            # Ctrl-C reaches the replay alone: it ends its milter when it is done with it.
+            self._process = services.start_service(
+                services.MILTER, self._options, stdout=log, stderr=log, own_session=True
             )
         end = time.monotonic() + START_S
         while "ready" not in (said := self.said()):
@@ -113,13 +94,7 @@ class PrivateMilter:
         """End it and remove all it wrote; calling it twice is fine."""
         process, self._process = self._process, None
         if process is not None:
-            process.terminate()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                # Its session holds nothing but its own workers.
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            services.stop_services([process], STOP_S)
         shutil.rmtree(self.directory, ignore_errors=True)
         if self._term is not None:
             signal.signal(signal.SIGTERM, self._term)

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, event
 from fix_report import REAL, TRAP, Mail, fill, seconds, signature
 from gatepost_policy import store
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.ingest import deltas
 from gatepost_policy.mail.facts import Family
 from gatepost_policy.report import count, day_sums
 from gatepost_policy.report.selection import Selection
@@ -27,7 +28,7 @@ def some_mail(source: random.Random) -> Mail:
         source.choice(["192.0.2.1", "2001:db8::1"]),
         author=f"v@{source.choice(NAMES)}",
         signatures=tuple(
-            signature(name, source.choice(count.RESULTS))
+            signature(name, source.choice(deltas.RESULTS))
             for name in source.sample(NAMES, source.randint(0, 2))
         ),
     )

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from fix_report import NEWSLETTER, REAL, SLOW, TRAP, Mail, Past, fill, seconds, signature, told
 from gatepost_policy import store
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.ingest import deltas
 from gatepost_policy.mail.address import parse
 from gatepost_policy.mail.facts import Family, Source
 from gatepost_policy.report import count, messages, selection
@@ -284,7 +285,7 @@ def test_sums_say_what_the_rows_say(any_engine: Engine, any_settings: Settings) 
             source.choice(["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8:0:1::1"]),
             None,
             author=f"v@{source.choice(names)}" if source.random() < 0.6 else None,
-            signatures=tuple(signature(name, source.choice(count.RESULTS)) for name in some(3)),
+            signatures=tuple(signature(name, source.choice(deltas.RESULTS)) for name in some(3)),
         )
         for _ in range(300)
     ]

@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 from sqlalchemy import Connection, and_, insert, select, update
 
 from gatepost_policy.listings import promotion
-from gatepost_policy.mail import address
+from gatepost_policy.mail import address, client_address
 from gatepost_policy.mail.facts import Identity, IdentityKind, client_prefix
 from gatepost_policy.store import revision
 from gatepost_policy.store.tables import Listing
@@ -111,7 +111,6 @@ def _within(connection: Connection, prefix: str) -> list[tuple[str, str]]:
     )
     found = []
     for kind, value in rows:
-        other = ip_network(value)
-        if other.version == network.version and other.subnet_of(network):  # type: ignore[arg-type]
+        if client_address.network_within(ip_network(value), network):
             found.append((kind, value))
     return found

@@ -42,6 +42,15 @@ def within(address: Ip | None, networks: Iterable[IpNetwork]) -> bool:
     )
 
 
+def network_within(inner: IpNetwork, outer: IpNetwork) -> bool:
+    """True where `outer` holds all of `inner`. Networks of two families hold nothing in common."""
+    if isinstance(inner, IPv4Network) and isinstance(outer, IPv4Network):
+        return inner.subnet_of(outer)
+    if isinstance(inner, IPv6Network) and isinstance(outer, IPv6Network):
+        return inner.subnet_of(outer)
+    return False
+
+
 def unmapped_network(network: IpNetwork) -> IpNetwork:
     """`network`, or the IPv4 network that it maps."""
     if isinstance(network, IPv6Network) and network.prefixlen >= 96:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, literal, or_, select
 
-from gatepost_policy.mail import index_key
+from gatepost_policy.mail import client_address, index_key
 from gatepost_policy.mail.address import Address
 from gatepost_policy.mail.facts import IdentityKind
 from gatepost_policy.report.selection import Selection, key_range
@@ -148,8 +148,8 @@ def known_prefixes(connection: Connection, network: IPv4Network | IPv6Network) -
 
 def _inside(text: str, network: IPv4Network | IPv6Network) -> bool:
     try:
-        return ip_network(text).subnet_of(network)  # type: ignore[arg-type]
-    except (ValueError, TypeError):  # TypeError: the other family
+        return client_address.network_within(ip_network(text), network)
+    except ValueError:
         return False
 
 

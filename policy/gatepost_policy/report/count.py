@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
+from gatepost_policy.ingest.deltas import RESULTS
 from gatepost_policy.mail.facts import Family
 from gatepost_policy.report import day_sums, rhythm
 from gatepost_policy.report.conditions import conditions, covers
@@ -21,7 +22,6 @@ from gatepost_policy.report.selection import Selection
 from gatepost_policy.report.summary import Host, Summary
 from gatepost_policy.store.tables import DomainDay, DomainHost, Message, MessageDomain
 
-RESULTS = ("pass", "fail", "policy", "neutral", "temperror", "permerror", "none")
 HOSTS_MAX = 1_000
 
 
@@ -50,27 +50,25 @@ def _from_sums(connection: Connection, selection: Selection) -> Counted:
     if family is not None:
         mine.append(day.family == str(family))
         clients.append(host.family == str(family))
-    results = (
+    summed = (
+        day.messages, day.trap_messages, day.trap_hits,
         day.dkim_pass, day.dkim_fail, day.dkim_policy, day.dkim_neutral,
         day.dkim_temperror, day.dkim_permerror, day.dkim_none,
     )  # fmt: skip
     rows = connection.execute(
         select(
             day.family,
-            func.sum(day.messages),
-            func.sum(day.trap_messages),
-            func.sum(day.trap_hits),
-            func.min(day.first_at),
-            func.max(day.last_at),
-            *(func.sum(column) for column in results),
+            func.min(day.first_at).label("first"),
+            func.max(day.last_at).label("last"),
+            *(func.sum(column).label(column.key) for column in summed),
         )
         .where(*mine)
         .group_by(day.family)
     ).all()
-    messages = sum(int(row[1]) for row in rows)
+    messages = sum(int(row.messages) for row in rows)
     if not messages:
         return Counted(Summary(), None, 0, 0)
-    first, last = min(row[4] for row in rows), max(row[5] for row in rows)
+    first, last = min(row.first for row in rows), max(row.last for row in rows)
     if rhythm.certainly_dense(messages, first, last):
         days = connection.scalars(select(day.day).where(*mine).distinct()).all()
         beat: Rhythm | None = Rhythm(
@@ -97,14 +95,14 @@ def _from_sums(connection: Connection, selection: Selection) -> Counted:
         messages=messages,
         first_seen=first,
         last_seen=last,
-        families=_families({row[0]: int(row[1]) for row in rows}),
-        dkim=_results({r: sum(int(row[6 + i]) for row in rows) for i, r in enumerate(RESULTS)}),
-        trap_hits=sum(int(row[3]) for row in rows),
+        families=_families({row.family: int(row.messages) for row in rows}),
+        dkim=_results({r: sum(int(row._mapping[f"dkim_{r}"]) for row in rows) for r in RESULTS}),
+        trap_hits=sum(int(row.trap_hits) for row in rows),
         median_gap_days=None if beat is None else beat.median_gap,
         hosts=hosts,
     )
-    spans = {row[0]: (row[4], row[5]) for row in rows}
-    return Counted(summary, beat, sum(int(row[2]) for row in rows), in_all, spans)
+    spans = {row.family: (row.first, row.last) for row in rows}
+    return Counted(summary, beat, sum(int(row.trap_messages) for row in rows), in_all, spans)
 
 
 def _from_rows(connection: Connection, selection: Selection) -> Counted:
@@ -114,44 +112,44 @@ def _from_rows(connection: Connection, selection: Selection) -> Counted:
     groupings: list[ColumnElement[Any]] = [client, Message.family.expression]
     groups = connection.execute(
         select(
-            client,
+            client.label("host"),
             Message.family,
-            func.max(Message.client_name),
-            func.count(),
-            func.count().filter(Message.traps > 0),
-            func.sum(Message.traps),
-            func.count().filter(Message.stage == "end"),
-            func.min(Message.at),
-            func.max(Message.at),
+            func.max(Message.client_name).label("name"),
+            func.count().label("messages"),
+            func.count().filter(Message.traps > 0).label("trap_messages"),
+            func.sum(Message.traps).label("trap_hits"),
+            func.count().filter(Message.stage == "end").label("ended"),
+            func.min(Message.at).label("first"),
+            func.max(Message.at).label("last"),
         )
         .where(*chosen)
         .group_by(*groupings)
     ).all()
-    messages = sum(row[3] for row in groups)
+    messages = sum(row.messages for row in groups)
     if not messages:
         return Counted(Summary(), None, 0, 0)
     families: Counter[str] = Counter()
     spans: dict[str, tuple[float, float]] = {}
     for row in groups:
-        families[row[1]] += row[3]
-        before = spans.get(row[1], (row[7], row[8]))
-        spans[row[1]] = min(before[0], row[7]), max(before[1], row[8])
-    first, last = min(row[7] for row in groups), max(row[8] for row in groups)
-    results = day_sums.results(connection, selection, chosen, sum(row[6] for row in groups))
+        families[row.family] += row.messages
+        since, until = spans.get(row.family, (row.first, row.last))
+        spans[row.family] = min(since, row.first), max(until, row.last)
+    first, last = min(row.first for row in groups), max(row.last for row in groups)
+    results = day_sums.results(connection, selection, chosen, sum(row.ended for row in groups))
     beat = _rhythm(connection, selection, chosen, messages, first, last)
-    clients = [row for row in groups if row[0] is not None]
-    most = nsmallest(HOSTS_MAX, clients, key=lambda row: (-row[3], row[0]))
+    clients = [row for row in groups if row.host is not None]
+    most = nsmallest(HOSTS_MAX, clients, key=lambda row: (-row.messages, row.host))
     summary = Summary(
         messages=messages,
         first_seen=first,
         last_seen=last,
         families=_families(families),
         dkim=_results(results),
-        trap_hits=sum(int(row[5]) for row in groups),
+        trap_hits=sum(int(row.trap_hits) for row in groups),
         median_gap_days=beat.median_gap,
-        hosts=tuple(Host(row[2], bare(row[0]), row[1], row[3]) for row in most),
+        hosts=tuple(Host(r.name, bare(r.host), r.family, r.messages) for r in most),
     )
-    return Counted(summary, beat, sum(row[4] for row in groups), len(clients), spans)
+    return Counted(summary, beat, sum(row.trap_messages for row in groups), len(clients), spans)
 
 
 def _rhythm(
@@ -177,12 +175,13 @@ def _hosts(
     """The clients with most messages, and how many there are in all."""
     found = grouped.subquery()
     rows = connection.execute(
-        select(found.c.host, found.c.family, found.c.name, found.c.messages, func.count().over())
+        select(found, func.count().over().label("in_all"))
         .order_by(found.c.messages.desc(), found.c.host)
         .limit(HOSTS_MAX)
     ).all()
-    in_all = rows[0][4] if rows else 0
-    return tuple(Host(row[2], bare(row[0]), row[1], int(row[3])) for row in rows), in_all
+    in_all = rows[0].in_all if rows else 0
+    hosts = (Host(r.name, bare(r.host), r.family, int(r.messages)) for r in rows)
+    return tuple(hosts), in_all
 
 
 def bare(address: str | None) -> str | None:

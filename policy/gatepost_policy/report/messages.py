@@ -79,7 +79,7 @@ def lines(connection: Connection, ids: Sequence[int]) -> tuple[Line, ...]:
             .where(MessageRecipient.message_id.in_(chunk))
             .order_by(MessageRecipient.message_id, MessageRecipient.position)
         ):
-            recipients[row[0]].append((row[1], bool(row[2])))
+            recipients[row.message_id].append((row.address, bool(row.trap)))
         signatures = _signatures(connection, chunk)
         for row in connection.execute(select(Message.__table__).where(Message.id.in_(chunk))):
             found[row.id] = Line(
@@ -146,7 +146,7 @@ def marks(connection: Connection, ids: Sequence[int]) -> tuple[Mark, ...]:
                 Message.id.in_(chunk)
             )
         ):
-            seen = results[row[0]]
+            seen = results[row.id]
             dkim = "pass" if "pass" in seen else min(seen, default="none")
-            found.append(Mark(row[1], row[2], dkim, row[3] > 0))
+            found.append(Mark(row.at, row.family, dkim, row.traps > 0))
     return tuple(sorted(found, key=lambda mark: mark.at))

@@ -135,8 +135,8 @@ def _prefix(address: str | None) -> str:
 def _with_listings(connection: Connection, senders: list[Sender], now: float) -> tuple[Sender, ...]:
     values = {sender.sender for sender in senders}
     until: dict[str, float] = {}
-    for row in connection.execute(
+    for value, end in connection.execute(
         select(Listing.value, Listing.until).where(Listing.value.in_(values), Listing.until > now)
     ):
-        until[row[0]] = max(row[1], until.get(row[0], 0.0))
+        until[value] = max(end, until.get(value, 0.0))
     return tuple(replace(s, listed_until=until.get(s.sender)) for s in senders)

@@ -35,7 +35,8 @@ def play(replay_milter: PrivateMilter) -> Any:
 def test_facts_come_from_the_message(play: Any) -> None:
     outcome = play(MESSAGE)
     assert set(outcome.json) == {
-        "file", "direction", "family", "signatures", "arc", "edits", "decision", "error"
+        "file", "direction", "family", "signatures", "arc", "spf", "dmarc", "edits", "decision",
+        "error",
     }  # fmt: skip
     assert (outcome.json["direction"], outcome.json["family"]) == ("inbound", "ipv4")
     assert outcome.json["decision"] == {

@@ -50,7 +50,7 @@ MANY_FILES = 20
     "dns_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Answer DNS from this JSON object: name to TXT text, list, null or {error: ...}.",
+    help="Answer DNS from this JSON object: name to TXT text, list, null, types or {error: ...}.",
 )
 @click.option("--at", type=float, metavar="UNIXTIME", help="The time of receipt.")
 @click.option("--record", is_flag=True, help="Write what was seen to the history.")

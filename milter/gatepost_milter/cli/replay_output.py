@@ -34,6 +34,9 @@ def print_plain(outcome: Outcome) -> None:
             lines.append("  dkim      none")
         if data["arc"]:
             lines.append(f"  arc       {' '.join(filter(None, data['arc'].values()))}")
+        lines += [f"  spf       {line}" for line in _spf(data["spf"])]
+        if data["dmarc"]:
+            lines.append(f"  dmarc     {_dmarc(data['dmarc'])}")
         lines += [f"  edit      {_edit(e)}" for e in data["edits"]]
         decision = data["decision"]
         words = (decision["action"], decision["reason"], decision["reply"])
@@ -68,6 +71,31 @@ def _signature(signature: Json) -> str:
     if signature["body_limit"] is not None:
         words.append(f"l={signature['body_limit']}")
     return shown(" ".join(words))
+
+
+def _spf(spf: Json | None) -> list[str]:
+    """A line for each identity; a bounce has one."""
+    if spf is None:
+        return []
+    found = {name: check for name, check in spf.items() if name == "helo" or check != spf["helo"]}
+    return [
+        f"{_result(check)} {name.replace('_', '')}={check['domain']}"
+        + (f" by {shown(check['mechanism'])}" if check["mechanism"] else "")
+        for name, check in found.items()
+    ]
+
+
+def _dmarc(dmarc: Json) -> str:
+    words = [_result(dmarc), f"from={dmarc['domain']}", f"organisation={dmarc['organisation']}"]
+    if dmarc["policy"]:
+        words.append(f"policy={dmarc['policy']}")
+    if dmarc["aligned"]:
+        words.append(f"aligned={','.join(dmarc['aligned'])}")
+    return shown(" ".join(words))
+
+
+def _result(found: Json) -> str:
+    return f"{found['result']} ({found['reason']})" if found["reason"] else str(found["result"])
 
 
 def _edit(edit: Json) -> str:

@@ -50,9 +50,15 @@ class Checker:
         self._spf = spf.Checker()
         self._dmarc = dmarc.Checker()
 
-    def begin(self, connection: Connection, message: Message, dns: str | None = None) -> "Checks":
+    def begin(
+        self,
+        connection: Connection,
+        message: Message,
+        dns: str | None = None,
+        keys_only: bool = False,
+    ) -> "Checks":
         """Start the checks of `message`, whose header is complete. `dns` plays answers back: JSON,
-        or `@` and the name of a file."""
+        or `@` and the name of a file; `keys_only`: nobody asked for more than DKIM keys then."""
         lookups, of_spf, of_dmarc = self.lookups, self._spf, self._dmarc
         if dns is not None:
             # More than fits a milter packet comes in a file.
@@ -68,7 +74,7 @@ class Checker:
         checks = Checks(dkim)
         client = connection.client.address
         # A relay of our own forwards what others sent: its address is not the sender's.
-        known = client is not None and not message.trusted_relay
+        known = client is not None and not message.trusted_relay and not keys_only
         if self._settings.spf.check and client is not None and known:
             checks.spf = of_spf.begin(lookups, client, sender, connection.helo, deadline)
         if self._settings.dmarc.check and known:

@@ -86,10 +86,16 @@ class Gate:
             self._told.add(key)
             self.log.event(level, event, **fields)
 
-    def begin(self, connection: Connection, message: Message, dns: str | None = None) -> Checks:
+    def begin(
+        self,
+        connection: Connection,
+        message: Message,
+        dns: str | None = None,
+        keys_only: bool = False,
+    ) -> Checks:
         """Start what is verified about `message`, whose header is complete; `dns` plays answers
-        back (replay only)."""
-        return self.checker.begin(connection, message, dns)
+        back (replay only), `keys_only` says that those are DKIM's."""
+        return self.checker.begin(connection, message, dns, keys_only)
 
     def capture(self, message: Message) -> Capture | None:
         """A copy that begins with the header of `message`, where it is for a trap and copies are
@@ -174,7 +180,9 @@ class Gate:
             edits.append(Edit("insert", tag, 0, f" {decision.reason}"))
         if message.over_limit is None:
             author = "" if seen.header_from is None else seen.header_from.domain
-            value = authresults.value(ours, seen.signatures, seen.arc, author)
+            value = authresults.value(
+                ours, seen.signatures, seen.arc, author, spf=seen.spf, dmarc=seen.dmarc
+            )
             edits.append(Edit("insert", "Authentication-Results", 0, value))
         return tuple(edits)
 

@@ -47,7 +47,8 @@ class Session:
 
     __slots__ = (
         "_answer", "_begun", "_context", "_gate", "_max_bytes", "_max_fields", "_queue_id", "_slot",
-        "_verdict", "agreed", "check", "connection", "copy", "dns", "leading_space", "message",
+        "_verdict", "agreed", "check", "connection", "copy", "dns", "keys_only", "leading_space",
+        "message",
     )  # fmt: skip
 
     def __init__(self, context: Context, agreed: Offer) -> None:
@@ -64,6 +65,7 @@ class Session:
         self.check: Checks | None = None  # what is verified about this message
         self.copy: Capture | None = None  # of trap mail, where copies are kept
         self.dns: str | None = None  # answers to play back (replay only)
+        self.keys_only = False  # and they are those of DKIM alone
         # Between `end` and `settle`.
         self._answer: Answer = GO
         self._verdict: Verdict | None = None
@@ -137,6 +139,7 @@ class Session:
             message.proxy = whose.second_hop
             if gate.replay:
                 self.dns = macros("{gatepost_dns}")
+                self.keys_only = macros("{gatepost_keys_only}") is not None
                 at = macros("{gatepost_at}")
                 if at is not None:
                     message.at = float(at)
@@ -209,7 +212,7 @@ class Session:
             return
         gate = self._gate
         _count_folds(message)
-        self.check = gate.begin(self.connection, message, self.dns)
+        self.check = gate.begin(self.connection, message, self.dns, self.keys_only)
         if gate.sink.enabled:
             self.copy = gate.capture(message)
 

@@ -1,17 +1,21 @@
-"""Recorded DNS answers, as `replay --dns FILE` reads them: name to TXT text, list, null or error.
+"""Recorded DNS answers, as `replay --dns FILE` reads them: name to TXT text, list, null, error or
+an object of record types, each with one of these.
 
 What has another shape would be played back as some failure that nobody recorded, so it is refused.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from gatepost_policy.dns.answer import ERRORS
+from gatepost_policy.dns.answer import ERRORS, TYPES
 from gatepost_policy.text.escape import shown
 
 SHAPE = 'text, a list of texts, null or {"error": WORD}'
+OBJECT = f'{{"error": WORD}} or an object of {", ".join(TYPES)}'
 MAX_SHOWN = 80
+_EXCHANGE = re.compile(r"\d{1,5} \S+")
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -32,6 +36,22 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def _problem(answer: object) -> str | None:
+    if isinstance(answer, dict) and "error" not in answer:
+        if not answer:
+            return f": want {OBJECT}, got {{}}"
+        for kind, records in answer.items():
+            if kind not in TYPES:
+                return f": want {OBJECT}, got {_got(kind)}"
+            problem = _of_one_type(records)
+            if problem is None and kind == "MX":
+                problem = _exchanges(records)
+            if problem is not None:
+                return f".{kind}{problem}"
+        return None
+    return _of_one_type(answer)
+
+
+def _of_one_type(answer: object) -> str | None:
     if answer is None or isinstance(answer, str):
         return None
     if isinstance(answer, list):
@@ -45,6 +65,15 @@ def _problem(answer: object) -> str | None:
             return None
         return f': want {{"error": WORD}}, WORD one of {", ".join(ERRORS)}, got {_got(answer)}'
     return f": want {SHAPE}, got {_got(answer)}"
+
+
+def _exchanges(answer: object) -> str | None:
+    for record in (
+        [answer] if isinstance(answer, str) else answer if isinstance(answer, list) else []
+    ):
+        if not _EXCHANGE.fullmatch(record):
+            return f': want "10 mx.example.org", got {_got(record)}'
+    return None
 
 
 def _got(value: object) -> str:

@@ -23,6 +23,8 @@ SIGNATURE_KEYS = (
     "crypto", "result", "reason",
 )  # fmt: skip
 
+SPF_KEYS = ("result", "domain", "mechanism", "reason")
+
 Find = Callable[[Result, Envelope], Json | None]
 
 
@@ -59,9 +61,16 @@ def run(item: Item, given: Given, socket: str, find: Find, *, spool: Path | None
     return Outcome(item.file, _json(item, asked, result, record), result, asked, record)
 
 
+def spf_json(spf: Json | None) -> Json | None:
+    """SPF of a record with every key, None where it was not evaluated."""
+    if spf is None:
+        return None
+    return {name: {key: check.get(key) for key in SPF_KEYS} for name, check in spf.items()}
+
+
 def failure(file: str, error: str) -> Outcome:
     """The object of a file that failed: `error` set and the rest null."""
-    keys = ("direction", "family", "signatures", "arc", "edits", "decision")
+    keys = ("direction", "family", "signatures", "arc", "spf", "dmarc", "edits", "decision")
     return Outcome(file, {"file": file, **dict.fromkeys(keys), "error": error})
 
 
@@ -74,6 +83,8 @@ def _json(item: Item, asked: Request, result: Result, record: Json | None) -> Js
         "family": seen["family"],
         "signatures": [{key: s.get(key) for key in SIGNATURE_KEYS} for s in seen["signatures"]],
         "arc": None if arc is None else {"cv": arc[0], "reason": arc[1]},
+        "spf": spf_json(seen.get("spf")),
+        "dmarc": seen.get("dmarc"),
         "edits": [
             {"op": e.op, "name": e.name, "index": e.index, "value": e.value} for e in result.edits
         ],
@@ -100,6 +111,8 @@ def _without_record(asked: Request, result: Result) -> Json:
         "family": families.get(peer(envelope).family, "unix"),
         "signatures": signatures(result.edits),
         "arc": None,
+        "spf": None,
+        "dmarc": None,
         "action": result.action,
         "reason": None,
     }

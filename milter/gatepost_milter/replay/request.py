@@ -72,6 +72,8 @@ def request(item: Item, given: Given, *, spool: Path | None, now: float) -> Requ
         macros["{gatepost_at}"] = repr(at)
         if said.dns is not None:
             macros["{gatepost_dns}"] = _dns_macro(said.dns, spool / f"{queue_id}.dns")
+            if said.keys_only:
+                macros["{gatepost_keys_only}"] = "yes"
     envelope = Envelope(
         client=client,
         client_name=said.client_name,
@@ -112,6 +114,7 @@ class _Said:
     rejected: tuple[str, ...]
     at: float | None
     dns: Mapping[str, Any] | None
+    keys_only: bool  # `dns` was recorded when nothing but DKIM was asked for
 
     @classmethod
     def of(cls, item: Item, given: Given) -> "_Said":
@@ -140,6 +143,8 @@ class _Said:
             rejected=() if given.recipients else _refused(side.get("recipients")),
             at=given.at if given.at is not None else _number(side.get("at"), came.at),
             dns=given.dns if given.dns is not None else side.get("dns"),
+            # What capture wrote before SPF and DMARC were checked has no `checked`.
+            keys_only=given.dns is None and "queue_id" in side and "checked" not in side,
         )
 
 

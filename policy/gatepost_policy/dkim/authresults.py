@@ -18,7 +18,7 @@ from authres.core import AuthenticationResultProperty, DKIMAuthenticationResult
 from gatepost_policy.dkim.claimed_name import claims
 from gatepost_policy.dkim.reasons import Why
 from gatepost_policy.mail.address import is_within
-from gatepost_policy.mail.facts import Arc, Signature
+from gatepost_policy.mail.facts import Arc, Dmarc, Signature, Spf
 
 MAX_RESULTS = 15  # OpenDMARC 1.4 has room for 16, and writes beyond it
 MAX_OCTETS = 960  # of a field, counted as OpenDMARC's tokens lie in its 1026 octets
@@ -28,7 +28,12 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+")
 
 
 def value(
-    authserv_id: str, signatures: Sequence[Signature], arc: Arc | None, author: str = ""
+    authserv_id: str,
+    signatures: Sequence[Signature],
+    arc: Arc | None,
+    author: str = "",
+    spf: Spf | None = None,
+    dmarc: Dmarc | None = None,
 ) -> str:
     """The field's value with its leading space, folded with LF and a tab, a result a line.
 
@@ -37,16 +42,50 @@ def value(
     seen = [s for s in signatures if s.reason is not Why.SKIPPED] or signatures
     if len(seen) > 1:
         seen = sorted(seen, key=lambda s: _rank(s, author))  # stable: else as in the header
-    lines = [] if arc is None or arc.cv == "none" else [_arc(arc.cv, arc.reason)]
-    room = MAX_OCTETS - _octets(_quoted(authserv_id)) - sum(map(_octets, lines))
+    senders = [] if spf is None else _senders(spf)
+    others = [] if dmarc is None else [_dmarc(dmarc)]
+    if arc is not None and arc.cv != "none":
+        others.append(_arc(arc.cv, arc.reason))
+    room = MAX_OCTETS - _octets(_quoted(authserv_id)) - sum(map(_octets, senders + others))
     shown: list[str] = []
-    for signature in seen[: MAX_RESULTS - len(lines)]:
+    for signature in seen[: MAX_RESULTS - len(senders) - len(others)]:
         clause = _clause(signature)
         room -= _octets(clause)
         if room < 0 and shown:
             break
         shown.append(clause)
-    return _joined(authserv_id, [*(shown or ["dkim=none"]), *lines])
+    shown = shown or ["dkim=none"]
+    if dmarc is not None and dmarc.aligned == ("spf",):
+        return _joined(authserv_id, [*senders, *shown, *others])
+    return _joined(authserv_id, [*shown, *senders, *others])
+
+
+def _senders(spf: Spf) -> list[str]:
+    """The results of SPF. The HELO's is left out where it says nothing, and where the MAIL FROM's
+    passed: a reader may take the last one it finds for the message's."""
+    helo = _spf("helo", spf.helo.result, spf.helo.domain, spf.helo.reason)
+    if spf.mail_from is spf.helo:
+        return [helo]  # RFC 7208 2.4: a bounce has no other identity
+    found = spf.mail_from
+    sender = _spf("mailfrom", found.result, found.domain, found.reason)
+    return [sender] if found.result == "pass" or spf.helo.result == "none" else [helo, sender]
+
+
+@lru_cache(maxsize=4096)
+def _spf(name: str, result: str, domain: str | None, reason: str | None) -> str:
+    # RFC 8601 2.7.2
+    why = "" if reason is None else f" reason={_quoted(reason)}"
+    of = "" if domain is None else f" smtp.{name}={_quoted(domain)}"
+    return f"spf={result}{why}{of}"
+
+
+@lru_cache(maxsize=4096)
+def _dmarc(dmarc: Dmarc) -> str:
+    # RFC 9989 9.1 registers both properties.
+    why = "" if dmarc.reason is None else f" reason={_quoted(dmarc.reason)}"
+    policy = "" if dmarc.policy is None else f" policy.dmarc={dmarc.policy}"
+    of = f" header.from={_quoted(dmarc.domain)}" if dmarc.domain else ""
+    return f"dmarc={dmarc.result}{why}{policy}{of}"
 
 
 def unverified(authserv_id: str) -> str:

@@ -194,4 +194,6 @@ def sidecar(facts: Facts, traps: frozenset[str], dns: dict[str, Any]) -> dict[st
             ],
         },
         "dns": dns,
+        # Whose answers `dns` holds: what was not asked for must not read as "there is none".
+        "checked": ["dkim", "spf", "dmarc"],
     }

@@ -78,6 +78,9 @@ def message_fields(facts: Facts, decision: Decision, traps: int = 0) -> dict[str
         else None
     )
     out["arc"] = None if facts.arc is None else facts.arc.cv
+    spf, dmarc = facts.spf, facts.dmarc
+    out["spf"] = None if spf is None else f"{spf.mail_from.result}:{spf.mail_from.domain or '?'}"
+    out["dmarc"] = None if dmarc is None else f"{dmarc.result}:{dmarc.domain or '?'}"
     out["traps"] = traps
     out["action"] = decision.action
     out["reason"] = decision.reason

@@ -1,14 +1,17 @@
 """Authentication-Results: what we write reads back as meant, what strangers wrote is found."""
 
+from dataclasses import replace
+
 import pytest
 from authres import FeatureContext
 from authres.arc import ARCAuthenticationResult
 from authres.core import AuthenticationResultsHeader
 from authres.dkim_b import DKIMAuthenticationResult
+from authres.dmarc import DMARCAuthenticationResult
 
 from gatepost_policy.dkim.authresults import MAX_RESULTS, forged, unverified, value
 from gatepost_policy.dkim.reasons import RESULT, Why
-from gatepost_policy.mail.facts import Arc, Signature
+from gatepost_policy.mail.facts import Arc, Dmarc, Signature, Spf, SpfCheck
 
 MX = "mx.example.net"
 SOUND = Signature(
@@ -28,6 +31,7 @@ def read(text: str) -> AuthenticationResultsHeader:
     assert max(map(len, text.split("\n"))) < 998
     features = FeatureContext()
     features.result_class_by_auth_method["dkim"] = DKIMAuthenticationResult
+    features.result_class_by_auth_method["dmarc"] = DMARCAuthenticationResult
     features.result_class_by_auth_method["arc"] = ARCAuthenticationResult
     return AuthenticationResultsHeader.parse_value(features, text.replace("\n", "").strip())
 
@@ -184,3 +188,51 @@ def test_a_huge_comment_is_not_read_to_its_end() -> None:
 def test_what_we_write_is_found_again() -> None:
     for name in (MX, "a b", "host"):
         assert forged([value(name, [SOUND], None).encode()], name) == (1,)
+
+
+SPF = Spf(SpfCheck("pass", "mail.example.org", "mx"), SpfCheck("fail", "mx.example.org", "-all"))
+DMARC = Dmarc("pass", "example.org", "example.org", "reject", ("spf",))
+
+
+def methods(text: str) -> list[tuple[str, str]]:
+    return [(r.method, r.result) for r in read(text).results]
+
+
+def test_spf_and_dmarc_stand_behind_dkim() -> None:
+    both = replace(DMARC, aligned=("dkim", "spf"))
+    text = value(MX, [SOUND], Arc("pass"), "example.org", spf=SPF, dmarc=both)
+    assert methods(text) == [("dkim", "pass"), ("spf", "pass"), ("dmarc", "pass"), ("arc", "pass")]
+    _, spf, dmarc, _ = read(text).results
+    assert spf.smtp_mailfrom == "mail.example.org"
+    assert dmarc.header_from == "example.org"
+    assert " policy.dmarc=reject" in text
+
+
+def test_an_aligned_pass_stands_first_also_where_it_is_spf() -> None:
+    other = replace(SOUND, domain="list.example")
+    text = value(MX, [other], None, "example.org", spf=SPF, dmarc=DMARC)
+    assert methods(text) == [("spf", "pass"), ("dkim", "pass"), ("dmarc", "pass")]
+
+
+def test_the_helo_is_told_where_the_mail_from_did_not_pass() -> None:
+    failed = Spf(SpfCheck("softfail", "example.org", "~all"), SpfCheck("pass", "mx.example.net"))
+    assert methods(value(MX, [], None, spf=failed)) == [
+        ("dkim", "none"), ("spf", "pass"), ("spf", "softfail"),
+    ]  # fmt: skip
+    bounce = SpfCheck("temperror", "mx.example.net", None, "dns-timeout")
+    text = value(MX, [], None, spf=Spf(bounce, bounce))
+    assert "spf=temperror reason=dns-timeout smtp.helo=mx.example.net" in text
+    assert "mailfrom" not in text
+
+
+def test_spf_and_dmarc_have_their_room_among_many_signatures() -> None:
+    many = [replace(SOUND, domain=f"d{n}.example") for n in range(60)]
+    text = value(MX, many, Arc("pass"), "example.org", spf=SPF, dmarc=DMARC)
+    assert len(text) < 1026 and len(read(text).results) <= MAX_RESULTS
+    assert {"spf", "dmarc", "arc"} <= {method for method, _ in methods(text)}
+
+
+def test_what_a_stranger_chose_is_quoted() -> None:
+    odd = Spf(SpfCheck("none", 'a"b;c'), SpfCheck("none"))
+    text = value(MX, [], None, spf=odd, dmarc=Dmarc("none", "x;dkim=pass y"))
+    assert 'smtp.mailfrom="a\\"b;c"' in text and 'header.from="x;dkim=pass y"' in text

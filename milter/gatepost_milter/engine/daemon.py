@@ -12,10 +12,15 @@ from collections.abc import Callable, Sequence
 from gatepost_milter.engine import libmilter
 from gatepost_milter.engine.children import RECORDER, Helper
 from gatepost_milter.engine.listener import SocketError, open_listener
-from gatepost_milter.engine.supervisor import Supervisor
+from gatepost_milter.engine.supervisor import Supervisor, try_journal
 from gatepost_policy import config
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.monitoring.maillog import MailLog
 from gatepost_policy.system.socket_address import SocketAddress
+
+
+class StateError(Exception):
+    """The state directory cannot be used. The text is one line with the next step."""
 
 
 def postfix_lines(settings: Settings) -> tuple[str, str]:
@@ -52,9 +57,14 @@ def serve(
 ) -> int:
     """Run the milter in this process until it is told to stop; the exit status.
 
-    Raises ConfigError and SocketError before anything is started.
+    Raises ConfigError, StateError and SocketError before anything is started.
     """
     settings = load()
+    if not replay:
+        try:
+            try_journal(settings, MailLog(settings.log))
+        except config.ConfigError as error:
+            raise StateError(str(error)) from None
     libmilter.register()
     listener = open_listener(settings)
     return Supervisor(settings, listener, load, ready, helpers, replay).run()
@@ -80,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except config.ConfigError as error:
         print(f"gatepost-milter: {error}", file=sys.stderr, flush=True)
         return 2
-    except SocketError as error:
+    except (SocketError, StateError) as error:
         print(f"gatepost-milter: {error}", file=sys.stderr, flush=True)
         return 3
 

@@ -27,7 +27,7 @@ from typing import NoReturn
 from gatepost_milter.engine import worker
 from gatepost_milter.engine.children import Child, Helper
 from gatepost_milter.engine.listener import Listener
-from gatepost_policy import config, dkim
+from gatepost_policy import config, dkim, journal
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.monitoring import slots
 from gatepost_policy.monitoring.maillog import MailLog
@@ -146,6 +146,8 @@ class Supervisor:
         old = [child for child in self.children if not child.retired]
         try:
             settings = self.load()
+            if not self.replay:
+                try_journal(settings, self.log)
         except config.ConfigError as error:
             self.log.event("error", "reload-refused", error=str(error), kept="old configuration")
             notify("READY=1")
@@ -278,6 +280,23 @@ class Supervisor:
         while any(which(c) for c in self.children) and time.monotonic() < deadline:
             signal.sigtimedwait((signal.SIGCHLD,), 0.02)
             self._bury()
+
+
+def try_journal(settings: Settings, log: MailLog) -> None:
+    """Where nothing can be written nothing would be remembered. Raises ConfigError.
+
+    A disk that is full is no reason to stop mail: it is said, now and with every loss.
+    """
+    directory = config.journal_dir(settings)
+    why = journal.refused(directory)
+    if why is None:
+        return
+    text = f"{directory}: records cannot be written: {why.strerror or why}"
+    if why.errno not in journal.FULL:
+        raise config.ConfigError(
+            f"{text}; look at owner and mode of the directory, or set store.url"
+        )
+    log.event("error", "journal", text=f"{text}; until there is room they are lost")
 
 
 def _heard(children: Sequence[Child], word: bytes, seconds: float) -> bool:

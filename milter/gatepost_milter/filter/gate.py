@@ -69,6 +69,7 @@ class Gate:
             config.journal_dir(settings),
             max_bytes=settings.store.journal_max_bytes,
             sync=settings.store.sync,
+            tell=lambda text: self.log.event("error", "journal", text=text),
         )
         # Only these two answer a trap at RCPT; every other action lets the message come.
         self.answers_rcpt = settings.trap.action in ("reject", "tempfail")

@@ -1,5 +1,6 @@
 """What was seen, on disk before the MTA is answered: records, segments, captured mail."""
 
+from gatepost_policy.journal.losses import LOSSES
 from gatepost_policy.journal.segment import (
     Piece,
     abandoned,
@@ -11,9 +12,11 @@ from gatepost_policy.journal.segment import (
     segments,
     size_of,
 )
-from gatepost_policy.journal.writer import POKE, Writer
+from gatepost_policy.journal.writer import FULL, POKE, Writer, refused
 
 __all__ = [
+    "FULL",
+    "LOSSES",
     "POKE",
     "Piece",
     "Writer",
@@ -23,6 +26,7 @@ __all__ = [
     "frame",
     "is_torn",
     "read",
+    "refused",
     "segments",
     "size_of",
 ]

@@ -7,20 +7,27 @@ a record cut short at its very end is one whose message was never answered. A se
 reopened for appending. It survives kill -9 of every process because the page cache does;
 `sync="power"` adds an fdatasync, shared by all writers that wait at the moment.
 
+A segment that was taken away from under its writer (a directory removed or restored by hand) is
+noticed after each write and made again under its name with all it held: the watermark goes by name
+and offset, so that nothing of it is lost, and nothing is counted twice.
+
 What a record looks like and how it is read: `segment`, whose names are offered here too.
 
 Limits: the size limit is looked at every LOOK_BYTES, so that it may be exceeded by that much for
 each process. Losses that a process could not write down before it was killed are not counted.
 """
 
+import errno
 import fcntl
 import os
 import secrets
+import sys
 import threading
 import time
 from pathlib import Path
 
 from gatepost_policy.journal import record
+from gatepost_policy.journal.losses import LOSSES, Tell
 from gatepost_policy.journal.record import Json
 from gatepost_policy.journal.segment import (
     SUFFIX,
@@ -33,19 +40,31 @@ POKE = "poke"
 SEGMENT_BYTES = 8_388_608
 LOOK_BYTES = 262_144
 RETRY_S = 0.25
+PROBE_BYTES = 4_096
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what may go by itself
 # How the encoder writes a recipient that is a trap; a text cannot hold it, its quotes are escaped.
 TRAP_HIT = b'"trap":true'
+
+
+def to_stderr(text: str) -> None:
+    """Where nobody else wants to hear of losses."""
+    print(text, file=sys.stderr, flush=True)
 
 
 class Writer:
     """This process's end of the journal. Thread-safe; opens its segment at the first write.
 
     Make it before or after a fork, but write only after it. `lost` counts the records that could
-    not be written since the last gap record.
+    not be written since the last gap record; `tell` is given a line about losses, now and then.
     """
 
-    def __init__(self, directory: Path, *, max_bytes: int, sync: str) -> None:
+    def __init__(
+        self, directory: Path, *, max_bytes: int, sync: str, tell: Tell = to_stderr
+    ) -> None:
         self.directory = directory
+        self._tell = tell
+        self._why = ""
+        self._path = directory  # of the segment that is open
         self.max_bytes = max_bytes
         self.lost = 0
         self._lost_since = 0.0
@@ -71,7 +90,7 @@ class Writer:
             if self.lost and not self._confess():
                 self._lose(obj)
                 return False
-            if not self._append(data):
+            if not self._append(data) or not self._kept(data):
                 self._lose(obj)
                 return False
             handle, ticket = self._handle, self._power.enter() if self._power else 0
@@ -102,22 +121,28 @@ class Writer:
                 self._open()
             left = self.max_bytes - size_of(self.directory)
             self._room = min(left, LOOK_BYTES + size)
-        except OSError:
+            if self._room < size:
+                self._why = "it has reached store.journal_max_bytes"
+        except OSError as error:
             self._room = 0
+            self._why = _reason(error)
         # A segment that cannot take this record may still take a smaller one.
         return self._handle >= 0 and self._room >= size
 
-    def _open(self) -> None:
+    def _open(self, name: str = "", content: bytes = b"") -> None:
         faults.disk_full("open")
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # 128 random bits: no two segments of any host ever share a name.
-        name = secrets.token_hex(16)
+        name = name or secrets.token_hex(16)
         aside, final = self.directory / f".{name}", self.directory / f"{name}{SUFFIX}"
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        # Readable, so that it can be made again should it lose its name.
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
         handle = os.open(aside, flags, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             faults.point("segment-created")
+            if content and os.write(handle, content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.rename(aside, final)
             if self._power:
                 _sync_directory(self.directory)
@@ -125,15 +150,46 @@ class Writer:
             os.close(handle)
             aside.unlink(missing_ok=True)
             raise
-        self._handle, self._size = handle, 0
+        self._handle, self._size, self._path = handle, len(content), final
+
+    def _kept(self, last: bytes) -> bool:
+        """True where what was written has a name by which the recorder finds it."""
+        try:
+            there, mine = os.stat(self._path), os.fstat(self._handle)
+            if (there.st_ino, there.st_dev) == (mine.st_ino, mine.st_dev):
+                return True
+        except OSError:
+            pass
+        old, size, name = self._handle, self._size, self._path.stem
+        try:
+            content = os.pread(old, size, 0)
+            # An older copy of it that was put back has less; somebody else's file stays as it is.
+            if self._path.exists() and not content.startswith(self._path.read_bytes()):
+                name, content = "", last
+            self._open(name, content)
+        except OSError as error:
+            self._leave()
+            self._why = _reason(error)
+            return False
+        if self._power:
+            self._power.leave(old)
+        os.close(old)
+        self._tell(
+            "journal: the segment was taken away under its writer; it was made again with "
+            f"what it held: {self._path}"
+        )
+        return True
 
     def _append(self, data: bytes) -> bool:
         try:
             faults.disk_full("write")
             faults.point("before-write")
             written = os.write(self._handle, data)
-        except OSError:
+            if written < len(data):
+                self._why = os.strerror(errno.ENOSPC)
+        except OSError as error:
             written = 0
+            self._why = _reason(error)
         if written == len(data):
             faults.point("after-write")
             self._size += written
@@ -153,6 +209,7 @@ class Writer:
         gap = frame(record.gap(self._lost_since, self._lost_until, self.lost))
         if not self._append(gap):
             return False
+        self._tell(f"journal: records are kept again; {self.lost} were lost by this process")
         self.lost = 0
         return True
 
@@ -176,6 +233,7 @@ class Writer:
         self._lost_since = min(self._lost_since, at) if self.lost else at
         self._lost_until = max(self._lost_until, at) if self.lost else at
         self.lost += 1
+        LOSSES.add(self._why or "it cannot be written", self._tell)
         self._retry_at = time.monotonic() + RETRY_S
 
     def _leave(self) -> None:
@@ -184,6 +242,35 @@ class Writer:
                 self._power.leave(self._handle)
             os.close(self._handle)
         self._handle, self._size, self._room = -1, 0, 0
+
+
+def refused(directory: Path, make: bool = True) -> OSError | None:
+    """Why no record can be written into `directory` now; None where one can be.
+
+    Tried with a file of one page that has no name. `make`: the directory is made where missing.
+    """
+    try:
+        faults.disk_full("open")
+        if make:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            if os.write(handle, bytes(PROBE_BYTES)) < PROBE_BYTES:
+                return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            # A network file system may find out only here.
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        # EISDIR, EOPNOTSUPP: a file system without files that have no name.
+        if error.errno in (errno.EISDIR, errno.EOPNOTSUPP):
+            return None if os.access(directory, os.W_OK | os.X_OK) else error
+        return error
+    return None
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
 
 
 class _Power:

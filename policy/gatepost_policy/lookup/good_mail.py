@@ -91,6 +91,7 @@ def _reader(settings: "Settings") -> "Engine":
     from sqlalchemy import create_engine, event
 
     from gatepost_policy import config
+    from gatepost_policy.store import file_identity
 
     path = config.database_path(settings)
     if path is None:
@@ -116,4 +117,5 @@ def _reader(settings: "Settings") -> "Engine":
     def set_up(dbapi: Any, record: object) -> None:
         dbapi.execute("PRAGMA query_only=ON")
 
+    file_identity.watch(engine)
     return engine

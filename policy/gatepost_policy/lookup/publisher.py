@@ -101,6 +101,12 @@ def publish(
     bump(state_dir / TICK_FILE)
 
 
+def anew(state_dir: Path) -> None:
+    """The next `publish` writes everything: what is published came from another store."""
+    _checked.discard(state_dir)
+    (state_dir / NOW_FILE).unlink(missing_ok=True)
+
+
 @dataclass(frozen=True, slots=True)
 class _Base:
     number: int

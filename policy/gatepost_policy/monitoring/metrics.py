@@ -8,6 +8,7 @@ is away, its counters are left out (Prometheus knows a gap from a zero) and /hea
 No address, name or queue id is ever a label.
 """
 
+import errno
 import logging
 import threading
 import time
@@ -27,7 +28,7 @@ from prometheus_client.core import (
 )
 from sqlalchemy import Engine, func, select
 
-from gatepost_policy import config
+from gatepost_policy import config, journal
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.monitoring import counters, slots
 from gatepost_policy.store import StoreError, open_engine, reading, tables
@@ -62,6 +63,11 @@ class Health:
             found.append(
                 f"journal: {waiting} bytes wait for the store; see store.journal_max_bytes"
             )
+        why = journal.refused(config.journal_dir(self._settings), make=False)
+        if why is not None and why.errno != errno.ENOENT:  # who writes makes the directory
+            found.append(f"journal: cannot be written, what comes is lost: {why.strerror or why}")
+        if journal.LOSSES.active():
+            found.append(f"journal: {plural(journal.LOSSES.total, 'record')} lost since the start")
         refused = _files(config.quarantine_dir(self._settings))
         if refused:
             records = plural(refused, "record")
@@ -115,6 +121,11 @@ class Collector:
             "gatepost_quarantine_records",
             "Records that the store refused",
             value=_files(config.quarantine_dir(self._settings)),
+        )
+        yield CounterMetricFamily(
+            "gatepost_records_lost",
+            "Records that this service could not write down since it started",
+            value=journal.LOSSES.total,
         )
 
     def _workers(self) -> Iterator[Metric]:
@@ -259,7 +270,7 @@ def start(settings: Settings, stop: threading.Event) -> list[threading.Thread]:
     def engine() -> Engine:
         with lock:
             if not engines:
-                engines.append(open_engine(settings))
+                engines.append(open_engine(settings, create=False))
             return engines[0]
 
     app = application(settings, engine)

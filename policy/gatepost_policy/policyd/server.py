@@ -113,16 +113,14 @@ def build(settings: "Settings") -> Service:
     from gatepost_policy.lookup import KnownState
     from gatepost_policy.monitoring.maillog import MailLog
 
-    return Service(
-        settings,
-        KnownState(settings),
-        journal.Writer(
-            config.journal_dir(settings),
-            max_bytes=settings.store.journal_max_bytes,
-            sync=settings.store.sync,
-        ),
-        MailLog(settings.log),
+    log = MailLog(settings.log)
+    writer = journal.Writer(
+        config.journal_dir(settings),
+        max_bytes=settings.store.journal_max_bytes,
+        sync=settings.store.sync,
+        tell=lambda text: log.event("error", "journal", text=text),
     )
+    return Service(settings, KnownState(settings), writer, log)
 
 
 async def serve(settings: "Settings", path: Path | None, store: str | None) -> None:
@@ -225,6 +223,8 @@ def _reload(server: Server, recording: Recording, path: Path | None, store: str 
     systemd.reloading()
     try:
         settings = config.load(path, store=store)
+        if (problem := _unwritable(settings)) is not None:
+            raise config.ConfigError(problem)
     except config.ConfigError as error:
         log.event("error", "reload-refused", error=str(error))
         systemd.notify("READY=1")
@@ -255,11 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"gatepost-policyd: {error}", file=sys.stderr)
         sys.exit(2)
     _raise_file_limit(settings.policy.max_connections)
-    state = config.state_dir(settings)
-    try:
-        state.mkdir(mode=0o750, parents=True, exist_ok=True)
-    except OSError as error:
-        problem = f"state directory {state}: {error.strerror}; make it, or set store.url"
+    if (problem := _unwritable(settings)) is not None:
         print(f"gatepost-policyd: {problem}", file=sys.stderr)
         sys.exit(3)
     try:
@@ -272,6 +268,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         sys.exit(3)
     sys.exit(0)
+
+
+def _unwritable(settings: "Settings") -> str | None:
+    """Why nothing could be remembered with these settings; a full disk may get room again."""
+    from gatepost_policy import journal
+
+    state, records = config.state_dir(settings), config.journal_dir(settings)
+    try:
+        state.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in journal.FULL:
+            return None
+        return f"state directory {state}: {error.strerror}; make it, or set store.url"
+    why = journal.refused(records)
+    if why is None or why.errno in journal.FULL:
+        return None
+    return (
+        f"{records}: records cannot be written: {why.strerror or why}; "
+        "look at owner and mode of the directory, or set store.url"
+    )
 
 
 def _raise_file_limit(connections: int) -> None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
 BATCH_RECORDS = 1_000
+SHORT_S = 60.0
 PEEK_BYTES = 65_536
 RETRIES = store.RETRIES
 
@@ -63,10 +64,13 @@ class Intake:
     """One journal's way into the store. Only the holder of the recorder's lock may use it.
 
     `host` names the journal among all hosts of the store. `changed` says that listings or repeat
-    senders changed since whoever publishes them last set it to False.
+    senders changed since whoever publishes them last set it to False. `taken_away`: the directory
+    was removed or replaced, so that its writers will make their segments again.
     """
 
-    def __init__(self, settings: "Settings", host: str, log: Log) -> None:
+    def __init__(self, settings: "Settings", host: str, log: Log, taken_away: bool = False) -> None:
+        self._taken_away = taken_away
+        self._short: dict[str, float] = {}  # segments shorter than their mark, since (monotonic)
         self.settings = settings
         self.directory = config.journal_dir(settings)
         self.quarantine = config.quarantine_dir(settings)
@@ -127,13 +131,24 @@ class Intake:
         """Where we are. A mark without its segment is what a crash left behind."""
         names = {segment.name for segment in segments}
         with store.reading(engine) as connection:
-            sql = 'SELECT segment, "offset" FROM journal_mark WHERE host = ?'
-            rows = connection.exec_driver_sql(
-                sqltext.native(connection.dialect.name, sql), (self.host,)
-            ).all()
+            dialect = connection.dialect.name
+            sql = sqltext.native(
+                dialect, 'SELECT segment, "offset" FROM journal_mark WHERE host = ?'
+            )
+            marks = {
+                str(name): int(offset)
+                for name, offset in connection.exec_driver_sql(sql, (self.host,))
+            }
+            # A journal that was taken away and made again may have got another name since.
+            sql = sqltext.native(dialect, 'SELECT "offset" FROM journal_mark WHERE segment = ?')
+            for segment in names - set(marks):
+                offset = connection.exec_driver_sql(sql, (segment,)).scalar()
+                if offset is not None:
+                    marks[segment] = int(offset)
             self._floor = retention.learned(connection, 0.0)
-        self._marks = {name: int(offset) for name, offset in rows}
-        self._done.update(name for name in self._marks if name not in names)
+        self._marks = marks
+        if not self._taken_away:
+            self._done.update(name for name in self._marks if name not in names)
 
     # Writing the store
 
@@ -262,7 +277,15 @@ class Intake:
         except FileNotFoundError:
             return True
         offset = self._offset(segment)
-        if size <= offset:
+        if size < offset:
+            # An older copy that somebody put back: its writer, if it lives, makes it anew.
+            since = self._short.setdefault(segment.name, time.monotonic())
+            if time.monotonic() - since < SHORT_S:
+                return False
+            piece = journal.Piece(0, size, None, segment.read_bytes())
+            self._quarantine(_Entry(segment, piece), "shorter than what was read of it")
+            return True
+        if size == offset:
             return True
         if next(journal.read(segment, offset, PEEK_BYTES), None) is not None:
             return False

@@ -28,7 +28,7 @@ from gatepost_policy.ingest import ingest, trap_marks
 from gatepost_policy.journal.record import Json
 from gatepost_policy.recorder import intake
 from gatepost_policy.recorder.intake import RETRIES, Intake, Log
-from gatepost_policy.store import StoreError, partitions
+from gatepost_policy.store import Files, StoreError, partitions
 
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
@@ -54,8 +54,12 @@ class Recorder:
         self._intake: Intake | None = None
         self._lock = -1
         self._poke = -1
+        self._host = ""
+        self._opened = False
+        self._taken_away = False
+        self._files: Files | None = None  # of the store that was opened, where it is SQLite
         self._revision: tuple[tuple[str, int], ...] | None = None
-        self._complained = 0.0
+        self._complained: dict[str, float] = {}
         self._purge_at = 0.0
         self._purger: retention.Purger | None = None
         self._purge_to = self._purge_from = 0.0
@@ -89,6 +93,7 @@ class Recorder:
 
     def step(self) -> bool:
         """Ingest a batch, publish what changed, purge a little. True where more is waiting."""
+        self._look_at_files()
         self._pace.begin(self.engine())
         took = self.ingest_once()
         self._publish()
@@ -121,15 +126,48 @@ class Recorder:
     def close(self) -> None:
         """Let go of store and lock."""
         self._forget()
+        self._unlock()
+
+    def _unlock(self) -> None:
         for handle in (self._lock, self._poke):
             if handle >= 0:
                 os.close(handle)
         self._lock = self._poke = -1
 
+    def _holds(self) -> bool:
+        """True where the file that we hold the lock of is the one that others would lock."""
+        try:
+            there, mine = os.stat(self.directory / LOCK), os.fstat(self._lock)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
+    def _look_at_files(self) -> None:
+        """Notice a SQLite file that is not the one we opened. Raises StoreError."""
+        path = config.database_path(self.settings)
+        if path is None or self._files is None:
+            return
+        now = store.files(path)
+        what = self._files.changed(now)
+        if what is None:
+            self._files = now
+        elif what == "replaced":
+            self._log("warning", f"recorder: store {path}: its file was replaced; it is read anew")
+            self._forget()
+            self._files = self._revision = None
+            lookup.anew(self.state)
+        else:
+            raise store.gone(path, what)
+
     def lock(self) -> bool:
         """Become this host's recorder; False where another process is. Raises OSError."""
         if self._lock >= 0:
-            return True
+            if self._holds():
+                return True
+            # The directory was removed or replaced: whoever comes locks another file.
+            self._log("error", f"recorder: {self.directory} was taken away; it is made again")
+            self._unlock()
+            self._taken_away = True
         for directory in (self.directory, self.state):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(self.directory / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -139,7 +177,8 @@ class Recorder:
             os.close(handle)
             return False
         self._lock = handle
-        self._intake = Intake(self.settings, _host(self.directory), self._log)
+        self._host = _host(self.directory, self._host)
+        self._intake = Intake(self.settings, self._host, self._log, self._taken_away)
         poke = self.directory / journal.POKE
         with suppress(FileExistsError):
             os.mkfifo(poke, 0o600)
@@ -155,7 +194,12 @@ class Recorder:
     def engine(self) -> Engine:
         """The store. Raises StoreError."""
         if self._engine is None:
-            self._engine = store.open_engine(self.settings)
+            self._look_at_files()
+            # A store that was there is not made anew, empty, behind the operator's back.
+            self._engine = store.open_engine(self.settings, create=not self._opened)
+            self._opened = True
+            path = config.database_path(self.settings)
+            self._files = None if path is None else store.files(path)
         return self._engine
 
     def ingest_once(self) -> int:
@@ -195,9 +239,15 @@ class Recorder:
 
     def _complain(self, error: Exception) -> None:
         now = time.monotonic()
-        if not self._complained or now - self._complained >= COMPLAIN_S:
-            self._complained = now
-            self._log("error", f"recorder: {error}; the journal keeps what comes")
+        # Each trouble at once, and then once a minute.
+        self._complained = {t: at for t, at in self._complained.items() if now - at < COMPLAIN_S}
+        if str(error) not in self._complained:
+            self._complained[str(error)] = now
+            why = journal.refused(self.directory)
+            kept = "the journal keeps what comes"
+            if why is not None:
+                kept = f"the journal cannot keep what comes either: {why.strerror or why}"
+            self._log("error", f"recorder: {error}; {kept}")
 
     def _forget(self) -> None:
         """Begin anew with the store: after an error nothing we remember of it is sure."""
@@ -325,13 +375,16 @@ def _ingested(engine: Engine, directory: Path, wanted: dict[str, int]) -> bool:
     )
 
 
-def _host(directory: Path) -> str:
-    """The name of this journal among all hosts of one store, made at first use."""
+def _host(directory: Path, known: str = "") -> str:
+    """The name of this journal among all hosts of one store, made at first use.
+
+    `known` where this process has read it before, and the directory was taken away since.
+    """
     path = directory / HOST
     try:
         return path.read_text("ascii").strip()
     except FileNotFoundError:
-        name = secrets.token_hex(8)
+        name = known or secrets.token_hex(8)
         aside = directory / f".{name}"
         aside.write_text(name, "ascii")
         aside.rename(path)

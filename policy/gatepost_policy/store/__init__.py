@@ -5,17 +5,22 @@ from gatepost_policy.store.engine import (
     RETRIES,
     StoreError,
     explain,
+    gone,
     name,
     persistently,
     reading,
     retryable,
     writing,
 )
+from gatepost_policy.store.file_identity import Files, files
 
 __all__ = [
     "RETRIES",
+    "Files",
     "StoreError",
     "explain",
+    "files",
+    "gone",
     "name",
     "open_engine",
     "open_url",

@@ -13,6 +13,7 @@ from sqlalchemy.exc import (
 )
 
 from gatepost_policy import config
+from gatepost_policy.store import file_identity
 from gatepost_policy.store.engine import StoreError
 from gatepost_policy.text.escape import shown
 
@@ -26,12 +27,20 @@ SQLITE_CACHE_KIB = 16_384
 WAL_LIMIT_BYTES = 67_108_864
 
 
-def open_engine(settings: "Settings", *, ensure: bool = True) -> Engine:
+def open_engine(settings: "Settings", *, ensure: bool = True, create: bool = True) -> Engine:
     """The configured store, ready for use. Raises StoreError.
 
     A SQLite store is created and upgraded where needed; a server's schema must be the right one.
-    `ensure=False` leaves the schema alone: for `db upgrade` and the doctor.
+    `ensure=False` leaves the schema alone: for `db upgrade` and the doctor. `create=False`: a file
+    that is not there is none, because it was there before, or because somebody only looks.
     """
+    path = config.database_path(settings)
+    if not create and path is not None and not path.exists():
+        raise StoreError(
+            f"store {shown(str(path))}: there is no file; restore it (milterctl db restore FILE), "
+            "or make a new, empty one: milterctl db upgrade",
+            temporary=True,
+        )
     return open_url(config.store_url(settings), busy_ms=settings.store.busy_ms, ensure=ensure)
 
 
@@ -72,6 +81,8 @@ def _sqlite(url: str, busy_ms: int) -> Engine:
         ):
             cursor.execute(f"PRAGMA {pragma}").fetchall()
         cursor.close()
+
+    file_identity.watch(engine)  # behind the set-up: by then there is a write-ahead log
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -21,6 +22,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from gatepost_policy.store import file_identity
 from gatepost_policy.text.escape import shown
 
 Result = TypeVar("Result")
@@ -100,7 +102,19 @@ def name(engine: Engine) -> str:
 # A piece of SQLite's message: (what it means, the next step, waiting may help).
 _SQLITE = (
     ("database is locked", "is locked by another program", "find it with fuser", True),
-    ("disk is full", "the disk is full", "make room; the journal keeps what comes", True),
+    ("disk is full", "the disk is full", "make room", True),
+    (
+        file_identity.REMOVED,
+        "its file was removed",
+        "restore it (milterctl db restore FILE), or make a new, empty one: milterctl db upgrade",
+        True,
+    ),
+    (
+        file_identity.STALE,
+        "its file was replaced, but the -wal and -shm beside it are the old one's",
+        "remove these two, or better: milterctl db restore FILE",
+        True,
+    ),
     ("readonly database", "is read-only", "look at owner and mode of file and directory", True),
     ("unable to open", "cannot be opened", "look at owner and mode of file and directory", True),
     ("disk I/O error", "the disk reports an error", "look at the kernel's log", True),
@@ -139,6 +153,12 @@ def explain(error: SQLAlchemyError, engine: Engine) -> StoreError:
     if not sqlite and not state and isinstance(error, OperationalError | InterfaceError):
         return StoreError(f"{what}: no answer: {line}; is the server up?", temporary=True)
     return StoreError(f"{what}: {line}")
+
+
+def gone(path: Path, what: str) -> StoreError:
+    """The error for a SQLite file that is not the one we opened (`Files.changed`)."""
+    meaning, step = next((m, s) for sign, m, s, _ in _SQLITE if sign == what)
+    return StoreError(f"store {shown(str(path))}: {meaning}; {step}", temporary=True)
 
 
 def retryable(error: SQLAlchemyError) -> bool:

@@ -1,0 +1,76 @@
+"""Is the SQLite file that we have open still the one that lies at its path?
+
+A file that was replaced (a backup put back by hand) or removed goes on to be written under a name
+that nobody finds: all of it is lost with the last process that holds it. So its device and inode
+are compared before each transaction.
+"""
+
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import DisconnectionError, OperationalError
+
+Inode = tuple[int, int]
+
+REMOVED = "database file removed"
+STALE = "database file replaced beside its old log"
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Device and inode of a store's file and of its write-ahead log; None where there is none."""
+
+    main: Inode | None
+    log: Inode | None
+
+    def changed(self, now: "Files") -> str | None:
+        """What happened to the file since: REMOVED, STALE, "replaced", or None: nothing.
+
+        STALE: SQLite would read the log of the old file into the new one, and break it.
+        """
+        if now.main == self.main:
+            return None
+        if now.main is None:
+            return REMOVED
+        return STALE if now.log is not None and now.log == self.log else "replaced"
+
+
+def files(path: Path | str) -> Files:
+    """What lies at `path` now."""
+    return Files(_inode(f"{path}"), _inode(f"{path}-wal"))
+
+
+def _inode(path: str) -> Inode | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def watch(engine: Engine) -> None:
+    """No transaction begins on a file that is not at its path any more.
+
+    A new one is opened for it, unless there is none, or SQLite would mix it with the old one's log.
+    """
+    path = str(engine.url.database)
+
+    @event.listens_for(engine, "connect")
+    def opened(dbapi: Any, record: Any) -> None:
+        record.info["files"] = files(path)
+
+    @event.listens_for(engine, "checkout")
+    def check(dbapi: Any, record: Any, proxy: Any) -> None:
+        was: Files = record.info["files"]
+        now = files(path)
+        what = was.changed(now)
+        if what is None:
+            record.info["files"] = now
+        elif what == "replaced":
+            raise DisconnectionError("the file was replaced")
+        else:
+            raise OperationalError("BEGIN", {}, sqlite3.OperationalError(what))

@@ -1,0 +1,129 @@
+"""What the journal cannot keep is said at once, then once a minute, and counted."""
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from daemons import BIN
+from fix_store import message, settings_in
+from gatepost_policy import journal
+from gatepost_policy.journal import losses
+from gatepost_policy.journal import writer as writer_module
+from gatepost_policy.monitoring.metrics import Health
+from gatepost_policy.store import StoreError
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> losses.Losses:
+    """Numbers of this test's own."""
+    found = losses.Losses()
+    monkeypatch.setattr(writer_module, "LOSSES", found)
+    monkeypatch.setattr(journal, "LOSSES", found)
+    return found
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("no right to mount a file system")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def no_store() -> object:
+    raise StoreError("no store in this test")
+
+
+def test_a_full_disk_is_said_counted_and_red(small: Path, shared: losses.Losses) -> None:
+    said: list[str] = []
+    w = journal.Writer(small / "journal", max_bytes=1 << 30, sync="process", tell=said.append)
+    assert w.write(message(0))
+    health = Health(settings_in(small), no_store)  # type: ignore[arg-type]
+    assert not any("journal" in line for line in health.findings())
+    with (small / "filler").open("wb", buffering=0) as filler:
+        with pytest.raises(OSError, match="No space left"):
+            while True:
+                assert filler.write(bytes(4096)) == 4096 or os.write(filler.fileno(), b"x")
+    kept = sum(w.write(message(n)) for n in range(1, 200))
+    assert kept < 199
+    assert shared.total == 199 - kept
+    assert said == ["journal: a record is lost, the mail flows on: No space left on device"]
+    found = health.findings()
+    assert any("cannot be written, what comes is lost: No space left" in line for line in found)
+    assert any(f"{199 - kept} records lost since the start" in line for line in found)
+    (small / "filler").unlink()
+    w._retry_at = 0.0
+    assert w.write(message(200))
+    assert "records are kept again" in said[-1]
+    assert not any("cannot be written" in line for line in health.findings())
+
+
+def test_said_once_a_minute_by_one_of_many_processes(
+    shared: losses.Losses, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = 1_000_000
+    monkeypatch.setattr(losses, "_now", lambda: now)
+    out = tmp_path / "said"
+
+    def tell(text: str) -> None:
+        with out.open("a") as file:
+            file.write(text + "\n")
+
+    children = []
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            for _ in range(500):
+                shared.add("full", tell)
+            os._exit(0)
+        children.append(pid)
+    for pid in children:
+        assert os.waitpid(pid, 0)[1] == 0
+    assert shared.total == 2_000
+    assert out.read_text().splitlines() == ["journal: a record is lost, the mail flows on: full"]
+    now += 60_000
+    shared.add("full", tell)
+    assert out.read_text().splitlines()[1:] == [
+        "journal: 2000 records are lost, the mail flows on: full"
+    ]
+    assert shared.active()
+    now += 61_000
+    assert not shared.active()
+
+
+@pytest.mark.milter
+@pytest.mark.parametrize("program", ["gatepost-milter", "gatepost-policyd"])
+def test_no_service_is_ready_that_could_not_remember(tmp_path: Path, program: str) -> None:
+    (tmp_path / "file").touch()
+    config = tmp_path / "gatepost.toml"
+    config.write_text(
+        f'[milter]\nsocket = "unix:{tmp_path}/m"\n[policy]\nlisten = "unix:{tmp_path}/p"\n'
+        f'[store]\nurl = "{tmp_path}/gatepost.sqlite"\njournal = "{tmp_path}/file/journal"\n'
+    )
+    done = subprocess.run(
+        [BIN / program, "--config", config], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 3
+    assert "ready" not in done.stdout
+    assert f"{tmp_path}/file/journal: records cannot be written: Not a directory" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_why_nothing_can_be_written(tmp_path: Path) -> None:
+    assert journal.refused(tmp_path / "new") is None
+    assert (tmp_path / "new").is_dir()
+    (tmp_path / "file").touch()
+    why = journal.refused(tmp_path / "file" / "journal")
+    assert why is not None and why.errno == errno.ENOTDIR
+    why = journal.refused(tmp_path / "missing", make=False)
+    assert why is not None and why.errno == errno.ENOENT

@@ -1,0 +1,196 @@
+"""Files that are removed or replaced under a running service: nothing is lost, and it is said."""
+
+import os
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fix_store import journal_of, message
+from gatepost_policy import config, journal, store
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.recorder import Recorder
+
+
+class Service:
+    """A writer and a recorder that work as in the daemons, and what they say."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.said: list[str] = []
+        self.stop = threading.Event()
+        self.path = Path(f"{config.database_path(settings)}")
+        self.writer = journal.Writer(
+            journal_of(settings), max_bytes=1 << 30, sync="process", tell=self.said.append
+        )
+        self.recorder = Recorder(settings, lambda level, text: self.said.append(text))
+        self.thread = threading.Thread(target=self.recorder.run, args=(self.stop,))
+        self.thread.start()
+
+    def write(self, first: int, count: int = 10) -> None:
+        for n in range(first, first + count):
+            assert self.writer.write(message(n))
+
+    def rows(self) -> set[str]:
+        """The messages in the file that lies at the store's path."""
+        try:
+            with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True) as connection:
+                return {row[0] for row in connection.execute("SELECT queue_id FROM message")}
+        except sqlite3.Error:
+            return set()
+
+    def until(self, what: Callable[[], bool]) -> None:
+        for _ in range(3_000):
+            if what():
+                return
+            assert self.thread.is_alive(), self.said
+            threading.Event().wait(0.01)
+        raise AssertionError((self.said, sorted(self.rows())))
+
+    def has(self, first: int, last: int) -> bool:
+        return {f"Q{n}" for n in range(first, last)} <= self.rows()
+
+    def end(self) -> None:
+        self.stop.set()
+        self.thread.join()
+        self.writer.close()
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[Service]:
+    running = Service(settings)
+    running.write(0)
+    running.until(lambda: running.has(0, 10))
+    yield running
+    running.end()
+
+
+def said(service: Service, words: str) -> bool:
+    return any(words in line for line in service.said)
+
+
+def backup(service: Service) -> Path:
+    copy = service.path.with_name("backup.sqlite")
+    with sqlite3.connect(service.path) as here, sqlite3.connect(copy) as there:
+        here.backup(there)
+    return copy
+
+
+def test_the_store_is_replaced_by_a_backup(service: Service) -> None:
+    copy = backup(service)
+    service.write(10)
+    service.until(lambda: service.has(10, 20))
+    for name in ("-wal", "-shm"):
+        Path(f"{service.path}{name}").unlink(missing_ok=True)
+    os.rename(copy, service.path)
+    service.write(20)
+    service.until(lambda: service.has(20, 30))
+    # The segment still holds what the backup lacks, and the backup's watermark says from where.
+    assert service.has(0, 30)
+    assert len(service.rows()) == 30
+    assert said(service, "its file was replaced")
+
+
+def test_a_replaced_store_is_not_mixed_with_the_old_log(service: Service) -> None:
+    copy = backup(service)
+    service.write(10)
+    service.until(lambda: service.has(10, 20))
+    os.rename(copy, service.path)  # and the old -wal stays beside it
+    service.write(20)
+    service.until(lambda: said(service, "the -wal and -shm beside it are the old one's"))
+    for name in ("-wal", "-shm"):
+        Path(f"{service.path}{name}").unlink(missing_ok=True)
+    service.until(lambda: service.has(0, 30))
+    with sqlite3.connect(service.path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_store_that_was_removed_is_missed_not_made_anew(service: Service) -> None:
+    copy = backup(service)
+    for name in ("", "-wal", "-shm"):
+        Path(f"{service.path}{name}").unlink(missing_ok=True)
+    service.write(10)
+    service.until(lambda: said(service, "its file was removed"))
+    assert not service.path.exists()
+    with pytest.raises(store.StoreError, match="there is no file"):
+        store.open_engine(service.settings, create=False)
+    # Its operator puts the backup back: the journal has kept what came.
+    os.rename(copy, service.path)
+    service.until(lambda: service.has(0, 20))
+    assert len(service.rows()) == 20
+
+
+def test_a_new_store_is_made_when_asked_for(service: Service) -> None:
+    for name in ("", "-wal", "-shm"):
+        Path(f"{service.path}{name}").unlink(missing_ok=True)
+    service.write(10)
+    service.until(lambda: said(service, "its file was removed"))
+    store.open_engine(service.settings).dispose()
+    # The segment is still there: what the old store had of it comes back as well.
+    service.until(lambda: service.has(0, 20))
+
+
+@pytest.mark.parametrize("how", ["removed", "moved"])
+def test_the_journal_is_taken_away(service: Service, how: str) -> None:
+    place = journal_of(service.settings)
+    service.write(10)
+    if how == "removed":
+        shutil.rmtree(place)
+    else:
+        os.rename(place, place.with_name("elsewhere"))
+    service.write(20)
+    service.until(lambda: service.has(0, 30))
+    assert len(service.rows()) == 30, "nothing twice"
+    assert said(service, "was taken away under its writer")
+    assert said(service, "it is made again")
+    service.write(30)
+    service.until(lambda: service.has(0, 40))
+    assert len(service.rows()) == 40
+
+
+def test_the_whole_state_is_removed(service: Service) -> None:
+    state = config.state_dir(service.settings)
+    service.write(10)
+    shutil.rmtree(state)
+    service.write(20)
+    service.until(lambda: said(service, "its file was removed"))
+    service.end()
+    # A restart makes a new store, as the first start did, and takes in what the journal holds.
+    again = Service(service.settings)
+    again.until(lambda: again.has(0, 30))
+    again.end()
+
+
+def test_one_segment_is_removed(service: Service) -> None:
+    service.write(10)
+    for segment in journal.segments(journal_of(service.settings)):
+        segment.unlink()
+    service.write(20)
+    service.until(lambda: service.has(0, 30))
+    assert len(service.rows()) == 30
+
+
+def test_an_older_copy_of_the_journal_is_put_back(service: Service) -> None:
+    place = journal_of(service.settings)
+    shutil.copytree(place, place.with_name("copy"), ignore=shutil.ignore_patterns("poke"))
+    service.write(10)
+    service.until(lambda: service.has(0, 20))
+    os.rename(place, place.with_name("elsewhere"))
+    os.rename(place.with_name("copy"), place)
+    service.write(20)
+    service.until(lambda: service.has(0, 30))
+    assert len(service.rows()) == 30
+
+
+def test_somebody_elses_file_under_our_name(service: Service) -> None:
+    (segment,) = journal.segments(journal_of(service.settings))
+    segment.unlink()
+    segment.write_bytes(b"precious")
+    service.write(10, 1)
+    service.write(11, 1)
+    service.until(lambda: service.has(0, 12))
+    assert len(service.rows()) == 12
+    assert segment.read_bytes() == b"precious"

@@ -82,6 +82,9 @@ def test_counts_what_the_records_say(settings: Settings, served: str, tmp_path: 
 
 
 def test_health_turns_red_with_the_store(settings: Settings, served: str, tmp_path: Path) -> None:
+    # Who only looks makes no store.
+    assert "there is no file" in get(served + "/healthz")[1]
+    open_engine(settings).dispose()
     assert get(served + "/healthz") == (200, "ok\n")
     assert get(served + "/readyz")[0] == 200
     quarantine = tmp_path / "quarantine"

@@ -144,10 +144,12 @@ def signature(
     name: bytes = b"DKIM-Signature",
     hash_name: str | None = None,
     tail: bytes = b"",
+    first: str = "",
 ) -> tuple[bytes, bytes]:
     """A DKIM-Signature that is right, but for what `tags` replaces, adds or (None) leaves out.
 
-    What `tags` says is signed as it stands: the guard, not the arithmetic, has to stop it.
+    What `tags` says is signed as it stands: the guard, not the arithmetic, has to stop it. `first`
+    comes before all tags.
     """
     algorithm = "ed25519-sha256" if isinstance(key, Ed) else "rsa-sha256"
     said: dict[str, str | None] = {
@@ -163,6 +165,8 @@ def signature(
     hashed = base64.b64encode(hashlib.new(digest, covered).digest()).decode()
     said.setdefault("bh", hashed)
     parts = [f"{tag}={value}" for tag, value in said.items() if value is not None]
+    if first:
+        parts.insert(0, first)
     own = b" " + "; ".join(parts).encode("utf-8", "surrogateescape") + b"; b="
     lines = [[field, text + b"\r\n"] for field, text in header]
     wanted = [word.strip().lower().encode() for word in h.split(":")]

@@ -1,4 +1,4 @@
-"""The key that an answer holds: parsed on demand, once for each algorithm, kept with the answer.
+"""The keys that an answer holds: parsed on demand, once for each algorithm, kept with the answer.
 
 Pure. What DNS said becomes the stable words of DKIM (`Why`) here.
 """
@@ -22,22 +22,26 @@ _WORDS = {
 }
 
 
-def key_of(answer: Answer, kind: str, settings: Dkim) -> keys.Key | Why:
-    """The first record whose key fits `kind` (rsa, ed25519), or why there is none."""
-    found: keys.Key | Why | None = answer.parsed.get(kind)
+def keys_of(answer: Answer, kind: str, settings: Dkim) -> tuple[keys.Key, ...] | Why:
+    """The keys at a name that fit `kind` (rsa, ed25519), or why there is none.
+
+    RFC 6376 6.1.2 (4): each usable key is tried. The order of records in DNS means nothing and
+    changes, so it is that of their text: the same verdict every time.
+    """
+    found: tuple[keys.Key, ...] | Why | None = answer.parsed.get(kind)
     if found is None:
         found = answer.parsed[kind] = _find(answer, kind, settings)
     return found
 
 
-def _find(answer: Answer, kind: str, settings: Dkim) -> keys.Key | Why:
+def _find(answer: Answer, kind: str, settings: Dkim) -> tuple[keys.Key, ...] | Why:
     if answer.why is not None:
         return _WORDS[answer.why]
-    parsed = [keys.parse(record, settings) for record in answer.records[:MAX_RECORDS]]
-    for key in parsed:
-        # RFC 6376 3.6.2.2: several records are undefined; the first usable one is ours.
-        if not isinstance(key, Why) and key.kind == kind:
-            return key
+    records = sorted(answer.records)[:MAX_RECORDS]
+    parsed = [keys.parse(record, settings) for record in records]
+    fit = tuple(key for key in parsed if not isinstance(key, Why) and key.kind == kind)
+    if fit:
+        return fit
     if len(parsed) > 1:
         return Why.SEVERAL_KEYS
     return parsed[0] if isinstance(parsed[0], Why) else Why.KEY_TYPE

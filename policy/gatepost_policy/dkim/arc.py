@@ -1,30 +1,32 @@
-"""Validate the ARC chain of a message (RFC 8617 5.2): dkimpy judges the chain, the guard feeds it.
+"""Validate the ARC chain of a message (RFC 8617 5.2).
 
-How it works. dkimpy wants the whole message, hashes the body itself and computes RSA in Python.
-Here it sees the ARC fields alone, rewritten with i= first and without t= and x= (it would compare
-them with the machine's clock), and it asks `_Chain.verify_sig` for each signature. That one takes
-the body hash that streamed by, the keys of `Lookups` and OpenSSL. So no message is kept for ARC's
-sake and every bound of `[dkim]` holds.
+How it works. The sets are read when the header is complete and their keys asked for at once; the
+body hash of the newest set streams by with those of DKIM. So no message is kept for ARC's sake and
+every bound of `[dkim]` holds. The chain itself is judged here and not by dkimpy: that one knows no
+Ed25519, no comment round i=, compares times with the machine's clock and has no word for why.
 
 Only the newest ARC-Message-Signature counts for the chain (5.2, step 4); older ones are not tried.
 """
 
-import logging
 import re
 import time
 from typing import Any
 
-import dkim
 from dkim.util import InvalidTagValueList, parse_tag_value
 
 from gatepost_policy.config.settings import Dkim
-from gatepost_policy.dkim.answers import key_of
+from gatepost_policy.dkim.answers import keys_of
 from gatepost_policy.dkim.body import Body, Sink
 from gatepost_policy.dkim.fields import Fields
 from gatepost_policy.dkim.keys import Key, decode
 from gatepost_policy.dkim.proof import proves
 from gatepost_policy.dkim.reasons import ArcWhy, Why
-from gatepost_policy.dkim.signature import CANONICALIZATIONS, domain_text, without_b
+from gatepost_policy.dkim.signature import (
+    CANONICALIZATIONS,
+    Canonicalization,
+    domain_text,
+    without_b,
+)
 from gatepost_policy.dns import TIMEOUT, Answer, Lookups, Pending
 from gatepost_policy.mail.facts import Arc
 
@@ -33,11 +35,20 @@ AMS = b"arc-message-signature"
 SEAL = b"arc-seal"
 NAMES = (AAR, AMS, SEAL)
 LENGTHS = frozenset(map(len, NAMES))
-# dkimpy would log what strangers wrote.
-_SILENT = logging.Logger("gatepost.arc", logging.CRITICAL + 1)
 MAX_SETS = 50  # RFC 8617 4.2.1
-_INSTANCE = re.compile(rb"\A[ \t\r\n]*i[ \t\r\n]*=[ \t\r\n]*([0-9]{1,3})[ \t\r\n]*(?:;|\Z)")
+# a= -> key type. RFC 8617 4.1.2: the algorithms of DKIM; SHA-1 was never among them.
+ALGORITHMS = {b"rsa-sha256": "rsa", b"ed25519-sha256": "ed25519"}
+_MANDATORY = {
+    AMS: (b"i", b"a", b"b", b"bh", b"d", b"h", b"s"),
+    SEAL: (b"i", b"a", b"b", b"cv", b"d", b"s"),
+}
+# RFC 8617 4.2.1: comments and folds may stand round i= where it comes first. One comment may stand
+# in another; possessive, so that no text makes it try again.
+_CFWS = rb"(?:[ \t\r\n]++|\((?:[^()\\]++|\\.|\((?:[^()\\]++|\\.)*+\))*+\))*+"
+_INSTANCE = re.compile(rb"%(c)bi%(c)b=%(c)b([0-9]{1,3})%(c)b(?=;|\Z)" % {b"c": _CFWS}, re.S | re.I)
+MAX_KEYS = 3  # of one name that are tried
 _NUMBER = re.compile(rb"[0-9]{1,12}")
+_LENGTH = re.compile(rb"[0-9]{1,76}")
 
 
 class ArcField:
@@ -53,6 +64,8 @@ class ArcField:
         self.instance = int(found[1]) if found else 0
         if name == AAR:
             return
+        if found:
+            value = b"i=" + found[1] + value[found.end() :]
         try:
             self.tags = parse_tag_value(value)
         except (InvalidTagValueList, IndexError, ValueError):
@@ -60,12 +73,21 @@ class ArcField:
         i = self.tags.get(b"i", b"")
         self.instance = int(i) if i.isdigit() and len(i) <= 3 else 0
 
+    def tag(self, name: bytes) -> bytes:
+        """The value of a tag; empty where it is missing."""
+        return (self.tags or {}).get(name, b"")
+
+    @property
+    def kind(self) -> str | None:
+        """The key type that a= wants, or None for an algorithm that is none of ours."""
+        return ALGORITHMS.get(self.tag(b"a").lower())
+
     def key_name(self) -> str | None:
         """Where the key is, or None where d= or s= name nothing."""
         if self.tags is None:
             return None
-        domain = domain_text(self.tags.get(b"d", b""))
-        selector = domain_text(self.tags.get(b"s", b""))
+        domain = domain_text(self.tag(b"d"))
+        selector = domain_text(self.tag(b"s"))
         if not domain or not selector or len(domain) + len(selector) > 242:
             return None
         return f"{selector}._domainkey.{domain}"
@@ -74,13 +96,14 @@ class ArcField:
 class Chain:
     """The ARC sets of one message. Made when the header is complete, asked when the body is."""
 
-    __slots__ = ("_at", "_fields", "_settings", "_sink", "newest", "refused", "sets")
+    __slots__ = ("_at", "_doubled", "_fields", "_settings", "_sinks", "newest", "refused", "sets")
 
     def __init__(self, fields: Fields, settings: Dkim, at: float) -> None:
         self._fields = fields
         self._settings = settings
         self._at = at
-        self._sink: Sink | None = None
+        self._sinks: dict[Canonicalization, Sink] = {}
+        self._doubled = False
         self.refused: ArcWhy | None = None
         self.sets: dict[tuple[bytes, int], ArcField] = {}
         self.newest = 0
@@ -97,181 +120,183 @@ class Chain:
         else:
             for name, index in places:
                 found = ArcField(index, name, fields.all[index][1])
-                self.sets.setdefault((name, found.instance), found)
+                first = self.sets.setdefault((name, found.instance), found)
+                self._doubled = self._doubled or (first is not found and found.instance > 0)
             self.newest = max((i for _, i in self.sets), default=0)
             if self.newest > MAX_SETS:
                 self.refused = ArcWhy.TOO_MANY_SETS
+            elif self.newest:
+                self.refused = self._structure()
 
     def start(self, lookups: Lookups, bodies: dict[bool, Body]) -> None:
-        """Ask for the keys and for the body hash that the newest set wants."""
-        if self.refused is not None:
+        """Ask for the keys and for the body hashes that the newest set wants."""
+        if self.refused is not None or not self.newest:
             return
         for (name, instance), found in self.sets.items():
-            if name == SEAL or (name == AMS and instance == self.newest):
+            if instance and (name == SEAL or (name == AMS and instance == self.newest)):
                 key_name = found.key_name()
-                if key_name is not None:
+                if key_name is not None and found.kind is not None:
                     found.lookup = lookups.ask(key_name)
-        newest = self.sets.get((AMS, self.newest))
-        if newest is None or newest.tags is None:
+        newest = self.sets[AMS, self.newest]
+        limit = newest.tag(b"l")
+        if limit and not _LENGTH.fullmatch(limit):
             return
-        method = CANONICALIZATIONS.get(newest.tags.get(b"c", b"relaxed/relaxed"))
-        limit = newest.tags.get(b"l")
-        if method is None or (limit is not None and not re.fullmatch(rb"[0-9]{1,76}", limit)):
-            return
-        body = bodies.setdefault(method[1], Body(method[1]))
-        self._sink = body.sink("sha256", None if limit is None else int(limit))
+        for method in self._methods(newest):
+            body = bodies.setdefault(method.body_relaxed, Body(method.body_relaxed))
+            self._sinks[method] = body.sink("sha256", int(limit) if limit else None)
+
+    def _methods(self, newest: ArcField) -> tuple[Canonicalization, ...]:
+        """The canonicalizations to try. RFC 8617 4.1.2 takes over DKIM's default, simple/simple;
+        dkimpy, which many seal with, leaves c= out and signs relaxed."""
+        c = (newest.tags or {}).get(b"c")
+        if c is not None:
+            method = CANONICALIZATIONS.get(c.lower())
+            return () if method is None else (method,)
+        return CANONICALIZATIONS[b"simple"], CANONICALIZATIONS[b"relaxed/relaxed"]
 
     def finish(self, deadline: float, used: dict[str, Any]) -> Arc:
         """The state of the chain, and why. Adds the DNS answers to `used`. Never raises."""
         if self.refused is not None:
             return Arc("fail", self.refused)
+        if not self.newest:
+            return Arc("none")  # fields that name no set are no chain
         for found in self.sets.values():
             name = found.key_name() if found.lookup is not None else None
             if name is not None:
                 used[name] = self._answer(found, deadline).form
-        judge = _Chain(self, deadline)
-        try:
-            cv, results, _ = judge.verify()
-            return Arc(*_verdict(cv, results, self.newest, judge.trouble))
-        except Exception:  # dkimpy raises IndexError, ValueError and more on hostile fields
-            return Arc("fail", ArcWhy.MALFORMED)
+        why = self._signatures(deadline)
+        return Arc("pass") if why is None else Arc("fail", why)
+
+    def _structure(self) -> ArcWhy | None:
+        """What is wrong with the chain before any arithmetic (RFC 8617 5.2, steps 2 and 3)."""
+        newest = self.sets.get((SEAL, self.newest))
+        if newest is not None and newest.tag(b"cv").lower() == b"fail":
+            return ArcWhy.CHAIN_FAILED
+        if self._doubled:
+            return ArcWhy.MALFORMED
+        for instance in range(self.newest, 0, -1):
+            if any((name, instance) not in self.sets for name in NAMES):
+                return ArcWhy.MALFORMED
+            why = _unreadable(AMS, self.sets[AMS, instance]) or _unreadable(
+                SEAL, self.sets[SEAL, instance]
+            )
+            if why is not None:
+                return why
+        return None
+
+    def _signatures(self, deadline: float) -> Why | ArcWhy | None:
+        """Why the first signature that fails does, newest first; then what the seals say."""
+        why = self._wrong(AMS, self.sets[AMS, self.newest], deadline)
+        seals = [self.sets[SEAL, instance] for instance in range(self.newest, 0, -1)]
+        for seal in seals:
+            why = why or self._wrong(SEAL, seal, deadline)
+        if why is None:
+            for seal in seals:
+                wanted = b"none" if seal.instance == 1 else b"pass"
+                if seal.tag(b"cv").lower() != wanted:
+                    return ArcWhy.STATUS
+        return why
 
     def _answer(self, found: ArcField, deadline: float) -> Answer:
         if isinstance(found.lookup, Pending):
             found.lookup = found.lookup.wait(deadline - time.monotonic())
         return found.lookup or TIMEOUT
 
-    def key(self, found: ArcField, deadline: float) -> Key | Why:
-        """The key of this field, under the same bounds as a DKIM-Signature's."""
+    def _keys(self, found: ArcField, kind: str, deadline: float) -> tuple[Key, ...] | Why:
+        """The keys of this field, under the same bounds as a DKIM-Signature's."""
         if found.lookup is None:
             return Why.DOMAIN
-        key = key_of(self._answer(found, deadline), "rsa", self._settings)
-        if isinstance(key, Why):
-            return key
-        if key.bits < self._settings.min_key_bits:
+        keys = keys_of(self._answer(found, deadline), kind, self._settings)
+        if isinstance(keys, Why):
+            return keys
+        usable = tuple(key for key in keys if self._unfit(key) is None)
+        return usable[:MAX_KEYS] or self._unfit(keys[0]) or Why.KEY_TYPE
+
+    def _unfit(self, key: Key) -> Why | None:
+        if key.kind == "rsa" and key.bits < self._settings.min_key_bits:
             return Why.WEAK_KEY
         if key.hashes is not None and "sha256" not in key.hashes:
             return Why.KEY_HASH
-        return key if key.service else Why.KEY_SERVICE
+        return None if key.service else Why.KEY_SERVICE
 
-    def signing_input(self, name: bytes, found: ArcField) -> list[bytes] | None:
-        """The canonical fields that this signature covers, its own last; None: not acceptable."""
-        fields = self._fields
-        tags = found.tags or {}
-        method = CANONICALIZATIONS.get(tags.get(b"c", b"relaxed/relaxed"))
-        if method is None or not self._in_time(tags):
-            return None
-        relaxed = method[0]
+    def _wrong(self, name: bytes, found: ArcField, deadline: float) -> Why | None:
+        """Why this seal or message signature is not right."""
+        kind = found.kind
+        if kind is None:
+            return Why.ALGORITHM
+        late = self._untimely(found)
+        if late is not None:
+            return late
+        b, bh = decode(found.tag(b"b")), decode(found.tag(b"bh"))
+        keys = self._keys(found, kind, deadline)
+        if isinstance(keys, Why):
+            return keys
+        inputs: list[list[bytes]]
         if name == SEAL:
-            # RFC 8617 5.1.1: the sets in increasing order, this seal last and without its b=.
-            parts = []
-            for instance in range(1, found.instance + 1):
-                for kind in NAMES if instance < found.instance else (AAR, AMS):
-                    field = self.sets.get((kind, instance))
-                    if field is None:
-                        return None
-                    parts.append(fields.canonical(field.index, True))
-            relaxed = True
+            inputs = [self._sealed(found)]
         else:
-            h = tags.get(b"h", b"").lower()
-            if h.count(b":") >= self._settings.max_signed_fields:
-                return None
-            names = [text.strip() for text in h.split(b":")]
-            if b"from" in names:
-                names.append(b"from")  # one that was added later must not ride along
-            parts = fields.signed(names, relaxed, found.index)
-        own_name, own_value = fields.all[found.index]
-        parts.append(fields.one(own_name, without_b(own_value), relaxed))
-        return parts
+            methods = self._methods(found)
+            if not methods:
+                return Why.CANONICALIZATION
+            if found.tag(b"h").count(b":") >= self._settings.max_signed_fields:
+                return Why.FIELDS
+            methods = tuple(m for m in methods if m in self._sinks and bh == self._sinks[m].digest)
+            if not methods:
+                return Why.BODY_HASH
+            inputs = [self._signed(found, method.header_relaxed) for method in methods]
+        sound = any(proves(key, "sha256", b, parts) for key in keys for parts in inputs)
+        return None if sound else Why.BAD_SIGNATURE
 
-    def _in_time(self, tags: dict[bytes, bytes]) -> bool:
-        settings = self._settings
-        for tag, late in ((b"t", True), (b"x", False)):
-            text = tags.get(tag)
+    def _sealed(self, found: ArcField) -> list[bytes]:
+        """What a seal covers. RFC 8617 5.1.1: the sets in increasing order, this seal last and
+        without its b=."""
+        parts = []
+        for instance in range(1, found.instance + 1):
+            for kind in NAMES if instance < found.instance else (AAR, AMS):
+                parts.append(self._fields.canonical(self.sets[kind, instance].index, True))
+        return [*parts, self._own(found, True)]
+
+    def _signed(self, found: ArcField, relaxed: bool) -> list[bytes]:
+        """What a message signature covers, its own field last."""
+        names = [text.strip() for text in found.tag(b"h").lower().split(b":")]
+        if b"from" in names:
+            names.append(b"from")  # one that was added later must not ride along
+        return [*self._fields.signed(names, relaxed, found.index), self._own(found, relaxed)]
+
+    def _own(self, found: ArcField, relaxed: bool) -> bytes:
+        name, value = self._fields.all[found.index]
+        return self._fields.one(name, without_b(value), relaxed)
+
+    def _untimely(self, found: ArcField) -> Why | None:
+        """Times are compared with that of receipt (RFC 6376 3.5, t= and x=)."""
+        for tag in (b"t", b"x"):
+            text = (found.tags or {}).get(tag)
             if text is None:
                 continue
             if not _NUMBER.fullmatch(text):
-                return False
-            moment = int(text)
-            if late:
-                wrong = moment > self._at + settings.clock_ahead
-            else:
-                wrong = moment < self._at - settings.clock_skew
-            if wrong:
-                return False
-        return True
-
-    def body_matches(self, bh: bytes) -> bool:
-        """True where the body that streamed by is the one that the newest set signed."""
-        return self._sink is not None and bh == self._sink.digest
+                return Why.TIMESTAMP
+            if tag == b"t" and int(text) > self._at + self._settings.clock_ahead:
+                return Why.FUTURE
+            if tag == b"x" and int(text) < self._at - self._settings.clock_skew:
+                return Why.EXPIRED
+        return None
 
 
-class _Chain(dkim.ARC):  # type: ignore[misc]
-    """dkimpy's judge of chains, with our hashes, keys and arithmetic under it."""
-
-    def __init__(self, chain: Chain, deadline: float) -> None:
-        super().__init__(None, logger=_SILENT)
-        self.chain = chain
-        self.deadline = deadline
-        self.trouble: Why | None = None  # why the first signature that failed did
-        fields = chain._fields
-        for (name, _), found in sorted(chain.sets.items(), key=lambda item: item[1].index):
-            self.headers.append([name, _as_dkimpy_reads(found, fields.all[found.index][1])])
-        # A second field of one set is kept out of `sets`; dkimpy refuses the chain for it.
-        shown = {found.index for found in chain.sets.values()}
-        for name in NAMES:
-            for index in fields.by_name().get(name, ()):
-                if index not in shown:
-                    self.headers.append([name, fields.all[index][1] + b"\r\n"])
-
-    def verify_sig(self, sig: Any, include_headers: Any, sig_header: Any, dnsfunc: Any) -> bool:
-        """Whether this AMS or AS is right. `sig` are its tags as dkimpy read them."""
-        name = sig_header[0].lower()
-        found = self.chain.sets.get((name, int(sig[b"i"])))
-        if found is None or (name == AMS and found.instance != self.chain.newest):
-            return False
-        why = self._wrong(name, found)
-        self.trouble = self.trouble or why
-        return why is None
-
-    def _wrong(self, name: bytes, found: ArcField) -> Why | None:
-        tags = found.tags or {}
-        try:
-            b, bh = decode(tags.get(b"b", b"")), decode(tags.get(b"bh", b""))
-        except ValueError:
-            return Why.BASE64
-        key = self.chain.key(found, self.deadline)
-        if isinstance(key, Why):
-            return key
-        if (name == AMS or b"bh" in tags) and not self.chain.body_matches(bh):
-            return Why.BODY_HASH
-        parts = self.chain.signing_input(name, found)
-        if parts is None:
-            return Why.SYNTAX
-        return None if proves(key, "sha256", b, parts) else Why.BAD_SIGNATURE
-
-
-def _as_dkimpy_reads(found: ArcField, value: bytes) -> bytes:
+def _unreadable(name: bytes, found: ArcField) -> ArcWhy | None:
+    """Whether a field says what it has to (RFC 8617 4.1.2, 4.1.3)."""
     tags = found.tags
-    if tags is None or b"i" not in tags:
-        return value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") + b"\r\n"
-    rest = [k + b"=" + v for k, v in tags.items() if k not in (b"i", b"t", b"x")]
-    return b" i=" + tags[b"i"] + b"; " + b"; ".join(rest) + b"\r\n"
-
-
-def _verdict(
-    cv: bytes | None, results: list[dict[str, Any]], sets: int, trouble: Why | None
-) -> tuple[str, str | None]:
-    """cv and reason from what dkimpy found, without reading its prose."""
-    if cv == dkim.CV_Pass:
-        return "pass", None
-    if cv == dkim.CV_None:
-        return "none", None
-    if cv is None:
-        # A seal says that the chain had failed already: it has ended, and says nothing of us.
-        return "none", ArcWhy.CHAIN_FAILED
-    if not results or len(results) < sets:
-        return "fail", ArcWhy.MALFORMED
-    if not results[0]["ams-valid"] or not all(r["as-valid"] for r in results):
-        return "fail", trouble or ArcWhy.MALFORMED
-    return "fail", ArcWhy.STATUS
+    if tags is None or any(not tags.get(tag) for tag in _MANDATORY[name]):
+        return ArcWhy.MALFORMED
+    if tags.get(b"v", b"1") != b"1":
+        return ArcWhy.MALFORMED
+    if name == SEAL:
+        if b"h" in tags or tags[b"cv"].lower() not in (b"none", b"pass", b"fail"):
+            return ArcWhy.MALFORMED
+    elif SEAL in [text.strip().lower() for text in tags[b"h"].split(b":")]:
+        return ArcWhy.MALFORMED  # 4.1.2: a message signature must not cover seals
+    try:
+        decode(tags[b"b"])
+        decode(tags.get(b"bh", b""))
+    except ValueError:
+        return ArcWhy.MALFORMED
+    return None

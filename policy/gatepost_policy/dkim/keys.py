@@ -33,12 +33,21 @@ class Key:
 
 
 def decode(text: bytes) -> bytes:
-    """Base64 with folding white space, and nothing else. Raises ValueError."""
-    return binascii.a2b_base64(text.translate(None, _BLANKS), strict_mode=True)
+    """Base64 with folding white space, and nothing else. Raises ValueError.
+
+    The padding at the end may be missing: it says nothing that the length does not say.
+    """
+    text = text.translate(None, _BLANKS)
+    return binascii.a2b_base64(text + b"=" * (-len(text) % 4), strict_mode=True)
 
 
 def _words(value: bytes) -> list[str]:
     return [word.strip().decode("ascii", "replace") for word in value.split(b":")]
+
+
+def _folded(value: bytes) -> list[str]:
+    # RFC 5234 2.3: literals in the grammar are case-insensitive, and every reader treats them so.
+    return _words(value.lower())
 
 
 def parse(record: str | bytes, settings: Dkim) -> Key | Why:
@@ -57,7 +66,7 @@ def parse(record: str | bytes, settings: Dkim) -> Key | Why:
         return Why.KEY_SYNTAX
     if not tags[b"p"].translate(None, _BLANKS):
         return Why.KEY_REVOKED
-    kind = tags.get(b"k", b"rsa")
+    kind = tags.get(b"k", b"rsa").lower()
     if kind not in (b"rsa", b"ed25519"):
         return Why.KEY_TYPE
     try:
@@ -69,12 +78,12 @@ def parse(record: str | bytes, settings: Dkim) -> Key | Why:
         return found
     public, bits = found
     flags = _words(tags.get(b"t", b""))
-    services = _words(tags.get(b"s", b"*"))
+    services = _folded(tags.get(b"s", b"*"))
     return Key(
         public=public,
         kind=kind.decode(),
         bits=bits,
-        hashes=frozenset(_words(tags[b"h"])) if b"h" in tags else None,
+        hashes=frozenset(_folded(tags[b"h"])) if b"h" in tags else None,
         strict="s" in flags,
         testing="y" in flags,
         service="*" in services or "email" in services,

@@ -43,7 +43,7 @@ def recorded(
 ) -> Signature:
     flags = []
     unsigned = None
-    if claim.expired and why is not Why.SKIPPED:
+    if claim.expired and why is not Why.SKIPPED and claim.fault is None:
         # RFC 6376 6.1.1: what the field itself says comes before what its key or the body says.
         why = Why.EXPIRED
     if claim.limit is not None and size is not None:

@@ -7,6 +7,7 @@ for they raise five kinds of exception on hostile values and take minutes over s
 
 import re
 from functools import lru_cache
+from typing import NamedTuple
 
 from dkim.util import InvalidTagValueList, parse_tag_value
 from publicsuffixlist import PublicSuffixList
@@ -24,18 +25,31 @@ ALGORITHMS = {
     b"ed25519-sha256": ("ed25519", "sha256"),
     b"rsa-sha1": ("rsa", "sha1"),
 }
-# c= -> (header, body): relaxed? RFC 6376 3.5: a missing half is simple.
+
+
+class Canonicalization(NamedTuple):
+    """One c=: whether header and body are relaxed, and the name that is recorded."""
+
+    header_relaxed: bool
+    body_relaxed: bool
+    name: str
+
+
+# RFC 6376 3.5: a missing half is simple.
 CANONICALIZATIONS = {
-    b"relaxed/relaxed": (True, True, "relaxed/relaxed"),
-    b"relaxed/simple": (True, False, "relaxed/simple"),
-    b"simple/relaxed": (False, True, "simple/relaxed"),
-    b"simple/simple": (False, False, "simple/simple"),
-    b"relaxed": (True, False, "relaxed/simple"),
-    b"simple": (False, False, "simple/simple"),
+    b"relaxed/relaxed": Canonicalization(True, True, "relaxed/relaxed"),
+    b"relaxed/simple": Canonicalization(True, False, "relaxed/simple"),
+    b"simple/relaxed": Canonicalization(False, True, "simple/relaxed"),
+    b"simple/simple": Canonicalization(False, False, "simple/simple"),
+    b"relaxed": Canonicalization(True, False, "relaxed/simple"),
+    b"simple": Canonicalization(False, False, "simple/simple"),
 }
 # RFC 6376 3.5, with the underscore that selectors carry in practice.
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _LABELS = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+# What is no selector (hyphens at the edges, a dot at the end), and still has a place in DNS.
+_LOOSE_LABEL = r"[a-z0-9_-]{1,63}"
+_LOOSE_LABELS = re.compile(rf"({_LOOSE_LABEL}(?:\.{_LOOSE_LABEL})*)\.?")
 _NUMBER = re.compile(rb"[0-9]{1,12}")
 _LENGTH = re.compile(rb"[0-9]{1,76}")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/=]+")
@@ -52,12 +66,16 @@ _SUFFIXES: list[PublicSuffixList] = []
 
 
 class Claim:
-    """What one DKIM-Signature field says. `why` is set where it cannot be verified."""
+    """What one DKIM-Signature field says.
+
+    `why` is set where it cannot be verified, `fault` where RFC 6376 refuses it although what the
+    signer meant is plain: the mathematics is done (`crypto`), the result is the fault's.
+    """
 
     __slots__ = (
         "algorithm", "b", "b_prefix", "bh", "body_relaxed", "canonicalization",
-        "domain", "expired", "hash", "header_relaxed", "identity_at_domain", "index", "kind",
-        "limit", "lookup", "names", "selector", "sink", "value", "why",
+        "domain", "expired", "fault", "hash", "header_relaxed", "identity_at_domain", "index",
+        "kind", "limit", "lookup", "names", "place", "selector", "sink", "value", "why",
     )  # fmt: skip
 
     def __init__(self, index: int, value: bytes) -> None:
@@ -71,6 +89,8 @@ class Claim:
         self.limit: int | None = None
         self.b_prefix: str | None = None
         self.why: Why | None = None
+        self.fault: Why | None = None
+        self.place = ""  # the selector as it is looked up
         self.expired = False
         # What verifying needs; read only where `why` is None.
         self.kind = self.hash = ""
@@ -84,7 +104,7 @@ class Claim:
     @property
     def name(self) -> str:
         """Where the key is: lower-case, no dot at the end."""
-        return f"{(self.selector or '').lower()}._domainkey.{self.domain}"
+        return f"{self.place}._domainkey.{self.domain}"
 
 
 def without_b(value: bytes) -> bytes:
@@ -140,17 +160,25 @@ def read(index: int, value: bytes, at: float, settings: Dkim) -> Claim:
     except (InvalidTagValueList, IndexError, ValueError):
         claim.why = Why.SYNTAX
         return claim
-    claim.why = _fill(claim, tags, at, settings)
+    why = _fill(claim, tags, at, settings)
+    claim.why = why and (claim.fault or why)
     return claim
 
 
 def _fill(claim: Claim, tags: dict[bytes, bytes], at: float, settings: Dkim) -> Why | None:
     # First all that can be recorded, then what is wrong with it, in the order of RFC 6376 6.1.1.
-    method = ALGORITHMS.get(tags.get(b"a", b""))
+    # RFC 5234 2.3: literals in a grammar are case-insensitive. RFC 6376 3.2 would have values
+    # case-sensitive; no reader that people run follows it there, nor do signers.
+    a = tags.get(b"a", b"").lower()
+    method = ALGORITHMS.get(a)
     if method:
-        claim.algorithm = tags[b"a"].decode()
+        claim.algorithm = a.decode()
         claim.kind, claim.hash = method
-    canonicalization = CANONICALIZATIONS.get(tags.get(b"c", b"simple"))
+    c = tags.get(b"c", b"simple").lower()
+    canonicalization = CANONICALIZATIONS.get(c)
+    blanks = canonicalization is None
+    if blanks:  # round the slash: refused, but it is plain what is meant
+        canonicalization = CANONICALIZATIONS.get(c.translate(None, _BLANKS))
     if canonicalization:
         claim.header_relaxed, claim.body_relaxed, claim.canonicalization = canonicalization
     domain = domain_text(tags.get(b"d", b""))
@@ -158,6 +186,7 @@ def _fill(claim: Claim, tags: dict[bytes, bytes], at: float, settings: Dkim) -> 
     claim.domain = domain
     if selector:
         claim.selector = tags[b"s"].decode() if tags[b"s"].isascii() else selector
+        claim.place = selector
     b = tags.get(b"b", b"").translate(None, _BLANKS)
     if _BASE64.fullmatch(b, 0, 8):
         claim.b_prefix = b[:8].decode()  # RFC 6008 4: eight characters tell signatures apart
@@ -170,9 +199,14 @@ def _fill(claim: Claim, tags: dict[bytes, bytes], at: float, settings: Dkim) -> 
         return Why.ALGORITHM
     if canonicalization is None:
         return Why.CANONICALIZATION
+    if blanks:
+        claim.fault = Why.CANONICALIZATION
     if domain is None or "." not in domain:
         return Why.DOMAIN
-    if selector is None or len(selector) + len(domain) > 253 - len("._domainkey."):
+    if selector is None:
+        claim.fault = claim.fault or Why.SELECTOR
+        claim.place = _loose(tags[b"s"])
+    if not claim.place or len(claim.place) + len(domain) > 253 - len("._domainkey."):
         return Why.SELECTOR
     # RFC 6376 3.5: unknown query methods are ignored, as long as dns/txt is among them.
     if b"q" in tags and b"dns/txt" not in [q.strip() for q in tags[b"q"].split(b":")]:
@@ -185,6 +219,12 @@ def _fill(claim: Claim, tags: dict[bytes, bytes], at: float, settings: Dkim) -> 
         or _times(claim, tags.get(b"t"), tags.get(b"x"), at, settings)
         or (Why.PUBLIC_SUFFIX if is_public_suffix(domain) else None)
     )
+
+
+def _loose(raw: bytes) -> str:
+    """A selector that is none by the grammar as DNS would have it; empty where DNS cannot."""
+    found = _LOOSE_LABELS.fullmatch(raw[:256].decode("ascii", "replace").lower())
+    return found[1] if found else ""
 
 
 def _identity(claim: Claim, i: bytes | None, domain: str) -> Why | None:

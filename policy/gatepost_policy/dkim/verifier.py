@@ -20,7 +20,7 @@ import dns.rdataclass
 import dns.rdatatype
 
 from gatepost_policy.config.settings import Dkim
-from gatepost_policy.dkim.answers import key_of
+from gatepost_policy.dkim.answers import keys_of
 from gatepost_policy.dkim.arc import LENGTHS as ARC_LENGTHS
 from gatepost_policy.dkim.arc import NAMES as ARC_NAMES
 from gatepost_policy.dkim.arc import Chain
@@ -35,6 +35,8 @@ from gatepost_policy.dns import TIMEOUT, Answer, Lookups, Pending
 from gatepost_policy.mail import address
 from gatepost_policy.mail.address import is_within
 from gatepost_policy.mail.facts import Signature
+
+MAX_KEYS = 3  # of one name that are tried for a signature
 
 
 def preload() -> None:
@@ -145,10 +147,10 @@ class Message:
         places = self._fields.by_name().get(b"from", [])
         author = address.header_from([self._fields.all[i][1] for i in places])
         domain = "" if author is None else author.domain
-        # Stable: within each half the order of the header stays.
-        good.sort(key=lambda c: not (c.domain and is_within(domain, c.domain)))
+        # Stable: within each part the order of the header stays. What cannot pass comes last.
+        good.sort(key=lambda c: (c.fault is not None, not _aligned(c, domain)))
         for claim in good[most:]:
-            claim.why = Why.SKIPPED
+            claim.why = claim.fault or Why.SKIPPED
         return good[:most]
 
     def domains(self) -> list[str]:
@@ -183,37 +185,53 @@ class Message:
     def _verified(self, claim: Claim, used: dict[str, Any]) -> Signature:
         answer = self._answer(claim.lookup)
         used[claim.name] = answer.form
-        key = key_of(answer, claim.kind, self._settings)
-        if isinstance(key, Why):
-            return recorded(claim, key)
-        why = refusal(claim, key)
-        if why is not None:
-            return recorded(claim, why, key=key)
+        keys = keys_of(answer, claim.kind, self._settings)
+        if isinstance(keys, Why):
+            return recorded(claim, claim.fault or keys)
+        refused = refusal(claim, keys[0])
+        usable = [key for key in keys if refusal(claim, key) is None]
+        if not usable:
+            # A key that h= keeps from this hash is a key all the same: `crypto` can be had.
+            usable = [key for key in keys if refusal(claim, key) is Why.KEY_HASH]
+            if not usable:
+                return recorded(claim, claim.fault or refused, key=keys[0])
+            refused = Why.KEY_HASH
+        else:
+            refused = None
         size = self._bodies[claim.body_relaxed].size
         if claim.limit is not None and claim.limit > size:
             # RFC 6376 3.5: l= MUST NOT be larger than the body.
-            return recorded(claim, Why.BODY_SHORT, key=key)
-        wrong = self._wrong(claim, key)
-        crypto = "pass" if wrong is None else "fail"
-        why = wrong
+            return recorded(claim, claim.fault or refused or Why.BODY_SHORT, key=usable[0])
+        key, why = self._tried(claim, usable[:MAX_KEYS])
+        crypto = "pass" if why is None else "fail"
         # RFC 8301 3.1, 3.2: whatever the mathematics say, these two are not accepted.
         if claim.hash == "sha1":
             why = Why.WEAK_HASH
         elif key.kind == "rsa" and key.bits < self._settings.min_key_bits:
             why = Why.WEAK_KEY
-        return recorded(claim, why, key=key, crypto=crypto, size=size)
+        return recorded(claim, claim.fault or refused or why, key=key, crypto=crypto, size=size)
 
     def _answer(self, lookup: Answer | Pending | None) -> Answer:
         if not isinstance(lookup, Pending):
             return lookup or TIMEOUT
         return lookup.wait(self._deadline - time.monotonic())
 
-    def _wrong(self, claim: Claim, key: Key) -> Why | None:
-        """None where body and header are what was signed, else which of them is not."""
+    def _tried(self, claim: Claim, keys: list[Key]) -> tuple[Key, Why | None]:
+        """The key that proves the signature, and None; else the first one, and what is wrong.
+
+        RFC 6376 6.1.2 (4): the next key of the name is tried before the verdict is fail.
+        """
         if claim.sink is None or claim.bh != claim.sink.digest:
-            return Why.BODY_HASH
+            return keys[0], Why.BODY_HASH
         fields = self._fields
         parts = fields.signed(claim.names, claim.header_relaxed, claim.index)
         name = fields.all[claim.index][0]
         parts.append(fields.one(name, without_b(claim.value), claim.header_relaxed))
-        return None if proves(key, claim.hash, claim.b, parts) else Why.BAD_SIGNATURE
+        for key in keys:
+            if proves(key, claim.hash, claim.b, parts):
+                return key, None
+        return keys[0], Why.BAD_SIGNATURE
+
+
+def _aligned(claim: Claim, author: str) -> bool:
+    return bool(claim.domain) and is_within(author, claim.domain or "")

@@ -2,27 +2,34 @@
 
 import base64
 import tracemalloc
+from collections.abc import Mapping
+from itertools import permutations
 
 import dkim
 import pytest
+from dkim.canonicalization import CanonicalizationPolicy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dkimkit import (
     AT,
     BODY,
+    ED,
     HEADER,
     RSA,
+    Ed,
     Header,
     Rsa,
     der,
     integer,
     join,
     rsa,
+    signature,
     split,
     verify,
 )
 from gatepost_policy.config.settings import Dkim
+from gatepost_policy.dkim.authresults import value
 from gatepost_policy.mail.facts import Arc
 
 KEYS = {f"a._domainkey.hop{i}.example": RSA.record for i in range(60)}
@@ -136,7 +143,8 @@ def test_a_changed_body_fails_the_newest_set_only() -> None:
     assert arc([*newest, *two], footer) == Arc("pass")
 
 
-def test_a_chain_that_had_failed_has_ended() -> None:
+def test_a_chain_that_had_failed_stays_failed() -> None:
+    """RFC 8617 5.2, step 2; our own field says so, too."""
     header = sealed(1)
     verdict: Header = [(b"Authentication-Results", b" hop1.example; arc=fail")]
     fields = dkim.arc_sign(
@@ -145,7 +153,11 @@ def test_a_chain_that_had_failed_has_ended() -> None:
     )  # fmt: skip
     made = [field.partition(b":") for field in fields]
     newest = [(name, value.removesuffix(b"\r\n")) for name, _, value in made]
-    assert arc([*newest, *header]) == Arc("none", "chain-failed-before")
+    ended = arc([*newest, *header])
+    assert ended == Arc("fail", "chain-failed-before")
+    assert "arc=fail reason=chain-failed-before" in value("mx.example.net", [], ended)
+    # The newest seal is believed before anything else is looked at (and it speaks for itself).
+    assert arc([*newest, *header], BODY + b"More.\r\n") == ended
 
 
 def test_weak_key() -> None:
@@ -163,6 +175,117 @@ def test_weak_key() -> None:
 def test_key_trouble_is_named(answer: object, reason: str) -> None:
     keys = {name: answer for name in KEYS}
     assert verify(sealed(2), BODY, keys).arc == Arc("fail", reason)
+
+
+def relaxed(name: bytes, text: bytes) -> bytes:
+    """A field in dkimpy's relaxed form, without its line end."""
+    policy = CanonicalizationPolicy.from_c_value(b"relaxed/relaxed")
+    ((name, text),) = policy.canonicalize_headers([[name, text + b"\r\n"]])
+    return bytes(name + b":" + text.removesuffix(b"\r\n"))
+
+
+def hop(
+    header: Header,
+    instance: int,
+    *,
+    key: Rsa | Ed = RSA,
+    cv: str = "",
+    c: str | None = "relaxed/relaxed",
+    signed_as: str = "relaxed/relaxed",
+    i: str = "i=%d",
+    ams: Mapping[str, str | None] | None = None,
+    seal: Mapping[str, str | None] | None = None,
+) -> Header:
+    """`header` with one more set on top, by a signer of our own: Ed25519, odd spacing, no c=."""
+    host = f"hop{instance - 1}.example"
+    own = i % instance
+    results = (AAR, f" {own}; {host}; none".encode())
+    tags = {"v": None, "c": c, "d": host, "s": "a", **(ams or {})}
+    name, text = signature(header, BODY, key, tags=tags, h="from:to:subject", c=signed_as, name=AMS,
+                           first=own)  # fmt: skip
+    below = [field for field in header if field[0].lower().startswith(b"arc-")]
+    # A set is put on top as seal, message signature, results: the order of 5.1.1, upside down.
+    order = below[::-1]
+    said: dict[str, str | None] = {
+        "a": "ed25519-sha256" if isinstance(key, Ed) else "rsa-sha256",
+        "cv": cv or ("none" if instance == 1 else "pass"), "d": host, "s": "a", **(seal or {}),
+    }  # fmt: skip
+    start = f" {own}; " + "; ".join(f"{k}={v}" for k, v in said.items() if v is not None) + "; b="
+    covered = [relaxed(*f) for f in (*order, results, (name, text), (SEAL, start.encode()))]
+    b = base64.b64encode(key.sign("sha256", b"\r\n".join(covered)))
+    return [(SEAL, start.encode() + b), (name, text), results, *header]
+
+
+def test_the_signer_above_is_right() -> None:
+    header = HEADER
+    for instance in (1, 2, 3):
+        header = hop(header, instance)
+        assert arc(header) == Arc("pass")
+        cv, results, why = dkim.ARC(join(header, BODY)).verify(
+            dnsfunc=lambda name, timeout=5: RSA.record.encode()
+        )
+        assert cv == b"pass", why
+
+
+def test_ed25519_is_verified_and_other_algorithms_are_named() -> None:
+    keys = {f"a._domainkey.hop{i}.example": ED.record for i in range(3)}
+    header = hop(hop(HEADER, 1, key=ED), 2, key=ED)
+    assert verify(header, BODY, keys).arc == Arc("pass")
+    changed = [(n, v.replace(b"dinner", b"supper")) for n, v in header]
+    assert verify(changed, BODY, keys).arc == Arc("fail", "bad-signature")
+    for which in ("ams", "seal"):
+        for a in ("rsa-sha1", "rsa-sha512", "falcon-sha256"):
+            odd = hop(HEADER, 1, **{which: {"a": a}})  # type: ignore[arg-type]
+            assert arc(odd) == Arc("fail", "unknown-algorithm"), (which, a)
+        loud = hop(HEADER, 1, **{which: {"a": "RSA-SHA256"}})  # type: ignore[arg-type]
+        assert arc(loud) == Arc("pass")
+
+
+@pytest.mark.parametrize("which", ["ams", "seal"])
+def test_times_are_named(which: str) -> None:
+    now = int(AT)
+    for tags, want in (
+        ({"t": str(now - 999_999), "x": str(now - 99_999)}, "expired"),
+        ({"t": str(now + 99_999)}, "future-timestamp"),
+        ({"t": "yesterday"}, "bad-timestamp"),
+        ({"t": str(now), "x": str(now + 60)}, None),
+    ):
+        header = hop(HEADER, 1, **{which: tags})  # type: ignore[arg-type]
+        assert arc(header) == (Arc("fail", want) if want else Arc("pass")), tags
+
+
+@pytest.mark.parametrize(
+    "i",
+    ["i=%d", "(c) i=%d", "(added (here)) i = (x) %d (\\) y)", "i\r\n\t=\r\n %d", "i=0%d", "I=%d"],
+)  # fmt: skip
+def test_comments_and_folds_round_i(i: str) -> None:
+    """RFC 8617 4.2.1."""
+    header = hop(HEADER, 1, i=i)
+    assert arc(header) == Arc("pass")
+    assert arc(hop(header, 2, i=i)) == Arc("pass")
+
+
+def test_no_c_in_the_message_signature() -> None:
+    """The default is DKIM's, simple/simple; relaxed, which dkimpy signs then, is tried as well."""
+    for signed_as in ("simple/simple", "relaxed/relaxed"):
+        header = hop(HEADER, 1, c=None, signed_as=signed_as)
+        assert arc(header) == Arc("pass"), signed_as
+        assert arc(header, BODY + b"More.\r\n") == Arc("fail", "body-hash-mismatch")
+    assert arc(hop(HEADER, 1, c="relaxed/loose")) == Arc("fail", "unknown-canonicalization")
+
+
+def test_what_the_seals_say() -> None:
+    assert arc(hop(HEADER, 1, cv="pass")) == Arc("fail", "bad-chain-status")
+    assert arc(hop(hop(HEADER, 1), 2, cv="none")) == Arc("fail", "bad-chain-status")
+    assert arc(hop(hop(hop(HEADER, 1), 2, cv="fail"), 3)) == Arc("fail", "bad-chain-status")
+    assert arc(hop(HEADER, 1, cv="fail")) == Arc("fail", "chain-failed-before")
+
+
+def test_several_keys_are_tried() -> None:
+    others = [rsa(1024, e=17).record, rsa(1024, e=257).record]
+    for records in permutations([*others, RSA.record]):
+        keys = {"a._domainkey.hop0.example": list(records)}
+        assert verify(hop(HEADER, 1), BODY, keys).arc == Arc("pass")
 
 
 def respaced(header: Header) -> Header:

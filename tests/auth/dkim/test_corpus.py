@@ -131,7 +131,13 @@ def test_every_arc_chain(corpus: Path) -> None:
         header, body = split((corpus / row["file"]).read_bytes())
         arc = verify(header, body, row["dns"]).arc
         got = "none" if arc is None else arc.cv
-        assert got == row["expected_cv"].lower(), (row["file"], arc)
+        want = row["expected_cv"].lower()
+        if arc is not None and arc.reason == "chain-failed-before":
+            # The suite is of a draft. RFC 8617 5.2, step 2: the newest seal says cv=fail, and so
+            # the chain is failed, not absent.
+            assert want == "none"
+            want = "fail"
+        assert got == want, (row["file"], arc)
         seen[got] += 1
     print(f"\nARC chains, all as expected: {dict(seen)}")
     assert sum(seen.values()) == 102

@@ -8,13 +8,29 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dkimkit import AT, BODY, DOMAIN, ED, HEADER, NAME, RSA, Ed, Rsa, public, rsa, signature, verify
+from dkimkit import (
+    AT,
+    BODY,
+    DOMAIN,
+    ED,
+    HEADER,
+    NAME,
+    RSA,
+    SELECTOR,
+    Ed,
+    Rsa,
+    public,
+    rsa,
+    signature,
+    verify,
+)
 from gatepost_policy.config.settings import Dkim
 from gatepost_policy.dkim.verifier import Verifier
 from gatepost_policy.dns import Lookups
@@ -36,6 +52,7 @@ class Case:
     body: bytes = BODY
     added: bytes = b""
     flags: tuple[str, ...] = ()
+    hash_name: str | None = None
 
 
 def permerror(reason: str) -> tuple[str, str, None]:
@@ -50,9 +67,13 @@ CASES = [
     # 1: what dkimpy passes and RFC 6376 or RFC 8301 does not
     Case("sha1", ("policy", "weak-hash", "pass"), {"a": "rsa-sha1"}, flags=("weak-hash",)),
     Case("no From in h=", permerror("from-not-signed"), h="to:subject:date"),
-    Case("key h=sha1", permerror("key-hash"), record=RSA.record + "; h=sha1"),
+    Case("key h=sha1", ("permerror", "key-hash", "pass"), record=RSA.record + "; h=sha1"),
     Case("key h=sha1:sha256", PASS, record=RSA.record + "; h=sha1 : sha256"),
-    Case("key h=, unknown ones", permerror("key-hash"), record=RSA.record + "; h=md5"),
+    Case("key h=, unknown ones", ("permerror", "key-hash", "pass"), record=RSA.record + "; h=md5"),
+    Case("key h=rsa-sha256, of an old opendkim-genkey", ("permerror", "key-hash", "pass"),
+         record=RSA.record + "; h=rsa-sha256"),
+    Case("key h= forbids, and the body is another", ("permerror", "key-hash", "fail"),
+         record=RSA.record + "; h=sha1", added=b"more\r\n"),
     Case("key t=s", permerror("key-strict"), {"i": f"@a.{DOMAIN}"}, record=RSA.record + "; t=s"),
     Case("key t=s, i= at d=", PASS, {"i": f"@{DOMAIN}"}, record=RSA.record + "; t=s"),
     Case("key t=y", ("pass", "testing-key", "pass"), record=RSA.record + "; t=y:x",
@@ -160,6 +181,28 @@ CASES = [
     Case("no v=", PASS, record=RSA.record.removeprefix("v=DKIM1; ")),
     Case("several, one fits", PASS, record=["v=spf1 -all", ED.record, RSA.record]),
     Case("several, none fits", permerror("several-keys"), record=["v=spf1 -all", ED.record]),
+    # Letters of either case, padding that got lost, selectors that are none
+    *(
+        Case(f"a={a}", PASS, {"a": a}, hash_name="sha256")
+        for a in ("RSA-SHA256", "Rsa-Sha256", "rsa-SHA256")
+    ),
+    Case("a=ED25519-SHA256", PASS, {"a": "ED25519-SHA256"}, key=ED),
+    Case("a=RSA-SHA1", ("policy", "weak-hash", "pass"), {"a": "RSA-SHA1"}, hash_name="sha1"),
+    Case("c=Relaxed/SIMPLE", PASS, {"c": "Relaxed/SIMPLE"}, c="relaxed/simple"),
+    Case("c= with blanks", ("permerror", "unknown-canonicalization", "pass"),
+         {"c": "relaxed / simple"}, c="relaxed/simple"),
+    Case("key h=SHA256", PASS, record=RSA.record + "; h=SHA256"),
+    Case("k=RSA", PASS, record=RSA.record.replace("k=rsa", "k=RSA")),
+    Case("k=Ed25519", PASS, key=ED, record=ED.record.replace("k=ed25519", "k=Ed25519")),
+    Case("s=Email", PASS, record=RSA.record + "; s=Email"),
+    Case("p= without padding", PASS, record=RSA.record.rstrip("=")),
+    *(
+        Case(f"s={s}", ("permerror", "bad-selector", "pass"), {"s": s})
+        for s in ("-s", "s-", "_s-", "a.-b", "s1.")
+    ),
+    Case("s= wrong, and the key is missing", permerror("bad-selector"), {"s": "s-"}, record=...),
+    Case("s= wrong, and expired", ("permerror", "bad-selector", "pass"),
+         {"s": "s-", "x": str(NOW - 86400)}),
     Case("p= with blanks", PASS, record=RSA.record[:99] + " \t" + RSA.record[99:]),
     # 2, 10: played back
     Case("no such name", permerror("no-key"), record=...),
@@ -175,15 +218,21 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_guard(case: Case) -> None:
     body = case.body
-    signed = signature(HEADER, body, case.key, tags=case.tags, h=case.h, c=case.c)
+    signed = signature(
+        HEADER, body, case.key, tags=case.tags, h=case.h, c=case.c, hash_name=case.hash_name
+    )
     record = case.key.record if case.record is None else case.record
     if record is ...:
         record = None
-    name = NAME if "s" not in case.tags and "d" not in case.tags else "x"
+    selector = (case.tags.get("s") or SELECTOR).removesuffix(".")
+    domain = case.tags.get("d") or DOMAIN
+    name = NAME if selector == SELECTOR and domain == DOMAIN else f"{selector}._domainkey.{domain}"
     outcome = verify([signed, *HEADER], body + case.added, {name: record})
     (got,) = outcome.signatures
     assert (got.result, got.reason, got.crypto) == case.want, case.name
     assert set(case.flags) <= set(got.flags)
+    # Names in A-labels and lower case only, and a small alphabet, whatever the field said.
+    assert got.algorithm is None or got.algorithm.islower()
     if got.result not in ("pass", "policy") or case.flags:
         assert not got.proven or got.flags == ("weak-hash",)
 
@@ -197,6 +246,68 @@ def test_changed_body_and_changed_header_are_told_apart() -> None:
     assert (header.result, header.reason, header.crypto) == ("fail", "bad-signature", "fail")
 
 
+def test_padding_that_got_lost() -> None:
+    name, value = signature(HEADER, BODY)
+    for tag in (b"bh", b"b"):
+        before, found, rest = value.partition(b" " + tag + b"=")
+        text, semicolon, after = rest.partition(b";")
+        assert text.endswith(b"=")
+        changed = before + found + text.rstrip(b"=") + semicolon + after
+        if tag == b"b":
+            got = verify([(name, changed), *HEADER]).signatures[0]
+            assert (got.result, got.reason, got.crypto) == ("pass", None, "pass")
+        else:
+            # Signed without the padding: the field is what it was.
+            signed = signature(HEADER, BODY, tags={"bh": text.rstrip(b"=").decode()})
+            got = verify([signed, *HEADER]).signatures[0]
+            assert (got.result, got.reason, got.crypto) == ("pass", None, "pass")
+    short = verify([(name, value.rstrip(b"=")[:-5]), *HEADER]).signatures[0]
+    assert (short.result, short.crypto) in {("fail", "fail"), ("permerror", None)}
+
+
+OTHERS = [rsa(1024, e=17).record, rsa(1024, e=257).record, rsa(2048, size=512).record]
+
+
+@pytest.mark.parametrize("records", list(permutations([*OTHERS[:2], RSA.record])), ids=str)
+def test_several_keys_are_tried_whatever_their_order(records: tuple[str, ...]) -> None:
+    """RFC 6376 6.1.2 (4); the order of TXT records means nothing and changes."""
+    signed = signature(HEADER, BODY)
+    got = verify([signed, *HEADER], BODY, {NAME: list(records)}).signatures[0]
+    assert (got.result, got.reason, got.crypto, got.key_bits) == ("pass", None, "pass", 1024)
+    broken = verify([signed, *HEADER], BODY + b"x\r\n", {NAME: list(records)}).signatures[0]
+    assert (broken.result, broken.reason, broken.crypto) == ("fail", "body-hash-mismatch", "fail")
+
+
+def test_no_more_than_three_keys_are_tried_and_always_the_same_ones() -> None:
+    signed = signature(HEADER, BODY)
+    said = set()
+    for records in permutations([*OTHERS, RSA.record]):
+        got = verify([signed, *HEADER], BODY, {NAME: list(records)}).signatures[0]
+        said.add((got.result, got.reason, got.crypto))
+    assert len(said) == 1
+    # A key that must not be used is none of the three.
+    unfit = [record + "; s=web" for record in OTHERS]
+    got = verify([signed, *HEADER], BODY, {NAME: [*unfit, RSA.record]}).signatures[0]
+    assert got.result == "pass"
+
+
+def test_what_is_refused_proves_nothing() -> None:
+    """`crypto` says pass where RFC 6376 refuses: nobody may be held to it."""
+    for tags, record in (({"s": "s-"}, RSA.record), ({}, RSA.record + "; h=sha1")):
+        signed = signature(HEADER, BODY, tags=tags)
+        name = f"{tags.get('s', SELECTOR)}._domainkey.{DOMAIN}"
+        got = verify([signed, *HEADER], BODY, {name: record}).signatures[0]
+        assert (got.result, got.crypto, got.proven) == ("permerror", "pass", False)
+
+
+def test_signatures_that_cannot_pass_take_no_room() -> None:
+    """The bound on verified signatures is for those that may pass."""
+    refused = [signature(HEADER, BODY, tags={"s": f"s{i}-"}) for i in range(10)]
+    outcome = verify([*refused, signature(HEADER, BODY), *HEADER])
+    assert outcome.signatures[-1].result == "pass"
+    assert {s.reason for s in outcome.signatures[:-1]} == {"bad-selector"}
+
+
 def test_second_from_does_not_ride_along() -> None:
     signed = signature(HEADER, BODY)
     for extra in ([(b"From", b" evil@example.com"), *HEADER], [*HEADER, (b"from ", b" evil@x.y")]):
@@ -205,7 +316,7 @@ def test_second_from_does_not_ride_along() -> None:
 
 def test_b_malformed() -> None:
     name, value = signature(HEADER, BODY)
-    for b in (b"A===", b"", b"====", b"\xff\xfe", b"AAAA!", b"AAA"):
+    for b in (b"A===", b"", b"====", b"\xff\xfe", b"AAAA!", b"A"):
         got = verify([(name, value.partition(b"; b=")[0] + b"; b=" + b), *HEADER]).signatures[0]
         assert (got.result, got.reason) == ("permerror", "bad-base64"), b
 

@@ -11,7 +11,7 @@ import pytest
 from dkimkit import AT, BODY, HEADER, NAME, RSA, signature, verify
 from dnskit import BIG, Server, Strings, serving, silent_port
 from gatepost_policy.config.settings import Dkim, nameserver
-from gatepost_policy.dkim.answers import key_of
+from gatepost_policy.dkim.answers import keys_of
 from gatepost_policy.dkim.verifier import Verifier
 from gatepost_policy.dns import Answer, Lookups, Pending
 
@@ -78,7 +78,7 @@ def test_each_answer_has_its_own_word(server: Server, name: str, form: Any, why:
 def test_several_records(server: Server) -> None:
     got = answer(Lookups(settings(server)), "several.example")
     assert sorted(got.records) == sorted(ANSWERS["several.example"])
-    assert key_of(got, "rsa", Dkim()) == "several-keys"
+    assert keys_of(got, "rsa", Dkim()) == "several-keys"
 
 
 def test_no_server_at_all() -> None:

@@ -45,7 +45,7 @@ def apply(
         copy = newest_or_none(config)
         if copy is not None and copies.unfinished(copy, FILES):
             raise Failed("an earlier --apply was cut off: milterctl setup postfix --undo first")
-        known = {(f.code, f.where) for f in postfix.check(config, settings)}
+        foreseen = {(f.code, f.where) for f in made.left}
         try:
             copy = copies.take(config.directory, FILES)
         except OSError as error:
@@ -55,7 +55,8 @@ def apply(
                 _run([*_program(config, "postconf"), edit.option, edit.value])
             _run([*_program(config, "postfix"), "check"])
             after = _again(config)
-            fresh = [f for f in postfix.check(after, settings) if (f.code, f.where) not in known]
+            found = postfix.check(after, settings)
+            fresh = [f for f in found if (f.code, f.where) not in foreseen]
             if still := plan(after, settings).edits:
                 raise Failed(f"postconf did not keep {still[0].value}")
             if fresh:
@@ -69,7 +70,7 @@ def apply(
                 raise Failed(f"{error}; everything is as it was") from None
             raise
     say(f"the files as they were are in {copy}; milterctl setup postfix --undo puts them back")
-    return Done(running, postfix.check(after, settings))
+    return Done(running, found)
 
 
 def newest_or_none(config: PostfixConfig) -> Path | None:

@@ -47,14 +47,14 @@ def model(told: list[record.Json]) -> dict[tuple[str, str], tuple[float, ...]]:
         row = rows.read(data, AT)
         one.add(row, row.keys()[1])
         for key, i in one.identities.items():
-            was = out.get(key, (0, 0, 0, 0, i.first, i.last))
+            was = out.get(key, (0, 0, 0, 0, i.first_seen, i.last_seen))
             out[key] = (
                 was[0] + i.messages,
-                was[1] + i.traps,
+                was[1] + i.trap_messages,
                 was[2] + i.ipv4,
                 was[3] + i.ipv6,
-                min(was[4], i.first),
-                max(was[5], i.last),
+                min(was[4], i.first_seen),
+                max(was[5], i.last_seen),
             )
     return out
 

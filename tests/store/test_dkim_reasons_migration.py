@@ -13,7 +13,19 @@ from gatepost_policy.journal.record import read_seen
 from gatepost_policy.mail.dkim_reason import Why
 from gatepost_policy.store import migrate
 
-VERSIONS = Path(__file__).parents[2] / "migrations" / "versions"
+
+def _words() -> tuple[str, ...]:
+    """The words that the migration leaves alone."""
+    path = Path(__file__).parents[2] / "migrations" / "versions" / "0002_dkim_reasons.py"
+    spec = importlib.util.spec_from_file_location("m0002", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    words: tuple[str, ...] = module.WORDS
+    return words
+
+
+WORDS = _words()
 # (in a store of 0001, what it is now)
 CARRIED = [
     ("body-hash", "body-hash-mismatch"),
@@ -22,7 +34,7 @@ CARRIED = [
     ("unusable", "unspecified"),
     ("whatever an ACL had set", "unspecified"),
     ("key-unavailable", "key-unavailable"),
-    *((why.value, why.value) for why in Why),
+    *((word, word) for word in WORDS),
     (None, None),
 ]
 
@@ -58,10 +70,6 @@ def test_a_waiting_record_is_carried_over(any_settings: Settings, any_engine: En
         assert list(got) == want
 
 
-def test_the_migration_knows_every_word() -> None:
-    """Words of later releases may be missing: it ran before there were any."""
-    spec = importlib.util.spec_from_file_location("m0002", VERSIONS / "0002_dkim_reasons.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert set(module.WORDS) <= set(Why) and set(module.FORMER.values()) <= set(module.WORDS)
+def test_the_migration_has_words_of_today() -> None:
+    """Later releases may add words: a store of 0001 cannot hold them."""
+    assert set(WORDS) <= set(Why) and {new for _, new in CARRIED if new} <= set(WORDS)

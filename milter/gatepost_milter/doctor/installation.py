@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import Engine, func, select
 
 from gatepost_policy import config, journal, recorder, store, traps
-from gatepost_policy.store import StoreError, migrate
+from gatepost_policy.store import StoreError, journal_mark, migrate
 from gatepost_policy.store.tables import JournalGap, Message
 from gatepost_policy.text.plural import plural
 from gatepost_policy.text.times import timestamp
@@ -229,12 +229,7 @@ def _waiting(settings: "Settings", directory: Path) -> tuple[int, float | None]:
     engine = store.open_engine(settings, ensure=False)
     try:
         with store.reading(engine) as connection:
-            marks = {
-                str(name): int(offset)
-                for name, offset in connection.exec_driver_sql(
-                    'SELECT segment, "offset" FROM journal_mark'
-                )
-            }
+            marks = journal_mark.read(connection)
     finally:
         engine.dispose()
     total, oldest = 0, None

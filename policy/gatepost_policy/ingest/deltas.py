@@ -57,28 +57,42 @@ class HostSum:
 
 @dataclass(slots=True)
 class IdentitySum:
-    """What one identity gains in one batch."""
+    """What one `identity` row gains in one batch; `seen` are the days of its messages.
 
+    `learned` and `days` are known when it is written.
+    """
+
+    kind: str
+    value: str
     reversed: str | None
-    first: float
-    last: float
-    days: set[int]
+    first_seen: float
+    last_seen: float
+    seen: set[int]
     messages: int = 0
-    traps: int = 0
+    trap_messages: int = 0
     ipv4: int = 0
     ipv6: int = 0
+    learned: float = 0.0
+    days: int = 1
+    repeat: bool = False
+    note: None = None
 
 
 @dataclass(slots=True)
 class KeySum:
-    """What one DKIM key gains in one batch."""
+    """What one `dkim_key` row gains in one batch. `learned` is known when it is written."""
 
+    reversed: str
+    selector: str
     domain: str
     algorithm: str | None
     key_bits: int | None
-    first: float
-    last: float
-    messages: int = 0
+    first_seen: float
+    last_seen: float
+    messages: int = 1
+    learned: float = 0.0
+    previous_bits: None = None
+    changed: None = None
 
 
 @dataclass(slots=True)
@@ -180,22 +194,23 @@ class Sums:
     def _identity(self, row: Row, key: IdentityKey, back: str | None, day: int, sign: int) -> None:
         kind, value = key
         if len(value) > MAX_KEY:
-            key = (kind, fit(value))
+            value = fit(value)
+            key = (kind, value)
         message = row.message
         at = message.at
         found = self.identities.get(key)
         if found is None:
             back = back if back is None or len(back) <= MAX_KEY else fit(back)
-            found = self.identities[key] = IdentitySum(back, at, at, {day})
+            found = self.identities[key] = IdentitySum(kind, value, back, at, at, {day})
         else:
-            if at < found.first:
-                found.first = at
-            elif at > found.last:
-                found.last = at
-            found.days.add(day)
+            if at < found.first_seen:
+                found.first_seen = at
+            elif at > found.last_seen:
+                found.last_seen = at
+            found.seen.add(day)
         found.messages += sign
         if message.traps:
-            found.traps += sign
+            found.trap_messages += sign
         if message.family == "ipv4":
             found.ipv4 += sign
         elif message.family == "ipv6":
@@ -205,12 +220,14 @@ class Sums:
         key = (fit(reverse(domain)), fit(selector))
         found = self.keys.get(key)
         if found is None:
-            self.keys[key] = KeySum(domain, signature.algorithm, signature.key_bits, at, at, 1)
+            self.keys[key] = KeySum(
+                *key, domain, signature.algorithm, signature.key_bits, first_seen=at, last_seen=at
+            )
             return
-        if at < found.first:
-            found.first = at
-        if at >= found.last:
-            found.last, found.algorithm = at, signature.algorithm
+        if at < found.first_seen:
+            found.first_seen = at
+        if at >= found.last_seen:
+            found.last_seen, found.algorithm = at, signature.algorithm
             if signature.key_bits is not None:
                 found.key_bits = signature.key_bits
         found.messages += 1

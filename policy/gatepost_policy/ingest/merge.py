@@ -83,7 +83,7 @@ def new_keys(
     fresh = {key: value for key, value in sorted(keyed.items()) if key not in known}
     sqltext.many(
         connection,
-        sqltext.insert(connection.dialect.name, "message_key"),
+        sqltext.insert("message_key"),
         [(key, NO_MESSAGE) for key in fresh],
     )
     return list(fresh.values())

@@ -4,16 +4,16 @@ Everything is upserted in sorted order, the tables always in the same order, so 
 of several hosts take their locks alike.
 """
 
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 from typing import TypeVar
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from gatepost_policy.ingest import deltas
 from gatepost_policy.store import sqltext
-from gatepost_policy.store.tables import DomainDay, DomainHost
+from gatepost_policy.store.tables import DkimKey, DomainDay, DomainHost, SenderIdentity
 
 Key = TypeVar("Key", bound=tuple[object, ...])
 Sum = TypeVar("Sum")
@@ -23,6 +23,8 @@ _DAY_COLUMNS = tuple(c.name for c in DomainDay.__table__.columns if not c.primar
 _HOST_COLUMNS = tuple(c.name for c in DomainHost.__table__.columns if not c.primary_key)
 _day_values = attrgetter(*_DAY_COLUMNS)
 _host_values = attrgetter(*_HOST_COLUMNS)
+_identity_values = attrgetter(*(c.name for c in SenderIdentity.__table__.columns))
+_key_values = attrgetter(*(c.name for c in DkimKey.__table__.columns))
 _COUNTED = ("messages", "trap_messages", "trap_hits", *(f"dkim_{r}" for r in deltas.RESULTS))
 
 
@@ -33,18 +35,14 @@ def by_key(sums: Mapping[Key, Sum]) -> list[tuple[Key, Sum]]:
 
 def write_sums(connection: Connection, sums: deltas.Sums, learned: float) -> None:
     """Add `sums` to the store's."""
-    dialect = connection.dialect.name
     sqltext.many(
         connection,
-        sqltext.upsert(
-            dialect, "domain_day", *(f"{c}+" for c in _COUNTED), "first_at<", "last_at>"
-        ),
+        sqltext.upsert("domain_day", *(f"{c}+" for c in _COUNTED), "first_at<", "last_at>"),
         [(*key, *_day_values(day)) for key, day in by_key(sums.days)],
     )
     sqltext.many(
         connection,
         sqltext.upsert(
-            dialect,
             "domain_host",
             "messages+",
             "last_at>",
@@ -55,10 +53,11 @@ def write_sums(connection: Connection, sums: deltas.Sums, learned: float) -> Non
     )
     _drop_empty(connection, sums)
     _identities(connection, sums, learned)
+    for key in sums.keys.values():
+        key.learned = learned
     sqltext.many(
         connection,
         sqltext.upsert(
-            dialect,
             "dkim_key",
             "algorithm:=COALESCE(new.algorithm, old.algorithm)",
             "key_bits:=COALESCE(new.key_bits, old.key_bits)",
@@ -71,33 +70,21 @@ def write_sums(connection: Connection, sums: deltas.Sums, learned: float) -> Non
             "learned>",
             "messages+",
         ),
-        [
-            (back, selector, k.domain, k.algorithm, k.key_bits, None, None, k.first, k.last,
-             learned, k.messages)
-            for (back, selector), k in by_key(sums.keys)
-        ],
-    )  # fmt: skip
+        [_key_values(key) for _, key in by_key(sums.keys)],
+    )
 
 
 def _drop_empty(connection: Connection, sums: deltas.Sums) -> None:
     """Sums that something was taken out of, and that count nothing any more."""
-    dialect = connection.dialect.name
     sqltext.many(
         connection,
-        sqltext.native(
-            dialect,
-            "DELETE FROM domain_day WHERE reversed = ? AND day = ? AND family = ? AND shared = ?"
-            " AND messages <= 0",
-        ),
+        "DELETE FROM domain_day WHERE reversed = ? AND day = ? AND family = ? AND shared = ?"
+        " AND messages <= 0",
         [key for key, day in by_key(sums.days) if day.messages < 0],
     )
     sqltext.many(
         connection,
-        sqltext.native(
-            dialect,
-            "DELETE FROM domain_host WHERE reversed = ? AND host = ? AND shared = ?"
-            " AND messages <= 0",
-        ),
+        "DELETE FROM domain_host WHERE reversed = ? AND host = ? AND shared = ? AND messages <= 0",
         [key for key, host in by_key(sums.hosts) if host.messages < 0],
     )
 
@@ -105,74 +92,57 @@ def _drop_empty(connection: Connection, sums: deltas.Sums) -> None:
 # A day counts when it lies outside of what is known. One that lies inside and had no message yet
 # (an older log imported late) is not counted: nobody is called a repeat sender by a guess.
 _NEW_DAY = (
-    "days:=old.days + CASE WHEN {new.first_seen} > {old.last_seen}"
-    " OR {new.last_seen} < {old.first_seen} THEN 1 ELSE 0 END"
+    "days:=old.days + CASE WHEN utc_day(new.first_seen) > utc_day(old.last_seen)"
+    " OR utc_day(new.last_seen) < utc_day(old.first_seen) THEN 1 ELSE 0 END"
 )
-# SQLite's cast cuts and PostgreSQL's rounds, which would move half of each day to the next.
-_DAY_OF = {"sqlite": r"CAST(\1 / 86400 AS bigint)", "postgresql": r"floor(\1 / 86400)"}
 _IDENTITY = ("first_seen<", "last_seen>", "learned>", "messages+", "trap_messages+", "ipv4+",
              "ipv6+")  # fmt: skip
 
 
 def _identities(connection: Connection, sums: deltas.Sums, learned: float) -> None:
-    dialect = connection.dialect.name
-    one = sqltext.upsert(
-        dialect, "identity", *_IDENTITY, re.sub(r"\{(.*?)\}", _DAY_OF[dialect], _NEW_DAY)
-    )
-    one_day: list[tuple[object, ...]] = []
-    several: list[deltas.IdentityKey] = []
-    for key, i in by_key(sums.identities):
-        kind, value = key
-        if len(i.days) > 1:
-            several.append(key)
-            continue
-        one_day.append(
-            (kind, value, i.reversed, i.first, i.last, learned, i.messages, i.traps, 1, i.ipv4,
-             i.ipv6, False, None)
-        )  # fmt: skip
-    if not several:
-        sqltext.many(connection, one, one_day)
-        return
-    # Days on both sides of what is known need a look at it. One upsert a day, from the known span
-    # outwards, counts each of them; all sorted by identity, so that locks are taken in order.
+    one_day = sqltext.upsert("identity", *_IDENTITY, _NEW_DAY)
+    several = [key for key, found in by_key(sums.identities) if len(found.seen) > 1]
+    # Days on both sides of what is known need a look at it: those outside of it are counted.
+    counted = sqltext.upsert("identity", *_IDENTITY, "days+")
     known = _spans(connection, several)
-    folded: list[tuple[object, ...]] = []
-    for key in several:
-        kind, value = key
-        i = sums.identities[key]
-        span = known.get(key)
-        days = i.days if span is None else {d for d in i.days if not span[0] <= d <= span[1]}
-        folded.append(
-            (kind, value, i.reversed, i.first, i.last, learned, i.messages, i.traps, len(days),
-             i.ipv4, i.ipv6, False, None)
-        )  # fmt: skip
-    more = sqltext.upsert(dialect, "identity", *_IDENTITY, "days+")
-    # Runs of the same statement go out together; the order over all of them stays sorted.
+    # Runs of the same statement go out together; the order over all of them stays sorted, so that
+    # locks are taken in order.
     run: list[tuple[object, ...]] = []
-    current = one
-    for row, statement in sorted(
-        [(row, one) for row in one_day] + [(row, more) for row in folded],
-        key=lambda pair: (pair[0][0], pair[0][1]),
-    ):
+    current = one_day
+    for key, found in by_key(sums.identities):
+        statement = one_day
+        found.learned = learned
+        if len(found.seen) > 1:
+            statement = counted
+            span = known.get(key)
+            found.days = sum(1 for day in found.seen if span is None or not span.holds(day))
         if statement is not current:
             sqltext.many(connection, current, run)
             run, current = [], statement
-        run.append(row)
+        run.append(_identity_values(found))
     sqltext.many(connection, current, run)
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """The first and the last UTC day of an identity."""
+
+    first: int
+    last: int
+
+    def holds(self, day: int) -> bool:
+        return self.first <= day <= self.last
 
 
 def _spans(
     connection: Connection, wanted: Sequence[deltas.IdentityKey]
-) -> dict[deltas.IdentityKey, tuple[int, int]]:
-    """(first day, last day) of the identities that exist, locked until the end on a server."""
-    lock = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
-    statement = text(
-        "SELECT first_seen, last_seen FROM identity WHERE kind = :kind AND value = :value" + lock
-    )
-    found: dict[deltas.IdentityKey, tuple[int, int]] = {}
+) -> dict[deltas.IdentityKey, _Span]:
+    """The days of the identities that exist, locked until the end on a server."""
+    sql = "SELECT first_seen, last_seen FROM identity WHERE kind = ? AND value = ?"
+    found: dict[deltas.IdentityKey, _Span] = {}
     for key in wanted:
-        kind, value = key
-        row = connection.execute(statement, {"kind": kind, "value": value}).first()
+        row = sqltext.execute(connection, sqltext.locked(connection, sql), key).first()
         if row is not None:
-            found[key] = (int(row.first_seen // deltas.DAY), int(row.last_seen // deltas.DAY))
+            first, last = int(row.first_seen // deltas.DAY), int(row.last_seen // deltas.DAY)
+            found[key] = _Span(first, last)
     return found

@@ -74,7 +74,7 @@ def unsettle(connection: Connection) -> None:
 
 def _remember(connection: Connection, number: int) -> None:
     # Two programs may be here at once, and neither finds a row.
-    sql = sqltext.upsert(connection.dialect.name, "revision", "number=")
+    sql = sqltext.upsert("revision", "number=")
     sqltext.many(connection, sql, [(TOPIC, number)])
 
 
@@ -186,7 +186,7 @@ def _mark(
     sql = "UPDATE identity SET trap_messages = trap_messages + ? WHERE kind = ? AND value = ?"
     sqltext.many(
         connection,
-        sqltext.native(connection.dialect.name, sql),
+        sql,
         [(step, kind, value) for (kind, value), step in sorted(steps.items())],
     )
     if steps and listings.flag_repeat(connection, since, settings, steps):

@@ -83,15 +83,14 @@ def ingest(
         outcome.messages += 1
     for trap, how, at in live:
         traps.seen_live(connection, [trap], at=at, how=how)
-    dialect = connection.dialect.name
     sqltext.many(
         connection,
-        sqltext.upsert(dialect, "submission_count", "messages+"),
+        sqltext.upsert("submission_count", "messages+"),
         [(*key, n) for key, n in sorted(counts.items())],
     )
     sqltext.many(
         connection,
-        sqltext.native(dialect, 'INSERT INTO journal_gap (since, "until", lost) VALUES (?, ?, ?)'),
+        'INSERT INTO journal_gap (since, "until", lost) VALUES (?, ?, ?)',
         gaps,
     )
     return outcome
@@ -100,7 +99,6 @@ def ingest(
 def _write(
     connection: Connection, batch: list[Row], sums: deltas.Sums, learned: float
 ) -> merge.Merged:
-    dialect = connection.dialect.name
     merged = merge.merge(connection, batch, sums)
     ids = partitions.take_ids(connection, len(merged.fresh), learned)
     for row, number in zip(merged.fresh, ids, strict=True):
@@ -111,12 +109,12 @@ def _write(
     add(connection, [*merged.fresh, *merged.rewritten.values()], sums)
     sqltext.many(
         connection,
-        sqltext.native(dialect, "UPDATE message_key SET message_id = ? WHERE message_id = ?"),
+        "UPDATE message_key SET message_id = ? WHERE message_id = ?",
         [(row.id, old) for old, row in sorted(merged.gone.items())],
     )
     sqltext.many(
         connection,
-        sqltext.insert(dialect, "message_key"),
+        sqltext.insert("message_key"),
         sorted(
             {(row.key, row.id) for row in merged.fresh if row.key is not None}
             | {(key, row.id) for key, row in merged.adopted.items() if row.id not in merged.gone}
@@ -174,8 +172,8 @@ def _perhaps_repeat(connection: Connection, since: float, settings: "Settings") 
     """True where an identity seen since then may have become a repeat sender."""
     sender = settings.sender
     values = (since, sender.repeat_messages, sender.repeat_messages, sender.repeat_span)
-    sql = sqltext.native(connection.dialect.name, _REPEAT)
-    return connection.exec_driver_sql(sql, values).first() is not None
+    sql = _REPEAT
+    return sqltext.execute(connection, sql, values).first() is not None
 
 
 def _traps_among(connection: Connection, keys: Sequence[str]) -> list[str]:
@@ -184,14 +182,12 @@ def _traps_among(connection: Connection, keys: Sequence[str]) -> list[str]:
     for part in sqltext.chunks(keys):
         marks = ", ".join("?" * len(part))
         sql = f"SELECT key FROM trap WHERE kind = 'exact' AND key IN ({marks})"
-        native = sqltext.native(connection.dialect.name, sql)
-        found.extend(connection.exec_driver_sql(native, tuple(part)).scalars())
+        found.extend(sqltext.execute(connection, sql, tuple(part)).scalars())
     return found
 
 
 def add(connection: Connection, batch: Sequence[Row], sums: deltas.Sums) -> None:
     """Insert numbered rows and count them in `sums`."""
-    dialect = connection.dialect.name
     recipients: list[tuple[object, ...]] = []
     signatures: list[tuple[object, ...]] = []
     domains: list[tuple[object, ...]] = []
@@ -206,11 +202,11 @@ def add(connection: Connection, batch: Sequence[Row], sums: deltas.Sums) -> None
             domains.append((key, row.at, number, shared))
         sums.add(row, names)
     messages = [rows.message_values(row.message) for row in batch]
-    sqltext.many(connection, sqltext.insert(dialect, "message"), messages)
-    sqltext.many(connection, sqltext.insert(dialect, "recipient"), recipients)
-    sqltext.many(connection, sqltext.insert(dialect, "signature"), signatures)
+    sqltext.many(connection, sqltext.insert("message"), messages)
+    sqltext.many(connection, sqltext.insert("recipient"), recipients)
+    sqltext.many(connection, sqltext.insert("signature"), signatures)
     domains.sort()
-    sqltext.many(connection, sqltext.insert(dialect, "message_domain"), domains)
+    sqltext.many(connection, sqltext.insert("message_domain"), domains)
 
 
 def remove(connection: Connection, gone: Iterable[Row], sums: deltas.Sums | None) -> None:
@@ -218,7 +214,6 @@ def remove(connection: Connection, gone: Iterable[Row], sums: deltas.Sums | None
 
     Identities keep their memory: they have a retention of their own.
     """
-    dialect = connection.dialect.name
     ids: list[tuple[object, ...]] = []
     domains: list[tuple[object, ...]] = []
     for row in gone:
@@ -232,13 +227,10 @@ def remove(connection: Connection, gone: Iterable[Row], sums: deltas.Sums | None
         "DELETE FROM recipient WHERE message_id = ?",
         "DELETE FROM signature WHERE message_id = ?",
     ):
-        sqltext.many(connection, sqltext.native(dialect, statement), ids)
+        sqltext.many(connection, statement, ids)
     sqltext.many(
         connection,
-        sqltext.native(
-            dialect,
-            "DELETE FROM message_domain"
-            " WHERE reversed = ? AND at = ? AND message_id = ? AND shared = ?",
-        ),
+        "DELETE FROM message_domain"
+        " WHERE reversed = ? AND at = ? AND message_id = ? AND shared = ?",
         sorted(domains),
     )

@@ -10,10 +10,9 @@ from collections import Counter as Tally
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, select
 
-from gatepost_policy.store import tables
+from gatepost_policy.store import sqltext, tables
 
 Key = tuple[str, tuple[str, ...]]
 
@@ -62,34 +61,18 @@ def tally(records: Iterable[dict[str, Any]]) -> Tally[Key]:
     return out
 
 
-def _upsert(table: Table, dialect: str) -> Any:
-    insert: Any = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    statement = insert(table).values(
-        name=bindparam("n"), labels=bindparam("l"), value=bindparam("v")
-    )
-    return statement.on_conflict_do_update(
-        index_elements=["name", "labels"],
-        set_={"value": table.c.value + statement.excluded.value},
-    )
-
-
-_STATEMENTS: dict[str, Any] = {}
+_ADD = sqltext.upsert("counter", "value+")
 
 
 def add(connection: Connection, amounts: Tally[Key]) -> None:
     """Add `amounts` in the caller's transaction, sorted: two hosts never wait crosswise."""
     if not amounts:
         return
-    dialect = connection.dialect.name
-    if dialect not in _STATEMENTS:
-        table = tables.Counter.__table__
-        assert isinstance(table, Table)
-        _STATEMENTS[dialect] = _upsert(table, dialect)
     rows = [
-        {"n": name, "l": json.dumps(labels, separators=(",", ":")), "v": value}
+        (name, json.dumps(labels, separators=(",", ":")), value)
         for (name, labels), value in sorted(amounts.items())
     ]
-    connection.execute(_STATEMENTS[dialect], rows)
+    sqltext.many(connection, _ADD, rows)
 
 
 def read(connection: Connection) -> dict[Key, int]:

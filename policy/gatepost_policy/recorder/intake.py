@@ -11,7 +11,6 @@ A record that the database refuses for what it says is found by bisection and pu
 
 import json
 import os
-import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -34,7 +33,7 @@ from gatepost_policy import config, journal, retention, store
 from gatepost_policy.ingest import Outcome, ingest
 from gatepost_policy.journal.record import Json
 from gatepost_policy.monitoring import counters
-from gatepost_policy.store import StoreError, partitions, sqltext
+from gatepost_policy.store import StoreError, journal_mark, partitions
 from gatepost_policy.system import faults
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 BATCH_RECORDS = 1_000
 SHORT_S = 60.0
 PEEK_BYTES = 65_536
-RETRIES = store.RETRIES
 
 Log = Callable[[str, str], None]  # level, text
 
@@ -131,20 +129,9 @@ class Intake:
         """Where we are. A mark without its segment is what a crash left behind."""
         names = {segment.name for segment in segments}
         with store.reading(engine) as connection:
-            dialect = connection.dialect.name
-            sql = sqltext.native(
-                dialect, 'SELECT segment, "offset" FROM journal_mark WHERE host = ?'
-            )
-            marks = {
-                str(name): int(offset)
-                for name, offset in connection.exec_driver_sql(sql, (self.host,))
-            }
+            marks = journal_mark.read(connection, self.host)
             # A journal that was taken away and made again may have got another name since.
-            sql = sqltext.native(dialect, 'SELECT "offset" FROM journal_mark WHERE segment = ?')
-            for segment in names - set(marks):
-                offset = connection.exec_driver_sql(sql, (segment,)).scalar()
-                if offset is not None:
-                    marks[segment] = int(offset)
+            marks.update(journal_mark.of_segments(connection, names - set(marks)))
             self._floor = retention.learned(connection, 0.0)
         self._marks = marks
         if not self._taken_away:
@@ -154,36 +141,29 @@ class Intake:
 
     def _take(self, engine: Engine, entries: Sequence[_Entry]) -> None:
         """Commit `entries`; what the database refuses is left out and quarantined."""
-        for attempt in range(RETRIES):
-            try:
-                outcome = self._commit(engine, entries)
-            except _Conflict:
-                self._marks = None
-                raise StoreError(
-                    f"{store.name(engine)}: another recorder reads the same journal",
-                    temporary=True,
-                ) from None
-            except StoreError as error:
-                cause = error.__cause__
-                if isinstance(cause, SQLAlchemyError):
-                    if store.retryable(cause) and attempt + 1 < RETRIES:
-                        # Two hosts met; the one that waits a little longer goes second.
-                        time.sleep(random.uniform(0, 0.01 * 2**attempt))
-                        continue
-                    if _is_data(cause):
-                        self._bisect(engine, entries, cause)
-                        return
-                self._marks = None
-                raise
-            except OSError:
-                self._marks = None
-                raise
-            except Exception as error:
-                # A record that we cannot make sense of must not hold up all that follow it.
-                self._bisect(engine, entries, error)
+        try:
+            outcome = store.again(lambda: self._commit(engine, entries))
+        except _Conflict:
+            self._marks = None
+            raise StoreError(
+                f"{store.name(engine)}: another recorder reads the same journal",
+                temporary=True,
+            ) from None
+        except StoreError as error:
+            cause = error.__cause__
+            if isinstance(cause, SQLAlchemyError) and _is_data(cause):
+                self._bisect(engine, entries, cause)
                 return
-            self.changed = self.changed or outcome.listings or outcome.repeat
+            self._marks = None
+            raise
+        except OSError:
+            self._marks = None
+            raise
+        except Exception as error:
+            # A record that we cannot make sense of must not hold up all that follow it.
+            self._bisect(engine, entries, error)
             return
+        self.changed = self.changed or outcome.listings or outcome.repeat
 
     def _bisect(self, engine: Engine, entries: Sequence[_Entry], cause: Exception) -> None:
         if len(entries) > 1:
@@ -228,18 +208,7 @@ class Intake:
     def _move_mark(
         self, connection: Connection, name: str, old: int | None, new: int, now: float
     ) -> None:
-        dialect = connection.dialect.name
-        if old is None:
-            sql = sqltext.insert(dialect, "journal_mark", "ON CONFLICT (segment) DO NOTHING")
-            values: tuple[object, ...] = (name, new, self.host, now)
-        else:
-            sql = sqltext.native(
-                dialect,
-                'UPDATE journal_mark SET "offset" = ?, updated = ?'
-                ' WHERE segment = ? AND "offset" = ?',
-            )
-            values = (new, now, name, old)
-        if connection.exec_driver_sql(sql, values).rowcount != 1:
+        if not journal_mark.move(connection, name, old, new, host=self.host, now=now):
             raise _Conflict
 
     # After the commit
@@ -256,13 +225,7 @@ class Intake:
             return
         done = sorted(self._done)
         with store.writing(engine) as connection:
-            sqltext.many(
-                connection,
-                sqltext.native(
-                    connection.dialect.name, "DELETE FROM journal_mark WHERE segment = ?"
-                ),
-                [(name,) for name in done],
-            )
+            journal_mark.forget(connection, done)
         for name in done:
             (self._marks or {}).pop(name, None)
         self._done.clear()

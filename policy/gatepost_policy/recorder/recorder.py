@@ -10,25 +10,25 @@ them, what every process knows by heart (`lookup`) is published.
 
 import fcntl
 import os
-import random
 import secrets
 import select
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import IntegrityError
 
 from gatepost_policy import config, journal, lookup, retention, store
-from gatepost_policy.ingest import ingest, trap_marks
+from gatepost_policy.ingest import Outcome, ingest, trap_marks
 from gatepost_policy.journal.record import Json
 from gatepost_policy.recorder import intake
-from gatepost_policy.recorder.intake import RETRIES, Intake, Log
-from gatepost_policy.store import Files, StoreError, partitions
+from gatepost_policy.recorder.intake import Intake, Log
+from gatepost_policy.store import Files, StoreError, journal_mark, partitions
 
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
@@ -272,29 +272,23 @@ def record_batch(
     partitions.prepare(engine, now)
     new = 0
     for part in _by_rows(records):
-        attempt = 1
-        while True:
-            try:
-                with store.writing(engine) as connection:
-                    outcome = ingest(connection, part, settings, now)
-                    if outcome.messages:
-                        # A log does not say which of its recipients are traps.
-                        trap_marks.unsettle(connection)
-                break
-            except StoreError as error:
-                cause = error.__cause__
-                # IntegrityError: another import has told the store the same key meanwhile.
-                again = isinstance(cause, IntegrityError) or (
-                    isinstance(cause, SQLAlchemyError) and store.retryable(cause)
-                )
-                if not again or attempt == RETRIES:
-                    raise
-                time.sleep(random.uniform(0, 0.005 * 2**attempt))
-                attempt += 1
+        outcome = store.persistently(
+            engine, partial(_record, part=part, settings=settings, now=now), also=IntegrityError
+        )
         if outcome.bad:
             raise ValueError(f"not a record: {next(iter(outcome.bad.values()))}")
         new += outcome.messages
     return new
+
+
+def _record(
+    connection: Connection, part: Sequence[Json], settings: "Settings", now: float
+) -> Outcome:
+    outcome = ingest(connection, part, settings, now)
+    if outcome.messages:
+        # A log does not say which of its recipients are traps.
+        trap_marks.unsettle(connection)
+    return outcome
 
 
 def _by_rows(records: Sequence[Json]) -> Iterable[list[Json]]:
@@ -363,12 +357,7 @@ def publish_now(settings: "Settings") -> None:
 
 def _ingested(engine: Engine, directory: Path, wanted: dict[str, int]) -> bool:
     with store.reading(engine) as connection:
-        marks = {
-            str(name): int(offset)
-            for name, offset in connection.exec_driver_sql(
-                'SELECT segment, "offset" FROM journal_mark'
-            )
-        }
+        marks = journal_mark.read(connection)
     return all(
         marks.get(name, 0) >= size or not (directory / name).exists()
         for name, size in wanted.items()

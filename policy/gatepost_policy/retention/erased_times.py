@@ -60,7 +60,7 @@ def _days(connection: Connection, sums: deltas.Sums) -> None:
     )
     ends: dict[str, dict[tuple[int, str], set[DayKey]]] = {"first_at": {}, "last_at": {}}
     for key, erased in totals.by_key(sums.days):
-        found = connection.exec_driver_sql(_native(connection, sql), key).first()
+        found = sqltext.execute(connection, sql, key).first()
         if found is None:
             continue
         for column, stored, ours in (
@@ -79,7 +79,7 @@ def _days(connection: Connection, sums: deltas.Sums) -> None:
             f"UPDATE domain_day SET {column} = ?"
             " WHERE reversed = ? AND day = ? AND family = ? AND shared = ?"
         )
-        sqltext.many(connection, _native(connection, sql), sorted(changes, key=lambda c: c[1:]))
+        sqltext.many(connection, sql, sorted(changes, key=lambda c: c[1:]))
 
 
 def _nearest(
@@ -91,7 +91,7 @@ def _nearest(
         f" {'DESC' if newest else 'ASC'}, id"
     )
     span = (float(day * deltas.DAY), float((day + 1) * deltas.DAY), family)
-    ids = connection.exec_driver_sql(_native(connection, sql), span).scalars().all()
+    ids = sqltext.execute(connection, sql, span).scalars().all()
     found: dict[DayKey, float] = {}
     for part in sqltext.chunks(ids, LOOK):
         loaded = rows.load(connection, part)
@@ -125,17 +125,13 @@ def _to_the_day(
         marks = value.count("?")
         sql = f"UPDATE {table} SET {column} = {value} WHERE {where} AND {column} = ?"
         changes = [(*[_day(at)] * marks, *row_key, at) for row_key, at in cut]
-        sqltext.many(connection, _native(connection, sql), changes)
+        sqltext.many(connection, sql, changes)
     if "first_seen" in columns:
         sql = f"UPDATE {table} SET learned = ? WHERE {where} AND learned = ?"
         learned = sorted({(time.key, time.learned) for time in ordered})
         changes = [(_day(at), *row_key, at) for row_key, at in learned]
-        sqltext.many(connection, _native(connection, sql), changes)
+        sqltext.many(connection, sql, changes)
 
 
 def _day(at: float) -> float:
     return float(at // deltas.DAY * deltas.DAY)
-
-
-def _native(connection: Connection, sql: str) -> str:
-    return sqltext.native(connection.dialect.name, sql)

@@ -119,7 +119,7 @@ def remember(engine: Engine, upto: float, *, back: bool = False) -> None:
             "INSERT INTO revision (topic, number) VALUES (?, ?) ON CONFLICT (topic)"
             " DO UPDATE SET number = excluded.number"
         ) + ("" if back else " WHERE excluded.number > revision.number")
-        connection.exec_driver_sql(sqltext.native(connection.dialect.name, sql), (TOPIC, int(upto)))
+        sqltext.execute(connection, sql, (TOPIC, int(upto)))
 
 
 def by_hand(engine: Engine, now: float) -> float | None:

@@ -131,10 +131,9 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
             gone = list(rows.load(connection, part).values())
             done.sent += purger.to_counts(connection, part, now)
             erased_times.forget(connection, gone)
-            sqltext.many(connection, sqltext.insert(connection.dialect.name, "message_key"), kept)
+            sqltext.many(connection, sqltext.insert("message_key"), kept)
     for part in chunks(received, BATCH):
         with _wiping(engine) as connection:
-            dialect = connection.dialect.name
             for table, column, values in (
                 ("recipient", "trap_key", (ERASED, ERASED)),
                 ("evidence", "trap", (ERASED,)),
@@ -143,8 +142,8 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
                 sql = f"UPDATE {table} SET {changes} WHERE message_id = ? AND {column} = ?"
                 count = 0
                 for number in part:
-                    count += connection.exec_driver_sql(
-                        sqltext.native(dialect, sql), (*values, number, person.key)
+                    count += sqltext.execute(
+                        connection, sql, (*values, number, person.key)
                     ).rowcount
                 if table == "recipient":
                     done.received += count
@@ -184,17 +183,16 @@ def _files(settings: "Settings", person: Person) -> dict[str, list[Path]]:
 
 def _sent(connection: Connection, person: Person) -> list[int]:
     """Ids of the messages that name the person as envelope sender or author."""
-    dialect = connection.dialect.name
     sql = "SELECT DISTINCT reversed FROM message_domain WHERE reversed >= ? AND reversed < ?"
     spellings = [
         str(key)
-        for (key,) in connection.exec_driver_sql(sqltext.native(dialect, sql), person.searched)
+        for (key,) in sqltext.execute(connection, sql, person.searched)
         if _same_key(str(key), person)
     ]
     found: set[int] = set()
     for key in spellings:
         sql = "SELECT message_id FROM message_domain WHERE reversed = ?"
-        found.update(connection.exec_driver_sql(sqltext.native(dialect, sql), (key,)).scalars())
+        found.update(sqltext.execute(connection, sql, (key,)).scalars())
     return sorted(found)
 
 
@@ -207,8 +205,7 @@ def _same_key(key: str, person: Person) -> bool:
 
 def _received(connection: Connection, person: Person) -> list[int]:
     sql = "SELECT DISTINCT message_id FROM recipient WHERE trap_key = ? ORDER BY message_id"
-    native = sqltext.native(connection.dialect.name, sql)
-    return [int(n) for n in connection.exec_driver_sql(native, (person.key,)).scalars()]
+    return [int(n) for n in sqltext.execute(connection, sql, (person.key,)).scalars()]
 
 
 def _identities(connection: Connection, person: Person) -> list[dict[str, Any]]:
@@ -221,10 +218,9 @@ def _rows(
     connection: Connection, sql: str, person: Person | None, column: str, *values: str
 ) -> list[dict[str, Any]]:
     """The rows of a query, those of `person` where one is given (by `column`)."""
-    native = sqltext.native(connection.dialect.name, sql)
     return [
         dict(row)
-        for row in connection.exec_driver_sql(native, values).mappings()
+        for row in sqltext.execute(connection, sql, values).mappings()
         if person is None or person.is_same(row[column])
     ]
 
@@ -234,7 +230,7 @@ def _delete(connection: Connection, table: str, found: list[dict[str, Any]]) -> 
     where = " AND ".join(f"{key} = ?" for key in keys)
     sqltext.many(
         connection,
-        sqltext.native(connection.dialect.name, f"DELETE FROM {table} WHERE {where}"),
+        f"DELETE FROM {table} WHERE {where}",
         [tuple(row[key] for key in keys) for row in found],
     )
     return len(found)
@@ -242,10 +238,9 @@ def _delete(connection: Connection, table: str, found: list[dict[str, Any]]) -> 
 
 def _keys_of(connection: Connection, ids: list[int]) -> list[tuple[object, ...]]:
     sql = "SELECT key, message_id FROM message_key WHERE message_id = ?"
-    native = sqltext.native(connection.dialect.name, sql)
     kept: list[tuple[object, ...]] = []
     for number in ids:
-        kept += [tuple(row) for row in connection.exec_driver_sql(native, (number,))]
+        kept += [tuple(row) for row in sqltext.execute(connection, sql, (number,))]
     return kept
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from gatepost_policy import journal, store
+from gatepost_policy.store import journal_mark
 
 VOID = b'{"v":1,"kind":"void"}'
 VOID_BYTES = len(journal.blank(len(VOID), VOID))
@@ -75,12 +76,7 @@ def blank(
     Only what is behind the watermark: nobody reads it again, and the writer only appends.
     """
     with store.reading(engine) as connection:
-        marks = {
-            str(name): int(offset)
-            for name, offset in connection.exec_driver_sql(
-                'SELECT segment, "offset" FROM journal_mark'
-            )
-        }
+        marks = journal_mark.read(connection)
     blanked = 0
     for segment in journal.segments(directory):
         limit = marks.get(segment.name, 0)

@@ -114,7 +114,7 @@ class Purger:
 
     def _recipients(self, connection: Connection, ids: list[int], now: float) -> None:
         sql = "DELETE FROM recipient WHERE message_id = ?"
-        sqltext.many(connection, _native(connection, sql), [(i,) for i in ids])
+        sqltext.many(connection, sql, [(i,) for i in ids])
         self.done.recipients += len(ids)
 
     def _addresses(self, connection: Connection, ids: list[int], now: float) -> None:
@@ -132,7 +132,7 @@ class Purger:
             "UPDATE message SET prefix = ?, address = NULL, client_name = NULL, helo = NULL,"
             " session = NULL WHERE id = ?"
         )
-        sqltext.many(connection, _native(connection, sql), changes)
+        sqltext.many(connection, sql, changes)
         ingest.write_sums(connection, sums, now)
         self.done.addresses += len(changes)
 
@@ -153,7 +153,7 @@ class Purger:
                 f"SELECT {first}, {second} FROM {table} WHERE ({first}, {second}) > (?, ?)"
                 f" ORDER BY {first}, {second} LIMIT ?"
             )
-            got = connection.exec_driver_sql(_native(connection, sql), (*self._cursor, STEP)).all()
+            got = sqltext.execute(connection, sql, (*self._cursor, STEP)).all()
             if got:
                 last = (str(got[-1][0]), str(got[-1][1]))
                 self._drop(connection, table, self._cursor, last, now)
@@ -187,9 +187,7 @@ class Purger:
                 " AND (reversed, selector) <= (?, ?) AND learned < ?"
             )
             limits = (now - ages.traps,)
-        gone = connection.exec_driver_sql(
-            _native(connection, sql), (*after, *last, *limits)
-        ).rowcount
+        gone = sqltext.execute(connection, sql, (*after, *last, *limits)).rowcount
         if table == "identity":
             self.done.identities += gone
         else:
@@ -203,11 +201,9 @@ class Purger:
                 "DELETE FROM listing WHERE id IN"
                 " (SELECT id FROM listing WHERE until < ? ORDER BY until LIMIT ?)"
             )
-            gone = connection.exec_driver_sql(
-                _native(connection, sql), (now - ages.traps, STEP)
-            ).rowcount
+            gone = sqltext.execute(connection, sql, (now - ages.traps, STEP)).rowcount
             sql = 'DELETE FROM journal_gap WHERE "until" < ?'
-            connection.exec_driver_sql(_native(connection, sql), (now - ages.rows,))
+            sqltext.execute(connection, sql, (now - ages.rows,))
         if gone == STEP:
             return True
         self.done.partitions += partitions.drop_empty(self.engine, now - ages.rows)
@@ -239,12 +235,12 @@ def to_counts(connection: Connection, ids: list[int], now: float) -> int:
         counts[key] = counts.get(key, 0) + 1
     sqltext.many(
         connection,
-        sqltext.upsert(connection.dialect.name, "message_count", "messages+"),
+        sqltext.upsert("message_count", "messages+"),
         [(*key, n) for key, n in sorted(counts.items())],
     )
     for table in ("evidence", "message_key"):
         sql = f"DELETE FROM {table} WHERE message_id = ?"
-        sqltext.many(connection, _native(connection, sql), [(row.id,) for row in gone])
+        sqltext.many(connection, sql, [(row.id,) for row in gone])
     return len(gone)
 
 
@@ -264,16 +260,16 @@ def _looked(connection: Connection, mark: int, now: float) -> list[_Looked]:
     the next row that is not.
     """
     sql = "SELECT id, learned, traps FROM message WHERE id > ? ORDER BY id LIMIT ?"
-    got = connection.exec_driver_sql(_native(connection, sql), (mark, STEP)).all()
+    got = sqltext.execute(connection, sql, (mark, STEP)).all()
     learned: float | None = None
-    if got and got[-1][1] > now:
+    if got and got[-1].learned > now:
         sql = "SELECT learned FROM message WHERE id > ? AND learned <= ? ORDER BY id LIMIT 1"
-        found = connection.exec_driver_sql(_native(connection, sql), (got[-1][0], now)).scalar()
+        found = sqltext.execute(connection, sql, (got[-1].id, now)).scalar()
         learned = now if found is None else float(found)
     looked: list[_Looked] = []
     for row in reversed(got):
-        learned = float(row[1]) if row[1] <= now or learned is None else learned
-        looked.append(_Looked(int(row[0]), learned, int(row[2])))
+        learned = float(row.learned) if row.learned <= now or learned is None else learned
+        looked.append(_Looked(int(row.id), learned, int(row.traps)))
     looked.reverse()
     return looked
 
@@ -283,19 +279,14 @@ def _count_key(row: Row) -> tuple[int, str, str, str]:
     return int(row.at // deltas.DAY), message.family, message.action, message.reason
 
 
-def _native(connection: Connection, sql: str) -> str:
-    return sqltext.native(connection.dialect.name, sql)
-
-
 def _mark(connection: Connection, topic: str) -> int:
     """How far a class has come; on a server locked, so that hosts take turns."""
-    lock = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
     sql = "INSERT INTO revision (topic, number) VALUES (?, 0) ON CONFLICT (topic) DO NOTHING"
-    connection.exec_driver_sql(_native(connection, sql), (topic,))
-    sql = "SELECT number FROM revision WHERE topic = ?" + lock
-    return int(connection.exec_driver_sql(_native(connection, sql), (topic,)).scalar_one())
+    sqltext.execute(connection, sql, (topic,))
+    sql = sqltext.locked(connection, "SELECT number FROM revision WHERE topic = ?")
+    return int(sqltext.execute(connection, sql, (topic,)).scalar_one())
 
 
 def _set_mark(connection: Connection, topic: str, number: int) -> None:
     sql = "UPDATE revision SET number = ? WHERE topic = ?"
-    connection.exec_driver_sql(_native(connection, sql), (number, topic))
+    sqltext.execute(connection, sql, (number, topic))

@@ -2,8 +2,8 @@
 
 from gatepost_policy.store.connect import open_engine, open_url
 from gatepost_policy.store.engine import (
-    RETRIES,
     StoreError,
+    again,
     explain,
     gone,
     name,
@@ -15,9 +15,9 @@ from gatepost_policy.store.engine import (
 from gatepost_policy.store.file_identity import Files, files
 
 __all__ = [
-    "RETRIES",
     "Files",
     "StoreError",
+    "again",
     "explain",
     "files",
     "gone",

@@ -65,23 +65,38 @@ def writing(engine: Engine) -> Iterator[Connection]:
             yield connection
 
 
-def persistently(engine: Engine, work: Callable[[Connection], Result]) -> Result:
-    """What `work` gives in one writing transaction, begun anew after a deadlock and the like.
+def again(work: Callable[[], Result], also: type[SQLAlchemyError] | tuple[()] = ()) -> Result:
+    """What `work` gives, begun anew after a deadlock and the like, and after an error of `also`.
 
-    `work` must start from what the store says each time. Raises StoreError.
+    `work` opens its own transaction and starts from what the store says each time. Raises
+    StoreError, after RETRIES times.
     """
     for attempt in range(1, RETRIES):
         try:
-            with writing(engine) as connection:
-                return work(connection)
+            return work()
         except StoreError as error:
             cause = error.__cause__
-            if not isinstance(cause, SQLAlchemyError) or not retryable(cause):
+            if not isinstance(cause, SQLAlchemyError):
+                raise
+            if not retryable(cause) and not isinstance(cause, also):
                 raise
         # Two hosts met; the one that waits a little longer goes second.
         time.sleep(random.uniform(0, 0.005 * 2**attempt))
-    with writing(engine) as connection:
-        return work(connection)
+    return work()
+
+
+def persistently(
+    engine: Engine,
+    work: Callable[[Connection], Result],
+    also: type[SQLAlchemyError] | tuple[()] = (),
+) -> Result:
+    """`again`, with the transaction made here: what `work` gives in it. Raises StoreError."""
+
+    def once() -> Result:
+        with writing(engine) as connection:
+            return work(connection)
+
+    return again(once, also)
 
 
 @contextmanager

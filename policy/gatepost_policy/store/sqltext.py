@@ -1,14 +1,16 @@
-"""SQL for batches: written once from the tables' own columns, in the driver's parameter style.
+"""SQL as text, one spelling for both databases: `execute` and `many` are the way to run it.
 
-SQLAlchemy compiles a statement for every execution that has another shape; a batch goes through
-`exec_driver_sql` with text that is made once per process and dialect.
+Values are marked `?`; `utc_day(EXPRESSION)` is the UTC day (since 1970) of a time in Unix seconds;
+`locked` reads rows for a change. Batches are written this way because SQLAlchemy compiles a
+statement for every execution that has another shape; here the text is made once per process.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, CursorResult, Table
 
 from gatepost_policy.store.schema import Base
 
@@ -19,15 +21,15 @@ def table(name: str) -> Table:
 
 
 @lru_cache(maxsize=256)
-def insert(dialect: str, name: str, tail: str = "") -> str:
+def insert(name: str, tail: str = "") -> str:
     """INSERT of every column of `name`, in order; `tail` is an ON CONFLICT clause."""
     columns = ", ".join(f'"{c.name}"' for c in table(name).columns)
     marks = ", ".join("?" for _ in table(name).columns)
-    return native(dialect, f'INSERT INTO "{name}" ({columns}) VALUES ({marks}) {tail}'.rstrip())
+    return f'INSERT INTO "{name}" ({columns}) VALUES ({marks}) {tail}'.rstrip()
 
 
 @lru_cache(maxsize=256)
-def upsert(dialect: str, name: str, *changes: str) -> str:
+def upsert(name: str, *changes: str) -> str:
     """INSERT of every column; where the row exists, the changes.
 
     A change is `column+` (add), `column<` (keep the smaller), `column>` (keep the larger),
@@ -48,19 +50,39 @@ def upsert(dialect: str, name: str, *changes: str) -> str:
         expression = expression.replace("old.", f'"{name}".').replace("new.", "excluded.")
         parts.append(f'"{column}" = {expression}')
     keys = ", ".join(f'"{c.name}"' for c in table(name).primary_key.columns)
-    return insert(dialect, name, f"ON CONFLICT ({keys}) DO UPDATE SET {', '.join(parts)}")
+    return insert(name, f"ON CONFLICT ({keys}) DO UPDATE SET {', '.join(parts)}")
 
 
-@lru_cache(maxsize=256)
-def native(dialect: str, sql: str) -> str:
-    """`sql` with `?` marks in the style of the dialect's driver."""
+# SQLite's cast cuts and PostgreSQL's rounds, which would move half of each day to the next.
+_UTC_DAY = {"sqlite": r"CAST(\1 / 86400 AS bigint)", "postgresql": r"floor(\1 / 86400)"}
+
+
+@lru_cache(maxsize=1024)
+def _native(dialect: str, sql: str) -> str:
+    """`sql` in the style of the dialect's driver."""
+    sql = re.sub(r"utc_day\(([^()]*)\)", _UTC_DAY[dialect], sql)
     return sql if dialect == "sqlite" else sql.replace("%", "%%").replace("?", "%s")
 
 
+def execute(
+    connection: Connection, sql: str, values: Sequence[object] = ()
+) -> "CursorResult[*tuple[Any, ...]]":
+    """Run `sql` once with `values`. Raises SQLAlchemyError."""
+    return connection.exec_driver_sql(_native(connection.dialect.name, sql), tuple(values))
+
+
 def many(connection: Connection, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
-    """Run `sql` once for each of `rows`; nothing where there are none."""
+    """Run `sql` once for each of `rows`; nothing where there are none. Raises SQLAlchemyError."""
     if rows:
-        connection.exec_driver_sql(sql, list(rows))
+        connection.exec_driver_sql(_native(connection.dialect.name, sql), list(rows))
+
+
+def locked(connection: Connection, query: str) -> str:
+    """The SELECT `query` so that nobody else changes its rows before this transaction ends.
+
+    A writer on SQLite is alone anyway, and it has no words for it.
+    """
+    return query if connection.dialect.name == "sqlite" else f"{query} FOR UPDATE"
 
 
 # SQLite takes 32766 variables in one statement, PostgreSQL 65535; neither gains from so many.

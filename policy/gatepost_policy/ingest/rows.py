@@ -96,6 +96,7 @@ class SignatureRow:
             self.key_bits,
             self.body_limit,
             self.unsigned_bytes,
+            self.result,
             self.flags,
         )
 
@@ -107,6 +108,7 @@ def _proven(
     key_bits: int | None,
     body_limit: int | None,
     unsigned_bytes: int | None,
+    result: str,
     flags: str | None,
 ) -> bool:
     """`SignatureRow.proven` where the crypto has passed. Signers come again and again."""
@@ -117,6 +119,7 @@ def _proven(
         body_limit=body_limit,
         unsigned_bytes=unsigned_bytes,
         crypto="pass",
+        result=result,
         flags=tuple(flags.split(",")) if flags else (),
     ).proven
 

@@ -99,6 +99,7 @@ def proven() -> ColumnElement[bool]:
     flags = literal(",") + func.coalesce(row.flags, "") + literal(",")
     return and_(
         row.crypto == "pass",
+        row.result.in_(("pass", "policy")),
         func.coalesce(row.unsigned_bytes, 0) == 0,
         or_(row.body_limit.is_(None), row.unsigned_bytes.is_not(None)),
         *(flags.not_like(f"%,{flag},%") for flag in ("testing-key", "expired")),

@@ -32,6 +32,7 @@ from gatepost_policy.mail.facts import (
 )
 from gatepost_policy.monitoring import maillog
 from gatepost_policy.monitoring.maillog import MAX_VALUE, MailLog, message_fields, quoted
+from gatepost_policy.rules.whose_mail import HANDED_IN, INBOUND, SUBMITTED
 
 
 @pytest.mark.parametrize(
@@ -68,10 +69,12 @@ def test_submission_facts_hold_no_client() -> None:
     """The family, and nothing else, from the very beginning."""
     client, _ = client_of(Peer("laptop.example", INET, 4711, "192.0.2.77"))
     connection = Connection(client=client, helo="laptop")
-    message = Message(at=1.0, direction=Direction.SUBMISSION)
+    message = Message(at=1.0, whose=SUBMITTED)
     assert facts(connection, message).client == Client(family=Family.IPV4)
-    message.direction = Direction.INBOUND
+    message.whose = INBOUND
     assert facts(connection, message).client.helo == "laptop"
+    message.whose = HANDED_IN
+    assert facts(connection, message).client == Client()
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,11 @@ capture = "{dir}/captured"
 listen = "inet:{metrics_port}@127.0.0.1"
 [log]
 level = "debug"
+[submission]
+networks = ["127.0.0.0/8"]
+unknown_fields = "drop"
+[sender]
+own_domains = ["local.test"]
 """
 
 
@@ -96,10 +101,32 @@ def test_no_trace_of_a_submission(running: Stack) -> None:
             assert sent.code == wanted, (sent, postfix.log_text())
         assert canaries.found(sent.final.encode()) == ()
     abandoned(postfix, every)
+    begun_here(postfix, every)
     postfix.settle()
     for path, data in searched(daemon).items():
         for canaries in every:
             assert canaries.found(data) == (), (path, canaries)
+
+
+def begun_here(postfix: PostfixInstance, every: list[Canaries]) -> None:
+    """Without a login: webmail, a submission proxy, and both handed back by a filter."""
+    for protocol in ("HTTP", "ESMTPSA"):
+        canaries = Canaries.fresh("ipv6", LOGIN)
+        every.append(canaries)
+        message = (
+            f"Received: from {canaries.helo} ({canaries.name} [IPv6:{canaries.address}])\n"
+            f"\tby mx.local.test with {protocol}; Fri, 20 Nov 2026 10:00:00 +0000\n"
+            f"X-Seen: {canaries.address}\nX-{canaries.helo.partition('.')[0]}: {LOGIN}\n"
+            "From: alice@local.test\nSubject: begun here\n\nx\n"
+        ).encode()
+        for _ in ("first", "handed back"):
+            postfix.settle()
+            for left in postfix.delivered():
+                left.unlink()
+            client = postfix.inbound(helo="localhost")
+            assert client.send(message, "alice@local.test", ["bob@local.test"]).code == 250
+            (message,) = postfix.collect()
+            assert canaries.found(message) == (), message.decode(errors="replace")
 
 
 def abandoned(postfix: PostfixInstance, every: list[Canaries]) -> None:

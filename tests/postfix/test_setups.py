@@ -89,7 +89,8 @@ def local(postfix_programs: mta_unpack.Programs) -> Iterator[PostfixInstance]:
 def test_sendmail(local: PostfixInstance, stance: str, clean: bool) -> None:
     """Mail of cron and web applications, through non_smtpd_milters."""
     message = (
-        b"Received: from laptop ([192.168.1.2]) by x; Fri, 20 Nov 2026 10:00:00 +0000\n"
+        b"Received: from [192.168.1.2] by webmail.local.test with HTTP;"
+        b" Fri, 20 Nov 2026 10:00:00 +0000\n"
         b"X-Mailer: cron\nX-PHP-Originating-Script: 33:mail.php\nFrom: alice@local.test\n"
         b"To: bob@local.test\nSubject: x\n\nx\n"
     )

@@ -9,8 +9,11 @@ from gatepost_policy.mail.facts import Direction
 from gatepost_policy.rules.whose_mail import (
     INBOUND,
     LOCAL,
+    LOOPBACK,
+    ON_TRUST,
     RELAYED,
     SECOND_HOP,
+    SECOND_PASS,
     SUBMITTED,
     Ownership,
     suspected,
@@ -19,6 +22,7 @@ from gatepost_policy.rules.whose_mail import (
 
 OURS = Submission(
     daemon_names=("ORIGINATING",),
+    second_pass_names=("FILTERED",),
     networks=(ip_network("10.0.0.0/8"),),
     trusted_relays=(ip_network("10.9.0.0/16"),),
 )
@@ -35,7 +39,11 @@ PROXY = Submission(own_received="proxy")
         ("192.0.2.1", "alice", "smtpd", SUBMITTED),
         ("192.0.2.1", None, "ORIGINATING", SUBMITTED),
         ("192.0.2.1", None, "originating", INBOUND),
-        ("10.1.2.3", None, "smtpd", SUBMITTED),
+        ("10.1.2.3", None, "smtpd", ON_TRUST),
+        ("127.0.0.1", None, "smtpd", LOOPBACK),
+        ("::1", None, None, LOOPBACK),
+        ("127.0.0.1", None, "FILTERED", SECOND_PASS),
+        ("127.0.0.1", "alice", "smtpd", SUBMITTED),
         ("10.9.2.3", None, "smtpd", RELAYED),
         ("10.9.2.3", "alice", "smtpd", SUBMITTED),
         (None, None, "smtpd", INBOUND),
@@ -77,4 +85,4 @@ def test_suspicion(
     ours: Submission, login: str | None, listener: str | None, want: Direction
 ) -> None:
     """After a fault of our own whatever speaks for a submission makes it one."""
-    assert suspected(ours, login=login, listener=listener) is want
+    assert suspected(ours, login=login, listener=listener).direction is want

@@ -74,7 +74,7 @@ class Checker:
         checks = Checks(dkim)
         client = connection.client.address
         # A relay of our own forwards what others sent: its address is not the sender's.
-        known = client is not None and not message.trusted_relay and not keys_only
+        known = client is not None and not message.whose.trusted_relay and not keys_only
         if self._settings.spf.check and client is not None and known:
             checks.spf = of_spf.begin(lookups, client, sender, connection.helo, deadline)
         if self._settings.dmarc.check and known:

@@ -20,7 +20,7 @@ from gatepost_policy.dkim import authresults
 from gatepost_policy.journal import Writer, record
 from gatepost_policy.journal.capture import Capture, Sink
 from gatepost_policy.lookup import KnownState
-from gatepost_policy.mail import address
+from gatepost_policy.mail import address, received
 from gatepost_policy.mail.decision import (
     HEADER_TOO_LARGE,
     INTERNAL,
@@ -33,8 +33,10 @@ from gatepost_policy.mail.decision import (
 from gatepost_policy.mail.facts import Direction, Facts, Recipient, Stage
 from gatepost_policy.monitoring.maillog import MailLog
 from gatepost_policy.monitoring.slots import Slot
-from gatepost_policy.rules import Known, judge
+from gatepost_policy.rules import Known, judge, trace
+from gatepost_policy.rules.whose_mail import HANDED_IN, Ownership
 from gatepost_policy.scrub import ClientWords, Hop, Scrubber
+from gatepost_policy.system.answered_ids import AnsweredIds
 from gatepost_policy.system.socket_address import SocketAddress
 
 INTERNAL_REJECT = Reply(554, "5.3.0", "Local problem")
@@ -78,6 +80,7 @@ class Gate:
         self.slot: Slot | None = None  # this worker's figures, where there are some
         self.tag_name = settings.sender.tag_header.lower()
         self._told: set[str] = set()
+        self.answered = None if replay else self._answered_ids()
         self._counted_names: set[str] = set()
 
     def tell_once(self, level: str, event: str, **fields: Any) -> None:
@@ -86,6 +89,43 @@ class Gate:
         if key not in self._told:
             self._told.add(key)
             self.log.event(level, event, **fields)
+
+    def _answered_ids(self) -> AnsweredIds | None:
+        try:
+            directory = config.state_dir(self.settings)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return AnsweredIds(directory)
+        except (OSError, ValueError) as error:
+            self.log.event(
+                "warning", "no-answered-ids", error=str(error),
+                hint="mail that a content filter or list manager hands back is recorded twice",
+            )  # fmt: skip
+            return None
+
+    def confirmed(self, connection: Connection, message: Message) -> Ownership:
+        """Whose mail it is, where only its header can tell."""
+        host, at = connection.mta_name, message.at
+        known = self.answered
+        way = trace.Trace(
+            address=connection.client.address,
+            host=host,
+            sender=address.parse(text(message.sender)),
+            received=message.values("received"),
+            answered=lambda name: known is not None and known.knows(host or "", name, at),
+        )
+        whose = trace.confirmed(message.whose, way, self.settings)
+        if whose is HANDED_IN and not way.received:
+            self.tell_once(
+                "warning", "sender-not-ours",
+                hint="mail from submission.networks under a sender that is not in "
+                "sender.own_domains is recorded as inbound and not scrubbed",
+            )  # fmt: skip
+        return whose
+
+    def remember(self, connection: Connection, message: Message, queue_id: str | None) -> None:
+        """The MTA is about to be told that it may go on with `message`."""
+        if self.answered is not None and queue_id is not None:
+            self.answered.remember(connection.mta_name or "", queue_id, message.at)
 
     def begin(
         self,
@@ -138,6 +178,9 @@ class Gate:
         hop: Hop | None,
     ) -> Verdict:
         """Judge a message whose last octet was heard. `hop` is given for our own users' mail."""
+        if message.whose.second_pass:
+            seen = Facts(message.at, queue_id=queue_id)
+            return Verdict(seen, Decision(Action.ACCEPT, Reason.SECOND_PASS))
         if message.direction is Direction.INBOUND:
             return self._inbound(connection, message, outcome, queue_id)
         return self._own(connection, message, queue_id, hop or Hop())
@@ -243,13 +286,19 @@ class Gate:
         self, connection: Connection, message: Message, seen: Facts, hop: Hop
     ) -> ClientWords:
         author = None if seen.header_from is None else seen.header_from.domain
-        return ClientWords.of(
+        # These stand in our own Received and in From.
+        silent = (hop.name or "", author or "", *self.settings.sender.own_domains)
+        words = ClientWords.of(
             connection.client.address,
             (connection.helo, connection.client.name),
             message.login,
-            # These stand in our own Received and in From.
-            (hop.name or "", author or "", *self.settings.sender.own_domains),
+            silent,
         )
+        newest = next(iter(message.values("received")), None)
+        if newest is not None and received.read(newest).submitted:
+            # A webmail or a submission proxy: its client is the user's.
+            words = words.joined(ClientWords.first_hop(newest, None, silent))
+        return words
 
     def refused_recipients(
         self, connection: Connection, message: Message, queue_id: str | None
@@ -280,6 +329,10 @@ class Gate:
     def write_down(self, verdict: Verdict, kind: str = "message") -> None:
         """The journal record (before the MTA is answered) and the log line."""
         seen, decision = verdict.facts, verdict.decision
+        if decision.reason is Reason.SECOND_PASS:
+            self.log.event("info", "second-pass", id=seen.queue_id, action=decision.action,
+                           reason=decision.reason)  # fmt: skip
+            return
         if seen.direction is Direction.INBOUND or self.settings.store.submission == "full":
             traps = tuple(verdict.traps)
             entry = record.message(record.Seen(kind, seen, decision, traps))

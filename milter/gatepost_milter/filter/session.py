@@ -32,7 +32,7 @@ from gatepost_policy.journal.capture import Capture, sidecar
 from gatepost_policy.mail import address
 from gatepost_policy.mail.decision import Action, Decision, Edit
 from gatepost_policy.mail.facts import Direction, Recipient
-from gatepost_policy.rules.whose_mail import suspected, whose_mail
+from gatepost_policy.rules.whose_mail import Ownership, suspected, whose_mail
 from gatepost_policy.scrub import Hop
 
 # A macro's value by its name as Postfix writes it (`i`, `{auth_authen}`): None where the MTA sent
@@ -127,16 +127,13 @@ class Session:
             message.login = macros("{auth_authen}")
             if self.connection.daemon_name is None:
                 self.connection.daemon_name = macros("{daemon_name}")
-            whose = whose_mail(
+            message.whose = whose_mail(
                 gate.settings.submission,
                 address=self.connection.client.address,
                 local=self.connection.local,
                 login=message.login,
                 listener=self.connection.daemon_name,
             )
-            message.direction = whose.direction
-            message.trusted_relay = whose.trusted_relay
-            message.proxy = whose.second_hop
             if gate.replay:
                 self.dns = macros("{gatepost_dns}")
                 self.keys_only = macros("{gatepost_keys_only}") is not None
@@ -146,10 +143,10 @@ class Session:
         except Exception:
             self.failed("mail")
             if self.message is not None:
-                self.message.direction = self._suspected(self.message)
+                self.message.whose = self._suspected(self.message)
         return GO
 
-    def _suspected(self, message: Message) -> Direction:
+    def _suspected(self, message: Message) -> Ownership:
         """Whose mail it is where `whose_mail` could not be asked."""
         return suspected(
             self._gate.settings.submission,
@@ -205,7 +202,9 @@ class Session:
 
     def _header_complete(self, message: Message) -> None:
         message.complete = True
-        if message.direction is not Direction.INBOUND:
+        if message.whose.open and message.over_limit is None:
+            message.whose = self._gate.confirmed(self.connection, message)
+        if message.direction is not Direction.INBOUND or message.whose.second_pass:
             return
         message.header_bytes += 2  # the empty line
         if message.over_limit is not None:
@@ -222,7 +221,11 @@ class Session:
         try:
             if message is not None and not message.complete:
                 self._header_complete(message)
-            if message is None or message.direction is not Direction.INBOUND:
+            if (
+                message is None
+                or message.direction is not Direction.INBOUND
+                or message.whose.second_pass
+            ):
                 if message is not None:
                     message.body_bytes = None
                 return SKIP
@@ -273,6 +276,8 @@ class Session:
             if not self._written():
                 self._last_resort(message)
                 self._written()
+            if not isinstance(self._answer, Refuse):
+                self._gate.remember(self.connection, message, self._queue_id)
             return self._answer
         finally:
             self.message = self.check = self._verdict = None
@@ -330,7 +335,7 @@ class Session:
             tls=macros("{tls_version}") is not None,
             authenticated=message.login is not None,
             smtputf8=message.smtputf8,
-            proxy=message.proxy,
+            proxy=message.whose.second_hop,
             can_edit=self.agreed.edits and self.leading_space,
         )
 
@@ -338,7 +343,7 @@ class Session:
         """The verdict on a message that an exception has hit: the stance of its direction."""
         gate = self._gate
         if self.connection.failed and message.direction is Direction.INBOUND:
-            message.direction = self._suspected(message)
+            message.whose = self._suspected(message)
         decision = gate.stance(message.direction)
         refused = decision.action is not Action.ACCEPT
         temporary = decision.action is Action.TEMPFAIL

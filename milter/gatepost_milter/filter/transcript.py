@@ -21,6 +21,7 @@ from gatepost_policy.mail.facts import (
     Spf,
     Stage,
 )
+from gatepost_policy.rules.whose_mail import INBOUND, Ownership
 from gatepost_policy.scrub import Field
 
 MAX_REFUSED = 100  # recipients that the MTA refused and that are remembered, per message
@@ -46,9 +47,7 @@ class Message:
     at: float
     sender: bytes = b"<>"
     params: tuple[bytes, ...] = ()
-    direction: Direction = Direction.INBOUND
-    trusted_relay: bool = False
-    proxy: bool = False
+    whose: Ownership = INBOUND
     login: str | None = None
     recipients: list[Recipient] = field(default_factory=list)
     refused: list[Recipient] = field(default_factory=list)  # 5.1.1, or a trap refused by us
@@ -59,6 +58,11 @@ class Message:
     over_limit: str | None = None
     failed: bool = False  # an exception on the way: the stance decides at the end
     _named: dict[str, list[bytes]] | None = None
+
+    @property
+    def direction(self) -> Direction:
+        """Where it comes from, as far as is known by now."""
+        return self.whose.direction
 
     @property
     def smtputf8(self) -> bool:
@@ -128,6 +132,8 @@ def facts(
     if message.direction is not Direction.INBOUND:
         client = client.redacted()
         ids = []
+    elif message.whose.unknown_client:
+        client = Client()
     elif connection.helo is not None:
         client = Client(client.family, client.address, client.port, client.name, connection.helo)
     authors = message.values("from")
@@ -137,7 +143,7 @@ def facts(
         direction=message.direction,
         stage=stage,
         client=client,
-        trusted_relay=message.trusted_relay,
+        trusted_relay=message.whose.trusted_relay,
         queue_id=queue_id,
         sender=address.parse(text(message.sender)),
         header_from=address.header_from(authors) if authors else None,

@@ -160,6 +160,7 @@ class Submission(Section):
     """[submission]"""
 
     daemon_names: tuple[str, ...] = ("ORIGINATING",)
+    second_pass_names: tuple[str, ...] = ()
     networks: tuple[Network, ...] = ()
     trusted_relays: tuple[Network, ...] = ()
     relay_logins: tuple[str, ...] = ()

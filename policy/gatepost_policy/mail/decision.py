@@ -41,6 +41,8 @@ class Reason(StrEnum):
     OWN_USER_TRAP = "own-user-trap"  # one of ours mailed a trap: the account may be stolen
     UNVERIFIED_MTA = "unverified-mta"  # own Received cannot be replaced safely: 451
     SCRUB_IMPOSSIBLE = "scrub-impossible"  # a submission that cannot be scrubbed: 554
+    # Not judged and not recorded
+    SECOND_PASS = "second-pass"  # handed back by a content filter or list manager of ours
     # From an imported log
     MTA_REFUSED = "mta-refused"  # the MTA itself had refused it; no rule of ours was asked
     # Both

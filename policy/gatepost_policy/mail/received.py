@@ -13,6 +13,7 @@ _COMMENT = re.compile(r"\((?:[^()\\]|\\.|\((?:[^()\\]|\\.)*\))*\)", re.S)
 _FROM = re.compile(r"\s*from\s+(\S+)", re.I)
 _BY = re.compile(r"(?:^|\s)by\s+([^\s;(]+)", re.I)
 _WITH = re.compile(r"(?:^|\s)with\s+([A-Za-z0-9-]+)", re.I)
+_ID = re.compile(r"\sid\s+([^\s;]{1,100})", re.I)
 _ADDRESS = re.compile(
     r"(?<![\w.])(?:IPv6:)?([0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,7}(?:%\w+)?)(?![\w:])"
     r"|(?<![\w.])(\d{1,3}(?:\.\d{1,3}){3})(?![\w.]*\d\.)",
@@ -37,6 +38,7 @@ class Hop:
     by: str | None
     protocol: str | None
     tells: tuple[tuple[str, str], ...]
+    queue_id: str | None = None  # what follows "id"
 
     @property
     def submitted(self) -> bool:
@@ -71,6 +73,7 @@ def read(value: bytes) -> Hop:
         by=by.group(1) if by else None,
         protocol=with_.group(1) if with_ else None,
         tells=tuple(dict.fromkeys(tells)),
+        queue_id=id_.group(1) if (id_ := _ID.search(plain)) else None,
     )
 
 

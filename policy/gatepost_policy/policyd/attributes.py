@@ -25,7 +25,8 @@ from gatepost_policy.mail.facts import (
     Stage,
 )
 from gatepost_policy.policyd.requests import Form, Request
-from gatepost_policy.rules.whose_mail import Ownership, whose_mail
+from gatepost_policy.rules import trace
+from gatepost_policy.rules.whose_mail import HANDED_IN, ON_TRUST, Ownership, whose_mail
 
 MAX_RECIPIENTS = 10_000
 # What is longer is nobody's host name or EHLO and is cut in the record.
@@ -51,8 +52,8 @@ def _client(request: Request) -> Client:
 
 
 def _whose(request: Request, client: Client, settings: Settings) -> Ownership:
-    """Whose mail it is, as far as the attributes tell."""
-    return whose_mail(
+    """Whose mail it is, as far as the attributes tell: the envelope and no trace."""
+    whose = whose_mail(
         settings.submission,
         address=client.address,
         local=client.family is Family.UNIX,
@@ -60,6 +61,10 @@ def _whose(request: Request, client: Client, settings: Settings) -> Ownership:
         listener=request.get("policy_context"),
         submitted=request.get("submission") == "yes",
     )
+    sender = address.parse(request.get("sender"))
+    if whose is ON_TRUST and not trace.own_sender(sender, None, settings):
+        return HANDED_IN
+    return whose
 
 
 def facts(
@@ -80,7 +85,7 @@ def facts(
         source=Source.POLICY,
         direction=direction,
         stage=Stage.END if end else Stage.RCPT,
-        client=client if direction is Direction.INBOUND else client.redacted(),
+        client=_recorded(client, whose),
         trusted_relay=whose.trusted_relay,
         queue_id=request.get("queue_id") or request.get("id") or None,
         sender=address.parse(request.get("sender")),
@@ -90,6 +95,14 @@ def facts(
         message_id=request.get("message_id").strip()[:998] or None if end else None,
         signatures=signatures,
     )
+
+
+def _recorded(client: Client, whose: Ownership) -> Client:
+    """What may be known of the client: of our own users its family, of one who only handed in what
+    others wrote nothing, because it is not the sender's."""
+    if whose.direction is not Direction.INBOUND:
+        return client.redacted()
+    return Client() if whose.unknown_client else client
 
 
 def _author(request: Request) -> address.Address | None:

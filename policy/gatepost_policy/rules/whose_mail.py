@@ -3,6 +3,10 @@
 Every way in asks here: the milter, the policy service, the log importers. docs/flow.md has the
 order of the questions. What the MTA says of the session decides, never what it leaves out: an
 absent macro proves nothing.
+
+Mail without a login is not settled by the session alone: the same address hands in what begins
+there and what others wrote. Then the answer is `open`, and `trace.confirmed` has the last word once
+the header is complete.
 """
 
 from dataclasses import dataclass
@@ -14,19 +18,31 @@ from gatepost_policy.mail.facts import Direction
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """Whose mail it is. `trusted_relay`: a backup MX or content filter brought it, who is not to
-    blame. `second_hop`: it has been through our own content filter or proxy before."""
+    """Whose mail it is.
+
+    `trusted_relay`: a backup MX or content filter brought it, who is not to blame. `second_hop`: it
+    has been through our own proxy before (own_received = proxy). `second_pass`: gatepost has had it
+    before, so nothing is done and nothing is recorded. `unknown_client`: whoever sent it stands in
+    its trace, and whoever handed it in is not the one. `open`: the header has to confirm it.
+    """
 
     direction: Direction
     trusted_relay: bool = False
     second_hop: bool = False
+    second_pass: bool = False
+    unknown_client: bool = False
+    open: bool = False
 
 
 INBOUND = Ownership(Direction.INBOUND)
-RELAYED = Ownership(Direction.INBOUND, trusted_relay=True)
+LOOPBACK = Ownership(Direction.INBOUND, open=True)
+RELAYED = Ownership(Direction.INBOUND, trusted_relay=True, open=True)
+HANDED_IN = Ownership(Direction.INBOUND, trusted_relay=True, unknown_client=True)
+SECOND_PASS = Ownership(Direction.INBOUND, trusted_relay=True, second_pass=True)
 SUBMITTED = Ownership(Direction.SUBMISSION)
+ON_TRUST = Ownership(Direction.SUBMISSION, open=True)
 SECOND_HOP = Ownership(Direction.SUBMISSION, second_hop=True)
-LOCAL = Ownership(Direction.LOCAL)
+LOCAL = Ownership(Direction.LOCAL, open=True)
 
 
 def whose_mail(
@@ -47,6 +63,8 @@ def whose_mail(
     """
     if ours.own_received == "proxy" and listener and listener == ours.proxy_daemon_name:
         return SECOND_HOP
+    if listener and listener in ours.second_pass_names:
+        return SECOND_PASS
     # An empty {auth_authen} is what some MTAs send for "nobody".
     if login or submitted or (listener and listener in ours.daemon_names):
         return SUBMITTED
@@ -56,13 +74,14 @@ def whose_mail(
     if within(address, ours.trusted_relays):
         return RELAYED
     if within(address, ours.networks):
-        return SUBMITTED
-    return INBOUND
+        return ON_TRUST
+    # This machine itself: a filter, a proxy, a list manager, or whatever somebody has put there.
+    return LOOPBACK if address is not None and address.is_loopback else INBOUND
 
 
-def suspected(ours: Submission, *, login: str | None, listener: str | None) -> Direction:
+def suspected(ours: Submission, *, login: str | None, listener: str | None) -> Ownership:
     """Whose mail it may be where `whose_mail` could not be asked (a fault of our own): ours, if
     anything speaks for it, because a secret that got out cannot be called back."""
     if login or listener in ours.daemon_names or ours.networks or ours.own_received == "proxy":
-        return Direction.SUBMISSION
-    return Direction.INBOUND
+        return SUBMITTED
+    return INBOUND

@@ -63,6 +63,11 @@ class ClientWords:
         addresses = [text for what, text in tells if what == "client address"]
         return cls.of(None, [*names, *addresses], login, silent)
 
+    def joined(self, other: "ClientWords") -> "ClientWords":
+        """The words of both."""
+        hosts = tuple(dict.fromkeys((*self.hosts, *other.hosts)))
+        return ClientWords(self.addresses | other.addresses, hosts, self.login or other.login)
+
     def within(self, value: bytes) -> bool:
         """True where one of the words stands in `value`, as a whole word and in any case."""
         return next(self._found(value), None) is not None

@@ -1,0 +1,124 @@
+"""Whose mail it is where no login says so: what the header shows of its way. Pure.
+
+One address hands in mail that begins there (webmail, a printer, a script) and mail that others
+wrote (a list manager, a Sieve rule, a POP collector, a content filter). How it is told apart:
+
+* second pass: one of the top Received fields is `by` this host with a queue id that gatepost has
+  answered. The id is the proof; a field that only says so proves nothing;
+* it begins here: the newest hop that names a client is a user handing mail to one of our own
+  servers (RFC 3848: ESMTPSA; webmail: HTTP), or no hop names a client but ours, and the envelope
+  sender is one of ours or empty;
+* everything else was handed in: its trace stays, nobody is to blame for it, and who sent it is not
+  known.
+
+A forged field can only lead to a scrub, or, from a client that we trust, to a record too many.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail import received
+from gatepost_policy.mail.address import Address, is_within
+from gatepost_policy.mail.client_address import Ip, parse, unmapped, within
+from gatepost_policy.mail.facts import Direction
+from gatepost_policy.rules.whose_mail import HANDED_IN, SECOND_PASS, SUBMITTED, Ownership
+
+TOP = 3  # amavis puts a Received of its own above ours, a delivery agent another one
+MAX_HOPS = 100  # what has more is a loop
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What is known of a message's way. `received`: the values of its Received fields, top to
+    bottom. `host`: our own name ({j}). `answered`: whether gatepost has answered for a queue id."""
+
+    address: Ip | None
+    host: str | None
+    sender: Address
+    received: Sequence[bytes]
+    answered: Callable[[str], bool]
+
+
+def confirmed(whose: Ownership, trace: Trace, settings: Settings) -> Ownership:
+    """`whose`, an `open` answer, after a look at the trace."""
+    hops = [received.read(value) for value in trace.received[:MAX_HOPS]]
+    if any(_by(hop, trace.host) and hop.queue_id and trace.answered(hop.queue_id)
+           for hop in hops[:TOP]):  # fmt: skip
+        return SECOND_PASS
+    if whose.trusted_relay:
+        return replace(whose, open=False)
+    if whose.direction is Direction.INBOUND:
+        # Dovecot's submission service speaks for its users, who are the only ones to log in.
+        proxied = bool(hops) and hops[0].submitted and _by(hops[0], trace.host)
+        return SUBMITTED if proxied else replace(whose, open=False)
+    if not _begins_here(hops, trace, settings):
+        return HANDED_IN
+    if whose.direction is Direction.SUBMISSION and not own_sender(
+        trace.sender, trace.host, settings
+    ):
+        return HANDED_IN
+    return replace(whose, open=False)
+
+
+def own_sender(sender: Address, host: str | None, settings: Settings) -> bool:
+    """True where the envelope sender is empty, or of one of our own domains or of our own `host`.
+    Where no own domain is configured nobody knows them, and every sender may be one."""
+    own = settings.sender.own_domains
+    return sender.null or not own or _own_name(sender.domain, host, settings)
+
+
+def _begins_here(hops: Sequence[received.Hop], trace: Trace, settings: Settings) -> bool:
+    for hop in hops:
+        # A process on a mail server ("local") may be a user's program or pass others' mail on.
+        local = (hop.protocol or "").lower() == "local"
+        if hop.submitted and not local and hop.by and _own_name(hop.by, trace.host, settings):
+            return True
+        if not local and not _names_ours(hop, trace, settings):
+            return False
+    return True
+
+
+def _names_ours(hop: received.Hop, trace: Trace, settings: Settings) -> bool:
+    """True where the hop names no client, or only this host and clients in our networks."""
+    addresses = [parse(text) for what, text in hop.tells if what == "client address"]
+    if addresses:
+        return all(a is not None and _ours(a, trace, settings) for a in addresses)
+    names = [text for what, text in hop.tells if what == "name the client gave or has"]
+    return all(_is_literal_of_ours(n, trace, settings) or _own_name(n, trace.host, settings)
+               or n.lower().startswith("localhost") for n in names)  # fmt: skip
+
+
+def _ours(address: Ip, trace: Trace, settings: Settings) -> bool:
+    address = unmapped(address)
+    return (
+        address.is_loopback
+        or address == trace.address
+        or within(address, settings.submission.networks)
+    )
+
+
+def _is_literal_of_ours(name: str, trace: Trace, settings: Settings) -> bool:
+    try:
+        return _ours(ip_address(name.strip("[]")), trace, settings)
+    except ValueError:
+        return False
+
+
+def _by(hop: received.Hop, host: str | None) -> bool:
+    return bool(host and hop.by and hop.by.lower() == host.lower())
+
+
+def _own_name(name: str, ours: str | None, settings: Settings) -> bool:
+    """True for our own host and for names in our own domains; where none is configured, for names
+    beside our own host's."""
+    low = name.lower().rstrip(".")
+    host = (ours or "").lower().rstrip(".")
+    if host and low == host:
+        return True
+    own = settings.sender.own_domains
+    if own:
+        return any(is_within(low, domain) for domain in own)
+    parent = host.partition(".")[2]
+    return "." in parent and is_within(low, parent)

@@ -11,7 +11,9 @@ from gatepost_policy.ingest import deltas, rows, totals
 KEYS = "SELECT reversed, at, message_id, shared FROM message_domain ORDER BY 1, 2, 3, 4"
 DAYS = (
     "SELECT reversed, day, family, shared, messages, trap_messages, trap_hits, dkim_pass,"
-    " dkim_fail, dkim_policy, dkim_neutral, dkim_temperror, dkim_permerror, dkim_none"
+    " dkim_fail, dkim_policy, dkim_neutral, dkim_temperror, dkim_permerror, dkim_none, spf_pass,"
+    " spf_fail, spf_softfail, spf_neutral, spf_temperror, spf_permerror, spf_none, dmarc_pass,"
+    " dmarc_fail, dmarc_temperror, dmarc_permerror, dmarc_none"
     " FROM domain_day ORDER BY 1, 2, 3, 4"
 )
 SPANS = (
@@ -39,7 +41,11 @@ def check(engine: Engine, *, spans: bool = False) -> None:
         own, names = row.keys()
         keys += [(key, row.at, row.id, shared) for key, shared in own]
         sums.add(row, names)
-    results = attrgetter(*(f"dkim_{result}" for result in deltas.RESULTS))
+    results = attrgetter(
+        *(f"dkim_{result}" for result in deltas.RESULTS),
+        *(f"spf_{result}" for result in deltas.SPF_RESULTS),
+        *(f"dmarc_{result}" for result in deltas.DMARC_RESULTS),
+    )
     want_days = [
         (*key, day.messages, day.trap_messages, day.trap_hits, *results(day))
         for key, day in totals.by_key(sums.days)

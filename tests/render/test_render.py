@@ -186,6 +186,8 @@ def test_csv_values(past: Past) -> None:
         "dkim": "slow.example=pass",
         "action": "accept",
         "reason": "no-bad-signal",
+        "spf": "",
+        "dmarc": "",
     }
 
 

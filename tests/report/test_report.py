@@ -22,6 +22,8 @@ SUMMARY = {
     "last_seen": "2011-04-28T12:40:26Z",
     "families": {"ipv4": 4, "ipv6": 1},
     "dkim": {"pass": 4, "fail": 1},
+    "spf": {},
+    "dmarc": {},
     "trap_hits": 5,
     "median_gap_days": 42.1,
     "hosts": [
@@ -77,6 +79,8 @@ def test_slow_sender(past: Past) -> None:
             }
         ],
         "arc": None,
+        "spf": None,
+        "dmarc": None,
         "decision": {"action": "accept", "reason": "no-bad-signal"},
     }
     assert [m["at"] for m in got["messages"]] == sorted(
@@ -156,6 +160,8 @@ def test_nobody(past: Past) -> None:
         "last_seen": None,
         "families": {},
         "dkim": {},
+        "spf": {},
+        "dmarc": {},
         "trap_hits": 0,
         "median_gap_days": None,
         "hosts": [],

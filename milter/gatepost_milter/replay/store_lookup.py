@@ -13,6 +13,7 @@ from sqlalchemy import Engine, select
 
 from gatepost_policy import config, store
 from gatepost_policy.journal.record import Json
+from gatepost_policy.report.checks import dmarc_json, dmarc_of, spf_json, spf_of
 from gatepost_policy.store.tables import Message, MessageSignature
 
 if TYPE_CHECKING:
@@ -63,19 +64,21 @@ class StoreFind:
                 self._engine = store.open_engine(self._settings, ensure=False)
         wanted = (Message.at >= time.time() - SPAN_S, Message.queue_id == queue_id)
         with store.reading(self._engine) as connection:
-            row = connection.execute(select(Message.__table__).where(*wanted)).mappings().first()
+            row = connection.execute(select(Message.__table__).where(*wanted)).first()
             if row is None:
                 return None
             signatures = connection.execute(
                 select(MessageSignature.__table__)
-                .where(MessageSignature.message_id == row["id"])
+                .where(MessageSignature.message_id == row.id)
                 .order_by(MessageSignature.position)
             ).mappings()
             return {
-                "direction": row["direction"],
-                "family": row["family"],
+                "direction": row.direction,
+                "family": row.family,
                 "signatures": [dict(s) for s in signatures],
-                "arc": None if row["arc_cv"] is None else [row["arc_cv"], row["arc_reason"]],
-                "action": row["action"],
-                "reason": row["reason"],
+                "arc": None if row.arc_cv is None else [row.arc_cv, row.arc_reason],
+                "spf": spf_json(spf_of(row)),
+                "dmarc": dmarc_json(dmarc_of(row)),
+                "action": row.action,
+                "reason": row.reason,
             }

@@ -217,6 +217,8 @@ class Life:
             return self._good(identity.value, at) >= sender.good_messages
         if identity.kind is IdentityKind.SENDER:
             return False
+        if identity.kind is IdentityKind.SPF:
+            return True
         names = sender.never_list + sender.own_domains
         return any(address.is_within(identity.value, name) for name in names)
 

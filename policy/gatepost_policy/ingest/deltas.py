@@ -15,8 +15,12 @@ from gatepost_policy.mail.index_key import MAX_KEY, fit, reverse
 
 DAY = 86_400  # seconds
 RESULTS = ("pass", "fail", "policy", "neutral", "temperror", "permerror", "none")
+SPF_RESULTS = ("pass", "fail", "softfail", "neutral", "temperror", "permerror", "none")
+DMARC_RESULTS = ("pass", "fail", "temperror", "permerror", "none")
 # A result that is none of RFC 8601's counts as none.
 _RESULT_FIELD = {result: f"dkim_{result}" for result in RESULTS}
+_SPF_FIELD = {result: f"spf_{result}" for result in SPF_RESULTS}
+_DMARC_FIELD = {result: f"dmarc_{result}" for result in DMARC_RESULTS}
 
 
 # The primary keys of the tables of sums, in their columns' order. Plain tuples, because a dozen of
@@ -43,6 +47,18 @@ class DaySum:
     dkim_temperror: int = 0
     dkim_permerror: int = 0
     dkim_none: int = 0
+    spf_none: int = 0
+    spf_neutral: int = 0
+    spf_pass: int = 0
+    spf_fail: int = 0
+    spf_softfail: int = 0
+    spf_temperror: int = 0
+    spf_permerror: int = 0
+    dmarc_none: int = 0
+    dmarc_pass: int = 0
+    dmarc_fail: int = 0
+    dmarc_temperror: int = 0
+    dmarc_permerror: int = 0
 
 
 @dataclass(slots=True)
@@ -120,6 +136,10 @@ class Sums:
         # At RCPT TO nobody has seen whether there are signatures.
         if not results and message.stage == "end":
             results = ["dkim_none"]
+        if message.spf is not None:
+            results.append(_SPF_FIELD.get(message.spf, "spf_none"))
+        if message.dmarc is not None:
+            results.append(_DMARC_FIELD.get(message.dmarc, "dmarc_none"))
         host = message.address if message.address is not None else message.prefix
         for reversed_name, shared in names:
             self._day(row, (reversed_name, day, message.family, shared), results, sign)
@@ -182,6 +202,10 @@ class Sums:
             if signature.selector and signature.crypto == "pass" and sign > 0:
                 self._key(domain, signature.selector, signature, row.at)
         sender, author = row.sender, row.author
+        # A bounce has no sender to speak for: `facts.Facts.spf_domain`.
+        domain = row.message.spf_domain
+        if domain and row.message.spf == "pass" and sender is not None:
+            self._identity(row, ("spf", domain), reverse(domain), day, sign)
         if sender is not None and (sender.local or sender.domain):
             back = reverse(sender.domain) if sender.domain else None
             self._identity(row, ("sender", sender.key), back, day, sign)

@@ -8,6 +8,7 @@ what stands in a row can be stored by both databases.
 Limits: a row takes every value as the record has it; that a record is none shows in `read`.
 """
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -59,6 +60,21 @@ class MessageRow:
     arc_reason: str | None
     relay: bool
     traps: int
+    spf: str | None
+    spf_domain: str | None
+    spf_mechanism: str | None
+    spf_reason: str | None
+    helo_spf: str | None
+    helo_spf_domain: str | None
+    helo_spf_mechanism: str | None
+    helo_spf_reason: str | None
+    dmarc: str | None
+    dmarc_domain: str | None
+    dmarc_organisation: str | None
+    dmarc_policy: str | None
+    dmarc_aligned: str | None
+    dmarc_reason: str | None
+    trail: str | None
 
 
 @dataclass(slots=True)
@@ -255,6 +271,7 @@ def read(data: Json, learned: float) -> Row:
     message.arc_reason = _text(arc[1])
     message.relay = bool(data.get("relay"))
     message.traps = traps
+    _fill_checks(message, data)
     return Row(
         message=message,
         recipients=recipients,
@@ -266,6 +283,32 @@ def read(data: Json, learned: float) -> Row:
         session=client.session,
         hit=traps > 0 and data["direction"] == "inbound",
     )
+
+
+_NOTHING: Json = {}
+
+
+def _fill_checks(message: MessageRow, data: Json) -> None:
+    """SPF, DMARC and the trail. Records of earlier releases have none of them."""
+    spf = data.get("spf")
+    sender, helo = (_NOTHING, _NOTHING) if spf is None else (spf["mail_from"], spf["helo"])
+    message.spf = sender.get("result")
+    message.spf_domain = _text(sender.get("domain"))
+    message.spf_mechanism = _text(sender.get("mechanism"))
+    message.spf_reason = sender.get("reason")
+    message.helo_spf = helo.get("result")
+    message.helo_spf_domain = _text(helo.get("domain"))
+    message.helo_spf_mechanism = _text(helo.get("mechanism"))
+    message.helo_spf_reason = helo.get("reason")
+    dmarc = data.get("dmarc") or _NOTHING
+    message.dmarc = dmarc.get("result")
+    message.dmarc_domain = _text(dmarc.get("domain"))
+    message.dmarc_organisation = _text(dmarc.get("organisation"))
+    message.dmarc_policy = dmarc.get("policy")
+    message.dmarc_aligned = ",".join(dmarc.get("aligned", ())) or None
+    message.dmarc_reason = dmarc.get("reason")
+    trail = data.get("trail")
+    message.trail = None if trail is None else json.dumps(trail, separators=(",", ":"))
 
 
 def _client(client: Json | None, sender_key: str) -> _ClientFields:

@@ -25,7 +25,8 @@ _day_values = attrgetter(*_DAY_COLUMNS)
 _host_values = attrgetter(*_HOST_COLUMNS)
 _identity_values = attrgetter(*(c.name for c in SenderIdentity.__table__.columns))
 _key_values = attrgetter(*(c.name for c in DkimKey.__table__.columns))
-_COUNTED = ("messages", "trap_messages", "trap_hits", *(f"dkim_{r}" for r in deltas.RESULTS))
+_SPANS = ("first_at", "last_at")
+_COUNTED = tuple(name for name in _DAY_COLUMNS if name not in _SPANS)
 
 
 def by_key(sums: Mapping[Key, Sum]) -> list[tuple[Key, Sum]]:

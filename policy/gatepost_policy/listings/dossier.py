@@ -145,7 +145,7 @@ def _rhythm(row: Any) -> Rhythm:
     return Rhythm(
         kind=row.kind,
         value=row.value,
-        proven=row.kind in (IdentityKind.PREFIX, IdentityKind.DKIM),
+        proven=row.kind in (IdentityKind.PREFIX, IdentityKind.DKIM, IdentityKind.SPF),
         first_seen=row.first_seen,
         last_seen=row.last_seen,
         messages=row.messages,
@@ -162,7 +162,8 @@ def sender(connection: Connection, identity: Identity, now: float) -> Dossier:
     """Everything about one sender: as an identity of any kind, its listings, their evidence."""
     kinds = [str(identity.kind)]
     if identity.kind is IdentityKind.DKIM:
-        kinds += [str(IdentityKind.SENDER_DOMAIN), str(IdentityKind.FROM_DOMAIN)]
+        others = (IdentityKind.SPF, IdentityKind.SENDER_DOMAIN, IdentityKind.FROM_DOMAIN)
+        kinds += [str(kind) for kind in others]
     known = connection.execute(
         select(SenderIdentity.__table__).where(
             SenderIdentity.kind.in_(kinds), SenderIdentity.value == identity.value

@@ -91,6 +91,8 @@ def _candidates(
     sender, identity = settings.sender, SenderIdentity
     query = select(identity.kind, identity.value, identity.last_seen).where(
         identity.trap_messages > 0,
+        # A domain that SPF let through may be everybody's at one hoster: it lists nobody.
+        identity.kind != str(IdentityKind.SPF),
         identity.repeat.is_(False),
         identity.messages >= sender.repeat_messages,
         identity.days >= sender.repeat_messages,

@@ -183,6 +183,7 @@ class IdentityKind(StrEnum):
 
     PREFIX = "prefix"
     DKIM = "dkim"
+    SPF = "spf"  # the MAIL FROM's domain, where SPF passed: reported, never punished
     SENDER = "sender"
     SENDER_DOMAIN = "sender-domain"
     FROM_DOMAIN = "from-domain"
@@ -260,6 +261,8 @@ class Facts:
             if signature.proven and signature.domain and signature.domain not in seen:
                 seen.add(signature.domain)
                 out.append(Identity(IdentityKind.DKIM, signature.domain, True))
+        if self.spf_domain:
+            out.append(Identity(IdentityKind.SPF, self.spf_domain, True))
         if not self.sender.null:
             out.append(Identity(IdentityKind.SENDER, self.sender.key, False))
             if self.sender.domain:

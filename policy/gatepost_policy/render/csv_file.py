@@ -15,7 +15,7 @@ from gatepost_policy.text.times import timestamp
 COLUMNS = (
     "at", "source", "queue_id", "direction", "family", "client_address", "client_name", "helo",
     "sender", "header_from", "recipients", "traps", "size", "message_id", "dkim", "action",
-    "reason",
+    "reason", "spf", "dmarc",
 )  # fmt: skip
 # What the common spreadsheets take for the start of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "|", "%")
@@ -49,7 +49,13 @@ def _values(line: Line) -> tuple[str | int | None, ...]:
         " ".join(f"{s.domain or ''}={s.result}" for s in line.signatures),
         line.action,
         line.reason,
+        None if line.spf is None else _result(line.spf.mail_from.domain, line.spf.mail_from.result),
+        None if line.dmarc is None else _result(line.dmarc.domain, line.dmarc.result),
     )
+
+
+def _result(domain: str | None, result: str) -> str:
+    return f"{domain or ''}={result}"
 
 
 def cell(value: str | int | None) -> str:

@@ -4,6 +4,8 @@ Everything that a stranger wrote goes through `shown`: what looks like an escape
 screen was typed by nobody.
 """
 
+from collections.abc import Mapping
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +20,7 @@ from gatepost_policy.text.terminal import BAD, DIM, GOOD, HEAD, UNSIGNED, client
 from gatepost_policy.text.times import timestamp
 
 HOSTS_SHOWN = 8
+NO_RECORD = "no record"  # what SPF and DMARC call none
 LABEL = 9  # width of the labels at the left
 
 
@@ -76,6 +79,9 @@ def _facts(report: Report, to: Console) -> Table:
     moved = movement(report.spans) if not report.overview else None
     grid.add_row("Families", families + (f": {moved}" if moved else ""))
     grid.add_row("DKIM", _dkim(report))
+    for name, counts in (("SPF", summary.spf), ("DMARC", summary.dmarc)):
+        if counts:
+            grid.add_row(name, _results(counts))
     grid.add_row("Traps", _traps(report, to))
     if _listed(report, to):
         grid.add_row("Clients", f"{max(report.hosts, len(summary.hosts))}, listed at the end")
@@ -104,6 +110,15 @@ def _dkim(report: Report) -> Text:
     }  # fmt: skip
     if keys and not report.overview and len(keys) <= 3:
         text.append("; selector " + ", ".join(sorted(shown(key) for key in keys)))
+    return text
+
+
+def _results(counts: Mapping[str, int]) -> Text:
+    """Results of a check with how often each came."""
+    text = Text()
+    for result, count in counts.items():
+        word = NO_RECORD if result == "none" else result
+        text.append(", " if text else "").append(f"{word} {count}", style(result))
     return text
 
 

@@ -104,7 +104,10 @@ def listings(listings: Sequence[Listed], to: Console) -> Table:
 def messages(lines: Sequence[Line], to: Console) -> Table:
     """Newest first, with the gap to the message before."""
     wide = not to.is_terminal or to.width >= WIDE
-    names = ("Client", "Sender", "To", "DKIM", "Size", "Decision", "Seen by")
+    checked = wide and any(line.spf or line.dmarc for line in lines)
+    names = ["Client", "Sender", "To", "DKIM", "Size", "Decision", "Seen by"]
+    if checked:
+        names[4:4] = ["SPF", "DMARC"]
     made = plain("Received (UTC)", "Gap", "Family", *(names if wide else ("DKIM", "Who")), to=to)
     for column in made.columns[:3]:
         column.no_wrap = True
@@ -118,6 +121,8 @@ def messages(lines: Sequence[Line], to: Console) -> Table:
         ]  # fmt: skip
         if wide:
             row += [brought, _author(line), _recipients(line), _signatures(line)]
+            if checked:
+                row += [_spf(line), _dmarc(line)]
             size = "" if line.size is None else str(line.size)
             row += [size, shown(f"{line.action} ({line.reason})"), line.source]
         else:
@@ -142,6 +147,21 @@ def _recipients(line: Line) -> Text:
         if trap:
             text.append(" (trap)", BAD)
     return text
+
+
+def _spf(line: Line) -> Text:
+    if line.spf is None:
+        return Text()
+    found = line.spf.mail_from
+    return Text(found.result, style(found.result)).append(f" {shown(found.domain or '')}")
+
+
+def _dmarc(line: Line) -> Text:
+    found = line.dmarc
+    if found is None:
+        return Text()
+    asked = f" p={found.policy}" if found.result == "fail" and found.policy else ""
+    return Text(found.result, style(found.result)).append(f" {shown(found.domain)}{asked}")
 
 
 def _seen(line: Line) -> bool:

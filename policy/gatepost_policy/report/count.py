@@ -6,14 +6,14 @@ from the rows; of a period the sums still tell its whole days (`day_sums`).
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
 
-from gatepost_policy.ingest.deltas import RESULTS
+from gatepost_policy.ingest.deltas import DMARC_RESULTS, RESULTS, SPF_RESULTS
 from gatepost_policy.mail.facts import Family
 from gatepost_policy.report import day_sums, rhythm
 from gatepost_policy.report.conditions import conditions, covers
@@ -54,6 +54,8 @@ def _from_sums(connection: Connection, selection: Selection) -> Counted:
         day.messages, day.trap_messages, day.trap_hits,
         day.dkim_pass, day.dkim_fail, day.dkim_policy, day.dkim_neutral,
         day.dkim_temperror, day.dkim_permerror, day.dkim_none,
+        *(getattr(day, f"spf_{result}") for result in SPF_RESULTS),
+        *(getattr(day, f"dmarc_{result}") for result in DMARC_RESULTS),
     )  # fmt: skip
     rows = connection.execute(
         select(
@@ -96,7 +98,9 @@ def _from_sums(connection: Connection, selection: Selection) -> Counted:
         first_seen=first,
         last_seen=last,
         families=_families({row.family: int(row.messages) for row in rows}),
-        dkim=_results({r: sum(int(row._mapping[f"dkim_{r}"]) for row in rows) for r in RESULTS}),
+        dkim=_summed(rows, "dkim", RESULTS),
+        spf=_summed(rows, "spf", SPF_RESULTS),
+        dmarc=_summed(rows, "dmarc", DMARC_RESULTS),
         trap_hits=sum(int(row.trap_hits) for row in rows),
         median_gap_days=None if beat is None else beat.median_gap,
         hosts=hosts,
@@ -136,6 +140,7 @@ def _from_rows(connection: Connection, selection: Selection) -> Counted:
         spans[row.family] = min(since, row.first), max(until, row.last)
     first, last = min(row.first for row in groups), max(row.last for row in groups)
     results = day_sums.results(connection, selection, chosen, sum(row.ended for row in groups))
+    spf, dmarc = _checks(connection, chosen)
     beat = _rhythm(connection, selection, chosen, messages, first, last)
     clients = [row for row in groups if row.host is not None]
     most = nsmallest(HOSTS_MAX, clients, key=lambda row: (-row.messages, row.host))
@@ -144,12 +149,32 @@ def _from_rows(connection: Connection, selection: Selection) -> Counted:
         first_seen=first,
         last_seen=last,
         families=_families(families),
-        dkim=_results(results),
+        dkim=_in_order(results, RESULTS),
+        spf=_in_order(spf, SPF_RESULTS),
+        dmarc=_in_order(dmarc, DMARC_RESULTS),
         trap_hits=sum(int(row.trap_hits) for row in groups),
         median_gap_days=beat.median_gap,
         hosts=tuple(Host(r.name, bare(r.host), r.family, r.messages) for r in most),
     )
     return Counted(summary, beat, sum(row.trap_messages for row in groups), len(clients), spans)
+
+
+def _checks(
+    connection: Connection, chosen: list[ColumnElement[bool]]
+) -> tuple[Counter[str], Counter[str]]:
+    """How many messages there are by result of SPF and of DMARC; those that were evaluated."""
+    spf: Counter[str] = Counter()
+    dmarc: Counter[str] = Counter()
+    for row in connection.execute(
+        select(Message.spf, Message.dmarc, func.count().label("messages"))
+        .where(*chosen)
+        .group_by(Message.spf, Message.dmarc)
+    ):
+        if row.spf is not None:
+            spf[row.spf] += row.messages
+        if row.dmarc is not None:
+            dmarc[row.dmarc] += row.messages
+    return spf, dmarc
 
 
 def _rhythm(
@@ -194,5 +219,11 @@ def _families(counts: Mapping[str, int]) -> dict[str, int]:
     return {str(f): counts[f] for f in Family if counts.get(f)}
 
 
-def _results(counts: Mapping[str, int]) -> dict[str, int]:
-    return {result: counts[result] for result in RESULTS if counts.get(result)}
+def _summed(rows: Sequence[Row[Any]], what: str, words: Sequence[str]) -> dict[str, int]:
+    """The sums of the columns `what`_word, as far as something was counted."""
+    counts = {word: sum(int(row._mapping[f"{what}_{word}"]) for row in rows) for word in words}
+    return _in_order(counts, words)
+
+
+def _in_order(counts: Mapping[str, int], words: Sequence[str]) -> dict[str, int]:
+    return {word: counts[word] for word in words if counts.get(word)}

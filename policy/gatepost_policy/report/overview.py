@@ -78,7 +78,8 @@ def _candidates(
     identity = SenderIdentity
     rows = connection.execute(
         select(identity.kind, identity.value, identity.messages)
-        .where(identity.trap_messages > 0)
+        # A domain that SPF let through is there as a sender's domain as well.
+        .where(identity.trap_messages > 0, identity.kind != str(IdentityKind.SPF))
         .order_by(identity.repeat.desc(), identity.days.desc(), identity.last_seen.desc())
         .limit(CANDIDATES_MAX)
     ).all()

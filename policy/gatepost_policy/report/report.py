@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gatepost_policy.mail.facts import Arc, Signature
+from gatepost_policy.mail.facts import Arc, Dmarc, Signature, Spf
+from gatepost_policy.report.checks import dmarc_json, spf_json
 from gatepost_policy.report.overview_values import DualStack, Pattern, Sender
 from gatepost_policy.report.rhythm import Rhythm
 from gatepost_policy.report.standing import Mark, Standing, movement
@@ -41,6 +42,8 @@ class Line:
     arc: Arc | None
     action: str
     reason: str
+    spf: Spf | None = None  # None: not evaluated
+    dmarc: Dmarc | None = None  # None: not evaluated
 
     @property
     def trapped(self) -> bool:
@@ -69,6 +72,8 @@ class Line:
             "message_id": self.message_id,
             "signatures": [signature_json(signature) for signature in self.signatures],
             "arc": None if self.arc is None else {"cv": self.arc.cv, "reason": self.arc.reason},
+            "spf": spf_json(self.spf),
+            "dmarc": dmarc_json(self.dmarc),
             "decision": {"action": self.action, "reason": self.reason},
         }
 

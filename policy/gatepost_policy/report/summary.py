@@ -40,6 +40,8 @@ class Summary:
     last_seen: float | None = None
     families: Mapping[str, int] = field(default_factory=dict)
     dkim: Mapping[str, int] = field(default_factory=dict)
+    spf: Mapping[str, int] = field(default_factory=dict)  # of MAIL FROM; those evaluated
+    dmarc: Mapping[str, int] = field(default_factory=dict)  # those evaluated
     trap_hits: int = 0  # message x trap recipient
     median_gap_days: float | None = None
     hosts: tuple[Host, ...] = ()  # most messages first
@@ -52,6 +54,8 @@ class Summary:
             "last_seen": None if self.last_seen is None else timestamp(self.last_seen),
             "families": dict(self.families),
             "dkim": dict(self.dkim),
+            "spf": dict(self.spf),
+            "dmarc": dict(self.dmarc),
             "trap_hits": self.trap_hits,
             "median_gap_days": self.median_gap_days,
             "hosts": [host.json() for host in self.hosts],

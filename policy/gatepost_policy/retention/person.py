@@ -249,7 +249,7 @@ def _message(row: rows.Row, person: Person, *, sent: bool) -> dict[str, Any]:
     values = rows.columns(row.message)
     values.pop("session")
     if not sent:
-        for name in ("prefix", "address", "client_name", "helo"):
+        for name in ("prefix", "address", "client_name", "helo", "helo_spf_domain", "trail"):
             values.pop(name)
     values = _readable("message", values)
     values["recipients"] = [r.address for r in row.recipients if person.is_same(r.address)]

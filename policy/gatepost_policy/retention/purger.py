@@ -130,7 +130,9 @@ class Purger:
             changes.append((coarse, row.id))
         sql = (
             "UPDATE message SET prefix = ?, address = NULL, client_name = NULL, helo = NULL,"
-            " session = NULL WHERE id = ?"
+            " session = NULL, helo_spf_domain = NULL,"
+            # A bounce was checked by its HELO name.
+            " spf_domain = CASE WHEN sender_key = '' THEN NULL ELSE spf_domain END WHERE id = ?"
         )
         sqltext.many(connection, sql, changes)
         ingest.write_sums(connection, sums, now)

@@ -22,6 +22,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from gatepost_policy.store.schema import Base, BigKey, Ordered
 
+NOUGHT = text("0")
+
 
 class Message(Base):
     """One message that was seen: by the milter, by the policy service, or in an imported log.
@@ -58,6 +60,22 @@ class Message(Base):
     arc_reason: Mapped[str | None] = mapped_column(Text)
     relay: Mapped[bool] = mapped_column(Boolean, default=False)
     traps: Mapped[int] = mapped_column(Integer, default=0)  # recipients that are or were traps
+    # SPF of MAIL FROM and of the HELO name; None: not evaluated, or by an earlier release.
+    spf: Mapped[str | None] = mapped_column(String(16))
+    spf_domain: Mapped[str | None] = mapped_column(Text)
+    spf_mechanism: Mapped[str | None] = mapped_column(Text)
+    spf_reason: Mapped[str | None] = mapped_column(String(32))
+    helo_spf: Mapped[str | None] = mapped_column(String(16))
+    helo_spf_domain: Mapped[str | None] = mapped_column(Text)
+    helo_spf_mechanism: Mapped[str | None] = mapped_column(Text)
+    helo_spf_reason: Mapped[str | None] = mapped_column(String(32))
+    dmarc: Mapped[str | None] = mapped_column(String(16))
+    dmarc_domain: Mapped[str | None] = mapped_column(Text)
+    dmarc_organisation: Mapped[str | None] = mapped_column(Text)
+    dmarc_policy: Mapped[str | None] = mapped_column(String(16))
+    dmarc_aligned: Mapped[str | None] = mapped_column(String(16))  # dkim, spf; comma-separated
+    dmarc_reason: Mapped[str | None] = mapped_column(String(32))
+    trail: Mapped[str | None] = mapped_column(Text)  # JSON; the hops before ours, as claimed
 
     __table_args__ = (
         Index("ix_message_prefix_at", "prefix", "at"),
@@ -138,6 +156,19 @@ class DomainDay(Base):
     dkim_temperror: Mapped[int] = mapped_column(BigInteger)
     dkim_permerror: Mapped[int] = mapped_column(BigInteger)
     dkim_none: Mapped[int] = mapped_column(BigInteger)
+    # Messages by what SPF said of MAIL FROM, and by what DMARC said; those that were evaluated.
+    spf_none: Mapped[int] = mapped_column(BigInteger, server_default=NOUGHT)
+    spf_neutral: Mapped[int] = mapped_column(BigInteger, server_default=NOUGHT)
+    spf_pass: Mapped[int] = mapped_column(BigInteger, server_default=NOUGHT)
+    spf_fail: Mapped[int] = mapped_column(BigInteger, server_default=NOUGHT)
+    spf_softfail: Mapped[int] = mapped_column(BigInteger, server_default=NOUGHT)
+    spf_temperror: Mapped[int] = mapped_column(BigInteger, server_default=NOUGHT)
+    spf_permerror: Mapped[int] = mapped_column(BigInteger, server_default=NOUGHT)
+    dmarc_none: Mapped[int] = mapped_column(BigInteger, server_default=NOUGHT)
+    dmarc_pass: Mapped[int] = mapped_column(BigInteger, server_default=NOUGHT)
+    dmarc_fail: Mapped[int] = mapped_column(BigInteger, server_default=NOUGHT)
+    dmarc_temperror: Mapped[int] = mapped_column(BigInteger, server_default=NOUGHT)
+    dmarc_permerror: Mapped[int] = mapped_column(BigInteger, server_default=NOUGHT)
 
     __table_args__ = {"sqlite_with_rowid": False}
 

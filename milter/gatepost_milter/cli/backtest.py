@@ -70,7 +70,7 @@ def _run(app: App, settings: "Settings", since: float | None) -> "Result":
     from gatepost_policy import backtest, recorder, store
     from gatepost_policy.ingest import trap_marks
 
-    engine = app.engine()
+    engine = app.reader()
     try:
         if not recorder.wait_until_ingested(app.settings):
             note("milterctl: the recorder is behind; the newest messages may be missing")

@@ -55,6 +55,19 @@ class App:
 
         return store.open_engine(self.settings)
 
+    @property
+    def has_replica(self) -> bool:
+        """True where reports read from another server than the one that is written to."""
+        return self.store_option is None and bool(self.settings.store.read_url)
+
+    def reader(self) -> "Engine":
+        """The store to ask for reports: the replica where one is configured. Raises StoreError."""
+        from gatepost_policy import store
+
+        if not self.has_replica:
+            return self.engine()
+        return store.open_url(config.read_url(self.settings))
+
     def close(self) -> None:
         """What this run left in the state directory, as root, belongs to the services."""
         # Where no settings were wanted, or they could not be loaded, nothing was made.
@@ -75,15 +88,21 @@ def catch_up(app: App, engine: "Engine") -> None:
     from gatepost_policy.ingest import trap_marks
     from gatepost_policy.store import StoreError
 
-    if not recorder.wait_until_ingested(app.settings):
-        note("milterctl: the recorder is behind; the newest messages may be missing")
+    primary: Engine | None = None
     try:
-        trap_marks.settle(engine, app.settings)
+        if not recorder.wait_until_ingested(app.settings):
+            note("milterctl: the recorder is behind; the newest messages may be missing")
+        if app.has_replica:
+            primary = app.engine()
+        trap_marks.settle(primary or engine, app.settings)
     except StoreError as error:
         # What can be read is still worth reading: from a replica, from a store that is busy.
         if not error.temporary:
             raise
         note(f"milterctl: {error}; until then old mail does not know of new traps")
+    finally:
+        if primary is not None:
+            primary.dispose()
 
 
 def note(text: str) -> None:

@@ -55,11 +55,17 @@ def erase(app: App, address: str, yes: bool, form: str) -> None:
     """Take ADDRESS out of everything. There is no way back.
 
     Mail that the person sent becomes numbers; as a recipient the person becomes nobody, so that
-    every count stays right. On a terminal it asks first.
+    every count stays right. On a terminal it asks first; elsewhere it wants --yes.
     """
     from gatepost_policy.retention import person
 
-    if not yes and on_terminal(sys.stdin):
+    if not yes:
+        if not on_terminal(sys.stdin):
+            raise Failure(
+                "data erase: nobody can be asked here, and there is no way back; "
+                "to erase all the same: --yes",
+                USAGE,
+            )
         click.confirm(f"Erase everything about {address}?", abort=True, err=True)
     engine = app.engine()
     try:

@@ -42,7 +42,7 @@ def command(app: App, form: str, output: Path | None) -> None:
     from gatepost_policy.listings import dossier
 
     now = time.time()
-    engine = app.engine()
+    engine = app.reader()
     try:
         recorder.wait_until_ingested(app.settings)
         with store.reading(engine) as connection:

@@ -6,6 +6,7 @@ Errors come out as one line on stderr. Exit codes: 0 fine, 1 findings or a file 
 
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
@@ -15,7 +16,7 @@ from typing import Any
 import click
 
 from gatepost_milter.cli.common import FINDINGS, UNREACHABLE, USAGE, App, Failure
-from gatepost_policy.config import ConfigError
+from gatepost_policy.config import ConfigError, DeniedError
 from gatepost_policy.text.escape import shown
 
 # name: (module with a click command called `command`, its first help line). The help stands here
@@ -118,6 +119,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _fail(error.format_message(), FINDINGS)
     except (click.Abort, KeyboardInterrupt):
         return 130  # 128 + SIGINT, as a shell reports it
+    except DeniedError as error:
+        return _fail(f"{error}; {_as_user('gatepost', arguments)}", UNREACHABLE)
     except ConfigError as error:
         return _fail(str(error), USAGE)
     except Failure as error:
@@ -130,13 +133,21 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _fail(what, UNREACHABLE if isinstance(error, ConnectionError) else FINDINGS)
     except Exception as error:
         if _is_store_error(error):
-            return _fail(str(error), UNREACHABLE)
+            owner = getattr(error, "owner", None)
+            hint = "" if owner is None else f"; {_as_user(owner, arguments)}"
+            return _fail(f"{error}{hint}", UNREACHABLE)
         raise  # a bug, and loud
 
 
 def _nobody_reads() -> None:
     """The reader has seen enough (`| head`): what is left in the buffer must not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _as_user(user: str, arguments: Sequence[str] | None) -> str:
+    """What to type instead."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return f"type: sudo -u {user} {shlex.join(['milterctl', *words])}"
 
 
 def _is_store_error(error: Exception) -> bool:

@@ -96,7 +96,7 @@ def tell(
     from gatepost_policy.report import history
     from gatepost_policy.report.conditions import TooWide
 
-    engine = app.engine()
+    engine = app.reader()
     try:
         catch_up(app, engine)
         with store.reading(engine) as connection:

@@ -73,7 +73,7 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
     from gatepost_policy.text.terminal import console, minute, plain, put, stacked, whole
 
     now = time.time()
-    engine = app.engine()
+    engine = app.reader()
     try:
         catch_up(app, engine)
         with store.reading(engine) as connection:
@@ -130,7 +130,7 @@ def show(app: App, name: str, form: str) -> None:
     from gatepost_policy.text.times import timestamp
 
     identity = _identity(name)
-    engine = app.engine()
+    engine = app.reader()
     try:
         catch_up(app, engine)
         with store.reading(engine) as connection:

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from sqlalchemy import Engine, func, select
 
 from gatepost_policy import config, journal, recorder, store, traps
+from gatepost_policy.config import server_url
 from gatepost_policy.store import StoreError, journal_mark, migrate
 from gatepost_policy.store.tables import JournalGap, Message
 from gatepost_policy.text.plural import plural
@@ -58,6 +58,14 @@ def examine(settings: "Settings", path: Path | None, now: float) -> Iterator[Fin
         yield from _capture(Path(settings.trap.capture))
 
 
+def _has_secret(settings: "Settings") -> bool:
+    """True where whoever reads the configuration learns a password of the database."""
+    return any(
+        url.partition("://")[0] in server_url.SCHEMES and server_url.parse(url).has_secret
+        for url in (settings.store.url, settings.store.read_url)
+    )
+
+
 def _configuration(settings: "Settings", path: Path | None, now: float) -> Iterator[Finding]:
     if path is None:
         yield Finding("configuration", "built-in defaults")
@@ -67,7 +75,7 @@ def _configuration(settings: "Settings", path: Path | None, now: float) -> Itera
         if mode & 0o022:
             yield Finding("configuration", str(path), f"others may change it (mode {mode:04o})",
                           f"chmod go-w {path}")  # fmt: skip
-        if mode & 0o044 and urlsplit(settings.store.url).password:
+        if mode & 0o004 and _has_secret(settings):
             yield Finding("configuration", str(path),
                           f"store.url holds a password and others may read it (mode {mode:04o})",
                           f"chmod 0640 {path}")  # fmt: skip

@@ -80,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # For `milterctl replay`: time and DNS come with each message, and nothing is recorded here.
     parser.add_argument("--replay", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    path = config.find(options.config, os.environ)
     try:
+        path = config.find(options.config, os.environ)
         return serve(
             lambda: config.load(path, store=options.store),
             helpers=() if options.replay else (RECORDER,),

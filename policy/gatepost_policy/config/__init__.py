@@ -1,12 +1,13 @@
 """The configuration: find and load the file, its keys and bounds, where state lives."""
 
-from gatepost_policy.config.file import ConfigError, find, load
+from gatepost_policy.config.file import ConfigError, DeniedError, find, load
 from gatepost_policy.config.paths import (
     cores,
     database_path,
     default_state_dir,
     journal_dir,
     quarantine_dir,
+    read_url,
     state_dir,
     store_url,
     worker_count,
@@ -14,6 +15,7 @@ from gatepost_policy.config.paths import (
 
 __all__ = [
     "ConfigError",
+    "DeniedError",
     "cores",
     "database_path",
     "default_state_dir",
@@ -21,6 +23,7 @@ __all__ = [
     "journal_dir",
     "load",
     "quarantine_dir",
+    "read_url",
     "state_dir",
     "store_url",
     "worker_count",

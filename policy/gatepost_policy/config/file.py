@@ -5,12 +5,14 @@ line: `FILE: table.key: want ..., got ...`. Values are taken as TOML types them:
 """
 
 import json
+import os
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gatepost_policy.config.paths import store_url
+from gatepost_policy.config.paths import read_url, store_url
 from gatepost_policy.text.escape import shown
 
 if TYPE_CHECKING:
@@ -32,14 +34,51 @@ class ConfigError(Exception):
         self.problems = problems
 
 
+class DeniedError(ConfigError):
+    """The machine's configuration may not be read by this user."""
+
+
 def find(explicit: str | Path | None, environ: Mapping[str, str]) -> Path | None:
-    """The file to read: `explicit`, $GATEPOST_CONFIG, ./gatepost.toml, the one in /etc, or None."""
+    """The file to read: `explicit`, $GATEPOST_CONFIG, ./gatepost.toml, the one in /etc, or None.
+
+    Raises ConfigError for a ./gatepost.toml that somebody else may write: whoever works in another
+    user's directory must not obey that user.
+    """
     named = explicit or environ.get("GATEPOST_CONFIG")
     if named:
         return Path(named)  # named means wanted: `load` complains where it is missing
-    for path in (Path("gatepost.toml"), SYSTEM_FILE):
-        if path.exists():
-            return path
+    here = Path("gatepost.toml")
+    if os.path.lexists(here):
+        if (problem := _not_ours(here)) is not None:
+            raise ConfigError(
+                f"./{here}: not obeyed: {problem}; name the configuration with --config FILE"
+            )
+        return here
+    # Where its directory cannot be looked into, it may be there: `load` says so.
+    try:
+        os.stat(SYSTEM_FILE)
+    except PermissionError:
+        return SYSTEM_FILE
+    except OSError:
+        return None
+    return SYSTEM_FILE
+
+
+def _not_ours(path: Path) -> str | None:
+    """Why others may decide what `path` says; None where only this user and root may."""
+    for place, what in ((path, "it"), (path.absolute().parent, "its directory")):
+        for look in (os.lstat, os.stat):
+            try:
+                status = look(place)
+            except OSError as error:
+                return f"{what} cannot be looked at: {error.strerror}"
+            if status.st_uid not in (0, os.geteuid()):
+                return f"{what} belongs to another user"
+            if not stat.S_ISLNK(status.st_mode) and status.st_mode & 0o022:
+                return f"{what} may be written by others (mode {status.st_mode & 0o7777:04o})"
+    target = path.resolve()
+    if target != path.absolute():
+        return _not_ours(target)
     return None
 
 
@@ -62,11 +101,17 @@ def load(path: Path | None, *, store: str | None = None) -> "Settings":
         settings = Settings.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(*(f"{where}: {line}" for line in problems(error, document))) from None
+    # Not what `--store` names: that is somewhere else.
+    settings._of_machine = path == SYSTEM_FILE and store is None
     try:
         store_url(settings)
     except ValueError as error:
         place = "--store" if store is not None else f"{where}: store.url"
         raise ConfigError(f"{place}: want {STORE_WANTED}, {error}") from None
+    try:
+        read_url(settings)
+    except ValueError as error:
+        raise ConfigError(f'{where}: store.read_url: want "postgresql://...", {error}') from None
     return settings
 
 
@@ -76,6 +121,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
+    except PermissionError as error:
+        kind = DeniedError if path == SYSTEM_FILE else ConfigError
+        raise kind(f"{where}: cannot read the configuration: {error.strerror}") from None
     except OSError as error:
         raise ConfigError(f"{where}: cannot read the configuration: {error.strerror}") from None
     if len(data) > MAX_FILE_BYTES:

@@ -2,14 +2,19 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from gatepost_policy.config import server_url
 
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
 DATABASE_NAME = "gatepost.sqlite"
+# Where the services keep their state whose configuration is the machine's own.
+SERVICE_STATE = Path("/var/lib/gatepost")
 
 
 def default_state_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -19,30 +24,55 @@ def default_state_dir(environ: Mapping[str, str] = os.environ) -> Path:
     if named and os.path.isabs(named):
         return Path(named) / "gatepost"
     if os.geteuid() == 0:
-        return Path("/var/lib/gatepost")
+        return SERVICE_STATE
     return Path.home() / ".local" / "state" / "gatepost"
+
+
+def unplaced_state_dir(settings: "Settings") -> Path:
+    """The state directory that no key names: with the machine's configuration the services' own.
+
+    An admin who is not root asks about the services' store then, not about a private, empty one.
+    """
+    return SERVICE_STATE if settings.of_machine else default_state_dir()
 
 
 def store_url(settings: "Settings") -> str:
     """The store as an SQLAlchemy URL. Raises ValueError saying what was got."""
     url = settings.store.url
     if not url:
-        return f"sqlite:///{default_state_dir() / DATABASE_NAME}"
+        return f"sqlite:///{unplaced_state_dir(settings) / DATABASE_NAME}"
     scheme, separator, rest = url.partition("://")
     if not separator:
+        # A slash is missing, and this line ends up in logs: a password may be in it.
+        if re.match(r"[A-Za-z+]+:/", url) or "@" in url:
+            raise ValueError("got a URL without ://")
         if "/" not in url and "." not in url:
             raise ValueError(f"got {json.dumps(url)}")
         return f"sqlite:///{Path(url).absolute()}"  # a plain path is a SQLite file
     if scheme == "sqlite":
         # `sqlite:///` and a path: three slashes and a relative one, or four and an absolute one.
         path = rest[1:].partition("?")[0]
+        if "@" in rest.partition("/")[0]:
+            raise ValueError("got a sqlite URL with a user or a host")
         if not rest.startswith("/") or path in ("", ":memory:"):
             raise ValueError(f"got {json.dumps(url)}, which names no file")
         return f"sqlite:///{Path(path).absolute()}"
-    if scheme in ("postgresql", "postgres", "postgresql+psycopg"):
-        return f"postgresql+psycopg://{rest}"
+    if scheme in server_url.SCHEMES:
+        return server_url.parse(url).sqlalchemy()
+    if not re.fullmatch(r"[A-Za-z0-9+.-]{1,20}", scheme):
+        raise ValueError("got no URL")
     # Not the whole URL: it may hold a password, and this line ends up in logs.
     raise ValueError(f"got a store of kind {json.dumps(scheme)}")
+
+
+def read_url(settings: "Settings") -> str:
+    """Where reports read: a replica, or the store itself. Raises ValueError saying what was got."""
+    url = settings.store.read_url
+    if not url:
+        return store_url(settings)
+    if url.partition("://")[0] not in server_url.SCHEMES:
+        raise ValueError("got no URL of a PostgreSQL server")
+    return server_url.parse(url).sqlalchemy()
 
 
 def database_path(settings: "Settings") -> Path | None:
@@ -54,7 +84,7 @@ def database_path(settings: "Settings") -> Path | None:
 def state_dir(settings: "Settings") -> Path:
     """The directory of the SQLite file; with a database server the default state directory."""
     path = database_path(settings)
-    return default_state_dir() if path is None else path.parent
+    return unplaced_state_dir(settings) if path is None else path.parent
 
 
 def journal_dir(settings: "Settings") -> Path:

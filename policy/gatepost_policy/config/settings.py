@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    PrivateAttr,
     ValidationInfo,
 )
 
@@ -275,6 +276,7 @@ class Store(Section):
     """[store]"""
 
     url: str = ""  # empty: SQLite in the state directory
+    read_url: str = ""  # a replica for reports; empty: `url`
     journal: str = ""  # empty: `journal/` in the state directory
     journal_max_bytes: int = Field(default=1_073_741_824, ge=1_048_576)
     sync: Literal["process", "power"] = "process"
@@ -332,3 +334,9 @@ class Settings(BaseModel):
     log: Log = Log()
     metrics: Metrics = Metrics()
     rules: dict[Reason, Rule] = {}
+    _of_machine: bool = PrivateAttr(default=False)
+
+    @property
+    def of_machine(self) -> bool:
+        """True for the file in /etc: what it does not name is the services', whoever asks."""
+        return self._of_machine

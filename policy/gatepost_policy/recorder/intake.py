@@ -139,7 +139,7 @@ class Intake:
 
     # Writing the store
 
-    def _take(self, engine: Engine, entries: Sequence[_Entry]) -> None:
+    def _take(self, engine: Engine, entries: Sequence[_Entry], again: bool = False) -> None:
         """Commit `entries`; what the database refuses is left out and quarantined."""
         try:
             outcome = store.again(lambda: self._commit(engine, entries))
@@ -151,6 +151,12 @@ class Intake:
             ) from None
         except StoreError as error:
             cause = error.__cause__
+            if isinstance(cause, SQLAlchemyError) and _no_partition(cause) and not again:
+                # A standby was promoted that had not yet heard of it.
+                partitions.forget()
+                partitions.prepare(engine, self._now())
+                self._take(engine, entries, again=True)
+                return
             if isinstance(cause, SQLAlchemyError) and _is_data(cause):
                 self._bisect(engine, entries, cause)
                 return
@@ -291,6 +297,11 @@ def _be_durable(connection: Connection) -> None:
             "SELECT set_config('synchronous_commit', 'on', true)"
             " WHERE current_setting('synchronous_commit') = 'off'"
         )
+
+
+def _no_partition(error: SQLAlchemyError) -> bool:
+    """True where PostgreSQL has no partition for a row: check_violation, as for a wrong value."""
+    return isinstance(error, IntegrityError) and getattr(error.orig, "sqlstate", None) == "23514"
 
 
 def _is_data(error: SQLAlchemyError) -> bool:

@@ -3,6 +3,9 @@
 Rule: no engine exists before a fork (a SQLite handle or a socket must not be shared by processes).
 """
 
+import os
+import pwd
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -35,6 +38,8 @@ def open_engine(settings: "Settings", *, ensure: bool = True, create: bool = Tru
     that is not there is none, because it was there before, or because somebody only looks.
     """
     path = config.database_path(settings)
+    if path is not None:
+        _may_read(path)
     if not create and path is not None and not path.exists():
         raise StoreError(
             f"store {shown(str(path))}: there is no file; restore it (milterctl db restore FILE), "
@@ -44,6 +49,33 @@ def open_engine(settings: "Settings", *, ensure: bool = True, create: bool = Tru
     return open_url(config.store_url(settings), busy_ms=settings.store.busy_ms, ensure=ensure)
 
 
+def _may_read(path: Path) -> None:
+    """Raises StoreError where this user has no right to the file, or to look for it."""
+    try:
+        os.stat(path)
+        allowed = os.access(path, os.R_OK)
+    except PermissionError:
+        allowed = False
+    except OSError:
+        return
+    if allowed:
+        return
+    try:
+        owner = pwd.getpwuid(os.stat(path.parent).st_uid).pw_name
+    except (OSError, KeyError):
+        owner = "root"
+    raise StoreError(
+        f"store {shown(str(path))}: user {_me()} has no right to read it, {owner} has", owner=owner
+    )
+
+
+def _me() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
 def open_url(url: str, *, busy_ms: int = 5_000, ensure: bool = True) -> Engine:
     """The store at an SQLAlchemy URL, as `config.store_url` gives it. Raises StoreError."""
     from gatepost_policy.store import migrate
@@ -51,8 +83,10 @@ def open_url(url: str, *, busy_ms: int = 5_000, ensure: bool = True) -> Engine:
     try:
         target = make_url(url)
         engine = _sqlite(url, busy_ms) if target.drivername == "sqlite" else _server(url)
-    except (ArgumentError, NoSuchModuleError, ImportError) as error:
-        raise StoreError(f"store: cannot be used: {shown(str(error))}; see store.url") from None
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
+        # Not what it says: that repeats the URL, and with it the password.
+        what = type(error).__name__
+        raise StoreError(f"store: cannot be used ({what}); see store.url") from None
     if ensure:
         try:
             migrate.ensure(engine)
@@ -93,17 +127,20 @@ def _sqlite(url: str, busy_ms: int) -> Engine:
 
 
 def _server(url: str) -> Engine:
+    ours: dict[str, str | int] = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": "gatepost",
+        # A server that vanished without a word (power, network) is noticed, not waited for.
+        "keepalives_idle": 20,
+        "keepalives_interval": 5,
+        "keepalives_count": 4,
+        "tcp_user_timeout": 40_000,
+    }
+    named = make_url(url).query
     return create_engine(
         url,
         pool_pre_ping=True,  # a server that was restarted meanwhile costs one more round trip
         pool_size=2,
-        connect_args={
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "application_name": "gatepost",
-            # A server that vanished without a word (power, network) is noticed, not waited for.
-            "keepalives_idle": 20,
-            "keepalives_interval": 5,
-            "keepalives_count": 4,
-            "tcp_user_timeout": 40_000,
-        },
+        # What the operator's URL says goes before what we would.
+        connect_args={key: value for key, value in ours.items() if key not in named},
     )

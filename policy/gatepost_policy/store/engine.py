@@ -22,6 +22,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from gatepost_policy.config import server_url
 from gatepost_policy.store import file_identity
 from gatepost_policy.text.escape import shown
 
@@ -33,12 +34,14 @@ RETRIES = 8  # of work that a server could not bring in order with another host'
 class StoreError(Exception):
     """The store cannot be used. The text is one line that names the store and the next step.
 
-    `temporary` is True where waiting may help: locked, full, server away.
+    `temporary` is True where waiting may help: locked, full, server away. `owner` is the user to
+    become where this one has no right to the store.
     """
 
-    def __init__(self, text: str, *, temporary: bool = False) -> None:
+    def __init__(self, text: str, *, temporary: bool = False, owner: str | None = None) -> None:
         super().__init__(text)
         self.temporary = temporary
+        self.owner = owner
 
 
 @contextmanager
@@ -111,7 +114,9 @@ def name(engine: Engine) -> str:
     """The store in words for an operator: the file, or the URL without its password."""
     if engine.dialect.name == "sqlite":
         return f"store {shown(str(engine.url.database))}"
-    return f"store {shown(engine.url.render_as_string(hide_password=True))}"
+    # Options are left out: libpq takes a password among them too.
+    url = engine.url.render_as_string(hide_password=False)
+    return f"store {shown(server_url.parse(url).shown())}"
 
 
 # A piece of SQLite's message: (what it means, the next step, waiting may help).

@@ -60,6 +60,11 @@ def prepare(engine: Engine, learned: float) -> None:
     _made.add((str(engine.url), month))
 
 
+def forget() -> None:
+    """Nothing is sure of what partitions there are: the server may be another one by now."""
+    _made.clear()
+
+
 def take_ids(connection: Connection, count: int, learned: float) -> Sequence[int]:
     """`count` unused ids for messages learned now, ascending."""
     if not count:

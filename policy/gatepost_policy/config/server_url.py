@@ -1,0 +1,143 @@
+"""The URL of a PostgreSQL server: libpq's notation and SQLAlchemy's, checked before it is used.
+
+`postgresql://user:password@host1:5432,host2:5432/name?target_session_attrs=read-write` is libpq's
+(PostgreSQL manual 34.1.1.2), `...@/name?host=host1:5432&host=host2:5432` SQLAlchemy's; both are
+understood, and the second comes out.
+
+Rule: no message of this module repeats the URL, or anything of it that may be part of a password.
+"""
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from urllib.parse import parse_qsl, unquote, urlencode
+
+SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
+# PostgreSQL manual 34.1.2, what libpq 13 to 18 know. Whatever else is a mistake, not a wish.
+OPTIONS = frozenset(
+    "host hostaddr port dbname user password passfile require_auth channel_binding connect_timeout"
+    " client_encoding options application_name fallback_application_name keepalives keepalives_idle"
+    " keepalives_interval keepalives_count tcp_user_timeout gssencmode sslmode sslnegotiation"
+    " sslcompression sslcert sslkey sslkeylogfile sslpassword sslcertmode sslrootcert sslcrl"
+    " sslcrldir sslsni requirepeer ssl_min_protocol_version ssl_max_protocol_version"
+    " min_protocol_version max_protocol_version krbsrvname gsslib gssdelegation scram_client_key"
+    " scram_server_key service servicefile target_session_attrs load_balance_hosts"
+    " oauth_issuer oauth_client_id oauth_client_secret oauth_scope".split()
+)
+SECRETS = ("password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret")
+QUOTE = "in a user's name or a password / is written %2F, @ %40, # %23, ? %3F, % %25"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerUrl:
+    """A URL, taken apart. `user` is as it stood, with its password; `hosts` are `host:port`."""
+
+    user: str
+    hosts: tuple[str, ...]
+    database: str
+    options: tuple[tuple[str, str], ...]
+
+    def sqlalchemy(self) -> str:
+        """As SQLAlchemy's psycopg dialect reads it."""
+        at = f"{self.user}@" if self.user else ""
+        one = self.hosts[0] if len(self.hosts) == 1 and "/" not in self.hosts[0] else ""
+        options = list(self.options)
+        if not one:
+            options = [("host", host) for host in self.hosts] + options
+        query = f"?{urlencode(options, safe='/:')}" if options else ""
+        return f"postgresql+psycopg://{at}{one}/{self.database}{query}"
+
+    def shown(self) -> str:
+        """For people: without passwords, and without options that say nothing of the place."""
+        name = self.user.partition(":")[0]
+        at = f"{name}@" if name else ""
+        return f"postgresql://{at}{','.join(self.hosts)}/{self.database}"
+
+    @property
+    def has_secret(self) -> bool:
+        """True where whoever reads the URL learns a password."""
+        return ":" in self.user or any(key in SECRETS for key, _ in self.options)
+
+
+def parse(url: str) -> ServerUrl:
+    """`url` taken apart. Raises ValueError saying what was wrong, without repeating it."""
+    rest = url.partition("://")[2]
+    if "#" in rest or any(ord(c) <= 32 for c in rest):
+        raise ValueError(f"got a URL with a # or a blank in it; {QUOTE}")
+    place, _, query = rest.partition("?")
+    authority, _, database = place.partition("/")
+    if "@" in database:
+        raise ValueError(f"got a URL with a / before its @; {QUOTE}")
+    user, _, hosts = authority.rpartition("@")
+    if "@" in user or "@" in query.partition("&")[0].partition("=")[0]:
+        raise ValueError(f"got a URL with two @; {QUOTE}")
+    if re.search(r"%(?![0-9A-Fa-f]{2})", rest):
+        raise ValueError(f"got a URL with a % that begins no %XX; {QUOTE}")
+    if "/" in database:
+        raise ValueError("got a URL with more than one / behind the host; want .../DATABASE")
+    options = _options(query)
+    named = [host for text in _all(options, "host") for host in text.split(",")]
+    ports = [port for text in _all(options, "port") for port in text.split(",")]
+    places = [h for h in hosts.split(",") if h] or named
+    if hosts and named:
+        raise ValueError("got a URL that names its hosts twice: before the database and in host=")
+    return ServerUrl(
+        user,
+        tuple(_with_ports([_host(unquote(h) if "%" in h else h) for h in places], ports)),
+        database,
+        tuple((key, value) for key, value in options if key not in ("host", "port")),
+    )
+
+
+def _options(query: str) -> list[tuple[str, str]]:
+    try:
+        found = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+    except ValueError:
+        raise ValueError("got a URL whose part behind the ? is not name=value&name=value") from None
+    for key, _ in found:
+        if key not in OPTIONS:
+            near = get_close_matches(key, OPTIONS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; {QUOTE}"
+            raise ValueError(f"got an option behind the ? that PostgreSQL does not know{hint}")
+    return found
+
+
+def _all(options: list[tuple[str, str]], name: str) -> list[str]:
+    return [value for key, value in options if key == name and value]
+
+
+def _host(text: str) -> str:
+    """`host`, `host:port`, `[2001:db8::1]:port` or the directory of a unix socket."""
+    if text.startswith("/"):
+        return text
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(?::(.*))?", text, re.DOTALL)
+    if match is None:
+        raise ValueError(f"got a URL with a host that is none; {QUOTE}")
+    if match[2] is not None:
+        _port(match[2])
+    return text
+
+
+def _port(text: str) -> None:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) < 65_536:
+        raise ValueError(f"got a URL with a port that is no number from 1 to 65535; {QUOTE}")
+
+
+def _with_ports(hosts: list[str], ports: list[str]) -> list[str]:
+    """libpq's `port=5432,5433`: one for each host, or one for all (manual 34.1.1.3)."""
+    if not ports:
+        return hosts
+    for port in ports:
+        _port(port)
+    if len(ports) == 1:
+        ports = ports * max(1, len(hosts))
+    if not hosts:
+        hosts = ["localhost"]
+    if len(ports) != len(hosts):
+        raise ValueError(f"got {len(hosts)} hosts and {len(ports)} ports; want one for each")
+    return [
+        host
+        if host.startswith("/") or re.search(r"[^:\]]:\d+$|\]:\d+$", host)
+        else f"{host}:{port}"
+        for host, port in zip(hosts, ports, strict=True)
+    ]

@@ -73,9 +73,12 @@ class ClientWords:
         return next(self._found(value), None) is not None
 
     def without(self, value: bytes) -> bytes:
-        """`value` with each word replaced by `x`."""
+        """`value` with each word replaced by `x`, an address also between the dots of an id."""
         for start, end in sorted(self._found(value), reverse=True):
             value = value[:start] + b"x" + value[end:]
+        for address in self.addresses:
+            raw = re.escape(str(address).encode())
+            value = re.sub(rb"(?<![0-9a-f])" + raw + rb"(?![0-9a-f])", b"x", value, flags=re.I)
         return value
 
     def _found(self, value: bytes) -> Iterator[tuple[int, int]]:

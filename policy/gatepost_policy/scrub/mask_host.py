@@ -71,6 +71,6 @@ def telling(value: bytes, name: str, client: ClientWords = NOBODY) -> str | None
         left, host = match.group(1), match.group(2)
         if tells(host, name, client):
             return host.decode("utf-8", "replace")
-        if name in OWN_IDS and client.within(left):
+        if name in OWN_IDS and client.without(left) != left:
             return left.decode("utf-8", "replace")
     return None

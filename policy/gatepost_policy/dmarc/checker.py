@@ -10,6 +10,7 @@ from gatepost_policy.dmarc.evaluate import Why, evaluate
 from gatepost_policy.dmarc.walk import Walk, walk
 from gatepost_policy.dns import Ask, Lookups, Task
 from gatepost_policy.dns import Why as DnsWhy
+from gatepost_policy.dns.task import BROKEN
 from gatepost_policy.mail.address import Address
 from gatepost_policy.mail.facts import Dmarc, Signature, Spf
 
@@ -55,8 +56,10 @@ class Checker:
         def run(ask: Ask) -> _Found:
             return self._find(ask, domain, names)
 
-        late = _Found(Walk(domain, (), str(DnsWhy.TIMEOUT), 0.0, {}), {}, True, {})
-        return Running(domain, Task(run, lookups, deadline, late))
+        def nothing(reason: str) -> _Found:
+            return _Found(Walk(domain, (), reason, 0.0, {}), {}, True, {})
+
+        return Running(domain, Task(run, lookups, deadline, nothing))
 
     def _find(self, ask: Ask, domain: str, names: Sequence[str]) -> _Found:
         author = self._walk(ask, domain)
@@ -102,10 +105,18 @@ class Running:
         self._domain = domain
         self._task = task
 
+    @property
+    def waits(self) -> bool:
+        """True where `finish` would wait for DNS."""
+        return self._task is not None and self._task.waits
+
     def finish(self, signatures: Sequence[Signature], spf: Spf | None) -> tuple[Dmarc, Used]:
         """The result, given what DKIM and SPF came to, and the DNS answers it rests on."""
         if self._task is None:
             return Dmarc("none", self._domain, reason=str(Why.NO_AUTHOR)), {}
         found = self._task.result()
-        result = evaluate(found.author, found.others, found.exists, signatures, spf)
+        try:
+            result = evaluate(found.author, found.others, found.exists, signatures, spf)
+        except Exception:  # a bug of ours must not take the message along
+            result = Dmarc("temperror", self._domain, reason=BROKEN)
         return result, found.used

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from gatepost_policy.dns.answer import TIMEOUT, Answer
+from gatepost_policy.dns.answer import TIMEOUT, Answer, Why
 from gatepost_policy.dns.lookups import Lookups, Pending
 
 Ask = Callable[[str, str], Answer]  # name (lower-case, no end dot), type
 T = TypeVar("T")
 # How long after the deadline a function may still take to end: it has nothing to wait for.
 GRACE_S = 0.25
+BROKEN = "internal-error"
 
 
 class _Miss(BaseException):
@@ -27,21 +28,29 @@ class _Miss(BaseException):
 
 
 class Task(Generic[T]):
-    """One function and its look-ups. `deadline` is monotonic time; `otherwise` the result where
-    the function did not end or could not be run."""
+    """One function and its look-ups. `deadline` is monotonic time; `otherwise` gives the result
+    where there is none, for a reason: `dns-timeout`, or `internal-error` for a bug of ours, which
+    must not take the message along."""
 
-    __slots__ = ("_deadline", "_done", "_lookups", "_run", "_value")
+    __slots__ = ("_deadline", "_done", "_lookups", "_otherwise", "_run", "_value")
 
     def __init__(
-        self, run: Callable[[Ask], T], lookups: Lookups, deadline: float, otherwise: T
+        self,
+        run: Callable[[Ask], T],
+        lookups: Lookups,
+        deadline: float,
+        otherwise: Callable[[str], T],
     ) -> None:
         self._run = run
         self._lookups = lookups
         self._deadline = deadline
-        self._value = otherwise
+        self._otherwise = otherwise
+        self._value: T | None = None
         self._done: threading.Event | None = None
         try:
             self._value = run(self._known)
+        except Exception:
+            self._value = otherwise(BROKEN)
         except _Miss:
             self._done = threading.Event()
             try:
@@ -49,12 +58,17 @@ class Task(Generic[T]):
             except RuntimeError:  # no thread to be had
                 self._done.set()
 
+    @property
+    def waits(self) -> bool:
+        """True where `result` would wait."""
+        return self._done is not None and not self._done.is_set()
+
     def result(self) -> T:
         """What the function came to. Waits until the deadline at most."""
         done = self._done
         if done is not None:
             done.wait(max(self._deadline - time.monotonic(), 0.0) + GRACE_S)
-        return self._value
+        return self._otherwise(str(Why.TIMEOUT)) if self._value is None else self._value
 
     def _known(self, name: str, kind: str) -> Answer:
         found = self._lookups.ask(name, kind)
@@ -74,6 +88,8 @@ class Task(Generic[T]):
     def _wait(self) -> None:
         try:
             self._value = self._run(self._ask)
+        except Exception:
+            self._value = self._otherwise(BROKEN)
         finally:
             if self._done is not None:
                 self._done.set()

@@ -1,9 +1,9 @@
 """One connection to the policy service: bytes in, answers out, in their order.
 
-A request that has to wait for the store or the disk is answered by a task (the store gets
-`policy.timeout_ms`); those behind it wait, and no more are read meanwhile. An exception is a bug:
-it is logged by its type alone (its text may hold what the request held), and the MTA is told that
-we have no opinion.
+A request that has to wait for DNS, the store or the disk is answered by a task (DNS and the store
+get `policy.timeout_ms`); those behind it wait, and no more are read meanwhile. An exception is a
+bug: it is logged by its type alone (its text may hold what the request held), and the MTA is told
+that we have no opinion.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from typing import Protocol
 
 from gatepost_policy.mail.facts import Facts
 from gatepost_policy.policyd.attributes import no_opinion
+from gatepost_policy.policyd.checks import Running
 from gatepost_policy.policyd.requests import Form, ProtocolError, Reader, Request
 from gatepost_policy.policyd.service import Service
 
@@ -109,27 +110,35 @@ class Door(asyncio.Protocol):
         service = self._service = self._server.service
         try:
             facts = service.facts(request, trusted=self._trusted)
+            checks = None if facts is None else service.checker.begin(facts)
+            if checks is not None and not checks.waits:
+                facts, checks = checks.finish(), None
             if facts is None:
                 self._send(no_opinion(request.form))
-            elif service.may_wait(facts):
+            elif checks is not None or service.may_wait(facts):
                 # Later requests wait behind this one: no more are read meanwhile.
                 if self._transport is not None:
                     self._transport.pause_reading()
-                self._task = asyncio.get_running_loop().create_task(self._ask(request, facts))
+                self._task = asyncio.get_running_loop().create_task(
+                    self._ask(request, facts, checks)
+                )
             else:
                 known = service.known.lookup(facts, ask_store=False)
                 self._send(service.answer(request, facts, known))
         except Exception as error:  # a bug must not stop mail: no opinion, and loud in the log
             self._failed(request, error)
 
-    async def _ask(self, request: Request, facts: Facts) -> None:
-        """Answer a request that needs the store, within `policy.timeout_ms`."""
+    async def _ask(self, request: Request, facts: Facts, checks: Running | None) -> None:
+        """Answer a request that needs DNS, or the store, within `policy.timeout_ms`."""
         service = self._service
+        begun = time.monotonic()
         try:
+            if checks is not None:
+                facts = await asyncio.to_thread(checks.finish)
             try:
                 known = await asyncio.wait_for(
                     asyncio.to_thread(service.known.lookup, facts),
-                    service.settings.policy.timeout_ms / 1000,
+                    max(service.settings.policy.timeout_ms / 1000 - time.monotonic() + begun, 0.1),
                 )
             except TimeoutError:
                 known = service.known.lookup(facts, ask_store=False)

@@ -21,6 +21,7 @@ from gatepost_policy.mail.decision import Action, Decision, Reason
 from gatepost_policy.mail.facts import Direction, Facts, Signature, Stage
 from gatepost_policy.monitoring.maillog import MailLog
 from gatepost_policy.policyd import attributes
+from gatepost_policy.policyd.checks import Checker
 from gatepost_policy.policyd.requests import Form, Request
 from gatepost_policy.rules import Known
 
@@ -63,6 +64,7 @@ class Service:
         self.log = log
         self.clock = clock
         # With `store.sync = "power"` each record waits for the disk.
+        self.checker = Checker(settings)
         self.waits_for_disk = settings.store.sync == "power"
         # By message id and whether its teller is believed: a stranger adds nothing to the MTA's.
         self._pending: OrderedDict[tuple[str, bool], _Pending] = OrderedDict()
@@ -119,6 +121,8 @@ class Service:
     def adopt(self, old: "Service") -> None:
         """Take over what `old` was waiting for: the configuration was read again."""
         self._pending = old._pending
+        if old.settings.dkim == self.settings.dkim:
+            self.checker.inherit(old.checker)
 
     def tick(self) -> None:
         """Forget signatures whose message never came. Call it now and then."""

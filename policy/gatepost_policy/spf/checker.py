@@ -16,7 +16,6 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from gatepost_policy.dns import Ask, Lookups, Task
-from gatepost_policy.dns import Why as DnsWhy
 from gatepost_policy.mail.address import Address, canonical_domain
 from gatepost_policy.mail.facts import Spf, SpfCheck
 from gatepost_policy.spf.evaluate import Verdict, evaluate, is_domain
@@ -70,8 +69,10 @@ class Checker:
             self._remember(client, domain, verdict)
             return verdict
 
-        late = SpfCheck("temperror", domain, None, str(DnsWhy.TIMEOUT))
-        return Task(run, lookups, deadline, Verdict(late, 0.0, _NOTHING, False))
+        def nothing(reason: str) -> Verdict:
+            return Verdict(SpfCheck("temperror", domain, None, reason), 0.0, _NOTHING, False)
+
+        return Task(run, lookups, deadline, nothing)
 
     def _remember(self, client: Client, domain: str, verdict: Verdict) -> None:
         if verdict.personal or verdict.until <= self._clock():
@@ -92,6 +93,11 @@ class Running:
     def __init__(self, mail_from: Verdict | Task[Verdict], helo: Verdict | Task[Verdict]) -> None:
         self._mail_from = mail_from
         self._helo = helo
+
+    @property
+    def waits(self) -> bool:
+        """True where `finish` would wait for DNS."""
+        return any(isinstance(one, Task) and one.waits for one in (self._mail_from, self._helo))
 
     def finish(self) -> Outcome:
         """What came of it, by the deadline at the latest."""

@@ -41,7 +41,6 @@ class Why(StrEnum):
     VOID = "too-many-void-lookups"  # over 2 look-ups found nothing
     TOO_LONG = "record-too-long"  # over 8192 octets, 512 terms, or 512 characters in one of them
     MISSING = "no-record-included"  # include: or redirect= names a domain without a record
-    INTERNAL = "internal-error"  # a bug: nothing is known
 
 
 class Verdict:

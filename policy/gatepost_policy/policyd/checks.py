@@ -1,0 +1,76 @@
+"""SPF and DMARC of the messages that Exim reports: what the milter evaluates beside DKIM.
+
+The look-ups run beside the event loop; `Running.finish` waits for them in a thread. Their time ends
+before `policy.timeout_ms` does, so that a trap is refused also where DNS is dead.
+"""
+
+import time
+from dataclasses import replace
+
+from gatepost_policy import dmarc, spf
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.dns import Lookups
+from gatepost_policy.mail.address import canonical_domain
+from gatepost_policy.mail.facts import Direction, Facts, Stage
+
+SHARE = 0.75  # of policy.timeout_ms
+
+
+class Checker:
+    """One for a process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lookups = Lookups(settings.dkim)
+        self._spf = spf.Checker()
+        self._dmarc = dmarc.Checker()
+
+    def inherit(self, old: "Checker") -> None:
+        """Go on with what `old` has learned from DNS: the configuration was read again."""
+        self._lookups, self._spf, self._dmarc = old._lookups, old._spf, old._dmarc
+
+    def begin(self, facts: Facts) -> "Running | None":
+        """Start the checks of a whole message; None where there is nothing to check."""
+        client, settings = facts.client.address, self._settings
+        if facts.stage is not Stage.END or facts.direction is not Direction.INBOUND:
+            return None
+        # A relay of our own forwards what others sent: its address is not the sender's.
+        if client is None or facts.trusted_relay:
+            return None
+        if not settings.spf.check and not settings.dmarc.check:
+            return None
+        most = min(settings.dkim.message_timeout_ms, SHARE * settings.policy.timeout_ms)
+        deadline = time.monotonic() + most / 1000
+        running = Running(facts)
+        if settings.spf.check:
+            running.spf = self._spf.begin(
+                self._lookups, client, facts.sender, facts.client.helo, deadline
+            )
+        if settings.dmarc.check:
+            sender = facts.sender.domain or canonical_domain(facts.client.helo or "")
+            others = [*(s.domain for s in facts.signatures), sender]
+            running.dmarc = self._dmarc.begin(self._lookups, facts.header_from, others, deadline)
+        return running
+
+
+class Running:
+    """The checks of one message, under way."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self.spf: spf.Running | None = None
+        self.dmarc: dmarc.Running | None = None
+
+    @property
+    def waits(self) -> bool:
+        """True where `finish` would wait for DNS."""
+        running = (self.spf, self.dmarc)
+        return any(one is not None and one.waits for one in running)
+
+    def finish(self) -> Facts:
+        """The facts with what came of the checks."""
+        found_spf = None if self.spf is None else self.spf.finish().spf
+        found_dmarc = None
+        if self.dmarc is not None:
+            found_dmarc, _ = self.dmarc.finish(self._facts.signatures, found_spf)
+        return replace(self._facts, spf=found_spf, dmarc=found_dmarc)

@@ -4,6 +4,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,12 @@ def message(
         ),
         size=2_000 + number,
         message_id=message_id or f"<{number}@sender.example>",
-        signatures=signatures,
+        signatures=tuple(
+            # Addressed to who got it here, unless the test says otherwise.
+            replace(s, addressed=s.addressed or ("trap" if traps and not to else "recipient"))
+            for s in signatures
+        ),
+        marks=frozenset(),
     )
     seen = record.Seen(kind, facts, Decision(action, reason), traps, key, instance)
     got: record.Json = json.loads(json.dumps(record.message(seen)))

@@ -23,7 +23,9 @@ from gatepost_policy.config.settings import Submission
 from gatepost_policy.mail import address
 from gatepost_policy.mail.decision import Edit, Reason
 from gatepost_policy.mail.facts import Direction, Facts
-from gatepost_policy.rules import Known, Listed
+from gatepost_policy.mail.organisation import organisation
+from gatepost_policy.rules import Good, Known, Listed, Past
+from gatepost_policy.rules.known import Signer
 
 ALL = casefile.everything()
 names = [case.name for case in ALL]
@@ -55,8 +57,14 @@ class Knowledge:
             traps=found,
             listed=held,
             repeat=tuple(i for i in ours if i in self.repeat),
-            good_messages=self.good,
+            past=self.past(facts),
         )
+
+    def past(self, facts: Facts) -> Past:
+        """So many good messages, of the client and of whoever signed."""
+        good = Good(messages=self.good, old=self.good, days=self.good)
+        signers = {organisation(d): Signer(good=good) for d in facts.aligned_domains()}
+        return Past(client=good, signers=signers)
 
 
 def _holds(identity: object, facts: Facts) -> bool:

@@ -153,9 +153,10 @@ def test_good_messages_and_repeat(state: KnownState, engine: Engine, settings: S
     publish(engine, settings)
     time.sleep(0.11)
     got = state.lookup(facts("trap@home.example"))
-    assert (got.good_messages, got.repeat) == (6, ())
-    assert state.lookup(facts("trap@home.example"), ask_store=False).good_messages is None
-    assert state.lookup(facts("u@home.example")).good_messages is None
+    assert got.past is not None and got.repeat == ()
+    assert got.past.client.messages == 6
+    assert state.lookup(facts("trap@home.example"), ask_store=False).past is None
+    assert state.lookup(facts("u@home.example")).past is None
     slow = state.lookup(facts("u@home.example", client="192.0.2.9")).repeat
     assert [i.value for i in slow] == ["192.0.2.9/32"]
 

@@ -23,7 +23,7 @@ from gatepost_policy.mail.facts import (
     Source,
     Stage,
 )
-from gatepost_policy.rules import Known, Listed, blame
+from gatepost_policy.rules import Good, Known, Listed, Past, blame
 
 AT = 1_790_000_000.0
 TRAP, USER, ABUSE = "trap@home.example", "user@home.example", "abuse@home.example"
@@ -36,6 +36,7 @@ def settings(**tables: dict[str, Any]) -> Settings:
 def signed(domain: str, **values: Any) -> Signature:
     base: dict[str, Any] = {
         "algorithm": "rsa-sha256", "key_bits": 2048, "crypto": "pass", "result": "pass",
+        "addressed": "trap",
     }  # fmt: skip
     return Signature(domain=domain, **{**base, **values})
 
@@ -48,6 +49,11 @@ def facts(
     values.setdefault("client", Client(Family.IPV4, ip, 4000, values.pop("name", None)))
     recipients = tuple(Recipient(address.parse(a), a not in refused) for a in (*to, *refused))
     return Facts(at=AT, recipients=recipients, **values)
+
+
+def good(messages: int) -> Past:
+    """A client with so many good messages on so many days."""
+    return Past(client=Good(messages=messages, old=messages, days=messages))
 
 
 def known(*traps: str, **values: Any) -> Known:
@@ -109,11 +115,11 @@ CASES: list[tuple[str, Facts, Known, dict[str, Any], tuple[str, str, str], tuple
      {"sender": {"never_list": ["203.0.113.9", "2001:db8::/32"]}}, ("reject", "trap", ""), ()),
     ("own domain", facts(TRAP, **MINE), known(TRAP), {"sender": {"own_domains": ["spam.example"]}},
      ("reject", "never-list", ""), ()),
-    ("shared client", facts(TRAP), known(TRAP, good_messages=5), {},
+    ("shared client", facts(TRAP), known(TRAP, past=good(5)), {},
      ("reject", "shared-client", ""), ()),
-    ("shared client, but signed", facts(TRAP, **MINE), known(TRAP, good_messages=5), {},
+    ("shared client, but signed", facts(TRAP, **MINE), known(TRAP, past=good(5)), {},
      ("reject", "trap", ""), ()),
-    ("a store that cannot say", facts(TRAP), known(TRAP, good_messages=None), {},
+    ("a store that cannot say", facts(TRAP), known(TRAP, past=None), {},
      ("reject", "trap", ""), ()),
     ("mixed", facts(TRAP, USER), known(TRAP), {}, ("accept", "trap-mixed", ""), (TRAP,)),
     ("mixed, reject", facts(TRAP, USER), known(TRAP), {"trap": {"mixed": "reject"}},
@@ -167,7 +173,7 @@ CASES: list[tuple[str, Facts, Known, dict[str, Any], tuple[str, str, str], tuple
      ("accept", "trusted-relay", ""), ()),
     ("over limit", facts(USER, over_limit="x"), known(), {}, ("accept", "unscanned", ""), ()),
     ("over limit to a trap", facts(TRAP, over_limit="x"), known(TRAP),
-     {}, ("reject", "trap", ""), ()),
+     {}, ("reject", "not-verified", ""), ()),
     ("over limit, listed", facts(USER, over_limit="x"), known(listed=LISTED_PREFIX), TEMPFAIL,
      ("accept", "unscanned", ""), ()),
     ("over limit, refused", facts(USER, over_limit="x"), known(),
@@ -180,9 +186,9 @@ CASES: list[tuple[str, Facts, Known, dict[str, Any], tuple[str, str, str], tuple
      ("accept", "no-bad-signal", "trap"), ()),
     ("trap rule off", facts(TRAP), known(TRAP), {"rules": {"trap": {"mode": "off"}}},
      ("accept", "no-bad-signal", ""), ()),
-    ("exemption in the shadow", facts(TRAP), known(TRAP, good_messages=9),
+    ("exemption in the shadow", facts(TRAP), known(TRAP, past=good(9)),
      {"rules": {"shared-client": {"mode": "shadow"}}}, ("reject", "trap", "shared-client"), ()),
-    ("exemption off", facts(TRAP), known(TRAP, good_messages=9),
+    ("exemption off", facts(TRAP), known(TRAP, past=good(9)),
      {"rules": {"shared-client": {"mode": "off"}}}, ("reject", "trap", ""), ()),
     ("listed rule in the shadow", facts(USER), known(listed=LISTED_PREFIX),
      {**TEMPFAIL, "rules": {"listed": {"mode": "shadow"}}},
@@ -234,7 +240,7 @@ BLAMES: list[tuple[str, Facts, Known, dict[str, Any], str, tuple[str, ...]]] = [
     ("v6 is a /64", facts(TRAP, client="2001:db8:1:2:3:4:5:6"), known(TRAP), {}, "trap",
      ("2001:db8:1:2::/64",)),
     ("the domain alone", facts(TRAP, **MINE), known(TRAP), {}, "trap", ("spam.example",)),
-    ("the domain even of a shared client", facts(TRAP, **MINE), known(TRAP, good_messages=99), {},
+    ("the domain even of a shared client", facts(TRAP, **MINE), known(TRAP, past=good(99)), {},
      "trap", ("spam.example",)),
     ("signed by another", facts(TRAP, signatures=(signed("other.example"),)), known(TRAP), {},
      "trap", ("192.0.2.7/32",)),
@@ -252,12 +258,12 @@ BLAMES: list[tuple[str, Facts, Known, dict[str, Any], str, tuple[str, ...]]] = [
      {"rules": {"never-list": {"mode": "off"}}}, "trap", ()),
     ("bounce", facts(TRAP, **NULL), known(TRAP), {}, "backscatter", ()),
     ("forwarder", facts(TRAP, **SRS), known(TRAP), {}, "forwarder", ()),
-    ("shared client", facts(TRAP), known(TRAP, good_messages=5), {}, "shared-client", ()),
+    ("shared client", facts(TRAP), known(TRAP, past=good(5)), {}, "shared-client", ()),
     ("own user", facts(TRAP, **OURS), known(TRAP), {}, "own-user-trap", ()),
     ("backup MX", facts(TRAP, trusted_relay=True), known(TRAP), {}, "trusted-relay", ()),
     ("own network", facts(TRAP), known(TRAP),
      {"submission": {"networks": [ip_network("192.0.2.0/24")]}}, "never-list", ()),
-    ("nothing was looked at", facts(TRAP, over_limit="x"), known(TRAP), {}, "trap", ()),
+    ("nothing was looked at", facts(TRAP, over_limit="x"), known(TRAP), {}, "not-verified", ()),
     ("only tried out", facts(TRAP), known(TRAP),
      {"rules": {"trap": {"mode": "shadow"}}}, "trap", ()),
     ("no client", replace(facts(TRAP), client=Client()), known(TRAP), {}, "trap", ()),

@@ -97,6 +97,11 @@ def _print(result: "Result", limit: int) -> None:
 
     number = plural(result.messages, "message")
     click.echo(f"{number}, {result.changed} would have been decided differently")
+    if result.not_known:
+        hits = plural(result.not_known, "trap hit")
+        click.echo(
+            f"{hits}: not known, recorded before SPF, signed addressees and header marks were"
+        )
     if not result.changed:
         return
     to = console(sys.stdout)

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from gatepost_milter.doctor import exim_around
 from gatepost_milter.doctor.exim_config import EximConfig, Statement
 from gatepost_milter.doctor.finding import Finding
 from gatepost_milter.doctor.sockets import reachable
@@ -22,7 +21,7 @@ _SOCKET = re.compile(r"\$\{readsocket\{\s*((?:inet:|/)[^{},]+)")
 def check(config: EximConfig, settings: Settings) -> tuple[Finding, ...]:
     """Every finding; none means right."""
     return (*_sockets(config, settings), *_stages(config), *_scrub(config, settings),
-            *exim_around.check(config, settings), *_reachable(settings))  # fmt: skip
+            *_reachable(settings))  # fmt: skip
 
 
 def _spelling(address: SocketAddress) -> str:

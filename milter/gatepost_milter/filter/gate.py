@@ -21,6 +21,7 @@ from gatepost_policy.journal import Writer, record
 from gatepost_policy.journal.capture import Capture, Sink
 from gatepost_policy.lookup import KnownState
 from gatepost_policy.mail import address, received
+from gatepost_policy.mail.addressed import addressed
 from gatepost_policy.mail.decision import (
     HEADER_TOO_LARGE,
     INTERNAL,
@@ -205,11 +206,24 @@ class Gate:
                 dmarc=outcome.dmarc,
             )
         known = self.known.lookup(seen)
+        if known.traps:
+            seen = self._addressed(seen)
         decision = judge(seen, known, self.settings)
         edits = NO_EDITS
         if decision.action is Action.ACCEPT and not seen.trusted_relay:
             edits = self._marks(connection, message, seen, decision)
         return Verdict(seen, decision, edits, known.traps)
+
+    def _addressed(self, seen: Facts) -> Facts:
+        """`seen` with what its signatures' To and Cc say, now that the traps are known."""
+        is_trap = self.known.is_trap
+        signatures = tuple(
+            replace(s, addressed=addressed(s.signed_to, seen.recipients, is_trap))
+            if s.signed_to is not None
+            else s
+            for s in seen.signatures
+        )
+        return replace(seen, signatures=signatures)
 
     def _marks(
         self, connection: Connection, message: Message, seen: Facts, decision: Decision

@@ -8,7 +8,7 @@ the record of the next. Values stay bytes until they are parsed here, once.
 from dataclasses import dataclass, field
 
 from gatepost_milter.protocol.peer import INET, INET6, UNIX, Peer
-from gatepost_policy.mail import address, client_address
+from gatepost_policy.mail import address, client_address, marks
 from gatepost_policy.mail.facts import (
     Arc,
     Client,
@@ -154,6 +154,7 @@ def facts(
         arc=arc,
         spf=spf,
         dmarc=dmarc,
+        marks=marks.read(message.values) if message.complete else None,
         over_limit=message.over_limit,
         relayed=relayed,
         login=message.login,

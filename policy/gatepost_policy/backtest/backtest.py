@@ -2,12 +2,12 @@
 
 How it works: inbound messages pass by in the order of their time, and with them everything that the
 rules remember is lived through again in memory (`simulate.Life`): listings with their doubling and
-their ends, the operator's own listings, shared clients, repeat senders. Nothing is written.
+their ends, the operator's own listings, good mail, repeat senders. Nothing is written.
 Most mail is nobody's who ever hit a trap: it is compared without being looked at closely, because
 all that a rule could know about it is nothing. Only the rest is loaded whole and judged.
 
 Limits: traps are those that are marked in the history (`trap_marks` keeps the marks), the direction
-is as it was recorded, promotion of IPv6 prefixes is not lived through again.
+is as it was recorded.
 """
 
 from collections import Counter, deque
@@ -21,7 +21,7 @@ from sqlalchemy import Connection, func, select
 from gatepost_policy.backtest.simulate import OVER_LIMIT, Decided, Life
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.ingest import rows
-from gatepost_policy.mail import address, dkim_reason
+from gatepost_policy.mail import address, dkim_reason, marks
 from gatepost_policy.mail.decision import Action, Reason
 from gatepost_policy.mail.facts import (
     Client,
@@ -31,6 +31,8 @@ from gatepost_policy.mail.facts import (
     Recipient,
     Signature,
     Source,
+    Spf,
+    SpfCheck,
     Stage,
 )
 from gatepost_policy.store.tables import Message
@@ -72,6 +74,7 @@ class Result:
     """What a rule set would have changed. `examples` are the newest differences, newest last."""
 
     messages: int = 0
+    not_known: int = 0  # trap hits that keep their decision: their rows do not know enough
     changes: Counter[tuple[Decided, Decided]] = field(default_factory=Counter)
     senders: Counter[tuple[str, Decided, Decided]] = field(default_factory=Counter)
     examples: deque[Difference] = field(default_factory=lambda: deque(maxlen=EXAMPLES_MAX))
@@ -100,6 +103,7 @@ class Result:
         return {
             "messages": self.messages,
             "changed": self.changed,
+            "not_known": self.not_known,
             "by_reason": [
                 {**both(old, new), "messages": n} for (old, new), n in self.changes.most_common()
             ],
@@ -124,6 +128,16 @@ def run(
     what the database raises.
     """
     life = Life(connection, settings)
+    try:
+        result = _lived(connection, life, since, progress)
+    finally:
+        life.close()
+    return result
+
+
+def _lived(
+    connection: Connection, life: Life, since: float | None, progress: Callable[[int], None]
+) -> Result:
     result = Result()
     for chunk in _chunks(connection):
         # This loop sees every message there ever was: plain tuples, and no call for most of them.
@@ -139,7 +153,10 @@ def run(
             number, at, action, reason, *_ = message
             row = closer.get(number)
             if row is not None:
-                new = life.judge(_facts(row), row)
+                before = life.not_known
+                new = life.judge(_facts(row), row, (action, reason))
+                if life.not_known > before and (since is None or at >= since):
+                    result.not_known += 1
                 if (action, reason) != new and (since is None or at >= since):
                     result.add(_difference(message, row, new))
             elif action != _QUIET[0] or reason != _QUIET[1]:
@@ -217,7 +234,18 @@ def _facts(row: rows.Row) -> Facts:
         ),
         message_id=stored.message_id,
         signatures=tuple(_signature(s) for s in row.signatures),
+        spf=_spf(stored),
+        marks=marks.from_text(stored.marks),
         over_limit="recorded" if stored.reason in OVER_LIMIT else None,
+    )
+
+
+def _spf(stored: rows.MessageRow) -> Spf | None:
+    if stored.spf is None:
+        return None  # not evaluated, or by an earlier release
+    return Spf(
+        mail_from=SpfCheck(stored.spf, stored.spf_domain, stored.spf_mechanism, None),
+        helo=SpfCheck(stored.helo_spf or "none", stored.helo_spf_domain),
     )
 
 
@@ -234,4 +262,6 @@ def _signature(s: rows.SignatureRow) -> Signature:
         reason=dkim_reason.read(s.reason),
         unsigned_bytes=s.unsigned_bytes,
         flags=tuple(s.flags.split(",")) if s.flags else (),
+        b_hash=s.b_hash,
+        addressed=s.addressed,
     )

@@ -252,6 +252,8 @@ class Sender(Section):
     good_messages: int = Field(default=5, ge=1)
     good_window: Seconds = 30 * 86_400
     promotion: Literal["off", "shadow", "enforce"] = "shadow"
+    excuses: int = Field(default=2, ge=0, le=30)
+    trap_ratio: float = Field(default=0.05, ge=0, le=1)
     never_list: tuple[Domain, ...] = DEFAULT_NEVER_LIST
     own_domains: tuple[Domain, ...] = ()
     repeat_messages: int = Field(default=3, ge=2)

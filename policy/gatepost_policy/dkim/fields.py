@@ -10,7 +10,7 @@ for dkimpy also strips VT and FF, which are no white space to RFC 6376 2.8.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 CRLF = b"\r\n"
 CR, VT, FF = 0x0D, 0x0B, 0x0C
@@ -106,3 +106,16 @@ class Fields:
                 text = done[index] = name + b":" + relaxed_value(self.all[index][1])
             out.append(text)
         return out
+
+    def covered(self, names: Sequence[bytes], wanted: Iterable[bytes]) -> list[bytes]:
+        """The values of the fields called `wanted` that an `h=` of `names` covers.
+
+        RFC 6376 5.4.2: counted from below; what was put on top of the signed ones is not covered.
+        """
+        where = self.by_name()
+        found: list[bytes] = []
+        for name in wanted:
+            places = where.get(name)
+            if places is not None and (signed := names.count(name)):
+                found += [self.all[index][1] for index in places[-signed:]]
+        return found

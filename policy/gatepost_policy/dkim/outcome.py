@@ -5,6 +5,7 @@ store keeps; `refusal` says why a key may not be used for a claim.
 """
 
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 from gatepost_policy.dkim.keys import Key
@@ -40,7 +41,12 @@ def recorded(
     key: Key | None = None,
     crypto: str | None = None,
     size: int | None = None,
+    signed_to: tuple[str, ...] | None = None,
 ) -> Signature:
+    """The record of one signature: what it claims, `why` it did not simply pass, and the rest.
+
+    `size` is how many octets the canonical body has, `signed_to` whom its To and Cc name.
+    """
     flags = []
     unsigned = None
     if claim.expired and why is not Why.SKIPPED and claim.fault is None:
@@ -79,4 +85,6 @@ def recorded(
         unsigned_bytes=unsigned,
         flags=tuple(flags),
         b_prefix=claim.b_prefix,
+        b_hash=blake2b(claim.b, digest_size=8).hexdigest() if claim.b else None,
+        signed_to=signed_to,
     )

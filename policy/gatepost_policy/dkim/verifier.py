@@ -34,6 +34,7 @@ from gatepost_policy.dkim.signature import Claim, is_public_suffix, read, withou
 from gatepost_policy.dns import TIMEOUT, Answer, Lookups, Pending
 from gatepost_policy.mail import address
 from gatepost_policy.mail.address import is_within
+from gatepost_policy.mail.addressed import addresses
 from gatepost_policy.mail.facts import Signature
 
 MAX_KEYS = 3  # of one name that are tried for a signature
@@ -209,7 +210,9 @@ class Message:
             why = Why.WEAK_HASH
         elif key.kind == "rsa" and key.bits < self._settings.min_key_bits:
             why = Why.WEAK_KEY
-        return recorded(claim, claim.fault or refused or why, key=key, crypto=crypto, size=size)
+        signed_to = addresses(self._fields.covered(claim.names, (b"to", b"cc")))
+        why = claim.fault or refused or why
+        return recorded(claim, why, key=key, crypto=crypto, size=size, signed_to=signed_to)
 
     def _answer(self, lookup: Answer | Pending | None) -> Answer:
         if not isinstance(lookup, Pending):

@@ -75,6 +75,7 @@ class MessageRow:
     dmarc_aligned: str | None
     dmarc_reason: str | None
     trail: str | None
+    marks: str | None
 
 
 @dataclass(slots=True)
@@ -102,6 +103,8 @@ class SignatureRow:
     result: str
     reason: str | None
     flags: str | None
+    b_hash: str | None
+    addressed: str | None
 
     @property
     def proven(self) -> bool:
@@ -272,6 +275,7 @@ def read(data: Json, learned: float) -> Row:
     message.relay = bool(data.get("relay"))
     message.traps = traps
     _fill_checks(message, data)
+    message.marks = data.get("marks")
     return Row(
         message=message,
         recipients=recipients,
@@ -364,6 +368,8 @@ def _signature(s: Json) -> SignatureRow:
     signature.result = s["result"]
     signature.reason = None if why is None else why.value
     signature.flags = ",".join(flags) if flags else None
+    signature.b_hash = get("b_hash")
+    signature.addressed = get("addressed")
     return signature
 
 

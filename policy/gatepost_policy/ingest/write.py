@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from gatepost_policy import traps
+from gatepost_policy import config, traps
+from gatepost_policy.config import own_names
 from gatepost_policy.ingest import deltas, merge, rows
 from gatepost_policy.ingest.rows import Row
 from gatepost_policy.ingest.totals import write_sums
@@ -147,7 +148,8 @@ def _judge(
         and ((one.holder.hit if one.record is one.holder else one.hit) or one.holder.merged)
     ]
     if fresh:
-        changes = listings.apply(connection, fresh, settings)
+        own = own_names.read(config.state_dir(settings))
+        changes = listings.apply(connection, fresh, settings, own)
         outcome.listings, outcome.repeat = changes.listings, changes.repeat
     first, last = min(row.at for row in inbound), max(row.at for row in inbound)
     # A RCPT TO that joins a stored row makes its sender no later than that row.

@@ -17,7 +17,8 @@ from dataclasses import dataclass, fields
 from ipaddress import ip_address
 from typing import Any
 
-from gatepost_policy.mail import address, dkim_reason
+from gatepost_policy.mail import address, dkim_reason, marks
+from gatepost_policy.mail.addressed import addressed
 from gatepost_policy.mail.decision import Action, Decision, Reason
 from gatepost_policy.mail.facts import (
     Arc,
@@ -85,11 +86,12 @@ def message(seen: Seen) -> Json:
         ],
         "size": facts.size,
         "message_id": facts.message_id,
-        "signatures": [_signature(s) for s in facts.signatures],
+        "signatures": [_signature(s, facts.recipients) for s in facts.signatures],
         "arc": None if facts.arc is None else [facts.arc.cv, facts.arc.reason],
         "spf": None if facts.spf is None else _spf(facts.spf),
         "dmarc": None if facts.dmarc is None else _dmarc(facts.dmarc),
         "over_limit": facts.over_limit,
+        "marks": marks.text(facts.marks),
         "action": decision.action,
         "reason": decision.reason,
         "shadow": list(decision.shadow),
@@ -99,13 +101,17 @@ def message(seen: Seen) -> Json:
     }
 
 
-_SIGNATURE = tuple(field.name for field in fields(Signature))
+# Whom a signature's To names is recorded as a word only.
+_SIGNATURE = tuple(field.name for field in fields(Signature) if field.name != "signed_to")
 
 
-def _signature(signature: Signature) -> Json:
+def _signature(signature: Signature, recipients: tuple[Recipient, ...]) -> Json:
     # Not `asdict`: it copies deeply, and costs 12 us of every message.
     found = ((name, getattr(signature, name)) for name in _SIGNATURE)
-    return {name: value for name, value in found if value is not None and value != ()}
+    out = {name: value for name, value in found if value is not None and value != ()}
+    if signature.signed_to is not None and signature.addressed is None:
+        out["addressed"] = addressed(signature.signed_to, recipients)
+    return out
 
 
 def _read_signature(s: Json) -> Signature:
@@ -211,6 +217,7 @@ def read_seen(data: Json) -> Seen:
         spf=_read_spf(data.get("spf")),
         dmarc=_read_dmarc(data.get("dmarc")),
         over_limit=data.get("over_limit"),
+        marks=marks.from_text(data.get("marks")),
     )
     decision = Decision(
         action=Action(data["action"]),

@@ -2,7 +2,8 @@
 
 from gatepost_policy.listings.automatic import apply, holding
 from gatepost_policy.listings.by_hand import forgive, identify, punish
-from gatepost_policy.listings.repeats import flag_repeat, good_messages, repeating
+from gatepost_policy.listings.past import gather
+from gatepost_policy.listings.repeats import flag_repeat, repeating
 from gatepost_policy.listings.table import Fresh
 
 __all__ = [
@@ -10,7 +11,7 @@ __all__ = [
     "apply",
     "flag_repeat",
     "forgive",
-    "good_messages",
+    "gather",
     "holding",
     "identify",
     "punish",

@@ -22,13 +22,14 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, RowMapping, delete, func, select, update
 
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.listings import promotion, table
+from gatepost_policy.listings import hits, past, promotion, table
 from gatepost_policy.listings.promotion import CHILDREN_MAX
-from gatepost_policy.listings.repeats import good_messages
 from gatepost_policy.listings.table import Fresh
 from gatepost_policy.mail import index_key
 from gatepost_policy.mail.decision import Action, Reason
 from gatepost_policy.mail.facts import Direction, Identity, IdentityKind, Source
+from gatepost_policy.mail.organisation import organisation
+from gatepost_policy.mail.own import NOTHING_OWN, Own
 from gatepost_policy.rules import Known, blame
 from gatepost_policy.store import revision
 from gatepost_policy.store.tables import Evidence, Listing, Message, SenderIdentity
@@ -48,10 +49,13 @@ class Changes:
         return self.listings or self.repeat
 
 
-def apply(connection: Connection, rows: Sequence[Fresh], settings: Settings) -> Changes:
+def apply(
+    connection: Connection, rows: Sequence[Fresh], settings: Settings, own: Own = NOTHING_OWN
+) -> Changes:
     """List whoever is to blame for the trap hits among fresh message rows, oldest first.
 
-    The revision is bumped where anything changed. Rows of an imported log list nobody.
+    The revision is bumped where anything changed. Rows of an imported log list nobody. `own` is
+    what is ours without being configured.
     """
     listed = False
     for row in rows:
@@ -61,27 +65,28 @@ def apply(connection: Connection, rows: Sequence[Fresh], settings: Settings) -> 
         if not row.seen.traps or facts.direction is not Direction.INBOUND:
             continue
         if facts.source in (Source.MILTER, Source.POLICY):
-            listed |= _hit(connection, row, settings)
+            listed |= _hit(connection, row, settings, own)
     if listed:
         revision.bump(connection, "listings")
     return Changes(listings=listed)
 
 
-def _hit(connection: Connection, row: Fresh, settings: Settings) -> bool:
+def _hit(connection: Connection, row: Fresh, settings: Settings, own: Own) -> bool:
     """One message to traps: list or go on listing whoever is to blame. True for any change."""
     facts = row.seen.facts
-    good = None
-    prefix = facts.client.prefix
-    if prefix is not None and not facts.aligned_domains():
-        good = good_messages(connection, prefix, facts.at, settings)
-    known = Known(traps=frozenset(row.seen.traps), good_messages=good)
+    before = past.gather(connection, facts, settings, without=(row.message_id, *row.replaces))
+    known = Known(traps=frozenset(row.seen.traps), past=before, own=own)
+    found = blame.blame(facts, known, settings)
+    hits.remember(connection, row, found)
     changed = False
-    for identity in blame.blame(facts, known, settings).identities:
-        changed |= _list(connection, row, identity, settings)
+    for identity in found.identities:
+        changed |= _list(connection, row, identity, found.reason, settings)
     return changed
 
 
-def _list(connection: Connection, row: Fresh, identity: Identity, settings: Settings) -> bool:
+def _list(
+    connection: Connection, row: Fresh, identity: Identity, reason: Reason, settings: Settings
+) -> bool:
     at = row.seen.facts.at
     identity = replace(identity, value=index_key.clean(identity.value))
     last = table.newest(connection, identity.kind, identity.value)
@@ -108,9 +113,15 @@ def _list(connection: Connection, row: Fresh, identity: Identity, settings: Sett
         if len(siblings) >= CHILDREN_MAX and identity.value not in siblings:
             return False
     seconds = blame.listing_seconds(previous, bool(repeat), settings)
-    table.begin(connection, row, identity.kind, identity.value, seconds, Reason.TRAP, network)
-    if network is not None and settings.sender.promotion != "off":
+    if identity.kind is IdentityKind.DKIM:
+        network = organisation(identity.value)
+    table.begin(connection, row, identity.kind, identity.value, seconds, reason, network)
+    if settings.sender.promotion == "off" or network is None:
+        return True
+    if identity.kind is IdentityKind.PREFIX:
         promotion.promote(connection, row, identity.value, network, siblings, seconds)
+    else:
+        promotion.promote_signers(connection, row, network, seconds, settings)
     return True
 
 
@@ -146,6 +157,7 @@ def _is_retry(connection: Connection, row: Fresh, last: RowMapping) -> bool:
 
 def _take_back(connection: Connection, void: Sequence[int]) -> bool:
     """Undo what void rows have caused: their evidence goes, and a listing that had no other."""
+    hits.forget(connection, void)
     evidence = connection.execute(
         select(Evidence.listing_id).where(Evidence.message_id.in_(void)).distinct()
     ).scalars().all()  # fmt: skip

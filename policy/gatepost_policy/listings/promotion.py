@@ -1,4 +1,8 @@
-"""Promotion: where many /64s of one IPv6 network are listed, their /56 and /48 become suspects.
+"""Promotion: what several listed ones have in common becomes a suspect.
+
+Three /64s of one IPv6 network within a day make their /56 one, three such /56s their /48; three
+listed d= of one organisation within SIGNERS_S make the organisation one, and three that one client
+brought make that client one, unless many share it.
 
 What a suspect gets is `sender.promotion` (rules): by default it is only recorded, because hosters
 put strangers next to each other.
@@ -13,14 +17,18 @@ from ipaddress import IPv6Network
 
 from sqlalchemy import Connection, select
 
+from gatepost_policy.config.settings import Settings
 from gatepost_policy.listings import table
+from gatepost_policy.listings.past import client_good
 from gatepost_policy.listings.table import Fresh
-from gatepost_policy.store.tables import Listing
+from gatepost_policy.mail.real_address import names_nobody
+from gatepost_policy.store.tables import Evidence, Listing, TrapHit
 
 CHILDREN_MAX = 256
 PROMOTE_CHILDREN = 3
 DAY_S = 86_400
-KIND = "promoted"
+SIGNERS_S = 30 * DAY_S
+KIND, KIND_SIGNER = "promoted", "promoted-dkim"
 
 
 def network_of(prefix: str) -> str | None:
@@ -59,7 +67,6 @@ def promote(
     seconds: int,
 ) -> None:
     """Three listed /64s within a day make their /56 a suspect, three such /56s their /48."""
-    at = row.seen.facts.at
     groups: dict[str, set[str]] = {}
     for child in {*siblings, value}:
         groups.setdefault(_parent(child), set()).add(child)
@@ -68,8 +75,66 @@ def promote(
     if len(groups) >= PROMOTE_CHILDREN:
         wanted.append(network)
     for parent in wanted:
-        last = table.newest(connection, KIND, parent)
-        if last is not None and last["forgiven"] is None and at < last["until"]:
-            table.add_hit(connection, row, last["id"])
-        else:
-            table.begin(connection, row, KIND, parent, seconds, "promotion", None)
+        _suspect(connection, row, parent, seconds)
+
+
+def promote_signers(
+    connection: Connection, row: Fresh, organisation: str, seconds: int, settings: Settings
+) -> None:
+    """Three listed d= of `organisation` make it a suspect, three from one client that client."""
+    facts = row.seen.facts
+    since = facts.at - SIGNERS_S
+    domains = connection.scalars(
+        select(Listing.value)
+        .where(
+            Listing.network == organisation,
+            Listing.since > since,
+            Listing.kind == "dkim",
+            Listing.forgiven.is_(None),
+        )
+        .distinct()
+        .limit(PROMOTE_CHILDREN)
+    ).all()
+    # The organisation's own name, listed, covers all below it already.
+    if len(domains) >= PROMOTE_CHILDREN and organisation not in domains:
+        _suspect(connection, row, organisation, seconds, KIND_SIGNER)
+    prefix = facts.client.prefix
+    address = facts.client.address
+    if prefix is None or address is None or names_nobody(address):
+        return
+    if _signers_of(connection, prefix, since) < PROMOTE_CHILDREN:
+        return
+    if not client_good(connection, prefix, facts.at, settings).counts(
+        settings.sender.good_messages
+    ):
+        _suspect(connection, row, prefix, seconds)
+
+
+def _signers_of(connection: Connection, prefix: str, since: float) -> int:
+    """How many listed d= this client brought to traps, PROMOTE_CHILDREN at most."""
+    return len(
+        connection.scalars(
+            select(Listing.value)
+            .join(Evidence, Evidence.listing_id == Listing.id)
+            .join(TrapHit, TrapHit.message_id == Evidence.message_id)
+            .where(
+                TrapHit.prefix == prefix,
+                TrapHit.at > since,
+                Listing.kind == "dkim",
+                Listing.forgiven.is_(None),
+            )
+            .distinct()
+            .limit(PROMOTE_CHILDREN)
+        ).all()
+    )
+
+
+def _suspect(
+    connection: Connection, row: Fresh, value: str, seconds: int, kind: str = KIND
+) -> None:
+    """Begin the listing of a suspect, or add a hit to the one that holds."""
+    last = table.newest(connection, kind, value)
+    if last is not None and last["forgiven"] is None and row.seen.facts.at < last["until"]:
+        table.add_hit(connection, row, last["id"])
+    else:
+        table.begin(connection, row, kind, value, seconds, "promotion", None)

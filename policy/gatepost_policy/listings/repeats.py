@@ -2,45 +2,14 @@
 
 from collections.abc import Collection, Iterator
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, select, update
 
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.listings.past import client_good
 from gatepost_policy.mail import address
-from gatepost_policy.mail.decision import Action, Reason
 from gatepost_policy.mail.facts import IdentityKind
 from gatepost_policy.store.sqltext import MANY, chunks
-from gatepost_policy.store.tables import Message, SenderIdentity
-
-# Of one client, so many of its newest messages are looked at for good ones.
-GOOD_SCAN = 1_000
-
-
-def good_messages(connection: Connection, prefix: str, at: float, settings: Settings) -> int:
-    """How much good mail this client brought to real recipients in `good_window`, bounded."""
-    newest = (
-        select(Message.action, Message.reason, Message.shadow, Message.stage)
-        .where(
-            Message.prefix == prefix,
-            Message.at >= at - settings.sender.good_window,
-            Message.at <= at,
-        )
-        .order_by(Message.at.desc())
-        .limit(GOOD_SCAN)
-        .subquery()
-    )
-    return (
-        connection.scalar(
-            select(func.count())
-            .select_from(newest)
-            .where(
-                newest.c.action == Action.ACCEPT,
-                newest.c.reason == Reason.NO_BAD_SIGNAL,
-                newest.c.shadow.is_(None),
-                newest.c.stage != "rcpt",
-            )
-        )
-        or 0
-    )
+from gatepost_policy.store.tables import SenderIdentity
 
 
 def flag_repeat(
@@ -66,7 +35,7 @@ def flag_repeat(
     flagged = False
     for kind, value, last_seen in list(_candidates(connection, since, settings, touched)):
         if kind == IdentityKind.PREFIX:
-            if good_messages(connection, value, last_seen, settings) >= sender.good_messages:
+            if client_good(connection, value, last_seen, settings).counts(sender.good_messages):
                 continue
         elif any(address.is_within(value.rpartition("@")[2], p) for p in protected) and (
             kind != IdentityKind.SENDER

@@ -87,6 +87,7 @@ def publish(
         "v4_bits": sorted((b for v6, b in bits if not v6), reverse=True),
         "v6_bits": sorted((b for v6, b in bits if v6), reverse=True),
         "by_sender": any(kind == "sender" for kind, _, _ in holding),
+        "by_author": any(kind == "author" for kind, _, _ in holding),
     }
     text = json.dumps(meta).encode()
     text += b" " * (-(NOW_HEAD.size + len(text)) % 8)

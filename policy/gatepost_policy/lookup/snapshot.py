@@ -27,6 +27,8 @@ from typing import Any
 
 from gatepost_policy.mail.address import OPEN, Address
 from gatepost_policy.mail.facts import Direction, Facts, Identity, IdentityKind
+from gatepost_policy.mail.organisation import covering
+from gatepost_policy.mail.real_address import names_nobody, real
 from gatepost_policy.rules import Listed
 
 TRAPS_FILE, NOW_FILE, TICK_FILE = "known.traps", "known.now", "known.tick"
@@ -75,6 +77,7 @@ class Snapshot:
     v4_bits: tuple[int, ...] = ()
     v6_bits: tuple[int, ...] = ()
     by_sender: bool = False
+    by_author: bool = False
     keep: tuple[Any, ...] = field(default=(), compare=False)  # maps that must live as long
 
     def is_trap(self, address: Address) -> bool:
@@ -123,17 +126,23 @@ class Snapshot:
         def look(kind: str, identity: Identity) -> None:
             until = self.until(kind, identity.value)
             if until is not None and until > facts.at:
-                found.append(Listed(identity, until, promoted=kind == "promoted"))
+                found.append(Listed(identity, until, promoted=kind.startswith("promoted")))
 
         ip = facts.client.address
-        if ip is not None:
+        if ip is not None and not names_nobody(ip):
+            ip = real(ip)
             for bits in self.v4_bits if ip.version == 4 else self.v6_bits:
                 prefix = Identity(IdentityKind.PREFIX, _network(int(ip), ip.version, bits), True)
                 look("prefix", prefix)
-                if ip.version == 6 and bits in (48, 56):
-                    look("promoted", prefix)
-        for domain in facts.aligned_domains():
-            look("dkim", Identity(IdentityKind.DKIM, domain, True))
+                look("promoted", prefix)
+        aligned = facts.aligned_domains()
+        # A listing covers what lies below it, within its organisation.
+        for domain in dict.fromkeys(above for d in aligned for above in covering(d)):
+            signer = Identity(IdentityKind.DKIM, domain, True)
+            look("dkim", signer)
+            look("promoted-dkim", signer)
+        if self.by_author and aligned and (author := facts.author_identity()) is not None:
+            look("author", author)
         if self.by_sender and not facts.sender.null:
             look("sender", Identity(IdentityKind.SENDER, facts.sender.key, False))
         return tuple(found)
@@ -188,6 +197,7 @@ def load(state_dir: Path, old: Snapshot = EMPTY) -> Snapshot:
         v4_bits=tuple(meta["v4_bits"]),
         v6_bits=tuple(meta["v6_bits"]),
         by_sender=meta["by_sender"],
+        by_author=meta.get("by_author", False),
         keep=keep,
     )
 

@@ -5,7 +5,7 @@ bumps a counter in a third, `known.tick`, which everybody maps. `KnownState` com
 MAIL or at a request (a few hundred nanoseconds) and maps the new files (`snapshot`) when it moved.
 
 Rule: a reader never writes, never raises, and never waits for the store, but for one bounded read
-(`good_mail`) after a trap hit that nothing proves.
+(`history`) after a trap hit.
 """
 
 import mmap
@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gatepost_policy.lookup.good_mail import GoodMail
+from gatepost_policy.config import own_names
+from gatepost_policy.lookup.history import History
 from gatepost_policy.lookup.snapshot import (
     DAMAGE,
     EMPTY,
@@ -26,6 +27,7 @@ from gatepost_policy.lookup.snapshot import (
 )
 from gatepost_policy.mail.address import NULL, Address, parse
 from gatepost_policy.mail.facts import Direction, Facts, Identity
+from gatepost_policy.mail.own import Own
 from gatepost_policy.rules import Known
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class KnownState:
         self._seen = -1
         self._look_at = 0.0  # monotonic: when the path of the counter is looked at again
         self._lock = threading.Lock()
-        self._good_mail = GoodMail(settings)
+        self._history = History(settings)
 
     def current(self) -> Snapshot:
         """The newest snapshot; loads it where the counter has moved."""
@@ -73,6 +75,10 @@ class KnownState:
         """True where mail to `address` is for a trap, by the newest snapshot."""
         return self.current().is_trap(address)
 
+    def own(self) -> Own:
+        """What is ours without being configured: the MTA's domains, this host's addresses."""
+        return own_names.read(self.state_dir)
+
     def live_traps(self, used: Mapping[str, str]) -> dict[str, str]:
         """The trap keys among the addresses that one of our own users used; each under its name."""
         now = self.current()
@@ -86,7 +92,7 @@ class KnownState:
     def lookup(self, facts: Facts, *, ask_store: bool = True) -> Known:
         """What the rules need to know about `facts`. Never raises.
 
-        With `ask_store=False` it never leaves memory, and `good_messages` stays None.
+        With `ask_store=False` it never leaves memory, and `past` stays None.
         """
         now = self.current()
         if now.hashed is None:
@@ -97,12 +103,12 @@ class KnownState:
         repeat: tuple[Identity, ...] = ()
         if len(now.repeat):
             repeat = tuple(i for i in facts.identities() if now.is_repeat(i))
-        good = None
-        if ask_store and traps and not facts.trusted_relay and not facts.sender.null:
-            if not facts.aligned_domains():
-                prefix = facts.client.prefix
-                good = None if prefix is None else self._good_mail.count(prefix, facts.at)
-        return Known(traps=traps, listed=now.listed(facts), repeat=repeat, good_messages=good)
+        past = None
+        if ask_store and traps and not facts.trusted_relay:
+            past = self._history.past(facts)
+        return Known(
+            traps=traps, listed=now.listed(facts), repeat=repeat, past=past, own=self.own()
+        )
 
     def _map_tick(self) -> None:
         """Map the counter, or map it again where its file was replaced."""

@@ -26,7 +26,15 @@ class Reason(StrEnum):
     TRAP_MIXED = "trap-mixed"  # traps and real recipients in one message
     SHARED_CLIENT = "shared-client"  # a trap hit by a client that also delivers good mail
     BACKSCATTER = "backscatter"  # a null sender hit a trap: somebody forged the trap's address
-    FORWARDER = "forwarder"  # a rewritten sender (SRS) hit a trap and proves no domain: not listed
+    FORWARDER = "forwarder"  # a rewritten sender (SRS and its kin) hit a trap: not listed
+    LIST = "list"  # a list post hit a trap: the poster does not know who is subscribed
+    AUTO_REPLY = "auto-reply"  # a program answered mail that forged the trap as its sender
+    ANSWER = "answer"  # somebody answered mail that forged the trap as its sender
+    OWN_HOST = "own-host"  # a trap hit from an address that is nobody's, or our own: not listed
+    NOT_VERIFIED = "not-verified"  # a trap hit of which nothing could be verified: not listed
+    REPLAYED = "replayed"  # signed mail that somebody else sent to the trap: the client is to blame
+    ONE_WITNESS = "one-witness"  # signed mail in a trap, and nothing else says who sent it: not yet
+    GOOD_SENDER = "good-sender"  # a trap hit by a domain whose other mail here is good: not listed
     NEVER_LIST = "never-list"  # a trap hit by one of never_list or an own domain: not listed
     LISTED = "listed"  # the client prefix or a proven d= is being punished
     OPEN_RECIPIENT = "open-recipient"  # listed, but postmaster@ and abuse@ are always open

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
-from gatepost_policy.mail.address import NULL, Address, is_within
+from gatepost_policy.mail.address import NULL, Address
 from gatepost_policy.mail.dkim_reason import Why
+from gatepost_policy.mail.organisation import same as same_organisation
+from gatepost_policy.mail.real_address import real
 
 
 class Direction(StrEnum):
@@ -69,7 +71,11 @@ class Client:
 
 
 def client_prefix(address: IPv4Address | IPv6Address, v6_bits: int = 64) -> str:
-    """`address` as the prefix that identifies its owner: v4 /32, v6 /64 (or `v6_bits`)."""
+    """`address` as the prefix that identifies its owner: v4 /32, v6 /64 (or `v6_bits`).
+
+    An IPv6 address that stands for an IPv4 host (NAT64, 6to4, mapped) is that host.
+    """
+    address = real(address)
     if address.version == 4:
         return f"{address}/32"
     net: IPv4Network | IPv6Network = ip_network((int(address) >> 64 << 64, 64))
@@ -107,6 +113,10 @@ class Signature:
     unsigned_bytes: int | None = None
     flags: tuple[str, ...] = ()  # testing-key, weak-hash, weak-key, expired, partial, skipped
     b_prefix: str | None = None  # first 8 characters of b=, for header.b (RFC 6008)
+    b_hash: str | None = None  # of the whole b=: the same one again is the same message again
+    # The addresses in the To and Cc that h= covers; None where it is not known. Never recorded.
+    signed_to: tuple[str, ...] | None = None
+    addressed: str | None = None  # whom they name, as in `mail.addressed`
 
     @property
     def proven(self) -> bool:
@@ -187,6 +197,7 @@ class IdentityKind(StrEnum):
     SENDER = "sender"
     SENDER_DOMAIN = "sender-domain"
     FROM_DOMAIN = "from-domain"
+    AUTHOR = "author"  # the From under an aligned, proven d=
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,22 +229,27 @@ class Facts:
     arc: Arc | None = None
     spf: Spf | None = None  # None: not evaluated
     dmarc: Dmarc | None = None  # None: not evaluated
+    # What the header says it is, as in `mail.marks`; None where it is not known.
+    marks: frozenset[str] | None = None
     over_limit: str | None = None  # the limit that was exceeded: the message was not scanned
     relayed: bool = False  # a submission that carries mail somebody else wrote
     login: str | None = None  # never recorded
     dropped: tuple[str, ...] = ()  # names of fields on no list that a submission lost
 
     def aligned_domains(self) -> tuple[str, ...]:
-        """Proven d= that are aligned (relaxed, RFC 7489 3.1.1) with From or the envelope sender."""
+        """Proven d= of the organisation of From or of the envelope sender (relaxed alignment).
+
+        Siblings align: a.example.org speaks for b.example.org.
+        """
         claims = [a.domain for a in (self.header_from, self.sender) if a is not None and a.domain]
         found: list[str] = []
         for signature in self.signatures:
             domain = signature.domain
             if not signature.proven or domain is None or domain in found:
                 continue
-            # A d= above or below the claimed domain speaks for it: the guard has already refused
-            # a d= that is a public suffix, so "above" never means a whole registry.
-            if any(is_within(c, domain) or is_within(domain, c) for c in claims):
+            # The guard has already refused a d= that is a registry's suffix, so no organisation is
+            # a whole registry.
+            if any(same_organisation(c, domain) for c in claims):
                 found.append(domain)
         return tuple(found)
 
@@ -248,6 +264,19 @@ class Facts:
         if spf is None or spf.mail_from.result != "pass" or self.sender.null:
             return None
         return spf.mail_from.domain
+
+    def says(self, mark: str) -> bool:
+        """True where the header has this mark; False where it is not known."""
+        return self.marks is not None and mark in self.marks
+
+    def author_identity(self) -> "Identity | None":
+        """The author's address, where a proven d= of its own organisation signed it."""
+        author = self.header_from
+        if author is None or not author.domain:
+            return None
+        if not any(same_organisation(author.domain, d) for d in self.aligned_domains()):
+            return None
+        return Identity(IdentityKind.AUTHOR, author.key, True)
 
     def identities(self) -> tuple[Identity, ...]:
         """All that this message can be remembered by, proven ones first. Inbound only."""

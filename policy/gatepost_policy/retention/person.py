@@ -89,7 +89,10 @@ def export(engine: Engine, settings: "Settings", text: str) -> dict[str, Any]:
                     out[name].append(_message(row, person, sent=name == "sent"))
         out["identities"] = _identities(connection, person)
         out["listings"] = _rows(
-            connection, "SELECT * FROM listing WHERE kind = 'sender' ORDER BY id", person, "value"
+            connection,
+            "SELECT * FROM listing WHERE kind IN ('sender', 'author') ORDER BY id",
+            person,
+            "value",
         )
         out["trap"] = _rows(
             connection, "SELECT * FROM trap WHERE key = ? AND removed IS NULL", None, "", person.key
@@ -150,7 +153,8 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
     with _wiping(engine) as connection:
         known = _identities(connection, person)
         done.identities = _delete(connection, "identity", known)
-        named = _rows(connection, "SELECT * FROM listing WHERE kind = 'sender'", person, "value")
+        sql = "SELECT * FROM listing WHERE kind IN ('sender', 'author')"
+        named = _rows(connection, sql, person, "value")
         done.listings = _delete(connection, "listing", named)
         # What every process knows by heart has to forget it, too.
         if done.listings:

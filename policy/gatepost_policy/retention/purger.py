@@ -204,6 +204,9 @@ class Purger:
                 " (SELECT id FROM listing WHERE until < ? ORDER BY until LIMIT ?)"
             )
             gone = sqltext.execute(connection, sql, (now - ages.traps, STEP)).rowcount
+            # Hits are remembered for as long as they may double a listing.
+            sql = "DELETE FROM trap_hit WHERE at < ?"
+            sqltext.execute(connection, sql, (now - self.settings.sender.listing_memory,))
             sql = 'DELETE FROM journal_gap WHERE "until" < ?'
             sqltext.execute(connection, sql, (now - ages.rows,))
         if gone == STEP:
@@ -240,7 +243,7 @@ def to_counts(connection: Connection, ids: list[int], now: float) -> int:
         sqltext.upsert("message_count", "messages+"),
         [(*key, n) for key, n in sorted(counts.items())],
     )
-    for table in ("evidence", "message_key"):
+    for table in ("evidence", "message_key", "trap_hit"):
         sql = f"DELETE FROM {table} WHERE message_id = ?"
         sqltext.many(connection, sql, [(row.id,) for row in gone])
     return len(gone)

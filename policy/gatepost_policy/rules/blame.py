@@ -1,140 +1,204 @@
-"""What kind of sender made a trap hit, and who is listed for it, if anybody. Pure.
+"""Who is listed for a trap hit, if anybody, and why not. Pure. docs/traps.md tells the reasons.
 
-How a hit gets its reason: CLASSES are asked in order, and the first that applies says why this hit
-punishes nobody (a bounce, a protected domain, a forwarder, a shared client). None applies: the
-reason is `trap`. A class in the shadow is recorded and passed over, one that is off is not asked;
-so switching an exemption off never lets trap mail through.
+Traps are published on purpose, so everybody can aim mail at them, and a signature proves who wrote
+a message, not who sent it to the trap (RFC 6376 8.6). So a domain is punished on two witnesses: its
+signature, and one that speaks for it having sent this message here. What else there is to blame is
+the client, as an IPv4 address or an IPv6 /64.
 
-Only what is proven is ever punished: a d= whose signature passed and is aligned, else the client.
+How it works: the classes of `excuses` are asked in order; the first that applies says why this hit
+punishes nobody. None applies: `_judged` looks for the second witness of each proven d=. A class in
+the shadow is recorded and passed over, one that is off is not asked; so switching an exemption off
+never lets trap mail through.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.mail.address import Address, is_within
-from gatepost_policy.mail.client_address import within
 from gatepost_policy.mail.decision import Reason
 from gatepost_policy.mail.facts import Direction, Facts, Identity, IdentityKind
-from gatepost_policy.rules.known import Known, mode_of
+from gatepost_policy.mail.organisation import organisation, same
+from gatepost_policy.rules.case import Case
+from gatepost_policy.rules.excuses import CLASSES, WRITTEN, against_client, licensed
+from gatepost_policy.rules.known import EarlierHit, Known, mode_of
 
-
-def classify(facts: Facts, known: Known, settings: Settings) -> tuple[Reason, tuple[Reason, ...]]:
-    """(the class of a trap hit, the classes in the shadow that would have applied)."""
-    shadow: list[Reason] = []
-    for reason, applies in CLASSES:
-        if not applies(facts, known, settings):
-            continue
-        mode = mode_of(reason, facts.at, settings)
-        if mode == "enforce":
-            return reason, tuple(shadow)
-        if mode == "shadow":
-            shadow.append(reason)
-    return Reason.TRAP, tuple(shadow)
-
-
-def backscatter(facts: Facts, known: Known, settings: Settings) -> bool:
-    """A bounce to a trap: somebody forged the trap as a sender. Its host is a victim, too."""
-    return facts.sender.null
-
-
-def protected(facts: Facts, known: Known, settings: Settings) -> bool:
-    """Everything proven here is on never_list or our own: a crowd, or ourselves.
-
-    Where nothing is proven the client's verified name speaks: an outgoing relay of a mail service
-    carries the mail of the crowd even where one message of it came unsigned.
-    """
-    aligned = facts.aligned_domains()
-    if aligned:
-        return not punishable_domains(facts, settings)
-    ip, name = facts.client.address, facts.client.name
-    networks = settings.submission.networks + settings.submission.trusted_relays
-    networks += _networks(settings.sender.never_list)
-    if within(ip, networks):
-        return True
-    return name is not None and _is_protected(name.rstrip(".").lower(), settings)
-
-
-def forwarder(facts: Facts, known: Known, settings: Settings) -> bool:
-    """A rewritten sender that proves no domain: the client only forwards what others wrote."""
-    return not facts.aligned_domains() and is_forwarder(facts.sender)
-
-
-def shared_client(facts: Facts, known: Known, settings: Settings) -> bool:
-    """Nothing is proven, and the client brings good mail as well: many share it."""
-    if facts.aligned_domains() or known.good_messages is None:
-        return False
-    return known.good_messages >= settings.sender.good_messages
-
-
-Class = Callable[[Facts, Known, Settings], bool]
-CLASSES: tuple[tuple[Reason, Class], ...] = (
-    (Reason.BACKSCATTER, backscatter),
-    (Reason.NEVER_LIST, protected),
-    (Reason.FORWARDER, forwarder),
-    (Reason.SHARED_CLIENT, shared_client),
-)
-
-
-@lru_cache(maxsize=4)
-def _networks(names: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
-    """The addresses and networks among the names of never_list."""
-    found: list[IPv4Network | IPv6Network] = []
-    for name in names:
-        with suppress(ValueError):
-            found.append(ip_network(name, strict=False))
-    return tuple(found)
-
-
-def _is_protected(domain: str, settings: Settings) -> bool:
-    names = settings.sender.never_list + settings.sender.own_domains
-    return any(is_within(domain, name) for name in names)
-
-
-def punishable_domains(facts: Facts, settings: Settings) -> tuple[str, ...]:
-    """The proven, aligned d= that may be listed.
-
-    A mail service signs beside its customer: where only the service is protected, the customer's
-    own d= still takes the blame.
-    """
-    return tuple(d for d in facts.aligned_domains() if not _is_protected(d, settings))
-
-
-def is_forwarder(sender: Address) -> bool:
-    """True for an envelope sender rewritten by SRS: the client forwards what others wrote."""
-    return sender.local[:5].upper() in ("SRS0=", "SRS0+", "SRS0-", "SRS1=", "SRS1+", "SRS1-")
+# A client that brought mail of a domain to people here on so many days is known to send for it.
+INTRODUCED_DAYS = 2
+# A habit: hits on so many days, and more than `sender.trap_ratio` of all its mail here.
+HABIT_DAYS = 3
+# Reasons of hits by which a sender is known to have sent here himself.
+WITNESSED = (Reason.TRAP, Reason.GOOD_SENDER)
 
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """Who is listed for a trap hit. Empty `identities`: nobody, and `reason` says why not."""
+    """Who is listed for a trap hit. Empty `identities`: nobody, and `reason` says why not.
+
+    `whose` is under which name the hit is remembered; `shadow` are the classes that would have
+    applied.
+    """
 
     reason: Reason
     identities: tuple[Identity, ...] = ()
+    shadow: tuple[Reason, ...] = ()
+    whose: tuple[str, ...] = ()
 
 
 def blame(facts: Facts, known: Known, settings: Settings) -> Blame:
-    """Who is to blame for a trap hit (DESIGN 6). Call it for facts with `known.traps`."""
+    """Who is to blame for a trap hit. Call it for facts with `known.traps`."""
     if facts.direction is not Direction.INBOUND:
         return Blame(Reason.OWN_USER_TRAP)
     if facts.trusted_relay:
         return Blame(Reason.TRUSTED_RELAY)
-    reason, _ = classify(facts, known, settings)
-    if reason is not Reason.TRAP:
-        return Blame(reason)
-    if mode_of(Reason.TRAP, facts.at, settings) != "enforce":
-        return Blame(reason)  # a rule that is only being tried out punishes nobody
-    if facts.aligned_domains():
-        # The client may be a pool that thousands share: the proven domain takes it alone. With
-        # never-list in the shadow nobody is left: a protected domain is never punished.
-        domains = punishable_domains(facts, settings)
-        return Blame(reason, tuple(Identity(IdentityKind.DKIM, d, True) for d in domains))
-    if facts.over_limit is not None or facts.client.prefix is None:
-        return Blame(reason)  # the signatures were never looked at: nothing is known to be unproven
-    return Blame(reason, (Identity(IdentityKind.PREFIX, facts.client.prefix, True),))
+    case = Case(facts, known, settings)
+    may_excuse: bool | None = None
+    shadow: list[Reason] = []
+    for reason, applies in CLASSES:
+        if not applies(case):
+            continue
+        if reason in WRITTEN:
+            if may_excuse is None:
+                may_excuse = licensed(case)
+            if not may_excuse:
+                continue
+        mode = mode_of(reason, facts.at, settings)
+        if mode == "enforce":
+            return Blame(reason, shadow=tuple(shadow), whose=case.whose)
+        if mode == "shadow":
+            shadow.append(reason)
+    return _judged(case, shadow)
+
+
+def _judged(case: Case, shadow: list[Reason]) -> Blame:
+    """A hit that nothing excuses."""
+    facts, settings = case.facts, case.settings
+    if case.aligned:
+        reason, identities = _signed(case, shadow)
+    else:
+        reason, identities = Reason.TRAP, _client(case)
+    if mode_of(reason, facts.at, settings) != "enforce":
+        identities = ()  # a rule that is only being tried out punishes nobody
+    return Blame(reason, identities, tuple(dict.fromkeys(shadow)), case.whose)
+
+
+def _client(case: Case) -> tuple[Identity, ...]:
+    if case.prefix is None or case.client_is_service:
+        return ()
+    return (Identity(IdentityKind.PREFIX, case.prefix, True),)
+
+
+def _signed(case: Case, shadow: list[Reason]) -> tuple[Reason, tuple[Identity, ...]]:
+    """The proven d= one by one: each is listed for its own witness, and only then.
+
+    With never-list in the shadow nobody is left: a protected domain is never punished, but the bot
+    that replays its mail is.
+    """
+    listed: list[Identity] = []
+    reasons: list[Reason] = []
+    for domain in case.punishable or case.aligned:
+        reason, identity = _witnessed(case, domain, shadow)
+        reasons.append(reason)
+        if identity is not None and identity not in listed:
+            listed.append(identity)
+    if listed:
+        kinds = {i.kind for i in listed}
+        if kinds == {IdentityKind.PREFIX}:
+            return Reason.REPLAYED, tuple(listed)
+        # The client may be a pool that thousands share: proven names take it alone.
+        return Reason.TRAP, tuple(i for i in listed if i.kind is not IdentityKind.PREFIX)
+    order = (Reason.TRAP, Reason.GOOD_SENDER, Reason.ONE_WITNESS, Reason.REPLAYED)
+    return min(reasons, key=order.index), ()
+
+
+def _witnessed(case: Case, domain: str, shadow: list[Reason]) -> tuple[Reason, Identity | None]:
+    """(the class of this hit as far as `domain` is concerned, who is listed for it)."""
+    hits = case.hits(organisation(domain))
+    signatures = list(case.signatures(domain))
+    addressed = {s.addressed for s in signatures}
+    passes = case.spf_passes(domain)
+    again = _again(case, hits, {s.b_hash for s in signatures if s.b_hash})
+    if again is not None and not passes:
+        # The same signed message: a retry, or somebody else has got hold of a copy.
+        if case.same_host(again):
+            return _reason(again), None
+        return Reason.REPLAYED, _stranger(case)
+    if domain in case.punishable:
+        witness = (
+            (passes and "others" not in addressed)
+            or case.signer(domain).introduced >= INTRODUCED_DAYS
+            or "trap" in addressed
+        )
+        if witness:
+            return _sent_here(case, domain, hits)
+    if against_client(case, domain):
+        return Reason.REPLAYED, _stranger(case)
+    if domain not in case.punishable:
+        return Reason.TRAP, None
+    if _came_back(case, hits):
+        return _sent_here(case, domain, hits)
+    mode = mode_of(Reason.ONE_WITNESS, case.facts.at, case.settings)
+    if mode == "enforce":
+        return Reason.ONE_WITNESS, None
+    if mode == "shadow":
+        shadow.append(Reason.ONE_WITNESS)
+    return _sent_here(case, domain, hits)
+
+
+def _reason(hit: EarlierHit) -> Reason:
+    return Reason(hit.reason) if hit.reason in set(Reason) else Reason.ONE_WITNESS
+
+
+def _again(case: Case, hits: tuple[EarlierHit, ...], hashes: set[str]) -> EarlierHit | None:
+    """The first hit by this very signature, if it is not this one's first."""
+    same_b = [hit for hit in hits if hit.b_hash is not None and hit.b_hash in hashes]
+    # Where one of several came from here it is a retry of that one.
+    return next((h for h in same_b if case.same_host(h)), same_b[-1] if same_b else None)
+
+
+def _stranger(case: Case) -> Identity | None:
+    """The client that sends on what others signed; nobody where many share it."""
+    if case.client_is_shared or case.client_is_service or case.prefix is None:
+        return None
+    return Identity(IdentityKind.PREFIX, case.prefix, True)
+
+
+def _came_back(case: Case, hits: tuple[EarlierHit, ...]) -> bool:
+    """A second hit by distinct mail on another day, from the same client or its organisation."""
+    mine = case.facts.message_id
+    return any(
+        hit.reason == Reason.ONE_WITNESS
+        and hit.day != case.today
+        and case.same_host(hit)
+        # Where the signature is not known (Exim tells none) the Message-ID tells mails apart.
+        and (hit.b_hash is not None or mine is None or hit.message_id != mine)
+        for hit in hits
+    )
+
+
+def _sent_here(
+    case: Case, domain: str, hits: tuple[EarlierHit, ...]
+) -> tuple[Reason, Identity | None]:
+    """`domain` itself sent to the trap: listed, unless its other mail here is good.
+
+    Then one hit is forgiven: a stranger may have typed the trap into a form. Several list the
+    author's address, which may be one stolen account; only a habit lists the domain.
+    """
+    listed = Identity(IdentityKind.DKIM, domain, True)
+    signer, settings = case.signer(domain), case.settings
+    if not signer.good.counts(settings.sender.good_messages):
+        return Reason.TRAP, listed
+    mode = mode_of(Reason.GOOD_SENDER, case.facts.at, settings)
+    if mode != "enforce":
+        return Reason.TRAP, listed
+    before = [hit for hit in hits if hit.reason in WITNESSED]
+    days = {hit.day for hit in before} | {case.today}
+    distinct = {hit.b_hash or hit.message_id or str(hit.at) for hit in before}
+    ratio = (len(distinct) + 1) / max(signer.mail + 1, len(distinct) + 1)
+    if len(days) >= HABIT_DAYS and ratio > settings.sender.trap_ratio:
+        return Reason.TRAP, listed
+    author = case.facts.header_from
+    if len(days) > 1 and author is not None and author.domain and same(author.domain, domain):
+        return Reason.TRAP, Identity(IdentityKind.AUTHOR, author.key, True)
+    return Reason.GOOD_SENDER, None
 
 
 def listing_seconds(previous: int | None, repeat: bool, settings: Settings) -> int:

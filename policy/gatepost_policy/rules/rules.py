@@ -21,7 +21,7 @@ from gatepost_policy.mail.decision import (
     Reason,
 )
 from gatepost_policy.mail.facts import Direction, Facts, Identity, IdentityKind, Source, Stage
-from gatepost_policy.rules.blame import classify
+from gatepost_policy.rules.blame import blame
 from gatepost_policy.rules.known import Known, mode_of
 
 Opinion = Decision | None
@@ -84,8 +84,8 @@ def trap(facts: Facts, known: Known, settings: Settings) -> Opinion:
     # A recipient that the MTA had refused before gets no copy either way.
     if any(r.accepted and r.address.raw not in known.traps for r in facts.recipients):
         return _mixed(facts, known, settings)
-    reason, shadow = classify(facts, known, settings)
-    return replace(_refuse(settings.trap.action, reason), shadow=shadow)
+    found = blame(facts, known, settings)
+    return replace(_refuse(settings.trap.action, found.reason), shadow=found.shadow)
 
 
 def _mixed(facts: Facts, known: Known, settings: Settings) -> Decision:
@@ -111,7 +111,8 @@ def _mixed(facts: Facts, known: Known, settings: Settings) -> Decision:
 
 
 def _trap_at_rcpt(facts: Facts, known: Known, settings: Settings) -> Decision:
-    reason, shadow = classify(facts, known, settings)
+    found = blame(facts, known, settings)
+    reason, shadow = found.reason, found.shadow
     policy = facts.source is Source.POLICY and settings.trap.policy_answer == "reject"
     if settings.trap.action == "tempfail":
         return Decision(Action.TEMPFAIL, reason, TRY_LATER, shadow=shadow)

@@ -76,6 +76,8 @@ class Message(Base):
     dmarc_aligned: Mapped[str | None] = mapped_column(String(16))  # dkim, spf; comma-separated
     dmarc_reason: Mapped[str | None] = mapped_column(String(32))
     trail: Mapped[str | None] = mapped_column(Text)  # JSON; the hops before ours, as claimed
+    # What the header says it is (mail.marks), comma-separated; NULL is not known.
+    marks: Mapped[str | None] = mapped_column(Text)
 
     __table_args__ = (
         Index("ix_message_prefix_at", "prefix", "at"),
@@ -228,6 +230,8 @@ class MessageSignature(Base):
     result: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str | None] = mapped_column(Text)
     flags: Mapped[str | None] = mapped_column(Text)  # comma-separated
+    b_hash: Mapped[str | None] = mapped_column(String(16))  # of b=; NULL is not known
+    addressed: Mapped[str | None] = mapped_column(String(9))  # mail.addressed; NULL: not known
 
     __table_args__ = {
         "sqlite_with_rowid": False,
@@ -309,7 +313,8 @@ class Listing(Base):
     by_hand: Mapped[bool] = mapped_column(Boolean, default=False)
     forgiven: Mapped[float | None] = mapped_column(Float(53))
     note: Mapped[str | None] = mapped_column(Text)
-    network: Mapped[str | None] = mapped_column(String(50))  # the /48 of an IPv6 prefix
+    # The /48 of an IPv6 prefix, the organisation of a d=: siblings have it in common.
+    network: Mapped[str | None] = mapped_column(Text)
 
     __table_args__ = (
         Index("ix_listing_kind_value_until", "kind", "value", "until"),
@@ -336,6 +341,31 @@ class Evidence(Base):
     at: Mapped[float] = mapped_column(Float(53))
 
     __table_args__ = (Index("ix_evidence_message_id", "message_id"),)
+
+
+class TrapHit(Base):
+    """One trap hit, and whose it was: what the next one of the same sender is judged by.
+
+    `whose` is the organisation of a proven d=, else the client prefix; `reason` what the hit was
+    taken for. Kept for `sender.listing_memory`.
+    """
+
+    __tablename__ = "trap_hit"
+
+    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
+    whose: Mapped[str] = mapped_column(Ordered, primary_key=True)
+    at: Mapped[float] = mapped_column(Float(53))
+    reason: Mapped[str] = mapped_column(String(32))
+    b_hash: Mapped[str | None] = mapped_column(String(16))
+    prefix: Mapped[str | None] = mapped_column(String(50))
+    host: Mapped[str | None] = mapped_column(Text)  # organisation of the client's verified name
+
+    __table_args__ = (
+        Index("ix_trap_hit_whose_at", "whose", "at"),
+        Index("ix_trap_hit_prefix_at", "prefix", "at"),
+        Index("ix_trap_hit_at", "at"),
+        {"sqlite_with_rowid": False},
+    )
 
 
 class TrapRow(Base):

@@ -1,4 +1,4 @@
-"""How much good mail a client brought: one bounded read of the store, on a thread of our own.
+"""What is known of those who may be to blame: one bounded read of the store, on our own thread.
 
 Why a thread: libmilter calls back on threads whose Python state belongs to a session and is freed
 with it, perhaps while another thread still remembers it. What asks for "the state of this thread"
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from gatepost_policy.config.settings import Settings
+    from gatepost_policy.mail.facts import Facts
+    from gatepost_policy.rules import Past
 
 READ_TIMEOUT_MS = 250
 WAIT_S = 2.5  # a server may need a moment for the connection itself
@@ -28,16 +30,15 @@ PAUSE_S = 10.0
 
 @dataclass(slots=True)
 class _Question:
-    """`at` in Unix seconds, `until` on the monotonic clock."""
+    """`until` is on the monotonic clock."""
 
-    prefix: str
-    at: float
+    facts: "Facts"
     until: float
-    answer: int | None = None
+    answer: "Past | None" = None
     done: threading.Event = field(default_factory=threading.Event)
 
 
-class GoodMail:
+class History:
     """One process's way to ask. Thread-safe; make it before or after a fork, ask only after."""
 
     def __init__(self, settings: "Settings") -> None:
@@ -47,16 +48,16 @@ class GoodMail:
         self._thread: threading.Thread | None = None
         self._pause_until = 0.0
 
-    def count(self, prefix: str, at: float) -> int | None:
-        """`repeats.good_messages` of the client `prefix` at `at` (Unix seconds)."""
+    def past(self, facts: "Facts") -> "Past | None":
+        """`listings.gather` for a trap hit; None where the store could not say in time."""
         now = time.monotonic()
         if now < self._pause_until:
             return None
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="good-mail", daemon=True)
+                self._thread = threading.Thread(target=self._serve, name="history", daemon=True)
                 self._thread.start()
-        question = _Question(prefix, at, now + WAIT_S)
+        question = _Question(facts, now + WAIT_S)
         self._questions.put(question)
         if not question.done.wait(WAIT_S):
             self._pause()
@@ -79,11 +80,11 @@ class GoodMail:
             finally:
                 question.done.set()
 
-    def _read(self, engine: "Engine", question: _Question) -> int:
-        from gatepost_policy.listings import good_messages
+    def _read(self, engine: "Engine", question: _Question) -> "Past":
+        from gatepost_policy.listings import gather
 
         with engine.connect() as connection:
-            return good_messages(connection, question.prefix, question.at, self._settings)
+            return gather(connection, question.facts, self._settings)
 
 
 def _reader(settings: "Settings") -> "Engine":

@@ -1,0 +1,52 @@
+"""The memory of trap hits: one row for a message and each one whose hit it is.
+
+What `past` reads. A hit is remembered whatever came of it: what excused nobody the first time may
+do so no longer the third, and what had one witness may get its second.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, delete, insert
+
+from gatepost_policy.listings.table import Fresh
+from gatepost_policy.mail import index_key
+from gatepost_policy.mail.organisation import organisation
+from gatepost_policy.rules.blame import Blame
+from gatepost_policy.store.sqltext import chunks
+from gatepost_policy.store.tables import TrapHit
+
+
+def remember(connection: Connection, row: Fresh, found: Blame) -> None:
+    """Write down whose hit this message was, and what it was taken for."""
+    facts = row.seen.facts
+    name = facts.client.name
+    # The hash of the organisation's own signature, or of any where nobody is proven.
+    hashes: dict[str, str] = {}
+    for signature in facts.signatures:
+        if signature.proven and signature.domain and signature.b_hash:
+            hashes.setdefault(organisation(signature.domain), signature.b_hash)
+    values = [
+        {
+            "message_id": row.message_id,
+            "whose": index_key.fit(index_key.clean(whose)),
+            "at": facts.at,
+            "reason": found.reason,
+            "b_hash": hashes.get(whose),
+            "prefix": facts.client.prefix,
+            "host": None if name is None else host_of(name),
+        }
+        for whose in dict.fromkeys(found.whose)
+    ]
+    if values:
+        connection.execute(insert(TrapHit), values)
+
+
+def host_of(name: str) -> str:
+    """The organisation of a client's verified name, as both databases can store it."""
+    return index_key.clean(organisation(name.rstrip(".").lower()))
+
+
+def forget(connection: Connection, messages: Sequence[int]) -> None:
+    """These messages are void, or erased: their hits never were."""
+    for part in chunks(messages):
+        connection.execute(delete(TrapHit).where(TrapHit.message_id.in_(part)))

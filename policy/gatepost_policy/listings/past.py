@@ -1,0 +1,265 @@
+"""What the store knows of those who may be to blame for a trap hit. Reads only, and bounded.
+
+Good mail is what was delivered, as far as can be known: accepted by every rule, and not tried
+again. One client, sender, recipients and Message-ID are one message, whatever the number of tries:
+what a milter behind us, or the MTA, answers 4xx comes again and is no good mail. What was refused
+for good behind us does not come again, and looks delivered.
+
+Only what is older than an hour counts as old: mail of the minutes before a hit says nothing.
+
+Limits: OLD_SCAN old and NEW_SCAN newer messages of one identity are looked at.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, func, select
+
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail import index_key
+from gatepost_policy.mail.decision import Action, Reason
+from gatepost_policy.mail.facts import Facts, IdentityKind, Signature
+from gatepost_policy.mail.organisation import organisation
+from gatepost_policy.rules.known import DAY_S, HOUR_S, EarlierHit, Good, Past, Signer
+from gatepost_policy.store.sqltext import chunks
+from gatepost_policy.store.tables import (
+    Message,
+    MessageDomain,
+    MessageRecipient,
+    MessageSignature,
+    SenderIdentity,
+    TrapHit,
+)
+
+OLD_SCAN, NEW_SCAN = 300, 200
+HITS_MAX = 200
+# Of one organisation's index entries, so many are looked at for those in the window.
+INDEX_SCAN = 5_000
+
+
+@dataclass(slots=True)
+class _Mail:
+    """One message of the history. `at` in Unix seconds."""
+
+    id: int
+    at: float
+    who: tuple[str | None, str | None, str | None]  # client, sender, Message-ID
+    accepted: bool
+    quiet: bool  # nothing was known against it
+    prefix: str | None
+    recipients: set[str] = field(default_factory=set)
+    signed: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+
+    @property
+    def organisations(self) -> set[str]:
+        """Those that proved it theirs."""
+        return {organisation for organisation, _, _ in self.signed}
+
+
+def gather(
+    connection: Connection, facts: Facts, settings: Settings, *, without: Collection[int] = ()
+) -> Past:
+    """What is known before this hit; the rows `without` (its own) are left out."""
+    organisations = list(dict.fromkeys(organisation(d) for d in facts.aligned_domains()))
+    prefix = facts.client.prefix
+    since = facts.at - settings.sender.good_window
+    mine: list[_Mail] = []
+    if prefix is not None:
+        mine = _mail(connection, _of_client(prefix, since, facts.at), without)
+    client = [m for m in mine if not m.organisations & set(organisations)]
+    signers = {
+        name: _signer(connection, name, facts, since, mine, without) for name in organisations
+    }
+    whose = [*organisations, *([prefix] if prefix is not None else [])]
+    hits = {name: _hits(connection, name, facts.at, settings, without) for name in whose}
+    return Past(client=_good(client, facts.at), signers=signers, hits=hits)
+
+
+def client_good(connection: Connection, prefix: str, at: float, settings: Settings) -> Good:
+    """The good mail of one client before `at`."""
+    since = at - settings.sender.good_window
+    return _good(_mail(connection, _of_client(prefix, since, at), ()), at)
+
+
+def _of_client(prefix: str, since: float, at: float) -> list[Select[Any]]:
+    """Ids of a client's newest old messages, and of its newer ones."""
+    mine = select(Message.id).where(Message.prefix == prefix).order_by(Message.at.desc())
+    edge = at - HOUR_S
+    return [
+        mine.where(Message.at >= since, Message.at <= edge).limit(OLD_SCAN),
+        mine.where(Message.at > edge, Message.at <= at).limit(NEW_SCAN),
+    ]
+
+
+def _of_organisation(name: str, since: float, at: float) -> list[Select[Any]]:
+    """Ids of messages that name this organisation, whether it proved them or not."""
+    first = index_key.reverse(index_key.clean(name))
+    # Up to, not including, the next name: `/` follows the dot that ends every label.
+    end = first[:-1] + "/"
+    found = (
+        select(MessageDomain.message_id, MessageDomain.at)
+        .where(
+            MessageDomain.reversed >= first,
+            MessageDomain.reversed < end,
+            MessageDomain.shared < len(first),
+        )
+        .limit(INDEX_SCAN)
+        .subquery()
+    )
+    edge = at - HOUR_S
+    return [
+        select(found.c.message_id).where(found.c.at >= since, found.c.at <= edge).limit(OLD_SCAN),
+        select(found.c.message_id).where(found.c.at > edge, found.c.at <= at).limit(NEW_SCAN),
+    ]
+
+
+def _mail(
+    connection: Connection, queries: Iterable[Select[Any]], without: Collection[int]
+) -> list[_Mail]:
+    """These messages, with whom they went to and who proved them his."""
+    ids = {number for query in queries for number in connection.scalars(query)}
+    found: dict[int, _Mail] = {}
+    for part in chunks(sorted(ids.difference(without))):
+        for m in connection.execute(
+            select(
+                Message.id, Message.at, Message.prefix, Message.sender_key, Message.message_id,
+                Message.action, Message.reason, Message.shadow,
+            ).where(Message.id.in_(part), Message.stage == "end")
+        ):  # fmt: skip
+            quiet = m.action == Action.ACCEPT and m.reason == Reason.NO_BAD_SIGNAL
+            found[m.id] = _Mail(
+                id=m.id,
+                at=m.at,
+                who=(m.prefix, m.sender_key, m.message_id),
+                accepted=m.action == Action.ACCEPT,
+                quiet=quiet and m.shadow is None,
+                prefix=m.prefix,
+            )
+        recipient = MessageRecipient
+        for number, key in connection.execute(
+            select(recipient.message_id, recipient.trap_key).where(recipient.message_id.in_(part))
+        ):
+            if number in found:
+                found[number].recipients.add(key)
+        signature = MessageSignature
+        for s in connection.execute(
+            select(signature).where(signature.message_id.in_(part), signature.crypto == "pass")
+            .with_only_columns(*signature.__table__.columns)
+        ).mappings():  # fmt: skip
+            if s["message_id"] in found and s["domain"] and _proven(s):
+                signed = (organisation(s["domain"]), s["b_hash"], s["addressed"])
+                found[s["message_id"]].signed.append(signed)
+    return list(found.values())
+
+
+def _proven(s: Any) -> bool:
+    return Signature(
+        domain=s["domain"],
+        algorithm=s["algorithm"],
+        key_bits=s["key_bits"],
+        body_limit=s["body_limit"],
+        unsigned_bytes=s["unsigned_bytes"],
+        crypto=s["crypto"],
+        result=s["result"],
+        flags=tuple(s["flags"].split(",")) if s["flags"] else (),
+    ).proven
+
+
+def _delivered(mail: Sequence[_Mail]) -> list[_Mail]:
+    """Those that were taken and did not come again."""
+    tries: dict[tuple[object, ...], int] = {}
+    for m in mail:
+        if m.accepted:
+            key = (*m.who, *sorted(m.recipients))
+            tries[key] = tries.get(key, 0) + 1
+    return [m for m in mail if m.quiet and tries[(*m.who, *sorted(m.recipients))] == 1]
+
+
+def _good(mail: Sequence[_Mail], at: float) -> Good:
+    delivered = _delivered(mail)
+    old = [m for m in delivered if m.at <= at - HOUR_S]
+    return Good(
+        messages=len(delivered),
+        old=len(old),
+        days=len({int(m.at // DAY_S) for m in old}),
+        domains=len({o for m in old for o in m.organisations}),
+    )
+
+
+def _signer(
+    connection: Connection,
+    name: str,
+    facts: Facts,
+    since: float,
+    of_client: Sequence[_Mail],
+    without: Collection[int],
+) -> Signer:
+    """What the organisation `name` did here, and whether this client is known to send for it."""
+    named = _mail(connection, _of_organisation(name, since, facts.at), without)
+    mail = [m for m in named if name in m.organisations]
+    count = len(mail)
+    if len(named) >= OLD_SCAN:
+        count = max(count, _all_mail(connection, name))
+    # Its own domain alone is no other witness for itself.
+    good = _good(mail, facts.at)
+    good = Good(good.messages, good.old, good.days, min(good.domains, 1))
+    days: dict[int, set[str]] = {}
+    for m in _delivered(of_client):
+        for organisation_, b_hash, addressed in m.signed:
+            old = m.at <= facts.at - HOUR_S
+            if organisation_ == name and addressed in ("recipient", "both") and old:
+                days.setdefault(int(m.at // DAY_S), set()).add(b_hash or str(m.id))
+    distinct: set[str] = set()
+    introduced = 0
+    for _, hashes in sorted(days.items()):
+        if hashes - distinct:
+            introduced += 1
+            distinct |= hashes
+    return Signer(good=good, mail=count, introduced=introduced)
+
+
+def _all_mail(connection: Connection, name: str) -> int:
+    """All that this organisation ever proved its own here; traps included."""
+    first = index_key.reverse(index_key.clean(name))
+    identity = SenderIdentity
+    return (
+        connection.scalar(
+            select(func.sum(identity.messages)).where(
+                identity.kind == IdentityKind.DKIM,
+                identity.reversed >= first,
+                identity.reversed < first[:-1] + "/",
+            )
+        )
+        or 0
+    )
+
+
+def _hits(
+    connection: Connection, whose: str, at: float, settings: Settings, without: Collection[int]
+) -> tuple[EarlierHit, ...]:
+    hit = TrapHit
+    rows = connection.execute(
+        select(hit.at, hit.reason, hit.b_hash, hit.prefix, hit.host, hit.message_id.label("number"),
+               Message.message_id, Message.from_key)
+        .outerjoin(Message, Message.id == hit.message_id)
+        .where(
+            and_(hit.whose == index_key.fit(index_key.clean(whose)), hit.at <= at),
+            hit.at >= at - settings.sender.listing_memory,
+        )
+        .order_by(hit.at.desc())
+        .limit(HITS_MAX)
+    )  # fmt: skip
+    return tuple(
+        EarlierHit(
+            at=row.at,
+            reason=row.reason,
+            b_hash=row.b_hash,
+            message_id=row.message_id,
+            prefix=row.prefix,
+            host=row.host,
+            author=row.from_key,
+        )
+        for row in rows
+        if row.number not in without
+    )

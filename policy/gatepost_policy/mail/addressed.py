@@ -1,0 +1,60 @@
+"""Whom a signer addressed, and whether that is who got the message here. Pure.
+
+Only what the signature covers counts (RFC 6376 5.4.2: a field named once in h= is the lowest one):
+a To that was put on top says nothing. The answer is one word for each signature:
+
+* `trap`: a trap, and nobody else here;  `both`: a trap and somebody real here;
+* `recipient`: somebody who got it here;  `others`: other people only;  `nobody`: no address.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+
+from gatepost_policy.mail.address import Address, parse
+from gatepost_policy.mail.facts import Recipient
+
+# Enough to see who is meant; a header with more names is no letter to one of them.
+ADDRESSES_MAX = 100
+_ADDRESS = re.compile(r"[^\s<>(),:;\"\\@\[\]]+@[^\s<>(),:;\"\\@\[\]]+")
+_COMMENT = re.compile(r"\"(?:[^\"\\]|\\.)*\"(?!@)|\([^()]*\)")
+
+
+def addresses(values: Iterable[bytes]) -> tuple[str, ...]:
+    """The addresses in the values of To and Cc fields, at most ADDRESSES_MAX."""
+    found: list[str] = []
+    for value in values:
+        text = value.decode("utf-8", "surrogateescape")
+        if '"' in text or "(" in text:
+            text = _COMMENT.sub(" ", text)  # a name that reads like an address is none
+        found += _ADDRESS.findall(text)
+        if len(found) > ADDRESSES_MAX:
+            break
+    return tuple(found[:ADDRESSES_MAX])
+
+
+def addressed(
+    signed: tuple[str, ...],
+    recipients: Iterable[Recipient],
+    is_trap: Callable[[Address], bool] | None = None,
+) -> str:
+    """The word for a signature whose To and Cc name `signed`. `is_trap` None: there is no trap.
+
+    An address of a recipient's own domain that is no trap is somebody real, also where the message
+    came to the trap alone: a client may send each recipient a copy of his own.
+    """
+    if not signed:
+        return "nobody"
+    here = {r.address.trap_key for r in recipients}
+    sites = {key.rpartition("@")[2] for key in here}
+    trap = real = site = False
+    for text in signed:
+        address = parse(text)
+        if is_trap is not None and is_trap(address):
+            trap = True
+        elif address.trap_key in here:
+            real = True
+        elif address.domain in sites:
+            site = True
+    if trap:
+        return "both" if real or site else "trap"
+    return "recipient" if real else "others"

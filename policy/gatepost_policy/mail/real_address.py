@@ -1,0 +1,58 @@
+"""Whose address is this? The IPv4 address inside an IPv6 one, and addresses that are nobody's.
+
+Pure. A hit through NAT64 comes from one IPv4 host, not from the network that translates for all of
+IPv4: to list the /64 would shut out everybody behind it. Loopback, private and link-local addresses
+mean another host on every network, so nobody outside can be named by them.
+"""
+
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+
+Ip = IPv4Address | IPv6Address
+
+# Prefixes whose last 32 bits are an IPv4 address: RFC 6052 2.1 (well-known), RFC 8215 (local use;
+# translators use a /96 of it), RFC 4291 2.5.5.2 (mapped), 2.5.5.1 (compatible, deprecated).
+_LAST_32 = tuple(
+    IPv6Network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0/96", "::/96")
+)
+_SIX_TO_FOUR = IPv6Network("2002::/16")  # RFC 3056 2: the 32 bits behind the prefix
+# RFC 4380: the server's address and the obfuscated one of a NAT: neither names who sent.
+_TEREDO = IPv6Network("2001::/32")
+NOBODYS: tuple[IPv4Network | IPv6Network, ...] = tuple(
+    ip_network(text)
+    for text in (
+        "0.0.0.0/8", "127.0.0.0/8",  # RFC 6890: this host
+        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16",  # RFC 1918
+        "169.254.0.0/16",  # RFC 3927: link-local
+        "100.64.0.0/10",  # RFC 6598: carrier-grade NAT
+        "224.0.0.0/4", "240.0.0.0/4",  # multicast, reserved, broadcast
+        "::/128", "::1/128", "fe80::/10", "fc00::/7", "fec0::/10", "ff00::/8",
+    )
+)  # fmt: skip
+
+
+@lru_cache(maxsize=16_384)
+def real(address: Ip) -> Ip:
+    """The address of the host itself: the IPv4 address in a mapped, NAT64 or 6to4 one."""
+    if isinstance(address, IPv4Address):
+        return address
+    number = int(address)
+    if address in _SIX_TO_FOUR:
+        return IPv4Address(number >> 80 & 0xFFFFFFFF)
+    if number > 1 and any(address in network for network in _LAST_32):
+        return IPv4Address(number & 0xFFFFFFFF)
+    return address
+
+
+def is_teredo(address: Ip) -> bool:
+    """True for a Teredo address: some host behind some NAT."""
+    return isinstance(address, IPv6Address) and address in _TEREDO
+
+
+@lru_cache(maxsize=16_384)
+def names_nobody(address: Ip) -> bool:
+    """True where no host of the Internet can be meant: nobody may be punished by this address."""
+    if is_teredo(address):
+        return True
+    found = real(address)
+    return any(found.version == n.version and found in n for n in NOBODYS)

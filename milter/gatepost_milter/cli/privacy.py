@@ -12,6 +12,8 @@ import click
 from gatepost_milter.cli.common import FINDINGS, UNREACHABLE, USAGE, App, Failure, note
 
 if TYPE_CHECKING:
+    from gatepost_milter.doctor.privacy_probe import Look, Probe, Target
+    from gatepost_milter.doctor.privacy_ways import Tried
     from gatepost_policy.scrub.audit import Finding
 
 FORM = click.option(
@@ -73,39 +75,137 @@ def audit(app: App, files: tuple[str, ...], form: str) -> None:
 @click.option("--password-file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help=f"Its first line is the password; else ${PASSWORD}, else asked for.",
               )  # fmt: skip
-@click.option("--sender", required=True, metavar="ADDRESS", help="MAIL FROM of the probe.")
-@click.option("--recipient", required=True, metavar="ADDRESS", help="RCPT TO of the probe.")
+@click.option("--sender", default="", metavar="ADDRESS",
+              help="MAIL FROM of the probe; else you on this host.")  # fmt: skip
+@click.option("--recipient", default="", metavar="ADDRESS",
+              help="RCPT TO of the probe; else you on this host.")  # fmt: skip
 @click.option("--mailbox", type=click.Path(path_type=Path), metavar="PATH",
-              help="The mbox file or Maildir that the recipient's mail is delivered to.",
-              )  # fmt: skip
+              help="The mbox file or Maildir that the recipient's mail is delivered to; else "
+              "the usual ones.")  # fmt: skip
 @click.option("--sink", metavar="SOCKET",
               help="Receive the probe here, such as inet:2525@127.0.0.1, where you route the "
               "recipient to.")  # fmt: skip
 @click.option("--timeout", type=click.IntRange(1, 3600), metavar="N", default=60, show_default=True,
               help="Seconds to wait for the probe.")  # fmt: skip
+@click.option("--every-way", is_flag=True,
+              help="Try the submission port, port 25 from this host and sendmail(1). Without "
+              "--login, --mailbox and --sink this is what is done.")  # fmt: skip
+@click.option("--smtp-port", type=click.IntRange(1, 65535), metavar="N", default=25,
+              show_default=True, help="The port for mail from outside.")  # fmt: skip
+@click.option("--record", is_flag=True, help="Keep the result for the metrics.")
 @FORM
 @click.pass_obj
-def test(
-    app: App, /, form: str, mailbox: Path | None, sink: str | None, **options: Any
-) -> None:  # fmt: skip
-    """Send a probe through a real submission port and say what still leaks."""
-    from gatepost_milter.doctor import privacy_probe
-    from gatepost_policy.scrub import audit as leaks
+def test(app: App, /, form: str, **options: Any) -> None:
+    """Send a probe through a real submission port and say what still leaks.
 
-    if (mailbox is None) == (sink is None):
+    Without --login it tries what needs none: port 25 from this host, and sendmail(1). A way that
+    was not tried is not clean: then, and with any leak, the exit code is 1.
+    """
+    from gatepost_milter.doctor import privacy_probe, privacy_ways
+
+    mailbox, sink = options["mailbox"], options["sink"]
+    if mailbox is not None and sink is not None:
         raise click.UsageError("Say where the probe arrives: either --mailbox or --sink.")
-    settings = app.settings
+    own = privacy_ways.own_address()
     target = privacy_probe.Target(
-        host=options["host"], port=options["port"], sender=options["sender"],
-        recipient=options["recipient"], login=options["login"],
+        host=options["host"], port=options["port"], sender=options["sender"] or own,
+        recipient=options["recipient"] or own, login=options["login"],
         password=_password(options["login"], options["password_file"]),
-        tls=options["tls"], verify=not options["insecure"],
+        tls=options["tls"], verify=not options["insecure"], timeout=options["timeout"],
     )  # fmt: skip
+    one = bool(options["login"] or mailbox is not None or sink is not None)
+    if one and not options["every_way"]:
+        _one_way(app, form, target, options)
+    else:
+        _every_way(app, form, target, options)
+
+
+def _every_way(app: App, form: str, target: "Target", options: dict[str, Any]) -> None:
+    """Each way by itself; one that could not be tried is not clean."""
+    from dataclasses import replace
+
+    from gatepost_milter.doctor import privacy_ways as ways
+
+    if options["sink"] is not None:
+        raise click.UsageError("--every-way reads the probes from a mailbox, not from --sink.")
+    mailbox = options["mailbox"]
+    user = target.recipient.partition("@")[0]
+    paths = (mailbox,) if mailbox is not None else ways.mailboxes(user)
+
+    def look(probe: "Probe") -> "Look":
+        return ways.anywhere(paths, probe)
+
+    if target.login:
+        submission = ways.by_smtp(ways.SUBMISSION, target, app.settings, look)
+    else:
+        missed = f"say who logs in: milterctl privacy test --every-way --login USER, on port " \
+            f"{target.port}"  # fmt: skip
+        submission = ways.Tried(ways.SUBMISSION, f"{target.host}:{target.port}", missed=missed)
+    outside = replace(target, port=options["smtp_port"], login="", password="", tls="none")
+    tried = [
+        submission,
+        ways.by_smtp(ways.PORT_25, outside, app.settings, look),
+        ways.by_sendmail(target.sender, target.recipient, app.settings, look, target.timeout),
+    ]
+    if form == "json":
+        print(json.dumps([{
+            "way": t.way, "where": t.where, "clean": t.clean, "not_tried": t.missed or None,
+            "reason": t.reason or None, "leaks": t.leaks,
+            "findings": [_json(f) for f in t.findings],
+            "header": t.header.decode("utf-8", "replace").split("\n") if t.header else [],
+        } for t in tried], indent=2))  # fmt: skip
+    else:
+        for one in tried:
+            _tell(one)
+    if options["record"]:
+        _record(app, {t.way: t.clean for t in tried})
+    if not all(t.clean for t in tried):
+        raise SystemExit(FINDINGS)
+
+
+def _tell(tried: "Tried") -> None:
+    """What came of one way, in words."""
+    from gatepost_policy.text.escape import shown
+
+    what = f"{tried.way} {tried.where}"
+    if tried.missed:
+        print(f"{shown(what)}: not tried: {shown(tried.missed)}")
+    elif tried.reason:
+        print(f"{shown(what)}: {tried.leaks} leaks")
+        print(f"  not kept: {shown(tried.reason)}")
+    else:
+        _show(what, tried.findings)
+
+
+def _record(app: App, clean: dict[str, bool]) -> None:
+    import time
+
+    from gatepost_policy import config
+    from gatepost_policy.monitoring import privacy_result
+
+    state = config.state_dir(app.settings)
+    try:
+        privacy_result.write(state, privacy_result.Result(time.time(), clean))
+    except OSError as error:
+        raise Failure(f"{state}: {error.strerror}; the metrics do not hear of this") from None
+
+
+def _one_way(app: App, form: str, target: "Target", options: dict[str, Any]) -> None:
+    """The submission port alone."""
+    from gatepost_milter.doctor import privacy_probe, privacy_ways
+    from gatepost_policy.scrub import audit as leaks
+    from gatepost_policy.text.escape import shown
+
+    mailbox, sink, settings = options["mailbox"], options["sink"], app.settings
+    if mailbox is None and sink is None and options["recipient"]:
+        raise click.UsageError("Say where the probe arrives: either --mailbox or --sink.")
     probe = privacy_probe.make(target, settings)
     try:
-        if mailbox is not None:
+        if sink is None:
+            user = target.recipient.partition("@")[0]
+            paths = (mailbox,) if mailbox is not None else privacy_ways.mailboxes(user)
             address, port = privacy_probe.send(target, probe)
-            look = privacy_probe.in_mailbox(mailbox, probe)
+            look = privacy_ways.anywhere(paths, probe)
             data = privacy_probe.wait(look, options["timeout"])
         else:
             host, number = _sink(sink or "")
@@ -115,14 +215,19 @@ def test(
     except privacy_probe.ProbeError as error:
         raise Failure(str(error), UNREACHABLE if error.unreachable else FINDINGS) from None
     found = leaks.find(data, probe.known(target, address, port), settings.submission)
+    reason = privacy_ways.reason(privacy_ways.SUBMISSION, probe, data, address, target, settings)
+    if options["record"]:
+        _record(app, {privacy_ways.SUBMISSION: not _leaks(found)})
     if form == "json":
         header = data.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
         print(json.dumps({
             "leaks": _leaks(found), "findings": [_json(f) for f in found],
-            "header": header.decode("utf-8", "replace").split("\n"),
+            "header": header.decode("utf-8", "replace").split("\n"), "reason": reason or None,
         }, indent=2))  # fmt: skip
     else:
         _show(f"probe through {target.host}:{target.port}", found)
+        if reason:
+            print(f"  not kept: {shown(reason)}")
     if _leaks(found):
         raise SystemExit(FINDINGS)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # What gatepost makes in a state directory. With a database in somebody's home, that is the home.
-OURS = ("journal", "quarantine", "known.", "slots")
+OURS = ("journal", "quarantine", "known.", "slots", "privacy-test")
 
 
 def give_back(state: Path, database: str = "") -> int:

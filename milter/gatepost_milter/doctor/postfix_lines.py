@@ -207,5 +207,4 @@ def listener_name(settings: Settings) -> str:
 
 def second_pass_names(settings: Settings) -> tuple[str, ...]:
     """What listeners call themselves where mail comes back that gatepost has seen."""
-    names: tuple[str, ...] = getattr(settings.submission, "second_pass_names", ())
-    return names
+    return settings.submission.second_pass_names

@@ -69,15 +69,16 @@ class Probe:
         return secret
 
 
-def make(target: Target, settings: Settings) -> Probe:
+def make(target: Target, settings: Settings, received: bool = True) -> Probe:
     """A probe that asks for what the configuration promises. What stays by default (a private host
-    in the Message-ID, the time zone) is in it too: `audit` calls it a hint then."""
+    in the Message-ID, the time zone) is in it too: `audit` calls it a hint then. `received`: with
+    a trace of its own, which without a login would make it somebody else's mail."""
     token = "gatepost-probe-" + secrets.token_hex(8)
     trace = token + "-trace"
     domain = target.sender.rpartition("@")[2] or "localhost"
     date = formatdate(localtime=False).replace("-0000", "+0530")
     lines = []
-    if settings.submission.client_received == "anonymise":
+    if received and settings.submission.client_received == "anonymise":
         lines.append(f"Received: from [192.168.77.7] ({trace} [192.168.77.7])\r\n\tby laptop.local"
                      f" with ESMTP; {date}")  # fmt: skip
     for glob in settings.submission.remove:

@@ -30,7 +30,7 @@ from sqlalchemy import Engine, func, select
 
 from gatepost_policy import config, journal
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.monitoring import counters, slots
+from gatepost_policy.monitoring import counters, privacy_result, slots
 from gatepost_policy.store import StoreError, open_engine, reading, tables
 from gatepost_policy.system.socket_address import SocketAddress
 from gatepost_policy.text.plural import plural
@@ -111,6 +111,7 @@ class Collector:
         yield InfoMetricFamily("gatepost", "The release", value={"version": version("gatepost")})
         yield from self._journal()
         yield from self._workers()
+        yield from self._privacy()
         yield from self._store()
 
     def _journal(self) -> Iterator[Metric]:
@@ -161,6 +162,24 @@ class Collector:
             buckets=buckets,
             sum_value=total.latency_seconds,
         )
+
+    def _privacy(self) -> Iterator[Metric]:
+        last = privacy_result.read(config.state_dir(self._settings))
+        if last is None:
+            return
+        yield GaugeMetricFamily(
+            "gatepost_privacy_test_timestamp_seconds",
+            "When milterctl privacy test --record last ran",
+            value=last.at,
+        )
+        clean = GaugeMetricFamily(
+            "gatepost_privacy_test_clean",
+            "1 where the probe of privacy test came through without a leak",
+            labels=("way",),
+        )
+        for way, value in sorted(last.clean.items()):
+            clean.add_metric((way,), int(value))
+        yield clean
 
     def _store(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("gatepost_store_up", "1 while the store answers")

@@ -1,0 +1,162 @@
+"""The ways by which mail of our own leaves this host, each tried with a probe of its own.
+
+What can be found out is found out: who we are, where our mail is delivered, whether there is a
+sendmail. A way that could not be tried is no clean way, and says what to type. Where a probe came
+through untouched, `reason` says why: it was not taken for a submission, and by which rule.
+"""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from gatepost_milter.doctor import privacy_probe
+from gatepost_milter.doctor.privacy_probe import Look, Probe, ProbeError, Target
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail import address as addresses
+from gatepost_policy.mail.client_address import within
+from gatepost_policy.rules import trace
+from gatepost_policy.scrub import audit
+
+SUBMISSION, PORT_25, SENDMAIL = "submission", "port25", "sendmail"
+UNTOUCHED = 0.9  # this share of the fields that were to go came through: nobody removed any
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One way. `findings` of a probe that arrived; `missed` says why none did, and what to do."""
+
+    way: str
+    where: str
+    findings: tuple[audit.Finding, ...] = ()
+    missed: str = ""
+    reason: str = ""
+    header: bytes = b""
+
+    @property
+    def leaks(self) -> int:
+        """How many findings are leaks."""
+        return sum(f.weight == "leak" for f in self.findings)
+
+    @property
+    def clean(self) -> bool:
+        """True where the probe arrived, and without a leak."""
+        return not self.missed and not self.leaks
+
+
+def own_address() -> str:
+    """Who runs this, with the host's own name."""
+    return f"{pwd.getpwuid(os.geteuid()).pw_name}@{socket.getfqdn()}"
+
+
+def mailboxes(user: str) -> tuple[Path, ...]:
+    """Where a local user's mail is delivered, as far as the usual places go."""
+    try:
+        home = Path(pwd.getpwnam(user).pw_dir)
+    except KeyError:
+        return ()
+    return (home / "Maildir", home / "mail" / "inbox", home / "mbox", home / "Mailbox",
+            Path("/var/mail") / user, Path("/var/spool/mail") / user)  # fmt: skip
+
+
+def anywhere(paths: tuple[Path, ...], probe: Probe) -> Look:
+    """Looks for the probe in each of these mailboxes."""
+    looks = [privacy_probe.in_mailbox(path, probe) for path in paths]
+
+    def look() -> bytes | None:
+        for one in looks:
+            try:
+                if (data := one()) is not None:
+                    return data
+            except OSError:
+                continue  # a mailbox of somebody else
+        return None
+
+    return look
+
+
+def by_smtp(way: str, target: Target, settings: Settings, look: Callable[[Probe], Look]) -> Tried:
+    """A probe through a port."""
+    where = f"{target.host}:{target.port}"
+    probe = privacy_probe.make(target, settings, received=way == SUBMISSION)
+    try:
+        address, port = privacy_probe.send(target, probe)
+        data = privacy_probe.wait(look(probe), target.timeout)
+    except ProbeError as error:
+        return Tried(way, where, missed=str(error))
+    # The source port tells where nothing else can; without a login it is ours to know.
+    found = audit.find(data, probe.known(target, address, port), settings.submission)
+    return Tried(way, where, found, reason=reason(way, probe, data, address, target, settings),
+                 header=data.replace(b"\r\n", b"\n").partition(b"\n\n")[0])  # fmt: skip
+
+
+def by_sendmail(
+    sender: str, recipient: str, settings: Settings, look: Callable[[Probe], Look], timeout: float
+) -> Tried:
+    """A probe handed to sendmail(1)."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/lib"
+    program = shutil.which("sendmail", path=path)
+    if program is None:
+        return Tried(SENDMAIL, "sendmail(1)", missed="no sendmail in /usr/sbin or /usr/lib")
+    target = Target("", 0, sender, recipient, timeout=timeout)
+    probe = privacy_probe.make(target, settings, received=False)
+    try:
+        subprocess.run(
+            [program, "-i", "-f", sender, recipient], input=probe.message.replace(b"\r\n", b"\n"),
+            check=True, capture_output=True, timeout=timeout,
+        )  # fmt: skip
+        data = privacy_probe.wait(look(probe), timeout)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Tried(SENDMAIL, program, missed=f"{program} does not take the probe: {error}")
+    except ProbeError as error:
+        return Tried(SENDMAIL, program, missed=str(error))
+    found = audit.find(data, probe.known(target, "127.0.0.1", 0), settings.submission)
+    return Tried(SENDMAIL, program, found, reason=reason(SENDMAIL, probe, data, "", target,
+                                                          settings),
+                 header=data.replace(b"\r\n", b"\n").partition(b"\n\n")[0])  # fmt: skip
+
+
+def reason(
+    way: str, probe: Probe, data: bytes, address: str, target: Target, settings: Settings
+) -> str:
+    """Why nothing was removed, in words; '' where something was."""
+    if not untouched(probe, data, settings):
+        return ""
+    why = _why(way, address, target, settings)
+    seen = settings.dkim.authserv_id.encode()
+    if way != SENDMAIL and seen and seen not in data:
+        why = f"{why}; gatepost has not seen it at all" if why else ""
+    return "this mail was not taken for a submission: " + (
+        why or "gatepost does not see it, or is not told the login (milterctl check)"
+    )
+
+
+def untouched(probe: Probe, data: bytes, settings: Settings) -> bool:
+    """True where the fields that were to go are still there, nearly all of them: an MTA takes one
+    or two (Bcc) by itself."""
+    header = data.replace(b"\r\n", b"\n").partition(b"\n\n")[0].lower()
+    names = [g.replace("*", "Probe").encode().lower() for g in settings.submission.remove]
+    sent = [n for n in names if b"\n" + n + b":" in b"\n" + probe.message.lower()]
+    left = sum(b"\n" + n + b":" in b"\n" + header for n in sent)
+    return bool(sent) and left >= UNTOUCHED * len(sent)
+
+
+def _why(way: str, address: str, target: Target, settings: Settings) -> str:
+    submission = settings.submission
+    sender = addresses.parse(target.sender)
+    if way == SUBMISSION:
+        if target.login:
+            return ""
+        return "nobody logged in, and the listener has no name of submission.daemon_names"
+    if way == SENDMAIL and submission.local == "leave":
+        return "submission.local is leave"
+    if way == PORT_25 and not within(ip_address(address), submission.networks):
+        return f"client {address} is not in submission.networks"
+    if not trace.own_sender(sender, None, settings):
+        return f"its envelope sender {target.sender} is of no domain in sender.own_domains"
+    return ""

@@ -1,0 +1,50 @@
+"""What the last `milterctl privacy test --record` found, kept for the metrics.
+
+One small file in the state directory. The test may run as root and the directory belong to the
+services: it is written under a name of its own and moved into place, through no link.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+NAME = "privacy-test.json"
+MAX_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`at`: Unix seconds. `clean`: way -> whether a probe came through it without a leak; a way
+    that was not tried is not clean."""
+
+    at: float
+    clean: Mapping[str, bool]
+
+
+def write(state: Path, result: Result) -> None:
+    """Keep a result. Raises OSError."""
+    new = state / f".{NAME}.{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    handle = os.open(new, flags, 0o640)
+    try:
+        with os.fdopen(handle, "w") as stream:
+            json.dump({"at": result.at, "clean": dict(result.clean)}, stream)
+        os.replace(new, state / NAME)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def read(state: Path) -> Result | None:
+    """The last result; None where there is none, or none that can be read."""
+    try:
+        with open(state / NAME, "rb") as stream:
+            found = json.loads(stream.read(MAX_BYTES))
+        return Result(
+            float(found["at"]), {str(k): bool(v) for k, v in dict(found["clean"]).items()}
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

@@ -13,6 +13,7 @@ Limits: mail refused before it had an id is one event a recipient; a recipient l
 rejected header lines of the reject log hold is not read.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from gatepost_policy.config.settings import Submission
 from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.common import (
     ACCEPTED,
+    DISCARDED,
     MAX_OPEN,
     STILL_OPEN_S,
     Ordinals,
@@ -29,24 +31,8 @@ from gatepost_policy.importers.common import (
     refused,
 )
 from gatepost_policy.importers.exim_dkim import passed, read_dkim
-from gatepost_policy.importers.exim_line import (
-    AUTH,
-    AUTHENTICATED,
-    DKIM_PASSED,
-    FOR,
-    LINE,
-    MESSAGE_ID,
-    PREFIX,
-    PROTOCOL,
-    REJECTED,
-    REST,
-    SENDER,
-    SIZE,
-    TOPIC,
-    prefix_time,
-    read_client,
-    read_recipient,
-)
+from gatepost_policy.importers.exim_fields import read_arrival, read_recipient, read_rejection
+from gatepost_policy.importers.exim_line import LINE, PRDR, PREFIX, REST, SPLIT, TOPIC, prefix_time
 from gatepost_policy.journal.record import Seen
 from gatepost_policy.mail import address
 from gatepost_policy.mail.decision import Decision
@@ -65,6 +51,20 @@ DELIVERED = ("=>", "->", ">>", "*>")
 UNDELIVERED = ("**", "==")
 # A hostile line must not keep a pattern busy; Exim's own are far shorter.
 MAX_REFUSAL = 4096
+MAX_ENTRY = 1 << 16
+MAX_SPLIT = 1000
+# Refusals of a whole message. At other stages nobody has named a recipient yet.
+WHOLE = ("DATA", "after DATA", "during MIME ACL checks", "DKIM", "PRDR")
+
+
+@dataclass(slots=True)
+class _Split:
+    """An entry that Exim cut into pieces for syslog."""
+
+    number: int  # of the newest piece
+    count: int
+    text: str
+    ended: bool = False  # what follows is another line of the entry
 
 
 @dataclass(slots=True)
@@ -77,9 +77,10 @@ class _Open:
     whose: Ownership = INBOUND
     size: int | None = None
     message_id: str | None = None
-    recipients: dict[str, None] = field(default_factory=dict)
+    recipients: dict[str, bool] = field(default_factory=dict)  # True: accepted
     listed: bool = False  # the arrival line named the recipients
     signatures: list[Signature] = field(default_factory=list)
+    dkim_lines: set[str] = field(default_factory=set)
 
 
 class Exim:
@@ -95,6 +96,7 @@ class Exim:
         self._ordinals = Ordinals()
         self._clock: Clock | None = None  # stands for the log that is being read
         self._detail = False  # below a refusal, the reject log shows the header
+        self._split: dict[str, _Split] = {}  # by process
 
     def lines(self, lines: list[str], clock: Clock) -> Iterator[Seen]:
         """What is complete after these lines."""
@@ -145,7 +147,14 @@ class Exim:
             elif line.strip():
                 self.tally.unparsed(line)
             return
-        rest = found["rest"]
+        rest: str = found["rest"]
+        if piece := SPLIT.match(rest):
+            whole = self._joined(found["pid"] or "", piece)
+            if whole is None:
+                self.tally.kinds["split"] += 1
+                return
+            rest = whole
+            line = f"{line[: found.start('rest')]}{rest}"
         inner = LINE.match(rest)
         if inner:
             minute, seconds, offset, queue_id, text = inner.groups()
@@ -160,12 +169,36 @@ class Exim:
             return
         yield from self._event(at, queue_id, text, line)
 
+    def _joined(self, pid: str, piece: re.Match[str]) -> str | None:
+        """The whole entry where this is its last piece, else None.
+
+        Exim cuts what is too long for syslog: "[1\\3] ", "[2\\3] " and so on. A "/" stands before
+        a new line of the entry, which is a header field that was refused: it tells nothing here.
+        """
+        number, mark, count, text = int(piece[1]), piece[2], int(piece[3]), piece[4]
+        if number == 1:
+            if len(self._split) >= MAX_SPLIT:
+                self._split.pop(next(iter(self._split)))
+            self._split[pid] = _Split(1, count, text)
+        else:
+            begun = self._split.get(pid)
+            if begun is None or (begun.count, begun.number) != (count, number - 1):
+                self._split.pop(pid, None)
+                return None
+            begun.number = number
+            begun.ended = begun.ended or mark == "/"
+            if not begun.ended and len(begun.text) < MAX_ENTRY:
+                begun.text += text
+        begun = self._split[pid]
+        return self._split.pop(pid).text if begun.number == begun.count else None
+
     def _event(self, at: float, queue_id: str | None, text: str, line: str) -> Iterator[Seen]:
         self._last = max(self._last, at)
-        self._detail = "rejected " in text
+        refusal = "rejected " in text or "discarded " in text
+        self._detail = refusal
         head = text[:2]
         if queue_id is None:
-            if "rejected " in text:
+            if refusal:
                 yield from self._refusal(at, None, text, line)
             else:
                 self.tally.kinds["other"] += 1
@@ -178,7 +211,7 @@ class Exim:
             if entry is not None and not entry.listed:
                 recipient = read_recipient(text[3:])
                 if recipient:
-                    entry.recipients.setdefault(recipient)
+                    entry.recipients.setdefault(recipient, True)
         elif text.startswith("Completed"):
             entry = self._open.pop(queue_id, None)
             if entry is not None and entry.at is not None:
@@ -189,8 +222,15 @@ class Exim:
                 self.tally.kinds["other"] += 1
                 return
             self.tally.kinds["dkim"] += 1
-            self._entry(queue_id).signatures.append(signature)
-        elif "rejected " in text:
+            entry = self._entry(queue_id)
+            # acl_smtp_dkim runs for d= and again for i=, and each run writes the line.
+            if text not in entry.dkim_lines:
+                entry.dkim_lines.add(text)
+                entry.signatures.append(signature)
+        elif (refused_one := PRDR.match(text)) and queue_id in self._open:
+            self.tally.kinds["refused"] += 1
+            self._open[queue_id].recipients[refused_one.group(1)] = False
+        elif refusal:
             yield from self._refusal(at, queue_id, text, line)
         else:
             self.tally.kinds["other"] += 1
@@ -213,50 +253,42 @@ class Exim:
             yield self._message(queue_id, self._open.pop(queue_id), ACCEPTED)
             entry = self._entry(queue_id)
         entry.at = at
-        text = TOPIC.sub("", text)
-        named_sender = SENDER.match(text, 3)
-        assert named_sender is not None  # it matches nothing as well
-        sender, rest = named_sender.group(), text[named_sender.end() :]
-        entry.sender = sender.strip("<>")
-        protocol = PROTOCOL.search(rest)
-        word = protocol.group(1) if protocol else ""
-        entry.client = read_client(rest)
-        entry.whose = self._whose(entry.client, word, bool(AUTH.search(rest)))
-        if size := SIZE.search(rest):
-            entry.size = int(size.group(1)[:18])
-        if message_id := MESSAGE_ID.search(rest):
-            entry.message_id = message_id.group(1)
-        if named := FOR.search(rest):
+        arrival = read_arrival(text)
+        entry.sender = arrival.sender
+        entry.client = arrival.client
+        entry.whose = self._whose(arrival.client, arrival.authenticated)
+        entry.size = arrival.size
+        entry.message_id = arrival.message_id
+        if arrival.recipients:
             entry.listed = True
-            entry.recipients = dict.fromkeys(named.group(1).split())
-        if found := DKIM_PASSED.search(rest):
-            entry.signatures += passed(found.group(1), entry.signatures)
+            refused_before = entry.recipients
+            entry.recipients = {one: refused_before.get(one, True) for one in arrival.recipients}
+        entry.signatures += passed(arrival.signers, entry.signatures)
 
-    def _whose(self, client: Client, protocol: str, authenticated: bool) -> Ownership:
+    def _whose(self, client: Client, authenticated: bool) -> Ownership:
         return whose_mail(
             self._ours,
             address=client.address,
             local=client.family is Family.UNIX,
-            submitted=authenticated or AUTHENTICATED.search(protocol) is not None,
+            submitted=authenticated,
         )
 
     def _refusal(self, at: float, queue_id: str | None, text: str, line: str) -> Iterator[Seen]:
-        text = text[:MAX_REFUSAL]
-        match = REJECTED.match(TOPIC.sub("", text))
-        if not match:
+        found = read_rejection(TOPIC.sub("", text[:MAX_REFUSAL]))
+        if found is None or not (
+            found.stage == "RCPT" or found.stage in WHOLE or found.stage.startswith(("by ", "bec"))
+        ):
             self.tally.kinds["other"] += 1
             return
-        sender, temporary, stage, recipient = match.groups()
-        client = read_client(" " + text)
-        decision = refused("temp" if temporary else "5")
-        authenticated = bool(AUTH.search(text[: match.start(3)]))
+        decision = DISCARDED if found.discarded else refused("temp" if found.temporary else "5")
         entry = self._open.get(queue_id) if queue_id else None
-        if entry is not None and stage == "RCPT" and entry.at is not None:
+        if entry is not None and found.stage == "RCPT" and entry.at is not None:
             self.tally.kinds["other"] += 1  # one more line about a message that is known
             return
-        one = recipient.strip("<>") if recipient and stage == "RCPT" else None
+        one = found.recipient
+        client = found.client
         taken = self._open.pop(queue_id) if queue_id and entry is not None else None
-        whose = self._whose(client, "", authenticated)
+        whose = self._whose(client, found.authenticated)
         facts = Facts(
             at=at,
             source=self.source,
@@ -264,7 +296,7 @@ class Exim:
             client=client,
             trusted_relay=whose.trusted_relay,
             queue_id=queue_id,
-            sender=address.parse(sender),
+            sender=address.parse(found.sender),
             recipients=(Recipient(address.parse(one), accepted=False),) if one else (),
             signatures=tuple(taken.signatures) if taken else (),
         )
@@ -272,7 +304,7 @@ class Exim:
         if facts.direction is not Direction.INBOUND:
             yield counted(facts, decision, self._ordinals.key("exim", at, self._clock))
         else:
-            kind = "rcpt" if stage == "RCPT" and queue_id is None else "message"
+            kind = "rcpt" if found.stage == "RCPT" and queue_id is None else "message"
             yield Seen(kind, facts, decision, key=line_key("exim", line))
 
     def _message(self, queue_id: str, entry: _Open, decision: Decision) -> Seen:
@@ -284,7 +316,10 @@ class Exim:
             trusted_relay=entry.whose.trusted_relay,
             queue_id=queue_id,
             sender=address.parse(entry.sender),
-            recipients=tuple(Recipient(address.parse(r)) for r in entry.recipients),
+            recipients=tuple(
+                Recipient(address.parse(name), accepted)
+                for name, accepted in entry.recipients.items()
+            ),
             size=entry.size,
             message_id=entry.message_id,
             signatures=tuple(entry.signatures),

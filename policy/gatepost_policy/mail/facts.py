@@ -123,7 +123,8 @@ class Signature:
         """True where this signature may name who is to blame (DESIGN 6).
 
         The crypto passed, the whole body is covered, an RSA key has 1024 bits or more. rsa-sha1
-        is allowed here: forging it is out of a spammer's reach, and it names who signed.
+        is allowed here: forging it is out of a spammer's reach, and it names who signed. What
+        only a log knows without algorithm or key size proves nothing.
         """
         if self.crypto != "pass" or not self.domain:
             return False
@@ -134,7 +135,9 @@ class Signature:
             return False
         if not {"testing-key", "expired"}.isdisjoint(self.flags):
             return False
-        rsa = (self.algorithm or "").startswith("rsa")
+        if self.algorithm is None:
+            return False  # a log's word for a pass says nothing of how strong the key was
+        rsa = self.algorithm.startswith("rsa")
         return not rsa or (self.key_bits is not None and self.key_bits >= 1024)
 
 

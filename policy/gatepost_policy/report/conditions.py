@@ -103,7 +103,8 @@ def proven() -> ColumnElement[bool]:
         func.coalesce(row.unsigned_bytes, 0) == 0,
         or_(row.body_limit.is_(None), row.unsigned_bytes.is_not(None)),
         *(flags.not_like(f"%,{flag},%") for flag in ("testing-key", "expired")),
-        or_(func.coalesce(row.algorithm, "").not_like("rsa%"), row.key_bits >= 1024),
+        row.algorithm.is_not(None),
+        or_(row.algorithm.not_like("rsa%"), row.key_bits >= 1024),
     )
 
 

@@ -1,0 +1,134 @@
+"""What a client may choose changes its own field of a line and no other: Exim's rules as a model.
+
+`Line` writes lines as Exim 4.96 does (receive.c, smtp_in.c): which fields it quotes, which it
+does not, and in which order. Whatever stands in HELO, MAIL, RCPT, Message-ID, subject,
+certificate and login, envelope and direction come out as they were.
+"""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from gatepost_policy.importers.exim_fields import read_arrival, read_recipient, read_rejection
+
+# Words that mean something elsewhere in a line, to be found in every place a client can fill.
+BAIT = (
+    "A=plain:alice", "DKIM=bank.example", "P=esmtpsa", "H=mx [203.0.113.9]", "S=1", "id=x@y",
+    "F=<ceo@bank.example>", "rejected RCPT <ceo@bank.example>", "for ceo@bank.example", "U=root",
+    'T="', "R=r T=t", "<= a@b", "Completed", ") [203.0.113.9] P=esmtpsa", "discarded by DATA ACL",
+    "(", ")", "<", ">", "x",
+)  # fmt: skip
+BAITED = st.lists(st.sampled_from(BAIT), min_size=1, max_size=4).map(" ".join)
+ATOM = st.sampled_from(["a", "b.c", "x=y", "sasl_username=x", "+tag", "A=plain:x"])
+
+
+def quoted(text: str) -> str:
+    """A quoted string of RFC 5321: what Exim keeps as it came."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+LOCAL = st.one_of(ATOM, BAITED.map(quoted))
+ADDRESS = st.builds(
+    "{}@{}".format, LOCAL, st.sampled_from(["spam.example", "home.example", "[192.0.2.1]"])
+)
+HELO = st.one_of(st.just("h.example"), st.sampled_from(BAIT).map(lambda t: t.replace(" ", "_")))
+CERTIFICATE = st.one_of(st.none(), BAITED, BAITED.map('CN=x" {}'.format))
+IDENT = st.one_of(st.none(), st.just("nobody"), BAITED)
+
+
+@dataclass(frozen=True)
+class Line:
+    """What Exim knows, of which the client chose all but `ip`, `logged_in` and `signer`."""
+
+    sender: str
+    helo: str
+    ident: str | None
+    certificate: str | None
+    message_id: str
+    subject: str
+    recipient: str
+    logged_in: bool
+    signer: str | None
+
+    def host(self) -> str:
+        ident = "" if self.ident is None else f" U={self.ident}"
+        return f"H=out.spam.example ({self.helo}) [192.0.2.50]:4711{ident}"
+
+    def tls(self) -> str:
+        dn = "" if self.certificate is None else f' CV=no DN="{self.certificate}"'
+        return f" X=TLS1.3:TLS_AES_256_GCM_SHA384:256{dn}"
+
+    def arrival(self) -> str:
+        protocol = "esmtpsa" if self.logged_in else "esmtps"
+        login = " A=plain:alice" if self.logged_in else ""
+        signed = "" if self.signer is None else f" DKIM={self.signer}"
+        return (
+            f"<= {self.sender} {self.host()} P={protocol}{self.tls()}{login} K S=369{signed}"
+            f" id={self.message_id} T={quoted(self.subject)} for {self.recipient} bob@home.example"
+        )
+
+    def rejection(self) -> str:
+        login = " A=plain:alice" if self.logged_in else ""
+        return (
+            f"{self.host()}{self.tls()} F=<{self.sender}>{login} rejected RCPT"
+            f" <{self.recipient}>: no such user"
+        )
+
+
+LINES = st.builds(
+    Line, ADDRESS, HELO, IDENT, CERTIFICATE, ADDRESS, BAITED, ADDRESS, st.booleans(),
+    st.one_of(st.none(), st.just("spam.example")),
+)  # fmt: skip
+
+
+@given(LINES)
+@examples(max_examples=500)
+def test_an_arrival_says_what_exim_said(line: Line) -> None:
+    got = read_arrival(line.arrival())
+    assert got.sender == line.sender
+    assert str(got.client.address) == "192.0.2.50"
+    assert got.protocol == ("esmtpsa" if line.logged_in else "esmtps")
+    assert got.authenticated is line.logged_in
+    assert got.recipients == (line.recipient, "bob@home.example")
+    assert got.signers in ("", line.signer or "")
+    assert got.size in (369, None)
+    assert got.message_id in (line.message_id, None)
+
+
+@given(LINES)
+@examples(max_examples=500)
+def test_a_rejection_says_what_exim_said(line: Line) -> None:
+    got = read_rejection(line.rejection())
+    if got is None:
+        # Ident may hold a whole rejection, and nothing tells which one is Exim's.
+        assert line.ident is not None and "rejected RCPT" in line.ident
+        return
+    assert str(got.client.address) == "192.0.2.50"
+    assert (got.sender, got.recipient) == (line.sender, line.recipient)
+    assert got.stage == "RCPT" and not got.discarded
+    if line.certificate is None and line.ident is None:
+        assert got.authenticated is line.logged_in
+    assert not got.authenticated or line.logged_in
+
+
+@given(ADDRESS, ADDRESS)
+@examples(max_examples=300)
+def test_a_delivery_names_the_address_the_client_gave(to: str, sender: str) -> None:
+    """With log_selector +sender_on_delivery the sender stands in brackets as well."""
+    rest = f"F=<{sender}> R=local T=inbox"
+    assert read_recipient(f"bob <{to}> {rest}") == to
+    assert read_recipient(f"{to} {rest}") == to
+    assert read_recipient(f":blackhole: <{to}> {rest}") == to
+    assert read_recipient(f"/var/mail/a b <{to}> {rest}") == to
+
+
+@pytest.mark.parametrize("length", [100, 4000])
+def test_a_hostile_line_is_read_in_no_time(length: int) -> None:
+    """Every place where unquoted text may end is tried, but only so many of them."""
+    read_arrival("<= a@b H=(" + "x) [192.0.2.1] " * length + " P=esmtp S=1 for a@b")
+    read_arrival("<= a@b H=h [192.0.2.1] U=" + "x P=esmtp " * length)
+    read_rejection('H=h [192.0.2.1] DN="' + 'x" A=b ' * length + "F=<a@b> rejected RCPT <c@d>")
+    assert read_rejection("H=h [192.0.2.1] F=<" + "x> " * length) is None

@@ -10,6 +10,7 @@ class Ctx:
         self.private: Any = None
         self.macros: dict[str, str] = {"j": "mx.example.net", "v": "Postfix 3.7.11", "i": "4ABC"}
         self.replies: list[tuple[str, ...]] = []
+        self.edits: list[tuple[str, int, str]] = []  # name, place, value
 
     def setpriv(self, value: Any) -> None:
         self.private = value
@@ -25,7 +26,9 @@ class Ctx:
 
     def addheader(self, name: str, value: str, index: int) -> None:
         assert "\r" not in value
+        self.edits.append((name, index, value))
 
-    chgheader = addheader
+    def chgheader(self, name: str, index: int, value: str) -> None:
+        self.addheader(name, value, index)
 
     def delrcpt(self, recipient: str) -> None: ...

@@ -114,3 +114,29 @@ def test_any_order(worker: Worker, steps: list[tuple[str, int, bool]]) -> None:
     assert not worker.context.open
     assert not worker.context.busy
     assert ctx.private is None
+
+
+FORGED = (b" mx.example.net; dkim=pass header.d=bank.example", b' "mx".example.net; dkim=pass')
+
+
+def test_an_exception_leaves_nothing_forged(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that passes without a verdict loses what it says in our name."""
+    monkeypatch.setattr(worker.context.gate, "begin", lambda *_: 1 / 0)
+    for forged in (True, False):
+        ctx = Ctx()
+        libmilter.negotiate(ctx, [0x1FF, 0x1FFFFF, 0, 0])
+        ctx.macros |= {"j": "mx.example.net", "i": "4ABC"}
+        step(ctx, "connect", 1, False)
+        step(ctx, "mail", 1, False)
+        step(ctx, "rcpt", 1, False)
+        libmilter.header(ctx, "Authentication-Results", b" other.example; dkim=pass")
+        for value in FORGED if forged else ():
+            libmilter.header(ctx, "Authentication-Results", value)
+        libmilter.body(ctx, b"x")
+        assert libmilter.eom(ctx) == milter.CONTINUE
+        assert worker.records[-1]["reason"] == "internal-error"
+        want = [(3, ""), (2, ""), (0, " mx.example.net;\n\tnone")] if forged else []
+        assert ctx.edits == [("Authentication-Results", *edit) for edit in want]
+        libmilter.close(ctx)

@@ -12,11 +12,12 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gatepost_milter.filter import own_results
 from gatepost_milter.filter.checks import Checker, Checks, Results
+from gatepost_milter.filter.own_results import OwnResults, forged
 from gatepost_milter.filter.transcript import Connection, Message, facts, text
 from gatepost_policy import config
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.dkim import authresults
 from gatepost_policy.journal import Writer, record
 from gatepost_policy.journal.capture import Capture, Sink
 from gatepost_policy.lookup import KnownState
@@ -79,7 +80,7 @@ class Gate:
         self.over_tcp = SocketAddress.parse(settings.milter.socket).kind != "unix"
         self.sink = Sink(settings.trap, self._capture_failed)
         self.slot: Slot | None = None  # this worker's figures, where there are some
-        self.tag_name = settings.sender.tag_header.lower()
+        self.results = OwnResults(settings)
         self._told: set[str] = set()
         self.answered = None if replay else self._answered_ids()
         self._counted_names: set[str] = set()
@@ -126,7 +127,12 @@ class Gate:
     def remember(self, connection: Connection, message: Message, queue_id: str | None) -> None:
         """The MTA is about to be told that it may go on with `message`."""
         if self.answered is not None and queue_id is not None:
-            self.answered.remember(connection.mta_name or "", queue_id, message.at)
+            host = connection.mta_name or ""
+            self.answered.remember(host, queue_id, message.at)
+            if message.written is not None and self.settings.submission.trusted_relays:
+                # For `_unproven`.
+                token = own_results.token(queue_id, message, message.written.encode())
+                self.answered.remember(host, token, message.at)
 
     def begin(
         self,
@@ -181,7 +187,8 @@ class Gate:
         """Judge a message whose last octet was heard. `hop` is given for our own users' mail."""
         if message.whose.second_pass:
             seen = Facts(message.at, queue_id=queue_id)
-            return Verdict(seen, Decision(Action.ACCEPT, Reason.SECOND_PASS))
+            edits = self.results.unproven(connection, message, self.answered)
+            return Verdict(seen, Decision(Action.ACCEPT, Reason.SECOND_PASS), edits)
         if message.direction is Direction.INBOUND:
             return self._inbound(connection, message, outcome, queue_id)
         return self._own(connection, message, queue_id, hop or Hop())
@@ -209,9 +216,14 @@ class Gate:
         if known.traps:
             seen = self._addressed(seen)
         decision = judge(seen, known, self.settings)
+        if message.beyond is not None and message.beyond.overflow:
+            # What it says in our name cannot all be taken away, and nobody honest writes so much.
+            decision = Decision(
+                Action.REJECT, Reason.TOO_LARGE, HEADER_TOO_LARGE, shadow=decision.shadow
+            )
         edits = NO_EDITS
-        if decision.action is Action.ACCEPT and not seen.trusted_relay:
-            edits = self._marks(connection, message, seen, decision)
+        if decision.action is Action.ACCEPT:
+            edits = self.results.marks(connection, message, seen, decision)
         return Verdict(seen, decision, edits, known.traps)
 
     def _addressed(self, seen: Facts) -> Facts:
@@ -224,33 +236,6 @@ class Gate:
             for s in seen.signatures
         )
         return replace(seen, signatures=signatures)
-
-    def _marks(
-        self, connection: Connection, message: Message, seen: Facts, decision: Decision
-    ) -> tuple[Edit, ...]:
-        """Our Authentication-Results and tag at the top, after those that claim to be ours."""
-        ours = self.settings.dkim.authserv_id or connection.mta_name or "localhost"
-        edits = self._forged(message, ours)
-        tag = self.settings.sender.tag_header
-        count = len(message.values(self.tag_name))
-        edits += [Edit("delete", tag, k) for k in range(count, 0, -1)]
-        if decision.tag:
-            edits.append(Edit("insert", tag, 0, f" {decision.reason}"))
-        if message.over_limit is None:
-            author = "" if seen.header_from is None else seen.header_from.domain
-            value = authresults.value(
-                ours, seen.signatures, seen.arc, author, spf=seen.spf, dmarc=seen.dmarc
-            )
-            edits.append(Edit("insert", "Authentication-Results", 0, value))
-        return tuple(edits)
-
-    def _forged(self, message: Message, ours: str) -> list[Edit]:
-        # RFC 8601 5: a border MTA removes every field that claims its own authserv-id.
-        values = message.values("authentication-results")
-        if not values:
-            return []
-        indexes = sorted(authresults.forged(values, ours), reverse=True)
-        return [Edit("delete", "Authentication-Results", k) for k in indexes]
 
     def _own(
         self, connection: Connection, message: Message, queue_id: str | None, hop: Hop
@@ -268,7 +253,7 @@ class Gate:
             plan = self.scrubber.plan(message.fields, hop, message.at, message.login, client)
             seen = replace(seen, relayed=plan.relayed, dropped=self._counted(plan.dropped, client))
             ours = self.settings.dkim.authserv_id or hop.name or "localhost"
-            edits = (*self._forged(message, ours), *plan.edits)
+            edits = (*forged(message, ours), *plan.edits)
             refusal = plan.refusal
             if plan.hint is not None:
                 self.tell_once("error", "submission-refused", hint=plan.hint)

@@ -188,14 +188,16 @@ class Session:
             if message is not None:
                 if not self.leading_space:
                     value = b" " + value
+                if message.beyond is not None:
+                    message.beyond_limit(name, value)
+                    return GO
                 fields = message.fields
                 fields.append((name, value))
                 # The colon and CRLF.
                 size = message.header_bytes = message.header_bytes + len(name) + len(value) + 3
-                if size > self._max_bytes or message.over_limit is not None:
-                    _give_up(message, "bytes")
-                elif len(fields) > self._max_fields:
-                    _give_up(message, "fields")
+                over = "bytes" if size > self._max_bytes else "fields"
+                if over == "bytes" or len(fields) > self._max_fields:
+                    message.give_up(over, self._gate.results.own_fields(self.connection))
         except Exception:
             self.failed("header")
         return GO
@@ -210,7 +212,7 @@ class Session:
         if message.over_limit is not None:
             return
         gate = self._gate
-        _count_folds(message)
+        message.count_folds()
         self.check = gate.begin(self.connection, message, self.dns, self.keys_only)
         if gate.sink.enabled:
             self.copy = gate.capture(message)
@@ -221,13 +223,10 @@ class Session:
         try:
             if message is not None and not message.complete:
                 self._header_complete(message)
-            if (
-                message is None
-                or message.direction is not Direction.INBOUND
-                or message.whose.second_pass
-            ):
-                if message is not None:
-                    message.body_bytes = None
+            if message is None:
+                return SKIP
+            if message.direction is not Direction.INBOUND or message.whose.second_pass:
+                message.body_bytes = None
                 return SKIP
             if message.body_bytes is not None:
                 message.body_bytes += len(chunk)
@@ -256,7 +255,7 @@ class Session:
                 return self._answer
             except Exception:
                 self.failed("eom")
-        self._last_resort(message)
+        self._last_resort(message, edit=True)
         return self._answer
 
     def settle(self, carried_out: bool = True) -> Answer:
@@ -339,8 +338,11 @@ class Session:
             can_edit=self.agreed.edits and self.leading_space,
         )
 
-    def _last_resort(self, message: Message) -> None:
-        """The verdict on a message that an exception has hit: the stance of its direction."""
+    def _last_resort(self, message: Message, edit: bool = False) -> None:
+        """The verdict on a message that an exception has hit: the stance of its direction.
+
+        With `edit` a message that passes loses what it says in our name, where that can be had.
+        """
         gate = self._gate
         if self.connection.failed and message.direction is Direction.INBOUND:
             message.whose = self._suspected(message)
@@ -349,6 +351,11 @@ class Session:
         temporary = decision.action is Action.TEMPFAIL
         self._answer = Refuse(decision.reply, temporary) if refused else DELIVER
         self._verdict = None
+        if edit and not refused and self.agreed.edits:
+            try:
+                self._answer = Deliver(gate.results.disowned(self.connection, message))
+            except Exception:
+                self.failed("disown")
         try:
             seen = facts(self.connection, message, queue_id=self._queue_id)
             self._verdict = Verdict(seen, decision)
@@ -390,16 +397,3 @@ class Session:
         except Exception:
             self.failed("close")
         self._context.open.discard(self)
-
-
-def _give_up(message: Message, what: str) -> None:
-    """The header is over a limit: from here on its fields are counted, not kept."""
-    message.over_limit = message.over_limit or f"milter.max_header_{what}"
-    _count_folds(message)
-    message.fields.clear()
-
-
-def _count_folds(message: Message) -> None:
-    for _, value in message.fields:
-        if b"\n" in value:
-            message.header_bytes += value.count(b"\n")  # CRLF on the wire

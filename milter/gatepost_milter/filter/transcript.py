@@ -8,6 +8,7 @@ the record of the next. Values stay bytes until they are parsed here, once.
 from dataclasses import dataclass, field
 
 from gatepost_milter.protocol.peer import INET, INET6, UNIX, Peer
+from gatepost_policy.dkim.claimed_name import claims
 from gatepost_policy.mail import address, client_address, marks
 from gatepost_policy.mail.facts import (
     Arc,
@@ -24,6 +25,7 @@ from gatepost_policy.mail.facts import (
 from gatepost_policy.rules.whose_mail import INBOUND, Ownership
 from gatepost_policy.scrub import Field
 
+RESULTS = "authentication-results"
 MAX_REFUSED = 100  # recipients that the MTA refused and that are remembered, per message
 
 
@@ -38,6 +40,38 @@ class Connection:
     mta_version: str | None = None  # {v}
     daemon_name: str | None = None
     failed: bool = False  # an exception while connecting: the stance of each message decides
+
+
+@dataclass(slots=True)
+class OwnFields:
+    """Of a header over a limit: where its fields stand that nobody outside may write in our name.
+
+    Places are 1-based among the fields of one name. No more than `limit` are kept; where there are
+    more, `overflow` says so, and the message cannot be made fit to be believed.
+    """
+
+    authserv_id: str
+    tag_name: str  # lower-case
+    limit: int
+    results: int = 0  # Authentication-Results seen so far, whosever they are
+    claimed: list[int] = field(default_factory=list)
+    tags: int = 0
+    overflow: bool = False
+
+    def add(self, name: str, value: bytes) -> None:
+        """The next field."""
+        if self.overflow:
+            return
+        key = field_key(name)
+        if key == RESULTS:
+            self.results += 1
+            if claims(value, self.authserv_id):
+                self.claimed.append(self.results)
+        elif key == self.tag_name:
+            self.tags += 1
+        if len(self.claimed) + self.tags > self.limit:
+            self.overflow = True
+            self.claimed.clear()
 
 
 @dataclass(slots=True)
@@ -56,6 +90,8 @@ class Message:
     body_bytes: int | None = 0  # None: the body was skipped
     complete: bool = False  # the header: no field will follow
     over_limit: str | None = None
+    written: str | None = None  # our Authentication-Results, where it is added
+    beyond: OwnFields | None = None  # over a limit: what is kept of the header all the same
     failed: bool = False  # an exception on the way: the stance decides at the end
     _named: dict[str, list[bytes]] | None = None
 
@@ -69,6 +105,28 @@ class Message:
         """True where the client asked for SMTPUTF8 (RFC 6531)."""
         return any(p.upper() == b"SMTPUTF8" for p in self.params)
 
+    def count_folds(self) -> None:
+        """Count what the MTA left out of the fields that are kept: CRLF is LF in a fold."""
+        for _, value in self.fields:
+            if b"\n" in value:
+                self.header_bytes += value.count(b"\n")
+
+    def give_up(self, what: str, own: OwnFields) -> None:
+        """The header is over the limit of `what`: from here on its fields are counted, not kept,
+        but for the places of those that bear our names."""
+        self.over_limit = f"milter.max_header_{what}"
+        self.beyond = own
+        self.count_folds()
+        for name, value in self.fields:
+            own.add(name, value)
+        self.fields.clear()
+
+    def beyond_limit(self, name: str, value: bytes) -> None:
+        """The next field of a header that was given up."""
+        self.header_bytes += len(name) + len(value) + 3 + value.count(b"\n")
+        if self.beyond is not None:
+            self.beyond.add(name, value)
+
     def values(self, name: str) -> list[bytes]:
         """The values of all fields called `name` (lower-case), top to bottom: of those that have
         come so far, and kept for the next call only once the header is complete (a trap refused
@@ -77,7 +135,7 @@ class Message:
         if named is None:
             named = {}
             for key, value in self.fields:
-                key = key.lower()
+                key = field_key(key)
                 if key in named:
                     named[key].append(value)
                 else:
@@ -85,6 +143,11 @@ class Message:
             if self.complete:
                 self._named = named
         return named.get(name, [])
+
+
+def field_key(name: str) -> str:
+    """A field's name as it is compared. RFC 5322 4.5.8: blanks may stand before the colon."""
+    return name.lower().rstrip()
 
 
 def text(raw: bytes) -> str:

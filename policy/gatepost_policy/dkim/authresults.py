@@ -25,6 +25,9 @@ MAX_OCTETS = 960  # of a field, counted as OpenDMARC's tokens lie in its 1026 oc
 UNVERIFIED = "none"  # RFC 8601 2.2: nothing was looked at
 # RFC 2045 5.1: what may stand in a value without quotes.
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+")
+# What a client said of itself is written where it is a domain and nothing else: readers that know
+# no escapes (Mail::AuthenticationResults) would find results of his own in a quoted string.
+_DOMAIN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
 
 def value(
@@ -75,7 +78,7 @@ def _senders(spf: Spf) -> list[str]:
 def _spf(name: str, result: str, domain: str | None, reason: str | None) -> str:
     # RFC 8601 2.7.2
     why = "" if reason is None else f" reason={_quoted(reason)}"
-    of = "" if domain is None else f" smtp.{name}={_quoted(domain)}"
+    of = f" smtp.{name}={domain}" if domain and _DOMAIN.fullmatch(domain) else ""
     return f"spf={result}{why}{of}"
 
 
@@ -84,7 +87,7 @@ def _dmarc(dmarc: Dmarc) -> str:
     # RFC 9989 9.1 registers both properties.
     why = "" if dmarc.reason is None else f" reason={_quoted(dmarc.reason)}"
     policy = "" if dmarc.policy is None else f" policy.dmarc={dmarc.policy}"
-    of = f" header.from={_quoted(dmarc.domain)}" if dmarc.domain else ""
+    of = f" header.from={dmarc.domain}" if _DOMAIN.fullmatch(dmarc.domain or "") else ""
     return f"dmarc={dmarc.result}{why}{policy}{of}"
 
 

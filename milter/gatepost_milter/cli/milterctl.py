@@ -17,6 +17,7 @@ import click
 
 from gatepost_milter.cli.common import FINDINGS, UNREACHABLE, USAGE, App, Failure
 from gatepost_policy.config import ConfigError, DeniedError
+from gatepost_policy.system import std_files
 from gatepost_policy.text.escape import shown
 
 # name: (module with a click command called `command`, its first help line). The help stands here
@@ -93,6 +94,7 @@ def cli(context: click.Context, config_file: Path | None, store: str | None) -> 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `milterctl` and leave the process with the exit code of the manual."""
+    std_files.ensure()
     # What cannot be shown in the locale's encoding is escaped, never a traceback.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -130,6 +132,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 0
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _nobody_reads()  # where it is the output that failed, it would fail again at the end
         return _fail(what, UNREACHABLE if isinstance(error, ConnectionError) else FINDINGS)
     except Exception as error:
         if _is_store_error(error):

@@ -5,12 +5,12 @@ import os
 import signal
 import sys
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 
 import click
 
 from gatepost_milter.cli.common import UNREACHABLE, App, Failure
+from gatepost_policy.system import sockets
 from gatepost_policy.system.socket_address import SocketAddress
 
 THREADS = 4
@@ -51,13 +51,14 @@ def command(app: App, listen: SocketAddress, actions: bool) -> None:
     page = create(app.settings, lambda: engine, hosts=_hosts(listen), actions=actions)
     where: dict[str, Any] = {"host": listen.host, "port": listen.port}
     if listen.kind == "unix":
-        Path(listen.path).unlink(missing_ok=True)
+        _make_way(listen)
         where = {"unix_socket": listen.path, "unix_socket_perms": "600"}
     try:
         server = create_server(page, threads=THREADS, ident="gatepost", **where)
     except OSError as error:
         problem = f"{listen}: {error.strerror or error}; another one: --listen SOCKET"
         raise Failure(problem, UNREACHABLE) from None
+    mine = sockets.inode(listen.path) if listen.kind == "unix" else None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same end as Ctrl-C
     print(f"ready {_url(listen)}{' (actions allowed)' if actions else ''}", flush=True)
     try:
@@ -66,9 +67,21 @@ def command(app: App, listen: SocketAddress, actions: bool) -> None:
         server.close()
     finally:
         if listen.kind == "unix":
-            Path(listen.path).unlink(missing_ok=True)
+            sockets.remove(listen.path, mine)
         logging.shutdown()
     os._exit(0)  # waitress's threads would hold the process for a request's time-out
+
+
+def _make_way(listen: SocketAddress) -> None:
+    """A socket that nobody answers on is removed; whatever else lies there is not ours."""
+    try:
+        sockets.remove_stale(listen.path)
+    except OSError as error:
+        raise Failure(f"{listen}: {error.strerror or error}", UNREACHABLE) from None
+    if os.path.lexists(listen.path):
+        there = sockets.inode(listen.path) is not None
+        what = "another process answers there" if there else "there is a file, and it is no socket"
+        raise Failure(f"{listen}: {what}; another one: --listen SOCKET", UNREACHABLE)
 
 
 def _hosts(listen: SocketAddress) -> frozenset[str] | None:

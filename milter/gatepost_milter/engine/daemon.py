@@ -16,6 +16,7 @@ from gatepost_milter.engine.supervisor import Supervisor, try_journal
 from gatepost_policy import config
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.monitoring.maillog import MailLog
+from gatepost_policy.system import std_files
 from gatepost_policy.system.socket_address import SocketAddress
 
 
@@ -72,6 +73,7 @@ def serve(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script."""
+    std_files.ensure()
     parser = argparse.ArgumentParser(
         prog="gatepost-milter", description="The milter service of gatepost."
     )

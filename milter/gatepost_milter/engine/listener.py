@@ -38,12 +38,25 @@ class Listener:
     address: SocketAddress
     descriptor: int
     deaf: int
+    inode: tuple[int, int] | None = None  # of the unix socket
+    kept: int = -1  # the same socket as `descriptor`, which `pause` takes away
 
     def go_deaf(self) -> None:
         """Stop accepting in this process alone: libmilter polls the same number, but behind it
         is now a socket that nobody can reach. Closing or shutting down would end open sessions
         and, as the socket is shared, everybody else's listening too."""
+        self.pause()
+        if self.kept >= 0:
+            os.dup2(self.deaf, self.kept)
+
+    def pause(self) -> None:
+        """Accept nothing in this process until `resume`. Needs no free descriptor."""
         os.dup2(self.deaf, self.descriptor)
+
+    def resume(self) -> None:
+        """Accept again."""
+        if self.kept >= 0:
+            os.dup2(self.kept, self.descriptor)
 
     def let_go(self) -> None:
         """`go_deaf`, and free the address at once: a successor is waiting to bind it.
@@ -56,6 +69,8 @@ class Listener:
             with _nameless() as deaf, socket.socket(socket.AF_UNIX) as caller:
                 deaf.setblocking(False)
                 caller.connect(deaf.getsockname())
+                if self.kept >= 0:
+                    os.dup2(self.deaf, self.kept)
                 os.dup2(deaf.fileno(), self.descriptor)
             sockets.connect(self.address, timeout=0.2).close()
         except OSError:
@@ -72,7 +87,7 @@ class Listener:
         """
         count = unread = 0
         for number in _sockets():
-            if number in (self.descriptor, self.deaf):
+            if number in (self.descriptor, self.deaf, self.kept):
                 continue
             try:
                 with socket.socket(fileno=os.dup(number)) as duplicate:
@@ -91,7 +106,11 @@ class Listener:
     def remove(self) -> None:
         """Take the unix socket's name away. Call where nobody listens any more."""
         if self.address.kind == "unix":
-            Path(self.address.path).unlink(missing_ok=True)
+            sockets.remove(self.address.path, self.inode)
+
+    def lost(self) -> bool:
+        """True where the unix socket's name is gone: no MTA can reach it any more."""
+        return self.address.kind == "unix" and sockets.inode(self.address.path) != self.inode
 
 
 def open_listener(settings: Settings) -> Listener:
@@ -131,7 +150,8 @@ def open_listener(settings: Settings) -> Listener:
         # Nagle's algorithm against the MTA's delayed ACK would make that 40 ms a message.
         with socket.socket(fileno=os.dup(descriptor)) as duplicate:
             duplicate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return Listener(address, descriptor, _deaf_socket())
+    inode = sockets.inode(address.path) if address.kind == "unix" else None
+    return Listener(address, descriptor, _deaf_socket(), inode, os.dup(descriptor))
 
 
 def _problem(address: SocketAddress) -> tuple[str, bool] | None:

@@ -127,6 +127,14 @@ class Supervisor:
                 self._reload()
             self._bury()
             self._respawn()
+            if self.listener.lost():
+                # libmilter cannot open another one in this process: whoever started it can.
+                self.log.event(
+                    "error", "socket-lost", socket=str(self.listener.address),
+                    hint="its name was removed or replaced: no MTA can reach it; ending",
+                )  # fmt: skip
+                notify("STOPPING=1")
+                return self._stop(3)
 
     def _start_generation(self, count: int) -> bool:
         """Fork `count` workers; True once all have reported, else they are gone again."""

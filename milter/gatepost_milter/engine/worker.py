@@ -11,6 +11,7 @@ dropped by the kernel before libmilter can see it; Ctrl-C reaches the whole proc
 
 import gc
 import os
+import resource
 import select
 import signal
 import sys
@@ -34,6 +35,10 @@ from gatepost_policy.monitoring.slots import Slot
 RETIRE_S = 600.0  # a retired worker leaves after this, whatever its sessions do
 MAX_GRACE_S = 4.0  # TERM ends everything within 5 s
 ANSWER_S = 0.1  # how long libmilter may need to send an answer that the callback has given
+WATCH_S = 0.5
+SAY_S = 60.0
+SPARE = 8  # descriptors that a session, a look-up and the journal may want at once
+FDS = "/proc/self/fd"
 IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -124,6 +129,7 @@ def _obey(
     context: Context, listener: Listener, control: int, report: int, settings: Settings
 ) -> None:
     while True:
+        _wait_for_word(context, listener, control)
         word = os.read(control, 1)
         if word == b"r":
             listener.go_deaf()
@@ -148,6 +154,33 @@ def _obey(
                 listener.go_deaf()
             _drain(context, listener, deadline)
             return
+
+
+def _wait_for_word(context: Context, listener: Listener, control: int) -> None:
+    """Until the parent speaks. Meanwhile: no descriptor left means no accept(2) either.
+
+    libmilter would try it again and again, without a pause; the others, or the MTA's patience,
+    have to do until sessions have ended.
+    """
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    paused, said = False, 0.0
+    while not select.select([control], [], [], WATCH_S)[0]:
+        try:
+            used = len(os.listdir(FDS))
+        except OSError:  # listing takes a descriptor as well
+            used = most
+        if not paused and used >= most - SPARE:
+            listener.pause()
+            paused = True
+            if not said or time.monotonic() - said >= SAY_S:
+                said = time.monotonic()
+                hint = "new connections wait; raise LimitNOFILE, or milter.workers"
+                context.gate.log.event("error", "no-descriptors", open=used, hint=hint)
+        elif paused and used < most - 2 * SPARE:
+            listener.resume()
+            paused = False
+    if paused:
+        listener.resume()
 
 
 def _drain(context: Context, listener: Listener, deadline: float) -> None:

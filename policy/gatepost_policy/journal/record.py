@@ -36,6 +36,8 @@ from gatepost_policy.mail.facts import (
 )
 
 VERSION = 1
+MAX_TEXT = 998  # RFC 5322 2.1.1: a line; a path is 256 octets (RFC 5321 4.5.3.1.3)
+MAX_NAME = 255  # RFC 1035 2.3.4: a domain name
 
 Json = dict[str, Any]
 
@@ -73,19 +75,23 @@ def message(seen: Seen) -> Json:
         else {
             "address": None if client.address is None else str(client.address),
             "port": client.port,
-            "name": client.name,
-            "helo": client.helo,
+            "name": _short(client.name),
+            "helo": _short(client.helo),
         },
         "relay": facts.trusted_relay,
-        "queue_id": facts.queue_id,
-        "sender": facts.sender.raw,
-        "header_from": None if facts.header_from is None else facts.header_from.raw,
+        "queue_id": _short(facts.queue_id),
+        "sender": _short(facts.sender.raw),
+        "header_from": None if facts.header_from is None else _short(facts.header_from.raw),
         "recipients": [
-            {"address": r.address.raw, "trap": r.address.raw in traps, "accepted": r.accepted}
+            {
+                "address": _short(r.address.raw),
+                "trap": r.address.raw in traps,
+                "accepted": r.accepted,
+            }
             for r in facts.recipients
         ],
         "size": facts.size,
-        "message_id": facts.message_id,
+        "message_id": _short(facts.message_id),
         "signatures": [_signature(s, facts.recipients) for s in facts.signatures],
         "arc": None if facts.arc is None else [facts.arc.cv, facts.arc.reason],
         "spf": None if facts.spf is None else _spf(facts.spf),
@@ -101,6 +107,11 @@ def message(seen: Seen) -> Json:
     }
 
 
+def _short(text: str | None) -> str | None:
+    """A stranger's text, as much of it as is kept: a history of 60 kB a message is a full disk."""
+    return text if text is None or len(text) <= MAX_TEXT else text[:MAX_TEXT]
+
+
 # Whom a signature's To names is recorded as a word only.
 _SIGNATURE = tuple(field.name for field in fields(Signature) if field.name != "signed_to")
 
@@ -108,7 +119,11 @@ _SIGNATURE = tuple(field.name for field in fields(Signature) if field.name != "s
 def _signature(signature: Signature, recipients: tuple[Recipient, ...]) -> Json:
     # Not `asdict`: it copies deeply, and costs 12 us of every message.
     found = ((name, getattr(signature, name)) for name in _SIGNATURE)
-    out = {name: value for name, value in found if value is not None and value != ()}
+    out = {
+        name: value[:MAX_NAME] if isinstance(value, str) and len(value) > MAX_NAME else value
+        for name, value in found
+        if value is not None and value != ()
+    }
     if signature.signed_to is not None and signature.addressed is None:
         out["addressed"] = addressed(signature.signed_to, recipients)
     return out

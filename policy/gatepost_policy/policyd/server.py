@@ -11,6 +11,7 @@ Exit codes: 0 after a signal, 2 for the configuration, 3 where a socket cannot b
 
 import argparse
 import asyncio
+import errno
 import gc
 import os
 import resource
@@ -21,12 +22,13 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gatepost_policy import config
 from gatepost_policy.policyd.connection import Door
 from gatepost_policy.policyd.service import Service
-from gatepost_policy.system import sockets, systemd
+from gatepost_policy.system import sockets, std_files, systemd
+from gatepost_policy.system.socket_address import SocketAddress
 
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
@@ -37,6 +39,7 @@ STOP_S = 3.0
 PUBLISH_S = 2.0
 SWEEP_S = 1.0
 BACKLOG = 1_024
+SAY_S = 60.0
 
 
 class Server:
@@ -45,21 +48,72 @@ class Server:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.doors: set[Door] = set()
-        self._servers: list[asyncio.Server] = []
-        self._paths: list[Path] = []
+        self._servers: dict[SocketAddress, asyncio.Server] = {}
+        self._paths: dict[SocketAddress, tuple[int, int] | None] = {}  # of unix sockets: inodes
+        self._full = 0.0  # monotonic: when the lack of descriptors was last said
 
     async def listen(self) -> list[str]:
         """Open the configured sockets. Raises OSError."""
         policy = self.service.settings.policy
-        loop = asyncio.get_running_loop()
         for where in policy.listen:
-            bound = sockets.listen(where, int(policy.socket_mode, 8), BACKLOG)
-            if where.kind == "unix":
-                self._paths.append(Path(where.path))
-            self._servers.append(
-                await loop.create_server(lambda: Door(self), sock=bound, backlog=BACKLOG)
-            )
+            await self._open(where)
+        asyncio.get_running_loop().set_exception_handler(self._loop_error)
         return [str(where) for where in policy.listen]
+
+    async def _open(self, where: SocketAddress) -> None:
+        mode = int(self.service.settings.policy.socket_mode, 8)
+        bound = sockets.listen(where, mode, BACKLOG)
+        if where.kind == "unix":
+            self._paths[where] = sockets.inode(where.path)
+        loop = asyncio.get_running_loop()
+        # asyncio accepts as often in a row as its backlog says, also where that fails: with a
+        # thousand, each time that there is no descriptor left makes a thousand tracebacks.
+        self._servers[where] = await loop.create_server(lambda: Door(self), sock=bound, backlog=1)
+        bound.listen(BACKLOG)
+
+    def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What asyncio itself cannot do: accept a connection, above all."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            if isinstance(error, Exception):
+                self.log_error(error)
+            return
+        quiet = sorted((d for d in self.doors if not d.busy), key=lambda d: d.heard)
+        for door in quiet[: max(1, len(quiet) // 8)]:
+            self.doors.discard(door)
+            door.close()
+        now = time.monotonic()
+        if not self._full or now - self._full >= SAY_S:
+            self._full = now
+            self.service.log.event(
+                "error",
+                "no-descriptors",
+                open=len(self.doors),
+                hint="connections wait, the most silent are closed; raise LimitNOFILE",
+            )
+
+    async def _look_at_sockets(self) -> None:
+        """A unix socket whose name was removed is made again: nobody could reach us any more."""
+        for where, mine in list(self._paths.items()):
+            if mine is not None and sockets.inode(where.path) == mine:
+                continue
+            if mine is None and os.path.lexists(where.path):
+                continue  # said already: somebody else has put something there
+            there = os.path.lexists(where.path)
+            self._paths[where] = None
+            if not there:
+                try:
+                    old = self._servers[where]
+                    await self._open(where)
+                    old.close()
+                except OSError as error:
+                    if mine is not None:
+                        self._say_socket(where, f"was removed, cannot be made: {error.strerror}")
+                    continue
+            self._say_socket(where, "was replaced" if there else "was removed; it is made again")
+
+    def _say_socket(self, where: SocketAddress, what: str) -> None:
+        self.service.log.event("error", "socket-lost", socket=str(where), what=what)
 
     def admit(self, door: Door) -> None:
         """One more; over the limit the one silent longest goes, the newest where all are busy."""
@@ -90,13 +144,14 @@ class Server:
                 if slow or (not door.busy and now - door.heard > idle):
                     door.close()
             self.service.tick()
+            await self._look_at_sockets()
 
     async def close(self) -> None:
         """No new connections; those that are busy get a moment."""
-        for server in self._servers:
+        for server in self._servers.values():
             server.close()
-        for path in self._paths:
-            path.unlink(missing_ok=True)
+        for where, mine in self._paths.items():
+            sockets.remove(where.path, mine)
         for door in list(self.doors):
             if not door.busy:
                 door.close()
@@ -242,6 +297,7 @@ def _reload(server: Server, recording: Recording, path: Path | None, store: str 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command `gatepost-policyd`."""
+    std_files.ensure()
     parser = argparse.ArgumentParser(
         prog="gatepost-policyd", description="The policy service of gatepost, in the foreground."
     )

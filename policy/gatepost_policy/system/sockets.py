@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import stat
+from contextlib import suppress
 
 from gatepost_policy.system.socket_address import SocketAddress
 
@@ -91,3 +92,19 @@ def listen(address: SocketAddress, mode: int, backlog: int) -> socket.socket:
     os.chmod(address.path, mode)
     bound.listen(backlog)
     return bound
+
+
+def inode(path: str) -> tuple[int, int] | None:
+    """Device and inode of a unix socket; None where no socket lies at `path`."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
+
+
+def remove(path: str, mine: tuple[int, int] | None) -> None:
+    """Unlink our own socket: what somebody else has put there meanwhile stays."""
+    if mine is not None and inode(path) == mine:
+        with suppress(OSError):
+            os.unlink(path)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gatepost_milter.cli.common import FINDINGS, App, note, on_terminal
+from gatepost_milter.cli.common import FINDINGS, App, catch_up
+from gatepost_milter.cli.options import FORMAT, progress
 
 if TYPE_CHECKING:
     from gatepost_policy.backtest import Result
@@ -29,10 +30,7 @@ if TYPE_CHECKING:
 @click.option("--since", metavar="TIME", help="Compare only from then on: ISO 8601, or 30d.")
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", default=20, show_default=True,
               help="Show so many senders and messages.")  # fmt: skip
-@click.option(
-    "--format", "form", type=click.Choice(("table", "json")), default="table", show_default=True,
-    help="A table, or JSON.",
-)  # fmt: skip
+@FORMAT
 @click.pass_obj
 def command(app: App, new: Path | None, since: str | None, limit: int, form: str) -> None:
     """What a configuration would have decided differently, over the stored history.
@@ -64,30 +62,13 @@ def command(app: App, new: Path | None, since: str | None, limit: int, form: str
 
 
 def _run(app: App, settings: "Settings", since: float | None) -> "Result":
-    from rich.console import Console
-    from rich.progress import Progress
+    from gatepost_policy import backtest, store
 
-    from gatepost_policy import backtest, recorder, store
-    from gatepost_policy.ingest import trap_marks
-
-    engine = app.reader()
-    try:
-        if not recorder.wait_until_ingested(app.settings):
-            note("milterctl: the recorder is behind; the newest messages may be missing")
-        trap_marks.settle(engine, app.settings)
+    with app.opened(replica=True) as engine:
+        catch_up(app, engine)
         with store.reading(engine) as connection:
-            with Progress(
-                console=Console(stderr=True), disable=not on_terminal(sys.stderr), transient=True
-            ) as bar:
-                task = bar.add_task("backtest", total=backtest.total(connection))
-                return backtest.run(
-                    connection,
-                    settings,
-                    since=since,
-                    progress=lambda messages: bar.advance(task, messages),
-                )
-    finally:
-        engine.dispose()
+            with progress("backtest", backtest.total(connection)) as advance:
+                return backtest.run(connection, settings, since=since, progress=advance)
 
 
 def _print(result: "Result", limit: int) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gatepost_milter.cli.common import FINDINGS, UNREACHABLE, USAGE, App, note
+from gatepost_milter.cli.options import FORMAT
 from gatepost_policy.config import ConfigError
 from gatepost_policy.text.escape import shown
 
@@ -35,8 +36,7 @@ class MtaGroup(click.Group):
 
 
 @click.group(cls=MtaGroup, invoke_without_command=True)
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table",
-              show_default=True, help="For people or for programs.")  # fmt: skip
+@FORMAT
 @click.pass_context
 def command(context: click.Context, form: str) -> None:
     """Look for what is wrong, and say which line to change.

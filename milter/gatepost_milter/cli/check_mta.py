@@ -7,16 +7,13 @@ from pathlib import Path
 import click
 
 from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure
+from gatepost_milter.cli.options import FORMAT
 from gatepost_milter.doctor.finding import Finding
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.plural import plural
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-FORM = click.option(
-    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True,
-    help="A table, or JSON for programs.",
-)  # fmt: skip
 
 
 @click.command("postfix", short_help="Look at a live Postfix.")
@@ -24,7 +21,7 @@ FORM = click.option(
               help="Postfix's configuration, else its own default.")  # fmt: skip
 @click.option("--command-directory", type=FOLDER, metavar="DIR",
               help="Where postconf and postmap are.")  # fmt: skip
-@FORM
+@FORMAT
 @click.pass_obj
 def postfix(
     app: App, config_directory: Path | None, command_directory: Path | None, form: str
@@ -49,7 +46,7 @@ def postfix(
 @click.option("--exim-config", type=FILE, metavar="FILE",
               help="Exim's configuration, else its own default.")  # fmt: skip
 @click.option("--exim", "program", type=FILE, metavar="FILE", help="The exim program.")
-@FORM
+@FORMAT
 @click.pass_obj
 def exim(app: App, exim_config: Path | None, program: Path | None, form: str) -> None:
     """Look at a live Exim: is gatepost-policyd asked, and does submitted mail lose what tells?"""

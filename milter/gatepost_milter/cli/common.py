@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 from gatepost_policy import config
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
     from gatepost_policy.config.settings import Settings
 
@@ -49,24 +49,44 @@ class App:
         """The settings in force. Raises ConfigError."""
         return config.load(self.config_path, store=self.store_option)
 
-    def engine(self) -> "Engine":
-        """The store, opened; created where it is SQLite and missing. Raises StoreError."""
-        from gatepost_policy import store
-
-        return store.open_engine(self.settings)
-
     @property
     def has_replica(self) -> bool:
         """True where reports read from another server than the one that is written to."""
         return self.store_option is None and bool(self.settings.store.read_url)
 
-    def reader(self) -> "Engine":
-        """The store to ask for reports: the replica where one is configured. Raises StoreError."""
+    @contextmanager
+    def opened(self, *, ensure: bool = True, replica: bool = False) -> "Iterator[Engine]":
+        """The store, opened and closed again; a missing SQLite file is made where `ensure`.
+
+        `replica`: the one to ask for reports, where one is configured. Raises StoreError.
+        """
         from gatepost_policy import store
 
-        if not self.has_replica:
-            return self.engine()
-        return store.open_url(config.read_url(self.settings))
+        if replica and self.has_replica:
+            engine = store.open_url(config.read_url(self.settings))
+        else:
+            engine = store.open_engine(self.settings, ensure=ensure)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+
+    @contextmanager
+    def store(
+        self, *, caught_up: bool = False, write: bool = False, replica: bool = False
+    ) -> "Iterator[Connection]":
+        """One transaction on the store, which only reads unless `write`.
+
+        `caught_up`: with everything in it that was accepted before this moment (`catch_up`);
+        `replica` as in `opened`. Raises StoreError.
+        """
+        from gatepost_policy import store
+
+        with self.opened(replica=replica) as engine:
+            if caught_up:
+                catch_up(self, engine)
+            with store.writing(engine) if write else store.reading(engine) as connection:
+                yield connection
 
     def close(self) -> None:
         """What this run left in the state directory, as root, belongs to the services."""
@@ -82,27 +102,26 @@ class App:
 def catch_up(app: App, engine: "Engine") -> None:
     """Bring the store up to this moment, before it is asked: the journal, and what is a trap now.
 
-    Says so on stderr where the recorder does not keep up. Raises StoreError.
+    `engine` may be a replica's. Says so on stderr where the recorder does not keep up. Raises
+    StoreError.
     """
     from gatepost_policy import recorder
     from gatepost_policy.ingest import trap_marks
     from gatepost_policy.store import StoreError
 
-    primary: Engine | None = None
     try:
         if not recorder.wait_until_ingested(app.settings):
             note("milterctl: the recorder is behind; the newest messages may be missing")
         if app.has_replica:
-            primary = app.engine()
-        trap_marks.settle(primary or engine, app.settings)
+            with app.opened() as primary:
+                trap_marks.settle(primary, app.settings)
+        else:
+            trap_marks.settle(engine, app.settings)
     except StoreError as error:
         # What can be read is still worth reading: from a replica, from a store that is busy.
         if not error.temporary:
             raise
         note(f"milterctl: {error}; until then old mail does not know of new traps")
-    finally:
-        if primary is not None:
-            primary.dispose()
 
 
 def note(text: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from gatepost_milter.cli.common import USAGE, App, Failure, note, on_terminal
+from gatepost_milter.cli.options import FORMAT
 
 
 @click.group(short_help="One person's data: export or erase it.")
@@ -29,14 +30,12 @@ def export(app: App, address: str, output: Path | None) -> None:
     """Write everything that is held about ADDRESS, as JSON."""
     from gatepost_policy.retention import person
 
-    engine = app.engine()
-    try:
+    with app.opened() as engine:
         _ingest(app)
-        found = person.export(engine, app.settings, address)
-    except ValueError as error:
-        raise Failure(str(error), USAGE) from None
-    finally:
-        engine.dispose()
+        try:
+            found = person.export(engine, app.settings, address)
+        except ValueError as error:
+            raise Failure(str(error), USAGE) from None
     text = json.dumps(found, indent=2) + "\n"
     if output is None:
         sys.stdout.write(text)
@@ -48,8 +47,7 @@ def export(app: App, address: str, output: Path | None) -> None:
 @command.command()
 @click.argument("address")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table",
-              show_default=True, help="For people or for programs.")  # fmt: skip
+@FORMAT
 @click.pass_obj
 def erase(app: App, address: str, yes: bool, form: str) -> None:
     """Take ADDRESS out of everything. There is no way back.
@@ -67,14 +65,12 @@ def erase(app: App, address: str, yes: bool, form: str) -> None:
                 USAGE,
             )
         click.confirm(f"Erase everything about {address}?", abort=True, err=True)
-    engine = app.engine()
-    try:
+    with app.opened() as engine:
         _ingest(app)
-        done: dict[str, Any] = person.erase(engine, app.settings, address, time.time()).json()
-    except ValueError as error:
-        raise Failure(str(error), USAGE) from None
-    finally:
-        engine.dispose()
+        try:
+            done: dict[str, Any] = person.erase(engine, app.settings, address, time.time()).json()
+        except ValueError as error:
+            raise Failure(str(error), USAGE) from None
     if form == "json":
         print(json.dumps(done, indent=2))
     else:

@@ -23,17 +23,14 @@ def upgrade(app: App) -> None:
     A SQLite store is upgraded when it is first opened, too; a database server only by this
     command. Take a backup first: there is no way back.
     """
-    from gatepost_policy import config, store
+    from gatepost_policy import config
     from gatepost_policy.store import migrate
 
     path = config.database_path(app.settings)
     if path is not None:
         _directory(path)
-    engine = store.open_engine(app.settings, ensure=False)
-    try:
+    with app.opened(ensure=False) as engine:
         before, now = migrate.upgrade(engine)
-    finally:
-        engine.dispose()
     print(
         f"schema {now}: nothing to do" if before == now else f"schema {before or 'none'} -> {now}"
     )
@@ -52,18 +49,15 @@ def _directory(path: Path) -> None:
 @click.pass_obj
 def current(app: App) -> None:
     """Print the schema's revision."""
-    from gatepost_policy import config, store
+    from gatepost_policy import config
     from gatepost_policy.store import migrate
 
     path = config.database_path(app.settings)
     if path is not None and not path.exists():
         print("none")
         return
-    engine = store.open_engine(app.settings, ensure=False)
-    try:
+    with app.opened(ensure=False) as engine:
         print(migrate.current(engine) or "none")
-    finally:
-        engine.dispose()
 
 
 @command.command()
@@ -76,11 +70,8 @@ def check(app: App) -> None:
     from gatepost_policy import store
     from gatepost_policy.store import check as store_check
 
-    engine = store.open_engine(app.settings, ensure=False)
-    try:
+    with app.opened(ensure=False) as engine:
         findings = store_check.findings(engine)
-    finally:
-        engine.dispose()
     for line in findings:
         print(line)
     if findings:
@@ -104,9 +95,8 @@ def purge(app: App, clock_is_right: bool) -> None:
     """
     from gatepost_policy import retention
 
-    engine = app.engine()
     now = time.time()
-    try:
+    with app.opened() as engine:
         doubt = None if clock_is_right else retention.by_hand(engine, now)
         if doubt is not None:
             raise Failure(
@@ -116,7 +106,5 @@ def purge(app: App, clock_is_right: bool) -> None:
         with working("forgetting") as advance:
             done = retention.purge(engine, app.settings, now, advance)
         retention.remember(engine, now, back=clock_is_right)
-    finally:
-        engine.dispose()
     for name, number in asdict(done).items():
         print(f"{name}: {number}")

@@ -38,17 +38,13 @@ def command(app: App, form: str, output: Path | None) -> None:
     nft -f /etc/gatepost/listed.nft
     milterctl export rbldnsd -o /var/lib/rbldns/gatepost  # ZONE:combined:gatepost
     """
-    from gatepost_policy import exporters, recorder, store
+    from gatepost_policy import exporters, recorder
     from gatepost_policy.listings import dossier
 
     now = time.time()
-    engine = app.reader()
-    try:
-        recorder.wait_until_ingested(app.settings)
-        with store.reading(engine) as connection:
-            entries = dossier.listings(connection, now, limit=None, evidence=True)
-    finally:
-        engine.dispose()
+    recorder.wait_until_ingested(app.settings)
+    with app.store(replica=True) as connection:
+        entries = dossier.listings(connection, now, limit=None, evidence=True)
     blocked, refused = exporters.sort_out(entries, app.settings)
     if form == "json":
         lines = iter([json.dumps(_json(entries, now), indent=2)])

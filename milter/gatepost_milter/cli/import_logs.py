@@ -1,10 +1,9 @@
 """`milterctl import`: back-fill the history from the logs of Exim and Postfix."""
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING
@@ -12,7 +11,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
 
-from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure, note, on_terminal
+from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure, note
+from gatepost_milter.cli.options import progress
 from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.common import to_json
 from gatepost_policy.importers.exim import Exim
@@ -79,10 +79,9 @@ def _run(
     damaged = False
     with ExitStack() as stack:
         logs = _in_order([_opened(stack, path, where, now) for path in files], importer)
-        engine = app.engine()
-        stack.callback(engine.dispose)
+        engine = stack.enter_context(app.opened())
         sink = _Sink(engine, app.settings, now)
-        advance = stack.enter_context(_progress(logs))
+        advance = stack.enter_context(progress("import", _size(logs), "octets"))
         for log in logs:
             try:
                 sink.take(_seen(importer, log, advance))
@@ -204,26 +203,10 @@ class _Sink:
             self.new += writing.result()
 
 
-@contextmanager
-def _progress(logs: list[_Log]) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, by bytes; without one where nobody watches."""
-    if not on_terminal(sys.stderr):
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
+def _size(logs: list[_Log]) -> int | None:
+    """Octets of all logs; None where one is standard input: nobody knows how much is to come."""
     sizes = [log.file.size for log in logs]
-    # Of standard input nobody knows how much is to come.
-    total = None if None in sizes else sum(s for s in sizes if s is not None)
-    columns = ("import", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    # Without the redirections rich would print to stderr what is meant for stdout.
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True,
-        redirect_stdout=False, redirect_stderr=False,
-    ) as progress:  # fmt: skip
-        task = progress.add_task("import", total=total)
-        yield lambda count: progress.advance(task, count)
+    return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
 def _summary(importer: Importer, sink: _Sink, verbose: bool) -> None:

@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gatepost_milter.cli.common import FINDINGS, UNREACHABLE, USAGE, App, Failure, note
+from gatepost_milter.cli.options import FORMAT
 
 if TYPE_CHECKING:
     from gatepost_milter.doctor.privacy_probe import Look, Probe, Target
     from gatepost_milter.doctor.privacy_ways import Tried
     from gatepost_policy.scrub.audit import Finding
 
-FORM = click.option(
-    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True,
-    help="A table, or JSON for programs.",
-)  # fmt: skip
 PASSWORD = "GATEPOST_PASSWORD"  # noqa: S105  the name of a variable, not a password
 
 
@@ -33,7 +30,7 @@ def command() -> None:
 
 @command.command("audit", short_help="Read saved messages and say what each one tells.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@FORM
+@FORMAT
 @click.pass_obj
 def audit(app: App, files: tuple[str, ...], form: str) -> None:
     """Read saved messages (.eml, mbox, Maildir, directories, .gz) and say what each one tells."""
@@ -93,7 +90,7 @@ def audit(app: App, files: tuple[str, ...], form: str) -> None:
 @click.option("--smtp-port", type=click.IntRange(1, 65535), metavar="N", default=25,
               show_default=True, help="The port for mail from outside.")  # fmt: skip
 @click.option("--record", is_flag=True, help="Keep the result for the metrics.")
-@FORM
+@FORMAT
 @click.pass_obj
 def test(app: App, /, form: str, **options: Any) -> None:
     """Send a probe through a real submission port and say what still leaks.

@@ -18,6 +18,7 @@ from gatepost_milter.cli.common import (
     note,
     on_terminal,
 )
+from gatepost_milter.cli.options import FORMAT, progress
 from gatepost_milter.cli.replay_output import Assumptions, Differences, print_json, print_plain
 from gatepost_milter.cli.replay_run import in_order, player
 from gatepost_milter.replay import play, request, saved_mail
@@ -61,14 +62,7 @@ MANY_FILES = 20
     metavar="OLD.json",
     help="Print only what is decided differently from this earlier --format json output.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(("table", "json")),
-    default="table",
-    show_default=True,
-    help="How to print it.",
-)
+@FORMAT
 @click.pass_obj
 def command(
     app: App,
@@ -192,21 +186,5 @@ def _progress(stack: ExitStack, files: int, quiet: bool) -> Callable[[], None]:
         return lambda: None
     if on_terminal(sys.stdout) and not quiet:
         return lambda: None
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    progress = stack.enter_context(
-        Progress(
-            "replay",
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            # Or rich would take what we print to stdout and print it to stderr.
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )  # fmt: skip
-    )
-    task = progress.add_task("replay", total=files)
-    return lambda: progress.advance(task)
+    advance = stack.enter_context(progress("replay", files, "files"))
+    return lambda: advance(1)

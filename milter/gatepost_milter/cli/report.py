@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from gatepost_milter.cli.common import USAGE, App, Failure, catch_up
+from gatepost_milter.cli.common import USAGE, App, Failure
+from gatepost_milter.cli.options import format_option
 
 if TYPE_CHECKING:
     from gatepost_policy.render.html.page import Volume
@@ -31,8 +32,7 @@ FORMATS = ("table", "json", "csv", "html")
               help="Only clients that came this way.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", default=100, show_default=True,
               help="List so many messages, newest first.")  # fmt: skip
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True,
-              help="For people, for programs, for a spreadsheet, for a browser.")  # fmt: skip
+@format_option(*FORMATS[1:], text="For people, for programs, for a spreadsheet, for a browser.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write there instead of to the terminal.")  # fmt: skip
 @click.pass_obj
@@ -92,14 +92,11 @@ def tell(
     app: App, chosen: "Selection", now: float, wants_volume: bool
 ) -> tuple["Report", "Volume | None"]:
     """The report on everything that was accepted before this moment, and what a chart shows."""
-    from gatepost_policy import store
     from gatepost_policy.report import history
     from gatepost_policy.report.conditions import TooWide
 
-    engine = app.reader()
     try:
-        catch_up(app, engine)
-        with store.reading(engine) as connection:
+        with app.store(caught_up=True, replica=True) as connection:
             report = history.tell(connection, chosen, app.settings, now)
             if not wants_volume:
                 return report, None
@@ -108,8 +105,6 @@ def tell(
             return report, volume.rows(connection)
     except TooWide as error:
         raise Failure(str(error), USAGE) from None
-    finally:
-        engine.dispose()
 
 
 @contextmanager

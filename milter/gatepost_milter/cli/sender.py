@@ -7,20 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gatepost_milter.cli.common import USAGE, App, Failure, catch_up, note
+from gatepost_milter.cli.common import USAGE, App, Failure, note
+from gatepost_milter.cli.options import FORMAT
 
 if TYPE_CHECKING:
     from gatepost_policy.mail.facts import Identity
 
 say = note
-_FORMAT = click.option(
-    "--format",
-    "form",
-    type=click.Choice(("table", "json")),
-    default="table",
-    show_default=True,
-    help="How to print it.",
-)
 
 
 def _identity(name: str) -> "Identity":
@@ -63,24 +56,18 @@ def command() -> None:
     show_default=True,
     help="At most so many.",
 )
-@_FORMAT
+@FORMAT
 @click.pass_obj
 def list_(app: App, past: bool, limit: int, form: str) -> None:
     """Listings in force, and repeat senders."""
-    from gatepost_policy import store
     from gatepost_policy.listings import dossier
     from gatepost_policy.text.escape import shown
     from gatepost_policy.text.terminal import console, minute, plain, put, stacked, whole
 
     now = time.time()
-    engine = app.reader()
-    try:
-        catch_up(app, engine)
-        with store.reading(engine) as connection:
-            listed = dossier.listings(connection, now, past=past, limit=limit)
-            repeat = dossier.repeat_senders(connection, limit=limit)
-    finally:
-        engine.dispose()
+    with app.store(caught_up=True, replica=True) as connection:
+        listed = dossier.listings(connection, now, past=past, limit=limit)
+        repeat = dossier.repeat_senders(connection, limit=limit)
     if form == "json":
         _dump({"listings": [x.json() for x in listed], "repeat": [x.json() for x in repeat]})
         return
@@ -118,11 +105,10 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
 
 @command.command()
 @click.argument("name", metavar="SENDER")
-@_FORMAT
+@FORMAT
 @click.pass_obj
 def show(app: App, name: str, form: str) -> None:
     """One sender: what is known, its listings, and the evidence for them."""
-    from gatepost_policy import store
     from gatepost_policy.listings import dossier
     from gatepost_policy.text.escape import shown
     from gatepost_policy.text.plural import plural
@@ -130,13 +116,8 @@ def show(app: App, name: str, form: str) -> None:
     from gatepost_policy.text.times import timestamp
 
     identity = _identity(name)
-    engine = app.reader()
-    try:
-        catch_up(app, engine)
-        with store.reading(engine) as connection:
-            found = dossier.sender(connection, identity, time.time())
-    finally:
-        engine.dispose()
+    with app.store(caught_up=True, replica=True) as connection:
+        found = dossier.sender(connection, identity, time.time())
     if form == "json":
         _dump(found.json())
         return
@@ -176,7 +157,7 @@ def show(app: App, name: str, form: str) -> None:
 @click.pass_obj
 def punish(app: App, name: str, length: str | None, note: str) -> None:
     """List a sender by hand. It holds in every process within two seconds."""
-    from gatepost_policy import listings, store
+    from gatepost_policy import listings
     from gatepost_policy.config.settings import duration
     from gatepost_policy.text.escape import shown, utf8
 
@@ -189,12 +170,8 @@ def punish(app: App, name: str, length: str | None, note: str) -> None:
             raise click.UsageError(f"--for: {error}.") from None
         seconds = max(1, int(value))
     now = time.time()
-    engine = app.engine()
-    try:
-        with store.writing(engine) as connection:
-            listings.punish(connection, identity, seconds=seconds, at=now, note=utf8(note))
-    finally:
-        engine.dispose()
+    with app.store(write=True) as connection:
+        listings.punish(connection, identity, seconds=seconds, at=now, note=utf8(note))
     click.echo(f"{shown(identity.value)} is listed until {_time(now + seconds)}")
     if not identity.proven:
         say("milterctl: an envelope sender can be forged: whoever writes this address is refused")
@@ -208,16 +185,12 @@ def punish(app: App, name: str, length: str | None, note: str) -> None:
 @click.pass_obj
 def forgive(app: App, name: str, note: str) -> None:
     """Lift the listings of a sender; its next hit is a first one again."""
-    from gatepost_policy import listings, store
+    from gatepost_policy import listings
     from gatepost_policy.text.escape import shown, utf8
     from gatepost_policy.text.plural import plural
 
     identity = _identity(name)
-    engine = app.engine()
-    try:
-        with store.writing(engine) as connection:
-            count = listings.forgive(connection, identity, at=time.time(), note=utf8(note))
-    finally:
-        engine.dispose()
+    with app.store(write=True) as connection:
+        count = listings.forgive(connection, identity, at=time.time(), note=utf8(note))
     click.echo(f"{shown(identity.value)}: {plural(count, 'listing')} lifted" if count else
                f"{shown(identity.value)} was not listed")  # fmt: skip

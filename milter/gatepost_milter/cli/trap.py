@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from gatepost_milter.cli import trap_import
-from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure, catch_up, note
+from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure, note
+from gatepost_milter.cli.options import FORMAT
 from gatepost_milter.cli.trap_options import NOTE, PUBLISHED, SOURCE, WHEN
 
 
@@ -26,14 +27,6 @@ def _dump(rows: list[dict[str, Any]]) -> None:
 
 
 say = note  # an option of this name hides it in the commands
-_FORMAT = click.option(
-    "--format",
-    "form",
-    type=click.Choice(("table", "json")),
-    default="table",
-    show_default=True,
-    help="How to print it.",
-)
 
 
 @click.group("trap", short_help="The traps: addresses that nobody was ever given.")
@@ -64,28 +57,24 @@ def add(
     published_at: float | None,
 ) -> None:
     """Make addresses traps. One that was a trap already is fine."""
-    from gatepost_policy import store, traps
+    from gatepost_policy import traps
     from gatepost_policy.text.escape import shown, utf8
 
-    engine = app.engine()
-    try:
-        with store.writing(engine) as connection:
-            for name in names:
-                try:
-                    new = traps.add(
-                        connection,
-                        utf8(name),
-                        at=time.time(),
-                        source=utf8(source),
-                        note=utf8(note),
-                        published=utf8(published),
-                        published_at=published_at,
-                    )
-                except ValueError as error:
-                    raise Failure(f"{name}: {error}", USAGE) from None
-                click.echo(f"{shown(name)} {'is a trap' if new else 'was a trap already'}")
-    finally:
-        engine.dispose()
+    with app.store(write=True) as connection:
+        for name in names:
+            try:
+                new = traps.add(
+                    connection,
+                    utf8(name),
+                    at=time.time(),
+                    source=utf8(source),
+                    note=utf8(note),
+                    published=utf8(published),
+                    published_at=published_at,
+                )
+            except ValueError as error:
+                raise Failure(f"{name}: {error}", USAGE) from None
+            click.echo(f"{shown(name)} {'is a trap' if new else 'was a trap already'}")
 
 
 @command.command(short_help="Make addresses ordinary again.")
@@ -93,40 +82,32 @@ def add(
 @click.pass_obj
 def remove(app: App, names: tuple[str, ...]) -> None:
     """Make addresses ordinary again; what they have seen stays in the history."""
-    from gatepost_policy import store, traps
+    from gatepost_policy import traps
     from gatepost_policy.text.escape import shown, utf8
 
-    engine = app.engine()
-    try:
-        with store.writing(engine) as connection:
-            for name in names:
-                try:
-                    was = traps.remove(connection, utf8(name), at=time.time())
-                except ValueError as error:
-                    raise Failure(f"{name}: {error}", USAGE) from None
-                click.echo(f"{shown(name)} {'is no trap any more' if was else 'was no trap'}")
-    finally:
-        engine.dispose()
+    with app.store(write=True) as connection:
+        for name in names:
+            try:
+                was = traps.remove(connection, utf8(name), at=time.time())
+            except ValueError as error:
+                raise Failure(f"{name}: {error}", USAGE) from None
+            click.echo(f"{shown(name)} {'is no trap any more' if was else 'was no trap'}")
 
 
 @command.command("list")
 @click.option("--match", default="", metavar="TEXT", help="Only those that contain this.")
 @click.option("--source", metavar="TEXT", help="Only those from this source.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many.")
-@_FORMAT
+@FORMAT
 @click.pass_obj
 def list_(app: App, match: str, source: str | None, limit: int | None, form: str) -> None:
     """List the traps."""
-    from gatepost_policy import store, traps
+    from gatepost_policy import traps
     from gatepost_policy.text.escape import shown
     from gatepost_policy.text.terminal import console, plain, put, whole
 
-    engine = app.engine()
-    try:
-        with store.reading(engine) as connection:
-            found = traps.listing(connection, match=match, source=source, limit=limit)
-    finally:
-        engine.dispose()
+    with app.store() as connection:
+        found = traps.listing(connection, match=match, source=source, limit=limit)
     if form == "json":
         rows = []
         for trap in found:
@@ -158,25 +139,21 @@ def list_(app: App, match: str, source: str | None, limit: int | None, form: str
 
 
 @command.command(short_help="Find traps that somebody seems to use.")
-@_FORMAT
+@FORMAT
 @click.pass_obj
 def check(app: App, form: str) -> None:
     """Find traps that somebody seems to use: seen as a sender or as a login.
 
     Exit code 1 where there is one. An envelope sender may be forged; a login is proof.
     """
-    from gatepost_policy import store, traps
+    from gatepost_policy import traps
     from gatepost_policy.text.escape import shown
     from gatepost_policy.text.plural import plural
     from gatepost_policy.text.terminal import console, plain, put, stacked, whole
 
-    engine = app.engine()
-    try:
-        with store.reading(engine) as connection:
-            found = traps.check(connection)
-            total = traps.count(connection)
-    finally:
-        engine.dispose()
+    with app.store() as connection:
+        found = traps.check(connection)
+        total = traps.count(connection)
     if form == "json":
         _dump([asdict(f) | {"at": _time(f.at)} for f in found])
     elif found:
@@ -208,24 +185,19 @@ def check(app: App, form: str) -> None:
     show_default=True,
     help="At most so many.",
 )
-@_FORMAT
+@FORMAT
 @click.pass_obj
 def hits(app: App, name: str | None, limit: int, form: str) -> None:
     """The newest messages to traps, or to one trap."""
-    from gatepost_policy import store, traps
+    from gatepost_policy import traps
     from gatepost_policy.text.escape import shown, utf8
     from gatepost_policy.text.terminal import console, plain, put, stacked, whole
 
-    engine = app.engine()
-    try:
-        catch_up(app, engine)
-        with store.reading(engine) as connection:
-            try:
-                found = traps.hits(connection, None if name is None else utf8(name), limit=limit)
-            except ValueError as error:
-                raise Failure(f"{name}: {error}", USAGE) from None
-    finally:
-        engine.dispose()
+    with app.store(caught_up=True) as connection:
+        try:
+            found = traps.hits(connection, None if name is None else utf8(name), limit=limit)
+        except ValueError as error:
+            raise Failure(f"{name}: {error}", USAGE) from None
     if form == "json":
         _dump([asdict(h) | {"at": _time(h.at)} for h in found])
         return
@@ -264,15 +236,11 @@ def export(app: App, form: str, directory: Path) -> None:
     gatepost_trap_recipients makes the addresses known, gatepost_trap_transport throws away what
     the milter lets through.
     """
-    from gatepost_policy import exporters, store, traps
+    from gatepost_policy import exporters, traps
     from gatepost_policy.exporters import postfix
 
-    engine = app.engine()
-    try:
-        with store.reading(engine) as connection:
-            found = traps.listing(connection)
-    finally:
-        engine.dispose()
+    with app.store() as connection:
+        found = traps.listing(connection)
     tables = {
         "gatepost_trap_recipients": postfix.recipient_lines(found),
         "gatepost_trap_transport": postfix.transport_lines(found),

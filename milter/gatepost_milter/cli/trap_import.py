@@ -8,7 +8,8 @@ from typing import IO, Any
 
 import click
 
-from gatepost_milter.cli.common import FINDINGS, App, Failure, note, on_terminal
+from gatepost_milter.cli.common import FINDINGS, App, Failure, note
+from gatepost_milter.cli.options import progress
 from gatepost_milter.cli.trap_options import NOTE, PUBLISHED, SOURCE, WHEN
 
 
@@ -60,21 +61,17 @@ def _import(app: App, file: Path, **values: Any) -> Any:
 
     from gatepost_policy import store, traps
 
-    engine = app.engine()
-    try:
-        with _opened(file) as (lines, size), _progress(size) as advance:
-            with engine.connect() as bare:
-                connection = bare.execution_options(gatepost_writing=True)
-                try:
-                    return traps.import_lines(
-                        connection, lines, at=time.time(), progress=advance, **values
-                    )
-                except SQLAlchemyError as error:
-                    raise store.explain(error, engine) from error
-                except BlockingIOError:
-                    raise Failure("another import of traps is running; try again later") from None
-    finally:
-        engine.dispose()
+    with app.opened() as engine, _opened(file) as (lines, size), progress("traps", size) as advance:
+        with engine.connect() as bare:
+            connection = bare.execution_options(gatepost_writing=True)
+            try:
+                return traps.import_lines(
+                    connection, lines, at=time.time(), progress=advance, **values
+                )
+            except SQLAlchemyError as error:
+                raise store.explain(error, engine) from error
+            except BlockingIOError:
+                raise Failure("another import of traps is running; try again later") from None
 
 
 class _opened:
@@ -99,29 +96,3 @@ class _opened:
     def __exit__(self, *_: object) -> None:
         if self.file is not None:
             self.file.close()
-
-
-class _progress:
-    """A progress bar on stderr, where a person looks at it."""
-
-    def __init__(self, size: int | None) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.bar = Progress(
-            TextColumn("traps"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not on_terminal(sys.stderr),
-            transient=True,
-        )
-        self.task = self.bar.add_task("traps", total=size)
-
-    def __enter__(self) -> Any:
-        self.bar.start()
-        return lambda octets: self.bar.advance(self.task, octets)
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()

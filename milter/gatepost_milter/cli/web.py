@@ -5,13 +5,16 @@ import os
 import signal
 import sys
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gatepost_milter.cli.common import UNREACHABLE, App, Failure
 from gatepost_policy.system import sockets
 from gatepost_policy.system.socket_address import SocketAddress
+
+if TYPE_CHECKING:
+    from flask import Flask
 
 THREADS = 4
 
@@ -42,13 +45,18 @@ def _listen(context: click.Context, option: click.Parameter, text: str) -> Socke
 @click.pass_obj
 def command(app: App, listen: SocketAddress, actions: bool) -> None:
     """The live page: search by sender, host and trap; read-only unless --actions is given."""
-    from waitress.server import create_server
-
     from gatepost_policy.web.app import create
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    engine = app.engine()
-    page = create(app.settings, lambda: engine, hosts=_hosts(listen), actions=actions)
+    with app.opened() as engine:
+        page = create(app.settings, lambda: engine, hosts=_hosts(listen), actions=actions)
+        _serve(page, listen, " (actions allowed)" if actions else "")
+
+
+def _serve(page: "Flask", listen: SocketAddress, note: str) -> None:
+    """Answer until somebody ends it; then the process is over."""
+    from waitress.server import create_server
+
     where: dict[str, Any] = {"host": listen.host, "port": listen.port}
     if listen.kind == "unix":
         _make_way(listen)
@@ -60,7 +68,7 @@ def command(app: App, listen: SocketAddress, actions: bool) -> None:
         raise Failure(problem, UNREACHABLE) from None
     mine = sockets.inode(listen.path) if listen.kind == "unix" else None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same end as Ctrl-C
-    print(f"ready {_url(listen)}{' (actions allowed)' if actions else ''}", flush=True)
+    print(f"ready {_url(listen)}{note}", flush=True)
     try:
         server.run()
     except KeyboardInterrupt:

@@ -45,7 +45,7 @@ from gatepost_policy.mail.facts import (
     Signature,
     Source,
 )
-from gatepost_policy.rules.whose_mail import INBOUND, Ownership, whose_mail
+from gatepost_policy.rules.whose_mail import INBOUND, LOCAL, LOOPBACK, Ownership, whose_mail
 
 DELIVERED = ("=>", "->", ">>", "*>")
 UNDELIVERED = ("**", "==")
@@ -266,12 +266,14 @@ class Exim:
         entry.signatures += passed(arrival.signers, entry.signatures)
 
     def _whose(self, client: Client, authenticated: bool) -> Ownership:
-        return whose_mail(
+        found = whose_mail(
             self._ours,
             address=client.address,
             local=client.family is Family.UNIX,
             submitted=authenticated,
         )
+        # A program on this host: its mail is counted, since a log does not tell whose it was.
+        return LOCAL if found == LOOPBACK else found
 
     def _refusal(self, at: float, queue_id: str | None, text: str, line: str) -> Iterator[Seen]:
         found = read_rejection(TOPIC.sub("", text[:MAX_REFUSAL]))

@@ -33,26 +33,27 @@ from gatepost_policy.importers.common import (
 from gatepost_policy.importers.opendkim import Signatures
 from gatepost_policy.importers.postfix_line import (
     AGENTS,
+    CLIENT,
     DELIVERED_TO,
-    FROM,
-    HELO,
     QUEUE_ID,
     QUEUED,
-    RECIPIENT,
-    REFUSED,
     SUBMISSION,
     WHOLE,
     read_client,
+    read_refusal,
 )
 from gatepost_policy.importers.syslog import Entry, read_line
 from gatepost_policy.journal.record import Seen
 from gatepost_policy.mail import address
 from gatepost_policy.mail.decision import Decision
 from gatepost_policy.mail.facts import Client, Direction, Facts, Family, Recipient, Source
-from gatepost_policy.rules.whose_mail import LOCAL, Ownership, whose_mail
+from gatepost_policy.rules.whose_mail import LOCAL, LOOPBACK, Ownership, whose_mail
 
 # A hostile line must not keep a pattern busy; Postfix's own are far shorter.
 MAX_REFUSAL = 4096
+# How long a message that came from this host waits for the line that may call it a second pass.
+HELD_S = 60.0
+MAX_HELD = 1000
 
 
 @dataclass(slots=True)
@@ -71,6 +72,7 @@ class _Open:
     recipients: dict[str, bool] = field(default_factory=dict)  # True: accepted
     refusal: Decision | None = None  # of the last recipient that was refused
     dkim: Signatures | None = None
+    held: float = 0.0  # when it left the queue
 
 
 class Postfix:
@@ -82,6 +84,7 @@ class Postfix:
         self.tally = Tally()
         self._ours = ours or Submission()
         self._open: dict[tuple[str, str], _Open] = {}
+        self._held: dict[tuple[str, str], _Open] = {}
         self._last = 0.0
         self._ordinals = Ordinals()
         self._clock: Clock | None = None  # stands for the log that is being read
@@ -119,6 +122,7 @@ class Postfix:
 
     def finish(self) -> Iterator[Seen]:
         """The messages that are still under way when the last log ends."""
+        yield from self._released(None)
         for key in list(self._open):
             entry = self._open.pop(key)
             if not entry.queued and self._last - entry.at < STILL_OPEN_S:
@@ -131,6 +135,8 @@ class Postfix:
 
     def _entry(self, entry: Entry) -> Iterator[Seen]:
         self._last = max(self._last, entry.at)
+        if self._held:
+            yield from self._released(self._last - HELD_S)
         program = entry.program
         match = QUEUE_ID.match(entry.text)
         if match is None:
@@ -163,21 +169,22 @@ class Postfix:
             self.tally.kinds["other programs"] += 1
 
     def _smtpd(self, entry: Entry, queue_id: str, text: str, submission: bool) -> Iterator[Seen]:
-        if text.startswith("client="):
+        if match := CLIENT.match(text):
             if queue_id == "NOQUEUE":  # a proxy filter: the second smtpd queues it
                 self.tally.kinds["other"] += 1
                 return
-            client = read_client(text)
-            if "orig_client=" in text and "orig_queue_id=" not in text:
-                client = read_client(text.partition("orig_client=")[2])
-            whose = self._whose(client, "sasl_username=" in text)
+            peer, logged_in, known_before, forwarded = match.groups()
+            client = read_client(forwarded if forwarded and not known_before else peer)
+            whose = self._whose(client, submission or logged_in is not None)
             yield from self._arrive(entry, queue_id, client, whose)
-            self._open[entry.host, queue_id].reinjected = "orig_queue_id=" in text
+            self._open[entry.host, queue_id].reinjected = known_before is not None
             return
         yield from self._refused(entry, queue_id, text, submission)
 
     def _whose(self, client: Client, submitted: bool) -> Ownership:
-        return whose_mail(self._ours, address=client.address, submitted=submitted)
+        found = whose_mail(self._ours, address=client.address, submitted=submitted)
+        # A program on this host: its mail is counted, since a log does not tell whose it was.
+        return LOCAL if found == LOOPBACK else found
 
     def _arrive(
         self, entry: Entry, queue_id: str, client: Client, whose: Ownership
@@ -202,7 +209,7 @@ class Postfix:
             if found is None:
                 found = self._open_at((entry.host, queue_id), entry.at)
             found.message_id = text[11:].strip("<> ") or None
-        elif REFUSED.match(text):
+        elif read_refusal(text[:MAX_REFUSAL]) is not None:
             yield from self._refused(entry, queue_id, text, False)
         else:
             self.tally.kinds["other"] += 1
@@ -217,7 +224,13 @@ class Postfix:
             found.size = int(match.group(2)[:18])
         elif text.startswith("removed"):
             if found is not None:
-                yield from self._leave(key, self._open.pop(key))
+                del self._open[key]
+                if found.whose is LOCAL and not found.reinjected:
+                    # Its first pass may tell a moment later that this was the second.
+                    self._held[key] = found
+                    found.held = entry.at
+                else:
+                    yield from self._leave(key, found)
         else:
             self.tally.kinds["other"] += 1
 
@@ -227,10 +240,32 @@ class Postfix:
             self.tally.kinds["other"] += 1
             return
         self.tally.kinds["delivery"] += 1
+        to, bare, original, bare_original, _, relay, second = match.groups()
         found = self._open.get(key)
         if found is not None:
-            to, original = match.groups()
-            found.recipients.setdefault(original or to, True)
+            found.recipients.setdefault(original or bare_original or to or bare or "", True)
+        if second:
+            self._handed_on((key[0], second), relay)
+
+    def _handed_on(self, key: tuple[str, str], relay: str | None) -> None:
+        """A filter on this host has taken a message and queued it again as `key`.
+
+        Only such a filter is believed: any other server may name whatever queue id it likes.
+        """
+        ours = read_client(f"x[{relay}]")
+        if ours.address is None or self._whose(ours, False).direction is Direction.INBOUND:
+            return
+        again = self._open.get(key) or self._held.get(key)
+        if again is not None and again.whose.direction is not Direction.INBOUND:
+            again.reinjected = True
+
+    def _released(self, until: float | None) -> Iterator[Seen]:
+        """Messages of this host that have waited long enough; all of them for None."""
+        for key, entry in list(self._held.items()):
+            if until is not None and entry.held > until and len(self._held) < MAX_HELD:
+                return
+            del self._held[key]
+            yield from self._leave(key, entry)
 
     def _opendkim(self, key: tuple[str, str], text: str) -> None:
         found = self._open.get(key)
@@ -242,28 +277,29 @@ class Postfix:
         self.tally.kinds["dkim" if found.dkim.read(text) else "other"] += 1
 
     def _refused(self, entry: Entry, queue_id: str, text: str, submission: bool) -> Iterator[Seen]:
-        text = text[:MAX_REFUSAL]
-        match = REFUSED.match(text)
-        stage = match.group(3) if match else ""
-        if not match or (stage not in WHOLE and stage not in ("RCPT", "MAIL")):
+        found_refusal = read_refusal(text[:MAX_REFUSAL])
+        if found_refusal is None or (
+            found_refusal.stage not in WHOLE and found_refusal.stage not in ("RCPT", "MAIL")
+        ):
             self.tally.kinds["other"] += 1
             return
+        told = found_refusal
         self.tally.kinds["refused"] += 1
-        decision = DISCARDED if match.group(2) == "discard" else refused(match.group(5) or "5")
+        decision = DISCARDED if told.discarded else refused(told.code or "5")
         key = (entry.host, queue_id)
-        to = RECIPIENT.search(text)
         found = self._open.get(key)
-        if found is not None and stage not in WHOLE:
+        if found is not None and told.stage not in WHOLE:
             # One of several recipients: the message goes on without it.
-            if to:
-                found.recipients.setdefault(to.group(1), False)
+            if told.recipient:
+                found.recipients.setdefault(told.recipient, False)
                 found.refusal = decision
             return
-        sender, helo = FROM.search(text), HELO.search(text)
-        client = read_client(match.group(4), helo.group(1) if helo else None)
-        whose = self._whose(client, submission or "sasl_username=" in text)
-        recipients = {to.group(1): False} if to else {}
-        fresh = _Open(entry.at, True, True, sender.group(1) if sender else "", client, whose)
+        client = read_client(told.peer, told.helo)
+        whose = self._whose(client, submission or told.logged_in)
+        if told.stage == "CONTENT" and found is not None and found.arrived:
+            client, whose = found.client, found.whose  # the message's own text names nobody
+        recipients = {told.recipient: False} if told.recipient else {}
+        fresh = _Open(entry.at, True, True, told.sender, client, whose)
         if found is not None:
             del self._open[key]
             fresh.at, fresh.dkim, fresh.message_id = found.at, found.dkim, found.message_id
@@ -277,7 +313,7 @@ class Postfix:
         else:
             prefix = f"postfix:{entry.host}:{entry.pid}"
             name = self._ordinals.key(prefix, entry.at, self._clock)
-        kind = "rcpt" if stage == "RCPT" and found is None else "message"
+        kind = "rcpt" if told.stage == "RCPT" and found is None else "message"
         yield from self._tell(
             None if queue_id == "NOQUEUE" else queue_id,
             fresh, decision, name, kind,

@@ -1,6 +1,7 @@
 """The parts of one message of Postfix's log. Pure: what it looks like, not what it means."""
 
 import re
+from dataclasses import dataclass
 
 from gatepost_policy.mail import client_address
 from gatepost_policy.mail.facts import Client
@@ -10,17 +11,139 @@ QUEUE_ID = re.compile(
     r"(NOQUEUE|[0-9A-F]{5,20}|[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{10,30}): (.*)", re.S
 )
 PEER = re.compile(r"(?:client=)?([^\[\s]*)\[([^\]\s]*)\](?::(\d+))?")
-QUEUED = re.compile(r"from=<(.*?)>, size=(\d+), nrcpt=\d+ \(queue active\)")
-DELIVERED_TO = re.compile(r"to=<?(.*?)>?, (?:orig_to=<?(.*?)>?, )?relay=")
-REFUSED = re.compile(
-    r"(milter-)?(reject|discard): ([A-Z-]+) from (\S*\[[^\]\s]*\](?::\d+)?): (\d\S*)? ?(.*)", re.S
+# qmgr writes its own words behind the sender: whatever that holds, the last ones are qmgr's.
+QUEUED = re.compile(r"from=<(.*)>, size=(\d+), nrcpt=\d+ \(queue active\)", re.S)
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+# RFC 5321 4.1.2: a quoted string is one unit, whatever stands in it.
+_PATH = rf"(?:{_QUOTED}|[^\"<>])*"
+DELIVERED_TO = re.compile(
+    rf"to=(?:<({_PATH})>|([^\s<>,]+)), (?:orig_to=(?:<({_PATH})>|([^\s<>,]+)), )?"
+    r"relay=(\S*?)(?:\[([0-9A-Fa-f.:]+)\])?(?::\d+)?, (?:.*?queued as (\w+)\)*\Z)?",
+    re.S,
 )
-FROM = re.compile(r"; from=<(.*?)>,? ")
-RECIPIENT = re.compile(r"[; ]to=<(.*?)>,? proto=")
-HELO = re.compile(r" helo=<(.*?)>(?: |$)")
+CLIENT = re.compile(
+    r"client=(\S*\[[^\]\s]*\](?::\d+)?)(, sasl_(?:method|username)=)?"
+    r"(?:.*?(, orig_queue_id=))?(?:.*?, orig_client=(\S*\[[^\]\s]*\]))?",
+    re.S,
+)
+_REFUSED = re.compile(
+    r"(?:milter-)?(reject|discard): ([A-Z-]+) from (\S*\[[^\]\s]*\](?::\d+)?): ?(.*)", re.S
+)
+_CHECKED = re.compile(r"(reject|discard): (?:header|body) ", re.S)
+_CODE = re.compile(r"(\d\S*)? ?(?:\d\.\d+\.\d+ )?(<)?")
+_START = "; from=<"
+# Old releases wrote commas between them.
+_TAIL = r"(?:,? proto=([^\s,]+))?(?:,? helo=<(.*)>)?(?: sasl_username=\S+)?"
+_STRICT = re.compile(rf"; from=<({_PATH})>(?:,? to=<({_PATH})>)?{_TAIL}\Z", re.S)
+_LOOSE = re.compile(rf"; from=<(.*?)>(?:,? to=<(.*?)>)?{_TAIL}\Z", re.S)
+_LOGGED_IN = re.compile(r"[^>] sasl_username=\S*[^\s>]\Z|> sasl_username=\S*[^\s>]\Z")
+_CHECK_TAIL = re.compile(
+    rf" from (\S*\[[^\]\s]*\](?::\d+)?); from=<({_PATH})> to=<({_PATH})>"
+    r" proto=(?:SMTP|ESMTP) helo=<(.*?)>(?:: .*)?\Z",
+    re.S,
+)
+# So many places are tried at which the fields of a refusal may begin.
+MAX_STARTS = 64
 AGENTS = frozenset(("smtp", "lmtp", "local", "virtual", "pipe", "error", "relay", "discard"))
 SUBMISSION = frozenset(("submission", "smtps", "submissions"))
-WHOLE = frozenset(("DATA", "BDAT", "END-OF-MESSAGE"))
+WHOLE = frozenset(("DATA", "BDAT", "END-OF-MESSAGE", "CONTENT"))
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A line that says what was refused or discarded, and at which stage of SMTP.
+
+    `stage` is CONTENT for header_checks and body_checks. `code` is "" where none is named.
+    """
+
+    discarded: bool
+    stage: str
+    peer: str
+    code: str
+    sender: str
+    recipient: str | None
+    helo: str | None
+    logged_in: bool
+
+
+def read_refusal(text: str) -> Refusal | None:
+    """A refusal of smtpd or cleanup, read from its end; None where the text is something else.
+
+    smtpd writes what was refused, its answer, and then what it knows of the session (smtpd.c,
+    log_whatsup). The answer may repeat an address or the HELO, and each of them may look like the
+    fields behind it. The reading in which the answer repeats most of what its own fields say is
+    smtpd's: what a client put into a field is a part of that field's repetition.
+    """
+    if _CHECKED.match(text):
+        return _content(text)
+    head = _REFUSED.match(text)
+    if head is None:
+        return None
+    what, stage, peer, rest = head.groups()
+    code = _CODE.match(rest)
+    assert code is not None  # it matches nothing as well
+    fields = _fields(rest, code.end() if code.group(2) else None, peer)
+    sender, recipient, helo = fields or ("", None, None)
+    return Refusal(
+        discarded=what == "discard",
+        stage=stage,
+        peer=peer,
+        code=code.group(1) or "",
+        sender=sender,
+        recipient=recipient,
+        helo=helo,
+        # Behind the HELO, which ends in ">": a HELO cannot claim a login.
+        logged_in=_LOGGED_IN.search(rest) is not None,
+    )
+
+
+def _fields(rest: str, echo: int | None, peer: str) -> tuple[str, str | None, str | None] | None:
+    """Sender, recipient and HELO. `echo` is where the answer's repetition begins, if it has one."""
+    for pattern in (_STRICT, _LOOSE):
+        best: tuple[int, tuple[str, str | None, str | None]] | None = None
+        at = rest.find(_START)
+        for _ in range(MAX_STARTS):
+            if at < 0:
+                break
+            found = pattern.match(rest, at)
+            if found is not None:
+                sender, recipient, _, helo = found.groups()
+                length = 0
+                for word in (sender, recipient, helo, peer):
+                    if echo is not None and word and rest.startswith(word + ">", echo):
+                        length = max(length, len(word)) if echo + len(word) < at else length
+                if best is None or length > best[0]:
+                    best = length, (sender, recipient, helo)
+            at = rest.find(_START, at + 1)
+        if best is not None:
+            return best[1]
+    return None
+
+
+def _content(text: str) -> Refusal | None:
+    """`reject: header TEXT from CLIENT; from=<...> ...` of header_checks and body_checks.
+
+    The text is the message's own and may hold such fields itself: then only the client is told.
+    """
+    found = [
+        match
+        for place in list(re.finditer(r" from \S", text))[:MAX_STARTS]
+        if (match := _CHECK_TAIL.match(text, place.start()))
+    ]
+    if not found:
+        return None
+    peers = {match.group(1) for match in found}
+    one = found[0] if len(found) == 1 else None
+    return Refusal(
+        discarded=text.startswith("discard"),
+        stage="CONTENT",
+        peer=found[0].group(1) if len(peers) == 1 else "unknown[unknown]",
+        code="",
+        sender=one.group(2) if one else "",
+        recipient=one.group(3) if one else None,
+        helo=one.group(4) if one else None,
+        logged_in=False,
+    )
 
 
 def read_client(text: str, helo: str | None = None) -> Client:

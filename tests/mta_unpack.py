@@ -95,6 +95,12 @@ def mail_authenticationresults() -> Programs:
     return _unpacked("mail-authenticationresults", module)
 
 
+def rsyslog() -> Programs:
+    """rsyslogd, unpacked. Raises Unavailable."""
+    _need_root()
+    return _unpacked("rsyslog", "usr/sbin/rsyslogd")
+
+
 def _unpacked(section: str, marker: str) -> Programs:
     home = cache() / section
     home.parent.mkdir(parents=True, exist_ok=True)

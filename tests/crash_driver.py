@@ -18,7 +18,7 @@ from pathlib import Path
 
 from miltertest import constants
 
-from daemons import BIN
+from daemons import BIN, with_engine
 from gatepost_milter.mta.conversation import MilterSession
 from gatepost_milter.mta.queue_file import Field, QueueFile
 from gatepost_milter.mta.wire import ProtocolError, Wire
@@ -129,9 +129,8 @@ class Milter:
         self.command = [*program, "--config", home / "gatepost.toml"]
         self.socket = f"unix:{home}/m.sock"
         self.config = home / "gatepost.toml"
-        self.config.write_text(
-            f'[milter]\nsocket = "{self.socket}"\nworkers = 3\n[dkim]\nnameservers = []\n{config}'
-        )
+        milter = f'[milter]\nsocket = "{self.socket}"\nworkers = 3\n'
+        self.config.write_text(with_engine(f"{milter}[dkim]\nnameservers = []\n{config}"))
         self.journal = home / "journal"
         self.process: subprocess.Popen[bytes] | None = None
         self._starts = 0

@@ -5,6 +5,7 @@ the daemon's own directory; everything it writes is below that.
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,10 +16,36 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from gatepost_policy.config.settings import Settings
 from ports import free_port
 
 START_TIMEOUT = 60
+ENGINES = ("libmilter", "native")
 BIN = Path(sys.executable).parent
+
+
+class Running:
+    """Which engine the daemons of the present test run on: the fixture `engine` says so."""
+
+    engine = "libmilter"
+
+
+def with_engine(config: str) -> str:
+    """`config`, TOML, with the engine of the present test, where it does not say its own."""
+    if Running.engine == "libmilter" or re.search(r"^(milter\.)?engine *=", config, re.M):
+        return config
+    line = f'engine = "{Running.engine}"\n'
+    if re.search(r"^\[milter\]$", config, re.M):
+        return re.sub(r"^\[milter\]\n", f"[milter]\n{line}", config, count=1, flags=re.M)
+    if re.search(r"^milter\.", config, re.M):
+        return f"milter.{line}{config}"
+    return f"{config}\n[milter]\n{line}"
+
+
+def on_engine(settings: Settings, engine: str) -> Settings:
+    """`settings` with this engine."""
+    milter = settings.milter.model_copy(update={"engine": engine})
+    return settings.model_copy(update={"milter": milter})
 
 
 class Process:
@@ -79,7 +106,8 @@ class Daemon(Process):
         self.metrics_port = free_port()
         self.config = self.home / "gatepost.toml"
         self.config.write_text(
-            config.replace("{dir}", str(self.home))
+            with_engine(config)
+            .replace("{dir}", str(self.home))
             .replace("{port}", str(self.port))
             .replace("{policy_port}", str(self.policy_port))
             .replace("{metrics_port}", str(self.metrics_port))

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import pytest
 
 import casefile
-from daemons import BIN, Process
+from daemons import BIN, ENGINES, Process, Running
 from gatepost_milter.mta import client, queue_file
 from gatepost_policy import listings, lookup, store, traps
 from gatepost_policy.config.settings import Settings
@@ -25,6 +25,25 @@ from gatepost_policy.store import tables
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--update-cases` rewrites [expected] of every case from the pure run; read the diff."""
     parser.addoption("--update-cases", action="store_true", help="rewrite tests/cases")
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The engine that this test's daemons run on. Tests of the real daemon run on each."""
+    Running.engine = getattr(request, "param", "libmilter")
+    yield Running.engine
+    Running.engine = "libmilter"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What runs the real milter runs it on both engines."""
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    if "engine" in metafunc.fixturenames or marks & {"milter", "crash", "postfix"}:
+        if "one_engine" in marks:
+            return
+        if "engine" not in metafunc.fixturenames:
+            metafunc.fixturenames.insert(0, "engine")
+        metafunc.parametrize("engine", ENGINES, indirect=True, scope="session")
 
 
 class CaseDaemon:
@@ -56,7 +75,9 @@ class CaseDaemon:
 
     def _write(self, more: str) -> None:
         document = tomllib.loads(more)
-        document.setdefault("milter", {}).update(socket=self.socket, workers=1)
+        document.setdefault("milter", {}).update(
+            socket=self.socket, workers=1, engine=Running.engine
+        )
         document.setdefault("log", {})["format"] = "json"
         document.setdefault("store", {})["url"] = f"sqlite:///{self.home}/gatepost.sqlite"
         self.config.write_text(toml(document))
@@ -86,7 +107,7 @@ class CaseDaemon:
             **offer(case.offer),  # type: ignore[arg-type]
         )
         envelope = replace(case.envelope, macros=macros)
-        with session, _odd_fields(case):
+        with session, odd_fields(case):
             result = session.send(case.message, envelope)
         return result, self._line()
 
@@ -106,7 +127,7 @@ def replay_macros(case: casefile.Case) -> dict[str, str | bytes | None]:
 
 
 @contextmanager
-def _odd_fields(case: casefile.Case) -> Iterator[None]:
+def odd_fields(case: casefile.Case) -> Iterator[None]:
     """Add fields to the header that Postfix would not have let through."""
 
     class Odd(queue_file.QueueFile):
@@ -176,7 +197,7 @@ def _good_mail(connection: object, case: casefile.Case, number: int) -> None:
 
 
 @pytest.fixture(scope="session")
-def case_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaseDaemon]:
+def case_daemon(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaseDaemon]:
     """The daemon that all golden cases share."""
     daemon = CaseDaemon(tmp_path_factory.mktemp("cases"), casefile.everything())
     yield daemon

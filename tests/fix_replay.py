@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from daemons import on_engine
 from fix_store import settings_in
 from gatepost_milter.replay.private_milter import PrivateMilter
 from gatepost_policy import lookup, store, traps
@@ -39,8 +40,8 @@ def replay_store(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Se
 
 
 @pytest.fixture(scope="module")
-def replay_milter(replay_store: Settings) -> Iterator[PrivateMilter]:
-    with PrivateMilter(replay_store, workers=1) as milter:
+def replay_milter(engine: str, replay_store: Settings) -> Iterator[PrivateMilter]:
+    with PrivateMilter(on_engine(replay_store, engine), workers=1) as milter:
         yield milter
 
 

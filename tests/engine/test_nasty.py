@@ -24,7 +24,7 @@ SUBMISSION = Envelope(client="192.0.2.77", helo="canary-helo.example", login="ca
 
 PRELUDE = """
 import pathlib, sys
-from gatepost_milter.engine import daemon, libmilter
+from gatepost_milter.engine import daemon, dialogue, libmilter
 from gatepost_milter.filter import gate, session
 flag = pathlib.Path(sys.argv[-1]).parent / "fault"
 
@@ -51,13 +51,14 @@ gate.Gate.begin = broken("eoh", gate.Gate.begin)
 gate.Gate.finish = broken("eom", gate.Gate.finish)
 gate.Gate.write_down = broken("record", gate.Gate.write_down)
 libmilter.carry_out = broken("reply", libmilter.carry_out)
+dialogue._encoded = broken("reply", dialogue._encoded)
 gate.Gate.refused_recipients = broken("abort", gate.Gate.refused_recipients)
 sys.exit(daemon.main())
 """
 
 
 @pytest.fixture(scope="module")
-def brittle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, str]]:
+def brittle(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, str]]:
     """A daemon in which the file `fault` names the callback that fails."""
     home = tmp_path_factory.mktemp("brittle")
     place = f"unix:{home}/m.sock"

@@ -67,18 +67,18 @@ def test_who_is_asked_for_data(tmp_path: Path, socket: str, left_out: bool, acti
     ids=" ".join,
 )
 def daemon(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    engine: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Daemon, str, str]]:
     """The daemon, its socket, and what it does with a trap."""
     kind, action = request.param
     home = tmp_path_factory.mktemp(kind)
     place = f"unix:{home}/m.sock" if kind == "unix" else f"inet:{free_port()}@127.0.0.1"
     settings = Settings(store=Store(url=f"sqlite:///{home}/gatepost.sqlite"))
-    engine = store.open_engine(settings)
-    with store.writing(engine) as connection:
+    database = store.open_engine(settings)
+    with store.writing(database) as connection:
         traps.add(connection, TRAP, at=AT)
         lookup.publish(connection, home, settings)
-    engine.dispose()
+    database.dispose()
     config = CONFIG.replace("SOCKET", place).replace("ACTION", action)
     with Daemon(config, home=home) as daemon:
         yield daemon, place, action

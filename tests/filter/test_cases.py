@@ -1,6 +1,6 @@
 """Golden cases: each one pure, and through the real daemon with both ways of hiding Received."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,10 @@ import pytest
 
 import casefile
 import fix_milter
-from gatepost_milter.filter.answers import Answer, Deliver, Refuse
+from dialogue_wire import InProcess, octets, whole
 from gatepost_milter.filter.context import Context
 from gatepost_milter.filter.gate import Gate, Verdict
-from gatepost_milter.filter.session import Session
-from gatepost_milter.mta import queue_file
-from gatepost_milter.mta.conversation import OFFERED_ACTIONS, OFFERED_STEPS
-from gatepost_milter.mta.envelope import connection_macros, peer
-from gatepost_milter.protocol.negotiation import Offer
+from gatepost_milter.mta.client import Result
 from gatepost_policy import listings
 from gatepost_policy.config.field_lists import DEFAULT_REMOVE
 from gatepost_policy.config.settings import Submission
@@ -76,17 +72,18 @@ class Played:
     """What became of a case."""
 
     verdict: Verdict
-    answer: Answer
-    stage: str
+    result: Result
 
     def outcome(self) -> list[str]:
         """The lines of [expected]."""
-        edits = self.answer.edits if isinstance(self.answer, Deliver) else ()
-        return casefile.outcome(self.verdict.decision, edits, self.stage)
+        return casefile.outcome(self.verdict.decision, self.result.edits, self.result.stage)
 
 
-def pure(case: casefile.Case, home: Path) -> Played:
-    """The case without an engine: the daemon's own session, told what an MTA would tell it."""
+def pure(
+    case: casefile.Case, home: Path, cut: Callable[[bytes], Iterator[bytes]] = whole
+) -> Played:
+    """The case in this process: the harness's MTA, the native engine's dialogue, the session and
+    the gate of the daemon. Only what is known and what is written down are ours."""
     places = {"url": f"sqlite:///{home}/gatepost.sqlite"}
     settings = case.settings.model_copy(
         update={"store": case.settings.store.model_copy(update=places)}
@@ -95,62 +92,13 @@ def pure(case: casefile.Case, home: Path) -> Played:
     gate.known = Knowledge(case)  # type: ignore[assignment]
     written: list[Verdict] = []
     gate.write_down = lambda verdict, kind="message": written.append(verdict)  # type: ignore[method-assign]
-    offer = {"actions": OFFERED_ACTIONS, "steps": OFFERED_STEPS} | fix_milter.offer(case.offer)
-    context = Context(gate)
-    session = Session(context, context.agree(Offer(offer["actions"], offer["steps"])))
-    answer, stage = _played(case, session)
-    session.close()
+    macros = {**fix_milter.replay_macros(case), **case.envelope.macros}
+    offer: dict[str, Any] = fix_milter.offer(case.offer)
+    session = InProcess("", case.envelope, context=Context(gate), cut=cut, **offer)
+    with session, fix_milter.odd_fields(case):
+        result = session.send(case.message, replace(case.envelope, macros=macros))
     assert len(written) == 1
-    return Played(written[0], answer, stage)
-
-
-def _played(case: casefile.Case, session: Session) -> tuple[Answer, str]:
-    """The whole transaction: the answer that counts, and the step it was given at."""
-    envelope = replace(
-        case.envelope, macros={**fix_milter.replay_macros(case), **case.envelope.macros}
-    )
-    values = connection_macros(envelope)
-
-    def macro(name: str) -> str | None:
-        value = values.get(name)
-        if isinstance(value, bytes):
-            value = value.decode("utf-8", "replace")
-        return value or None
-
-    session.connect(peer(envelope), macro)
-    if isinstance(envelope.helo, str | bytes) and envelope.client is not None:
-        helo = envelope.helo
-        session.helo(helo if isinstance(helo, str) else helo.decode("latin-1"))
-    if envelope.login is not None and "{auth_authen}" not in envelope.macros:
-        values["{auth_authen}"] = envelope.login
-    session.mail(f"<{envelope.sender}>".encode(), tuple(x.encode() for x in envelope.sender_args),
-                 macro)  # fmt: skip
-    refusal: Answer | None = None
-    taken = 0
-    for name in (*envelope.rejected, *envelope.recipients):
-        rejected = name in envelope.rejected
-        values["{rcpt_mailer}"] = "error" if rejected else "local"
-        values["{rcpt_host}"] = "5.1.1"
-        answer = session.rcpt(f"<{name}>".encode(), macro)
-        refusal = answer if isinstance(answer, Refuse) else refusal
-        taken += not rejected and not isinstance(answer, Refuse)
-    if not taken:
-        assert refusal is not None
-        session.abort()
-        return refusal, "rcpt"
-    values["i"] = casefile.QUEUE_ID
-    fields, body = queue_file.parse(case.message)
-    for field in fields:
-        value = field.value if session.leading_space else field.value.removeprefix(b" ")
-        session.header(field.name.decode(), value)
-    for name, value in case.extra:
-        session.header(name, value)
-    if body:
-        session.body(body)
-    decided = session.end(macro)
-    settled = session.settle()
-    assert settled is decided
-    return settled, "end"
+    return Played(written[0], result)
 
 
 @pytest.mark.parametrize("case", ALL, ids=names)
@@ -161,6 +109,12 @@ def test_pure(case: casefile.Case, tmp_path: Path, request: pytest.FixtureReques
         casefile.update(case, got)
         return
     assert got == case.expected, case.title
+
+
+@pytest.mark.parametrize("case", ALL[::7], ids=names[::7])
+def test_octet_by_octet(case: casefile.Case, tmp_path: Path) -> None:
+    """However the octets arrive, the outcome is the same."""
+    assert pure(case, tmp_path, octets).outcome() == case.expected, case.title
 
 
 def through_the_daemon() -> list[Any]:
@@ -246,10 +200,10 @@ def test_a_wrong_expectation_is_noticed(tmp_path: Path) -> None:
     case = next(c for c in ALL if "reason: scrubbed" in c.expected)
     played = pure(case, tmp_path)
     assert played.outcome() == case.expected
-    assert isinstance(played.answer, Deliver)
-    more = Deliver((*played.answer.edits, Edit("delete", "X", 1)))
-    assert replace(played, answer=more).outcome() != case.expected
-    assert replace(played, answer=Deliver()).outcome() != case.expected
+    edits = (*played.result.edits, Edit("delete", "X", 1))
+    for wrong in (edits, edits[:-2], ()):
+        result = replace(played.result, edits=wrong)
+        assert replace(played, result=result).outcome() != case.expected
 
 
 def test_a_wrong_stage_is_noticed(tmp_path: Path) -> None:
@@ -257,4 +211,5 @@ def test_a_wrong_stage_is_noticed(tmp_path: Path) -> None:
     case = next(c for c in ALL if "action: reject@rcpt" in c.expected)
     played = pure(case, tmp_path)
     assert played.outcome() == case.expected
-    assert replace(played, stage="end").outcome() != case.expected
+    result = replace(played.result, stage="end")
+    assert replace(played, result=result).outcome() != case.expected

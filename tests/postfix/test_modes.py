@@ -19,7 +19,10 @@ pytestmark = [pytest.mark.postfix, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module", params=(*MODES, "hide"))
 def running(
-    request: pytest.FixtureRequest, postfix_programs: mta_unpack.Programs, shown: list[str]
+    engine: str,
+    request: pytest.FixtureRequest,
+    postfix_programs: mta_unpack.Programs,
+    shown: list[str],
 ) -> Iterator[tuple[str, Stack]]:
     """One mode; `hide` is mta with smtpd_hide_client_session, where this Postfix has it."""
     if request.param == "hide" and not has(postfix_programs, "smtpd_hide_client_session"):

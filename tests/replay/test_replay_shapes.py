@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dkimkit
-from daemons import BIN, Process
+from daemons import BIN, Process, on_engine
 from fix_store import settings_in
 from gatepost_milter.mta import client as harness
 from gatepost_milter.mta import smtp_server
@@ -52,8 +52,9 @@ SHAPES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.fixture(scope="module")
-def milter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMilter]:
-    with PrivateMilter(settings_in(tmp_path_factory.mktemp("state")), workers=1) as running:
+def milter(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMilter]:
+    settings = on_engine(settings_in(tmp_path_factory.mktemp("state")), engine)
+    with PrivateMilter(settings, workers=1) as running:
         yield running
 
 

@@ -1,1 +1,1 @@
-"""libmilter: the listening socket, the workers, the callbacks, and the parent of them all."""
+"""The milter service: its socket, its parent and workers, and its engines (libmilter, native)."""

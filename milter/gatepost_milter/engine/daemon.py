@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from gatepost_milter.engine import libmilter
+from gatepost_milter.engine import engines
 from gatepost_milter.engine.children import RECORDER, Helper
 from gatepost_milter.engine.listener import SocketError, open_listener
 from gatepost_milter.engine.supervisor import Supervisor, try_journal
@@ -66,9 +66,9 @@ def serve(
             try_journal(settings, MailLog(settings.log))
         except config.ConfigError as error:
             raise StateError(str(error)) from None
-    libmilter.register()
-    listener = open_listener(settings)
-    return Supervisor(settings, listener, load, ready, helpers, replay).run()
+    engine = engines.load(settings.milter.engine)
+    listener = open_listener(settings, engine.open_socket)
+    return Supervisor(engine, settings, listener, load, ready, helpers, replay).run()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

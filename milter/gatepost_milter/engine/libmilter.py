@@ -12,8 +12,8 @@ from typing import Any
 import milter
 
 from gatepost_milter.filter.answers import Answer, Deliver, Refuse, Skip
-from gatepost_milter.filter.context import Context
-from gatepost_milter.filter.session import UNDECODABLE, Session
+from gatepost_milter.filter.context import UNDECODABLE, Context
+from gatepost_milter.filter.session import Session
 from gatepost_milter.protocol.constants import (
     SMFIP_NR_BODY,
     SMFIP_NR_CONN,

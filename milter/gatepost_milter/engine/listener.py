@@ -1,4 +1,4 @@
-"""The milter's listening socket: opened once, by libmilter, before anybody is forked.
+"""The milter's listening socket: opened once, by the engine, before anybody is forked.
 
 Raises SocketError with one clear line where that is impossible. The address may be held for a
 moment by workers of a parent that was killed (they notice and leave), hence the patience.
@@ -12,12 +12,10 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import milter
 
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.system import sockets
@@ -86,7 +84,7 @@ class Listener:
         Counts those as well that libmilter has accepted and not yet told anybody about.
         """
         count = unread = 0
-        for number in _sockets():
+        for number in open_sockets():
             if number in (self.descriptor, self.deaf, self.kept):
                 continue
             try:
@@ -113,8 +111,8 @@ class Listener:
         return self.address.kind == "unix" and sockets.inode(self.address.path) != self.inode
 
 
-def open_listener(settings: Settings) -> Listener:
-    """Bind and listen. Call `libmilter.register` before. Raises SocketError."""
+def open_listener(settings: Settings, open_socket: Callable[[SocketAddress], int]) -> Listener:
+    """Listen at `milter.socket`, by the engine's `open_socket`. Raises SocketError."""
     address = SocketAddress.parse(settings.milter.socket)
     deadline = time.monotonic() + PATIENCE_S
     while True:
@@ -125,28 +123,20 @@ def open_listener(settings: Settings) -> Listener:
         if not passing or time.monotonic() > deadline:
             raise SocketError(f"milter.socket {address}: {text}")
         time.sleep(0.05)
-    before = _sockets()
     mode = int(settings.milter.socket_mode, 8)
     old_mask = os.umask(0o777 & ~mode)
     try:
-        milter.setconn(str(address))
-        milter.setbacklog(BACKLOG)
-        milter.opensocket(True)
-    except milter.error:
-        raise SocketError(f"milter.socket {address}: libmilter cannot open it") from None
+        descriptor = open_socket(address)
+    except OSError as error:
+        raise SocketError(f"milter.socket {address}: {error.strerror}") from None
     finally:
         os.umask(old_mask)
-    # By the sockets' own identities: listing /proc opens a descriptor whose number comes back.
-    found = [fd for fd, link in _sockets().items() if before.get(fd) != link]
-    if len(found) != 1:
-        raise SocketError(f"milter.socket {address}: want one new socket, found {len(found)}")
-    descriptor = found[0]
     # Workers race for each connection; the losers must not sleep in accept(2).
     os.set_blocking(descriptor, False)
     if address.kind == "unix":
         _own(Path(address.path), mode, settings.milter.socket_group)
     else:
-        # Inherited by accepted sockets on Linux. libmilter writes each edit by itself, and
+        # Inherited by accepted sockets on Linux. An answer may be several writes, and
         # Nagle's algorithm against the MTA's delayed ACK would make that 40 ms a message.
         with socket.socket(fileno=os.dup(descriptor)) as duplicate:
             duplicate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -195,7 +185,8 @@ def _own(path: Path, mode: int, group: str) -> None:
         raise SocketError(f"milter.socket {path}: {error.strerror} (mode or group)") from None
 
 
-def _sockets() -> dict[int, str]:
+def open_sockets() -> dict[int, str]:
+    """The sockets of this process: descriptor and identity."""
     found: dict[int, str] = {}
     for name in os.listdir("/proc/self/fd"):
         try:

@@ -9,7 +9,7 @@ end only the parent holds.
   of it is there, the old one retires. Any error keeps the old one and is one line in the log;
 * TERM, INT: workers drain, the recorder takes in what they wrote, all within 5 s.
 
-Limits: `milter.socket` and its mode are as they were at the start until a restart.
+Limits: `milter.socket`, its mode and `milter.engine` are as they were at the start until a restart.
 """
 
 import gc
@@ -26,6 +26,7 @@ from typing import NoReturn
 
 from gatepost_milter.engine import worker
 from gatepost_milter.engine.children import Child, Helper
+from gatepost_milter.engine.engines import Engine
 from gatepost_milter.engine.listener import Listener
 from gatepost_policy import config, dkim, journal
 from gatepost_policy.config.settings import Settings
@@ -46,6 +47,7 @@ RESPAWN_S = 1.0
 class Supervisor:
     """Runs the service. `load` reads the configuration again and raises ConfigError."""
 
+    engine: Engine
     settings: Settings
     listener: Listener
     load: Callable[[], Settings]
@@ -162,8 +164,9 @@ class Supervisor:
             return
         kept, self.settings = self.settings, settings
         if self._start_generation(config.worker_count(settings)):
-            if settings.milter.socket != kept.milter.socket:
-                self.log.event("warning", "restart-needed", key="milter.socket")
+            for key in ("socket", "engine"):
+                if getattr(settings.milter, key) != getattr(kept.milter, key):
+                    self.log.event("warning", "restart-needed", key=f"milter.{key}")
             self.log = MailLog(settings.log)
             self.respawns.clear()  # whoever died has a successor in the new generation
             for child in old:
@@ -182,11 +185,12 @@ class Supervisor:
         """Fork one worker; `peers` are those that it will share the cores with."""
         used = {child.slot for child in self.children}
         slot = next((n for n in range(slots.SLOTS) if n not in used), None)
-        settings, listener, replay = self.settings, self.listener, self.replay
+        engine, settings = self.engine, self.settings
+        listener, replay = self.listener, self.replay
         core = self._free_core(peers)
 
         def work(control: int, report: int) -> NoReturn:
-            worker.serve(settings, listener, control, report, replay, slot, core)
+            worker.serve(engine, settings, listener, control, report, replay, slot, core)
 
         child = self._fork("worker", work, slot)
         child.core = core

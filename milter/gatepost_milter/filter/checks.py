@@ -99,6 +99,15 @@ class Checks:
         """The next piece of the body, cut anywhere."""
         self._dkim.body(chunk)
 
+    @property
+    def waits(self) -> bool:
+        """True where `finish` would have to wait for DNS."""
+        return (
+            self._dkim.waits
+            or (self.spf is not None and self.spf.waits)
+            or (self.dmarc is not None and self.dmarc.waits)
+        )
+
     def finish(self) -> Results:
         """The message is complete: what came of each check."""
         outcome: Outcome = self._dkim.finish()

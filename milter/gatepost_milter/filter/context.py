@@ -1,10 +1,17 @@
-"""What all sessions of one worker process share."""
+"""What all sessions of one worker process share, and what they are asked with."""
 
-from collections.abc import Hashable
+import sys
+from collections.abc import Callable, Hashable
 
 from gatepost_milter.filter.gate import Gate
 from gatepost_milter.protocol.negotiation import Offer, choose
 from gatepost_policy.monitoring.slots import Slot
+
+# A macro's value by its name as Postfix writes it (`i`, `{auth_authen}`): None where the MTA sent
+# none or an empty one, UNDECODABLE where it is not UTF-8.
+Macros = Callable[[str], str | None]
+# It was sent, so it is not missing: for {auth_authen} that makes a difference.
+UNDECODABLE = "\ufffd"
 
 
 class Context:
@@ -30,3 +37,17 @@ class Context:
                 "use Postfix 3.0 or later",
             )
         return agreed
+
+    def failed(self, stage: str) -> None:
+        """Count and log the exception that is being handled: its kind and place, and no data."""
+        if self.slot is not None:
+            self.slot.failed()
+        kind, _, trace = sys.exc_info()
+        where = "?"
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            where = f"{'/'.join(code.co_filename.split('/')[-2:])}:{trace.tb_lineno}"
+            trace = trace.tb_next
+        self.gate.log.event(
+            "error", "exception", stage=stage, type=kind.__name__ if kind else "?", where=where
+        )

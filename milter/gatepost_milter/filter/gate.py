@@ -78,6 +78,7 @@ class Gate:
         # Only these two answer a trap at RCPT; every other action lets the message come.
         self.answers_rcpt = settings.trap.action in ("reject", "tempfail")
         self.over_tcp = SocketAddress.parse(settings.milter.socket).kind != "unix"
+        self.slow_journal = settings.store.sync == "power"  # a record waits for the disk
         self.sink = Sink(settings.trap, self._capture_failed)
         self.slot: Slot | None = None  # this worker's figures, where there are some
         self.results = OwnResults(settings)
@@ -150,7 +151,7 @@ class Gate:
         kept. The header has been heard to its end."""
         if not self.sink.enabled or message.over_limit is not None:
             return None
-        if not any(self.known.is_trap(r.address) for r in message.recipients):
+        if not self.hits_trap(message):
             return None
         copy = self.sink.begin(message.at)
         if copy is not None:
@@ -158,6 +159,10 @@ class Gate:
                 copy.header(name.encode() + b":" + value)
             copy.end_of_headers()
         return copy
+
+    def hits_trap(self, message: Message) -> bool:
+        """True where a recipient that was taken is a trap."""
+        return any(self.known.is_trap(r.address) for r in message.recipients)
 
     def _capture_failed(self, why: str) -> None:
         """Counted each time, said once: what fills the disk fails with every message."""

@@ -10,13 +10,11 @@ owns no thread and no thread-local. No exception gets out: it marks the message 
 end gets the stance of its direction. Nothing depends on HELO, which an engine may leave out.
 """
 
-import sys
 import time
-from collections.abc import Callable
 
 from gatepost_milter.filter.answers import DELIVER, GO, SKIP, Answer, Deliver, Refuse
 from gatepost_milter.filter.checks import Checks
-from gatepost_milter.filter.context import Context
+from gatepost_milter.filter.context import Context, Macros
 from gatepost_milter.filter.gate import Verdict
 from gatepost_milter.filter.transcript import (
     MAX_REFUSED,
@@ -34,12 +32,6 @@ from gatepost_policy.mail.decision import Action, Decision, Edit
 from gatepost_policy.mail.facts import Direction, Recipient
 from gatepost_policy.rules.whose_mail import Ownership, suspected, whose_mail
 from gatepost_policy.scrub import Hop
-
-# A macro's value by its name as Postfix writes it (`i`, `{auth_authen}`): None where the MTA sent
-# none or an empty one, UNDECODABLE where it is not UTF-8.
-Macros = Callable[[str], str | None]
-# It was sent, so it is not missing: for {auth_authen} that makes a difference.
-UNDECODABLE = "\ufffd"
 
 
 class Session:
@@ -78,17 +70,7 @@ class Session:
     def failed(self, stage: str) -> None:
         """An exception in `stage`: counted and named, without a word of the message. Call it where
         the exception is being handled."""
-        if self._slot is not None:
-            self._slot.failed()
-        kind, _, trace = sys.exc_info()
-        where = "?"
-        while trace is not None:
-            code = trace.tb_frame.f_code
-            where = f"{'/'.join(code.co_filename.split('/')[-2:])}:{trace.tb_lineno}"
-            trace = trace.tb_next
-        self._gate.log.event(
-            "error", "exception", stage=stage, type=kind.__name__ if kind else "?", where=where
-        )
+        self._context.failed(stage)
         if self.message is not None:
             self.message.failed = True
         else:
@@ -237,6 +219,19 @@ class Session:
         except Exception:
             self.failed("body")
         return GO
+
+    def may_wait(self) -> bool:
+        """True where what comes next for this message may block: `end` for DNS, the store, a copy
+        of trap mail or a journal on the disk, and whatever ends a transaction with traps among its
+        refused recipients for the store. All else returns at once."""
+        message = self.message
+        if message is None:
+            return False
+        if message.refused or self.copy is not None or self._gate.slow_journal:
+            return True
+        if self.check is not None and self.check.waits:
+            return True
+        return self._gate.hits_trap(message)
 
     def end(self, macros: Macros) -> Answer:
         """The message is complete: judge it. `settle` has to follow, and has the last word.

@@ -88,9 +88,12 @@ class Session:
             self.milter.quit()
             self.milter = None
 
+    def _wire(self) -> Wire:
+        return Wire(SocketAddress.parse(self.socket), self.timeout)
+
     def _open(self) -> conversation.MilterSession:
         if self.milter is None:
-            wire = Wire(SocketAddress.parse(self.socket), self.timeout)
+            wire = self._wire()
             milter = conversation.MilterSession(wire)
             try:
                 milter.negotiate(self.actions, self.steps, self.version)

@@ -38,3 +38,43 @@ SMFIP_NR_UNKN = 0x20000
 SMFIP_NR_EOH = 0x40000
 SMFIP_NR_BODY = 0x80000
 SMFIP_HDR_LEADSPC = 0x100000  # header values come and go with the blanks after the colon
+
+# Commands of the MTA (SMFIC_*) and answers of the milter (SMFIR_*): the octet after the length.
+SMFIC_ABORT = 0x41  # A
+SMFIC_BODY = 0x42  # B
+SMFIC_CONNECT = 0x43  # C
+SMFIC_MACRO = 0x44  # D
+SMFIC_BODYEOB = 0x45  # E: end of message
+SMFIC_HELO = 0x48  # H
+SMFIC_QUIT_NC = 0x4B  # K: quit, another SMTP client follows on the same connection
+SMFIC_HEADER = 0x4C  # L
+SMFIC_MAIL = 0x4D  # M
+SMFIC_EOH = 0x4E  # N
+SMFIC_OPTNEG = 0x4F  # O
+SMFIC_QUIT = 0x51  # Q
+SMFIC_RCPT = 0x52  # R
+SMFIC_DATA = 0x54  # T
+SMFIC_UNKNOWN = 0x55  # U
+SMFIR_DELRCPT = 0x2D  # -
+SMFIR_ACCEPT = 0x61  # a
+SMFIR_CONTINUE = 0x63  # c
+SMFIR_DISCARD = 0x64  # d
+SMFIR_INSHEADER = 0x69  # i
+SMFIR_CHGHEADER = 0x6D  # m
+SMFIR_PROGRESS = 0x70  # p
+SMFIR_REJECT = 0x72  # r
+SMFIR_SKIP = 0x73  # s
+SMFIR_TEMPFAIL = 0x74  # t
+SMFIR_REPLYCODE = 0x79  # y
+
+NO_REPLIES = (
+    SMFIP_NR_HDR
+    | SMFIP_NR_CONN
+    | SMFIP_NR_HELO
+    | SMFIP_NR_MAIL
+    | SMFIP_NR_RCPT
+    | SMFIP_NR_DATA
+    | SMFIP_NR_UNKN
+    | SMFIP_NR_EOH
+    | SMFIP_NR_BODY
+)

@@ -145,6 +145,7 @@ class Section(BaseModel):
 class Milter(Section):
     """[milter]"""
 
+    engine: Literal["libmilter", "native"] = "libmilter"
     socket: Socket = "inet:8894@127.0.0.1"
     socket_mode: str = Field(default="0660", pattern=r"^0[0-7]{3}$")
     socket_group: str = ""

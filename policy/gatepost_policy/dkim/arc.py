@@ -154,6 +154,11 @@ class Chain:
             return () if method is None else (method,)
         return CANONICALIZATIONS[b"simple"], CANONICALIZATIONS[b"relaxed/relaxed"]
 
+    @property
+    def waits(self) -> bool:
+        """True where `finish` would have to wait for a key."""
+        return any(isinstance(f.lookup, Pending) and f.lookup.waits for f in self.sets.values())
+
     def finish(self, deadline: float, used: dict[str, Any]) -> Arc:
         """The state of the chain, and why. Adds the DNS answers to `used`. Never raises."""
         if self.refused is not None:

@@ -163,6 +163,14 @@ class Message:
         for body in self._bodies.values():
             body.update(chunk)
 
+    @property
+    def waits(self) -> bool:
+        """True where `finish` would have to wait for a key."""
+        for claim in self._claims:
+            if claim.why is None and isinstance(claim.lookup, Pending) and claim.lookup.waits:
+                return True
+        return self._chain is not None and self._chain.waits
+
     def finish(self) -> Outcome:
         """The message is complete: what became of each signature."""
         if not self._claims and self._chain is None:

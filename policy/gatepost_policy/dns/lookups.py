@@ -43,6 +43,11 @@ class Pending:
         self.done = threading.Event()
         self.answer: Answer = TIMEOUT
 
+    @property
+    def waits(self) -> bool:
+        """True where the answer has not come yet."""
+        return not self.done.is_set()
+
     def wait(self, seconds: float) -> Answer:
         """The answer, or a time-out where there is none after `seconds`."""
         self.done.wait(max(seconds, 0.0))

@@ -1,0 +1,308 @@
+"""One MTA connection of the native engine, without a socket: octets in, octets out.
+
+How it works. `protocol` makes packets of octets and says in which order they may come; here they
+drive a `Session`, and its answers become packets. What may block (`Session.may_wait`) is not done:
+`feed` stops before it and `blocked` is True. Whoever feeds then calls `work` where waiting hurts
+nobody, and `feed(b"")` afterwards; until then nothing more is read of this connection.
+
+Differences from libmilter, all of them more lenient: a packet may have 1 MiB (64 kB there), text
+of the client that is not UTF-8 is taken as it is, SKIP is used where the MTA offers it, and the
+next SMTP client on one connection (SMFIC_QUIT_NC) keeps what was agreed on.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from gatepost_milter.filter.answers import Answer, Deliver, Refuse, Skip
+from gatepost_milter.filter.context import UNDECODABLE, Context
+from gatepost_milter.filter.session import Session
+from gatepost_milter.protocol import constants as c
+from gatepost_milter.protocol import order
+from gatepost_milter.protocol.negotiation import UNASKED, Offer
+from gatepost_milter.protocol.packets import (
+    BODY_PIECE,
+    Decoder,
+    Packet,
+    ProtocolError,
+    agreement,
+    change_header,
+    delete_recipient,
+    insert_header,
+    packet,
+    read_offer,
+    read_peer,
+    reply,
+    strings,
+)
+from gatepost_milter.protocol.text import field_value, reply_text
+
+CONTINUE, SKIP = packet(c.SMFIR_CONTINUE), packet(c.SMFIR_SKIP)
+DISCARD = packet(c.SMFIR_DISCARD)
+REJECT, TEMPFAIL = packet(c.SMFIR_REJECT), packet(c.SMFIR_TEMPFAIL)
+PROGRESS = packet(c.SMFIR_PROGRESS)
+DISCARDED = Deliver(discard=True)
+# Macros come for these commands, in this order; those of later stages go when an earlier one comes.
+STAGES = {
+    command: index
+    for index, command in enumerate(
+        (c.SMFIC_CONNECT, c.SMFIC_HELO, c.SMFIC_MAIL, c.SMFIC_RCPT, c.SMFIC_DATA, c.SMFIC_EOH,
+         c.SMFIC_BODYEOB)
+    )
+}  # fmt: skip
+WITHOUT_PAYLOAD = {c.SMFIC_ABORT, c.SMFIC_BODYEOB, c.SMFIC_EOH, c.SMFIC_QUIT, c.SMFIC_QUIT_NC,
+                   c.SMFIC_DATA}  # fmt: skip
+# Commands that end a transaction without a message, or a message.
+ENDS = {c.SMFIC_MAIL, c.SMFIC_ABORT, c.SMFIC_QUIT_NC, c.SMFIC_BODYEOB}
+
+
+class Dialogue:
+    """One conversation. `over`: nothing more will be said; `blocked`: see the module."""
+
+    __slots__ = ("_agreed", "_allowed", "_context", "_decoder", "_macros", "_out", "_packets",
+                 "_session", "_state", "_steps", "_waiting", "over", "why")  # fmt: skip
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._decoder = Decoder()
+        self._packets: Iterator[Packet] = iter(())
+        self._session: Session | None = None
+        self._agreed: Offer = UNASKED
+        self._steps = 0  # the steps that the MTA does not wait for an answer to
+        self._allowed = order.allowed(0)
+        self._state = order.INIT
+        self._macros: list[dict[bytes, bytes]] = [{} for _ in STAGES]
+        self._out: list[bytes] = []
+        self._waiting: tuple[int, bytes] | None = None  # the command that may block
+        self.over = False
+        self.why: str | None = None  # the MTA broke the protocol, and how
+
+    @property
+    def blocked(self) -> bool:
+        """True where `work` has to be called before anything more is fed."""
+        return self._waiting is not None
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what was read; what is to be written. Never raises for what an MTA can send."""
+        try:
+            if data:
+                self._packets = self._decoder.feed(data)
+            for command, payload in self._packets:
+                if isinstance(payload, list):
+                    self._header(payload)
+                elif command in (c.SMFIC_BODY, BODY_PIECE):
+                    self._body(payload, command == c.SMFIC_BODY)
+                else:
+                    session = self._session
+                    if command in ENDS and session is not None and session.may_wait():
+                        self._waiting = (command, payload)
+                        break
+                    self._command(command, payload)
+                    if self.over:
+                        break
+        except ProtocolError as error:
+            self.over, self.why = True, str(error)
+        out, self._out = self._out, []
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def work(self) -> None:
+        """Do what may block. Its answer comes with the next `feed`."""
+        waiting = self._waiting
+        if waiting is not None:
+            try:
+                self._command(*waiting)
+            except ProtocolError as error:
+                self.over, self.why = True, str(error)
+            finally:
+                self._waiting = None
+
+    def close(self) -> None:
+        """The connection is over, whoever ended it. May block where `Session.may_wait`."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    @property
+    def closing_may_wait(self) -> bool:
+        """True where `close` may block."""
+        return self._session is not None and self._session.may_wait()
+
+    def macro(self, name: str) -> str | None:
+        """The newest value of a macro, by its name as Postfix writes it."""
+        spellings = _spellings(name)
+        for stage in reversed(self._macros):
+            for spelling in spellings:
+                value = stage.get(spelling)
+                if value is not None:
+                    try:
+                        return value.decode() or None
+                    except UnicodeDecodeError:
+                        return UNDECODABLE
+        return None
+
+    def _may_follow(self, command: int) -> Session | None:
+        """The session to tell of `command`; None where it is passed over."""
+        state = order.LEADS_TO.get(command)
+        if state is None:
+            raise ProtocolError(f"command {command:#x}")
+        if state not in self._allowed[self._state]:
+            if order.in_message(self._state) and self._session is not None:
+                self._session.abort()
+            self._state = order.HELO
+            if state not in self._allowed[order.HELO]:
+                return None
+        self._state = state
+        return self._session
+
+    def _command(self, command: int, payload: bytes) -> None:
+        if not payload and command not in WITHOUT_PAYLOAD:
+            raise ProtocolError(f"command {command:#x} without its payload")
+        if command == c.SMFIC_MACRO:
+            self._keep_macros(payload)
+            return
+        if command == c.SMFIC_QUIT:
+            self.over = True
+            return
+        if self._session is None:
+            if command != c.SMFIC_OPTNEG:
+                raise ProtocolError("a command before the negotiation")
+            self._negotiate(payload)
+            return
+        session = self._may_follow(command)
+        if session is None:
+            return
+        if command in (c.SMFIC_CONNECT, c.SMFIC_HELO, c.SMFIC_MAIL, c.SMFIC_RCPT):
+            self._forget_macros(STAGES[command] + 1)
+        if command == c.SMFIC_MAIL:
+            sender, *params = strings(payload)
+            session.mail(sender, tuple(params), self.macro)
+            self._quiet(c.SMFIP_NR_MAIL)
+        elif command == c.SMFIC_RCPT:
+            answer = session.rcpt(strings(payload)[0], self.macro)
+            if isinstance(answer, Refuse):
+                self._out += self._words(session, answer, "rcpt")
+            else:
+                self._quiet(c.SMFIP_NR_RCPT)
+        elif command == c.SMFIC_BODYEOB:
+            if payload:
+                session.body(payload)
+            self._end(session)
+        elif command == c.SMFIC_CONNECT:
+            session.connect(read_peer(payload), self.macro)
+            self._quiet(c.SMFIP_NR_CONN)
+        elif command == c.SMFIC_HELO:
+            session.helo(strings(payload)[0].decode("utf-8", "replace"))
+            self._quiet(c.SMFIP_NR_HELO)
+        elif command == c.SMFIC_ABORT:
+            session.abort()
+        elif command == c.SMFIC_QUIT_NC:
+            session.close()
+            self._forget_macros(0)
+            self._session = Session(self._context, self._agreed)
+        elif command == c.SMFIC_EOH:
+            self._quiet(c.SMFIP_NR_EOH)
+        else:
+            self._out.append(CONTINUE)  # DATA, and commands that the MTA does not know
+
+    def _quiet(self, step: int) -> None:
+        if not self._steps & step:
+            self._out.append(CONTINUE)
+
+    def _negotiate(self, payload: bytes) -> None:
+        version, offered = read_offer(payload)
+        self._agreed = agreed = self._context.agree(offered)
+        self._steps = agreed.steps
+        self._allowed = order.allowed(agreed.steps)
+        self._state = order.OPTS
+        self._session = Session(self._context, agreed)
+        self._out.append(agreement(version, agreed))
+
+    def _header(self, fields: list[tuple[bytes, bytes]]) -> None:
+        if self._session is None:
+            raise ProtocolError("a header before the negotiation")
+        session = self._may_follow(c.SMFIC_HEADER)
+        if session is None:
+            return
+        for name, value in fields:
+            session.header(name.decode("utf-8", "surrogateescape"), value)
+        if not self._steps & c.SMFIP_NR_HDR:
+            self._out += [CONTINUE] * len(fields)
+
+    def _body(self, chunk: bytes, whole: bool) -> None:
+        if self._session is None:
+            raise ProtocolError("a body before the negotiation")
+        session = self._may_follow(c.SMFIC_BODY)
+        if session is None:
+            return
+        answer = session.body(chunk)
+        if whole and not self._steps & c.SMFIP_NR_BODY:
+            skip = isinstance(answer, Skip) and self._agreed.skips_body
+            self._out.append(SKIP if skip else CONTINUE)
+
+    def _end(self, session: Session) -> None:
+        answer = session.end(self.macro)
+        try:
+            out = _encoded(answer, session.leading_space)
+        except Exception:
+            settled = session.settle(carried_out=False)
+        else:
+            settled = session.settle()
+        if settled is not answer:
+            out = self._words(session, settled, "reply")
+        self._out += out
+        if isinstance(settled, Refuse) or settled == DISCARDED:
+            self._state = order.HELO
+
+    def _words(self, session: Session, answer: Answer, stage: str) -> list[bytes]:
+        """`answer` without edits as packets; in the MTA's words where ours cannot be sent."""
+        try:
+            return _encoded(answer)
+        except Exception:
+            session.failed(stage)
+        if isinstance(answer, Refuse):
+            return [TEMPFAIL if answer.temporary else REJECT]
+        return [CONTINUE]
+
+    def _keep_macros(self, payload: bytes) -> None:
+        index = STAGES.get(payload[0])
+        words = payload[1:].split(b"\0")[:-1]
+        if index is not None and words:
+            # Of a name that comes twice the first one counts.
+            self._macros[index] = dict(reversed(list(zip(words[::2], words[1::2], strict=False))))
+
+    def _forget_macros(self, first: int) -> None:
+        for index in range(first, len(self._macros)):
+            if self._macros[index]:
+                self._macros[index] = {}
+
+
+@lru_cache(maxsize=64)
+def _spellings(name: str) -> tuple[bytes, ...]:
+    """`name` as MTAs may write it: one letter with or without braces."""
+    raw = name.encode()
+    bare = raw.strip(b"{}")
+    return (bare, b"{" + bare + b"}") if len(bare) == 1 else (raw,)
+
+
+def _encoded(answer: Answer, leading_space: bool = True) -> list[bytes]:
+    """`answer` as packets. Raises UnicodeError for text that cannot be sent."""
+    if isinstance(answer, Refuse):
+        words = answer.reply
+        # As libmilter: words of the other kind are not sent.
+        if words is None or str(words.code)[0] != ("4" if answer.temporary else "5"):
+            return [TEMPFAIL if answer.temporary else REJECT]
+        return [reply(f"{words.code} {words.status} {reply_text(words.text)}")]
+    if not isinstance(answer, Deliver):
+        return [CONTINUE]
+    out = []
+    for edit in answer.edits:
+        if edit.op == "insert":
+            value = field_value(edit.value or "", leading_space)
+            out.append(insert_header(edit.index, edit.name, value))
+        elif edit.op == "change":
+            value = field_value(edit.value or "", leading_space)
+            out.append(change_header(edit.index, edit.name, value))
+        else:
+            out.append(change_header(edit.index, edit.name, ""))
+    out += [delete_recipient(f"<{recipient}>") for recipient in answer.drop_recipients]
+    out.append(DISCARD if answer.discard else CONTINUE)
+    return out

@@ -1,12 +1,13 @@
 """`milterctl db`: the store's schema and retention."""
 
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from gatepost_milter.cli.common import App, Failure, working
+from gatepost_milter.cli.common import USAGE, App, Failure, on_terminal, working
 from gatepost_policy.text.times import timestamp
 
 
@@ -108,3 +109,60 @@ def purge(app: App, clock_is_right: bool) -> None:
         retention.remember(engine, now, back=clock_is_right)
     for name, number in asdict(done).items():
         print(f"{name}: {number}")
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.pass_obj
+def backup(app: App, file: Path) -> None:
+    """Write all of a SQLite store into FILE, while the services run.
+
+    The database, the journal that waits, and the quarantine; read back and checked before FILE
+    gets its name. The configuration is not in it.
+    """
+    from gatepost_policy.recorder import backup as backups
+
+    try:
+        with working("copying"):
+            contents = backups.make(app.settings, file)
+    except backups.BackupError as error:
+        raise Failure(str(error)) from None
+    print(f"{file}: {contents}; read back and checked")
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--verify", is_flag=True, help="Only read FILE and check it.")
+@click.pass_obj
+def restore(app: App, file: Path, yes: bool, verify: bool) -> None:
+    """Put a backup in the place of a SQLite store; the services may run.
+
+    What the journal holds and the backup does not know yet is taken in afterwards. The old database
+    is kept beside the new one. On a terminal it asks first; elsewhere it wants --yes.
+    """
+    from gatepost_policy import recorder
+    from gatepost_policy.recorder import backup as backups
+
+    try:
+        if verify:
+            print(f"{file}: {backups.verify(file)}; checked")
+            return
+        if not yes:
+            if not on_terminal(sys.stdin):
+                raise Failure("db restore: nobody can be asked here; to go on: --yes", USAGE)
+            click.confirm("Replace the store by the backup?", abort=True, err=True)
+        with working("restoring"):
+            done = backups.restore(app.settings, file)
+    except backups.BackupError as error:
+        raise Failure(str(error)) from None
+    print(f"restored: {done.contents}")
+    if done.kept is not None:
+        held = "what SQLite could not read" if done.before is None else (
+            f"{done.before.messages} messages, {done.before.traps} traps"
+        )  # fmt: skip
+        print(f"the old store is kept: {done.kept} ({held})")
+    if recorder.wait_until_ingested(app.settings, timeout=30.0):
+        print("what the journal held is in the store")
+    else:
+        print("the recorder takes in what the journal holds; look at: milterctl check")

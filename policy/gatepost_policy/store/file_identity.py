@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DisconnectionError, OperationalError
 
 Inode = tuple[int, int]
@@ -74,3 +74,13 @@ def watch(engine: Engine) -> None:
             raise DisconnectionError("the file was replaced")
         else:
             raise OperationalError("BEGIN", {}, sqlite3.OperationalError(what))
+
+    @event.listens_for(engine, "commit")
+    def still_there(connection: Connection) -> None:
+        # It may have been replaced while we waited for its lock.
+        was: Files = connection.connection.info["files"]
+        if connection.get_execution_options().get("gatepost_writing"):
+            what = was.changed(files(path))
+            if what is not None:
+                text = what if what != "replaced" else "unable to open: the file was replaced"
+                raise OperationalError("COMMIT", {}, sqlite3.OperationalError(text))

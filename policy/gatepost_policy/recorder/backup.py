@@ -1,0 +1,338 @@
+"""One file that holds all of a SQLite store, made and put back while the services run.
+
+What is in it: the database (journal watermarks, traps, listings, history), the journal segments
+that were waiting, the quarantine, and `manifest.json` with a SHA-256 of each. It is a plain tar.
+
+How it is whole: the segments are linked first, the database is copied after that (SQLite's own
+online backup). A record that was in the journal when we began is therefore in the copy of the
+database, or in a segment behind the watermark which that copy knows.
+
+How it is put back: everything is unpacked aside, checked and upgraded. Then the old database is
+locked, so that no commit goes by; the new one takes its name, the segments that are missing take
+theirs, and the recorder notices and goes on from the new one's watermarks.
+
+Limits: SQLite only. A PostgreSQL server has its own tools (pg_dump, pg_basebackup).
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from gatepost_policy import config, journal, lookup, store
+from gatepost_policy.store import StoreError, migrate
+from gatepost_policy.text.escape import shown
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+DATABASE = "gatepost.sqlite"
+JOURNAL, QUARANTINE = "journal/", "quarantine/"
+PIECE = 1_048_576
+LOCK_S = 60.0
+
+
+class BackupError(Exception):
+    """The backup cannot be made or put back. The text is one line that names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is in a backup, or in a store."""
+
+    messages: int
+    traps: int
+    segments: int = 0
+    quarantined: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.messages} messages, {self.traps} traps, {self.segments} journal segments, "
+            f"{self.quarantined} records in quarantine"
+        )
+
+
+def _database(settings: "Settings") -> Path:
+    path = config.database_path(settings)
+    if path is None:
+        raise BackupError(
+            "the store is a PostgreSQL server: use pg_dump, or pg_basebackup with its archive"
+        )
+    return path
+
+
+def make(settings: "Settings", target: Path) -> Contents:
+    """Write a backup to `target`, and read it back. Raises BackupError, StoreError, OSError."""
+    path = _database(settings)
+    store.open_engine(settings, create=False).dispose()
+    target = target.absolute()
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gatepost-backup-") as aside:
+        members = list(_linked(settings, Path(aside)))
+        copy = Path(aside) / DATABASE
+        with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as source:
+            with closing(sqlite3.connect(copy)) as into:
+                source.backup(into, pages=2_000)
+                into.execute("PRAGMA journal_mode=DELETE")
+        _check(copy)
+        made = Path(aside) / "backup.tar"
+        handle = os.open(made, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            _write(file, [(DATABASE, copy), *members])
+            file.flush()
+            os.fsync(file.fileno())
+        contents = verify(made)
+        os.replace(made, target)
+        return contents
+
+
+def _linked(settings: "Settings", aside: Path) -> Iterator[tuple[str, Path]]:
+    """Every segment and quarantined record as it is now: a link stays when the name goes."""
+    for prefix, paths in (
+        (JOURNAL, journal.segments(config.journal_dir(settings))),
+        (QUARANTINE, _files(config.quarantine_dir(settings))),
+    ):
+        place = aside / prefix
+        place.mkdir()
+        for path in paths:
+            try:
+                os.link(path, place / path.name)
+            except FileNotFoundError:
+                continue  # taken in meanwhile: it is in the database
+            except OSError:
+                shutil.copyfile(path, place / path.name)  # another file system
+            yield prefix + path.name, place / path.name
+
+
+def _files(directory: Path) -> list[Path]:
+    try:
+        return sorted(p for p in directory.iterdir() if p.is_file())
+    except FileNotFoundError:
+        return []
+
+
+def _write(file: IO[bytes], members: list[tuple[str, Path]]) -> None:
+    sums: dict[str, list[Any]] = {}
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, path in members:
+            with path.open("rb") as source:
+                info = tarfile.TarInfo(name)
+                # A live segment grows while it is read: as much of it as there is now.
+                info.size = os.fstat(source.fileno()).st_size
+                info.mode, info.mtime = 0o600, int(time.time())
+                summing = _Summing(source)
+                tar.addfile(info, summing)
+                sums[name] = [info.size, summing.sum.hexdigest()]
+        text = json.dumps({"format": FORMAT, "schema": migrate.HEAD, "files": sums}).encode()
+        info = tarfile.TarInfo(MANIFEST)
+        info.size, info.mode = len(text), 0o600
+        tar.addfile(info, io.BytesIO(text))
+
+
+class _Summing:
+    """A file that sums up what is read of it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.sum = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        """The next octets."""
+        data = self.file.read(size)
+        self.sum.update(data)
+        return data
+
+
+def verify(path: Path) -> Contents:
+    """Read all of a backup and compare it with its manifest; what is in it.
+
+    Raises BackupError where it is none, or not whole, and OSError.
+    """
+    with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".gatepost-check-") as to:
+        return _unpack(path, Path(to))
+
+
+def _unpack(path: Path, to: Path) -> Contents:
+    where = shown(str(path))
+    found: dict[str, list[Any]] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            text = b""
+            for member in tar:
+                source = tar.extractfile(member) if member.isreg() else None
+                if source is None or not _is_ours(member.name):
+                    raise BackupError(f"{where}: is no backup of gatepost: {shown(member.name)}")
+                if member.name == MANIFEST:
+                    text = source.read(64 * PIECE)
+                    continue
+                target = to / member.name
+                target.parent.mkdir(exist_ok=True)
+                size, summed = 0, hashlib.sha256()
+                handle = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+                with os.fdopen(handle, "wb") as out:
+                    while data := source.read(PIECE):
+                        out.write(data)
+                        summed.update(data)
+                        size += len(data)
+                    out.flush()
+                    os.fsync(out.fileno())
+                found[member.name] = [size, summed.hexdigest()]
+        manifest = json.loads(text)
+        if manifest["format"] != FORMAT:
+            raise BackupError(f"{where}: was made by a later gatepost")
+        wanted = manifest["files"]
+    except (tarfile.TarError, ValueError, KeyError, TypeError, EOFError) as error:
+        what = type(error).__name__
+        raise BackupError(f"{where}: is no whole backup of gatepost ({what})") from None
+    if found != wanted:
+        names = sorted({*found, *wanted})
+        bad = next(name for name in names if found.get(name) != wanted.get(name))
+        raise BackupError(f"{where}: damaged: {shown(bad)} is not what was written")
+    if DATABASE not in found:
+        raise BackupError(f"{where}: has no database")
+    return _check(
+        to / DATABASE,
+        sum(name.startswith(JOURNAL) for name in found),
+        sum(name.startswith(QUARANTINE) for name in found),
+    )
+
+
+def _is_ours(name: str) -> bool:
+    """No path but the ones that we write: an archive decides nothing about where it goes."""
+    if name in (MANIFEST, DATABASE):
+        return True
+    prefix, _, rest = name.partition("/")
+    return (
+        f"{prefix}/" in (JOURNAL, QUARANTINE) and bool(rest) and "/" not in rest and rest[0] != "."
+    )
+
+
+def _check(path: Path, segments: int = 0, quarantined: int = 0) -> Contents:
+    """What is in the database at `path`. Raises BackupError where SQLite finds it damaged."""
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            if found != "ok":
+                raise BackupError(f"{shown(str(path))}: {found}")
+            messages = connection.execute("SELECT count(*) FROM message").fetchone()[0]
+            sql = "SELECT count(*) FROM trap WHERE removed IS NULL"
+            traps = connection.execute(sql).fetchone()[0]
+    except sqlite3.Error as error:
+        raise BackupError(f"{shown(str(path))}: {error}") from None
+    return Contents(messages, traps, segments, quarantined)
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did. `kept` is the old database, None where there was none."""
+
+    contents: Contents
+    before: Contents | None
+    kept: Path | None
+
+
+def restore(settings: "Settings", source: Path) -> Restored:
+    """Put the backup at `source` in the place of the store; the services may run.
+
+    Raises BackupError, StoreError, OSError. No commit goes by between the old and the new database.
+    """
+    path = _database(settings)
+    migrate.make_directory(path.parent)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".gatepost-restore-") as name:
+        aside = Path(name)
+        contents = _unpack(source, aside)
+        # Upgraded where it is older; refused where it is newer.
+        engine = store.open_url(f"sqlite:///{aside / DATABASE}")
+        engine.dispose()
+        with closing(sqlite3.connect(aside / DATABASE)) as connection:
+            connection.execute("PRAGMA journal_mode=DELETE")
+        with _old(path) as old:
+            before, kept = old
+            os.replace(aside / DATABASE, path)
+            for suffix in ("-wal", "-shm"):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+            _put_back(aside / JOURNAL, config.journal_dir(settings))
+            _put_back(aside / QUARANTINE, config.quarantine_dir(settings))
+            _sync(path.parent)
+        lookup.anew(config.state_dir(settings))
+    return Restored(contents, before, kept)
+
+
+@contextmanager
+def _old(path: Path) -> Iterator[tuple[Contents | None, Path | None]]:
+    """The old database, locked: (what is in it, a copy of it) where there is a readable one."""
+    if not path.exists():
+        yield None, None
+        return
+    kept = path.with_name(f"{path.name}.before-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
+    connection = sqlite3.connect(
+        f"file:{path}?mode=rw", uri=True, timeout=LOCK_S, isolation_level=None
+    )
+    try:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise StoreError(f"store {shown(str(path))}: is locked", temporary=True) from None
+            kept_damaged(path, kept)
+            yield None, kept
+            return
+        except sqlite3.DatabaseError:
+            kept_damaged(path, kept)
+            yield None, kept
+            return
+        before: Contents | None = None
+        os.close(os.open(kept, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        try:
+            with closing(sqlite3.connect(path)) as reader, closing(sqlite3.connect(kept)) as into:
+                reader.backup(into)
+            before = _check(kept)
+        except (sqlite3.Error, BackupError):
+            shutil.copyfile(path, kept)  # damaged, which is why it is replaced
+        yield before, kept
+    finally:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        connection.close()
+
+
+def kept_damaged(path: Path, kept: Path) -> None:
+    """A file that SQLite cannot read, as it is."""
+    handle = os.open(kept, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "wb") as out, path.open("rb") as source:
+        shutil.copyfileobj(source, out)
+
+
+def _put_back(source: Path, target: Path) -> None:
+    """Files that are not there. One that is there is the same, or has grown since."""
+    if not source.is_dir():
+        return
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in _files(source):
+        final = target / path.name
+        if final.exists():
+            continue
+        aside = target / f".{path.name}"
+        shutil.copyfile(path, aside)
+        aside.chmod(0o600)
+        os.replace(aside, final)
+    _sync(target)
+
+
+def _sync(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "setup": ("setup", "Put gatepost into a mail server: what to change, or do it."),
     "check": ("check", "Look for what is wrong, and say which line to change."),
     "privacy": ("privacy", "Look for what outgoing mail still tells."),
+    "trace": ("trace", "Accountable anonymity: who wrote a message, for who has the key."),
     "db": ("db", "The store's schema and retention."),
     "data": ("data", "One person's data: export or erase it."),
     "backtest": ("backtest", "What a changed configuration would have decided differently."),

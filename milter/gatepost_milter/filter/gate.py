@@ -15,6 +15,7 @@ from typing import Any
 from gatepost_milter.filter import own_results
 from gatepost_milter.filter.checks import Checker, Checks, Results
 from gatepost_milter.filter.own_results import OwnResults, forged
+from gatepost_milter.filter.tracer import Tracer
 from gatepost_milter.filter.transcript import Connection, Message, facts, text
 from gatepost_policy import config
 from gatepost_policy.config.settings import Settings
@@ -83,6 +84,7 @@ class Gate:
         self.slot: Slot | None = None  # this worker's figures, where there are some
         self.results = OwnResults(settings)
         self._told: set[str] = set()
+        self.tracer = Tracer(settings, self)
         self.answered = None if replay else self._answered_ids()
         self._counted_names: set[str] = set()
 
@@ -253,19 +255,24 @@ class Gate:
         leave = seen.direction is Direction.LOCAL and self.settings.submission.local == "leave"
         edits = NO_EDITS
         refusal: Decision | None = None
+        plan_login: str | None = None
         if not leave:
             client = self._client_words(connection, message, seen, hop)
             plan = self.scrubber.plan(message.fields, hop, message.at, message.login, client)
             seen = replace(seen, relayed=plan.relayed, dropped=self._counted(plan.dropped, client))
             ours = self.settings.dkim.authserv_id or hop.name or "localhost"
             edits = (*forged(message, ours), *plan.edits)
-            refusal = plan.refusal
+            refusal, plan_login = plan.refusal, plan.login
             if plan.hint is not None:
                 self.tell_once("error", "submission-refused", hint=plan.hint)
         known = self.known.lookup(seen)
         decision = judge(seen, known, self.settings)
         if refusal is not None and decision.action is Action.ACCEPT:
             decision = replace(refusal, shadow=decision.shadow)
+        if decision.action is Action.ACCEPT and message.hashed is not None and not seen.relayed:
+            sealed = self.tracer.seal(message, edits, plan_login, queue_id)
+            edits = (*edits, *sealed)
+            seen = replace(seen, untraced=not sealed and plan_login is not None)
         if decision.reason is Reason.OWN_USER_TRAP:
             self.log.event("warning", "own-user-trap", id=queue_id)
         used = {"login": message.login or "", "submission-sender": seen.sender.raw}

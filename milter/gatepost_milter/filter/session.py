@@ -189,6 +189,7 @@ class Session:
         if message.whose.open and message.over_limit is None:
             message.whose = self._gate.confirmed(self.connection, message)
         if message.direction is not Direction.INBOUND or message.whose.second_pass:
+            message.hashed = self._gate.tracer.body(message)
             return
         message.header_bytes += 2  # the empty line
         if message.over_limit is not None:
@@ -209,6 +210,9 @@ class Session:
                 return SKIP
             if message.direction is not Direction.INBOUND or message.whose.second_pass:
                 message.body_bytes = None
+                if message.hashed is not None:
+                    message.hashed.update(chunk)
+                    return GO
                 return SKIP
             if message.body_bytes is not None:
                 message.body_bytes += len(chunk)

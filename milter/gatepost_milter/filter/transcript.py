@@ -8,6 +8,7 @@ the record of the next. Values stay bytes until they are parsed here, once.
 from dataclasses import dataclass, field
 
 from gatepost_milter.protocol.peer import INET, INET6, UNIX, Peer
+from gatepost_policy.dkim.body import Body
 from gatepost_policy.dkim.claimed_name import claims
 from gatepost_policy.mail import address, client_address, marks
 from gatepost_policy.mail.facts import (
@@ -92,6 +93,7 @@ class Message:
     over_limit: str | None = None
     written: str | None = None  # our Authentication-Results, where it is added
     beyond: OwnFields | None = None  # over a limit: what is kept of the header all the same
+    hashed: Body | None = None  # the body of a submission that is to get a trace
     failed: bool = False  # an exception on the way: the stance decides at the end
     _named: dict[str, list[bytes]] | None = None
 

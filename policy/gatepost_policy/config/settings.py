@@ -176,6 +176,7 @@ class Submission(Section):
     unknown_fields: Literal["keep", "drop"] = "keep"
     date: Literal["keep", "utc"] = "keep"
     message_id: Literal["keep", "mask-host"] = "keep"
+    trace_keys: str = ""  # file of milterctl trace keygen; empty: no token
 
 
 class Dkim(Section):

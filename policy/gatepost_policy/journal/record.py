@@ -103,7 +103,7 @@ def message(seen: Seen) -> Json:
         "shadow": list(decision.shadow),
         "key": seen.key,
         "instance": seen.instance,
-        **_dropped(facts),
+        **_scrubbed(facts),
     }
 
 
@@ -180,12 +180,15 @@ def count(facts: Facts, decision: Decision) -> Json:
         "family": facts.client.family,
         "action": decision.action,
         "reason": decision.reason,
-        **_dropped(facts),
+        **_scrubbed(facts),
     }
 
 
-def _dropped(facts: Facts) -> Json:
-    return {"dropped": list(facts.dropped)} if facts.dropped else {}
+def _scrubbed(facts: Facts) -> Json:
+    out: Json = {"dropped": list(facts.dropped)} if facts.dropped else {}
+    if facts.untraced:
+        out["untraced"] = True
+    return out
 
 
 def live_trap(key: str, how: str, at: float) -> Json:

@@ -237,6 +237,7 @@ class Facts:
     over_limit: str | None = None  # the limit that was exceeded: the message was not scanned
     relayed: bool = False  # a submission that carries mail somebody else wrote
     login: str | None = None  # never recorded
+    untraced: bool = False  # it should have got a trace and there was no key
     dropped: tuple[str, ...] = ()  # names of fields on no list that a submission lost
 
     def aligned_domains(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "trap_hits": ("Trap recipients of inbound messages", ("family",)),
     "own_user_trap_hits": ("Submissions to a trap: an account may be stolen", ()),
     "unknown_fields": ("Fields on no list that submissions lost, by name", ("name",)),
+    "untraced_submissions": ("Submissions that left without a trace for want of a key", ()),
     "shadow_decisions": ("Decisions a rule in shadow mode would have made", ("reason",)),
     "journal_lost": ("Records the journal could not take", ()),
 }
@@ -44,6 +45,8 @@ def tally(records: Iterable[dict[str, Any]]) -> Tally[Key]:
             out["messages", tuple(map(str, labels))] += 1
         if record["reason"] == "own-user-trap":
             out["own_user_trap_hits", ()] += 1
+        if record.get("untraced"):
+            out["untraced_submissions", ()] += 1
         for name in record.get("dropped", ()):
             out["unknown_fields", (str(name),)] += 1
         for reason in record.get("shadow", ()):

@@ -66,6 +66,7 @@ class Plan:
     refusal: Decision | None = None
     hint: str | None = None
     dropped: tuple[str, ...] = ()
+    login: str | None = None  # as whom the client logged in, wherever that was said
 
 
 def release(version: str | None) -> tuple[int, int] | None:

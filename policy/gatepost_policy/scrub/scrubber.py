@@ -33,6 +33,7 @@ from gatepost_policy.scrub.own_received import (
     writable,
 )
 
+TRACE_FIELD = "x-gatepost-trace"
 _NAME = re.compile(r"[!-9;-~]+\Z")  # RFC 5322 2.2: printable US-ASCII except the colon
 _FROM = re.compile(rb"\s*from\s", re.I)
 _SIGNING_DOMAIN = re.compile(rb"(?:\A|;)\s*d\s*=\s*([^;\s]+)")
@@ -115,7 +116,7 @@ class Scrubber:
         own = own_hop(self.settings, fields, hop, at, relayed)
         if isinstance(own, Plan):
             return own
-        return Plan(tuple(edits + own), relayed, dropped=dropped)
+        return Plan(tuple(edits + own), relayed, dropped=dropped, login=login)
 
     def _unknown(self, fields: Sequence[Field], client: ClientWords, drops: bool) -> frozenset[int]:
         """The positions of the fields that go although no list has them."""
@@ -123,7 +124,7 @@ class Scrubber:
         signed = _signed_names(fields) if drops else ()
         for position, (name, value) in enumerate(fields):
             key = name.lower()
-            if self.names.fate(key) is not Fate.UNKNOWN or key == TOKEN_FIELD:
+            if self.names.fate(key) is not Fate.UNKNOWN or key in (TOKEN_FIELD, TRACE_FIELD):
                 continue
             # A secret goes even where a signature covers it, as one on the removal list does.
             if client.within(value) or (
@@ -159,7 +160,8 @@ class Scrubber:
         for position, (name, value) in enumerate(fields):
             key = name.lower()
             count[key] = index = count.get(key, 0) + 1
-            if position in gone or self.names.removes(key):
+            # Only gatepost says who wrote what, and not even by a mistake in the lists.
+            if position in gone or key == TRACE_FIELD or self.names.removes(key):
                 edits.append(Edit("delete", name, index))
             elif key == "mime-version":
                 # RFC 2045 4: the comment is where clients put their own name.

@@ -1,0 +1,10 @@
+"""Accountable anonymity: a sealed word on who wrote a submission, for who holds a private key."""
+
+from gatepost_policy.tracing.keys import Bundle, Keyring, TraceKeyError, make_keys
+from gatepost_policy.tracing.resolve import Answer, Outcome, resolve
+from gatepost_policy.tracing.token import FIELD, Content, header_hash, new_body, seal
+
+__all__ = [
+    "FIELD", "Answer", "Bundle", "Content", "TraceKeyError", "Keyring", "Outcome", "header_hash",
+    "make_keys", "new_body", "resolve", "seal",
+]  # fmt: skip

@@ -1,0 +1,131 @@
+"""From a message, a report about one, a bounce, or a bare token back to the account that wrote it.
+
+The account is named only where the MAC is ours and, where there is a message, its From, Date and
+Message-ID are those that were sealed: a token in somebody else's message accuses nobody.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email import policy
+from email.message import Message
+from email.parser import BytesParser
+from enum import StrEnum
+
+from gatepost_policy.tracing import token
+from gatepost_policy.tracing.keys import Keyring
+from gatepost_policy.tracing.token import FIELD, Content
+
+MAX_DEPTH = 10
+_POLICY = policy.compat32.clone(max_line_length=None)
+
+
+class Outcome(StrEnum):
+    """What came of it. The account is known for the first three."""
+
+    RESOLVED = "resolved"
+    BODY_CHANGED = "body changed since"
+    NOT_TIED = "not tied to a message"
+    OTHER_MESSAGE = "taken from another message"
+    FORGED = "forged"
+    NO_KEY = "no key"
+    NO_TOKEN = "no token"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`content` is None where nobody is named. `key`: the name of the key. `body_known`: the body
+    was there to be compared (a bounce may bring the header alone)."""
+
+    outcome: Outcome
+    key: str | None = None
+    content: Content | None = None
+    body_known: bool = False
+
+
+def resolve(data: bytes, keyring: Keyring) -> Answer:
+    """What `data` tells: a whole message, or a token. Raises TraceKeyError for a damaged key."""
+    bare = token.parse(data.decode("ascii", "replace")) if len(data) < 4096 else None
+    if bare is not None:
+        return _opened(bare, keyring, None, None)
+    answer = Answer(Outcome.NO_TOKEN)
+    for fields, body in _messages(data):
+        values = [v for name, v in fields if name.lower() == FIELD.lower()]
+        for value in values:
+            sealed = token.parse(value.decode("ascii", "replace"))
+            if sealed is None:
+                answer = Answer(Outcome.FORGED)
+                continue
+            answer = _opened(sealed, keyring, fields, body)
+            if answer.content is not None:
+                return answer
+    return answer
+
+
+def _opened(
+    sealed: token.Sealed,
+    keyring: Keyring,
+    fields: list[tuple[str, bytes]] | None,
+    body: bytes | None,
+) -> Answer:
+    private = keyring.private(sealed.key)
+    if private is None:
+        return Answer(Outcome.NO_KEY, sealed.key)
+    content = token.unseal(sealed, private, keyring.mac_key)
+    if content is None:
+        return Answer(Outcome.FORGED, sealed.key)
+    if fields is None:
+        return Answer(Outcome.NOT_TIED, sealed.key, content)
+    if token.header_hash(fields) != content.header:
+        return Answer(Outcome.OTHER_MESSAGE, sealed.key)
+    if body is None:
+        return Answer(Outcome.RESOLVED, sealed.key, content)
+    hashed = token.new_body()
+    hashed.update(re.sub(rb"\r?\n", b"\r\n", body))
+    same = token.body_hash(hashed) == content.body
+    return Answer(
+        Outcome.RESOLVED if same else Outcome.BODY_CHANGED, sealed.key, content, body_known=True
+    )
+
+
+def _messages(data: bytes) -> Iterator[tuple[list[tuple[str, bytes]], bytes | None]]:
+    """(fields, body) of the message, then of each that is attached to it (ARF: RFC 5965; bounces:
+    RFC 3462), the body None where only the header is there."""
+    if data.startswith(b"From "):
+        data = data.partition(b"\n")[2]
+    yield _split(data)
+    for part in _attached(BytesParser(policy=_POLICY).parsebytes(data), 0):
+        kind = part.get_content_type()
+        if kind == "text/rfc822-headers":
+            text = part.get_payload(decode=True)
+            if isinstance(text, bytes):
+                yield _split(text)[0], None
+        elif kind in ("message/rfc822", "message/global") and part.is_multipart():
+            inner = part.get_payload(0)
+            if isinstance(inner, Message):
+                yield _split(inner.as_bytes(policy=_POLICY))
+
+
+def _attached(message: Message, depth: int) -> Iterator[Message]:
+    yield message
+    payload = message.get_payload()
+    if depth < MAX_DEPTH and isinstance(payload, list):
+        for part in payload:
+            if isinstance(part, Message):
+                yield from _attached(part, depth + 1)
+
+
+def _split(data: bytes) -> tuple[list[tuple[str, bytes]], bytes]:
+    """The fields of a message in any line ending, and its body as it is."""
+    match = re.search(rb"(?:\A|\n)\r?\n", data)
+    head, body = (data, b"") if match is None else (data[: match.start()], data[match.end() :])
+    fields: list[tuple[str, bytes]] = []
+    for line in head.split(b"\n"):
+        line = line.rstrip(b"\r")
+        if line[:1] in (b" ", b"\t") and fields:
+            name, value = fields[-1]
+            fields[-1] = (name, value + b"\n" + line)
+        elif b":" in line:
+            raw, _, value = line.partition(b":")
+            fields.append((raw.decode("latin-1").strip(), value))
+    return fields, body

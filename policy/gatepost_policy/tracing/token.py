@@ -1,0 +1,134 @@
+"""The token in X-Gatepost-Trace: what it holds, how it is sealed and opened.
+
+How it works. `Content` is packed to one fixed length, whatever the account's, a MAC by the key of
+the mail host is put behind it, and both are sealed to the week's public key (libsodium's sealed
+box: X25519, XSalsa20-Poly1305). A sealed box has a fresh key of its own each time, so no two tokens
+share anything but the version and the name of the key.
+
+The MAC says that this host sealed it: anybody can seal to a public key. The hashes say for which
+message: anybody can copy a token.
+"""
+
+import base64
+import hashlib
+import hmac
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nacl.exceptions import CryptoError
+from nacl.public import PrivateKey, PublicKey, SealedBox
+
+from gatepost_policy.dkim.body import Body
+
+FIELD = "X-Gatepost-Trace"
+VERSION = "v1"
+MAX_ACCOUNT = 255  # octets; RFC 5321 4.5.3.1.3: a path is at most 256 with its brackets
+MAX_QUEUE_ID = 63
+HASH_BYTES = MAC_BYTES = 32
+HASHED = ("from", "date", "message-id")
+LINE = 72  # of base64 in the folded field
+
+# account and queue id each with a length before it, Unix seconds, header hash, body hash
+_PACKED = struct.Struct(f">B{MAX_ACCOUNT}sB{MAX_QUEUE_ID}sQ{HASH_BYTES}s{HASH_BYTES}s")
+_TOKEN = re.compile(r"v1\.([0-9a-f]{16})\.([A-Za-z0-9_-]+)\Z")
+_BLANKS = re.compile(rb"[ \t\r\n]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What is sealed. `at`: Unix seconds. The hashes are of the message as it leaves."""
+
+    account: str
+    at: int
+    queue_id: str
+    header: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A token in its parts: the name of the key, and the box."""
+
+    key: str
+    box: bytes
+
+
+def header_hash(fields: Sequence[tuple[str, bytes]]) -> bytes:
+    """The hash of the first From, Date and Message-ID; blanks and folds count as one blank."""
+    digest = hashlib.sha256()
+    for wanted in HASHED:
+        value = next((v for name, v in fields if name.lower() == wanted), b"")
+        digest.update(_BLANKS.sub(b" ", value).strip() + b"\n")
+    return digest.digest()
+
+
+def new_body() -> Body:
+    """A body to be fed as it arrives, in CRLF: `update`, then `body_hash`. Blanks at the ends of
+    lines and empty lines at the end do not count (RFC 6376 3.4.4)."""
+    body = Body(relaxed=True)
+    body.sink("sha256", None)
+    return body
+
+
+def body_hash(body: Body) -> bytes:
+    """The hash of a body that is complete. Call it once."""
+    body.close()
+    return bytes(body.sink("sha256", None).digest)
+
+
+def seal(content: Content, key: str, public: PublicKey, mac_key: bytes) -> str:
+    """The token for `content`. Raises ValueError where the account or the queue id is too long."""
+    account, queue_id = _raw(content.account), _raw(content.queue_id)
+    if len(account) > MAX_ACCOUNT or len(queue_id) > MAX_QUEUE_ID:
+        raise ValueError("an account of more than 255 octets")
+    packed = _PACKED.pack(
+        len(account), account, len(queue_id), queue_id, content.at, content.header, content.body
+    )
+    box = SealedBox(public).encrypt(packed + _mac(packed, key, mac_key))
+    return f"{VERSION}.{key}.{base64.urlsafe_b64encode(box).rstrip(b'=').decode()}"
+
+
+def folded(token: str) -> str:
+    """`token` as the value of its field, with its leading space."""
+    head, _, box = token.rpartition(".")
+    return f" {head}." + "".join(f"\n\t{box[n : n + LINE]}" for n in range(0, len(box), LINE))
+
+
+def parse(text: str) -> Sealed | None:
+    """The parts of a token, however it is folded; None where it is none."""
+    match = _TOKEN.match(re.sub(r"\s+", "", text))
+    if match is None:
+        return None
+    try:
+        return Sealed(match.group(1), base64.urlsafe_b64decode(match.group(2) + "=="))
+    except ValueError:
+        return None
+
+
+def unseal(sealed: Sealed, private: PrivateKey, mac_key: bytes) -> Content | None:
+    """What is in the box; None where it does not open or is not of our host's making."""
+    try:
+        opened = SealedBox(private).decrypt(sealed.box)
+    except CryptoError:
+        return None
+    packed, mac = opened[:-MAC_BYTES], opened[-MAC_BYTES:]
+    if len(packed) != _PACKED.size or not hmac.compare_digest(
+        mac, _mac(packed, sealed.key, mac_key)
+    ):
+        return None
+    a_length, account, q_length, queue_id, at, header, body = _PACKED.unpack(packed)
+    return Content(_text(account[:a_length]), at, _text(queue_id[:q_length]), header, body)
+
+
+def _mac(packed: bytes, key: str, mac_key: bytes) -> bytes:
+    return hmac.digest(mac_key, key.encode() + packed, "sha256")
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")

@@ -90,7 +90,10 @@ def resolve(what: str, keys: Path, case: str) -> None:
               )  # fmt: skip
 @KEYS
 def forget(before: str, keys: Path) -> None:
-    """Destroy the private keys of old weeks: what they sealed stays sealed."""
+    """Destroy the private keys of old weeks.
+
+    What they sealed stays sealed.
+    """
     from gatepost_policy.text.times import moment
     from gatepost_policy.tracing import Keyring, TraceKeyError
 

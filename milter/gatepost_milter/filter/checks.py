@@ -32,12 +32,15 @@ class Results:
     spf: Spf | None = None
     dmarc: Dmarc | None = None
     texts: dict[str, Any] = field(default_factory=dict)  # the key records that DKIM used
-    used: Used = field(default_factory=dict)  # the answers that SPF and DMARC used
+    used: tuple[Used, ...] = ()  # the answers that SPF and DMARC used
 
     @property
     def dns(self) -> dict[str, Any]:
         """Every DNS answer that was used, as `replay --dns` reads them."""
-        return recorded(self.texts, self.used)
+        merged: Used = {}
+        for used in self.used:
+            merged |= used
+        return recorded(self.texts, merged)
 
 
 class Checker:
@@ -74,13 +77,13 @@ class Checker:
         checks = Checks(dkim)
         client = connection.client.address
         # A relay of our own forwards what others sent: its address is not the sender's.
-        known = client is not None and not message.whose.trusted_relay and not keys_only
+        whose = message.whose
+        known = not (whose.trusted_relay or whose.unknown_client or client is None or keys_only)
         if self._settings.spf.check and client is not None and known:
             checks.spf = of_spf.begin(lookups, client, sender, connection.helo, deadline)
         if self._settings.dmarc.check and known:
-            author = address.header_from(message.values("from"))
             others = [*dkim.domains(), sender.domain or canonical_domain(connection.helo or "")]
-            checks.dmarc = of_dmarc.begin(lookups, author, others, deadline)
+            checks.dmarc = of_dmarc.begin(lookups, message.author, others, deadline)
         return checks
 
 
@@ -111,13 +114,14 @@ class Checks:
     def finish(self) -> Results:
         """The message is complete: what came of each check."""
         outcome: Outcome = self._dkim.finish()
-        found_spf, found_dmarc, used = None, None, Used()
+        found_spf, found_dmarc = None, None
+        used: tuple[Used, ...] = ()
         if self.spf is not None:
             checked = self.spf.finish()
             found_spf, used = checked.spf, checked.used
         if self.dmarc is not None:
             found_dmarc, more = self.dmarc.finish(outcome.signatures, found_spf)
-            used = used | more
+            used = (*used, more)
         return Results(
             signatures=outcome.signatures,
             arc=outcome.arc,

@@ -96,6 +96,7 @@ class Message:
     hashed: Body | None = None  # the body of a submission that is to get a trace
     failed: bool = False  # an exception on the way: the stance decides at the end
     _named: dict[str, list[bytes]] | None = None
+    _author: tuple[address.Address | None] | None = None
 
     @property
     def direction(self) -> Direction:
@@ -128,6 +129,17 @@ class Message:
         self.header_bytes += len(name) + len(value) + 3 + value.count(b"\n")
         if self.beyond is not None:
             self.beyond.add(name, value)
+
+    @property
+    def author(self) -> address.Address | None:
+        """Who wrote it, by its From; read once, as soon as the header is complete."""
+        read = self._author
+        if read is None:
+            fields = self.values("from")
+            read = (address.header_from(fields) if fields else None,)
+            if self.complete:
+                self._author = read
+        return read[0]
 
     def values(self, name: str) -> list[bytes]:
         """The values of all fields called `name` (lower-case), top to bottom: of those that have
@@ -201,7 +213,6 @@ def facts(
         client = Client()
     elif connection.helo is not None:
         client = Client(client.family, client.address, client.port, client.name, connection.helo)
-    authors = message.values("from")
     body = message.body_bytes
     return Facts(
         at=message.at,
@@ -211,7 +222,7 @@ def facts(
         trusted_relay=message.whose.trusted_relay,
         queue_id=queue_id,
         sender=address.parse(text(message.sender)),
-        header_from=address.header_from(authors) if authors else None,
+        header_from=message.author,
         recipients=(*message.recipients, *message.refused),
         size=None if body is None else message.header_bytes + body,
         message_id=unfolded(ids[0]) if ids else None,

@@ -24,6 +24,7 @@ SIGNATURE_KEYS = (
 )  # fmt: skip
 
 SPF_KEYS = ("result", "domain", "mechanism", "reason")
+DMARC_KEYS = ("result", "domain", "organisation", "policy", "aligned", "reason")
 
 Find = Callable[[Result, Envelope], Json | None]
 
@@ -68,6 +69,13 @@ def spf_json(spf: Json | None) -> Json | None:
     return {name: {key: check.get(key) for key in SPF_KEYS} for name, check in spf.items()}
 
 
+def dmarc_json(dmarc: Json | None) -> Json | None:
+    """DMARC of a record with every key, None where it was not evaluated."""
+    if dmarc is None:
+        return None
+    return {key: dmarc.get(key, [] if key == "aligned" else None) for key in DMARC_KEYS}
+
+
 def failure(file: str, error: str) -> Outcome:
     """The object of a file that failed: `error` set and the rest null."""
     keys = ("direction", "family", "signatures", "arc", "spf", "dmarc", "edits", "decision")
@@ -84,7 +92,7 @@ def _json(item: Item, asked: Request, result: Result, record: Json | None) -> Js
         "signatures": [{key: s.get(key) for key in SIGNATURE_KEYS} for s in seen["signatures"]],
         "arc": None if arc is None else {"cv": arc[0], "reason": arc[1]},
         "spf": spf_json(seen.get("spf")),
-        "dmarc": seen.get("dmarc"),
+        "dmarc": dmarc_json(seen.get("dmarc")),
         "edits": [
             {"op": e.op, "name": e.name, "index": e.index, "value": e.value} for e in result.edits
         ],

@@ -4,7 +4,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from gatepost_policy.dmarc.evaluate import Why, evaluate
 from gatepost_policy.dmarc.walk import Walk, walk
@@ -14,23 +14,28 @@ from gatepost_policy.dns.task import BROKEN
 from gatepost_policy.mail.address import Address
 from gatepost_policy.mail.facts import Dmarc, Signature, Spf
 
-MAX_WALKS = 10_000
+MAX_WALKS = 10_000  # that are remembered, and as many messages' sets of them
 # What a name can be made of; a From may hold anything.
 _NAME = re.compile(
     r"[^\x00-\x20.\\\x7f-\U0010ffff]{1,63}(?:\.[^\x00-\x20.\\\x7f-\U0010ffff]{1,63})*"
 )
+K = TypeVar("K")
+V = TypeVar("V")
 Used = dict[tuple[str, str], Any]
 
 
 class _Found:
     """The walks of one message."""
 
-    __slots__ = ("author", "exists", "others", "used")
+    __slots__ = ("author", "exists", "others", "until", "used")
 
-    def __init__(self, author: Walk, others: dict[str, Walk], exists: bool, used: Used) -> None:
+    def __init__(
+        self, author: Walk, others: dict[str, Walk], exists: bool, until: float, used: Used
+    ) -> None:
         self.author = author
         self.others = others
         self.exists = exists
+        self.until = until
         self.used = used
 
 
@@ -40,6 +45,8 @@ class Checker:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._known: dict[str, Walk] = {}
+        # By author and the other domains, in their order: most senders' mail is alike.
+        self._found: dict[tuple[str, ...], _Found] = {}
         self._lock = threading.Lock()
 
     def begin(
@@ -49,21 +56,29 @@ class Checker:
         """Start the walks for mail of `author`. `others` are the domains that may turn out to
         have passed: each d=, the MAIL FROM's, the HELO name's."""
         domain = "" if author is None else author.domain
+        alike = (domain, *(name for name in others if name))
+        found = self._found.get(alike)
+        if found is not None and found.until > self._clock():
+            return Running(domain, found)
         if len(domain) > 253 or domain[:1] == "[" or not _NAME.fullmatch(domain):
             return Running(domain, None)
-        names = [name for name in dict.fromkeys(others) if name and name != domain]
+        names = [name for name in dict.fromkeys(alike) if name != domain]
 
         def run(ask: Ask) -> _Found:
-            return self._find(ask, domain, names)
+            found = self._find(ask, domain, names)
+            if found.until > self._clock():
+                with self._lock:
+                    _keep(self._found, alike, found)
+            return found
 
         def nothing(reason: str) -> _Found:
-            return _Found(Walk(domain, (), reason, 0.0, {}), {}, True, {})
+            return _Found(Walk(domain, (), reason, 0.0, {}), {}, True, 0.0, {})
 
         return Running(domain, Task(run, lookups, deadline, nothing))
 
     def _find(self, ask: Ask, domain: str, names: Sequence[str]) -> _Found:
         author = self._walk(ask, domain)
-        used = dict(author.used)
+        used, until = dict(author.used), author.until
         others: dict[str, Walk] = {}
         applies = author.applies
         exists = True
@@ -73,6 +88,7 @@ class Checker:
                 # RFC 8020: a name that does not exist has no record of any type.
                 answer = ask(domain, "TXT")
                 used[domain, "TXT"] = answer.form
+                until = min(until, answer.until)
                 exists = answer.why is not DnsWhy.NO_NAME
             top = author.organisation
             for name in names:
@@ -80,7 +96,8 @@ class Checker:
                 if top is None or name == top or name.endswith("." + top):
                     found = others[name] = self._walk(ask, name)
                     used |= found.used
-        return _Found(author, others, exists, used)
+                    until = min(until, found.until)
+        return _Found(author, others, exists, until, used)
 
     def _walk(self, ask: Ask, domain: str) -> Walk:
         found = self._known.get(domain)
@@ -89,11 +106,16 @@ class Checker:
         found = walk(ask, domain)
         if found.until > self._clock():
             with self._lock:
-                self._known.pop(domain, None)
-                while len(self._known) >= MAX_WALKS:
-                    self._known.pop(next(iter(self._known)))
-                self._known[domain] = found
+                _keep(self._known, domain, found)
         return found
+
+
+def _keep(known: dict[K, V], key: K, value: V) -> None:
+    """Remember `value`, the newest; the oldest go."""
+    known.pop(key, None)
+    while len(known) >= MAX_WALKS:
+        known.pop(next(iter(known)))
+    known[key] = value
 
 
 class Running:
@@ -101,20 +123,20 @@ class Running:
 
     __slots__ = ("_domain", "_task")
 
-    def __init__(self, domain: str, task: Task[_Found] | None) -> None:
+    def __init__(self, domain: str, task: Task[_Found] | _Found | None) -> None:
         self._domain = domain
         self._task = task
 
     @property
     def waits(self) -> bool:
         """True where `finish` would wait for DNS."""
-        return self._task is not None and self._task.waits
+        return isinstance(self._task, Task) and self._task.waits
 
     def finish(self, signatures: Sequence[Signature], spf: Spf | None) -> tuple[Dmarc, Used]:
         """The result, given what DKIM and SPF came to, and the DNS answers it rests on."""
         if self._task is None:
             return Dmarc("none", self._domain, reason=str(Why.NO_AUTHOR)), {}
-        found = self._task.result()
+        found = self._task.result() if isinstance(self._task, Task) else self._task
         try:
             result = evaluate(found.author, found.others, found.exists, signatures, spf)
         except Exception:  # a bug of ours must not take the message along

@@ -5,6 +5,7 @@ answers, a domain is its own organisation.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from gatepost_policy.dmarc.record import Record, is_record, parse
@@ -15,7 +16,7 @@ MAX_LABELS = 7
 MAX_RECORDS = 16  # of one name that are read
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Walk:
     """What was found from `domain` upwards: (name, record), the longest name first.
 
@@ -29,7 +30,7 @@ class Walk:
     until: float
     used: dict[tuple[str, str], Any]
 
-    @property
+    @cached_property
     def organisation(self) -> str | None:
         """The organisational domain (4.10.2), None where a failure of DNS leaves it unknown."""
         for name, record in self.found:
@@ -42,7 +43,7 @@ class Walk:
             return None
         return self.found[-1][0] if self.found else self.domain
 
-    @property
+    @cached_property
     def applies(self) -> tuple[str, Record] | None:
         """The record whose policy applies and its name: the domain's own, else that of its
         organisation, else that of the public suffix above (4.10.1)."""

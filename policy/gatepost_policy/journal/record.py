@@ -150,14 +150,16 @@ def _spf_check(check: SpfCheck) -> Json:
 
 
 def _dmarc(dmarc: Dmarc) -> Json:
-    return {
-        "result": dmarc.result,
-        "domain": dmarc.domain,
-        "organisation": dmarc.organisation,
-        "policy": dmarc.policy,
-        "aligned": list(dmarc.aligned),
-        "reason": dmarc.reason,
-    }
+    found: Json = {"result": dmarc.result, "domain": dmarc.domain}
+    if dmarc.organisation is not None:
+        found["organisation"] = dmarc.organisation
+    if dmarc.policy is not None:
+        found["policy"] = dmarc.policy
+    if dmarc.aligned:
+        found["aligned"] = list(dmarc.aligned)
+    if dmarc.reason is not None:
+        found["reason"] = dmarc.reason
+    return found
 
 
 def _read_spf(data: Json | None) -> Spf | None:
@@ -167,7 +169,7 @@ def _read_spf(data: Json | None) -> Spf | None:
 
 
 def _read_dmarc(data: Json | None) -> Dmarc | None:
-    return None if data is None else Dmarc(**{**data, "aligned": tuple(data["aligned"])})
+    return None if data is None else Dmarc(**{**data, "aligned": tuple(data.get("aligned", ()))})
 
 
 def count(facts: Facts, decision: Decision) -> Json:

@@ -28,10 +28,10 @@ _NOTHING: Used = {}
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """SPF of one message and the DNS answers that were used."""
+    """SPF of one message and the DNS answers that were used, of either identity."""
 
     spf: Spf
-    used: Used
+    used: tuple[Used, ...]
 
 
 class Checker:
@@ -102,8 +102,7 @@ class Running:
     def finish(self) -> Outcome:
         """What came of it, by the deadline at the latest."""
         mail_from, helo = _result(self._mail_from), _result(self._helo)
-        used = helo.used if mail_from is helo else helo.used | mail_from.used
-        return Outcome(Spf(mail_from.check, helo.check), used)
+        return Outcome(Spf(mail_from.check, helo.check), (helo.used, mail_from.used))
 
 
 def _result(running: Verdict | Task[Verdict]) -> Verdict:

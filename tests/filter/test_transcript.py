@@ -111,7 +111,7 @@ def test_log_line_order() -> None:
     """The same keys in the same order, many recipients as a number."""
     got = message_fields(FACTS, ACCEPTED, 1)
     assert list(got) == ["id", "direction", "family", "client", "from", "to", "size", "dkim", "arc",
-                         "traps", "action", "reason", "shadow"]  # fmt: skip
+                         "spf", "dmarc", "traps", "action", "reason", "shadow"]  # fmt: skip
     assert str(got["to"]).endswith("r9@example.net,+2")
 
 

@@ -55,6 +55,8 @@ def _head(report: Report) -> Text:
     head = Text(shown(what), HEAD)
     if report.standing is not None:
         head.append("  ").append(report.standing.sentence, BAD if bad else "")
+    elif report.no_verdict is not None:
+        head.append("  ").append(report.no_verdict, "")
     elif not report.summary.messages:
         head.append("  not seen", "")
     return head
@@ -97,19 +99,26 @@ def _facts(report: Report, to: Console) -> Table:
 
 
 def _dkim(report: Report) -> Text:
-    if not report.summary.dkim:
+    """The signatures of whom the report is about; those of others on the same mail behind them."""
+    summary = report.summary
+    if not summary.dkim:
         return Text("not looked at")
-    signed = report.summary.messages > 1 and "none" not in report.summary.dkim
+    own, others = summary.dkim_own, summary.dkim_others
+    counts = dict(summary.dkim)
+    if own is not None:
+        counts = {**own, **{word: n for word, n in summary.dkim.items() if word == "none"}}
+    signed = summary.messages > 1 and "none" not in summary.dkim and not others
     text = Text("always signed: " if signed and not report.overview else "")
-    for at, (result, count) in enumerate(report.summary.dkim.items()):
+    for at, (result, count) in enumerate(counts.items()):
         word = UNSIGNED.get(result, result)
         text.append(", " if at else "").append(f"{word} {count}", style(result))
-    keys = {
-        f"{s.selector} ({s.algorithm or 'unknown'})"
-        for line in report.messages for s in line.signatures if s.selector
-    }  # fmt: skip
+    keys = {f"{key.selector} ({key.algorithm or 'unknown'})" for key in report.keys}
     if keys and not report.overview and len(keys) <= 3:
         text.append("; selector " + ", ".join(sorted(shown(key) for key in keys)))
+    if others:
+        text.append("; signed by others: " if counts else "signed by others alone: ")
+        for at, (result, count) in enumerate(others.items()):
+            text.append(", " if at else "").append(f"{result} {count}", style(result))
     return text
 
 
@@ -127,7 +136,7 @@ def _traps(report: Report, to: Console) -> Text:
     if not hits:
         return Text("none hit")
     text = Text(plural(hits, "hit"), BAD)
-    names = {a for line in report.messages for a, trap in line.recipients if trap}
+    names = report.traps
     if names and not report.overview:
         few = sorted(shown(name) for name in names)[: 3 if to.is_terminal else None]
         text.append(f": {', '.join(few)}" + (" and others" if len(names) > len(few) else ""))

@@ -149,9 +149,9 @@ def _from_rows(connection: Connection, selection: Selection) -> Counted:
         first_seen=first,
         last_seen=last,
         families=_families(families),
-        dkim=_in_order(results, RESULTS),
-        spf=_in_order(spf, SPF_RESULTS),
-        dmarc=_in_order(dmarc, DMARC_RESULTS),
+        dkim=in_order(results, RESULTS),
+        spf=in_order(spf, SPF_RESULTS),
+        dmarc=in_order(dmarc, DMARC_RESULTS),
         trap_hits=sum(int(row.trap_hits) for row in groups),
         median_gap_days=beat.median_gap,
         hosts=tuple(Host(r.name, bare(r.host), r.family, r.messages) for r in most),
@@ -222,8 +222,9 @@ def _families(counts: Mapping[str, int]) -> dict[str, int]:
 def _summed(rows: Sequence[Row[Any]], what: str, words: Sequence[str]) -> dict[str, int]:
     """The sums of the columns `what`_word, as far as something was counted."""
     counts = {word: sum(int(row._mapping[f"{what}_{word}"]) for row in rows) for word in words}
-    return _in_order(counts, words)
+    return in_order(counts, words)
 
 
-def _in_order(counts: Mapping[str, int], words: Sequence[str]) -> dict[str, int]:
+def in_order(counts: Mapping[str, int], words: Sequence[str]) -> dict[str, int]:
+    """What was counted at all, in the order of `words`."""
     return {word: counts[word] for word in words if counts.get(word)}

@@ -3,12 +3,16 @@
 `tell` reads everything in one transaction, so that its parts agree with each other.
 """
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select
+from dataclasses import replace
+
+from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.ingest.deltas import RESULTS
 from gatepost_policy.mail.facts import IdentityKind, client_prefix
 from gatepost_policy.report import count, messages, overview
-from gatepost_policy.report.count import Counted
+from gatepost_policy.report.count import Counted, in_order
+from gatepost_policy.report.proof import Proof, domain_of, no_sender, proof, signers, traps_hit
 from gatepost_policy.report.report import Key, Listed, Report
 from gatepost_policy.report.selection import Selection, key_range
 from gatepost_policy.report.standing import Standing, standing
@@ -22,10 +26,18 @@ HOSTS_LOOKED_AT = 100
 def tell(connection: Connection, selection: Selection, settings: Settings, now: float) -> Report:
     """The report on `selection` as of `now` (Unix seconds). Raises conditions.TooWide."""
     counted = count.count(connection, selection)
+    summary = counted.summary
+    if not selection.everything:
+        mine = signers(connection, selection, summary.messages)
+        if mine is not None:
+            own, others = (in_order(part, RESULTS) for part in (mine.own, mine.others))
+            summary = replace(summary, dkim_own=own, dkim_others=others)
     ids = messages.newest(connection, selection, max(selection.limit, messages.MARKS_MAX))
     report = Report(
         query=selection.query(),
-        summary=counted.summary,
+        summary=summary,
+        no_verdict=no_sender(selection, settings),
+        traps=traps_hit(connection, selection) if counted.trap_messages else (),
         messages=messages.lines(connection, ids[: selection.limit]),
         rhythm=counted.rhythm,
         standing=_judge(connection, selection, counted, settings),
@@ -46,24 +58,17 @@ def _judge(
     """Whether what was selected is a repeat sender; None where it is not one sender."""
     if selection.sender is None and selection.host is None:
         return None
+    if no_sender(selection, settings) is not None:
+        return None
+    found = proof(connection, selection) if counted.trap_messages else Proof()
     return standing(
         counted.rhythm,
         counted.trap_messages,
-        _proof(connection, selection),
+        found.word,
         messages=settings.sender.repeat_messages,
         span=settings.sender.repeat_span,
+        signed=found.signed,
     )
-
-
-def _proof(connection: Connection, selection: Selection) -> str | None:
-    """What proves the selected sender: a client's address, a d= that passed; None: a mere claim."""
-    if selection.sender is None:
-        return None if selection.host is None else "address"
-    address = selection.address
-    domain = selection.domain or (address.domain if address is not None else "")
-    if not domain:
-        return None
-    return "DKIM" if connection.scalar(select(exists().where(_dkim_within(domain)))) else None
 
 
 def _dkim_within(domain: str) -> ColumnElement[bool]:
@@ -75,15 +80,9 @@ def _dkim_within(domain: str) -> ColumnElement[bool]:
     )
 
 
-def _domain(selection: Selection) -> str:
-    if selection.domain is not None:
-        return selection.domain
-    return "" if selection.address is None else selection.address.domain
-
-
 def _keys(connection: Connection, selection: Selection) -> tuple[Key, ...]:
     """The DKIM keys of the sender's domain and those below it, newest first."""
-    domain = _domain(selection)
+    domain = domain_of(selection)
     if not domain:
         return ()
     start, end = key_range(domain)
@@ -136,7 +135,7 @@ def _listings(
 def _listed(
     connection: Connection, selection: Selection, counted: Counted
 ) -> list[ColumnElement[bool]]:
-    domain = _domain(selection)
+    domain = domain_of(selection)
     found: list[ColumnElement[bool]] = []
     if domain:
         proven = connection.scalars(

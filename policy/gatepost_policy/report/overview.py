@@ -14,6 +14,7 @@ from gatepost_policy.mail.address import within_any
 from gatepost_policy.mail.facts import IdentityKind, client_prefix
 from gatepost_policy.report import count, dual_stack, patterns
 from gatepost_policy.report.overview_values import Sender
+from gatepost_policy.report.proof import proof
 from gatepost_policy.report.report import Report
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.report.standing import standing
@@ -114,10 +115,12 @@ def _count(
     counted = count.count(connection, mine)
     if counted.rhythm is None or not counted.trap_messages:
         return None
+    found = proof(connection, mine)
     judged = standing(
         counted.rhythm,
         counted.trap_messages,
-        {IdentityKind.PREFIX: "address", IdentityKind.DKIM: "DKIM"}.get(IdentityKind(kind)),
+        found.word,
+        signed=found.signed,
         messages=settings.sender.repeat_messages,
         span=settings.sender.repeat_span,
     )

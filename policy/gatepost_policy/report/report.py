@@ -162,6 +162,8 @@ class Report:
     messages: tuple[Line, ...]
     rhythm: Rhythm | None
     standing: Standing | None  # None: not about one sender
+    no_verdict: str | None = None  # why what was asked about is no sender to be judged
+    traps: tuple[str, ...] = ()  # those that were hit, the first few
     marks: tuple[Mark, ...] = ()  # oldest first, the newest MARKS_MAX of them
     keys: tuple[Key, ...] = ()
     listings: tuple[Listed, ...] = ()
@@ -187,6 +189,7 @@ class Report:
             out["rhythm"] = None if self.rhythm is None else self.rhythm.json()
             out["movement"] = movement(self.spans)
             out["standing"] = None if self.standing is None else self.standing.json()
+            out["no_verdict"] = self.no_verdict
             out["keys"] = [key.json() for key in self.keys]
         out["hosts_total"] = self.hosts
         out["listings"] = [listing.json() for listing in self.listings]

@@ -18,7 +18,7 @@ NAMES = {"ipv4": "IPv4", "ipv6": "IPv6", "unix": "unix socket", "unknown": "unkn
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Whether this is a repeat sender, and on what evidence (DESIGN 6)."""
+    """Whether this is a repeat sender, and on what evidence: that of its trap hits."""
 
     repeat: bool
     proven: bool
@@ -34,12 +34,18 @@ class Standing:
 
 
 def standing(
-    rhythm: Rhythm | None, trap_messages: int, proof: str | None, *, messages: int, span: int
+    rhythm: Rhythm | None,
+    trap_messages: int,
+    proof: str | None,
+    *,
+    messages: int,
+    span: int,
+    signed: bool = False,
 ) -> Standing:
     """Judge a history: `messages` on as many days over `span` seconds, one of them to a trap.
 
-    `proof` says by what this sender is proven: `DKIM`, `address`. None: it is a claim, which is
-    reported but never punished.
+    `proof` says by what the sender of its trap hits is proven: `DKIM`, `SPF`, `address`. None: it
+    is a claim, which is reported but never punished. `signed`: other mail of it was signed.
     """
     proven = proof is not None
     if rhythm is None:
@@ -47,7 +53,7 @@ def standing(
     seen = f"{plural(rhythm.messages, 'message')} on {plural(rhythm.days, 'day')}"
     over = f" over {plural(number(rhythm.span_days), 'day')}" if rhythm.span_days >= 1 else ""
     if not trap_messages:
-        return Standing(False, proven, f"{seen}{over}, none to a trap")
+        return Standing(False, False, f"{seen}{over}, none to a trap")
     every = rhythm.messages == trap_messages
     traps = "always to a trap" if every else f"{trap_messages} of them to a trap"
     enough = (
@@ -56,8 +62,11 @@ def standing(
         and rhythm.last - rhythm.first >= span
     )
     if not enough:
-        return Standing(False, proven, f"{seen}{over}, {traps}; not a repeat sender yet")
+        claim = "" if proven or not signed else "; claimed: its signed mail hit no trap"
+        return Standing(False, proven, f"{seen}{over}, {traps}; not a repeat sender yet{claim}")
     evidence = f"proven by {proof}" if proven else "claimed, not proven"
+    if signed and not proven:
+        evidence = "claimed; its signed mail hit no trap"
     return Standing(True, proven, f"repeat sender ({evidence}): {seen}{over}, {traps}")
 
 

@@ -33,13 +33,19 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What all selected messages come to. `dkim` counts signatures, and unsigned messages."""
+    """What all selected messages come to. `dkim` counts signatures, and unsigned messages.
+
+    Of one sender `dkim_own` counts its own signatures and `dkim_others` those of others on the same
+    messages (a list's, a mail service's). None: nobody looked whose they are.
+    """
 
     messages: int = 0
     first_seen: float | None = None
     last_seen: float | None = None
     families: Mapping[str, int] = field(default_factory=dict)
     dkim: Mapping[str, int] = field(default_factory=dict)
+    dkim_own: Mapping[str, int] | None = None
+    dkim_others: Mapping[str, int] | None = None
     spf: Mapping[str, int] = field(default_factory=dict)  # of MAIL FROM; those evaluated
     dmarc: Mapping[str, int] = field(default_factory=dict)  # those evaluated
     trap_hits: int = 0  # message x trap recipient
@@ -54,6 +60,8 @@ class Summary:
             "last_seen": None if self.last_seen is None else timestamp(self.last_seen),
             "families": dict(self.families),
             "dkim": dict(self.dkim),
+            "dkim_own": None if self.dkim_own is None else dict(self.dkim_own),
+            "dkim_others": None if self.dkim_others is None else dict(self.dkim_others),
             "spf": dict(self.spf),
             "dmarc": dict(self.dmarc),
             "trap_hits": self.trap_hits,

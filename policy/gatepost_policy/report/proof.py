@@ -1,0 +1,146 @@
+"""Who was asked about: no sender at all, proven by what, and whose signatures its mail carries.
+
+"Proven" rests on the messages that hit a trap and on nothing else: a newsletter that signs is not
+proven by its signatures to have sent an unsigned message in its name.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute
+
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.dkim.signature import is_public_suffix
+from gatepost_policy.mail.address import is_within
+from gatepost_policy.mail.facts import IdentityKind
+from gatepost_policy.report.conditions import conditions, proven
+from gatepost_policy.report.selection import Selection, key_range
+from gatepost_policy.store.tables import Message, MessageRecipient, MessageSignature, SenderIdentity
+
+SIGNERS_MAX = 50_000  # messages whose signatures are looked at one by one
+TRAPS_NAMED = 20
+
+
+def domain_of(selection: Selection) -> str:
+    """The domain that was asked about, also where it was one address of it; '' for none."""
+    if selection.domain is not None:
+        return selection.domain
+    return "" if selection.address is None else selection.address.domain
+
+
+def no_sender(selection: Selection, settings: Settings) -> str | None:
+    """Why there is no verdict on what was asked about; None where there is one."""
+    if selection.sender is None:
+        host = selection.host
+        if host is not None and host.prefixlen < (32 if host.version == 4 else 64):
+            return "no verdict: a prefix of many clients"
+        return None
+    if selection.address is not None and selection.address.null:
+        return "no verdict: bounces have no sender"
+    domain = selection.domain
+    if domain is None:
+        return None
+    if is_public_suffix(domain):
+        return "no verdict: a public suffix, many owners"
+    if any(is_within(domain, name) for name in settings.sender.never_list):
+        return "no verdict: on never_list, a crowd"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What proves the sender of the messages that hit a trap: `DKIM`, `SPF`, `address`, or None.
+    `signed`: mail of it was signed by it, whether that mail hit a trap or not."""
+
+    word: str | None = None
+    signed: bool = False
+
+
+def proof(connection: Connection, selection: Selection) -> Proof:
+    """What proves who was asked about."""
+    if selection.sender is None:
+        return Proof(None if selection.host is None else "address")
+    domain = domain_of(selection)
+    if not domain:
+        return Proof()
+    hits = [*conditions(connection, selection), Message.traps > 0]
+    row = MessageSignature
+    signed = select(Message.id).join(row, row.message_id == Message.id)
+    if _any(connection, signed.where(*hits, proven(), _speaks_for(row.domain, domain))):
+        return Proof("DKIM", True)
+    let = select(Message.id).where(*hits, Message.spf == "pass", Message.sender_key != "")
+    if _any(connection, let.where(_speaks_for(Message.spf_domain, domain))):
+        return Proof("SPF", _ever_signed(connection, domain))
+    return Proof(None, _ever_signed(connection, domain))
+
+
+def _any(connection: Connection, found: Select[int]) -> bool:
+    return connection.scalar(found.limit(1)) is not None
+
+
+def _speaks_for(column: InstrumentedAttribute[str | None], domain: str) -> ColumnElement[bool]:
+    """True for `domain`, what is above it and what is below it, as in alignment.
+
+    No pattern: `_` and `%` are characters like others.
+    """
+    labels = domain.split(".")
+    above = [".".join(labels[n:]) for n in range(len(labels))]
+    end = f".{domain}"
+    start = func.length(column) - len(end) + 1
+    return or_(column.in_(above), and_(start > 1, func.substr(column, start) == end))
+
+
+def _ever_signed(connection: Connection, domain: str) -> bool:
+    start, end = key_range(domain)
+    known = exists().where(
+        SenderIdentity.kind == str(IdentityKind.DKIM),
+        SenderIdentity.reversed >= start,
+        SenderIdentity.reversed < end,
+    )
+    return bool(connection.scalar(select(known)))
+
+
+@dataclass(frozen=True, slots=True)
+class Signers:
+    """Results of the asked one's own signatures, and of others' on the same messages.
+
+    None: there are too many messages to look at each, nobody knows whose they are.
+    """
+
+    own: Mapping[str, int] = field(default_factory=dict)
+    others: Mapping[str, int] = field(default_factory=dict)
+
+
+def signers(connection: Connection, selection: Selection, messages: int) -> Signers | None:
+    """Whose signatures the mail of the selected sender carries. A d= above the domain or below it
+    is its own, as in alignment."""
+    domain = domain_of(selection)
+    if not domain or messages > SIGNERS_MAX:
+        return None
+    chosen = select(Message.id).where(*conditions(connection, selection))
+    row = MessageSignature
+    own: Counter[str] = Counter()
+    others: Counter[str] = Counter()
+    for signer, result, number in connection.execute(
+        select(row.domain, row.result, func.count())
+        .where(row.message_id.in_(chosen))
+        .group_by(row.domain, row.result)
+    ):
+        mine = signer is not None and (is_within(signer, domain) or is_within(domain, signer))
+        (own if mine else others)[result] += number
+    return Signers(own, others)
+
+
+def traps_hit(connection: Connection, selection: Selection) -> tuple[str, ...]:
+    """The traps that the selected messages hit, as they were written; the first TRAPS_NAMED."""
+    chosen = select(Message.id).where(*conditions(connection, selection), Message.traps > 0)
+    found = connection.scalars(
+        select(MessageRecipient.address)
+        .where(MessageRecipient.trap.is_(True), MessageRecipient.message_id.in_(chosen))
+        .distinct()
+        .order_by(MessageRecipient.address)
+        .limit(TRAPS_NAMED)
+    )
+    return tuple(found)

@@ -31,6 +31,8 @@ deliver_drop_privilege
 host_lookup =
 rfc1413_hosts =
 never_users =
+local_from_check = false
+local_sender_retain = true
 trusted_users = root
 keep_environment = LD_LIBRARY_PATH
 add_environment =

@@ -1,6 +1,7 @@
 """`milterctl check exim` names each broken set-up, and has nothing to say about a right one."""
 
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,20 @@ BROKEN = (
            "control = submission"),
     Broken("no verification", "dkim-off", "acl_smtp_dkim = gatepost_dkim",
            "acl_smtp_dkim = gatepost_dkim\ndkim_verify_signers ="),
+    Broken("a submission port that is not ours", "ports", "GATEPOST_PORTS = ",
+           "daemon_smtp_ports = 25 : 587\nGATEPOST_PORTS = "),
+    Broken("a TLS port that is not ours", "ports", "GATEPOST_PORTS = ",
+           "daemon_smtp_ports = <; 25 ; 2465\ntls_on_connect_ports = 2465\nGATEPOST_PORTS = "),
+    Broken("no router", "router", "$acl_m_gatepost_drop", "$acl_m_never_set"),
+    Broken("router too late", "router", "begin routers\n", "begin routers\nfirst_r:\n"
+           "  driver = accept\n  transport = inbox\n"),
+    Broken("warn for require at RCPT", "verb", "  require acl = gatepost_rcpt\n",
+           "  warn acl = gatepost_rcpt\n"),
+    Broken("warn for require at DATA", "verb", "  require acl = gatepost_data\n",
+           "  warn acl = gatepost_data\n"),
+    Broken("no acl_not_smtp", "not-smtp", "acl_not_smtp = gatepost_not_smtp\n", ""),
+    Broken("local_from_check", "local-from",
+           "local_from_check = false\nlocal_sender_retain = true\n", ""),
 )  # fmt: skip
 
 
@@ -100,10 +115,32 @@ def test_broken(broken: Broken, exim: EximInstance, port: int) -> None:
             path.write_text(text.replace(broken.old, broken.new))
         # A configuration without the acl_data line has no scrub either.
         also = {"remove-header"} if broken.code == "stage-data" else set()
+        if broken.name == "the scrub is not called":
+            also = {"not-smtp"}
         assert codes(exim, port) - also == {broken.code}
     finally:
         for path, text in before.items():
             path.write_text(text)
+
+
+@pytest.mark.parametrize("key, value", [
+    ("date", "utc"), ("message_id", "mask-host"), ("networks", ["192.168.7.0/24"]),
+    ("relay_logins", ["list@local.test"]), ("client_received", "keep"), ("local", "leave"),
+    ("own_received", "proxy"),
+])  # fmt: skip
+def test_keys_that_exim_cannot_obey(
+    key: str, value: object, exim: EximInstance, port: int
+) -> None:  # fmt: skip
+    """Each is named, and the line says what really holds."""
+    live = exim_config.read(exim.config, program(exim))
+    said = Settings.model_validate({"policy": {"listen": f"inet:{port}@127.0.0.1"},
+                                    "submission": {key: value}})  # fmt: skip
+    (finding,) = exim_checks.check(live, said)
+    assert (finding.code, finding.where) == ("not-obeyed", f"gatepost.toml, submission.{key}")
+    line = finding.change.removeprefix("gatepost.toml: [submission] ")
+    mended = Settings.model_validate({"policy": {"listen": f"inet:{port}@127.0.0.1"},
+                                      "submission": tomllib.loads(line)})  # fmt: skip
+    assert exim_checks.check(live, mended) == ()
 
 
 def test_nobody_listens(exim: EximInstance) -> None:
@@ -115,6 +152,7 @@ def test_plain_exim(exim_programs: mta_unpack.Programs, port: int) -> None:
     with EximInstance(exim_programs, port, gatepost=False, run=False) as made:
         assert codes(made, port) == {
             "remove-header", "received-header", "stage-rcpt", "stage-dkim", "stage-data",
+            "router", "not-smtp",
         }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gatepost_milter.cli.check_mta import FOLDER
+from gatepost_milter.cli.check_mta import FILE, FOLDER
 from gatepost_milter.cli.common import FINDINGS, UNREACHABLE, USAGE, App, Failure, note
 from gatepost_policy.text.escape import shown
 
@@ -65,6 +65,37 @@ def postfix(
         print("postfix reload" if config_directory is None
               else f"postfix -c {shown(str(config_directory))} reload")  # fmt: skip
     _left(made)
+
+
+@command.command("exim", short_help="What an Exim needs for gatepost.")
+@click.option("--exim-config", type=FILE, metavar="FILE",
+              help="Exim's configuration, else its own default.")  # fmt: skip
+@click.option("--exim", "program", type=FILE, metavar="FILE", help="The exim program.")
+@click.pass_obj
+def exim(app: App, exim_config: Path | None, program: Path | None) -> None:
+    """Print the lines that put gatepost into a live Exim, each with where it goes.
+
+    Exim's configuration is a program of its owner's: nothing is changed here. What stands there
+    already is not printed again.
+    """
+    from gatepost_milter.doctor import exim as exim_checks
+    from gatepost_milter.doctor import exim_config as reader
+    from gatepost_milter.doctor.postfix_config import Unreadable
+
+    try:
+        live = reader.read(exim_config, program)
+    except Unreadable as error:
+        raise Failure(str(error), USAGE) from None
+    findings = exim_checks.check(live, app.settings)
+    if not findings:
+        print("# Exim has gatepost in it: nothing to change")
+    elif "gatepost_rcpt" not in live.acls:
+        print("install -Dm644 -t /etc/exim4/gatepost conf/exim/*.conf")
+        print("# main section: .include /etc/exim4/gatepost/gatepost-main.conf")
+        print("# after begin acl: .include /etc/exim4/gatepost/gatepost-acl.conf")
+    for finding in findings:
+        print(f"# {shown(finding.where)}: {shown(finding.problem)} [{finding.code}]")
+        print(f"#     {shown(finding.change)}")
 
 
 def _apply(app: App, live: "PostfixConfig", made: "Plan") -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
+from gatepost_milter.doctor import exim_around
 from gatepost_milter.doctor.exim_config import EximConfig, Statement
 from gatepost_milter.doctor.finding import Finding
 from gatepost_milter.doctor.sockets import reachable
@@ -21,8 +22,7 @@ _SOCKET = re.compile(r"\$\{readsocket\{\s*((?:inet:|/)[^{},]+)")
 def check(config: EximConfig, settings: Settings) -> tuple[Finding, ...]:
     """Every finding; none means right."""
     return (*_sockets(config, settings), *_stages(config), *_scrub(config, settings),
-            *_trace(settings),
-            *_reachable(settings))  # fmt: skip
+            *exim_around.check(config, settings), *_reachable(settings))  # fmt: skip
 
 
 def _spelling(address: SocketAddress) -> str:
@@ -140,14 +140,6 @@ def _scrub(config: EximConfig, settings: Settings) -> Iterator[Finding]:
         yield Finding("sender-added", "control = submission",
                       "Exim adds a Sender with the login",
                       "control = submission/sender_retain")  # fmt: skip
-
-
-def _trace(settings: Settings) -> Iterator[Finding]:
-    """What the milter does and Exim cannot."""
-    if settings.submission.trace_keys:
-        yield Finding("trace-keys", "gatepost.toml: submission.trace_keys",
-                      "Exim's submissions get no X-Gatepost-Trace: only the milter writes it",
-                      'trace_keys = ""')  # fmt: skip
 
 
 def _reachable(settings: Settings) -> Iterator[Finding]:

@@ -1,0 +1,129 @@
+"""What can stand around gatepost's files in an Exim and undo them, and what no Exim can do."""
+
+import re
+from collections.abc import Iterator
+
+from gatepost_milter.doctor.exim_config import EximConfig, Statement
+from gatepost_milter.doctor.finding import Finding
+from gatepost_policy.config.settings import Settings, Submission
+
+NAMED_PORTS = {"submission": "587", "submissions": "465", "smtps": "465"}
+# The keys of [submission] that conf/exim, or gatepost-policyd behind it, does as they say.
+OBEYED = frozenset({"daemon_names", "trusted_relays", "remove", "local", "client_received",
+                    "mta_token", "proxy_daemon_name"})  # fmt: skip
+# Of these the value here is the only one that conf/exim can do.
+ONLY = {"client_received": "anonymise", "local": "scrub"}
+
+
+def check(config: EximConfig, settings: Settings) -> Iterator[Finding]:
+    """Every finding about what stands around gatepost's own files."""
+    yield from _not_obeyed(settings.submission)
+    yield from _ports(config)
+    yield from _verbs(config)
+    yield from _router(config)
+    if settings.submission.local == "scrub":
+        yield from _local(config)
+
+
+def _not_obeyed(submission: Submission) -> Iterator[Finding]:
+    """Keys that say something which Exim cannot do: no set-up is right that promises it."""
+    plain = Submission()
+    for key in type(submission).model_fields:
+        value, default = getattr(submission, key), getattr(plain, key)
+        wanted = ONLY.get(key, default)
+        if value == wanted or (key in OBEYED and key not in ONLY):
+            continue
+        text = str(list(map(str, wanted))) if isinstance(wanted, tuple) else f'"{wanted}"'
+        yield Finding(
+            "not-obeyed", f"gatepost.toml, submission.{key}",
+            "Exim does not do this; its mail goes as if the key said "
+            + text.replace("'", '"'),
+            f"gatepost.toml: [submission] {key} = " + text.replace("'", '"'),
+        )  # fmt: skip
+
+
+def _list(value: str) -> list[str]:
+    """An Exim list: colons between, or what `<` names."""
+    value = value.strip()
+    sep = ":"
+    if value.startswith("<") and len(value) > 1:
+        sep, value = value[1], value[2:]
+    return [NAMED_PORTS.get(w.strip(), w.strip()) for w in value.split(sep) if w.strip()]
+
+
+def _ports(config: EximConfig) -> Iterator[Finding]:
+    """Every port where our own users hand in mail must be one of GATEPOST_PORTS."""
+    received = config.options.get("received_header_text", "")
+    match = re.search(r"\{inlist\{\$received_port\}\{([^{}]*)\}\}", received)
+    if match is None:
+        return  # not our text, which _scrub looks at
+    ours = _list(match.group(1))
+    listens = _list(config.options.get("daemon_smtp_ports", ""))
+    tls = _list(config.options.get("tls_on_connect_ports", ""))
+    missing = [p for p in dict.fromkeys([*listens, *tls])
+               if (p in ("587", "465") or p in tls) and p not in ours]  # fmt: skip
+    if missing:
+        yield Finding(
+            "ports", "GATEPOST_PORTS",
+            f"mail handed in on port {' and '.join(missing)} is ours only where somebody logged in",
+            f"GATEPOST_PORTS = {' : '.join([*ours, *missing])}",
+        )  # fmt: skip
+
+
+def _verbs(config: EximConfig) -> Iterator[Finding]:
+    """The answer of gatepost-policyd counts only where the ACL that asks is required."""
+    for option, stage in (("acl_smtp_rcpt", "rcpt"), ("acl_smtp_data", "data")):
+        for statement in config.reached(option):
+            for called in statement.values("acl"):
+                name = called.split()[0] if called.split() else ""
+                inner = config.acls.get(name, ())
+                if statement.verb != "warn" or not _refuses(inner, stage):
+                    continue
+                yield Finding(
+                    "verb", f"{option} = {config.options[option]}",
+                    f"warn acl = {name} asks gatepost-policyd and does not care for the answer",
+                    f"require acl = {name}",
+                )  # fmt: skip
+
+
+def _refuses(statements: tuple[Statement, ...], stage: str) -> bool:
+    asks = any(re.search(rf"\bstage={stage}\b", v) for s in statements for _, v in s.parts)
+    return asks and any(s.verb in ("deny", "defer", "drop") for s in statements)
+
+
+def _router(config: EximConfig) -> Iterator[Finding]:
+    """Recipients that get no copy are kept out by a router, the first of all."""
+    routers = re.split(r"^begin routers\s*$", config.text, maxsplit=1, flags=re.M)
+    section = re.split(r"^begin ", routers[1], maxsplit=1, flags=re.M)[0] if routers[1:] else ""
+    names = list(re.finditer(r"^[ \t]*([A-Za-z0-9_]+):\s*$", section, re.M))
+    kept = re.search(r"^\s*(?:warn\s+)?set\s+(acl_[cm]\w+)\s*=[^\n]*drop=", config.text, re.M)
+    at = section.find(f"${kept.group(1) if kept else 'acl_m_gatepost_drop'}")
+    change = "right after begin routers: .include /etc/exim4/gatepost/gatepost-routers.conf"
+    if at < 0:
+        yield Finding("router", "begin routers",
+                      "a trap beside real recipients, and a discarded message, are delivered",
+                      change)  # fmt: skip
+    elif names and section.rfind(names[0].group(0), 0, at) >= 0:
+        inside = max((n for n in names if n.start() < at), key=lambda n: n.start())
+        if inside is not names[0]:
+            yield Finding("router", f"router {inside.group(1)}",
+                          f"router {names[0].group(1)} delivers before gatepost's may drop",
+                          change)  # fmt: skip
+
+
+def _local(config: EximConfig) -> Iterator[Finding]:
+    """Mail of cron and web programs goes by an ACL of its own, and gets a Sender."""
+    if not any(s.values("remove_header") for s in config.reached("acl_not_smtp")):
+        acl = config.options.get("acl_not_smtp", "")
+        yield Finding(
+            "not-smtp", f"acl_not_smtp = {acl}" if acl else "acl_not_smtp is not set",
+            "mail from the exim program on this host leaves as programs wrote it, and "
+            "submission.local is scrub",
+            "acl_not_smtp = gatepost_not_smtp" if not acl
+            else f"warn acl = gatepost_scrub, at the top of {acl}",
+        )  # fmt: skip
+    off = config.options.get("local_from_check", "").lower() in ("false", "no")
+    if not off and not {"no_local_from_check", "not_local_from_check"} & set(config.options):
+        yield Finding("local-from", "local_from_check",
+                      "Exim adds a Sender with the login of whoever calls it",
+                      "local_from_check = false")  # fmt: skip

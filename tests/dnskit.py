@@ -40,6 +40,7 @@ class Server:
         self.asked: Counter[str] = Counter()
         self.ttl = 300
         self.delay = 0.0
+        self.edns = True  # False: as a server that has never heard of it (RFC 6891 7)
         self.port = 0
 
     @property
@@ -53,6 +54,8 @@ class Server:
         self.asked[text] += 1
         if self.delay:
             time.sleep(self.delay)
+        if query.edns >= 0 and not self.edns:
+            return wire[:2] + b"\x80\x01" + bytes(8)  # the header alone
         response = dns.message.make_response(query)
         response.flags |= dns.flags.RA
         answer = self.answers.get(text)

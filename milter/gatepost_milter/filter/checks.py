@@ -16,7 +16,7 @@ from gatepost_policy.config.settings import Settings
 from gatepost_policy.dkim.outcome import Outcome
 from gatepost_policy.dkim.verifier import Message as DkimMessage
 from gatepost_policy.dkim.verifier import Verifier
-from gatepost_policy.dns import Lookups
+from gatepost_policy.dns import Asker, Lookups
 from gatepost_policy.dns.recording import Used, recorded
 from gatepost_policy.mail import address
 from gatepost_policy.mail.address import canonical_domain
@@ -69,21 +69,29 @@ class Checker:
             lookups = Lookups(self._settings.dkim, json.loads(played))
             # What is played back is this message's alone: nothing of it is remembered.
             of_spf, of_dmarc = spf.Checker(), dmarc.Checker()
-        dkim = self._verifier.begin(message.at, lookups)
+        client = connection.client.address
+        whose = message.whose
+        relayed = whose.trusted_relay or whose.unknown_client
+
+        def author() -> str:
+            return "" if message.author is None else message.author.domain
+
+        # Many send through a relay of our own: its address says nothing about any of them.
+        asker = Asker(None if relayed else client, author)
+        dkim = self._verifier.begin(message.at, lookups, asker)
         dkim.headers(message.fields)
         dkim.end_of_headers()
         deadline = time.monotonic() + self._settings.dkim.message_timeout_ms / 1000
         sender = address.parse(text(message.sender))
         checks = Checks(dkim)
-        client = connection.client.address
+        share = lookups.on_behalf(asker)
         # A relay of our own forwards what others sent: its address is not the sender's.
-        whose = message.whose
-        known = not (whose.trusted_relay or whose.unknown_client or client is None or keys_only)
+        known = not (relayed or client is None or keys_only)
         if self._settings.spf.check and client is not None and known:
-            checks.spf = of_spf.begin(lookups, client, sender, connection.helo, deadline)
+            checks.spf = of_spf.begin(share, client, sender, connection.helo, deadline)
         if self._settings.dmarc.check and known:
             others = [*dkim.domains(), sender.domain or canonical_domain(connection.helo or "")]
-            checks.dmarc = of_dmarc.begin(lookups, message.author, others, deadline)
+            checks.dmarc = of_dmarc.begin(share, message.author, others, deadline)
         return checks
 
 

@@ -27,7 +27,7 @@ from gatepost_policy.dkim.signature import (
     domain_text,
     without_b,
 )
-from gatepost_policy.dns import TIMEOUT, Answer, Lookups, Pending
+from gatepost_policy.dns import TIMEOUT, Answer, Asker, Lookups, Pending
 from gatepost_policy.mail.facts import Arc
 
 AAR = b"arc-authentication-results"
@@ -128,7 +128,7 @@ class Chain:
             elif self.newest:
                 self.refused = self._structure()
 
-    def start(self, lookups: Lookups, bodies: dict[bool, Body]) -> None:
+    def start(self, lookups: Lookups, bodies: dict[bool, Body], asker: Asker | None = None) -> None:
         """Ask for the keys and for the body hashes that the newest set wants."""
         if self.refused is not None or not self.newest:
             return
@@ -136,7 +136,8 @@ class Chain:
             if instance and (name == SEAL or (name == AMS and instance == self.newest)):
                 key_name = found.key_name()
                 if key_name is not None and found.kind is not None:
-                    found.lookup = lookups.ask(key_name)
+                    signer = domain_text(found.tag(b"d"))
+                    found.lookup = lookups.ask(key_name, "TXT", asker, signer)
         newest = self.sets[AMS, self.newest]
         limit = newest.tag(b"l")
         if limit and not _LENGTH.fullmatch(limit):

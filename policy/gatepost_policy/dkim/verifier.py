@@ -31,7 +31,7 @@ from gatepost_policy.dkim.outcome import Outcome, recorded, refusal
 from gatepost_policy.dkim.proof import proves
 from gatepost_policy.dkim.reasons import Why
 from gatepost_policy.dkim.signature import Claim, is_public_suffix, read, without_b
-from gatepost_policy.dns import TIMEOUT, Answer, Lookups, Pending
+from gatepost_policy.dns import TIMEOUT, Answer, Asker, Lookups, Pending
 from gatepost_policy.mail import address
 from gatepost_policy.mail.address import is_within
 from gatepost_policy.mail.addressed import addresses
@@ -57,23 +57,28 @@ class Verifier:
         self.settings = settings
         self.lookups = lookups
 
-    def begin(self, at: float, lookups: Lookups | None = None) -> "Message":
+    def begin(
+        self, at: float, lookups: Lookups | None = None, asker: Asker | None = None
+    ) -> "Message":
         """Start a message received at `at` (Unix seconds). `lookups` instead of the usual ones
-        plays answers back for this message alone."""
-        return Message(self.settings, lookups or self.lookups, at)
+        plays answers back for this message alone; `asker` is who shares DNS with others."""
+        return Message(self.settings, lookups or self.lookups, at, asker)
 
 
 class Message:
     """One message on its way through. `wants_body` is False where nothing depends on the body."""
 
-    __slots__ = ("_arc", "_bodies", "_chain", "_claims", "_deadline", "_fields", "_lookups",
-                 "_settings", "at", "wants_body")  # fmt: skip
+    __slots__ = ("_arc", "_asker", "_bodies", "_chain", "_claims", "_deadline", "_fields",
+                 "_lookups", "_settings", "at", "wants_body")  # fmt: skip
 
-    def __init__(self, settings: Dkim, lookups: Lookups, at: float) -> None:
+    def __init__(
+        self, settings: Dkim, lookups: Lookups, at: float, asker: Asker | None = None
+    ) -> None:
         self.at = at
         self.wants_body = True
         self._settings = settings
         self._lookups = lookups
+        self._asker = asker
         self._fields = Fields()
         self._claims: list[Claim] = []
         self._bodies: dict[bool, Body] = {}
@@ -117,7 +122,7 @@ class Message:
 
     def _ask(self, claim: Claim) -> None:
         self._start_clock()
-        claim.lookup = self._lookups.ask(claim.name)
+        claim.lookup = self._lookups.ask(claim.name, "TXT", self._asker, claim.domain)
 
     def _start_clock(self) -> None:
         """The budget for keys runs from the first look-up on."""
@@ -136,7 +141,7 @@ class Message:
         if self._arc and self._settings.arc:
             self._start_clock()
             self._chain = Chain(self._fields, self._settings, self.at)
-            self._chain.start(self._lookups, self._bodies)
+            self._chain.start(self._lookups, self._bodies, self._asker)
         self.wants_body = bool(self._bodies)
 
     def _chosen(self) -> list[Claim]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from gatepost_policy.dmarc.evaluate import Why, evaluate
 from gatepost_policy.dmarc.walk import Walk, walk
-from gatepost_policy.dns import Ask, Lookups, Task
+from gatepost_policy.dns import Ask, Lookups, Share, Task
 from gatepost_policy.dns import Why as DnsWhy
 from gatepost_policy.dns.task import BROKEN
 from gatepost_policy.mail.address import Address
@@ -50,7 +50,7 @@ class Checker:
         self._lock = threading.Lock()
 
     def begin(
-        self, lookups: Lookups, author: Address | None, others: Iterable[str | None],
+        self, lookups: Lookups | Share, author: Address | None, others: Iterable[str | None],
         deadline: float,
     ) -> "Running":  # fmt: skip
         """Start the walks for mail of `author`. `others` are the domains that may turn out to

@@ -6,7 +6,8 @@ without any thread, else a `Pending` whose look-up has been started in a thread 
 
 There is a thread for each look-up, at most `dkim.max_lookups` at once: slow domains never stand in
 the way of quick ones, and nothing is left to shut down. Nothing is made before the first look-up,
-so a process may fork after making one.
+so a process may fork after making one. Whose look-ups may take those places is for `fairness` to
+say; an answer that the cache has, or a look-up that is under way, is everybody's.
 
 TTLs are honoured up to `dkim.cache_ttl_max`, negative answers up to `dkim.cache_ttl_negative`
 (RFC 2308); a failure is remembered for `FAILURE_SECONDS` (RFC 9520 3.2 wants at least one).
@@ -29,8 +30,10 @@ import dns.resolver
 
 from gatepost_policy.config.settings import Dkim, nameserver
 from gatepost_policy.dns.answer import BUSY, TIMEOUT, Answer, Why
+from gatepost_policy.dns.fairness import Asker, Fairness, Place, place_of
 
 FAILURE_SECONDS = 5.0
+PLAIN_SECONDS = 300.0  # for which a server that knows no EDNS is asked without
 PLAYED_SECONDS = 3600.0  # how long an answer that was played back holds
 
 
@@ -71,11 +74,16 @@ class Lookups:
         self._bytes = 0
         self._flying: dict[str, Pending] = {}
         self._lock = threading.Lock()
-        self._resolver: dns.resolver.Resolver | None = None
+        self._fair = Fairness(settings.max_lookups)
+        self._resolvers: dict[bool, dns.resolver.Resolver] = {}  # with EDNS, without
+        self._plain_until = 0.0
 
-    def ask(self, name: str, kind: str = "TXT") -> Answer | Pending:
+    def ask(
+        self, name: str, kind: str = "TXT", asker: Asker | None = None, signer: str | None = None
+    ) -> Answer | Pending:
         """What is known about the records of type `kind` at `name` (lower-case, no end dot), or
-        the look-up that was started (or joined) for it."""
+        the look-up that was started (or joined) for it. `asker` is who wants to know (None: nobody
+        to share with), `signer` the d= whose key it is."""
         place = name if kind == "TXT" else f"{kind} {name}"
         answer = self._cache.get(place)
         if answer is not None and answer.until > self._clock():
@@ -83,33 +91,50 @@ class Lookups:
             return answer
         if self._played is not None:
             return self._keep(place, Answer.of(self._played.get(name), kind), PLAYED_SECONDS)
+        flying = self._flying.get(place)
+        if flying is not None:
+            return flying
+        wanted = None if asker is None else place_of(asker, name, signer)
         with self._lock:
             flying = self._flying.get(place)
             if flying is not None:
                 return flying
             if len(self._flying) >= self.settings.max_lookups:
                 return BUSY
+            seat = None
+            if wanted is not None:
+                seat = self._fair.take(wanted, self._clock())
+                if seat is None:
+                    return BUSY
             flying = self._flying[place] = Pending()
             self.asked += 1
-        thread = threading.Thread(target=self._run, args=(name, kind, flying), daemon=True)
+        thread = threading.Thread(target=self._run, args=(name, kind, flying, seat), daemon=True)
         try:
             thread.start()
         except RuntimeError:  # no thread to be had
-            with self._lock:
-                self._flying.pop(place, None)
+            self._landed(place, seat, failed=False)
             flying.answer = BUSY
             flying.done.set()
         return flying
 
-    def _run(self, name: str, kind: str, flying: Pending) -> None:
+    def on_behalf(self, asker: Asker) -> "Share":
+        """This DNS, as `asker` may ask it for SPF and DMARC."""
+        return Share(self, asker)
+
+    def _landed(self, place: str, seat: Place | None, failed: bool) -> None:
+        with self._lock:
+            self._flying.pop(place, None)
+            if seat is not None:
+                self._fair.give_back(seat, failed, self._clock())
+
+    def _run(self, name: str, kind: str, flying: Pending, seat: Place | None) -> None:
         place = name if kind == "TXT" else f"{kind} {name}"
         try:
             answer, seconds = self._resolve(name, kind)
         except Exception:  # whatever dnspython raises on hostile wire data: it is an answer too
             answer, seconds = Answer(why=Why.UNUSABLE), FAILURE_SECONDS
         flying.answer = self._keep(place, answer, seconds)
-        with self._lock:
-            self._flying.pop(place, None)
+        self._landed(place, seat, answer.why is Why.TIMEOUT)
         flying.done.set()
 
     def _keep(self, place: str, answer: Answer, seconds: float) -> Answer:
@@ -133,8 +158,8 @@ class Lookups:
             self._bytes += answer.size
         return answer
 
-    def _made(self) -> dns.resolver.Resolver:
-        resolver = self._resolver
+    def _made(self, edns: bool) -> dns.resolver.Resolver:
+        resolver = self._resolvers.get(edns)
         if resolver is None:
             resolver = dns.resolver.Resolver(configure=not self.settings.nameservers)
             if self.settings.nameservers:
@@ -145,23 +170,37 @@ class Lookups:
             resolver.lifetime = self.settings.lookup_timeout_ms / 1000
             # Each server is asked twice within the budget, so that one lost packet is no verdict.
             resolver.timeout = resolver.lifetime / 2
-            resolver.use_edns(0, 0, 1232)  # DNS flag day 2020: what passes everywhere in one piece
-            self._resolver = resolver
+            if edns:
+                # DNS flag day 2020: what passes everywhere in one piece.
+                resolver.use_edns(0, 0, 1232)
+            self._resolvers[edns] = resolver
         return resolver
 
     def _resolve(self, name: str, kind: str) -> tuple[Answer, float]:
         """Ask DNS now: the answer and for how many seconds it holds."""
+        edns = self._clock() >= self._plain_until
+        try:
+            return self._resolved(name, kind, edns)
+        except dns.resolver.NoNameservers as error:
+            if not edns or not _knows_no_edns(error):
+                return Answer(why=_failure(error, Why.SERVFAIL)), FAILURE_SECONDS
+        # RFC 6891 7: a server without EDNS says FORMERR, and is asked again without.
+        self._plain_until = self._clock() + PLAIN_SECONDS
+        try:
+            return self._resolved(name, kind, False)
+        except dns.resolver.NoNameservers as error:
+            return Answer(why=_failure(error, Why.SERVFAIL)), FAILURE_SECONDS
+
+    def _resolved(self, name: str, kind: str, edns: bool) -> tuple[Answer, float]:
         settings = self.settings
         try:
-            found = self._made().resolve(
+            found = self._made(edns).resolve(
                 dns.name.from_text(name + "."), kind, search=False, raise_on_no_answer=False
             )
         except dns.resolver.NXDOMAIN as error:
             return Answer(why=Why.NO_NAME), self._negative(error)
         except dns.resolver.LifetimeTimeout as error:
             return Answer(why=_failure(error, Why.TIMEOUT)), FAILURE_SECONDS
-        except dns.resolver.NoNameservers as error:
-            return Answer(why=_failure(error, Why.SERVFAIL)), FAILURE_SECONDS
         except dns.resolver.YXDOMAIN:
             return Answer(why=Why.UNUSABLE), FAILURE_SECONDS
         except dns.resolver.NoResolverConfiguration:
@@ -194,6 +233,26 @@ class Lookups:
             except (dns.exception.DNSException, AttributeError):
                 continue
         return min([limit, *ttls]) if ttls else min(limit, FAILURE_SECONDS)
+
+
+class Share:
+    """DNS as one message may ask it."""
+
+    __slots__ = ("_asker", "_lookups")
+
+    def __init__(self, lookups: Lookups, asker: Asker) -> None:
+        self._lookups = lookups
+        self._asker = asker
+
+    def ask(self, name: str, kind: str = "TXT") -> Answer | Pending:
+        """As `Lookups.ask`."""
+        return self._lookups.ask(name, kind, self._asker)
+
+
+def _knows_no_edns(error: Any) -> bool:
+    """True where a server answered as one does that knows no EDNS."""
+    tries = error.kwargs.get("errors") or ()
+    return any(attempt[3] in ("FORMERR", "NOTIMP", "BADVERS") for attempt in tries)
 
 
 def _failure(error: Any, otherwise: Why) -> Why:

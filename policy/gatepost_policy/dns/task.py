@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from gatepost_policy.dns.answer import TIMEOUT, Answer, Why
-from gatepost_policy.dns.lookups import Lookups, Pending
+from gatepost_policy.dns.lookups import Lookups, Pending, Share
 
 Ask = Callable[[str, str], Answer]  # name (lower-case, no end dot), type
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Task(Generic[T]):
     def __init__(
         self,
         run: Callable[[Ask], T],
-        lookups: Lookups,
+        lookups: Lookups | Share,
         deadline: float,
         otherwise: Callable[[str], T],
     ) -> None:

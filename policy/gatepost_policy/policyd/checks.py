@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from gatepost_policy import dmarc, spf
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.dns import Lookups
+from gatepost_policy.dns import Asker, Lookups
 from gatepost_policy.mail.address import canonical_domain
 from gatepost_policy.mail.facts import Direction, Facts, Stage
 
@@ -42,14 +42,13 @@ class Checker:
         most = min(settings.dkim.message_timeout_ms, SHARE * settings.policy.timeout_ms)
         deadline = time.monotonic() + most / 1000
         running = Running(facts)
+        share = self._lookups.on_behalf(Asker(client, lambda: ""))
         if settings.spf.check:
-            running.spf = self._spf.begin(
-                self._lookups, client, facts.sender, facts.client.helo, deadline
-            )
+            running.spf = self._spf.begin(share, client, facts.sender, facts.client.helo, deadline)
         if settings.dmarc.check:
             sender = facts.sender.domain or canonical_domain(facts.client.helo or "")
             others = [*(s.domain for s in facts.signatures), sender]
-            running.dmarc = self._dmarc.begin(self._lookups, facts.header_from, others, deadline)
+            running.dmarc = self._dmarc.begin(share, facts.header_from, others, deadline)
         return running
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from gatepost_policy.dns import Ask, Lookups, Task
+from gatepost_policy.dns import Ask, Lookups, Share, Task
 from gatepost_policy.mail.address import Address, canonical_domain
 from gatepost_policy.mail.facts import Spf, SpfCheck
 from gatepost_policy.spf.evaluate import Verdict, evaluate, is_domain
@@ -43,8 +43,13 @@ class Checker:
         self._lock = threading.Lock()
 
     def begin(
-        self, lookups: Lookups, client: Client, sender: Address, helo: str | None, deadline: float
-    ) -> "Running":
+        self,
+        lookups: Lookups | Share,
+        client: Client,
+        sender: Address,
+        helo: str | None,
+        deadline: float,
+    ) -> "Running":  # fmt: skip
         """Start the checks of one message. `deadline` (monotonic) is when waiting ends."""
         name = canonical_domain(helo or "")
         greeting = self._check(lookups, client, name, "postmaster", name, deadline)
@@ -56,8 +61,14 @@ class Checker:
         )
 
     def _check(
-        self, lookups: Lookups, client: Client, domain: str, local: str, helo: str, deadline: float
-    ) -> "Verdict | Task[Verdict]":
+        self,
+        lookups: Lookups | Share,
+        client: Client,
+        domain: str,
+        local: str,
+        helo: str,
+        deadline: float,
+    ) -> "Verdict | Task[Verdict]":  # fmt: skip
         verdict = self._known.get((client, domain))
         if verdict is not None and verdict.until > self._clock():
             return verdict

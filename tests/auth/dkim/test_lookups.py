@@ -141,6 +141,23 @@ def test_failures_are_remembered_for_seconds(server: Server) -> None:
     assert answer(lookups, "servfail.example").form == KEY
 
 
+def test_a_server_without_edns_is_asked_without() -> None:
+    with serving({"good.example": KEY, "other.example": KEY, "cut.example": "truncated"}) as old:
+        old.edns = False
+        now = [1000.0]
+        lookups = Lookups(settings(old), clock=lambda: now[0])
+        assert answer(lookups, "good.example").form == KEY
+        asked = old.asked["good.example"]
+        assert answer(lookups, "other.example").form == KEY
+        # Once is enough to know it, for a while.
+        assert old.asked["other.example"] == asked - 1 == 1
+        assert answer(lookups, "cut.example").records[0] == BIG
+        old.edns = True
+        now[0] += 301
+        old.answers["new.example"] = KEY
+        assert answer(lookups, "new.example").form == KEY and old.asked["new.example"] == 1
+
+
 def test_one_look_up_in_flight_for_a_name(server: Server) -> None:
     server.delay = 0.1
     lookups = Lookups(settings(server))

@@ -1,0 +1,123 @@
+"""Who may ask DNS how much at once, so that one sender's dead domains cost nobody else a verdict.
+
+A look-up that nobody answers holds its place for `dkim.lookup_timeout_ms`. Whoever sends signatures
+of dead domains would soon hold every place, so places are shared out:
+
+* one client (IPv4 /32, IPv6 /64) and one registered domain get a tenth of them each;
+* a message's own need comes first: one signature of its author's domain may take any place, its
+  SPF and DMARC two fifths of them together with those of others;
+* all else has a fifth: signatures that are not the author's, the author's second one, and all that
+  a client asks for whose look-ups have failed lately. An attacker has as many dead domains as he
+  likes, and perhaps many clients, but each of them is soon known by its failures.
+
+Pure but for its own counts; `Lookups` calls `take` and `give_back` under its lock. `now` is
+monotonic time in seconds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from gatepost_policy.mail.address import is_within
+from gatepost_policy.mail.facts import client_prefix
+from gatepost_policy.mail.organisation import organisation
+
+FAILURES = 3  # of a client's look-ups more than answers, after which it has to share
+FAILURES_SECONDS = 60.0  # since the last one: then it is forgotten
+MAX_KNOWN = 10_000  # clients whose failures are remembered
+AUTHOR, POLICY, REST = "author", "policy", "rest"
+
+
+class Asker:
+    """One message that wants answers: its client, and whose mail it says it is.
+
+    `address` is None where the client is not the sender (a relay of our own): then only the domain
+    counts. `author` gives the domain of From, or '' where there is none; asked for once, late.
+    """
+
+    __slots__ = ("_author", "_had_its_own", "address")
+
+    def __init__(
+        self, address: IPv4Address | IPv6Address | None, author: Callable[[], str]
+    ) -> None:
+        self.address = address
+        self._author = author
+        self._had_its_own = False
+
+    def share(self, signer: str | None) -> str:
+        """What a look-up is for: `signer` is a d=, None where it is for SPF or DMARC."""
+        if signer is None:
+            return POLICY
+        author = "" if self._had_its_own else self._author()
+        if author and (is_within(author, signer) or is_within(signer, author)):
+            self._had_its_own = True
+            return AUTHOR
+        return REST
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What one look-up counts for: its client, the registered domain, the share it belongs to."""
+
+    client: str | None
+    domain: str
+    share: str
+
+
+def place_of(asker: Asker, name: str, signer: str | None) -> Place:
+    """The place that the look-up of `name` wants (`signer` as in `Asker.share`)."""
+    client = None if asker.address is None else client_prefix(asker.address)
+    # A dot in front, so that no domain is taken for a client or a share.
+    return Place(client, "." + organisation(name), asker.share(signer))
+
+
+class Fairness:
+    """The places of one process. `total` is `dkim.max_lookups`."""
+
+    def __init__(self, total: int) -> None:
+        self.each = max(2, total // 10)
+        self.most = {AUTHOR: total, POLICY: max(1, total * 2 // 5), REST: max(1, total // 5)}
+        self._taken: dict[str, int] = {}
+        self._failed: dict[str, tuple[int, float]] = {}  # client: how often, when last
+
+    def take(self, wanted: Place, now: float) -> Place | None:
+        """The place that was taken, or None where the look-up has to be done without."""
+        client, domain, share = wanted.client, wanted.domain, wanted.share
+        if client is not None and share != REST and self._suspect(client, now):
+            share = REST
+        taken = self._taken
+        if taken.get(share, 0) >= self.most[share] or taken.get(domain, 0) >= self.each:
+            return None
+        if client is not None and taken.get(client, 0) >= self.each:
+            return None
+        for key in (client, domain, share):
+            if key is not None:
+                taken[key] = taken.get(key, 0) + 1
+        return Place(client, domain, share)
+
+    def give_back(self, place: Place, failed: bool, now: float) -> None:
+        """The look-up is over; `failed`: nobody answered it in its time."""
+        taken = self._taken
+        for key in (place.client, place.domain, place.share):
+            if key is not None:
+                left = taken.get(key, 1) - 1
+                if left:
+                    taken[key] = left
+                else:
+                    taken.pop(key, None)
+        client = place.client
+        if client is None or not (failed or client in self._failed):
+            return
+        count, last = self._failed.pop(client, (0, now))
+        count = count if now - last <= FAILURES_SECONDS else 0
+        if not failed:
+            if count > 1:
+                self._failed[client] = count - 1, last
+            return
+        while len(self._failed) >= MAX_KNOWN:
+            self._failed.pop(next(iter(self._failed)))
+        self._failed[client] = min(count + 1, 2 * FAILURES), now
+
+    def _suspect(self, client: str, now: float) -> bool:
+        count, last = self._failed.get(client, (0, 0.0))
+        return count >= FAILURES and now - last <= FAILURES_SECONDS

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import dns.message
 import dns.query
+import dns.rcode
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import Engine
@@ -58,8 +59,12 @@ WANTED = ["192.0.2.7", "203.0.113.0/24", "2001:db8:1:2::/64"]
 
 
 def text(form: str, entries: Sequence[Entry] = SOME, settings: Settings = OURS) -> str:
-    blocked, _ = exporters.sort_out(entries, settings)
-    return "".join(f"{line}\n" for line in exporters.FORMATS[form](blocked, NOW, settings))
+    found = exporters.sort_out(entries, settings)
+    if form in exporters.DOMAIN_FORMATS:
+        lines = exporters.DOMAIN_FORMATS[form](found.domains, NOW, settings)
+    else:
+        lines = exporters.FORMATS[form](found.prefixes, NOW, settings)
+    return "".join(f"{line}\n" for line in lines)
 
 
 REFUSALS = [
@@ -67,11 +72,11 @@ REFUSALS = [
     ("10.0.0.0/7", "one of our own networks"),
     ("2001:db8:aaaa:1::/64", "one of our own networks"),
     ("198.51.100.0/24", "one of our own networks"),
-    ("127.0.0.1/32", "this machine"),
+    ("127.0.0.1/32", "this machine, or nobody's address"),
     ("0.0.0.0/0", "one of our own networks"),
     ("64.0.0.0/5", "too wide"),
-    ("::1/128", "this machine"),
-    ("fe80::/64", "this machine"),
+    ("::1/128", "this machine, or nobody's address"),
+    ("fe80::/64", "this machine, or nobody's address"),
     ("2000::/12", "too wide"),
 ]
 
@@ -79,19 +84,48 @@ REFUSALS = [
 @pytest.mark.parametrize(("value", "why"), REFUSALS)
 def test_what_shuts_us_out_is_refused(value: str, why: str) -> None:
     settings = OURS if "our own" in why else Settings()
-    blocked, refused = exporters.sort_out([entry(value)], settings)
-    assert (blocked, [(r.value, r.why) for r in refused]) == ([], [(value, why)])
+    got = exporters.sort_out([entry(value)], settings)
+    assert (got.prefixes, [(r.value, r.why) for r in got.left_out]) == ([], [(value, why)])
 
 
 def test_sorted_without_overlaps_and_domains() -> None:
-    blocked, refused = exporters.sort_out(SOME[::-1], OURS)
-    assert ([b.text for b in blocked], refused) == (WANTED, [])
+    got = exporters.sort_out(SOME[::-1], OURS)
+    assert ([b.text for b in got.prefixes], got.left_out) == (WANTED, [])
+    assert [d.name for d in got.domains] == ["sender.example"]
+
+
+def test_a_nested_listing_keeps_the_longer_end() -> None:
+    """Each address once, for as long as the longest listing that covers it."""
+    nested = [
+        entry("203.0.113.0/24", until=NOW + 60),
+        entry("203.0.113.9/32", until=NOW + 3_600),
+        entry("203.0.113.8/30", until=NOW + 600),
+        entry("203.0.113.77/32", until=NOW + 30),
+        entry("198.51.100.1/32", until=NOW + 10),
+    ]
+    got = exporters.sort_out(nested, Settings()).prefixes
+    for last in range(256):
+        address = ip_address(f"203.0.113.{last}")
+        (holder,) = [b for b in got if address in b.network]
+        want = max(e.until for e in nested if address in ip_network(e.value))
+        assert holder.entry.until == want, address
+    assert [b.text for b in got] == [b.text for b in sorted(
+        got, key=lambda b: int(b.network.network_address))]  # fmt: skip
+
+
+def test_domains_that_no_zone_holds_are_named() -> None:
+    got = exporters.sort_out(
+        [entry(name, kind="dkim") for name in ("ok.example", "a b.example", "gmail.com", "co.uk")],
+        Settings(),
+    )
+    assert [d.name for d in got.domains] == ["ok.example"]
+    assert [one.value for one in got.left_out] == ["a b.example", "gmail.com", "co.uk"]
 
 
 def test_promoted_where_it_is_enforced() -> None:
     enforced = Settings.model_validate({"sender": {"promotion": "enforce"}})
-    blocked, _ = exporters.sort_out(SOME, enforced)
-    assert "2001:db8:9::/48" in [b.text for b in blocked]
+    got = exporters.sort_out(SOME, enforced)
+    assert "2001:db8:9::/48" in [b.text for b in got.prefixes]
 
 
 @pytest.mark.parametrize("form", list(exporters.FORMATS))
@@ -155,10 +189,12 @@ def test_nft_loads_it(tmp_path: Path) -> None:
 def test_rbldnsd_serves_it(tmp_path: Path) -> None:
     program = need("rbldnsd")
     now = time.time()
-    blocked, _ = exporters.sort_out([entry("192.0.2.7/32", until=now + 3_600),
-                                     entry("2001:db8:1:2::/64", until=now + 3_600),
-                                     entry("203.0.113.0/24", until=now + 60, note="costs 5$")],
-                                    OURS)  # fmt: skip
+    some = [
+        entry("192.0.2.7/32", until=now + 3_600),
+        entry("2001:db8:1:2::/64", until=now + 3_600),
+        entry("203.0.113.0/24", until=now + 60, note="costs 5$"),
+    ]
+    blocked = exporters.sort_out(some, OURS).prefixes
     zone = tmp_path / "zone"
     zone.write_text("".join(f"{x}\n" for x in exporters.FORMATS["rbldnsd"](blocked, now, OURS)))
     for directory in (tmp_path, *tmp_path.parents[:2]):
@@ -181,6 +217,75 @@ def test_rbldnsd_serves_it(tmp_path: Path) -> None:
             )
             assert (want is None) == (not reply.answer), address
             assert want is None or want in str(reply.answer[0]), address
+    finally:
+        daemon.stop()
+
+
+DOMAINS = [
+    entry("sender.example", kind="dkim", note="costs 5$"),
+    entry("a.spam.example", kind="dkim"),
+]
+# name, is it listed
+ASKED = [
+    ("sender.example", True),
+    ("x.sender.example", True),
+    ("a.spam.example", True),
+    ("spam.example", False),
+    ("b.spam.example", False),
+    ("notsender.example", False),
+]
+
+
+@pytest.mark.tools
+def test_rbldnsd_serves_the_domains(tmp_path: Path) -> None:
+    program = need("rbldnsd")
+    now = time.time()
+    some = [entry(e.value, kind="dkim", until=now + 600, note=e.note or "") for e in DOMAINS]
+    zone = tmp_path / "zone"
+    found = exporters.sort_out(some, OURS).domains
+    zone.write_text("".join(f"{x}\n" for x in exporters.DOMAIN_FORMATS["dnset"](found, now, OURS)))
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+    port = free_port()
+    user = ["-u", "nobody"] if Path("/proc/self").stat().st_uid == 0 else []
+    daemon = Process(
+        [program, "-n", "-b", f"127.0.0.1/{port}", *user, f"gp.test:dnset:{zone}"], tmp_path / "log"
+    )
+    try:
+        daemon.wait_for("started")
+        for name, listed in ASKED:
+            reply = dns.query.udp(
+                dns.message.make_query(f"{name}.gp.test", "TXT"), "127.0.0.1", port=port, timeout=20
+            )
+            assert bool(reply.answer) is listed, name
+    finally:
+        daemon.stop()
+
+
+@pytest.mark.tools
+def test_unbound_loads_the_policy_zone(tmp_path: Path) -> None:
+    """A listed name does not exist for those who ask it; what is not listed does."""
+    program = need("unbound")
+    zone = tmp_path / "gatepost.rpz"
+    zone.write_text(text("rpz", DOMAINS))
+    port = free_port()
+    (tmp_path / "unbound.conf").write_text(
+        f"server:\n    interface: 127.0.0.1@{port}\n    do-daemonize: no\n    username: ''\n"
+        f"    chroot: ''\n    directory: {tmp_path}\n    pidfile: ''\n    use-syslog: no\n"
+        "    verbosity: 2\n    module-config: 'respip iterator'\n    log-queries: yes\n"
+        "    access-control: 127.0.0.0/8 allow\n"
+        f"rpz:\n    name: gatepost.rpz\n    zonefile: {zone}\n"
+        "forward-zone:\n    name: '.'\n    forward-addr: 127.0.0.1@1\n"
+    )
+    daemon = Process([program, "-d", "-c", tmp_path / "unbound.conf"], tmp_path / "log")
+    try:
+        daemon.wait_for("start of service")
+        for name, listed in ASKED:
+            reply = dns.query.udp(
+                dns.message.make_query(name, "TXT"), "127.0.0.1", port=port, timeout=20
+            )
+            # Nobody is behind it here: what is not listed is a failure, and not "no such name".
+            assert (reply.rcode() == dns.rcode.NXDOMAIN) is listed, (name, reply.rcode())
     finally:
         daemon.stop()
 
@@ -213,6 +318,14 @@ def test_postmap_reads_it(postfix_programs: Programs, tmp_path: Path) -> None:
         ("2001:db8:1:2::9", "451 4.7.1 Please try again later"),
     ):  # fmt: skip
         assert query(f"cidr:{clients}", address) == want, address
+    screen = tmp_path / "screen"
+    screen.write_text(text("postscreen"))
+    for address, want in (
+        ("203.0.113.77", "reject"),
+        ("192.0.2.8", ""),
+        ("2001:db8:1:2::9", "reject"),
+    ):
+        assert query(f"cidr:{screen}", address) == want, address
     found = [
         traps.Trap(*traps.classify(name), name, "", "", "", None, NOW, None, "")
         for name in ("trap@home.example", "@old.example", "#odd@home.example")
@@ -264,7 +377,7 @@ def test_export_command(
         own = listings.identify("10.0.0.1")
         listings.punish(connection, own, seconds=60, at=time.time())
     code, output = run(config_file, "export", "plain")
-    assert code == 1 and "10.0.0.1/32 is not exported" in output
+    assert code == 0 and "10.0.0.1/32 is not exported" in output
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

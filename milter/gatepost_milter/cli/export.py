@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gatepost_milter.cli.common import FINDINGS, App, Failure, note
+from gatepost_milter.cli.common import App, Failure, note
 
 if TYPE_CHECKING:
     from gatepost_policy.listings.dossier import Entry
 
-FORMATS = ("plain", "json", "nft", "pf", "postfix-cidr", "rbldnsd")
+FORMATS = (
+    "plain", "json", "nft", "pf", "postfix-cidr", "postscreen", "rbldnsd",
+    "rpz", "dnset", "rspamd",
+)  # fmt: skip
 
 
 @click.command("export", short_help="Write the current listings for other programs.")
@@ -30,31 +33,35 @@ FORMATS = ("plain", "json", "nft", "pf", "postfix-cidr", "rbldnsd")
 def command(app: App, form: str, output: Path | None) -> None:
     """Write the current listings for other programs, each with its end and its evidence.
 
-    FORMAT is plain, json, nft, pf, postfix-cidr or rbldnsd. A listing of one of our own networks
-    is refused: exit code 1.
+    FORMAT is plain, json, nft, pf, postfix-cidr, postscreen or rbldnsd for clients; rpz, dnset or
+    rspamd for signing domains. What would shut us out, such as one of our own networks, is left
+    out and named on standard error.
 
     \b
     milterctl export nft -o /etc/gatepost/listed.nft
     nft -f /etc/gatepost/listed.nft
     milterctl export rbldnsd -o /var/lib/rbldns/gatepost  # ZONE:combined:gatepost
     """
-    from gatepost_policy import exporters, recorder
+    from gatepost_policy import config, exporters, recorder
+    from gatepost_policy.config import own_names
     from gatepost_policy.listings import dossier
+    from gatepost_policy.text.escape import shown
 
     now = time.time()
     recorder.wait_until_ingested(app.settings)
     with app.store(replica=True) as connection:
         entries = dossier.listings(connection, now, limit=None, evidence=True)
-    blocked, refused = exporters.sort_out(entries, app.settings)
+    own = own_names.read(config.state_dir(app.settings))
+    found = exporters.sort_out(entries, app.settings, own)
     if form == "json":
         lines = iter([json.dumps(_json(entries, now), indent=2)])
+    elif form in exporters.DOMAIN_FORMATS:
+        lines = exporters.DOMAIN_FORMATS[form](found.domains, now, app.settings)
     else:
-        lines = exporters.FORMATS[form](blocked, now, app.settings)
+        lines = exporters.FORMATS[form](found.prefixes, now, app.settings)
     _out(lines, output)
-    for one in refused:
-        note(f"milterctl: {one.value} is not exported: {one.why}")
-    if refused:
-        raise SystemExit(FINDINGS)
+    for one in found.left_out:
+        note(f"milterctl: {shown(one.value)} is not exported: {one.why}")
 
 
 def _json(entries: "list[Entry]", now: float) -> object:

@@ -109,6 +109,7 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
 @click.pass_obj
 def show(app: App, name: str, form: str) -> None:
     """One sender: what is known, its listings, and the evidence for them."""
+    from gatepost_policy import listings
     from gatepost_policy.listings import dossier
     from gatepost_policy.text.escape import shown
     from gatepost_policy.text.plural import plural
@@ -118,13 +119,15 @@ def show(app: App, name: str, form: str) -> None:
     identity = _identity(name)
     with app.store(caught_up=True, replica=True) as connection:
         found = dossier.sender(connection, identity, time.time())
+        above = listings.covering(connection, identity, time.time())
     if form == "json":
         _dump(found.json())
         return
     to = console(sys.stdout)
     click.echo(shown(identity.value))
-    if not found.known and not found.listings:
+    if not found.known and not found.listings and not above:
         click.echo("never seen, never listed")
+    _say_covered(above)
     for one in found.known:
         kind = "proven" if one.proven else "claimed"
         first, last = minute(one.first_seen), minute(one.last_seen)
@@ -154,12 +157,19 @@ def show(app: App, name: str, form: str) -> None:
 @click.argument("name", metavar="SENDER")
 @click.option("--for", "length", metavar="DURATION", help="How long; else sender.listing_first.")
 @click.option("--note", default="", metavar="TEXT", help="Why.")
+@click.option("--force", is_flag=True, help="Also what is ours, on never_list, or far too wide.")
 @click.pass_obj
-def punish(app: App, name: str, length: str | None, note: str) -> None:
-    """List a sender by hand. It holds in every process within two seconds."""
-    from gatepost_policy import listings
+def punish(app: App, name: str, length: str | None, note: str, force: bool) -> None:
+    """List a sender by hand. It holds in every process within two seconds.
+
+    A domain means itself and what lies below it. Says what the listing would have hit in the last
+    30 days.
+    """
+    from gatepost_policy import config, listings
+    from gatepost_policy.config import own_names
     from gatepost_policy.config.settings import duration
     from gatepost_policy.text.escape import shown, utf8
+    from gatepost_policy.text.plural import plural
 
     identity = _identity(name)
     seconds = app.settings.sender.listing_first
@@ -169,10 +179,17 @@ def punish(app: App, name: str, length: str | None, note: str) -> None:
         except ValueError as error:
             raise click.UsageError(f"--for: {error}.") from None
         seconds = max(1, int(value))
+    own = own_names.read(config.state_dir(app.settings))
+    why = listings.refusal(identity, app.settings, own)
+    if why is not None and not force:
+        raise Failure(f"{name}: {why}; --force lists it all the same", USAGE)
     now = time.time()
     with app.store(write=True) as connection:
+        met = listings.would_have_hit(connection, identity, now)
         listings.punish(connection, identity, seconds=seconds, at=now, note=utf8(note))
-    click.echo(f"{shown(identity.value)} is listed until {_time(now + seconds)}")
+    below = " and below" if identity.kind == "dkim" else ""
+    click.echo(f"{shown(identity.value)}{below} is listed until {_time(now + seconds)}")
+    click.echo(f"it would have met {plural(met, 'message')} in the last 30 days")
     if not identity.proven:
         say("milterctl: an envelope sender can be forged: whoever writes this address is refused")
     if app.settings.sender.action == "shadow":
@@ -192,5 +209,15 @@ def forgive(app: App, name: str, note: str) -> None:
     identity = _identity(name)
     with app.store(write=True) as connection:
         count = listings.forgive(connection, identity, at=time.time(), note=utf8(note))
+        above = listings.covering(connection, identity, time.time())
     click.echo(f"{shown(identity.value)}: {plural(count, 'listing')} lifted" if count else
                f"{shown(identity.value)} was not listed")  # fmt: skip
+    _say_covered(above)
+
+
+def _say_covered(above: list[tuple[str, float]]) -> None:
+    """The listings that hold for a sender because they cover it."""
+    from gatepost_policy.text.escape import shown
+
+    for value, until in above:
+        click.echo(f"  covered by the listing of {shown(value)}, until {_time(until)}")

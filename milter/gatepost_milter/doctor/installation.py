@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine, func, select
 
 from gatepost_policy import config, journal, recorder, store, traps
-from gatepost_policy.config import server_url
+from gatepost_policy.config import own_names, server_url
 from gatepost_policy.store import StoreError, journal_mark, migrate
 from gatepost_policy.store.tables import JournalGap, Message
 from gatepost_policy.text.plural import plural
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FREE_WANTED_BYTES = 268_435_456
 GAP_DAYS = 30
+NAMES_SHOWN = 20
 QUIET_S = 10.0  # what waits longer than this is not being recorded
 
 
@@ -53,9 +54,21 @@ def examine(settings: "Settings", path: Path | None, now: float) -> Iterator[Fin
         yield from _directory("state", state)
         yield from _space(state)
     yield from _store(settings, now)
+    yield _ours(settings, state)
     yield from _journal(settings, now)
     if settings.trap.capture:
         yield from _capture(Path(settings.trap.capture))
+
+
+def _ours(settings: "Settings", state: Path) -> Finding:
+    """Which domains are never listed because they are ours, and that nobody has asked yet."""
+    if not (state / own_names.FILE).exists():
+        return Finding("ours", "not known: the recorder has not asked the MTA yet")
+    own = own_names.read(state)
+    names = sorted({*settings.sender.own_domains, *own.domains})
+    shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
+    networks = plural(len(own.networks), "network")
+    return Finding("ours", f"{plural(len(names), 'domain')} ({shown or 'none'}), {networks}")
 
 
 def _has_secret(settings: "Settings") -> bool:

@@ -8,6 +8,7 @@ else reads the file. No file: nothing is known to be ours but what the configura
 import json
 import os
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
@@ -42,6 +43,13 @@ def _parse(data: dict[str, list[str]]) -> Own:
     return Own(
         domains=tuple(str(name) for name in data["domains"]),
         networks=tuple(ip_network(text) for text in data["networks"]),
+    )
+
+
+def made(domains: Iterable[str], networks: Iterable[str]) -> Own:
+    """What was found, as it is published."""
+    return Own(
+        domains=tuple(sorted(domains)), networks=tuple(ip_network(text) for text in networks)
     )
 
 

@@ -7,7 +7,9 @@ Units: durations are text (`24h`) in the file and seconds here; `_ms` and `_byte
 
 import re
 from datetime import date
+from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -230,18 +232,22 @@ class Trap(Section):
     capture_max_message_bytes: int = Field(default=52_428_800, ge=1024)
 
 
-# Mail services where a signature or an address names a crowd, not a person.
-DEFAULT_NEVER_LIST = (
-    "gmail.com", "googlemail.com", "google.com", "outlook.com", "hotmail.com", "live.com",
-    "msn.com", "onmicrosoft.com", "microsoft.com", "yahoo.com", "ymail.com", "aol.com",
-    "icloud.com", "me.com", "mac.com", "apple.com", "gmx.net", "gmx.de", "gmx.com", "web.de",
-    "t-online.de", "freenet.de", "posteo.de", "mailbox.org", "proton.me", "protonmail.com",
-    "tutanota.com", "tuta.io", "fastmail.com", "messagingengine.com", "zoho.com", "yandex.ru",
-    "mail.ru", "qq.com", "163.com", "126.com", "orange.fr", "laposte.net", "free.fr", "libero.it",
-    "sendgrid.net", "mailgun.org", "amazonses.com", "mcsv.net", "mandrillapp.com",
-    "sparkpostmail.com", "mailjet.com", "sendinblue.com", "postmarkapp.com", "mailchimpapp.net",
-    "rsgsv.net", "exacttarget.com", "hubspotemail.net", "1e100.net",
-)  # fmt: skip
+PACKAGED = "@packaged"
+
+
+@cache
+def packaged_never_list() -> tuple[str, ...]:
+    """The mail services that are shipped (never_list.txt), where a name means a crowd."""
+    text = (Path(__file__).with_name("never_list.txt")).read_text("ascii")
+    return tuple(line for line in text.split("\n") if line and not line.startswith("#"))
+
+
+def _with_packaged(value: object) -> object:
+    """`@packaged` in a list stands for the shipped names."""
+    if not isinstance(value, list | tuple) or PACKAGED not in value:
+        return value
+    others = [name for name in value if name != PACKAGED]
+    return (*packaged_never_list(), *others)
 
 
 class Sender(Section):
@@ -256,7 +262,9 @@ class Sender(Section):
     promotion: Literal["off", "shadow", "enforce"] = "shadow"
     excuses: int = Field(default=2, ge=0, le=30)
     trap_ratio: float = Field(default=0.05, ge=0, le=1)
-    never_list: tuple[Domain, ...] = DEFAULT_NEVER_LIST
+    never_list: Annotated[tuple[Domain, ...], BeforeValidator(_with_packaged)] = Field(
+        default=(PACKAGED,), validate_default=True
+    )
     own_domains: tuple[Domain, ...] = ()
     repeat_messages: int = Field(default=3, ge=2)
     repeat_span: Seconds = 30 * 86_400

@@ -2,10 +2,11 @@
 
 Pure but for `write`. Every format carries when each listing ends and what it rests on: as fields
 where the format has them, else as a comment. What would shut ourselves out (own networks, trusted
-relays, loopback, a prefix of nobody in particular) is refused by `sort_out`, not by its reader.
+relays, loopback, a prefix of nobody in particular) is left out by `sort_out`, and named.
 """
 
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -14,9 +15,12 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.exporters import nft, pf, plain, postfix, rbldnsd
-from gatepost_policy.exporters.entry import Blocked
+from gatepost_policy.exporters import domains, nft, pf, plain, postfix, rbldnsd
+from gatepost_policy.exporters.entry import Blocked, BlockedDomain
+from gatepost_policy.listings import guard
 from gatepost_policy.listings.dossier import Entry
+from gatepost_policy.mail.facts import Identity, IdentityKind
+from gatepost_policy.mail.own import NOTHING_OWN, Own
 
 Writer = Callable[[Sequence[Blocked], float, Settings], Iterator[str]]
 
@@ -26,62 +30,106 @@ FORMATS: dict[str, Writer] = {
     "pf": pf.lines,
     "postfix-cidr": postfix.cidr_lines,
     "rbldnsd": rbldnsd.lines,
+    "postscreen": postfix.postscreen_lines,
 }
 
-# Wider than these nobody lists by accident: such a line would shut out half a country.
-WIDEST_V4, WIDEST_V6 = 8, 16
-_NEVER = tuple(
-    ip_network(text)
-    for text in ("127.0.0.0/8", "0.0.0.0/8", "169.254.0.0/16", "::1/128", "::/128", "fe80::/10")
-)
+
+DomainWriter = Callable[[Sequence[BlockedDomain], float, Settings], Iterator[str]]
+DOMAIN_FORMATS: dict[str, DomainWriter] = {
+    "rpz": domains.rpz_lines,
+    "dnset": domains.dnset_lines,
+    "rspamd": domains.rspamd_lines,
+}
+# What a zone or a map can hold: letters, digits, `-` and `_` in labels (RFC 1035 2.3.1).
+_NAME = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_-]{1,63}")
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class LeftOut:
     """A listing that is not exported, and why."""
 
     value: str
     why: str
 
 
-def sort_out(entries: Sequence[Entry], settings: Settings) -> tuple[list[Blocked], list[Refused]]:
-    """(prefixes to block, in order and without overlaps; those that must not be)."""
-    own = (*settings.submission.networks, *settings.submission.trusted_relays)
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """What goes out: prefixes in order and without overlaps, domains in order, and the rest."""
+
+    prefixes: list[Blocked]
+    domains: list[BlockedDomain]
+    left_out: list[LeftOut]
+
+
+def sort_out(entries: Sequence[Entry], settings: Settings, own: Own = NOTHING_OWN) -> Sorted:
+    """Sort the listings; what would shut ourselves out is left out, with the reason."""
     wanted: list[Blocked] = []
-    refused: list[Refused] = []
+    names: dict[str, BlockedDomain] = {}
+    left_out: list[LeftOut] = []
     for entry in entries:
-        if entry.kind == "promoted" and settings.sender.promotion != "enforce":
+        if entry.kind.startswith("promoted") and settings.sender.promotion != "enforce":
             continue
-        if entry.kind not in ("prefix", "promoted"):
-            continue  # a domain or an address is no matter for a packet filter
-        network = ip_network(entry.value)
-        if any(_overlap(network, n) for n in own):
-            refused.append(Refused(entry.value, "one of our own networks"))
-        elif any(_overlap(network, n) for n in _NEVER):
-            refused.append(Refused(entry.value, "this machine"))
-        elif network.prefixlen < (WIDEST_V4 if network.version == 4 else WIDEST_V6):
-            refused.append(Refused(entry.value, "too wide"))
+        if entry.kind in ("prefix", "promoted"):
+            network = ip_network(entry.value)
+            why = guard.prefix_refusal(network, settings, own)
+            if why is None:
+                wanted.append(Blocked(network, entry))
+        elif entry.kind in ("dkim", "promoted-dkim"):
+            domain = Identity(IdentityKind.DKIM, entry.value, True)
+            why = guard.refusal(domain, settings, own)
+            if why is None and (len(entry.value) > 250 or not _NAME.fullmatch(entry.value)):
+                why = "no name that a zone can hold"
+            last = names.get(entry.value)
+            if why is None and (last is None or last.entry.until < entry.until):
+                names[entry.value] = BlockedDomain(entry.value, entry)
         else:
-            wanted.append(Blocked(network, entry))
-    return _without_overlaps(wanted), refused
-
-
-def _overlap(a: IPv4Network | IPv6Network, b: IPv4Network | IPv6Network) -> bool:
-    return a.version == b.version and a.overlaps(b)
+            continue  # an address is a matter for the milter alone
+        if why is not None:
+            left_out.append(LeftOut(entry.value, why))
+    return Sorted(_without_overlaps(wanted), [names[n] for n in sorted(names)], left_out)
 
 
 def _without_overlaps(wanted: Sequence[Blocked]) -> list[Blocked]:
-    """Sorted; what lies in a wider listing is left out: interval sets refuse overlaps."""
+    """Sorted, each address once: interval sets refuse overlaps.
+
+    Where one listing lies in another, each address is listed for as long as the longer of the two:
+    a wide listing is cut round a narrow one that lasts longer.
+    """
     kept: list[Blocked] = []
     order = sorted(
         wanted,
         key=lambda b: (b.network.version, int(b.network.network_address), b.network.prefixlen),
     )
+    group: list[Blocked] = []
     for blocked in order:
-        if kept and _overlap(kept[-1].network, blocked.network):
+        if group and not _overlap(group[0].network, blocked.network):
+            kept += _cut(group)
+            group = []
+        group.append(blocked)
+    return kept + _cut(group)
+
+
+def _cut(group: Sequence[Blocked]) -> list[Blocked]:
+    """The first of `group` holds all the others."""
+    pieces: list[Blocked] = []
+    for one in group:
+        # Wider ones come first, so at most one piece holds it, or it is one of the pieces.
+        around = next((p for p in pieces if _overlap(p.network, one.network)), None)
+        if around is None:
+            pieces.append(one)
             continue
-        kept.append(blocked)
-    return kept
+        if around.entry.until >= one.entry.until:
+            continue
+        pieces.remove(around)
+        pieces.append(one)
+        if around.network != one.network:
+            rest = around.network.address_exclude(one.network)  # type: ignore[arg-type]
+            pieces += [Blocked(network, around.entry) for network in rest]
+    return sorted(pieces, key=lambda b: int(b.network.network_address))
+
+
+def _overlap(a: IPv4Network | IPv6Network, b: IPv4Network | IPv6Network) -> bool:
+    return a.version == b.version and a.overlaps(b)
 
 
 def write(path: Path, lines: Iterator[str]) -> None:

@@ -1,4 +1,4 @@
-"""One prefix that is to be blocked, and how its evidence is said in a comment."""
+"""One prefix or domain that is to be blocked, and how its evidence is said in a comment."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
@@ -11,19 +11,11 @@ from gatepost_policy.text.times import timestamp
 MAX_NOTE = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Blocked:
-    """A prefix and the listing behind it."""
+class _Listed:
+    """What every format says of a listing: until when, and why."""
 
-    network: IPv4Network | IPv6Network
+    __slots__ = ()
     entry: Entry
-
-    @property
-    def text(self) -> str:
-        """The prefix; a single host without its length."""
-        if self.network.prefixlen == self.network.max_prefixlen:
-            return str(self.network.network_address)
-        return str(self.network)
 
     @property
     def until(self) -> str:
@@ -46,3 +38,26 @@ class Blocked:
             said.append(entry.note[:MAX_NOTE])
         line = shown(", ".join(said)).encode("ascii", "backslashreplace").decode("ascii")
         return "".join("." if c in forbidden else c for c in line)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked(_Listed):
+    """A prefix and the listing behind it."""
+
+    network: IPv4Network | IPv6Network
+    entry: Entry
+
+    @property
+    def text(self) -> str:
+        """The prefix; a single host without its length."""
+        if self.network.prefixlen == self.network.max_prefixlen:
+            return str(self.network.network_address)
+        return str(self.network)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedDomain(_Listed):
+    """A domain, with what lies below it, and the listing behind it."""
+
+    name: str
+    entry: Entry

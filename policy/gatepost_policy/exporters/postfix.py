@@ -23,6 +23,18 @@ def cidr_lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> It
         yield f"{one.network}\t{reply}"
 
 
+def postscreen_lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterator[str]:
+    """`postscreen_access_list = permit_mynetworks, cidr:FILE`: a listed client gets no smtpd.
+
+    postscreen(8) knows `reject` and `dunno`, no texts. postmaster@ is closed to it as well, so this
+    is for those who reject.
+    """
+    yield f"# gatepost: {plural(len(blocked), 'listing')}, {timestamp(now)}"
+    for one in blocked:
+        yield f"# until {one.until}: {one.evidence()}"
+        yield f"{one.network}\treject"
+
+
 def recipient_lines(traps: Sequence[Trap]) -> Iterator[str]:
     """A recipient table: Postfix takes mail for these addresses (`local_recipient_maps` etc.)."""
     yield "# gatepost: addresses of traps; part of local_recipient_maps or virtual_mailbox_maps"

@@ -21,7 +21,7 @@ def lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterato
     """A `combined` data set. `$` in a text would be replaced by the address asked for."""
     yield f"# gatepost: {plural(len(blocked), 'listing')}, {timestamp(now)}"
     ends = max((b.entry.until for b in blocked), default=now + 86_400)
-    yield f"$TIMESTAMP {_stamp(now)} {_stamp(max(ends, now + TTL_S))}"
+    yield f"$TIMESTAMP {stamp(now)} {stamp(max(ends, now + TTL_S))}"
     yield f"$TTL {TTL_S}"
     for version, kind in ((4, "ip4set"), (6, "ip6trie")):
         yield f"$DATASET {kind}:gatepost{version} @"
@@ -32,6 +32,6 @@ def lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterato
                 yield f"{one.text} :127.0.0.2:{text}"
 
 
-def _stamp(at: float) -> str:
+def stamp(at: float) -> str:
     """A time as rbldnsd(8) reads it: `YYYY:MM:DD:hh:mm:ss`, in UTC."""
     return time.strftime("%Y:%m:%d:%H:%M:%S", time.gmtime(at))

@@ -27,6 +27,7 @@ from gatepost_policy.ingest import deltas, rows, totals
 from gatepost_policy.ingest.rows import RecipientRow, Row
 from gatepost_policy.mail.address import OPEN
 from gatepost_policy.mail.decision import Reason
+from gatepost_policy.rules.excuses import CLASSES
 from gatepost_policy.store import revision, sqltext
 from gatepost_policy.store.tables import Message, MessageRecipient, TrapRow
 
@@ -39,10 +40,10 @@ OLD_MAIL = "old-mail"
 OF_TRAPS = (
     Reason.TRAP,
     Reason.TRAP_MIXED,
-    Reason.SHARED_CLIENT,
-    Reason.BACKSCATTER,
-    Reason.FORWARDER,
-    Reason.NEVER_LIST,
+    Reason.REPLAYED,
+    Reason.ONE_WITNESS,
+    Reason.GOOD_SENDER,
+    *(reason for reason, _ in CLASSES),
 )
 BATCH = 500  # messages in one transaction
 

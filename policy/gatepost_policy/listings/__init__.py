@@ -2,6 +2,7 @@
 
 from gatepost_policy.listings.automatic import apply, holding
 from gatepost_policy.listings.by_hand import forgive, identify, punish
+from gatepost_policy.listings.guard import covering, refusal, would_have_hit
 from gatepost_policy.listings.past import gather
 from gatepost_policy.listings.repeats import flag_repeat, repeating
 from gatepost_policy.listings.table import Fresh
@@ -9,11 +10,14 @@ from gatepost_policy.listings.table import Fresh
 __all__ = [
     "Fresh",
     "apply",
+    "covering",
     "flag_repeat",
     "forgive",
     "gather",
     "holding",
     "identify",
     "punish",
+    "refusal",
     "repeating",
+    "would_have_hit",
 ]

@@ -13,13 +13,22 @@ from publicsuffixlist import PublicSuffixList
 _lists: list[PublicSuffixList] = []
 
 
+def _list() -> PublicSuffixList:
+    if not _lists:
+        _lists.append(PublicSuffixList())
+    return _lists[0]
+
+
 @lru_cache(maxsize=16_384)
 def organisation(domain: str) -> str:
     """The registrable domain of `domain` (canonical); a public suffix stands for itself."""
-    if not _lists:
-        _lists.append(PublicSuffixList())
-    found = _lists[0].privatesuffix(domain)
+    found = _list().privatesuffix(domain)
     return domain if found is None else str(found)
+
+
+def is_public_suffix(domain: str) -> bool:
+    """True where `domain` is nobody's: a registry's name, or a hoster's for its customers."""
+    return _list().privatesuffix(domain) is None
 
 
 def same(a: str, b: str) -> bool:

@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from gatepost_policy import config, journal, lookup, retention, store
+from gatepost_policy import config, journal, lookup, retention, store, traps
+from gatepost_policy.config import own_names
 from gatepost_policy.ingest import Outcome, ingest, trap_marks
 from gatepost_policy.journal.record import Json
 from gatepost_policy.recorder import intake
 from gatepost_policy.recorder.intake import Intake, Log
 from gatepost_policy.store import Files, StoreError, journal_mark, partitions
+from gatepost_policy.system import mta_tables
 
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
@@ -40,6 +42,8 @@ GATHER_S = 0.03
 COMMIT_ROWS = 5_000
 BACKOFF_MAX_S = 5.0
 COMPLAIN_S = 60.0
+OWN_S = 600.0
+OWN_WAIT_S = 0.05
 
 
 class Recorder:
@@ -61,6 +65,11 @@ class Recorder:
         self._revision: tuple[tuple[str, int], ...] | None = None
         self._complained: dict[str, float] = {}
         self._purge_at = 0.0
+        self._traps: tuple[tuple[str, int], ...] | None = None
+        self._own_at = 0.0  # monotonic: when the MTA is asked again which domains are ours
+        self._asking: threading.Thread | None = None
+        self._found = mta_tables.Tables()
+        self._of_traps: set[str] = set()
         self._purger: retention.Purger | None = None
         self._purge_to = self._purge_from = 0.0
         self._pace = retention.Pace(self._log)
@@ -219,9 +228,38 @@ class Recorder:
                 " WHERE topic IN ('traps', 'listings', 'repeat', 'generation') ORDER BY topic"
             ).all()
             revision = tuple((str(topic), int(number)) for topic, number in rows)
+            of_traps = tuple(row for row in revision if row[0] == "traps")
+            if of_traps != self._traps or time.monotonic() >= self._own_at:
+                self._find_own(connection)
+                self._traps = of_traps
             if revision != self._revision or self._taking().changed:
                 lookup.publish(connection, self.state, self.settings)
                 self._revision, self._taking().changed = revision, False
+
+    def _find_own(self, connection: Connection) -> None:
+        """Tell everybody what is ours: by the traps made by hand at once, by the MTA when it says.
+
+        A program is asked, which may take its time: on a thread, and not for the first answer.
+        """
+        now = time.monotonic()
+        if now >= self._own_at:
+            self._own_at = now + OWN_S
+            if self._asking is None or not self._asking.is_alive():
+                self._asking = threading.Thread(target=self._ask, name="own", daemon=True)
+                self._asking.start()
+                # Reading what the kernel knows takes a millisecond; the MTA's answer comes later.
+                self._asking.join(OWN_WAIT_S)
+        self._of_traps = traps.domains_by_hand(connection)
+        self._tell_own()
+
+    def _ask(self) -> None:
+        self._found = mta_tables.read()
+        self._tell_own()
+
+    def _tell_own(self) -> None:
+        own = own_names.made(self._found.domains | self._of_traps, self._found.networks)
+        with suppress(OSError):
+            own_names.write(self.state, own)
 
     # Waiting and complaining
 

@@ -15,6 +15,7 @@ from gatepost_policy.mail.address import OPEN
 MAX_NAME = 320
 # The plain address of a published list: no quotes, no tag, ASCII. All others go through `parse`.
 _PLAIN = re.compile(r"[A-Za-z0-9!#$%&'*/=?^_`{|}~.-]+@(?:[A-Za-z0-9_-]+\.)*[A-Za-z0-9_-]+\Z")
+_NOT_ONE = re.compile(r"[\s,;:<>()\"\\]")
 _LITERAL_DOMAIN = re.compile(r"(?:[*?.]|\*\.)*[^*?.@]+\.[^*?.@]+\Z")
 
 
@@ -33,6 +34,11 @@ def classify(name: str, *, patterns: bool = True) -> tuple[str, str]:
         return "exact", key
     if "@" not in name:
         raise ValueError("want an address, @domain or a pattern such as info-*@example.org")
+    if name.lower().startswith("mailto:"):
+        raise ValueError("want the address alone, without mailto:")
+    # Unquoted, none of these is in an address that could ever match (RFC 5321 4.1.2).
+    if not name.startswith('"') and (_NOT_ONE.search(name) or name.count("@") > 1):
+        raise ValueError("want one address a line: no blanks, commas, colons or brackets in it")
     if name.startswith("@"):
         domain = address.canonical_domain(name[1:])
         if not domain or re.search(r"[\s@*?]", domain):

@@ -221,3 +221,15 @@ def hits(connection: Connection, name: str | None = None, *, limit: int = 100) -
         Hit(r.at, r.id, r.address, r.sender, r.client, r.action, r.reason)
         for r in connection.execute(query)
     ]
+
+
+def domains_by_hand(connection: Connection) -> set[str]:
+    """The domains of traps in force that were made by hand: they are ours, or once were.
+
+    An imported list names other people's.
+    """
+    rows = connection.scalars(
+        select(TrapRow.key).where(TrapRow.generation == 0, TrapRow.removed.is_(None))
+    )
+    domains = {key.rpartition("@")[2] for key in rows}
+    return {d for d in domains if d and not set(d) & set("*?[")}

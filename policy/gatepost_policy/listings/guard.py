@@ -1,0 +1,134 @@
+"""What nobody should list by accident, and what a listing by hand would have hit. Reads only.
+
+`refusal` knows what `export` refuses as well: a listing that no firewall should have is one that
+nobody should have. Whoever means it says --force.
+"""
+
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from sqlalchemy import Connection, and_, func, or_, select
+
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail import index_key
+from gatepost_policy.mail.address import is_within
+from gatepost_policy.mail.facts import Identity, IdentityKind
+from gatepost_policy.mail.organisation import covering as domains_above
+from gatepost_policy.mail.organisation import is_public_suffix
+from gatepost_policy.mail.own import NOTHING_OWN, Own
+from gatepost_policy.mail.real_address import NOBODYS
+from gatepost_policy.store.tables import Listing, Message, MessageDomain
+
+# Wider than these nobody lists by accident: such a line would shut out half a country.
+WIDEST_V4, WIDEST_V6 = 8, 16
+DAYS = 30
+# Of a domain's index entries, so many are counted; of a network's clients, as many.
+COUNT_MAX = 10_000
+
+AnyNetwork = IPv4Network | IPv6Network
+
+
+def _overlap(a: AnyNetwork, b: AnyNetwork) -> bool:
+    return a.version == b.version and a.overlaps(b)
+
+
+def prefix_refusal(network: AnyNetwork, settings: Settings, own: Own = NOTHING_OWN) -> str | None:
+    """Why this prefix should not be listed, in a few words; None: nothing speaks against it."""
+    mine = (*settings.submission.networks, *settings.submission.trusted_relays, *own.networks)
+    if any(_overlap(network, n) for n in mine):
+        return "one of our own networks"
+    if network.prefixlen < (WIDEST_V4 if network.version == 4 else WIDEST_V6):
+        return "too wide"
+    if any(_overlap(network, n) for n in NOBODYS):
+        return "this machine, or nobody's address"
+    for name in settings.sender.never_list:
+        try:
+            never = ip_network(name, strict=False)
+        except ValueError:
+            continue
+        if _overlap(network, never):
+            return "on sender.never_list"
+    return None
+
+
+def refusal(identity: Identity, settings: Settings, own: Own = NOTHING_OWN) -> str | None:
+    """Why this identity should not be listed, in a few words; None: nothing speaks against it."""
+    if identity.kind is IdentityKind.PREFIX:
+        return prefix_refusal(ip_network(identity.value), settings, own)
+    domain = identity.value.rpartition("@")[2]
+    if any(is_within(domain, name) for name in (*settings.sender.own_domains, *own.domains)):
+        return "one of our own domains"
+    if identity.kind is not IdentityKind.DKIM:
+        return None
+    if is_public_suffix(domain):
+        return "a public suffix: everybody below it"
+    if any(is_within(domain, n) or is_within(n, domain) for n in settings.sender.never_list):
+        return "on sender.never_list"
+    return None
+
+
+def would_have_hit(connection: Connection, identity: Identity, now: float) -> int:
+    """How many messages of the last DAYS days this listing would have met, COUNT_MAX at most."""
+    since = now - DAYS * 86_400
+    if identity.kind is IdentityKind.PREFIX:
+        network = ip_network(identity.value)
+        single = network.prefixlen in (32, 64) if network.version == 6 else network.prefixlen == 32
+        query = select(Message.prefix).where(Message.at >= since, Message.direction == "inbound")
+        if single:
+            query = query.where(Message.prefix == identity.value)
+            found = select(func.count()).select_from(query.limit(COUNT_MAX).subquery())
+            return connection.scalar(found) or 0
+        count = 0
+        for prefix in connection.scalars(query.where(Message.prefix.is_not(None))):
+            address = ip_address(str(prefix).partition("/")[0])
+            count += address.version == network.version and address in network
+            if count >= COUNT_MAX:
+                break
+        return count
+    if identity.kind is IdentityKind.DKIM:
+        first = index_key.reverse(identity.value)
+        named = (
+            select(MessageDomain.message_id)
+            .where(
+                MessageDomain.reversed >= first,
+                MessageDomain.reversed < first[:-1] + "/",
+                MessageDomain.at >= since,
+                MessageDomain.shared < len(first),
+            )
+            .limit(COUNT_MAX)
+        )
+        return connection.scalar(select(func.count()).select_from(named.subquery())) or 0
+    mine = select(Message.id).where(
+        Message.at >= since,
+        or_(Message.sender_key == identity.value, Message.from_key == identity.value),
+    )
+    return (
+        connection.scalar(select(func.count()).select_from(mine.limit(COUNT_MAX).subquery())) or 0
+    )
+
+
+def covering(connection: Connection, identity: Identity, now: float) -> list[tuple[str, float]]:
+    """(name, end) of the listings that hold and cover `identity` from above, widest last."""
+    if identity.kind is IdentityKind.DKIM:
+        names = domains_above(identity.value)[1:]
+        kinds = ("dkim", "promoted-dkim")
+        wanted = and_(Listing.kind.in_(kinds), Listing.value.in_([*names, identity.value]))
+    elif identity.kind is IdentityKind.PREFIX:
+        wanted = Listing.kind.in_(("prefix", "promoted"))
+    else:
+        return []
+    rows = connection.execute(
+        select(Listing.value, Listing.kind, Listing.until)
+        .where(wanted, Listing.until > now, Listing.forgiven.is_(None))
+        .order_by(Listing.until)
+    ).all()
+    if identity.kind is IdentityKind.DKIM:
+        return [(r.value, r.until) for r in rows if (r.kind, r.value) != ("dkim", identity.value)]
+    mine = ip_network(identity.value)
+    found = []
+    for value, kind, until in rows:
+        other = ip_network(value)
+        if other.version != mine.version or (kind == "prefix" and other == mine):
+            continue
+        if mine.subnet_of(other):  # type: ignore[arg-type]
+            found.append((value, until))
+    return found

@@ -197,7 +197,7 @@ def test_rbldnsd_serves_it(tmp_path: Path) -> None:
     blocked = exporters.sort_out(some, OURS).prefixes
     zone = tmp_path / "zone"
     zone.write_text("".join(f"{x}\n" for x in exporters.FORMATS["rbldnsd"](blocked, now, OURS)))
-    for directory in (tmp_path, *tmp_path.parents[:2]):
+    for directory in (tmp_path, *tmp_path.parents[:3]):
         directory.chmod(0o755)  # it gives up root and must still find the zone
     port = free_port()
     user = ["-u", "nobody"] if Path("/proc/self").stat().st_uid == 0 else []
@@ -244,7 +244,7 @@ def test_rbldnsd_serves_the_domains(tmp_path: Path) -> None:
     zone = tmp_path / "zone"
     found = exporters.sort_out(some, OURS).domains
     zone.write_text("".join(f"{x}\n" for x in exporters.DOMAIN_FORMATS["dnset"](found, now, OURS)))
-    for directory in (tmp_path, *tmp_path.parents[:2]):
+    for directory in (tmp_path, *tmp_path.parents[:3]):
         directory.chmod(0o755)
     port = free_port()
     user = ["-u", "nobody"] if Path("/proc/self").stat().st_uid == 0 else []

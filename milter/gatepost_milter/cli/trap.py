@@ -5,7 +5,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from gatepost_milter.cli import trap_import
 from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure, note
 from gatepost_milter.cli.options import FORMAT
 from gatepost_milter.cli.trap_options import NOTE, PUBLISHED, SOURCE, WHEN
+
+if TYPE_CHECKING:
+    from gatepost_policy.traps import InUse
 
 
 def _time(at: float | None) -> str | None:
@@ -47,6 +50,7 @@ command.add_command(trap_import.command)
 @NOTE
 @PUBLISHED
 @WHEN
+@click.option("--force", is_flag=True, help="Also an address that is in use.")
 @click.pass_obj
 def add(
     app: App,
@@ -55,14 +59,22 @@ def add(
     note: str,
     published: str,
     published_at: float | None,
+    force: bool,
 ) -> None:
-    """Make addresses traps. One that was a trap already is fine."""
+    """Make addresses traps. One that was a trap already is fine.
+
+    An address that is in use (mail to it was accepted in the last 30 days, or it was a sender) is
+    refused without --force: whoever writes to it would be listed.
+    """
     from gatepost_policy import traps
     from gatepost_policy.text.escape import shown, utf8
 
     with app.store(write=True) as connection:
         for name in names:
             try:
+                used = None if force else traps.in_use(connection, utf8(name), now=time.time())
+                if used is not None:
+                    raise Failure(f"{shown(name)}: {_in_use(used)}", USAGE)
                 new = traps.add(
                     connection,
                     utf8(name),
@@ -79,11 +91,20 @@ def add(
 
 @command.command(short_help="Make addresses ordinary again.")
 @click.argument("names", nargs=-1, required=True, metavar="ADDRESS...")
+@click.option(
+    "--mistake", is_flag=True, help="They never were traps: take their hits and listings back."
+)
 @click.pass_obj
-def remove(app: App, names: tuple[str, ...]) -> None:
-    """Make addresses ordinary again; what they have seen stays in the history."""
+def remove(app: App, names: tuple[str, ...], mistake: bool) -> None:
+    """Make addresses ordinary again; what they have seen stays in the history.
+
+    With --mistake their hits are none: the listings that rest on them alone go, and so do the marks
+    of those who became repeat senders by them.
+    """
     from gatepost_policy import traps
+    from gatepost_policy.ingest import trap_marks
     from gatepost_policy.text.escape import shown, utf8
+    from gatepost_policy.text.plural import plural
 
     with app.store(write=True) as connection:
         for name in names:
@@ -92,6 +113,26 @@ def remove(app: App, names: tuple[str, ...]) -> None:
             except ValueError as error:
                 raise Failure(f"{name}: {error}", USAGE) from None
             click.echo(f"{shown(name)} {'is no trap any more' if was else 'was no trap'}")
+    if mistake:
+        with app.opened() as engine:
+            for name in names:
+                count = trap_marks.take_back(engine, app.settings, utf8(name))
+                click.echo(f"{shown(name)}: {plural(count, 'hit')} taken back")
+
+
+def _in_use(used: "InUse") -> str:
+    """What speaks against a trap, and what would come of it."""
+    from gatepost_policy.text.plural import plural
+
+    said = []
+    if used.accepted:
+        said.append(
+            f"{plural(used.accepted, 'message')} of {plural(used.senders, 'sender')} to it "
+            "in the last 30 days would have been trap hits"
+        )
+    if used.wrote:
+        said.append(f"{plural(used.wrote, 'message')} named it as the sender")
+    return f"in use: {'; '.join(said)}; --force makes it a trap all the same"
 
 
 @command.command("list")

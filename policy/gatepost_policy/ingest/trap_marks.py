@@ -66,6 +66,69 @@ def settle(engine: Engine, settings: "Settings") -> int:
     return changed
 
 
+def take_back(engine: Engine, settings: "Settings", name: str) -> int:
+    """`name` was a trap by mistake: its hits are none, and what followed from them goes.
+
+    Marks, sums, evidence, the listings that rest on nothing else and the flags of repeat senders
+    are taken back, in bounded transactions; how many messages were hits. Call it when the trap has
+    been removed. Raises StoreError, and ValueError for what can be no trap.
+
+    Limits: a hit that came when a listing had all the evidence it may keep stays counted there.
+    """
+    kind, key = traps.classify(name)
+    with store.reading(engine) as connection:
+        found = _hit_by(connection, kind, key)
+    for batch in sqltext.chunks(sorted(found), BATCH):
+        flips = {number: dict.fromkeys(found[number], False) for number in batch}
+        mark = partial(_mark, ids=batch, flips=flips, settings=settings)
+        store.persistently(engine, mark)
+        store.persistently(
+            engine,
+            lambda connection, flips=flips: _forget_hits(connection, flips),  # type: ignore[misc]
+        )
+    return len(found)
+
+
+def _hit_by(connection: Connection, kind: str, key: str) -> dict[int, list[str]]:
+    """The messages that hit this trap, and by which addresses; none of a trap in force."""
+    recipient = MessageRecipient
+    query = (
+        select(recipient.message_id, recipient.trap_key)
+        .join(Message, Message.id == recipient.message_id)
+        .where(recipient.trap, Message.traps > 0)
+    )
+    if kind == "exact":
+        query = query.where(recipient.trap_key == key)
+    found: dict[int, list[str]] = {}
+    pattern = re.compile(translate(key.replace("[", "[[]"))) if kind == "pattern" else None
+    domains = {key} if kind == "domain" else set[str]()
+    names: dict[str, bool] = {}
+    for number, name in connection.execute(query):
+        if kind != "exact":
+            if name not in names:
+                patterns = [pattern] if pattern is not None else []
+                names[name] = any(_matching([name], domains, patterns))
+            if not names[name]:
+                continue
+        found.setdefault(number, []).append(name)
+    still = {
+        k
+        for part in sqltext.chunks(sorted({k for keys in found.values() for k in keys}))
+        for k in connection.scalars(
+            select(TrapRow.key).where(TrapRow.kind == "exact", TrapRow.key.in_(part), traps.live())
+        )
+    }
+    kept = {number: [k for k in keys if k not in still] for number, keys in found.items()}
+    return {number: keys for number, keys in kept.items() if keys}
+
+
+def _forget_hits(connection: Connection, flips: dict[int, dict[str, bool]]) -> None:
+    from gatepost_policy import listings
+
+    if listings.take_back(connection, {number: list(keys) for number, keys in flips.items()}):
+        revision.bump(connection, "listings")
+
+
 def unsettle(connection: Connection) -> None:
     """Old mail came in whose recipients nobody compared with the traps: look at the next report."""
     # A number that grows, and not the end of ours: a `settle` under way has not seen this mail,
@@ -191,6 +254,15 @@ def _mark(
         [(step, kind, value) for (kind, value), step in sorted(steps.items())],
     )
     if steps and listings.flag_repeat(connection, since, settings, steps):
+        revision.bump(connection, "repeat")
+    fewer = [(kind, value) for (kind, value), step in sorted(steps.items()) if step < 0]
+    if fewer:
+        # A repeat sender is one that hit a trap.
+        sql = (
+            "UPDATE identity SET repeat = (1 = 0)"
+            " WHERE trap_messages <= 0 AND kind = ? AND value = ?"
+        )
+        sqltext.many(connection, sql, fewer)
         revision.bump(connection, "repeat")
     return changed
 

@@ -1,6 +1,6 @@
 """Who is punished for a trap hit, until when, and on what evidence."""
 
-from gatepost_policy.listings.automatic import apply, holding
+from gatepost_policy.listings.automatic import apply, holding, take_back
 from gatepost_policy.listings.by_hand import forgive, identify, punish
 from gatepost_policy.listings.guard import covering, refusal, would_have_hit
 from gatepost_policy.listings.past import gather
@@ -19,5 +19,6 @@ __all__ = [
     "punish",
     "refusal",
     "repeating",
+    "take_back",
     "would_have_hit",
 ]

@@ -16,7 +16,7 @@ It was forgiven, or there is none: the first length. A repeat sender gets the lo
 * Rows of an imported log are history: they make repeat senders, not listings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, RowMapping, delete, func, select, update
@@ -155,6 +155,45 @@ def _is_retry(connection: Connection, row: Fresh, last: RowMapping) -> bool:
     return connection.scalar(evidence) is not None
 
 
+def take_back(connection: Connection, hits_of: Mapping[int, Sequence[str]]) -> bool:
+    """These messages hit these traps by mistake: the evidence goes, and what rests on it alone.
+
+    True where a listing went. A message that hit another trap as well keeps its hit.
+    """
+    changed = False
+    for number, keys in hits_of.items():
+        touched = connection.scalars(
+            select(Evidence.listing_id)
+            .where(Evidence.message_id == number, Evidence.trap.in_(keys))
+            .distinct()
+        ).all()
+        connection.execute(
+            delete(Evidence).where(Evidence.message_id == number, Evidence.trap.in_(keys))
+        )
+        for listing in touched:
+            left = connection.scalar(
+                select(func.count())
+                .select_from(Evidence)
+                .where(Evidence.listing_id == listing, Evidence.message_id == number)
+            )
+            if not left:
+                connection.execute(
+                    update(Listing).where(Listing.id == listing).values(hits=Listing.hits - 1)
+                )
+        changed |= _drop_without_hits(connection, touched)
+        if not connection.scalar(select(Message.traps).where(Message.id == number)):
+            hits.forget(connection, [number])
+    return changed
+
+
+def _drop_without_hits(connection: Connection, listed: Sequence[int]) -> bool:
+    """Listings among these that rest on nothing any more go; True for any."""
+    gone = connection.execute(
+        delete(Listing).where(Listing.id.in_(listed), Listing.hits <= 0, Listing.by_hand.is_(False))
+    )
+    return bool(gone.rowcount)
+
+
 def _take_back(connection: Connection, void: Sequence[int]) -> bool:
     """Undo what void rows have caused: their evidence goes, and a listing that had no other."""
     hits.forget(connection, void)
@@ -167,12 +206,7 @@ def _take_back(connection: Connection, void: Sequence[int]) -> bool:
     connection.execute(
         update(Listing).where(Listing.id.in_(evidence)).values(hits=Listing.hits - 1)
     )
-    gone = connection.execute(
-        delete(Listing).where(
-            Listing.id.in_(evidence), Listing.hits <= 0, Listing.by_hand.is_(False)
-        )
-    )
-    return bool(gone.rowcount)
+    return _drop_without_hits(connection, evidence)
 
 
 def holding(connection: Connection, now: float) -> list[tuple[str, str, float]]:

@@ -4,12 +4,14 @@ from gatepost_policy.traps.import_list import import_lines
 from gatepost_policy.traps.names import classify
 from gatepost_policy.traps.table import (
     Finding,
+    InUse,
     Trap,
     add,
     check,
     count,
     domains_by_hand,
     hits,
+    in_use,
     listing,
     live,
     remove,
@@ -18,6 +20,7 @@ from gatepost_policy.traps.table import (
 
 __all__ = [
     "Finding",
+    "InUse",
     "Trap",
     "add",
     "check",
@@ -26,6 +29,7 @@ __all__ = [
     "domains_by_hand",
     "hits",
     "import_lines",
+    "in_use",
     "listing",
     "live",
     "remove",

@@ -5,8 +5,10 @@ commits batches. Every change bumps the revision `traps`, by which the recorder 
 trap is written, and what cannot be one: `names`.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import translate
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, true, update
@@ -104,6 +106,64 @@ def add(
         return False
     revision.bump(connection, "traps")
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """What speaks against making an address a trap. `last` in Unix seconds."""
+
+    accepted: int  # messages to it that were accepted in the last USE_DAYS days
+    senders: int  # different envelope senders of these
+    wrote: int  # messages that named it as their envelope sender, or author
+    last: float | None
+
+
+USE_DAYS = 30
+USE_SCAN = 100_000  # of the newest messages, so many are looked at for a domain or a pattern
+
+
+def in_use(connection: Connection, name: str, *, now: float) -> InUse | None:
+    """How `name` was used lately; None: not at all, or it is a trap already. Raises ValueError."""
+    kind, key = classify(name)
+    known = select(TrapRow.id).where(TrapRow.kind == kind, TrapRow.key == key, live())
+    if connection.scalar(known) is not None:
+        return None
+    since = now - USE_DAYS * 86_400
+    recipient = MessageRecipient
+    query = (
+        select(Message.at, Message.sender_key, recipient.trap_key)
+        .join(recipient, recipient.message_id == Message.id)
+        .where(
+            Message.at >= since, Message.action == "accept", Message.direction == "inbound",
+            recipient.accepted, recipient.trap.is_(False),
+        )
+    )  # fmt: skip
+    if kind == "exact":
+        query = query.where(recipient.trap_key == key)
+    else:
+        query = query.order_by(Message.at.desc()).limit(USE_SCAN)
+    pattern = re.compile(translate(key.replace("[", "[[]"))) if kind == "pattern" else None
+    accepted, senders, last = 0, set(), None
+    for at, sender, trap_key in connection.execute(query):
+        if kind == "domain" and not trap_key.endswith(key):
+            continue
+        if pattern is not None and not pattern.match(trap_key):
+            continue
+        accepted += 1
+        senders.add(sender)
+        last = at if last is None or at > last else last
+    wrote = 0
+    if kind == "exact":
+        identity = SenderIdentity
+        sent = connection.scalar(
+            select(func.sum(identity.messages)).where(
+                identity.kind == "sender", identity.value == key, identity.last_seen >= since
+            )
+        )
+        wrote = int(sent or 0)
+    if not accepted and not wrote:
+        return None
+    return InUse(accepted, len(senders), wrote, last)
 
 
 def remove(connection: Connection, name: str, *, at: float) -> bool:

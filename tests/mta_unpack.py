@@ -101,6 +101,12 @@ def rsyslog() -> Programs:
     return _unpacked("rsyslog", "usr/sbin/rsyslogd")
 
 
+def neighbour(section: str, program: str) -> Programs:
+    """Another program that stands beside a mail server, unpacked. Raises Unavailable."""
+    _need_root()
+    return _unpacked(section, program)
+
+
 def _unpacked(section: str, marker: str) -> Programs:
     home = cache() / section
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +173,8 @@ def _libraries(deb: Path) -> list[str]:
     text = subprocess.run(
         ["dpkg-deb", "-f", deb, "Depends"], check=True, capture_output=True, text=True
     ).stdout
-    names = [part.partition("|")[0].split()[0].partition(":")[0] for part in text.split(",")]
+    parts = [p for p in text.split(",") if p.strip()]
+    names = [p.partition("|")[0].split()[0].partition(":")[0] for p in parts]
     return [n for n in names if n.startswith("lib") and n != "libc6"]
 
 

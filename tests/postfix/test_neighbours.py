@@ -1,0 +1,181 @@
+"""Real programs beside gatepost and a real Postfix, with the lines of docs/neighbours.md."""
+
+import os
+import pwd
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import mta_modes
+import mta_unpack
+import rings
+from daemons import Daemon, Process
+from mta_common import answers, certificate
+from mta_modes import BASE_CONFIG, TALKATIVE
+from ports import free_port
+from postfix_instance import LOGIN, PASSWORD, PostfixInstance, Setup
+from postfix_recipes import adapted, shipped
+from smtp_client import Client
+
+pytestmark = [pytest.mark.postfix, pytest.mark.timeout(300)]
+DOCS = (Path(__file__).parents[2] / "docs/neighbours.md").read_text()
+MESSAGE = (
+    b"X-Mailer: Canary Mail 1\r\nFrom: alice@local.test\r\nTo: bob@local.test\r\nSubject: x\r\n"
+    b"Date: Fri, 20 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@local.test>\r\n\r\nx\r\n"
+)
+CANARIES = (b"127.0.0.77", b"canary-laptop", b"Canary Mail", LOGIN.encode())
+
+
+def unpacked(section: str, program: str) -> mta_unpack.Programs:
+    try:
+        return mta_unpack.neighbour(section, program)
+    except mta_unpack.Unavailable as error:
+        rings.missing("postfix", str(error))
+
+
+def shown(heading: str) -> list[str]:
+    """The blocks of one section of docs/neighbours.md, without their indent."""
+    section = DOCS.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"(?:^    .*\n)+", section, re.M)
+    return [re.sub(r"^    ", "", block, flags=re.M) for block in blocks]
+
+
+@contextmanager
+def program(
+    command: list[str | Path], programs: mta_unpack.Programs, output: Path, port: int
+) -> Iterator[Process]:
+    """A neighbour in the foreground, until its port greets."""
+    libraries = programs.environment().get("LD_LIBRARY_PATH", "")
+    running = Process(["env", f"LD_LIBRARY_PATH={libraries}", *command], output)
+    try:
+        end = time.monotonic() + 30
+        while not answers(port):
+            assert running.child.poll() is None and time.monotonic() < end, running.text()
+            time.sleep(0.05)
+        yield running
+    finally:
+        running.stop()
+
+
+@contextmanager
+def mail_server(
+    programs: mta_unpack.Programs, services: str, config: str = ""
+) -> Iterator[PostfixInstance]:
+    with Daemon(BASE_CONFIG + config) as daemon:
+        milter = f"{{ {daemon.socket}, default_action=accept }}"
+        setup = Setup(main={**TALKATIVE, "smtpd_milters": milter},
+                      recipe=adapted(shipped("master.cf.milter"), "@ETC@", daemon.socket),
+                      services=adapted(services, "@ETC@", daemon.socket))  # fmt: skip
+        with PostfixInstance(programs, setup) as postfix:
+            yield postfix
+
+
+@pytest.mark.parametrize("what", ["as documented", "on the port for strangers"])
+def test_dovecot_submission(
+    what: str, postfix_programs: mta_unpack.Programs, tmp_path: Path
+) -> None:
+    """Users log in at Dovecot, which hands on with XCLIENT; and as it comes, without."""
+    dovecot = unpacked("dovecot", "usr/sbin/dovecot")
+    entry, lines = shown("Dovecot submission")[:2]
+    relay, port = free_port(), free_port()
+    entry = entry.replace("10587", str(relay))
+    tmp_path.chmod(0o755)
+    (tmp_path / "tls.pem").write_bytes(certificate())
+    for parent in tmp_path.parents[:3]:
+        parent.chmod(0o755)
+    nobody = pwd.getpwnam("nobody")
+    with (
+        mta_unpack.users("dovecot", "dovenull"),
+        mail_server(postfix_programs, entry) as postfix,
+    ):
+        if what != "as documented":
+            lines = lines.replace("10587", str(postfix.inbound_port))
+            lines = lines.replace("submission_relay_trusted = yes", "submission_relay_trusted = no")
+        root = dovecot.root
+        config = tmp_path / "dovecot.conf"
+        config.write_text(f"""\
+base_dir = {tmp_path}/base
+state_dir = {tmp_path}/state
+import_environment = LD_LIBRARY_PATH
+log_path = {tmp_path}/dovecot.log
+protocols = submission
+listen = 127.0.0.1
+ssl = yes
+ssl_cert = <{tmp_path}/tls.pem
+ssl_key = <{tmp_path}/tls.pem
+disable_plaintext_auth = no
+hostname = mx.local.test
+passdb {{
+  driver = static
+  args = password={PASSWORD}
+}}
+userdb {{
+  driver = static
+  args = uid={nobody.pw_uid} gid={nobody.pw_gid} home={tmp_path}/home/%n
+}}
+first_valid_uid = 1
+mail_location = maildir:{tmp_path}/home/%n/Maildir
+service submission-login {{
+  inet_listener submission {{
+    port = {port}
+  }}
+  chroot =
+}}
+{lines.replace("10587", str(relay))}
+""")
+        (tmp_path / "home").mkdir()
+        os.chown(tmp_path / "home", nobody.pw_uid, nobody.pw_gid)
+        # Dovecot looks for its own programs in /usr: there they are, in a namespace of its own.
+        put = f"mount -t overlay overlay -o lowerdir={root}/usr:/usr /usr"
+        command: list[str | Path] = [
+            "unshare", "--mount", "sh", "-ec", f'{put}; exec /usr/sbin/dovecot -F -c "$0"', config
+        ]  # fmt: skip
+        with program(command, dovecot, tmp_path / "output", port):
+            client = Client("127.0.0.1", port, helo="canary-laptop.example", source="127.0.0.77",
+                            login=LOGIN, password=PASSWORD, tls=True)  # fmt: skip
+            sent = client.send(MESSAGE, "alice@local.test", ["bob@local.test"])
+            log = (tmp_path / "dovecot.log").read_text()
+            assert sent.code == 250, (sent, client.transcript, log, postfix.log_text())
+            (data,) = postfix.collect()
+    assert [c for c in CANARIES if c in data] == [], data.decode(errors="replace")
+
+
+def test_haproxy(postfix_programs: mta_unpack.Programs, tmp_path: Path) -> None:
+    """Behind the PROXY protocol a stranger keeps his address, and a user loses hers."""
+    haproxy = unpacked("haproxy", "usr/sbin/haproxy")
+    services, config = shown("postscreen and haproxy")[:2]
+    ports = {name: free_port() for name in ("2525", "2587", "10025", "10587")}
+    for name, port in ports.items():
+        services = services.replace(f":{name}", f":{port}")
+        config = config.replace(f":{name}", f":{port}")
+    path = tmp_path / "haproxy.cfg"
+    path.write_text("defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n"
+                    "  timeout server 60s\n" + config)  # fmt: skip
+    with mail_server(postfix_programs, services) as postfix:
+        command: list[str | Path] = [haproxy.root / "usr/sbin/haproxy", "-db", "-f", path]
+        with program(command, haproxy, tmp_path / "output", ports["2525"]):
+            stranger = Client("127.0.0.1", ports["2525"], helo="stranger.example",
+                              source="127.0.0.99")  # fmt: skip
+            sent = stranger.send(MESSAGE, "x@y.example", ["bob@local.test"])
+            assert sent.code == 250, (sent, postfix.log_text())
+            (data,) = postfix.collect()
+            assert b"127.0.0.99" in data and b"Canary Mail" in data  # nobody's but his own
+            user = Client("127.0.0.1", ports["2587"], helo="canary-laptop.example", tls=True,
+                          source="127.0.0.77", login=LOGIN, password=PASSWORD)  # fmt: skip
+            sent = user.send(MESSAGE, "alice@local.test", ["bob@local.test"])
+            assert sent.code == 250, (sent, user.transcript, postfix.log_text())
+            (data,) = postfix.collect()
+    assert [c for c in CANARIES if c in data] == [], data.decode(errors="replace")
+
+
+def test_nothing_is_clean_without_gatepost(postfix_programs: mta_unpack.Programs) -> None:
+    """The counter-proof: the same message, the same client, no gatepost."""
+    with mta_modes.plain(postfix_programs) as stack:
+        client = stack.postfix.submission(helo="canary-laptop.example", source="127.0.0.77")
+        assert client.send(MESSAGE, "alice@local.test", ["bob@local.test"]).code == 250
+        (data,) = stack.postfix.collect()
+    assert all(c in data for c in CANARIES), data.decode(errors="replace")

@@ -83,6 +83,7 @@ def test_slow_sender(past: Past) -> None:
         "arc": None,
         "spf": None,
         "dmarc": None,
+        "trail": None,
         "decision": {"action": "accept", "reason": "no-bad-signal"},
     }
     assert [m["at"] for m in got["messages"]] == sorted(

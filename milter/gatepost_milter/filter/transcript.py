@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from gatepost_milter.protocol.peer import INET, INET6, UNIX, Peer
 from gatepost_policy.dkim.body import Body
 from gatepost_policy.dkim.claimed_name import claims
-from gatepost_policy.mail import address, client_address, marks
+from gatepost_policy.mail import address, client_address, marks, trail
 from gatepost_policy.mail.facts import (
     Arc,
     Client,
@@ -213,6 +213,10 @@ def facts(
         client = Client()
     elif connection.helo is not None:
         client = Client(client.family, client.address, client.port, client.name, connection.helo)
+    hops = None
+    # Of our own users' mail no hop is anybody's business.
+    if message.direction is Direction.INBOUND and message.complete and message.over_limit is None:
+        hops = trail.read(message.values("received"), connection.mta_name)
     body = message.body_bytes
     return Facts(
         at=message.at,
@@ -230,6 +234,7 @@ def facts(
         arc=arc,
         spf=spf,
         dmarc=dmarc,
+        trail=hops,
         marks=marks.read(message.values) if message.complete else None,
         over_limit=message.over_limit,
         relayed=relayed,

@@ -33,6 +33,7 @@ from gatepost_policy.mail.facts import (
     Spf,
     SpfCheck,
     Stage,
+    TrailHop,
 )
 
 VERSION = 1
@@ -96,6 +97,7 @@ def message(seen: Seen) -> Json:
         "arc": None if facts.arc is None else [facts.arc.cv, facts.arc.reason],
         "spf": None if facts.spf is None else _spf(facts.spf),
         "dmarc": None if facts.dmarc is None else _dmarc(facts.dmarc),
+        "trail": None if facts.trail is None else [[h.family, h.protocol] for h in facts.trail],
         "over_limit": facts.over_limit,
         "marks": marks.text(facts.marks),
         "action": decision.action,
@@ -168,6 +170,12 @@ def _read_spf(data: Json | None) -> Spf | None:
     return Spf(SpfCheck(**data["mail_from"]), SpfCheck(**data["helo"]))
 
 
+def _read_trail(data: list[Any] | None) -> tuple[TrailHop, ...] | None:
+    if data is None:
+        return None
+    return tuple(TrailHop(None if hop[0] is None else Family(hop[0]), hop[1]) for hop in data)
+
+
 def _read_dmarc(data: Json | None) -> Dmarc | None:
     return None if data is None else Dmarc(**{**data, "aligned": tuple(data.get("aligned", ()))})
 
@@ -233,9 +241,10 @@ def read_seen(data: Json) -> Seen:
         message_id=data["message_id"],
         signatures=tuple(_read_signature(s) for s in data["signatures"]),
         arc=None if data["arc"] is None else Arc(*data["arc"]),
-        # Records of earlier releases know nothing of these two.
+        # Records of earlier releases know nothing of these three.
         spf=_read_spf(data.get("spf")),
         dmarc=_read_dmarc(data.get("dmarc")),
+        trail=_read_trail(data.get("trail")),
         over_limit=data.get("over_limit"),
         marks=marks.from_text(data.get("marks")),
     )

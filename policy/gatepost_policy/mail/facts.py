@@ -191,6 +191,14 @@ class Dmarc:
     reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TrailHop:
+    """How one server before ours says that it got the message; None where it does not say."""
+
+    family: Family | None
+    protocol: str | None  # ESMTPS, HTTP, ..., as it stands there
+
+
 class IdentityKind(StrEnum):
     """What a sender can be remembered by."""
 
@@ -234,6 +242,8 @@ class Facts:
     dmarc: Dmarc | None = None  # None: not evaluated
     # What the header says it is, as in `mail.marks`; None where it is not known.
     marks: frozenset[str] | None = None
+    # The hops before ours, newest first, as they claim; None: not seen, or none of our business.
+    trail: tuple[TrailHop, ...] | None = None
     over_limit: str | None = None  # the limit that was exceeded: the message was not scanned
     relayed: bool = False  # a submission that carries mail somebody else wrote
     login: str | None = None  # never recorded

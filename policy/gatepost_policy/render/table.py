@@ -80,6 +80,8 @@ def _facts(report: Report, to: Console) -> Table:
     families = ", ".join(f"{NAMES.get(f, f)} {n}" for f, n in summary.families.items())
     moved = movement(report.spans) if not report.overview else None
     grid.add_row("Families", families + (f": {moved}" if moved else ""))
+    if report.came_over and not report.overview:
+        grid.add_row("Trail", _trail(report.came_over))
     grid.add_row("DKIM", _dkim(report))
     for name, counts in (("SPF", summary.spf), ("DMARC", summary.dmarc)):
         if counts:
@@ -120,6 +122,15 @@ def _dkim(report: Report) -> Text:
         for at, (result, count) in enumerate(others.items()):
             text.append(", " if at else "").append(f"{result} {count}", style(result))
     return text
+
+
+def _trail(families: Mapping[str, int]) -> str:
+    """What the field below our own says: anybody could have written it."""
+    if len(families) == 1:
+        words = NAMES.get(next(iter(families)), "")
+    else:
+        words = ", ".join(f"{NAMES.get(f, f)} {n}" for f, n in families.items())
+    return f"came to its server over {words} (claimed)"
 
 
 def _results(counts: Mapping[str, int]) -> Text:

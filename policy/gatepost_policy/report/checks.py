@@ -1,8 +1,9 @@
-"""SPF and DMARC of a stored message, as facts and as JSON. Pure: a row's values in, values out."""
+"""SPF, DMARC and trail of a stored message, as facts and as JSON. Pure: values in, values out."""
 
+import json
 from typing import Any, Protocol
 
-from gatepost_policy.mail.facts import Dmarc, Spf, SpfCheck
+from gatepost_policy.mail.facts import Dmarc, Family, Spf, SpfCheck, TrailHop
 
 Json = dict[str, Any]
 
@@ -83,3 +84,18 @@ def dmarc_json(dmarc: Dmarc | None) -> Json | None:
         "aligned": list(dmarc.aligned),
         "reason": dmarc.reason,
     }
+
+
+def trail_of(text: str | None) -> tuple[TrailHop, ...] | None:
+    """The trail in the column `trail`; None where it was not seen."""
+    if text is None:
+        return None
+    hops = json.loads(text)
+    return tuple(TrailHop(None if hop[0] is None else Family(hop[0]), hop[1]) for hop in hops)
+
+
+def trail_json(trail: tuple[TrailHop, ...] | None) -> list[Json] | None:
+    """As in the report's `messages`: newest first."""
+    if trail is None:
+        return None
+    return [{"family": hop.family, "protocol": hop.protocol} for hop in trail]

@@ -12,7 +12,15 @@ from gatepost_policy.ingest.deltas import RESULTS
 from gatepost_policy.mail.facts import IdentityKind, client_prefix
 from gatepost_policy.report import count, messages, overview
 from gatepost_policy.report.count import Counted, in_order
-from gatepost_policy.report.proof import Proof, domain_of, no_sender, proof, signers, traps_hit
+from gatepost_policy.report.proof import (
+    Proof,
+    came_over,
+    domain_of,
+    no_sender,
+    proof,
+    signers,
+    traps_hit,
+)
 from gatepost_policy.report.report import Key, Listed, Report
 from gatepost_policy.report.selection import Selection, key_range
 from gatepost_policy.report.standing import Standing, standing
@@ -36,6 +44,7 @@ def tell(connection: Connection, selection: Selection, settings: Settings, now: 
     report = Report(
         query=selection.query(),
         summary=summary,
+        came_over=came_over(connection, selection, summary.messages),
         no_verdict=no_sender(selection, settings),
         traps=traps_hit(connection, selection) if counted.trap_messages else (),
         messages=messages.lines(connection, ids[: selection.limit]),

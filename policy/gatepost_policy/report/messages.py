@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Connection, select
 
 from gatepost_policy.mail import dkim_reason
 from gatepost_policy.mail.facts import Arc, Family, Signature
-from gatepost_policy.report.checks import dmarc_of, spf_of
+from gatepost_policy.report.checks import dmarc_of, spf_of, trail_of
 from gatepost_policy.report.conditions import by_domain, conditions
 from gatepost_policy.report.count import bare
 from gatepost_policy.report.report import Line
@@ -102,6 +102,7 @@ def lines(connection: Connection, ids: Sequence[int]) -> tuple[Line, ...]:
                 arc=None if row.arc_cv is None else Arc(row.arc_cv, row.arc_reason),
                 spf=spf_of(row),
                 dmarc=dmarc_of(row),
+                trail=trail_of(row.trail),
                 action=row.action,
                 reason=row.reason,
             )

@@ -15,6 +15,7 @@ from gatepost_policy.config.settings import Settings
 from gatepost_policy.dkim.signature import is_public_suffix
 from gatepost_policy.mail.address import is_within
 from gatepost_policy.mail.facts import IdentityKind
+from gatepost_policy.report.checks import trail_of
 from gatepost_policy.report.conditions import conditions, proven
 from gatepost_policy.report.selection import Selection, key_range
 from gatepost_policy.store.tables import Message, MessageRecipient, MessageSignature, SenderIdentity
@@ -131,6 +132,22 @@ def signers(connection: Connection, selection: Selection, messages: int) -> Sign
         mine = signer is not None and (is_within(signer, domain) or is_within(domain, signer))
         (own if mine else others)[result] += number
     return Signers(own, others)
+
+
+def came_over(connection: Connection, selection: Selection, messages: int) -> dict[str, int]:
+    """Over which family the messages came to the server that brought them here, as it claims."""
+    if selection.everything or messages > SIGNERS_MAX:
+        return {}
+    found: Counter[str] = Counter()
+    for text, number in connection.execute(
+        select(Message.trail, func.count())
+        .where(*conditions(connection, selection), Message.trail.is_not(None))
+        .group_by(Message.trail)
+    ):
+        trail = trail_of(text)
+        if trail and trail[0].family is not None:
+            found[str(trail[0].family)] += number
+    return dict(found.most_common())
 
 
 def traps_hit(connection: Connection, selection: Selection) -> tuple[str, ...]:

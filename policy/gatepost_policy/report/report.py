@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gatepost_policy.mail.facts import Arc, Dmarc, Signature, Spf
-from gatepost_policy.report.checks import dmarc_json, spf_json
+from gatepost_policy.mail.facts import Arc, Dmarc, Signature, Spf, TrailHop
+from gatepost_policy.report.checks import dmarc_json, spf_json, trail_json
 from gatepost_policy.report.overview_values import DualStack, Pattern, Sender
 from gatepost_policy.report.rhythm import Rhythm
 from gatepost_policy.report.standing import Mark, Standing, movement
@@ -44,6 +44,7 @@ class Line:
     reason: str
     spf: Spf | None = None  # None: not evaluated
     dmarc: Dmarc | None = None  # None: not evaluated
+    trail: tuple[TrailHop, ...] | None = None  # newest first; None: not seen
 
     @property
     def trapped(self) -> bool:
@@ -74,6 +75,7 @@ class Line:
             "arc": None if self.arc is None else {"cv": self.arc.cv, "reason": self.arc.reason},
             "spf": spf_json(self.spf),
             "dmarc": dmarc_json(self.dmarc),
+            "trail": trail_json(self.trail),
             "decision": {"action": self.action, "reason": self.reason},
         }
 
@@ -163,6 +165,7 @@ class Report:
     rhythm: Rhythm | None
     standing: Standing | None  # None: not about one sender
     no_verdict: str | None = None  # why what was asked about is no sender to be judged
+    came_over: Mapping[str, int] = field(default_factory=dict)  # by family, to its server; claimed
     traps: tuple[str, ...] = ()  # those that were hit, the first few
     marks: tuple[Mark, ...] = ()  # oldest first, the newest MARKS_MAX of them
     keys: tuple[Key, ...] = ()
@@ -188,6 +191,7 @@ class Report:
         else:
             out["rhythm"] = None if self.rhythm is None else self.rhythm.json()
             out["movement"] = movement(self.spans)
+            out["came_over"] = dict(self.came_over)
             out["standing"] = None if self.standing is None else self.standing.json()
             out["no_verdict"] = self.no_verdict
             out["keys"] = [key.json() for key in self.keys]

@@ -1,0 +1,57 @@
+"""The trail: over which family and protocol each hop before ours says that it got the message.
+
+Pure: Received fields in, hops out, never raises. Every word of it is a claim: anybody can write a
+Received field. The first hop is written by who handed the message to us, and tells how it came
+there.
+
+Bounds: `MAX_HOPS` fields, `MAX_FIELD` octets of each; no address is kept.
+"""
+
+import re
+from collections.abc import Sequence
+
+from gatepost_policy.mail.facts import Family, TrailHop
+
+MAX_HOPS = 10
+MAX_FIELD = 1024
+# RFC 5321 4.4: the client stands before "by", its protocol behind "with".
+_BY = re.compile(rb"(?:\A|\s)by\s")
+_WITH = re.compile(rb"\swith\s+([A-Za-z0-9-]{1,24})(?=[\s;(]|\Z)")
+# The client's address stands in brackets, with some MTAs in parentheses; one behind "=" is a HELO.
+_CLIENT = re.compile(rb"(?<!=)[\[(](?:IPv6:)?([0-9A-Fa-f:.]{2,45})(?:%\w{1,16})?[\])]", re.I)
+_V4 = re.compile(rb"(?:::ffff:)?\d{1,3}(?:\.\d{1,3}){3}", re.I)
+
+
+def read(values: Sequence[bytes], ours: str | None = None) -> tuple[TrailHop, ...]:
+    """The hops that `values` tell of: Received fields' values, top to bottom, so newest first.
+
+    `ours` is the MTA's own name: an MTA that shows us its own field has it on top.
+    """
+    if values and ours and _is_by(values[0], ours):
+        values = values[1:]
+    return tuple([_hop(value[:MAX_FIELD]) for value in values[:MAX_HOPS]])
+
+
+def _is_by(value: bytes, name: str) -> bool:
+    found = _BY.search(value[:MAX_FIELD])
+    if found is None:
+        return False
+    word = value[found.end() : found.end() + 256].split(None, 1)[:1]
+    return bool(word) and word[0].rstrip(b";").lower() == name.lower().encode("utf-8", "replace")
+
+
+def _hop(value: bytes) -> TrailHop:
+    by = _BY.search(value)
+    clients = _CLIENT.findall(value, 0, by.start() if by else len(value))
+    # With Postfix a HELO may stand in brackets before the client: the last one is the client's.
+    protocol = _WITH.search(value, by.start() if by else 0)
+    return TrailHop(
+        _family(clients[-1]) if clients else None,
+        protocol[1].decode("ascii") if protocol else None,
+    )
+
+
+def _family(address: bytes) -> Family | None:
+    if _V4.fullmatch(address):
+        return Family.IPV4
+    return Family.IPV6 if address.count(b":") >= 2 else None

@@ -42,8 +42,8 @@ def command(context: click.Context, form: str) -> None:
     """Look for what is wrong, and say which line to change.
 
     Looks at the configuration, the state directory, store and journal, the recorder, the traps
-    and the sockets. Changes nothing. Exit code 1 with findings, 3 where store or a socket does
-    not answer.
+    and the sockets, and asks the resolvers. Changes nothing. Exit code 1 with findings, 3 where
+    store or a socket does not answer.
     """
     if context.invoked_subcommand is not None:
         return
@@ -54,12 +54,13 @@ def command(context: click.Context, form: str) -> None:
         for line in error.problems:
             note(f"milterctl: {shown(line)}")
         raise SystemExit(USAGE) from None
-    from gatepost_milter.doctor import installation
+    from gatepost_milter.doctor import installation, resolvers
 
     findings = [
         *installation.examine(settings, app.config_path, time.time()),
         *_owners(settings),
         *_sockets(settings),
+        *resolvers.examine(settings),
     ]
     if form == "json":
         print(json.dumps([_json(finding) for finding in findings], indent=2))

@@ -96,11 +96,12 @@ def test_problems(tmp_path: Path, milterctl: Any, monkeypatch: pytest.MonkeyPatc
     assert code == 1 and "3 new" in out and "cut.gz: damaged, read up to there" in err
     junk = "no line of Exim's \x1b[1m\n" * 30
     code, out, err = milterctl("import", "exim", "-", stdin=junk.encode())
-    assert (code, out) == (0, "30 lines: 0 new, 0 known already (unparsed 30)\n")
-    assert err == "30 lines were not understood; --verbose shows them\n"
+    assert (code, out) == (1, "30 lines: 0 new, 0 known already (unparsed 30)\n")
+    reason = "-: no line of it is Exim's; --verbose shows the first\n"
+    assert err == f"30 lines were not understood; --verbose shows them\n{reason}"
     code, out, err = milterctl("import", "exim", "-v", "-", stdin=junk.encode())
     assert err.count("not understood: no line of Exim's \\x1b[1m\n") == 20
-    assert err.endswith("not understood: 10 more\n")
+    assert err.endswith(f"not understood: 10 more\n{reason}")
 
 
 def test_a_journal_export(milterctl: Any) -> None:

@@ -19,6 +19,7 @@ from gatepost_policy.importers.exim import Exim
 from gatepost_policy.importers.log_file import LogFile
 from gatepost_policy.importers.postfix import Postfix
 from gatepost_policy.importers.syslog import is_export, read_export
+from gatepost_policy.importers.wrapping import likely_reason, unwrapped
 from gatepost_policy.journal.record import Json, Seen
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.plural import plural
@@ -45,8 +46,9 @@ _VERBOSE = click.option(
 def command() -> None:
     """Back-fill the history from MTA logs.
 
-    FILE is a log, plain or packed (gzip, bzip2, xz), or - for standard input. Rotated logs may be
-    given in any order. Importing the same log again changes nothing. Authenticated and local mail
+    FILE is a log, plain or packed (gzip, bzip2, xz), or - for standard input: a file of syslog, of
+    the journal, of docker or of Kubernetes, told apart by itself. Rotated logs may be given in any
+    order. Importing the same log again changes nothing. Authenticated and local mail
     is counted; its addresses are not kept.
     """
 
@@ -77,6 +79,7 @@ def _run(
     where = _zone(zone)
     now = time.time()
     damaged = False
+    nothing: list[str] = []
     with ExitStack() as stack:
         logs = _in_order([_opened(stack, path, where, now) for path in files], importer)
         engine = stack.enter_context(app.opened())
@@ -84,7 +87,11 @@ def _run(
         advance = stack.enter_context(progress("import", _size(logs), "octets"))
         for log in logs:
             try:
+                before = importer.tally.understood
+                lines = importer.tally.lines
                 sink.take(_seen(importer, log, advance))
+                if importer.tally.lines > lines and importer.tally.understood == before:
+                    nothing.append(_why(importer, log))
             except OSError as error:
                 raise Failure(f"{shown(log.file.path)}: {error.strerror or error}") from None
             if log.file.damage:
@@ -93,7 +100,9 @@ def _run(
         sink.take(importer.finish())
         sink.close()
     _summary(importer, sink, verbose)
-    if damaged:
+    for line in nothing:
+        note(line)
+    if damaged or nothing:
         raise SystemExit(FINDINGS)
 
 
@@ -102,7 +111,15 @@ class _Log:
     file: LogFile
     clock: Clock
     head: list[str]
+    start: bytes
+    unwrap: Callable[[Iterable[list[str]]], Iterable[list[str]]] | None
     first: float | None = None
+
+
+def _why(importer: Importer, log: _Log) -> str:
+    """One line about a log of which no line was understood."""
+    wanted = "exim" if isinstance(importer, Exim) else "postfix"
+    return f"{shown(log.file.path)}: {likely_reason(log.start, log.head, wanted)}"
 
 
 def _zone(name: str | None) -> tzinfo | None:
@@ -124,7 +141,11 @@ def _opened(stack: ExitStack, path: str, zone: tzinfo | None, now: float) -> _Lo
         stack.callback(file.close)
         # A line without a year is not later than its file.
         clock = Clock(zone, now if file.modified is None else file.modified)
-        return _Log(file, clock, file.head())
+        head = file.head()
+        unwrap = unwrapped(head)
+        if unwrap is not None:
+            head = [line for block in unwrap([head]) for line in block]
+        return _Log(file, clock, head, file.start(), unwrap)
     except OSError as error:
         raise Failure(f"{shown(path)}: {error.strerror or error}") from None
 
@@ -156,9 +177,16 @@ def _seen(importer: Importer, log: _Log, advance: Callable[[int], None]) -> Iter
 
         yield from importer.entries(read_export(blocks()))
         return
-    for lines in log.file.lines():
+
+    def blocks_of_lines() -> Iterator[list[str]]:
+        for lines in log.file.lines():
+            told()
+            yield lines
+
+    bare = blocks_of_lines() if log.unwrap is None else log.unwrap(blocks_of_lines())
+    for lines in bare:
         yield from importer.lines(lines, log.clock)
-        told()
+    told()
 
 
 class _Sink:

@@ -28,6 +28,11 @@ class Tally:
     kinds: Counter[str] = field(default_factory=Counter)
     samples: list[str] = field(default_factory=list)
 
+    @property
+    def understood(self) -> int:
+        """How many lines were this MTA's."""
+        return self.lines - self.kinds["unparsed"] - self.kinds["other programs"]
+
     def unparsed(self, line: str) -> None:
         """A line that is none of this MTA's."""
         self.kinds["unparsed"] += 1

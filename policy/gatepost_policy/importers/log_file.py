@@ -1,10 +1,11 @@
 """A log file as lines of text, whatever it is packed in, and how far it has been read.
 
-Bytes that are no UTF-8 come as surrogates. A line over MAX_LINE_BYTES is handed out cut, so that
-a file without line ends cannot fill the memory.
+A byte order mark says that it is UTF-16; else bytes that are no UTF-8 come as surrogates. A line
+over MAX_LINE_BYTES is handed out cut, so that a file without line ends cannot fill the memory.
 """
 
 import bz2
+import codecs
 import gzip
 import io
 import lzma
@@ -49,9 +50,15 @@ class LogFile:
         """The content in whole lines, about a megabyte at a time."""
         stream = self._unpacked()
         rest = b""
+        decode: codecs.IncrementalDecoder | None = None
+        first = True
         try:
             # read1: what was unpacked before the damage is not lost with it.
             while data := stream.read1(CHUNK_BYTES):
+                if first:
+                    data, decode, first = *_marked(data), False
+                if decode is not None:
+                    data = decode.decode(data).encode("utf-8", "surrogatepass")
                 data = rest + data
                 cut = data.rfind(b"\n") + 1
                 if not cut and len(data) > MAX_LINE_BYTES:
@@ -76,6 +83,13 @@ class LogFile:
                 lines.pop()
             yield lines
 
+    def start(self) -> bytes:
+        """The first octets of the file as it is, packed or not."""
+        if self.path == "-":
+            return self._raw.peek(64)[:64]
+        with open(self.path, "rb") as file:
+            return file.read(64)
+
     def head(self, count: int = 50) -> list[str]:
         """The first lines, for a look; reading starts at the beginning all the same."""
         if self.path == "-":
@@ -84,6 +98,8 @@ class LogFile:
             block = next(self.blocks(), b"")
             self._raw.seek(0)
             self.damage = None
+        if self.path == "-":
+            block = _marked(block)[0]
         return block[:MAX_LINE_BYTES].decode("utf-8", "surrogateescape").split("\n")[:count]
 
     def _unpacked(self) -> io.BufferedReader:
@@ -92,6 +108,14 @@ class LogFile:
             if magic.startswith(start):
                 return cast("io.BufferedReader", opener(self._raw, "rb"))
         return self._raw
+
+
+def _marked(data: bytes) -> tuple[bytes, codecs.IncrementalDecoder | None]:
+    """The data without a byte order mark, and what turns it into text where it is UTF-16."""
+    for mark, name in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
+        if data.startswith(mark):
+            return data[2:], codecs.getincrementaldecoder(name)("replace")
+    return data.removeprefix(codecs.BOM_UTF8), None
 
 
 def _after_line(stream: io.BufferedReader) -> bytes:

@@ -1,0 +1,203 @@
+"""What stands around a log line where a container runtime, the journal or another syslog wrote it.
+
+A log is looked at once, by its first lines: what most of them are wrapped in is taken off every
+line of it, layer by layer (a docker log may hold the lines of a BusyBox syslog). What remains is a
+line as rsyslog, Postfix or Exim write it. A log in one of these forms costs nothing here.
+
+Understood: docker compose, docker's json-file and `-t`, Kubernetes' CRI, journalctl's short-full,
+json-pretty and json-seq, Solaris' message ids, BusyBox' and FreeBSD's facility words, RFC 5424
+without priority or octet-counted (RFC 6587 3.4.1).
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+
+_ISO = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)"
+_BSD = r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d"
+_STREAM = r"(?:(?:stdout|stderr) [FP] )?"
+_LEVEL = r"\w+\.(?:emerg|alert|crit|err|error|warn|warning|notice|info|debug)"
+# A layer is taken off where so great a part of the first lines has it.
+MOST = 0.6
+MAX_LAYERS = 4
+# An object of more lines than this is none of the journal's.
+MAX_OBJECT_LINES = 200
+
+Lines = Iterable[list[str]]
+
+
+def _substitute(pattern: str, replacement: str) -> tuple[re.Pattern[str], str]:
+    return re.compile(pattern, re.S), replacement
+
+
+_REWRITTEN = (
+    _substitute(r"[\w.@-]+ +\| ", ""),  # docker compose: which container said it
+    # docker -t and CRI, around a line with a time of its own, and around one without.
+    _substitute(rf"{_ISO} {_STREAM}(?={_BSD}|\d{{4}}-\d\d-\d\d[T ]|<\d|\{{)", ""),
+    _substitute(rf"({_ISO}) {_STREAM}(?=(?:postfix|exim)\S*(?:\[\d+\])?: )", r"\1 - "),
+    _substitute(r"[A-Z][a-z]{2} (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) (?:UTC|GMT) ", r"\1Z "),
+    _substitute(r"[A-Z][a-z]{2} (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) [A-Z]{2,5} ", r"\1 "),
+    _substitute(rf"({_BSD} \S+ [^\s\[:]+(?:\[\d+\])?: )\[ID \d+ \w+\.\w+\] ", r"\1"),
+    _substitute(rf"((?:<\d+>)?{_BSD} \S+ ){_LEVEL} ", r"\1"),
+    _substitute(rf"((?:<\d+>)?{_BSD} )<\w+\.\w+> ", r"\1"),
+    _substitute(
+        rf"(?:\d{{1,6}} )?(?:<\d{{1,3}}>)?1 ({_ISO}) (\S+) (\S+) (\S+) \S+ "
+        r"(?:-|(?:\[(?:[^\]\\]|\\.)*\])+) ?(?:\ufeff)?",
+        r"\1 \2 \3[\4]: ",
+    ),
+)  # fmt: skip
+_RFC5424 = re.compile(r"<\d{1,3}>1 ")
+_OBJECT = re.compile(r"\s*\{\s*\Z")
+
+
+def unwrapped(head: list[str]) -> Callable[[Lines], Lines] | None:
+    """How to take off what is around these lines; None where nothing is.
+
+    `head` are the first lines of the log. The result turns its lines, in lists, into bare ones.
+    """
+    steps: list[Callable[[Lines], Lines]] = []
+    lines = [line for line in head if line.strip()]
+    for _ in range(MAX_LAYERS):
+        step = _layer(lines)
+        if step is None:
+            break
+        steps.append(step)
+        lines = [line for block in step([lines]) for line in block]
+    if not steps:
+        return None
+
+    def all_steps(blocks: Lines) -> Lines:
+        for step in steps:
+            blocks = step(blocks)
+        return blocks
+
+    return all_steps
+
+
+def _layer(lines: list[str]) -> Callable[[Lines], Lines] | None:
+    if not lines:
+        return None
+    if lines[0].startswith("\x1e") or any(_OBJECT.match(line) for line in lines[:3]):
+        return _objects
+    enough = max(1, int(len(lines) * MOST))
+    if sum(line.startswith('{"') and '"log"' in line for line in lines) >= enough:
+        return _docker_json
+    # These are read as they are.
+    if sum(bool(_RFC5424.match(line)) for line in lines) >= enough and "exim" not in lines[0]:
+        return None
+    for pattern, replacement in _REWRITTEN:
+        if sum(bool(pattern.match(line)) for line in lines) >= enough:
+            return _rewriter(pattern, replacement)
+    return None
+
+
+def _rewriter(pattern: re.Pattern[str], replacement: str) -> Callable[[Lines], Lines]:
+    def rewrite(blocks: Lines) -> Iterator[list[str]]:
+        for lines in blocks:
+            out = []
+            for line in lines:
+                # Not sub(): only what stands at the line's start is a wrapping.
+                found = pattern.match(line)
+                out.append(
+                    line if found is None else found.expand(replacement) + line[found.end() :]
+                )
+            yield out
+
+    return rewrite
+
+
+def _docker_json(blocks: Lines) -> Iterator[list[str]]:
+    """docker's json-file driver: `{"log": "line\\n", "stream": ..., "time": ...}`."""
+    for lines in blocks:
+        yield [_docker_line(line) for line in lines]
+
+
+def _docker_line(line: str) -> str:
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        return line
+    if not isinstance(data, dict) or not isinstance(data.get("log"), str):
+        return line
+    text = data["log"].rstrip("\n").replace("\n", " ")
+    at = data.get("time")
+    bare = re.match(r"(?:postfix|exim)\S*(?:\[\d+\])?: ", text)
+    return f"{at} - {text}" if bare and isinstance(at, str) else text
+
+
+def _objects(blocks: Lines) -> Iterator[list[str]]:
+    """Entries of the journal as JSON over several lines, or one after a record separator each."""
+    open_lines: list[str] = []
+    for lines in blocks:
+        out: list[str] = []
+        for raw in lines:
+            line = raw.lstrip("\x1e")  # RFC 7464 2.2
+            if open_lines:
+                open_lines.append(line)
+                if line.strip() == "}" or len(open_lines) > MAX_OBJECT_LINES:
+                    out.append(_journal_line("\n".join(open_lines)))
+                    open_lines = []
+            elif _OBJECT.match(line):
+                open_lines = [line]
+            elif line.strip():
+                out.append(_journal_line(line))
+        yield out
+    if open_lines:
+        yield [" ".join(open_lines)]
+
+
+def _journal_line(text: str) -> str:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return text.replace("\n", " ")
+    if not isinstance(data, dict):
+        return text.replace("\n", " ")
+    stamp, message = data.get("__REALTIME_TIMESTAMP"), data.get("MESSAGE")
+    program = data.get("SYSLOG_IDENTIFIER")
+    if isinstance(message, list) and all(isinstance(b, int) and 0 <= b < 256 for b in message):
+        message = bytes(message).decode("utf-8", "surrogateescape")
+    if not (isinstance(stamp, str) and stamp.isdecimal() and len(stamp) <= 18):
+        return text.replace("\n", " ")
+    if not isinstance(message, str) or not isinstance(program, str):
+        return text.replace("\n", " ")
+    try:
+        at = datetime.fromtimestamp(int(stamp) / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    except (ValueError, OverflowError, OSError):
+        return text.replace("\n", " ")
+    pid = data.get("SYSLOG_PID") or data.get("_PID") or ""
+    host = data.get("_HOSTNAME") or "-"
+    return f"{at} {host} {program}[{pid}]: {message}".replace("\n", " ")
+
+
+def likely_reason(start: bytes, lines: list[str], wanted: str) -> str:
+    """Why no line of a log was understood, as far as its beginning tells. One line, for people.
+
+    `start` are its first octets, `wanted` the MTA that was asked for: exim or postfix.
+    """
+    for magic, name, command in _PACKED:
+        if start.startswith(magic):
+            return f"packed with {name}: {command} | milterctl import {wanted} -"
+    if start.startswith(b"LPKSHHRH"):
+        return f"a file of the journal: journalctl -o export | milterctl import {wanted} -"
+    other = "postfix" if wanted == "exim" else "exim"
+    looks = _EXIM if other == "exim" else _POSTFIX
+    if any(looks.search(line) for line in lines):
+        return f"this looks like a log of {other.title()}: milterctl import {other}"
+    if b"\0" in start:
+        return "this is no text"
+    return f"no line of it is {wanted.title()}'s; --verbose shows the first"
+
+
+_POSTFIX = re.compile(r"\bpostfix/\w+(?:\[\d+\])?: ")
+_EXIM = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S*(?: [+-]\d{4})? (?:\[\d+\] )?\w+-\w+-\w+ (?:<=|=>|Completed)"
+)
+_PACKED = (
+    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc FILE"),
+    (b"\x04\x22\x4d\x18", "lz4", "lz4 -dc FILE"),
+    (b"PK\x03\x04", "zip", "unzip -p FILE"),
+    (b"7z\xbc\xaf\x27\x1c", "7-Zip", "7z x -so FILE"),
+    (b"\x1f\x9d", "compress", "zcat FILE"),
+)

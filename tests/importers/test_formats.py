@@ -1,0 +1,158 @@
+"""The same two events in every form in which somebody has a log: one delivery, one refusal."""
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC
+from pathlib import Path
+
+import pytest
+
+from fix_cli import Run
+from gatepost_policy.importers.clock import Clock
+from gatepost_policy.importers.exim import Exim
+from gatepost_policy.importers.postfix import Postfix
+from gatepost_policy.importers.wrapping import unwrapped
+
+NOW = 1795862400.0  # 2026-11-28 12:00 UTC
+QUEUE_ID, EXIM_ID = "4XbcdF1z2y3wD", "1xXBAb-0006Ln-34"
+POSTFIX = (
+    ("postfix/smtpd", f"{QUEUE_ID}: client=mail.spam.example[192.0.2.10]"),
+    ("postfix/cleanup", f"{QUEUE_ID}: message-id=<a1@spam.example>"),
+    ("postfix/qmgr", f"{QUEUE_ID}: from=<a@spam.example>, size=1000, nrcpt=1 (queue active)"),
+    (
+        "postfix/lmtp",
+        f"{QUEUE_ID}: to=<bob@home.example>, relay=x[private/lmtp], delay=1, status=sent (250 ok)",
+    ),
+    ("postfix/qmgr", f"{QUEUE_ID}: removed"),
+    (
+        "postfix/smtpd",
+        "NOQUEUE: reject: RCPT from unknown[192.0.2.21]: 550 5.1.1 <no@home.example>: Recipient"
+        " address rejected: User unknown; from=<x@snow.example> to=<no@home.example> proto=ESMTP"
+        " helo=<h21>",
+    ),
+)
+EXIM = (
+    (
+        "exim",
+        f"{EXIM_ID} <= a@spam.example H=mail.spam.example [192.0.2.10] P=esmtps S=900"
+        " id=m1@spam.example for bob@home.example",
+    ),
+    ("exim", f"{EXIM_ID} => bob <bob@home.example> R=local T=inbox"),
+    ("exim", f"{EXIM_ID} Completed"),
+    ("exim", "H=(h21) [192.0.2.21] F=<x@snow.example> rejected RCPT <no@home.example>: unknown"),
+)
+Events = tuple[tuple[str, str], ...]
+Form = Callable[[int, str, str], str]
+
+
+def bsd(at: int, program: str, text: str) -> str:
+    return f"Nov 20 10:00:{at:02} mx {program}[9]: {text}"
+
+
+def octets(at: int, program: str, text: str) -> str:
+    line = f"<22>1 2026-11-20T10:00:{at:02}.5Z mx {program} 9 - - {text}"
+    return f"{len(line)} {line}"
+
+
+def journal(at: int, program: str, text: str) -> dict[str, str]:
+    return {
+        "__REALTIME_TIMESTAMP": str((1795168800 + at) * 1_000_000),
+        "_HOSTNAME": "mx",
+        "SYSLOG_IDENTIFIER": program,
+        "_PID": "9",
+        "MESSAGE": text,
+    }
+
+
+FORMS: dict[str, Form] = {
+    "rfc3164": bsd,
+    "docker compose": lambda n, p, t: f"mail-postfix-1  | {bsd(n, p, t)}",
+    "docker json-file": lambda n, p, t: json.dumps(
+        {"log": bsd(n, p, t) + "\n", "stream": "stdout", "time": f"2026-11-20T10:00:{n:02}.1Z"}
+    ),
+    "docker json-file, no time of its own": lambda n, p, t: json.dumps(
+        {"log": f"{p}[9]: {t}\n", "stream": "stdout", "time": f"2026-11-20T10:00:{n:02}.1Z"}
+    ),
+    "docker -t": lambda n, p, t: f"2026-11-20T10:00:{n:02}.123456789Z {bsd(n, p, t)}",
+    "docker -t, no time of its own": lambda n, p, t: f"2026-11-20T10:00:{n:02}.123Z {p}[9]: {t}",
+    "CRI": lambda n, p, t: f"2026-11-20T10:00:{n:02}.123456789+00:00 stdout F {bsd(n, p, t)}",
+    "docker around BusyBox": lambda n, p, t: (
+        f"mail-1 | Nov 20 10:00:{n:02} mx mail.info {p}[9]: {t}"
+    ),
+    "journalctl short-full": lambda n, p, t: f"Fri 2026-11-20 10:00:{n:02} UTC mx {p}[9]: {t}",
+    "json-pretty": lambda n, p, t: json.dumps(journal(n, p, t), indent=8),
+    "json-seq": lambda n, p, t: "\x1e" + json.dumps(journal(n, p, t)),
+    "Solaris": lambda n, p, t: f"Nov 20 10:00:{n:02} mx {p}[9]: [ID 197553 mail.info] {t}",
+    "BusyBox": lambda n, p, t: f"Nov 20 10:00:{n:02} mx mail.info {p}[9]: {t}",
+    "FreeBSD": lambda n, p, t: f"Nov 20 10:00:{n:02} <mail.info> mx {p}[9]: {t}",
+    "RFC 5424": lambda n, p, t: f"<22>1 2026-11-20T10:00:{n:02}.5Z mx {p} 9 - - {t}",
+    "RFC 5424 without priority": lambda n, p, t: f"1 2026-11-20T10:00:{n:02}.5Z mx {p} 9 - - {t}",
+    "RFC 5424, octet-counted": octets,
+}
+
+
+def written(form: Form, events: Events) -> str:
+    return "".join(form(n, *event) + "\n" for n, event in enumerate(events))
+
+
+@pytest.mark.parametrize(("importer", "events"), [(Postfix, POSTFIX), (Exim, EXIM)])
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_tells_the_same(
+    name: str, importer: type[Postfix | Exim], events: Events
+) -> None:
+    lines = written(FORMS[name], events).rstrip("\n").split("\n")
+    unwrap = unwrapped(lines)
+    mta = importer()
+    clock = Clock(UTC, NOW)
+    seen = [
+        one for block in (unwrap([lines]) if unwrap else [lines]) for one in mta.lines(block, clock)
+    ]
+    seen += mta.finish()
+    got = {
+        (str(one.facts.client.address), str(one.facts.sender), str(one.facts.recipients[0].address))
+        for one in seen
+    }
+    assert got == {
+        ("192.0.2.10", "a@spam.example", "bob@home.example"),
+        ("192.0.2.21", "x@snow.example", "no@home.example"),
+    }
+    assert all(int(one.facts.at) // 60 == 1795168800 // 60 for one in seen)
+    assert mta.tally.kinds["unparsed"] == 0
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_byte_order_marks(run: Run, tmp_path: Path, encoding: str) -> None:
+    log = tmp_path / "mail.log"
+    text = written(bsd, POSTFIX)
+    if encoding == "utf-16-be":
+        text = "\ufeff" + text
+    log.write_bytes(text.encode(encoding))
+    code, output = run("import", "postfix", str(log), "--zone", "UTC")
+    assert (code, output.split(",")[0]) == (0, "6 lines: 2 new")
+
+
+@pytest.mark.parametrize(
+    ("mta", "content", "reason"),
+    [
+        ("postfix", b"\x28\xb5\x2f\xfd\x00\x01\n\x02\n", "packed with zstd: zstd -dc FILE | "),
+        ("postfix", b"LPKSHHRH\x00\x01\n", "a file of the journal: journalctl -o export | "),
+        ("postfix", b"\x00\x01\x02\n", "this is no text"),
+        (
+            "postfix",
+            f"2026-11-20 10:00:00 {EXIM[0][1]}\n".encode(),
+            "a log of Exim: milterctl import exim",
+        ),
+        ("exim", written(bsd, POSTFIX).encode(), "a log of Postfix: milterctl import postfix"),
+        ("exim", b"Nov 20 10:00:00 mx cron[1]: hello\n", "no line of it is Exim's"),
+    ],
+)
+def test_nothing_understood_is_a_finding(
+    run: Run, tmp_path: Path, mta: str, content: bytes, reason: str
+) -> None:
+    """Exit 0 and "0 new" would be taken for "nobody ever tried"."""
+    log = tmp_path / "x.log"
+    log.write_bytes(content)
+    code, output = run("import", mta, str(log))
+    assert code == 1
+    assert re.search(rf"x\.log: .*{re.escape(reason)}", output), output

@@ -168,3 +168,12 @@ def test_a_second_import_changes_nothing_on_any_database(any_settings: Settings)
         rows = connection.execute(select(func.count()).select_from(Message)).scalar_one()
     engine.dispose()
     assert (told, count, rows) == ([6, 0], 3, 3)
+
+
+def test_a_log_without_years_on_standard_input(milterctl: Any) -> None:
+    """It has to be read twice: the year of its beginning depends on its end."""
+    line = "{} 10:00:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from x[192.0.2.7]: 550 no; from=<a@b.example> to=<t@home.example> proto=ESMTP helo=<h>\n"  # noqa: E501
+    text = "".join(line.format(day) for day in ("Nov 20", "Jan 10", "Nov 20"))
+    code, out, err = milterctl("import", "postfix", "-", "--zone", "UTC", stdin=text.encode())
+    assert (code, out) == (0, "3 lines: 3 new, 0 known already (refused 3)\n")
+    assert "no year in its lines; taken 20" in err

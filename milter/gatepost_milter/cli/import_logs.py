@@ -13,7 +13,7 @@ import click
 
 from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure, note
 from gatepost_milter.cli.options import progress
-from gatepost_policy.importers.clock import Clock
+from gatepost_policy.importers.clock import SLACK_S, Clock, Years, yearless
 from gatepost_policy.importers.common import to_json
 from gatepost_policy.importers.exim import Exim
 from gatepost_policy.importers.log_file import LogFile
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
 BATCH = 5_000
+# How far back an earlier import of a log without years is looked for.
+LOOK_BACK_YEARS = 12
+HEAD_LINES = 500
 
 Importer = Exim | Postfix
 
@@ -39,6 +42,14 @@ _ZONE = click.option(
 )
 _VERBOSE = click.option(
     "--verbose", "-v", is_flag=True, help="Show lines that were not understood."
+)
+
+
+_YEAR = click.option(
+    "--year",
+    type=click.IntRange(1990, 2100),
+    metavar="YEAR",
+    help="Year of the first line, of logs whose lines have none.",
 )
 
 
@@ -56,33 +67,47 @@ def command() -> None:
 @command.command("exim")
 @_FILES
 @_ZONE
+@_YEAR
 @_VERBOSE
 @click.pass_obj
-def exim(app: App, files: tuple[str, ...], zone: str | None, verbose: bool) -> None:
+def exim(
+    app: App, files: tuple[str, ...], zone: str | None, year: int | None, verbose: bool
+) -> None:
     """Import Exim's main log (and reject log)."""
-    _run(app, Exim(app.settings.submission), files, zone, verbose)
+    _run(app, Exim(app.settings.submission), files, zone, year, verbose)
 
 
 @command.command("postfix", short_help="Import Postfix's mail log.")
 @_FILES
 @_ZONE
+@_YEAR
 @_VERBOSE
 @click.pass_obj
-def postfix(app: App, files: tuple[str, ...], zone: str | None, verbose: bool) -> None:
+def postfix(
+    app: App, files: tuple[str, ...], zone: str | None, year: int | None, verbose: bool
+) -> None:
     """Import Postfix's mail log: syslog, ISO dates, RFC 5424, or journalctl -o export."""
-    _run(app, Postfix(app.settings.submission), files, zone, verbose)
+    _run(app, Postfix(app.settings.submission), files, zone, year, verbose)
 
 
 def _run(
-    app: App, importer: Importer, files: tuple[str, ...], zone: str | None, verbose: bool
+    app: App,
+    importer: Importer,
+    files: tuple[str, ...],
+    zone: str | None,
+    year: int | None,
+    verbose: bool,
 ) -> None:
     where = _zone(zone)
     now = time.time()
     damaged = False
     nothing: list[str] = []
     with ExitStack() as stack:
-        logs = _in_order([_opened(stack, path, where, now) for path in files], importer)
         engine = stack.enter_context(app.opened())
+        logs = [_opened(stack, path, where, now) for path in files]
+        for log in logs:
+            _settle_years(log, importer, engine, year, now)
+        logs = _in_order(logs, importer)
         sink = _Sink(engine, app.settings, now)
         advance = stack.enter_context(progress("import", _size(logs), "octets"))
         for log in logs:
@@ -141,7 +166,7 @@ def _opened(stack: ExitStack, path: str, zone: tzinfo | None, now: float) -> _Lo
         stack.callback(file.close)
         # A line without a year is not later than its file.
         clock = Clock(zone, now if file.modified is None else file.modified)
-        head = file.head()
+        head = file.head(HEAD_LINES)
         unwrap = unwrapped(head)
         if unwrap is not None:
             head = [line for block in unwrap([head]) for line in block]
@@ -150,10 +175,59 @@ def _opened(stack: ExitStack, path: str, zone: tzinfo | None, now: float) -> _Lo
         raise Failure(f"{shown(path)}: {error.strerror or error}") from None
 
 
+def _settle_years(
+    log: _Log, importer: Importer, engine: "Engine", year: int | None, now: float
+) -> None:
+    """Which year the first line of a log without years belongs to; said where it had to be taken.
+
+    In this order: --year, the day in the file's name, the time that gzip noted, what an earlier
+    import of the same log took, and else the latest that is not in the future. When the file was
+    written does not count: a copy of it must not double the history.
+    """
+    if not yearless(log.head):
+        return
+    log.file.keep_aside()
+    years = Years()
+    for lines in _bare(log, lambda count: None):
+        years.take(lines)
+    log.file.again()
+    end = log.file.named_date() or log.file.packed_at()
+    begin = year if year is not None else years.begin(end) if end is not None else None
+    if begin is None:
+        begin = _imported_before(log, importer, engine, years, now)
+    if begin is None and (begin := years.begin(now + SLACK_S)) is not None:
+        to = f" to {begin + years.turns}" if years.turns > 0 else ""
+        note(f"{shown(log.file.path)}: no year in its lines; taken {begin}{to} (--year YEAR)")
+    log.clock.begin = begin
+    log.clock.rewind()
+
+
+def _imported_before(
+    log: _Log, importer: Importer, engine: "Engine", years: Years, now: float
+) -> int | None:
+    """The year that an earlier import took for this log: the store has its messages by key."""
+    from gatepost_policy.ingest import known_keys
+
+    latest = years.begin(now + SLACK_S)
+    if latest is None:
+        return None
+    keys: dict[str, int] = {}
+    for begin in range(latest, latest - LOOK_BACK_YEARS, -1):
+        fresh = type(importer)(importer.ours)
+        clock = Clock(log.clock.zone, log.clock.reference, begin)
+        for seen in (*fresh.lines(log.head, clock), *fresh.finish()):
+            if seen.key is not None:
+                keys.setdefault(seen.key, begin)
+    with engine.connect() as connection:
+        found = [keys[key] for key in known_keys(connection, keys)]
+    return max(set(found), key=found.count) if found else None
+
+
 def _in_order(logs: list[_Log], importer: Importer) -> list[_Log]:
     """Oldest first: the lines of a message may stand in two rotated files."""
     for log in logs:
         log.first = importer.first_time(log.head, log.clock)
+        log.clock.rewind()
     dated = [log.first for log in logs if log.first is not None]
     latest = max(dated, default=0.0)
     return sorted(logs, key=lambda log: latest if log.first is None else log.first)
@@ -177,16 +251,23 @@ def _seen(importer: Importer, log: _Log, advance: Callable[[int], None]) -> Iter
 
         yield from importer.entries(read_export(blocks()))
         return
+    for lines in _bare(log, advance):
+        yield from importer.lines(lines, log.clock)
 
-    def blocks_of_lines() -> Iterator[list[str]]:
+
+def _bare(log: _Log, advance: Callable[[int], None]) -> Iterable[list[str]]:
+    """The log's lines without what is around them; `advance` is told how far it has been read."""
+    before = 0
+
+    def blocks() -> Iterator[list[str]]:
+        nonlocal before
         for lines in log.file.lines():
-            told()
+            position = log.file.position
+            advance(position - before)
+            before = position
             yield lines
 
-    bare = blocks_of_lines() if log.unwrap is None else log.unwrap(blocks_of_lines())
-    for lines in bare:
-        yield from importer.lines(lines, log.clock)
-    told()
+    return blocks() if log.unwrap is None else log.unwrap(blocks())
 
 
 class _Sink:

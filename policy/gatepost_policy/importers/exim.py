@@ -90,7 +90,7 @@ class Exim:
 
     def __init__(self, ours: Submission | None = None) -> None:
         self.tally = Tally()
-        self._ours = ours or Submission()
+        self.ours = ours or Submission()
         self._open: dict[str, _Open] = {}
         self._last = 0.0
         self._ordinals = Ordinals()
@@ -267,7 +267,7 @@ class Exim:
 
     def _whose(self, client: Client, authenticated: bool) -> Ownership:
         found = whose_mail(
-            self._ours,
+            self.ours,
             address=client.address,
             local=client.family is Family.UNIX,
             submitted=authenticated,

@@ -10,13 +10,18 @@ import gzip
 import io
 import lzma
 import os
+import re
+import shutil
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterator
-from typing import cast
+from datetime import UTC, datetime
+from typing import IO, cast
 
 CHUNK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 16
+_DATEEXT = re.compile(r"[-.](20\d\d)-?(\d\d)-?(\d\d)(?!\d)")
 _PACKED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, ValueError)
 
@@ -30,6 +35,7 @@ class LogFile:
         # Both can look ahead, so that standard input is recognised like a file.
         raw = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115
         self._raw = cast("io.BufferedReader", raw)
+        self._aside: IO[bytes] | None = None
         self.size: int | None = None  # bytes of the file as it is, packed or not
         self.modified: float | None = None  # Unix seconds
         if path != "-":
@@ -40,6 +46,8 @@ class LogFile:
         """Done with it."""
         if self.path != "-":
             self._raw.close()
+        if self._aside is not None:
+            self._aside.close()
 
     @property
     def position(self) -> int:
@@ -82,6 +90,42 @@ class LogFile:
             if not lines[-1]:
                 lines.pop()
             yield lines
+
+    def packed_at(self) -> float | None:
+        """When what gzip packed was last written, in Unix seconds (RFC 1952 2.3.1)."""
+        start = self.start()
+        if not start.startswith(b"\x1f\x8b") or len(start) < 8:
+            return None
+        return float(int.from_bytes(start[4:8], "little")) or None
+
+    def named_date(self) -> float | None:
+        """The day in the name of a log that logrotate's `dateext` has put aside, as its end."""
+        found = _DATEEXT.search(os.path.basename(self.path))
+        if found is None:
+            return None
+        try:
+            year, month, number = (int(part) for part in found.groups())
+            day = datetime(year, month, number, tzinfo=UTC)
+        except ValueError:
+            return None
+        return day.timestamp() + 86400
+
+    def again(self) -> None:
+        """Read from the beginning next; standard input is kept aside for it."""
+        self.damage = None
+        if self._aside is None:
+            self._raw.seek(0)
+            return
+        self._aside.seek(0)
+        self._raw = cast("io.BufferedReader", self._aside)
+
+    def keep_aside(self) -> None:
+        """What comes on standard input has to be read twice: into a file that nobody sees."""
+        if self.path != "-" or self._aside is not None:
+            return
+        self._aside = tempfile.TemporaryFile()
+        shutil.copyfileobj(self._raw, self._aside)
+        self.again()
 
     def start(self) -> bytes:
         """The first octets of the file as it is, packed or not."""

@@ -82,7 +82,7 @@ class Postfix:
 
     def __init__(self, ours: Submission | None = None) -> None:
         self.tally = Tally()
-        self._ours = ours or Submission()
+        self.ours = ours or Submission()
         self._open: dict[tuple[str, str], _Open] = {}
         self._held: dict[tuple[str, str], _Open] = {}
         self._last = 0.0
@@ -182,7 +182,7 @@ class Postfix:
         yield from self._refused(entry, queue_id, text, submission)
 
     def _whose(self, client: Client, submitted: bool) -> Ownership:
-        found = whose_mail(self._ours, address=client.address, submitted=submitted)
+        found = whose_mail(self.ours, address=client.address, submitted=submitted)
         # A program on this host: its mail is counted, since a log does not tell whose it was.
         return LOCAL if found == LOOPBACK else found
 

@@ -1,6 +1,7 @@
 """Journal records into rows and sums, each counted once."""
 
+from gatepost_policy.ingest.merge import known_keys
 from gatepost_policy.ingest.totals import write_sums
 from gatepost_policy.ingest.write import Outcome, ingest, remove
 
-__all__ = ["Outcome", "ingest", "remove", "write_sums"]
+__all__ = ["Outcome", "ingest", "known_keys", "remove", "write_sums"]

@@ -10,12 +10,14 @@ Limits: a finished message without anything remarkable (no trap, nobody refused,
 keeps no session, so a RCPT TO that is ingested after it stands as a row of its own.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, bindparam, select
 
 from gatepost_policy.ingest import deltas
 from gatepost_policy.ingest.rows import RecipientRow, Row, load
+from gatepost_policy.mail import index_key
 from gatepost_policy.store import sqltext
 from gatepost_policy.store.sqltext import chunks
 from gatepost_policy.store.tables import Message, MessageKey
@@ -68,6 +70,15 @@ def merge(connection: Connection, batch: list[Row], sums: deltas.Sums) -> Merged
     for row in batch:
         work.take(row)
     return work.result
+
+
+def known_keys(connection: Connection, keys: Iterable[str]) -> list[str]:
+    """Those of `keys` (as importers make them) under which the store has something already."""
+    stored = {index_key.fit(index_key.clean(key)): key for key in keys}
+    found: list[str] = []
+    for part in chunks(sorted(stored)):
+        found += [stored[key] for key in connection.scalars(_KNOWN_KEYS, {"values": part})]
+    return found
 
 
 def new_keys(

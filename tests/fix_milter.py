@@ -1,5 +1,6 @@
 """Fixtures of the milter's tests: `--update-cases`, and a daemon that plays golden cases."""
 
+import itertools
 import json
 import signal
 import time
@@ -181,6 +182,9 @@ def _fill_store(settings: Settings, cases: list[casefile.Case]) -> None:
     engine.dispose()
 
 
+_IDS = itertools.count(1000)
+
+
 def _good_mail(connection: object, case: casefile.Case, number: int) -> None:
     from ipaddress import ip_address
 
@@ -190,7 +194,7 @@ def _good_mail(connection: object, case: casefile.Case, number: int) -> None:
             tables.Message.__table__.insert().values(  # type: ignore[attr-defined]
                 at=casefile.AT - 60 - n, learned=casefile.AT, source="milter",
                 direction="inbound", family="ipv4", action="accept", reason="no-bad-signal",
-                stage="end", relay=False, id=1000 + n,
+                stage="end", relay=False, id=next(_IDS),
                 prefix=client_prefix(ip_address(case.envelope.client)),
             )
         )  # fmt: skip

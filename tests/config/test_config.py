@@ -171,3 +171,12 @@ def test_worker_count(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
         assert config.worker_count(Settings()) == want, cores
     assert config.worker_count(Settings.model_validate({"milter": {"workers": 5}})) == 5
+
+
+def test_never_list_of_ones_own(tmp_path: Path) -> None:
+    """A list without the shipped names is a list; with them it is longer."""
+    file = tmp_path / "gatepost.toml"
+    file.write_text('[sender]\nnever_list = ["example.org"]\n')
+    assert config.load(file).sender.never_list == ("example.org",)
+    file.write_text('[sender]\nnever_list = ["@packaged", "example.org"]\n')
+    assert len(config.load(file).sender.never_list) > 10

@@ -244,8 +244,10 @@ def packaged_never_list() -> tuple[str, ...]:
 
 def _with_packaged(value: object) -> object:
     """`@packaged` in a list stands for the shipped names."""
-    if not isinstance(value, list | tuple) or PACKAGED not in value:
+    if not isinstance(value, list | tuple):
         return value
+    if PACKAGED not in value:
+        return tuple(value)  # from here on it is no JSON any more, whose lists would be taken
     others = [name for name in value if name != PACKAGED]
     return (*packaged_never_list(), *others)
 

@@ -6,8 +6,12 @@ right one with a single thing changed, so the finding can only come from that.
 
 import json
 import os
+import re
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,8 @@ import pytest
 import mta_unpack
 from broken_postfix import Broken, Sockets, codes, findings, instance, paste, settings
 from daemons import BIN
+from gatepost_milter.doctor import postfix, postfix_around, postfix_config
+from gatepost_milter.doctor.finding import Live
 from open_socket import Listener
 from ports import free_port
 from postfix_instance import PostfixInstance, version
@@ -300,3 +306,36 @@ def test_command_line(
                 assert {f["code"] for f in json.loads(done.stdout)} == {"default-action"}
             else:
                 assert "listener" in done.stdout and "nothing to change" in done.stdout
+
+
+def test_port_587_of_another_program(
+    sockets: Sockets, postfix_programs: mta_unpack.Programs
+) -> None:
+    """Dovecot on 587: found where Postfix's own configuration is read; not looked at, and said so,
+    for that of another directory."""
+    with (
+        instance(postfix_programs, Broken("right", ""), sockets) as made,
+        socket.create_server(("127.0.0.1", 0)) as dovecot,
+    ):
+
+        def greet() -> None:
+            for _ in range(2):
+                connection, _ = dovecot.accept()
+                with connection:
+                    connection.sendall(b"220 mx.local.test Dovecot ready.\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        config = postfix_config.read(made.etc, made.commands_for_check())
+        live = settings("milter", sockets)
+        ports = {str(dovecot.getsockname()[1]): "submission"}
+        assert list(postfix_around.foreign_submission(Live(config, live), (), ports)) == []
+        assert any("587" in one for one in postfix.unchecked(config, live))
+        own = Live(replace(config, called=("postconf",)), live)
+        (finding,) = postfix_around.foreign_submission(own, (), ports)
+        assert "submission_relay_trusted = yes" in finding.change
+        (entry,) = re.findall(r"postconf -M '([^']*)'", finding.change)
+        subprocess.run([made.commands_for_check() / "postconf", "-c", made.etc, "-M", entry],
+                       check=True)  # fmt: skip
+        # With the listener that it names, gatepost knows these users; only the milter is missing
+        # there, as on any new listener, and that is said with the line.
+        assert codes(made, live) in ([], ["default-action"])

@@ -41,8 +41,13 @@ def check(config: PostfixConfig, settings: Settings) -> tuple[Finding, ...]:
 
 def unchecked(config: PostfixConfig, settings: Settings) -> tuple[str, ...]:
     """What this run could not look at, each in a few words."""
+    elsewhere = (
+        ("whether another program serves ports 587 and 465 of this host",)
+        if "-c" in config.called
+        else ()
+    )
     return (*postfix_tables.unread(Live(config, settings)),
-            *postfix_networks.unread(config))  # fmt: skip
+            *postfix_networks.unread(config), *elsewhere)  # fmt: skip
 
 
 class Checker:

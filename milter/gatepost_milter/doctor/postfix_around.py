@@ -2,12 +2,12 @@
 
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 
 from gatepost_milter.doctor import postfix_lines, postfix_tables
 from gatepost_milter.doctor.finding import Finding, Live, place
-from gatepost_milter.doctor.postfix_config import SUBMISSION_PORTS, Service
+from gatepost_milter.doctor.postfix_config import Service
 from gatepost_policy import scrub
 
 PREPEND_COUNTS_SINCE = (3, 7, 11)  # HISTORY 20231213
@@ -16,6 +16,7 @@ RESTRICTIONS = tuple(
     for stage in ("client", "helo", "sender", "relay", "recipient", "data", "end_of_data")
 )
 LOOK_S = 2.0
+PORTS = {"587": "submission", "465": "submissions"}
 
 
 def prepended(live: Live, service: Service) -> Iterator[Finding]:
@@ -105,14 +106,21 @@ def completion(live: Live) -> Iterator[Finding]:
                                         "permit_inet_interfaces"))  # fmt: skip
 
 
-def foreign_submission(live: Live, submissions: tuple[Service, ...]) -> Iterator[Finding]:
-    """A submission port of this host that Postfix does not serve: Dovecot's proxy, mostly."""
-    served = {s.port for s in submissions}
-    names = {"587": "submission", "465": "submissions"}
-    for port in SUBMISSION_PORTS[:2]:
-        if port in served or names[port] in served or (port == "465" and "smtps" in served):
+def foreign_submission(
+    live: Live, submissions: tuple[Service, ...], ports: Mapping[str, str] = PORTS
+) -> Iterator[Finding]:
+    """A submission port of this host that Postfix does not serve: Dovecot's proxy, mostly.
+
+    Looked at for Postfix's own configuration only: that of another directory need not be the one
+    that serves this host's ports.
+    """
+    if "-c" in live.config.called:
+        return
+    served = {PORTS.get(s.port, s.port) for s in submissions}
+    for port, name in ports.items():
+        if name in served or (name == "submissions" and "smtps" in served):
             continue
-        if not greets(int(port), tls=port == "465"):
+        if not greets(int(port), tls=name == "submissions"):
             continue
         listener = "127.0.0.1:10587"
         options = {

@@ -15,6 +15,7 @@ from pathlib import Path
 from gatepost_milter.doctor import postfix_lines
 
 TIMEOUT = 30
+SENDMAIL = Path("/etc/mail/sendmail.cf")
 SUBMISSION_NAMES = ("submission", "submissions", "smtps")
 SUBMISSION_PORTS = ("587", "465")
 
@@ -245,6 +246,11 @@ def _pairs(text: str) -> dict[str, str]:
 def _find_commands() -> Path:
     path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/opt/postfix/sbin"
     found = shutil.which("postconf", path=path)
+    if found is None and SENDMAIL.exists():
+        raise Unreadable(
+            "no postconf here: this is Sendmail, whose submissions cannot be scrubbed and get 451 "
+            "(docs/neighbours.md)"
+        )
     if found is None:
         raise Unreadable("no postconf in /usr/sbin: say --command-directory DIR")
     return Path(found).parent

@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from gatepost_policy.importers.exim_fields import read_arrival, read_recipient, read_rejection
+from gatepost_policy.importers.exim_fields import (
+    read_arrival,
+    read_recipient,
+    read_rejection,
+    walked_arrival,
+    walked_rejection,
+)
 
 # Words that mean something elsewhere in a line, to be found in every place a client can fill.
 BAIT = (
@@ -112,6 +118,24 @@ def test_a_rejection_says_what_exim_said(line: Line) -> None:
     if line.certificate is None and line.ident is None:
         assert got.authenticated is line.logged_in
     assert not got.authenticated or line.logged_in
+
+
+PLAIN = st.builds(
+    Line, ATOM.map("{}@spam.example".format), HELO, st.none(), st.none(),
+    ATOM.map("{}@spam.example".format), st.just("x"), ATOM.map("{}@home.example".format),
+    st.booleans(), st.one_of(st.none(), st.just("spam.example")),
+)  # fmt: skip
+
+
+@given(st.one_of(PLAIN, LINES))
+@examples(max_examples=500)
+def test_the_short_way_reads_what_the_walk_reads(line: Line) -> None:
+    for text in (
+        line.arrival(),
+        line.arrival().replace(' T="x"', "").replace(" A=plain:alice", ""),
+    ):
+        assert read_arrival(text) == walked_arrival(text)
+    assert read_rejection(line.rejection()) == walked_rejection(line.rejection())
 
 
 @given(ADDRESS, ADDRESS)

@@ -273,7 +273,7 @@ class Exim:
             submitted=authenticated,
         )
         # A program on this host: its mail is counted, since a log does not tell whose it was.
-        return LOCAL if found == LOOPBACK else found
+        return LOCAL if found is LOOPBACK else found
 
     def _refusal(self, at: float, queue_id: str | None, text: str, line: str) -> Iterator[Seen]:
         found = read_rejection(TOPIC.sub("", text[:MAX_REFUSAL]))

@@ -37,6 +37,7 @@ from gatepost_policy.importers.postfix_line import (
     DELIVERED_TO,
     QUEUE_ID,
     QUEUED,
+    QUEUED_AS,
     SUBMISSION,
     WHOLE,
     read_client,
@@ -184,7 +185,7 @@ class Postfix:
     def _whose(self, client: Client, submitted: bool) -> Ownership:
         found = whose_mail(self.ours, address=client.address, submitted=submitted)
         # A program on this host: its mail is counted, since a log does not tell whose it was.
-        return LOCAL if found == LOOPBACK else found
+        return LOCAL if found is LOOPBACK else found
 
     def _arrive(
         self, entry: Entry, queue_id: str, client: Client, whose: Ownership
@@ -240,12 +241,12 @@ class Postfix:
             self.tally.kinds["other"] += 1
             return
         self.tally.kinds["delivery"] += 1
-        to, bare, original, bare_original, _, relay, second = match.groups()
+        to, bare, original, bare_original, relay = match.groups()
         found = self._open.get(key)
         if found is not None:
             found.recipients.setdefault(original or bare_original or to or bare or "", True)
-        if second:
-            self._handed_on((key[0], second), relay)
+        if relay and " queued as " in text and (again := QUEUED_AS.search(text)):
+            self._handed_on((key[0], again.group(1)), relay)
 
     def _handed_on(self, key: tuple[str, str], relay: str | None) -> None:
         """A filter on this host has taken a message and queued it again as `key`.

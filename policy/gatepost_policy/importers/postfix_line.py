@@ -18,12 +18,15 @@ _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _PATH = rf"(?:{_QUOTED}|[^\"<>])*"
 DELIVERED_TO = re.compile(
     rf"to=(?:<({_PATH})>|([^\s<>,]+)), (?:orig_to=(?:<({_PATH})>|([^\s<>,]+)), )?"
-    r"relay=(\S*?)(?:\[([0-9A-Fa-f.:]+)\])?(?::\d+)?, (?:.*?queued as (\w+)\)*\Z)?",
+    r"relay=(?:[^\s\[,]*\[([0-9A-Fa-f.:]+)\])?",
     re.S,
 )
+# What a delivery's answer ends in where a Postfix took the message.
+QUEUED_AS = re.compile(r" queued as (\w+)\)+\Z")
 CLIENT = re.compile(
-    r"client=(\S*\[[^\]\s]*\](?::\d+)?)(, sasl_(?:method|username)=)?"
-    r"(?:.*?(, orig_queue_id=))?(?:.*?, orig_client=(\S*\[[^\]\s]*\]))?",
+    r"client=(\S*\[[^\]\s]*\](?::\d+)?)"
+    r"(?:(, sasl_(?:method|username)=)?(?:.*?(, orig_queue_id=))?"
+    r"(?:.*?, orig_client=(\S*\[[^\]\s]*\]))?.*|)\Z",
     re.S,
 )
 _REFUSED = re.compile(

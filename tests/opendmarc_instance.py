@@ -27,7 +27,7 @@ SPFSelfValidate false
 RequiredHeaders false
 Syslog no
 Background false
-Socket local:{socket}
+Socket {socket}
 """
 
 
@@ -55,14 +55,16 @@ def verdict(session: client.Session, fields: bytes, author: str) -> str | None:
 
 @contextmanager
 def serving(
-    programs: Programs, home: Path, records: Mapping[str, str], trusted: str
+    programs: Programs, home: Path, records: Mapping[str, str], trusted: str, port: int = 0
 ) -> Iterator[OpenDmarc]:
-    """Run OpenDMARC, which believes `trusted`, for as long as the block lasts."""
+    """Run OpenDMARC, which believes `trusted`, for as long as the block lasts: on TCP where a
+    `port` is given, for an MTA; else on a unix socket, which answers sooner."""
     dns = DnsServer(records)
-    socket = home / "opendmarc.sock"
+    local = home / "opendmarc.sock"
+    theirs, ours = (f"inet:{port}@127.0.0.1",) * 2 if port else (f"local:{local}", f"unix:{local}")
     (home / "resolv.conf").write_text(f"nameserver {dns.address}\n")
     conf = home / "opendmarc.conf"
-    conf.write_text(CONF.format(own=AUTHSERV, trusted=trusted, socket=socket))
+    conf.write_text(CONF.format(own=AUTHSERV, trusted=trusted, socket=theirs))
     program = programs.root / "usr/sbin/opendmarc"
     script = (
         f'mount --bind "{home}/resolv.conf" /etc/resolv.conf && exec "{program}" -f -c "{conf}"'
@@ -74,7 +76,7 @@ def serving(
             stderr=subprocess.STDOUT, env=programs.environment(),
         )  # fmt: skip
     try:
-        running = OpenDmarc(f"unix:{socket}", log)
+        running = OpenDmarc(ours, log)
         _wait(running, process)
         yield running
     finally:

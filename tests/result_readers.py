@@ -6,6 +6,7 @@ blanks, folds, quotes, backslashes, parentheses and more put where nobody would.
 
 import json
 import random
+import re
 import subprocess
 from collections.abc import Sequence
 
@@ -49,6 +50,8 @@ def spelling(rng: random.Random) -> bytes:
     if rng.random() < 0.1:
         text = f'"{text}"'
     text = rng.choice(BEFORE) + text + rng.choice(BEHIND)
+    # A fold that lost its blank would end the header.
+    text = re.sub(r"\n(?![ \t])", "\n ", text)
     return b" " + text.encode() + b";" + TAIL
 
 

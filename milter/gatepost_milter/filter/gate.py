@@ -261,7 +261,9 @@ class Gate:
             plan = self.scrubber.plan(message.fields, hop, message.at, message.login, client)
             seen = replace(seen, relayed=plan.relayed, dropped=self._counted(plan.dropped, client))
             ours = self.settings.dkim.authserv_id or hop.name or "localhost"
-            edits = (*forged(message, ours), *plan.edits)
+            # rspamd takes a listener's name for its own, and writes the login beside it.
+            names = self.settings.submission.daemon_names
+            edits = (*forged(message, ours, *names), *plan.edits)
             refusal, plan_login = plan.refusal, plan.login
             if plan.hint is not None:
                 self.tell_once("error", "submission-refused", hint=plan.hint)

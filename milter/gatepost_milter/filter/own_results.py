@@ -110,15 +110,16 @@ class OwnResults:
         return tuple(edits)
 
 
-def forged(message: Message, ours: str) -> list[Edit]:
-    """The edits that delete what claims to be ours."""
+def forged(message: Message, *ours: str) -> list[Edit]:
+    """The edits that delete what claims to be by one of `ours`."""
     # RFC 8601 5: a border MTA removes every field that claims its own authserv-id.
     indexes: Sequence[int]
     if message.beyond is not None:
         indexes = message.beyond.claimed
     else:
         values = message.values(RESULTS)
-        indexes = authresults.forged(values, ours) if values else ()
+        claimed = (authresults.forged(values, name) for name in ours) if values else ()
+        indexes = sorted({index for found in claimed for index in found})
     # Highest first: deleting one renumbers those below it.
     return [Edit("delete", "Authentication-Results", k) for k in reversed(indexes)]
 

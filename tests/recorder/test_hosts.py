@@ -16,7 +16,7 @@ import sums
 from fix_store import AT, count, message, new_server, settings_in, signature
 from gatepost_policy import ingest, journal, store
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.ingest import deltas, rows
+from gatepost_policy.ingest import deltas, fold_all, rows
 from gatepost_policy.journal import record
 from gatepost_policy.recorder import Recorder, intake
 from gatepost_policy.store import migrate
@@ -139,6 +139,7 @@ def test_hosts_upserting_at_once_are_right(
         thread.join()
     try:
         assert errors == []
+        fold_all(engine, shared)
         check(engine, [data for t in told for data in t])
     finally:
         engine.dispose()

@@ -8,7 +8,7 @@ A sum has one field for each column that it is added to.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from gatepost_policy.ingest.rows import Row, SignatureRow
 from gatepost_policy.mail.index_key import MAX_KEY, fit, reverse
@@ -75,7 +75,7 @@ class HostSum:
 class IdentitySum:
     """What one `identity` row gains in one batch; `seen` are the days of its messages.
 
-    `learned` and `days` are known when it is written.
+    `days` is known when it is written, and `learned` where it is 0.
     """
 
     kind: str
@@ -96,7 +96,7 @@ class IdentitySum:
 
 @dataclass(slots=True)
 class KeySum:
-    """What one `dkim_key` row gains in one batch. `learned` is known when it is written."""
+    """What one `dkim_key` row gains in one batch; `learned` is known when it is written."""
 
     reversed: str
     selector: str
@@ -109,6 +109,11 @@ class KeySum:
     learned: float = 0.0
     previous_bits: None = None
     changed: None = None
+
+
+# What is added up when two sums of one key come together; their times are not.
+_DAY_COUNTS = tuple(f.name for f in fields(DaySum) if f.name not in ("first_at", "last_at"))
+_IDENTITY_COUNTS = ("messages", "trap_messages", "ipv4", "ipv6")
 
 
 @dataclass(slots=True)
@@ -153,6 +158,48 @@ class Sums:
                 )
         if identities and message.direction == "inbound":
             self._identities(row, day, sign)
+
+    @property
+    def since(self) -> float | None:
+        """When the first of these identities was seen (Unix seconds); None where there is none."""
+        return min((one.first_seen for one in self.identities.values()), default=None)
+
+    def merge(self, later: "Sums") -> None:
+        """Add what a later batch comes to, as if its sums were written after these."""
+        for key, day in later.days.items():
+            known = self.days.setdefault(key, day)
+            if known is not day:
+                known.first_at = min(known.first_at, day.first_at)
+                known.last_at = max(known.last_at, day.last_at)
+                for name in _DAY_COUNTS:
+                    setattr(known, name, getattr(known, name) + getattr(day, name))
+        for host_key, host in later.hosts.items():
+            named = self.hosts.setdefault(host_key, host)
+            if named is not host:
+                named.messages += host.messages
+                if host.name is not None and host.last_at >= named.last_at:
+                    named.name = host.name
+                named.last_at = max(named.last_at, host.last_at)
+        for who, one in later.identities.items():
+            seen = self.identities.setdefault(who, one)
+            if seen is not one:
+                seen.first_seen = min(seen.first_seen, one.first_seen)
+                seen.last_seen = max(seen.last_seen, one.last_seen)
+                seen.seen |= one.seen
+                seen.learned = max(seen.learned, one.learned)
+                for name in _IDENTITY_COUNTS:
+                    setattr(seen, name, getattr(seen, name) + getattr(one, name))
+        for key_key, key_sum in later.keys.items():
+            used = self.keys.setdefault(key_key, key_sum)
+            if used is not key_sum:
+                used.first_seen = min(used.first_seen, key_sum.first_seen)
+                used.messages += key_sum.messages
+                used.last_seen = max(used.last_seen, key_sum.last_seen)
+                used.learned = max(used.learned, key_sum.learned)
+                # What is written later is what was learned later.
+                used.algorithm = key_sum.algorithm or used.algorithm
+                if key_sum.key_bits is not None:
+                    used.key_bits = key_sum.key_bits
 
     def move_host(self, row: Row, old: str, new: str) -> None:
         """`row`'s client is known by another name now: retention made it coarser."""

@@ -55,7 +55,7 @@ def write_sums(connection: Connection, sums: deltas.Sums, learned: float) -> Non
     _drop_empty(connection, sums)
     _identities(connection, sums, learned)
     for key in sums.keys.values():
-        key.learned = learned
+        key.learned = key.learned or learned
     sqltext.many(
         connection,
         sqltext.upsert(
@@ -81,12 +81,12 @@ def _drop_empty(connection: Connection, sums: deltas.Sums) -> None:
         connection,
         "DELETE FROM domain_day WHERE reversed = ? AND day = ? AND family = ? AND shared = ?"
         " AND messages <= 0",
-        [key for key, day in by_key(sums.days) if day.messages < 0],
+        [key for key, day in by_key(sums.days) if day.messages <= 0],
     )
     sqltext.many(
         connection,
         "DELETE FROM domain_host WHERE reversed = ? AND host = ? AND shared = ? AND messages <= 0",
-        [key for key, host in by_key(sums.hosts) if host.messages < 0],
+        [key for key, host in by_key(sums.hosts) if host.messages <= 0],
     )
 
 
@@ -112,7 +112,7 @@ def _identities(connection: Connection, sums: deltas.Sums, learned: float) -> No
     current = one_day
     for key, found in by_key(sums.identities):
         statement = one_day
-        found.learned = learned
+        found.learned = found.learned or learned
         if len(found.seen) > 1:
             statement = counted
             span = known.get(key)

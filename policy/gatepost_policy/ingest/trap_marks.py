@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, and_, not_, or_, select, update
 
 from gatepost_policy import store, traps
-from gatepost_policy.ingest import deltas, rows, totals
+from gatepost_policy.ingest import deltas, rows, totals, waiting
 from gatepost_policy.ingest.rows import RecipientRow, Row
 from gatepost_policy.mail.address import OPEN
 from gatepost_policy.mail.decision import Reason
@@ -53,6 +53,7 @@ def settle(engine: Engine, settings: "Settings") -> int:
 
     Cheap where the traps have not changed. Raises StoreError.
     """
+    waiting.fold_all(engine, settings)
     with store.reading(engine) as connection:
         wanted = revision.number(connection, "traps") + revision.number(connection, OLD_MAIL)
         if revision.number(connection, TOPIC) >= wanted:
@@ -226,6 +227,7 @@ def _mark(
     """
     from gatepost_policy import listings
 
+    waiting.fold(connection, settings, whole=True)
     # The recorder of another host must not replace a row that we are counting.
     lock = select(Message.id).where(Message.id.in_(ids)).order_by(Message.id).with_for_update()
     connection.execute(lock).all()

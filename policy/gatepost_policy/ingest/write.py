@@ -14,9 +14,8 @@ from sqlalchemy import Connection
 
 from gatepost_policy import config, traps
 from gatepost_policy.config import own_names
-from gatepost_policy.ingest import deltas, merge, rows
+from gatepost_policy.ingest import deltas, merge, rows, waiting
 from gatepost_policy.ingest.rows import Row
-from gatepost_policy.ingest.totals import write_sums
 from gatepost_policy.journal.record import Json, read_seen
 from gatepost_policy.mail import index_key
 from gatepost_policy.store import partitions, sqltext
@@ -78,7 +77,8 @@ def ingest(
         sums = deltas.Sums()
         merged = _write(connection, batch, sums, learned)
         outcome.messages = len(merged.fresh)
-        _judge(connection, batch, merged, sums, settings, outcome)
+        added = waiting.add(connection, sums, learned)
+        _judge(connection, batch, merged, added, settings, outcome)
     for key in merge.new_keys(connection, keyed):
         counts[key] = counts.get(key, 0) + 1
         outcome.messages += 1
@@ -121,7 +121,6 @@ def _write(
             | {(key, row.id) for key, row in merged.adopted.items() if row.id not in merged.gone}
         ),
     )
-    write_sums(connection, sums, learned)
     return merged
 
 
@@ -129,13 +128,15 @@ def _judge(
     connection: Connection,
     batch: Sequence[Row],
     merged: merge.Merged,
-    sums: deltas.Sums,
+    counted: deltas.Sums | None,
     settings: "Settings",
     outcome: Outcome,
 ) -> None:
-    """Listings, repeat senders, traps that turn out to be somebody's address."""
+    """Listings, repeat senders, traps that turn out to be somebody's address.
+
+    `counted`: what was added to the sums; None where that waits, and the repeat senders with it.
+    """
     from gatepost_policy import listings
-    from gatepost_policy.store import revision
 
     inbound = [row for row in batch if row.message.direction == "inbound"]
     if not inbound:
@@ -148,34 +149,21 @@ def _judge(
         and ((one.holder.hit if one.record is one.holder else one.hit) or one.holder.merged)
     ]
     if fresh:
+        # Two hosts that list one identity at once would list it twice.
+        waiting.wait(connection, waiting.LISTINGS_TURN)
         own = own_names.read(config.state_dir(settings))
         changes = listings.apply(connection, fresh, settings, own)
         outcome.listings, outcome.repeat = changes.listings, changes.repeat
     first, last = min(row.at for row in inbound), max(row.at for row in inbound)
     # A RCPT TO that joins a stored row makes its sender no later than that row.
     since = min([first, *(row.at for row in merged.rewritten.values())])
-    if _perhaps_repeat(connection, since, settings) and listings.flag_repeat(
-        connection, since, settings, sums.identities.keys()
-    ):
-        revision.bump(connection, "repeat")
-        outcome.repeat = True
+    if counted is not None:
+        since = min(since, counted.since or since)
+        outcome.repeat |= waiting.flag_repeat(connection, counted.identities, since, settings)
     senders = {row.sender.trap_key for row in inbound if row.sender is not None}
     found = _traps_among(connection, sorted(senders))
     if found:
         traps.seen_live(connection, found, at=last, how="sender")
-
-
-# Two looks that hardly ever find anything, asked of every batch: as plain SQL they cost a tenth.
-_REPEAT = """SELECT 1 FROM identity WHERE trap_messages > 0 AND last_seen >= ? AND NOT repeat
- AND messages >= ? AND days >= ? AND last_seen - first_seen >= ? LIMIT 1"""
-
-
-def _perhaps_repeat(connection: Connection, since: float, settings: "Settings") -> bool:
-    """True where an identity seen since then may have become a repeat sender."""
-    sender = settings.sender
-    values = (since, sender.repeat_messages, sender.repeat_messages, sender.repeat_span)
-    sql = _REPEAT
-    return sqltext.execute(connection, sql, values).first() is not None
 
 
 def _traps_among(connection: Connection, keys: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gatepost_policy import config, journal, lookup, retention, store, traps
 from gatepost_policy.config import own_names
-from gatepost_policy.ingest import Outcome, ingest, trap_marks
+from gatepost_policy.ingest import Outcome, fold_all, ingest, trap_marks
 from gatepost_policy.journal.record import Json
 from gatepost_policy.recorder import intake
 from gatepost_policy.recorder.intake import Intake, Log
@@ -108,6 +108,7 @@ class Recorder:
         self._publish()
         if took:
             return took >= intake.BATCH_RECORDS
+        fold_all(self.engine(), self.settings)
         self._purge(time.time(), retention.steady())
         return False
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Boolean, Connection, Engine, Float
 
-from gatepost_policy import config, store
+from gatepost_policy import config, ingest, store
 from gatepost_policy.ingest import rows
 from gatepost_policy.mail import address, index_key
 from gatepost_policy.retention import erased_times, person_files, purger
@@ -130,6 +130,7 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
         received = _received(connection, person)
     for part in chunks(sent, BATCH):
         with _wiping(engine) as connection:
+            ingest.fold(connection, settings, whole=True)
             kept = _keys_of(connection, part)
             gone = list(rows.load(connection, part).values())
             done.sent += purger.to_counts(connection, part, now)
@@ -151,6 +152,7 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
                 if table == "recipient":
                     done.received += count
     with _wiping(engine) as connection:
+        ingest.fold(connection, settings, whole=True)
         known = _identities(connection, person)
         done.identities = _delete(connection, "identity", known)
         sql = "SELECT * FROM listing WHERE kind IN ('sender', 'author')"

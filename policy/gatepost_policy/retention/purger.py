@@ -108,6 +108,7 @@ class Purger:
             trapped = kind == "traps"
             ids = [number for number, traps in found if (traps > 0) is trapped]
             if ids:
+                ingest.fold(connection, self.settings, whole=True)
                 getattr(self, f"_{kind}")(connection, ids, now)
             _set_mark(connection, topic, found[-1][0])
         return len(found) == STEP

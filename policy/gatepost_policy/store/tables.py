@@ -391,6 +391,15 @@ class TrapRow(Base):
     __table_args__ = (UniqueConstraint("kind", "key"),)
 
 
+class WaitingSums(Base):
+    """What one batch adds to the sums, left by a host while another one was adding to them."""
+
+    __tablename__ = "waiting_sums"
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    sums: Mapped[str] = mapped_column(Text)  # JSON: `ingest.waiting`
+
+
 class SubmissionCount(Base):
     """How many submissions on one day (since 1970-01-01 UTC), and nothing else about them."""
 

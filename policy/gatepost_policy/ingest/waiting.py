@@ -1,0 +1,210 @@
+"""Hosts that share a store do not wait for one another on the sums that all of them count in.
+
+How it works: on a server one host at a time has the turn to add to the sums (a lock that is tried,
+not waited for). Whoever has it not leaves what its batch adds in `waiting_sums`, one row, and
+commits; whoever has it takes the waiting rows along, oldest first. So the sums are what one
+recorder would have counted, a moment later; `fold_all` brings them up to date before they are read
+or before something is taken out of them. SQLite has one writer, whose turn it always is.
+
+Order matters where a message is taken out again: what counted it was committed before, so it waits
+in front. Own sums are never counted before sums that wait.
+
+Limits: beyond QUEUE_MAX rows a host waits for its turn after all, so that the queue stays short.
+"""
+
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine
+
+from gatepost_policy import store
+from gatepost_policy.ingest import deltas
+from gatepost_policy.ingest.totals import write_sums
+from gatepost_policy.store import revision, sqltext
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+FOLD = 16  # rows in one transaction
+QUEUE_MAX = 256
+# Any numbers that are ours: PostgreSQL's advisory locks are one space per database.
+SUMS_TURN = 0x67617465_0001
+LISTINGS_TURN = 0x67617465_0002
+
+_OLDEST = "SELECT id, sums FROM waiting_sums ORDER BY id LIMIT ?"
+_PUT = "INSERT INTO waiting_sums (sums) VALUES (?)"
+
+
+def add(connection: Connection, sums: deltas.Sums, learned: float) -> deltas.Sums | None:
+    """Count `sums` with all that waits, or leave them waiting; None where they do.
+
+    Gives what was counted, own sums included. `learned` is now, in Unix seconds. Raises
+    SQLAlchemyError.
+    """
+    if not _turn(connection):
+        leave(connection, sums, learned)
+        waiting = sqltext.execute(connection, "SELECT count(*) FROM waiting_sums").scalar_one()
+        if waiting <= QUEUE_MAX:
+            return None
+        wait(connection, SUMS_TURN)
+        taken = _take(connection)
+    else:
+        taken = _take(connection)
+        if taken.more:
+            leave(connection, sums, learned)
+        else:
+            stamp(sums, learned)
+            taken.sums.merge(sums)
+    write_sums(connection, taken.sums, learned)
+    return taken.sums
+
+
+def stamp(sums: deltas.Sums, learned: float) -> None:
+    """These were learned at `learned`, whenever they are written."""
+    for identity in sums.identities.values():
+        identity.learned = learned
+    for key in sums.keys.values():
+        key.learned = learned
+
+
+def leave(connection: Connection, sums: deltas.Sums, learned: float) -> None:
+    """Let `sums` wait. Raises SQLAlchemyError."""
+    stamp(sums, learned)
+    sqltext.execute(connection, _PUT, (dump(sums),))
+
+
+def fold_all(engine: Engine, settings: "Settings") -> None:
+    """Count everything that waits now, in bounded transactions. Raises StoreError."""
+    sql = "SELECT max(id) FROM waiting_sums"
+    with store.reading(engine) as connection:
+        newest = sqltext.execute(connection, sql).scalar()
+    more = newest is not None
+    while more:
+        more = store.persistently(engine, lambda connection: fold(connection, settings))
+        with store.reading(engine) as connection:
+            oldest = sqltext.execute(connection, "SELECT min(id) FROM waiting_sums").scalar()
+        # What other hosts leave meanwhile is for their next turn: this ends on a busy store, too.
+        more = more and oldest is not None and oldest <= newest
+
+
+def fold(connection: Connection, settings: "Settings", *, whole: bool = False) -> bool:
+    """Count what waits, at most FOLD rows unless `whole`; True where more is waiting.
+
+    Waits for its turn, and keeps it until the transaction ends: whoever takes something out of
+    the sums calls this first. Raises SQLAlchemyError.
+    """
+    wait(connection, SUMS_TURN)
+    more = True
+    while more:
+        taken = _take(connection)
+        write_sums(connection, taken.sums, 0.0)
+        flag_repeat(connection, taken.sums.identities, taken.sums.since, settings)
+        more = taken.more
+        if not whole:
+            break
+    return more
+
+
+def flag_repeat(
+    connection: Connection,
+    touched: Collection[deltas.IdentityKey],
+    since: float | None,
+    settings: "Settings",
+) -> bool:
+    """Flag who became a repeat sender by what was counted; True where somebody did.
+
+    `since`: nobody of `touched` was seen last before (Unix seconds); None: nobody was touched.
+    """
+    from gatepost_policy import listings
+
+    if since is None or not _perhaps_repeat(connection, since, settings):
+        return False
+    if not listings.flag_repeat(connection, since, settings, touched):
+        return False
+    revision.bump(connection, "repeat")
+    return True
+
+
+# A look that hardly ever finds anything, asked of every batch: as plain SQL it costs a tenth.
+_REPEAT = """SELECT 1 FROM identity WHERE trap_messages > 0 AND last_seen >= ? AND NOT repeat
+ AND messages >= ? AND days >= ? AND last_seen - first_seen >= ? LIMIT 1"""
+
+
+def _perhaps_repeat(connection: Connection, since: float, settings: "Settings") -> bool:
+    """True where an identity seen since then may have become a repeat sender."""
+    sender = settings.sender
+    values = (since, sender.repeat_messages, sender.repeat_messages, sender.repeat_span)
+    return sqltext.execute(connection, _REPEAT, values).first() is not None
+
+
+def wait(connection: Connection, turn: int) -> None:
+    """Have this turn until the transaction ends, and wait for it; a SQLite writer has it."""
+    if connection.dialect.name == "postgresql":
+        sqltext.execute(connection, "SELECT pg_advisory_xact_lock(?)", (turn,))
+
+
+def _turn(connection: Connection) -> bool:
+    if connection.dialect.name == "sqlite":
+        return True
+    sql = "SELECT pg_try_advisory_xact_lock(?)"
+    return bool(sqltext.execute(connection, sql, (SUMS_TURN,)).scalar())
+
+
+@dataclass(slots=True)
+class _Taken:
+    """Sums that waited and are to be written now; `more`: others are waiting still."""
+
+    sums: deltas.Sums
+    more: bool
+
+
+def _take(connection: Connection) -> _Taken:
+    """Take the oldest FOLD waiting rows."""
+    sums = deltas.Sums()
+    found = sqltext.execute(connection, _OLDEST, (FOLD + 1,)).all()
+    taken = found[:FOLD]
+    for row in taken:
+        sums.merge(load(row.sums))
+    sqltext.many(connection, "DELETE FROM waiting_sums WHERE id = ?", [(r.id,) for r in taken])
+    return _Taken(sums, len(found) > len(taken))
+
+
+# What waits is JSON: for each table the fields' names once, and their values for each key. A
+# release with more of them reads what one with fewer has left.
+
+
+def dump(sums: deltas.Sums) -> str:
+    """`sums` as text. `load` reads it."""
+    out: dict[str, Any] = {}
+    for name, kind in _KINDS.items():
+        names = [field.name for field in fields(kind)]
+        values: Callable[[Any], tuple[object, ...]] = attrgetter(*names)
+        out[name] = {
+            "fields": names,
+            "rows": [[key, values(one)] for key, one in getattr(sums, name).items()],
+        }
+    return json.dumps(out, separators=(",", ":"), default=sorted)
+
+
+def load(text: str) -> deltas.Sums:
+    """The sums that `dump` wrote."""
+    sums = deltas.Sums()
+    for name, told in json.loads(text).items():
+        found = getattr(sums, name)
+        for key, values in told["rows"]:
+            given = dict(zip(told["fields"], values, strict=True))
+            if "seen" in given:
+                given["seen"] = set(given["seen"])
+            found[tuple(key)] = _KINDS[name](**given)
+    return sums
+
+
+_KINDS: dict[str, Any] = {
+    "identities": deltas.IdentitySum,
+    "days": deltas.DaySum,
+    "hosts": deltas.HostSum,
+    "keys": deltas.KeySum,
+}

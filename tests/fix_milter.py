@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+def milter_engine(request: pytest.FixtureRequest) -> Iterator[str]:
     """The engine that this test's daemons run on. Tests of the real daemon run on each."""
     Running.engine = getattr(request, "param", "libmilter")
     yield Running.engine
@@ -39,12 +39,12 @@ def engine(request: pytest.FixtureRequest) -> Iterator[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What runs the real milter runs it on both engines."""
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
-    if "engine" in metafunc.fixturenames or marks & {"milter", "crash", "postfix"}:
+    if "milter_engine" in metafunc.fixturenames or marks & {"milter", "crash", "postfix"}:
         if "one_engine" in marks:
             return
-        if "engine" not in metafunc.fixturenames:
-            metafunc.fixturenames.insert(0, "engine")
-        metafunc.parametrize("engine", ENGINES, indirect=True, scope="session")
+        if "milter_engine" not in metafunc.fixturenames:
+            metafunc.fixturenames.insert(0, "milter_engine")
+        metafunc.parametrize("milter_engine", ENGINES, indirect=True, scope="session")
 
 
 class CaseDaemon:
@@ -201,7 +201,9 @@ def _good_mail(connection: object, case: casefile.Case, number: int) -> None:
 
 
 @pytest.fixture(scope="session")
-def case_daemon(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaseDaemon]:
+def case_daemon(
+    milter_engine: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[CaseDaemon]:
     """The daemon that all golden cases share."""
     daemon = CaseDaemon(tmp_path_factory.mktemp("cases"), casefile.everything())
     yield daemon

@@ -40,8 +40,8 @@ def replay_store(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Se
 
 
 @pytest.fixture(scope="module")
-def replay_milter(engine: str, replay_store: Settings) -> Iterator[PrivateMilter]:
-    with PrivateMilter(on_engine(replay_store, engine), workers=1) as milter:
+def replay_milter(milter_engine: str, replay_store: Settings) -> Iterator[PrivateMilter]:
+    with PrivateMilter(on_engine(replay_store, milter_engine), workers=1) as milter:
         yield milter
 
 

@@ -23,7 +23,9 @@ def sink_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def running(engine: str, postfix_programs: mta_unpack.Programs, sink_port: int) -> Iterator[Stack]:
+def running(
+    milter_engine: str, postfix_programs: mta_unpack.Programs, sink_port: int
+) -> Iterator[Stack]:
     main = {"transport_maps": f"inline:{{ sink.test=smtp:[127.0.0.1]:{sink_port} }}",
             "smtp_dns_support_level": "disabled"}  # fmt: skip
     with mta_modes.stack(postfix_programs, "milter", main) as stack:

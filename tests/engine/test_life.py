@@ -304,14 +304,14 @@ def test_unknown_group(tmp_path: Path) -> None:
     assert not (tmp_path / "m.sock").exists()
 
 
-def test_listening_socket(engine: str) -> None:
+def test_listening_socket(milter_engine: str) -> None:
     """Non-blocking, because workers race for it; TCP_NODELAY, which accepted sockets inherit."""
     script = (
         "import socket, os\n"
         "from gatepost_milter.engine import engines, listener\n"
         "from gatepost_policy.config.settings import Settings, Milter\n"
         f"s = Settings(milter=Milter(socket='inet:{free_port()}@127.0.0.1'))\n"
-        f"o = listener.open_listener(s, engines.load({engine!r}).open_socket)\n"
+        f"o = listener.open_listener(s, engines.load({milter_engine!r}).open_socket)\n"
         "d = socket.socket(fileno=os.dup(o.descriptor))\n"
         "print(os.get_blocking(o.descriptor), d.getsockopt(6, socket.TCP_NODELAY) != 0)\n"
     )

@@ -58,7 +58,9 @@ sys.exit(daemon.main())
 
 
 @pytest.fixture(scope="module")
-def brittle(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, str]]:
+def brittle(
+    milter_engine: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Daemon, str]]:
     """A daemon in which the file `fault` names the callback that fails."""
     home = tmp_path_factory.mktemp("brittle")
     place = f"unix:{home}/m.sock"

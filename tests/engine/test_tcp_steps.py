@@ -67,7 +67,7 @@ def test_who_is_asked_for_data(tmp_path: Path, socket: str, left_out: bool, acti
     ids=" ".join,
 )
 def daemon(
-    engine: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    milter_engine: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Daemon, str, str]]:
     """The daemon, its socket, and what it does with a trap."""
     kind, action = request.param

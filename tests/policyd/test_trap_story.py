@@ -116,7 +116,7 @@ class Services:
 
 
 @pytest.fixture(scope="module")
-def services(engine: str) -> Iterator[Services]:
+def services(milter_engine: str) -> Iterator[Services]:
     server = Dns()
     running = Services(server.server_address[1])
     try:

@@ -42,7 +42,7 @@ own_domains = ["local.test"]
 
 @pytest.fixture(scope="module", params=["counts", "full"])
 def running(
-    engine: str, request: pytest.FixtureRequest, postfix_programs: mta_unpack.Programs
+    milter_engine: str, request: pytest.FixtureRequest, postfix_programs: mta_unpack.Programs
 ) -> Iterator[Stack]:
     store = f'url = "sqlite:///{{dir}}/gatepost.sqlite"\nsubmission = "{request.param}"'
     config = BASE_CONFIG.replace('url = "sqlite:///{dir}/gatepost.sqlite"', store)

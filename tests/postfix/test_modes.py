@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.postfix, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module", params=(*MODES, "hide"))
 def running(
-    engine: str,
+    milter_engine: str,
     request: pytest.FixtureRequest,
     postfix_programs: mta_unpack.Programs,
     shown: list[str],

@@ -20,7 +20,7 @@ MESSAGE = b"From: a@y.example\nSubject: x\n\nx\n"
 
 @pytest.fixture(scope="module")
 def stack(
-    engine: str, postfix_programs: mta_unpack.Programs
+    milter_engine: str, postfix_programs: mta_unpack.Programs
 ) -> Iterator[tuple[PostfixInstance, Daemon]]:
     """Postfix with gatepost in its plain place, on a store with traps."""
     with Daemon(BASE_CONFIG) as daemon:

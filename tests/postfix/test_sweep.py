@@ -87,7 +87,7 @@ ROWS = (
 
 
 @pytest.fixture(scope="module")
-def daemon(engine: str) -> Iterator[Daemon]:
+def daemon(milter_engine: str) -> Iterator[Daemon]:
     with Daemon(BASE_CONFIG) as running:
         yield running
 

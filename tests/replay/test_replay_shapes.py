@@ -52,8 +52,8 @@ SHAPES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.fixture(scope="module")
-def milter(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMilter]:
-    settings = on_engine(settings_in(tmp_path_factory.mktemp("state")), engine)
+def milter(milter_engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMilter]:
+    settings = on_engine(settings_in(tmp_path_factory.mktemp("state")), milter_engine)
     with PrivateMilter(settings, workers=1) as running:
         yield running
 

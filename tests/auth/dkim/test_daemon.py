@@ -120,7 +120,7 @@ def dns() -> Iterator[dnskit.Server]:
 
 
 @pytest.fixture(scope="module")
-def daemon(engine: str, dns: dnskit.Server) -> Iterator[Daemon]:
+def daemon(milter_engine: str, dns: dnskit.Server) -> Iterator[Daemon]:
     with Daemon(CONFIG.replace("WORKERS", "1").replace("DNS", dns.address)) as running:
         yield running
 

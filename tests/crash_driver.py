@@ -74,6 +74,8 @@ class Feeder(threading.Thread):
         self.wire: _Marked | None = None
         self.waiting = False  # for the answer to an end of message
         self.sent = 0
+        self.pause = 0.0  # seconds between two messages
+        self.slowest = 0.0  # the longest wait for an answer to an end of message, seconds
 
     def run(self) -> None:
         while not self.stop.is_set():
@@ -101,10 +103,14 @@ class Feeder(threading.Thread):
                 queued = QueueFile.receive(MESSAGE % (self.sent, current.encode()), OWN)
                 wire.left = False
                 self.waiting = True
+                asked_at = time.monotonic()
                 session.message(queued)
+                self.slowest = max(self.slowest, time.monotonic() - asked_at)
                 self.waiting = False
                 self.books.asked.add(current)
                 self.books.answered.add(current)
+                if self.pause:
+                    time.sleep(self.pause)
             session.quit()
         except ProtocolError:
             if self.waiting and wire.left:

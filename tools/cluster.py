@@ -6,8 +6,8 @@ Everything on loopback, in a directory that is removed afterwards. What it count
 doubled, answers to the MTA later than 250 ms, seconds from a kill until records flow again.
 
 Wanted: `etcd` (Debian: etcd-server), PostgreSQL's server programs, `patroni` (Debian's, or from the
-package index with [etcd3,psycopg3]); $ETCD and $PATRONI name them where they are not on the path. As
-root it runs PostgreSQL as the user postgres; systemd is not needed. Exit code 1 where something was
+package index with [etcd3,psycopg3]); $ETCD and $PATRONI name them where they are elsewhere. As root
+it runs PostgreSQL as the user postgres; systemd is not needed. Exit code 1 where something was
 lost or doubled, or an answer came late.
 """
 
@@ -177,7 +177,7 @@ class Cluster:
     def _asks(self, port: int, path: str) -> str | None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as got:
-                return got.read().decode()
+                return str(got.read(), "utf-8")
         except (OSError, urllib.error.URLError):
             return None
 

@@ -9,7 +9,7 @@ RINGS = postfix or exim or postgresql or crash or corpus or browser or tools or 
 LOCK = uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 
 .DEFAULT_GOAL := check
-.PHONY: help check setup dev rings run demo lint ruff mypy pyright imports inner test corpus crash soak bench bench-check replay docs lock clean
+.PHONY: help check setup dev rings run demo lint ruff mypy pyright imports inner test corpus crash cluster soak bench bench-check replay docs lock clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1: /p' Makefile
@@ -59,6 +59,9 @@ corpus: dev  ## the tests that read a corpus: make corpus CORPUS=DIR
 
 crash: rings ## kill -9, 200 rounds on each database
 	GATEPOST_REQUIRE=crash,postgresql GATEPOST_CRASH_ROUNDS=200 $(BIN)/pytest -m crash -s --timeout=0
+
+cluster: dev ## two PostgreSQL nodes under Patroni, two hosts; the leader is killed 20 times
+	$(BIN)/python tools/cluster.py
 
 soak: dev    ## half an hour of mixed traffic, aborts, reloads and killed workers
 	$(BIN)/python bench/soak.py

@@ -304,8 +304,12 @@ def measure(
         feeder.pause = len(feeders) / rate
         feeder.start()
     gaps = []
+    until(lambda: rows.count > 0, "records to flow")
+    print(f"before: slowest answer {slowest_of(feeders) * 1e3:.0f} ms")
+    for feeder in feeders:
+        feeder.slowest = 0.0
     for number in range(kills + 1):
-        until(lambda: cluster.streams() and rows.count > 0, "a leader and its standby")
+        until(cluster.streams, "a leader and its standby")
         begin = time.monotonic()
         if number == kills:
             cluster.switchover()
@@ -319,7 +323,7 @@ def measure(
             how = f"kill -9 of {old}"
         gap = flows_again(rows, begin)
         gaps.append(gap)
-        slowest = max(feeder.slowest for feeder in feeders)
+        slowest = slowest_of(feeders)
         print(f"{how}: records flow after {gap:.1f} s; slowest answer {slowest * 1e3:.0f} ms")
         sys.stdout.flush()
     for feeder in feeders:
@@ -337,13 +341,18 @@ def measure(
     seen = Counter(map(str, ids))
     lost = books.answered - set(seen)
     doubled = [name for name, count in seen.items() if count > 1]
-    slowest = max(feeder.slowest for feeder in feeders)
+    slowest = slowest_of(feeders)
     print(
         f"{kills} kills, 1 switchover: {len(books.answered)} answered, {len(lost)} lost, "
         f"{len(doubled)} doubled; longest gap {max(gaps):.1f} s; slowest answer "
         f"{slowest * 1e3:.0f} ms"
     )
     return 1 if lost or doubled or slowest > LATE_S else 0
+
+
+def slowest_of(feeders: list[Feeder]) -> float:
+    """The longest wait for an answer to an end of message, seconds."""
+    return max(feeder.slowest for feeder in feeders)
 
 
 def waiting(milter: Milter) -> bool:

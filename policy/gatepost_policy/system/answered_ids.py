@@ -89,7 +89,10 @@ def _create(path: Path) -> None:
         with aside.open("wb") as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(MAGIC + secrets.token_bytes(16))
-            file.truncate(SIZE)
+            file.flush()
+            # Not a sparse file: where the disk is full a write to a page of it that is not there
+            # yet is SIGBUS, and with it the end of the worker in the middle of a message.
+            os.posix_fallocate(file.fileno(), 0, SIZE)
         if path.exists():
             if not _sound(path):
                 aside.replace(path)  # of another version

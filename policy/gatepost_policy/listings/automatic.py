@@ -19,7 +19,7 @@ It was forgiven, or there is none: the first length. A repeat sender gets the lo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, RowMapping, delete, func, select, update
+from sqlalchemy import Connection, RowMapping, and_, delete, func, select, update
 
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.listings import hits, past, promotion, table
@@ -188,10 +188,11 @@ def take_back(connection: Connection, hits_of: Mapping[int, Sequence[str]]) -> b
 
 def _drop_without_hits(connection: Connection, listed: Sequence[int]) -> bool:
     """Listings among these that rest on nothing any more go; True for any."""
-    gone = connection.execute(
-        delete(Listing).where(Listing.id.in_(listed), Listing.hits <= 0, Listing.by_hand.is_(False))
-    )
-    return bool(gone.rowcount)
+    empty = and_(Listing.id.in_(listed), Listing.hits <= 0, Listing.by_hand.is_(False))
+    gone = connection.execute(select(Listing.kind, Listing.value).where(empty)).all()
+    connection.execute(delete(Listing).where(empty))
+    table.changed(connection, ((kind, value) for kind, value in gone))
+    return bool(gone)
 
 
 def _take_back(connection: Connection, void: Sequence[int]) -> bool:

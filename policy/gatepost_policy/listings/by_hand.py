@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 
 from sqlalchemy import Connection, and_, insert, select, update
 
-from gatepost_policy.listings import promotion
+from gatepost_policy.listings import promotion, table
 from gatepost_policy.mail import address, client_address
 from gatepost_policy.mail.facts import Identity, IdentityKind, client_prefix
 from gatepost_policy.store import revision
@@ -68,6 +68,7 @@ def punish(
             network=None,
         )
     )
+    table.changed(connection, [(identity.kind, identity.value)])
     revision.bump(connection, "listings")
 
 
@@ -76,13 +77,12 @@ def forgive(connection: Connection, identity: Identity, *, at: float, note: str 
 
     A prefix takes the listings of what lies in it along. Returns how many were forgiven.
     """
-    wanted = [and_(Listing.kind == identity.kind, Listing.value == identity.value)]
+    names: list[tuple[str, str]] = [(identity.kind, identity.value)]
     if identity.kind is IdentityKind.PREFIX:
-        wanted = [
-            and_(Listing.kind == kind, Listing.value == value)
-            for kind, value in _within(connection, identity.value)
-        ]
+        names = _within(connection, identity.value)
+    wanted = [and_(Listing.kind == kind, Listing.value == value) for kind, value in names]
     forgiven = 0
+    table.changed(connection, names)
     for condition in wanted:
         values = {"until": at, "forgiven": at} | ({"note": note} if note else {})
         # What has ended already is forgiven too, or the next hit would count as a second one.

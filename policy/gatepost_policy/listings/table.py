@@ -5,13 +5,14 @@ Each function is one or two indexed statements, whatever came before.
 Limits: EVIDENCE_MAX rows of evidence a listing; hits beyond it are counted only.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from gatepost_policy.journal.record import Seen
 from gatepost_policy.mail import address, index_key
-from gatepost_policy.store.tables import Evidence, Listing
+from gatepost_policy.store.tables import Evidence, Listing, ListingChange
 
 EVIDENCE_MAX = 100
 
@@ -45,6 +46,17 @@ def newest(connection: Connection, kind: str, value: str) -> RowMapping | None:
     )
 
 
+# So many changes are kept: who publishes looks again at those that may have come out of order.
+CHANGES_KEPT = 100_000
+
+
+def changed(connection: Connection, identities: Iterable[tuple[str, str]]) -> None:
+    """The listings of these (kind, value) are not what they were: they have to be published."""
+    rows = [{"kind": kind, "value": value} for kind, value in identities]
+    if rows:
+        connection.execute(insert(ListingChange), rows)
+
+
 def begin(
     connection: Connection,
     row: Fresh,
@@ -69,6 +81,7 @@ def begin(
             network=network,
         )
     )
+    changed(connection, [(kind, value)])
     key = made.inserted_primary_key
     assert key is not None
     add_hit(connection, row, int(key[0]))

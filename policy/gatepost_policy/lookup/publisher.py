@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gatepost_policy.lookup.snapshot import (
     DAMAGE,
+    LISTED_FILE,
     MAGIC_NOW,
     MAGIC_TRAPS,
     NOW_FILE,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from gatepost_policy.config.settings import Settings
+    from gatepost_policy.lookup import listed
 
 # So many traps may come and go before the large file is written again.
 MAX_DELTA = 20_000
@@ -62,6 +64,7 @@ def publish(
     if old is not None and old["generation"] == generation:
         base = _Base(old["base"], old["built"], old["generation"], bytes.fromhex(old["key"]))
     known_good = state_dir in _checked
+    base_kept = True
     if base is not None and old is not None and known_good and old["traps"] == revision_now:
         small = {name: old[name] for name in ("added", "gone", "domains", "patterns")}
     else:
@@ -69,14 +72,21 @@ def publish(
         if base is None or changes is None or not _adds_up(connection, state_dir, *changes):
             base = _write_base(connection, state_dir, generation)
             changes = [], []
+            base_kept = False  # another key: every other hash is another one as well
         small = {"added": changes[0], "gone": changes[1], **_globs(connection)}
         _checked.add(state_dir)
     hashed = hasher(base.key)
-    holding = listings.holding(connection, time.time() if now is None else now)
-    pairs = sorted((hashed(f"{kind}\0{value}"), until) for kind, value, until in holding)
-    repeat = sorted({hashed(f"{k}\0{v}") for k, v in listings.repeating(connection)})
-    prefixes = [value for kind, value, _ in holding if kind in ("prefix", "promoted")]
-    bits = {(":" in p, int(p.rpartition("/")[2])) for p in prefixes}
+    moment = time.time() if now is None else now
+    state = _listings(
+        connection, state_dir, old if base_kept and known_good else None, hashed, moment
+    )
+    repeats = revision.number(connection, "repeat")
+    if base_kept and old is not None and old["repeats"] == repeats and known_good:
+        repeat = array("Q", load(state_dir).repeat)
+    else:
+        repeat = array(
+            "Q", sorted({hashed(f"{k}\0{v}") for k, v in listings.repeating(connection)})
+        )
     meta = {
         **small,
         "base": base.number,
@@ -84,20 +94,18 @@ def publish(
         "generation": base.generation,
         "key": base.key.hex(),
         "traps": revision_now,
-        "v4_bits": sorted((b for v6, b in bits if not v6), reverse=True),
-        "v6_bits": sorted((b for v6, b in bits if v6), reverse=True),
-        "by_sender": any(kind == "sender" for kind, _, _ in holding),
-        "by_author": any(kind == "author" for kind, _, _ in holding),
+        "repeats": repeats,
+        **state.meta(),
     }
     text = json.dumps(meta).encode()
     text += b" " * (-(NOW_HEAD.size + len(text)) % 8)
     _replace(
         state_dir / NOW_FILE,
-        NOW_HEAD.pack(MAGIC_NOW, len(text), len(pairs), len(repeat)),
+        NOW_HEAD.pack(MAGIC_NOW, len(text), len(state.numbers), len(repeat)),
         text,
-        array("Q", [number for number, _ in pairs]),
-        array("d", [until for _, until in pairs]),
-        array("Q", repeat),
+        state.numbers,
+        state.ends,
+        repeat,
     )
     bump(state_dir / TICK_FILE)
 
@@ -106,6 +114,37 @@ def anew(state_dir: Path) -> None:
     """The next `publish` writes everything: what is published came from another store."""
     _checked.discard(state_dir)
     (state_dir / NOW_FILE).unlink(missing_ok=True)
+
+
+def _listings(
+    connection: "Connection", state_dir: Path, old: dict[str, Any] | None, hashed: Any, now: float
+) -> "listed.State":
+    """What is listed: the published state and what changed since, or everything anew."""
+    from gatepost_policy.lookup import listed
+
+    state = None
+    if old is not None:
+        before = load(state_dir)
+        state = listed.State(
+            base=old["listed"],
+            built=old["listed_built"],
+            mark=old["listed_mark"],
+            numbers=array("Q", before.fresh),
+            ends=array("d", before.fresh_untils),
+            v4_bits=set(old["v4_bits"]),
+            v6_bits=set(old["v6_bits"]),
+            by_sender=old["by_sender"],
+            by_author=old["by_author"],
+        )
+        if now < state.built or not listed.step(connection, state, hashed, now):
+            state = None
+        elif len(state.numbers) > listed.DELTA_MAX:
+            parts = listed.merged(state, before.listings, before.untils)
+            _replace(state_dir / LISTED_FILE, *parts)
+    if state is None:
+        state, parts = listed.whole(connection, hashed, now)
+        _replace(state_dir / LISTED_FILE, *parts)
+    return state
 
 
 @dataclass(frozen=True, slots=True)

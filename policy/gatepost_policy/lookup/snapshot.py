@@ -1,9 +1,10 @@
-"""One state of what is known by heart, mapped from two files: traps, listings, repeat senders.
+"""One state of what is known by heart, mapped from three files: traps, listings, repeat senders.
 
 * `known.traps`: the sorted 64-bit hashes of all exact traps. Large, and shared by all processes,
   because it is only mapped. Rebuilt after an import or many changes.
-* `known.now`: everything small or short-lived: the few traps that came or went since then, domain
-  and pattern traps, listings with their ends, repeat senders. Rebuilt with every change.
+* `known.listed`: the sorted hashes of all listings with their ends, made anew when many changed.
+* `known.now`: everything small or short-lived: the few traps and listings that came or went since
+  then, domain and pattern traps, repeat senders. Rebuilt with every change.
 
 A look-up is a binary search: no list makes it slow. The hashes are keyed (BLAKE2b) with a secret
 that was made on this machine, so nobody can look for two addresses that collide, and at 64 bits
@@ -32,9 +33,11 @@ from gatepost_policy.mail.real_address import names_nobody, real
 from gatepost_policy.rules import Listed
 
 TRAPS_FILE, NOW_FILE, TICK_FILE = "known.traps", "known.now", "known.tick"
+LISTED_FILE = "known.listed"
+LISTED_HEAD = struct.Struct("=8sQQ")  # magic, id of this file, how many
 TRAPS_HEAD = struct.Struct("=8s16sQQ")  # magic, hash key, id of this file, how many
 NOW_HEAD = struct.Struct("=8sIII4x")  # magic, octets of JSON, listings, repeat senders
-MAGIC_TRAPS, MAGIC_NOW = b"GPTRAPS1", b"GPKNOW01"
+MAGIC_TRAPS, MAGIC_NOW, MAGIC_LISTED = b"GPTRAPS1", b"GPKNOW02", b"GPLISTD1"
 # What reading a file raises that is not what it should be.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, struct.error)
 
@@ -71,8 +74,11 @@ class Snapshot:
     gone: frozenset[int] = frozenset()
     domains: frozenset[str] = frozenset()
     patterns: tuple[tuple[str, re.Pattern[str]], ...] = ()  # (literal domain or '', regex)
-    listings: Any = ()
+    listed_id: int = 0
+    listings: Any = ()  # of the large file, sorted; `fresh` is what has changed since
     untils: Any = ()
+    fresh: Any = ()
+    fresh_untils: Any = ()
     repeat: Any = ()
     v4_bits: tuple[int, ...] = ()
     v6_bits: tuple[int, ...] = ()
@@ -103,13 +109,19 @@ class Snapshot:
 
     def until(self, kind: str, value: str) -> float | None:
         """When the listing of this identity ends (Unix seconds), or None."""
-        if not len(self.listings):
+        if not self.anybody:
             return None
         number = self.hashed(f"{kind}\0{value}")
-        index = bisect_left(self.listings, number)
-        if index < len(self.listings) and self.listings[index] == number:
-            return float(self.untils[index])
+        for numbers, ends in ((self.fresh, self.fresh_untils), (self.listings, self.untils)):
+            index = bisect_left(numbers, number)
+            if index < len(numbers) and numbers[index] == number:
+                return float(ends[index]) or None
         return None
+
+    @property
+    def anybody(self) -> bool:
+        """True where somebody may be listed."""
+        return bool(len(self.listings) or len(self.fresh))
 
     def is_repeat(self, identity: Identity) -> bool:
         """True where this identity has a repeat sender's history."""
@@ -119,7 +131,7 @@ class Snapshot:
 
     def listed(self, facts: Facts) -> tuple[Listed, ...]:
         """The listings that hold for these facts at `facts.at`."""
-        if not len(self.listings) or facts.direction is not Direction.INBOUND:
+        if not self.anybody or facts.direction is not Direction.INBOUND:
             return ()
         found: list[Listed] = []
 
@@ -170,6 +182,18 @@ def load(state_dir: Path, old: Snapshot = EMPTY) -> Snapshot:
         raise ValueError("known.now: damaged")
     meta = json.loads(bytes(now[NOW_HEAD.size : start]))
     middle = start + 8 * listed
+    if meta["listed"] == old.listed_id and old.hashed is not None:
+        listings, untils = old.listings, old.untils
+    else:
+        with (state_dir / LISTED_FILE).open("rb") as file:
+            wide = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+        magic, listed_id, count = LISTED_HEAD.unpack_from(wide)
+        if magic != MAGIC_LISTED or len(wide) != LISTED_HEAD.size + 16 * count:
+            raise ValueError("known.listed: damaged")
+        if listed_id != meta["listed"]:
+            raise ValueError("known.listed: of another moment")
+        half = LISTED_HEAD.size + 8 * count
+        listings, untils = wide[LISTED_HEAD.size : half].cast("Q"), wide[half:].cast("d")
     if meta["base"] == old.base_id and old.hashed is not None:
         key, hashed, base, keep = old.key, old.hashed, old.base, old.keep
     else:
@@ -191,8 +215,11 @@ def load(state_dir: Path, old: Snapshot = EMPTY) -> Snapshot:
         gone=frozenset(meta["gone"]),
         domains=frozenset(meta["domains"]),
         patterns=tuple(_pattern(p) for p in meta["patterns"]),
-        listings=now[start:middle].cast("Q"),
-        untils=now[middle : middle + 8 * listed].cast("d"),
+        listed_id=meta["listed"],
+        listings=listings,
+        untils=untils,
+        fresh=now[start:middle].cast("Q"),
+        fresh_untils=now[middle : middle + 8 * listed].cast("d"),
         repeat=now[middle + 8 * listed :].cast("Q"),
         v4_bits=tuple(meta["v4_bits"]),
         v6_bits=tuple(meta["v6_bits"]),

@@ -20,6 +20,7 @@ from sqlalchemy import Boolean, Connection, Engine, Float
 
 from gatepost_policy import config, ingest, store
 from gatepost_policy.ingest import rows
+from gatepost_policy.listings import table as listings_table
 from gatepost_policy.mail import address, index_key
 from gatepost_policy.retention import erased_times, person_files, purger
 from gatepost_policy.store import revision, sqltext
@@ -160,6 +161,7 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
         done.listings = _delete(connection, "listing", named)
         # What every process knows by heart has to forget it, too.
         if done.listings:
+            listings_table.changed(connection, ((row["kind"], row["value"]) for row in named))
             revision.bump(connection, "listings")
         if any(row["repeat"] for row in known):
             revision.bump(connection, "repeat")

@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gatepost_policy import ingest, store
 from gatepost_policy.ingest import deltas, rows
 from gatepost_policy.ingest.rows import Row
+from gatepost_policy.listings.table import CHANGES_KEPT
 from gatepost_policy.mail import index_key
 from gatepost_policy.store import StoreError, partitions, sqltext
 
@@ -205,6 +206,11 @@ class Purger:
                 " (SELECT id FROM listing WHERE until < ? ORDER BY until LIMIT ?)"
             )
             gone = sqltext.execute(connection, sql, (now - ages.traps, STEP)).rowcount
+            sql = (
+                "DELETE FROM listing_change WHERE id <"
+                " (SELECT COALESCE(MAX(id), 0) FROM listing_change) - ?"
+            )
+            sqltext.execute(connection, sql, (CHANGES_KEPT,))
             # Hits are remembered for as long as they may double a listing.
             sql = "DELETE FROM trap_hit WHERE at < ?"
             sqltext.execute(connection, sql, (now - self.settings.sender.listing_memory,))

@@ -328,6 +328,20 @@ class Listing(Base):
     )
 
 
+class ListingChange(Base):
+    """An identity whose listing began, ended early or went: what has to be published anew.
+
+    Read by `id`, so that a hit among very many listings costs what it changes and no more. The
+    newest rows are kept (`listings.table.CHANGES_KEPT`).
+    """
+
+    __tablename__ = "listing_change"
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    value: Mapped[str] = mapped_column(Text)
+
+
 class Evidence(Base):
     """Why a listing exists: one trap hit by one message. Bounded per listing (EVIDENCE_MAX)."""
 

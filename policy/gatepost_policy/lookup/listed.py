@@ -1,0 +1,166 @@
+"""The listings as they are published: a large sorted file, and what has changed since it was made.
+
+A storm may leave hundreds of thousands of them, and each hit changes one. So the large file is
+made seldom, and a hit writes what it changed: the changes are read from `listing_change` by their
+number, put into a small table beside the large one, and merged into it when they are many.
+
+The numbers are 64-bit keyed hashes of `kind NUL value`, the ends Unix seconds; 0 is "not listed".
+"""
+
+import secrets
+from array import array
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from gatepost_policy.lookup.snapshot import LISTED_HEAD, MAGIC_LISTED, Hash
+from gatepost_policy.store.sqltext import chunks
+from gatepost_policy.store.tables import Listing, ListingChange
+
+# So many changes beside the large file, then it is made anew from both.
+DELTA_MAX = 2_000
+# Listings that have ended leave the large file this often.
+REBUILD_S = 86_400.0
+# Numbers are given before a commit: another host's change may show after one with a larger number.
+OVERLAP = 1_000
+
+
+@dataclass(slots=True)
+class State:
+    """What is published: `mark` is the newest change in it, `built` when all of it was read."""
+
+    base: int
+    built: float
+    mark: int
+    numbers: "array[int]"  # of the changes, sorted
+    ends: "array[float]"
+    v4_bits: set[int]
+    v6_bits: set[int]
+    by_sender: bool
+    by_author: bool
+
+    def meta(self) -> dict[str, Any]:
+        """What the small file says of it."""
+        return {
+            "listed": self.base,
+            "listed_built": self.built,
+            "listed_mark": self.mark,
+            "v4_bits": sorted(self.v4_bits, reverse=True),
+            "v6_bits": sorted(self.v6_bits, reverse=True),
+            "by_sender": self.by_sender,
+            "by_author": self.by_author,
+        }
+
+    def sees(self, kind: str, value: str) -> None:
+        """A reader has to look for identities like this one."""
+        if kind in ("prefix", "promoted"):
+            bits = int(value.rpartition("/")[2])
+            (self.v6_bits if ":" in value else self.v4_bits).add(bits)
+        self.by_sender = self.by_sender or kind == "sender"
+        self.by_author = self.by_author or kind == "author"
+
+
+def newest_change(connection: Connection) -> int:
+    """The number of the newest change; 0 where there is none."""
+    return connection.scalar(select(func.max(ListingChange.id))) or 0
+
+
+def whole(connection: Connection, hashed: Hash, now: float) -> tuple[State, "list[Any]"]:
+    """Everything that holds at `now`, and the parts of the large file."""
+    state = State(
+        base=secrets.randbits(53), built=now, mark=newest_change(connection), numbers=array("Q"),
+        ends=array("d"), v4_bits=set(), v6_bits=set(), by_sender=False, by_author=False,
+    )  # fmt: skip
+    rows = connection.execute(
+        select(Listing.kind, Listing.value, func.max(Listing.until))
+        .where(Listing.until > now, Listing.forgiven.is_(None))
+        .group_by(Listing.kind, Listing.value),
+        execution_options={"yield_per": 5_000},
+    )
+    # By first octet as they come: a pair costs sixteen octets, not two hundred.
+    keys = [array("Q") for _ in range(256)]
+    ends = [array("d") for _ in range(256)]
+    for kind, value, until in rows:
+        number = hashed(f"{kind}\0{value}")
+        keys[number >> 56].append(number)
+        ends[number >> 56].append(until)
+        state.sees(kind, value)
+    numbers, untils = array("Q"), array("d")
+    for mine, until_of in zip(keys, ends, strict=True):
+        order = sorted(range(len(mine)), key=mine.__getitem__)
+        numbers.extend(mine[i] for i in order)
+        untils.extend(until_of[i] for i in order)
+    return state, [head(state.base, len(numbers)), numbers, untils]
+
+
+def head(base: int, count: int) -> bytes:
+    """The first octets of the large file."""
+    return LISTED_HEAD.pack(MAGIC_LISTED, base, count)
+
+
+def step(connection: Connection, state: State, hashed: Hash, now: float) -> bool:
+    """Take what changed since `state` into it. False: too much, read the store whole."""
+    limit = DELTA_MAX * 10
+    rows = connection.execute(
+        select(ListingChange.id, ListingChange.kind, ListingChange.value)
+        .where(ListingChange.id > state.mark - OVERLAP)
+        .order_by(ListingChange.id)
+        .limit(limit + 1)
+    ).all()
+    if len(rows) > limit or now - state.built > REBUILD_S:
+        return False
+    newest = max((row.id for row in rows), default=0)
+    if newest < state.mark:
+        return False  # another store, or an older copy of it
+    kinds: dict[str, set[str]] = {}
+    for row in rows:
+        kinds.setdefault(row.kind, set()).add(row.value)
+    fresh: dict[int, float] = {}
+    for kind, values in kinds.items():
+        for value in values:
+            fresh[hashed(f"{kind}\0{value}")] = 0.0
+        for part in chunks(sorted(values)):
+            for value, until in connection.execute(
+                select(Listing.value, func.max(Listing.until))
+                .where(
+                    Listing.kind == kind,
+                    Listing.value.in_(part),
+                    Listing.until > now,
+                    Listing.forgiven.is_(None),
+                )
+                .group_by(Listing.value)
+            ):
+                fresh[hashed(f"{kind}\0{value}")] = float(until)
+                state.sees(kind, value)
+    state.mark = newest
+    if fresh:
+        both = dict(zip(state.numbers, state.ends, strict=True)) | fresh
+        state.numbers = array("Q", sorted(both))
+        state.ends = array("d", [both[number] for number in state.numbers])
+    return True
+
+
+def merged(state: State, base: Any, untils: Any) -> "list[Any]":
+    """The parts of a new large file out of the old one and the changes; `state` has none then.
+
+    Whole slices are copied: half a million listings take some milliseconds.
+    """
+    numbers, ends = array("Q"), array("d")
+    start = 0
+    for number, end in zip(state.numbers, state.ends, strict=True):
+        place = bisect_left(base, number, start)
+        numbers.frombytes(base[start:place].tobytes())
+        ends.frombytes(untils[start:place].tobytes())
+        start = place
+        if place < len(base) and base[place] == number:
+            start = place + 1
+        if end:
+            numbers.append(number)
+            ends.append(end)
+    numbers.frombytes(base[start:].tobytes())
+    ends.frombytes(untils[start:].tobytes())
+    state.base = secrets.randbits(53)
+    state.numbers, state.ends = array("Q"), array("d")
+    return [head(state.base, len(numbers)), numbers, ends]

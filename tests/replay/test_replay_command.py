@@ -181,7 +181,9 @@ def test_closed_pipe_and_plain_locale(tmp_path: Path, run_replay: Any) -> None:
     got = subprocess.run(
         ["sh", "-c", line], capture_output=True, text=True, cwd=tmp_path, timeout=100
     )
-    assert got.stderr == ""
+    # What it assumed may be said before the pipe is found closed: that depends on buffering.
+    notes = [note.rpartition(": ")[2] for note in got.stderr.splitlines()]
+    assert notes in ([], ["assumed sender a@sender.example"])
 
 
 @pytest.mark.slow

@@ -142,10 +142,11 @@ def cpu_ms(daemon: Daemon) -> float:
 
 
 def ours(result: client.Result) -> list[str]:
-    """The results in the field that we inserted."""
+    """The results of signatures in the field that we inserted."""
     values = [e.value or "" for e in result.edits
               if e.op == "insert" and e.name == "Authentication-Results"]  # fmt: skip
-    return [text.strip() for value in values for text in value.split(";")[1:]]
+    results = [text.strip() for value in values for text in value.split(";")[1:]]
+    return [result for result in results if not result.startswith(("spf=", "dmarc="))]
 
 
 def deliver(daemon: Daemon, message: bytes) -> list[str]:

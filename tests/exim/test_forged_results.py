@@ -1,0 +1,50 @@
+"""Exim on the shipped configuration: results in our name go, and its own stand on top."""
+
+from collections.abc import Iterator
+
+import pytest
+
+import mta_unpack
+from exim_instance import EximInstance
+
+pytestmark = [pytest.mark.exim, pytest.mark.timeout(200)]
+OURS = "mx.local.test"
+SPELLINGS = (
+    f"{OURS}; dkim=pass header.d=bank.example",
+    '"mx".local.test; dkim=pass header.d=bank.example',
+    "mx .local.test; dkim=pass header.d=bank.example",
+    "mx.\n local.test; dkim=pass header.d=bank.example",
+    "m\\x).LOCAL.test; dkim=pass header.d=bank.example",
+    "mx.(c (d))local.test; dkim=pass header.d=bank.example",
+    "=?utf-8?q?mx=2Elocal=2Etest?=; dkim=pass header.d=bank.example",
+)
+OTHER = "other.example; dkim=pass header.d=bank.example"
+
+
+@pytest.fixture(scope="module")
+def exim(exim_programs: mta_unpack.Programs) -> Iterator[EximInstance]:
+    with EximInstance(exim_programs, 9) as running:
+        yield running
+
+
+def delivered(exim: EximInstance, *values: str) -> str:
+    fields = "".join(f"Authentication-Results: {value}\n" for value in values)
+    text = fields + "From: service@bank.example\nTo: bob@local.test\nSubject: x\n\nHello\n"
+    sent = exim.inbound().send(text.encode(), "x@example.net", ["bob@local.test"])
+    assert sent.code == 250, (sent, exim.log_text())
+    (data,) = exim.collect()
+    return data.decode(errors="replace").partition("\n\n")[0]
+
+
+@pytest.mark.parametrize("value", SPELLINGS)
+def test_forged_results_go_and_ours_are_on_top(exim: EximInstance, value: str) -> None:
+    header = delivered(exim, OTHER, value)
+    assert "bank.example" not in header.replace("service@bank.example", "")
+    assert header.lower().count("authentication-results:") == 1
+    assert f"Authentication-Results: {OURS};" in header
+
+
+def test_other_hosts_keep_theirs(exim: EximInstance) -> None:
+    header = delivered(exim, OTHER)
+    assert f"Authentication-Results: {OTHER}" in header
+    assert header.count("Authentication-Results:") == 2

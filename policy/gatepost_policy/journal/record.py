@@ -143,18 +143,18 @@ def _spf(spf: Spf) -> Json:
 def _spf_check(check: SpfCheck) -> Json:
     found: Json = {"result": check.result}
     if check.domain is not None:
-        found["domain"] = check.domain
+        found["domain"] = check.domain[:MAX_NAME]
     if check.mechanism is not None:
-        found["mechanism"] = check.mechanism
+        found["mechanism"] = check.mechanism[:MAX_NAME]
     if check.reason is not None:
         found["reason"] = check.reason
     return found
 
 
 def _dmarc(dmarc: Dmarc) -> Json:
-    found: Json = {"result": dmarc.result, "domain": dmarc.domain}
+    found: Json = {"result": dmarc.result, "domain": dmarc.domain[:MAX_NAME]}
     if dmarc.organisation is not None:
-        found["organisation"] = dmarc.organisation
+        found["organisation"] = dmarc.organisation[:MAX_NAME]
     if dmarc.policy is not None:
         found["policy"] = dmarc.policy
     if dmarc.aligned:

@@ -190,3 +190,21 @@ def test_message_with_two_traps_counts_once_as_message(
     assert trap_marks.settle(any_engine, any_settings) == 1
     assert hits(any_engine, any_settings) == 2
     assert identities(any_engine)["slow.example"] == 1
+
+
+def test_many_old_hits_are_marked_in_steps(engine: Engine, settings: Settings) -> None:
+    """Each call does a bounded piece, says how far it is, and the next one goes on from there."""
+    put(engine, settings, *SLOW)
+    add(engine, TRAP)
+    told: list[tuple[int, int]] = []
+
+    def step() -> int:
+        return trap_marks.settle(
+            engine, settings, seconds=0.0, batch=1, progress=lambda *far: told.append(far)
+        )
+
+    whole = len(SLOW)
+    assert [step() for _ in range(whole)] == [1] * whole
+    assert told == [(1, whole - n) for n in range(whole)]
+    assert step() == 0
+    assert hits(engine, settings) == whole

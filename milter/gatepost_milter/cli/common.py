@@ -99,6 +99,29 @@ class App:
             ownership.give_back(config.state_dir(self.settings), name)
 
 
+MARK_S = 3.0  # that a report waits for old mail to be compared with new traps
+
+
+def _mark(app: App, engine: "Engine") -> None:
+    """Compare old mail with the traps, and say on stderr how far that is where it takes long."""
+    from gatepost_policy.ingest import trap_marks
+
+    done = total = 0
+
+    def told(so_far: int, of: int) -> None:
+        nonlocal done, total
+        done, total = so_far, of
+        advance(f"{done} of {total}")
+
+    with working("old mail to new traps:") as advance:
+        trap_marks.settle(engine, app.settings, seconds=MARK_S, progress=told)
+    if done < total:
+        note(
+            f"milterctl: {total - done} old messages to new traps are not counted as such yet; "
+            "the recorder goes on with them, and so does the next report"
+        )
+
+
 def catch_up(app: App, engine: "Engine") -> None:
     """Bring the store up to this moment, before it is asked: the journal, and what is a trap now.
 
@@ -106,7 +129,6 @@ def catch_up(app: App, engine: "Engine") -> None:
     StoreError.
     """
     from gatepost_policy import recorder
-    from gatepost_policy.ingest import trap_marks
     from gatepost_policy.store import StoreError
 
     try:
@@ -114,9 +136,9 @@ def catch_up(app: App, engine: "Engine") -> None:
             note("milterctl: the recorder is behind; the newest messages may be missing")
         if app.has_replica:
             with app.opened() as primary:
-                trap_marks.settle(primary, app.settings)
+                _mark(app, primary)
         else:
-            trap_marks.settle(engine, app.settings)
+            _mark(app, engine)
     except StoreError as error:
         # What can be read is still worth reading: from a replica, from a store that is busy.
         if not error.temporary:

@@ -13,7 +13,8 @@ Limits: marks of a domain or a pattern that is removed stay; only exact traps ta
 """
 
 import re
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from fnmatch import translate
 from functools import partial
@@ -48,21 +49,35 @@ OF_TRAPS = (
 BATCH = 500  # messages in one transaction
 
 
-def settle(engine: Engine, settings: "Settings") -> int:
+def settle(
+    engine: Engine,
+    settings: "Settings",
+    *,
+    seconds: float | None = None,
+    batch: int = BATCH,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
     """Bring the marks of old mail up to date with the traps; how many messages changed.
 
-    Cheap where the traps have not changed. Raises StoreError.
+    Works in transactions of `batch` messages and says after each how many of how many are done.
+    Stops once `seconds` are over (None: when all is done); the next call goes on from there. Cheap
+    where the traps have not changed. Raises StoreError.
     """
+    begun = time.monotonic()
     waiting.fold_all(engine, settings)
     with store.reading(engine) as connection:
         wanted = revision.number(connection, "traps") + revision.number(connection, OLD_MAIL)
         if revision.number(connection, TOPIC) >= wanted:
             return 0
         flips = _flips(connection)
-    changed = 0
-    for batch in sqltext.chunks(sorted(flips), BATCH):
-        mark = partial(_mark, ids=batch, flips=flips, settings=settings)
+    changed = done = 0
+    for part in sqltext.chunks(sorted(flips), batch):
+        mark = partial(_mark, ids=part, flips=flips, settings=settings)
         changed += store.persistently(engine, mark)
+        done += len(part)
+        progress(done, len(flips))
+        if seconds is not None and done < len(flips) and time.monotonic() - begun >= seconds:
+            return changed
     store.persistently(engine, lambda connection: _remember(connection, wanted))
     return changed
 
@@ -83,10 +98,7 @@ def take_back(engine: Engine, settings: "Settings", name: str) -> int:
         flips = {number: dict.fromkeys(found[number], False) for number in batch}
         mark = partial(_mark, ids=batch, flips=flips, settings=settings)
         store.persistently(engine, mark)
-        store.persistently(
-            engine,
-            lambda connection, flips=flips: _forget_hits(connection, flips),  # type: ignore[misc]
-        )
+        store.persistently(engine, partial(_forget_hits, flips=flips))
     return len(found)
 
 

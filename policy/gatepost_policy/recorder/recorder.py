@@ -25,7 +25,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gatepost_policy import config, journal, lookup, retention, store, traps
 from gatepost_policy.config import own_names
-from gatepost_policy.ingest import Outcome, fold_all, ingest, trap_marks
+from gatepost_policy.ingest import Outcome, ingest, trap_marks
 from gatepost_policy.journal.record import Json
 from gatepost_policy.recorder import intake
 from gatepost_policy.recorder.intake import Intake, Log
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
 LOCK = "recorder.lock"
+MARK_S = 0.5  # spent on marking old mail before new mail is looked for again
 HOST = "host"
 LOOK_S = 0.2  # how often the journal and the revisions are looked at; a trap hit pokes
 GATHER_S = 0.03
@@ -108,7 +109,8 @@ class Recorder:
         self._publish()
         if took:
             return took >= intake.BATCH_RECORDS
-        fold_all(self.engine(), self.settings)
+        # With what waits; so many old hits that they take longer are done in several steps.
+        trap_marks.settle(self.engine(), self.settings, seconds=MARK_S)
         self._purge(time.time(), retention.steady())
         return False
 

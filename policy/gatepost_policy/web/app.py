@@ -68,7 +68,7 @@ def create(
         except ValueError as error:
             abort(400, str(error))
         with suppress(StoreError):  # a busy store, a replica: what can be read is worth reading
-            trap_marks.settle(engine(), settings)
+            trap_marks.settle(engine(), settings, seconds=1.0)
         with reading(engine()) as connection:
             report = history.tell(connection, chosen, settings, now)
             rows = volume.rows(connection) if chosen.everything else None

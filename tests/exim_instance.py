@@ -1,6 +1,7 @@
 """A throw-away Exim on loopback with the shipped configuration of conf/exim.
 
-`EximInstance(programs, policy)` starts one in the foreground as our child, on free ports, as the
+`EximInstance(programs, policy)`, where policy is the unix socket of gatepost-policyd, or its port
+as in older instructions, starts one in the foreground as our child, on free ports, as the
 user Debian-exim that is compiled into Debian's package. Mail to local.test lands in `inbox`, all
 other mail in `outbound`. With `dns` it runs in a mount namespace of its own, in which resolv.conf
 names our server: the machine's file is not touched.
@@ -15,6 +16,7 @@ from mta_common import LOGIN, PASSWORD, Mta, certificate
 from mta_unpack import Programs
 
 CONF = Path(__file__).parents[1] / "conf/exim"
+SHIPPED = "/run/gatepost/exim/policy.sock"
 FILES = ("gatepost-main.conf", "gatepost-acl.conf", "gatepost-routers.conf")
 
 # An operator's own configuration, with gatepost's lines where docs/exim.md says.
@@ -110,11 +112,11 @@ plain:
 
 
 class EximInstance(Mta):
-    """One running Exim. `policy` is the port of gatepost-policyd; `gatepost=False`: without it;
+    """One running Exim. `policy` is where gatepost-policyd listens; `gatepost=False`: without it;
     `run=False`: only the configuration."""
 
     def __init__(
-        self, programs: Programs, policy: int, *, dns: str = "", gatepost: bool = True,
+        self, programs: Programs, policy: int | Path, *, dns: str = "", gatepost: bool = True,
         replace: tuple[tuple[str, str], ...] = (), run: bool = True,
     ) -> None:  # fmt: skip
         super().__init__(programs, "Exim")
@@ -136,7 +138,12 @@ class EximInstance(Mta):
             os.chown(self.root / name, user.pw_uid, user.pw_gid)
         for name in FILES:
             text = (CONF / name).read_text()
-            text = text.replace("inet:127.0.0.1:10040", f"inet:127.0.0.1:{self.policy}")
+            asks = str(self.policy) if isinstance(self.policy, Path) else (
+                f"inet:127.0.0.1:{self.policy}"
+            )  # fmt: skip
+            if name == "gatepost-main.conf":
+                assert text.count(SHIPPED) == 2, "the line for gatepost.toml, and the macro"
+            text = text.replace(SHIPPED, asks)
             text = text.replace("587 : 465", f"{self.submission_port} : 465")
             for old, new in self.replace:
                 text = text.replace(old, new)

@@ -1,9 +1,13 @@
 """Exim with gatepost-policyd: the configuration, submissions, and what was recorded."""
 
 import json
+import re
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mta_modes
@@ -17,8 +21,7 @@ CONFIG = """\
 [milter]
 socket = "inet:{port}@127.0.0.1"
 [policy]
-listen = "inet:{policy_port}@127.0.0.1"
-inet_verdicts = true
+listen = ["inet:{policy_port}@127.0.0.1", "unix:{dir}/exim/policy.sock"]
 [store]
 url = "sqlite:///{dir}/gatepost.sqlite"
 [trap]
@@ -27,6 +30,33 @@ policy_answer = "reject"
 action = "reject"
 """
 TRAP, TRAP_2 = "trap@local.test", "old.customer@local.test"
+
+
+# Loopback is never listed: clients on 127.44.0.0/16 are told of as strangers on 203.0.113.0/24.
+STRANGERS = ((
+    "b64.client_address=${base64:$sender_host_address}",
+    "b64.client_address=${base64:"
+    r"${sg{$sender_host_address}{\N^127\.44\.\d+\N}{203.0.113}}}",
+),)  # fmt: skip
+TMPFILES = Path(__file__).parents[1] / "conf/systemd/gatepost.tmpfiles"
+
+
+class EximPolicyd(Daemon):
+    """gatepost-policyd with a socket in the directory that the shipped tmpfiles make for Exim."""
+
+    def __init__(self, config: str = CONFIG) -> None:
+        home = Path(tempfile.mkdtemp(prefix="gatepost-daemon-"))
+        home.chmod(0o711)
+        line = re.search(r"^#d /run/gatepost/exim (\d+) gatepost (\S+) -$", TMPFILES.read_text(),
+                         re.MULTILINE)  # fmt: skip
+        assert line is not None, "conf/systemd/gatepost.tmpfiles has no directory for Exim"
+        folder = home / "exim"
+        folder.mkdir()
+        shutil.chown(folder, group=line[2])
+        folder.chmod(int(line[1], 8))
+        self.exim_socket = folder / "policy.sock"
+        super().__init__(config, "gatepost-policyd", home=home)
+        self.owned = True
 
 
 def milterctl(daemon: Daemon, *args: str) -> str:

@@ -1,6 +1,9 @@
 """`milterctl check exim` names each broken set-up, and has nothing to say about a right one."""
 
+import re
+import shutil
 import subprocess
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,8 +39,10 @@ BROKEN = (
     Broken("the scrub is not called", "remove-header", "  warn    acl = gatepost_scrub\n", ""),
     Broken("remove_header without Bcc", "remove-header", " : Bcc : X-Bcc", " : X-Bcc"),
     Broken("remove_header without X-Apple-*", "remove-header", "|X-Apple-", ""),
-    Broken("another readsocket port", "policy-socket", "GATEPOST_POLICY = inet:127.0.0.1:",
-           "GATEPOST_POLICY = inet:127.0.0.1:1"),
+    Broken("another readsocket port", "policy-socket", "GATEPOST_POLICY = /",
+           "GATEPOST_POLICY = inet:127.0.0.1:1 #/"),
+    Broken("another readsocket path", "policy-socket", "GATEPOST_POLICY = /",
+           "GATEPOST_POLICY = /old/"),
     Broken("acl_smtp_dkim not set", "stage-dkim", "acl_smtp_dkim = gatepost_dkim\n", ""),
     Broken("not asked at RCPT", "stage-rcpt", "  require acl = gatepost_rcpt\n", ""),
     Broken("not asked at DATA", "stage-data", "  require acl = gatepost_data\n", ""),
@@ -69,14 +74,20 @@ BROKEN = (
 
 
 @pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    listener = Listener(("127.0.0.1", 0))
-    yield int(listener.sock.getsockname()[1])
+def policy() -> Iterator[Path]:
+    """A socket that Exim's user may connect to."""
+    folder = Path(tempfile.mkdtemp(prefix="gatepost-policy-"))
+    folder.chmod(0o755)
+    listener = Listener(str(folder / "policy.sock"))
+    (folder / "policy.sock").chmod(0o666)
+    yield folder / "policy.sock"
     listener.close()
+    shutil.rmtree(folder)
 
 
-def settings(port: int) -> Settings:
-    return Settings.model_validate({"policy": {"listen": f"inet:{port}@127.0.0.1"}})
+def settings(policy: Path | int, **more: object) -> Settings:
+    listen = f"unix:{policy}" if isinstance(policy, Path) else f"inet:{policy}@127.0.0.1"
+    return Settings.model_validate({"policy": {"listen": listen, **more}})
 
 
 def program(exim: EximInstance) -> Path:
@@ -88,23 +99,23 @@ def program(exim: EximInstance) -> Path:
     return path
 
 
-def codes(exim: EximInstance, port: int) -> set[str]:
+def codes(exim: EximInstance, policy: Path | int) -> set[str]:
     live = exim_config.read(exim.config, program(exim))
-    return {f.code for f in exim_checks.check(live, settings(port))}
+    return {f.code for f in exim_checks.check(live, settings(policy))}
 
 
 @pytest.fixture(scope="module")
-def exim(port: int, exim_programs: mta_unpack.Programs) -> Iterator[EximInstance]:
-    with EximInstance(exim_programs, port, run=False) as made:
+def exim(policy: Path, exim_programs: mta_unpack.Programs) -> Iterator[EximInstance]:
+    with EximInstance(exim_programs, policy, run=False) as made:
         yield made
 
 
-def test_nothing_to_say_about_a_right_one(exim: EximInstance, port: int) -> None:
-    assert codes(exim, port) == set()
+def test_nothing_to_say_about_a_right_one(exim: EximInstance, policy: Path) -> None:
+    assert codes(exim, policy) == set()
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda b: b.name.replace(" ", "-"))
-def test_broken(broken: Broken, exim: EximInstance, port: int) -> None:
+def test_broken(broken: Broken, exim: EximInstance, policy: Path) -> None:
     # The operator's own lines stand in comments of gatepost-acl.conf as well.
     own = broken.old.startswith("  require")
     paths = [exim.config] if own else [p for p in exim.root.iterdir() if p.suffix == ".conf"]
@@ -117,7 +128,7 @@ def test_broken(broken: Broken, exim: EximInstance, port: int) -> None:
         also = {"remove-header"} if broken.code == "stage-data" else set()
         if broken.name == "the scrub is not called":
             also = {"not-smtp"}
-        assert codes(exim, port) - also == {broken.code}
+        assert codes(exim, policy) - also == {broken.code}
     finally:
         for path, text in before.items():
             path.write_text(text)
@@ -129,16 +140,16 @@ def test_broken(broken: Broken, exim: EximInstance, port: int) -> None:
     ("own_received", "proxy"),
 ])  # fmt: skip
 def test_keys_that_exim_cannot_obey(
-    key: str, value: object, exim: EximInstance, port: int
+    key: str, value: object, exim: EximInstance, policy: Path
 ) -> None:  # fmt: skip
     """Each is named, and the line says what really holds."""
     live = exim_config.read(exim.config, program(exim))
-    said = Settings.model_validate({"policy": {"listen": f"inet:{port}@127.0.0.1"},
+    said = Settings.model_validate({"policy": {"listen": f"unix:{policy}"},
                                     "submission": {key: value}})  # fmt: skip
     (finding,) = exim_checks.check(live, said)
     assert (finding.code, finding.where) == ("not-obeyed", f"gatepost.toml, submission.{key}")
     line = finding.change.removeprefix("gatepost.toml: [submission] ")
-    mended = Settings.model_validate({"policy": {"listen": f"inet:{port}@127.0.0.1"},
+    mended = Settings.model_validate({"policy": {"listen": f"unix:{policy}"},
                                       "submission": tomllib.loads(line)})  # fmt: skip
     assert exim_checks.check(live, mended) == ()
 
@@ -147,23 +158,54 @@ def test_nobody_listens(exim: EximInstance) -> None:
     assert "socket-unreachable" in codes(exim, free_port())
 
 
-def test_plain_exim(exim_programs: mta_unpack.Programs, port: int) -> None:
+def test_plain_exim(exim_programs: mta_unpack.Programs, policy: Path) -> None:
     """An Exim that never heard of gatepost: everything is missing."""
-    with EximInstance(exim_programs, port, gatepost=False, run=False) as made:
-        assert codes(made, port) == {
+    with EximInstance(exim_programs, policy, gatepost=False, run=False) as made:
+        assert codes(made, policy) == {
             "remove-header", "received-header", "stage-rcpt", "stage-dkim", "stage-data",
             "router", "not-smtp",
         }  # fmt: skip
 
 
-def test_command_line(exim: EximInstance, port: int, tmp_path: Path) -> None:
+def test_over_inet_no_verdict_of_exim_is_believed(exim_programs: mta_unpack.Programs) -> None:
+    """One line that says what is lost and what to write; none where the operator has said so."""
+    listener = Listener()
+    port = listener.port
+    with EximInstance(exim_programs, port, run=False) as made:
+        live = exim_config.read(made.config, program(made))
+        (found,) = exim_checks.check(live, settings(port))
+        assert exim_checks.check(live, settings(port, inet_verdicts=True)) == ()
+        both = Settings.model_validate({"policy": {
+            "listen": [f"inet:{port}@127.0.0.1", "unix:/run/x/policy.sock"],
+        }})  # fmt: skip
+        other = {f.code: f.change for f in exim_checks.check(live, both)}
+    listener.close()
+    assert found.code == "not-believed" and f"inet:127.0.0.1:{port}" in found.problem
+    assert found.change.startswith(f"GATEPOST_POLICY = {exim_checks.SHIPPED}, after")
+    listen = re.search(r"listen = (\[.*?\])", found.change)
+    assert listen is not None
+    mended = Settings.model_validate({"policy": tomllib.loads(listen[0])})
+    assert [a.kind for a in mended.policy.listen] == ["inet", "unix"]
+    assert other["not-believed"] == "GATEPOST_POLICY = /run/x/policy.sock"
+
+
+def test_exims_user_may_not_connect(exim: EximInstance, policy: Path) -> None:
+    policy.chmod(0o600)
+    try:
+        assert codes(exim, policy) == {"socket-user"}
+    finally:
+        policy.chmod(0o666)
+
+
+def test_command_line(exim: EximInstance, policy: Path, tmp_path: Path) -> None:
     config = tmp_path / "gatepost.toml"
-    for listen, code in ((port, 0), (free_port(), 1)):
-        config.write_text(f'[policy]\nlisten = "inet:{listen}@127.0.0.1"\n')
+    other = tmp_path / "other.sock"
+    for listen, code in ((policy, 0), (other, 1)):
+        config.write_text(f'[policy]\nlisten = "unix:{listen}"\n')
         done = subprocess.run(
             [BIN / "milterctl", "--config", config, "check", "exim", "--exim-config", exim.config,
              "--exim", program(exim)], capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == code, (done.stdout, done.stderr)
         if code:
-            assert f"GATEPOST_POLICY = inet:127.0.0.1:{listen}" in done.stdout
+            assert f"GATEPOST_POLICY = {listen}" in done.stdout

@@ -22,7 +22,7 @@ from canary import Canaries
 from daemons import Daemon, read_everything
 from dns_server import DnsServer
 from exim_instance import CONF, EximInstance
-from exim_stack import CONFIG, TRAP, TRAP_2, by_id, milterctl, recorded, submit
+from exim_stack import STRANGERS, TRAP, TRAP_2, EximPolicyd, by_id, milterctl, recorded, submit
 from gatepost_policy.config.field_lists import DEFAULT_REMOVE
 from gatepost_policy.scrub import audit
 from mta_modes import COLUMNS, TELLING, Case
@@ -69,8 +69,8 @@ def dns(keys: Keys) -> Iterator[DnsServer]:
 
 
 @pytest.fixture(scope="module")
-def policyd() -> Iterator[Daemon]:
-    with Daemon(CONFIG, "gatepost-policyd") as running:
+def policyd(exim_programs: mta_unpack.Programs) -> Iterator[EximPolicyd]:
+    with EximPolicyd() as running:
         for trap in (TRAP, TRAP_2):
             milterctl(running, "trap", "add", trap)
         time.sleep(2.5)  # what was made by hand holds within two seconds
@@ -79,9 +79,11 @@ def policyd() -> Iterator[Daemon]:
 
 @pytest.fixture(scope="module")
 def exim(
-    policyd: Daemon, dns: DnsServer, exim_programs: mta_unpack.Programs
+    policyd: EximPolicyd, dns: DnsServer, exim_programs: mta_unpack.Programs
 ) -> Iterator[EximInstance]:
-    with EximInstance(exim_programs, policyd.policy_port, dns=dns.address) as running:
+    with EximInstance(
+        exim_programs, policyd.exim_socket, dns=dns.address, replace=STRANGERS
+    ) as running:
         yield running
 
 
@@ -284,7 +286,7 @@ def test_trap_at_rcpt_then_listed(exim: EximInstance, policyd: Daemon) -> None:
     still = exim.inbound(source="127.44.5.6")
     assert still.send(b"S: x\n\nx\n", "x@spam.example", ["postmaster@local.test"]).code == 250
     exim.collect(2)
-    got = recorded(policyd, lambda m: bool(m["client"]["address"] == "127.44.5.6"
+    got = recorded(policyd, lambda m: bool(m["client"]["address"] == "203.0.113.6"
                                            and m["decision"]["reason"] == "trap"))  # fmt: skip
     assert got["recipients"] == [{"address": "Trap+Tag@local.test", "trap": True}]
 

@@ -6,21 +6,20 @@ import time
 import pytest
 
 import mta_unpack
-from daemons import Daemon
 from exim_instance import EximInstance
-from exim_stack import CONFIG, TRAP, milterctl, submit
+from exim_stack import CONFIG, STRANGERS, TRAP, EximPolicyd, by_id, milterctl, recorded, submit
 from mta_modes import COLUMNS
 from ports import free_port
 
 pytestmark = [pytest.mark.exim, pytest.mark.timeout(300)]
 
 
-def verdicts(more: str, tag: bool = False) -> Daemon:
+def verdicts(more: str, tag: bool = False) -> EximPolicyd:
     config = CONFIG.replace('policy_answer = "reject"\n', "").replace("[trap]\n", "[trap]\n" + more)
     # A trap at RCPT may list the client before DATA of the same message: not this test's matter.
     sender = 'action = "tag"\n' if tag else 'action = "shadow"\n'
     config = config.replace('action = "reject"\n', sender)
-    daemon = Daemon(config, "gatepost-policyd")
+    daemon = EximPolicyd(config)
     milterctl(daemon, "trap", "add", TRAP)
     time.sleep(2.5)
     return daemon
@@ -31,7 +30,7 @@ def test_verdict_at_data(exim_programs: mta_unpack.Programs) -> None:
     message = b"Subject: x\nFrom: x@y.example\n\nx\n"
     with (
         verdicts("") as daemon,
-        EximInstance(exim_programs, daemon.policy_port) as exim,
+        EximInstance(exim_programs, daemon.exim_socket) as exim,
     ):
         sent = exim.inbound(source="127.50.0.1").send(message, "x@y.example", [TRAP])
         assert sent.rcpt[TRAP].startswith("250"), sent
@@ -44,23 +43,46 @@ def test_verdict_at_data(exim_programs: mta_unpack.Programs) -> None:
         assert b"Envelope-to: bob@local.test" in data
         time.sleep(0.5)
         assert exim.delivered() == [], "the trap got a copy"
-    with verdicts("", tag=True) as daemon, EximInstance(exim_programs, daemon.policy_port) as exim:
-        exim.inbound(source="127.50.0.4").send(message, "x@y.example", [TRAP])
+    with (
+        verdicts("", tag=True) as daemon,
+        EximInstance(exim_programs, daemon.exim_socket, replace=STRANGERS) as exim,
+    ):
+        exim.inbound(source="127.44.0.4").send(message, "x@y.example", [TRAP])
         end = time.monotonic() + 20
         data = b""
         while b"X-Gatepost: listed" not in data and time.monotonic() < end:
-            exim.inbound(source="127.50.0.4").send(message, "x@y.example", ["bob@local.test"])
+            exim.inbound(source="127.44.0.4").send(message, "x@y.example", ["bob@local.test"])
             (data,) = exim.collect()
         assert b"X-Gatepost: listed" in data, data.decode()
     with (
         verdicts('action = "discard"\n') as daemon,
-        EximInstance(exim_programs, daemon.policy_port) as exim,
+        EximInstance(exim_programs, daemon.exim_socket) as exim,
     ):
         sent = exim.inbound(source="127.50.0.3").send(message, "x@y.example", [TRAP])
         assert sent.code == 250, sent
         time.sleep(0.5)
         assert exim.delivered() == []
         assert "<= x@y.example" in exim.log_text()
+
+
+def test_an_upgrade_that_still_asks_over_inet(exim_programs: mta_unpack.Programs) -> None:
+    """Mail flows and is recorded; that Exim's verdicts are lost is said, once."""
+    message = b"DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d=a.test; s=s1; h=From;\n" \
+        b" bh=2jmj7l5rSw0yVb/vlWAYkK/YBwk=; b=AAAA\nFrom: x@a.test\n\nx\n"  # fmt: skip
+    with EximPolicyd() as daemon:
+        found = {}
+        for policy in (daemon.policy_port, daemon.exim_socket):
+            with EximInstance(exim_programs, policy) as exim:
+                for _ in range(2):
+                    sent = exim.inbound().send(message, "x@a.test", ["bob@local.test"])
+                    assert sent.code == 250, (sent, exim.log_text())
+                    exim.collect()
+                found[policy] = recorded(daemon, by_id(sent.final))["signatures"][0]
+        said = [line for line in daemon.text().splitlines() if "event=not-believed" in line]
+    by_inet, by_unix = found.values()
+    assert (by_inet["result"], by_inet["reason"]) == ("neutral", "not-believed")
+    assert by_unix["result"] in ("fail", "permerror", "temperror"), by_unix
+    assert len(said) == 1 and "policy.inet_verdicts" in said[0]
 
 
 @pytest.mark.parametrize("stance, code", [("OK", 250), ("451 4.3.0 Try again later", 451)])

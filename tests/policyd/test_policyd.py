@@ -142,15 +142,14 @@ def test_exim_message(policyd: Policyd) -> None:
             "LEFT JOIN signature s ON s.message_id = m.id WHERE queue_id = '1xA-{}'"
         )
         eventually(lambda: len(policyd.sql(query.format(3))) == 1)
-        assert policyd.sql(query.format(1)) == [("reject", "trap", "signed.example", "pass")]
+        assert policyd.sql(query.format(1)) == [("reject", "one-witness", "signed.example", "pass")]
         assert policyd.sql(query.format(3)) == [("accept", "no-bad-signal", None, None)]
-        # The signing domain takes the blame; the prefix that RCPT TO had named is let go.
-        eventually(
-            lambda: (
-                policyd.sql("SELECT kind FROM listing WHERE value = 'signed.example'")
-                == [("dkim",)]
-            )
-        )
+        # A signature alone is one witness: nobody is listed, and the client that RCPT TO had named
+        # is let go. Unsigned mail that came later lists its client.
+        listed = "SELECT 1 FROM listing WHERE value LIKE '{}%'"
+        eventually(lambda: bool(policyd.sql(listed.format("203.0.113.52"))))
+        assert policyd.sql(listed.format("signed.example")) == []
+        eventually(lambda: policyd.sql(listed.format("203.0.113.50")) == [])
 
 
 def test_pipelining(policyd: Policyd) -> None:
@@ -167,8 +166,6 @@ def test_pipelining(policyd: Policyd) -> None:
 
 DOUBTFUL = [
     b"request=other\nprotocol_state=RCPT\nrecipient=trap@home.example\n\n",
-    b"nonsense\n\n",
-    postfix_request(TRAP).replace(b"sender=", b"sender"),
     postfix_request(TRAP)[:-1] + b"sender=twice@x.example\n\n",
     postfix_request(TRAP).replace(b"protocol_state=RCPT", b"protocol_state=DATA"),
     postfix_request("").replace(b"recipient=\n", b""),
@@ -182,6 +179,17 @@ def test_doubt_is_dunno_and_goes_on(policyd: Policyd, data: bytes) -> None:
         client.send(data)
         assert client.until(b"\n\n") == b"action=DUNNO"
         assert client.postfix("user@home.example", client_address="203.0.113.200") == DUNNO
+
+
+@pytest.mark.parametrize("data", [
+    b"nonsense\n\n", postfix_request(TRAP).replace(b"sender=", b"sender"),
+])  # fmt: skip
+def test_a_line_that_is_no_attribute_is_dunno_and_the_end(policyd: Policyd, data: bytes) -> None:
+    """Whoever sends one is no Postfix: the rest of what he sends is not read."""
+    with policyd.client() as client:
+        client.send(data)
+        assert client.until(b"\n\n") == b"action=DUNNO"
+        assert client.closed()
 
 
 @pytest.mark.parametrize("data", [b"x" * 1_000_000, b"a=" + b"x" * 9_000 + b"\n", b"a=b\n" * 5_000])

@@ -4,17 +4,20 @@ Pure but for one connection attempt to the policy service. What it asks for is w
 another configuration that does the same in its own words draws no finding.
 """
 
+import pwd
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from gatepost_milter.doctor import exim_around
 from gatepost_milter.doctor.exim_config import EximConfig, Statement
 from gatepost_milter.doctor.finding import Finding
-from gatepost_milter.doctor.sockets import reachable
+from gatepost_milter.doctor.sockets import may_connect, reachable
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.system.socket_address import SocketAddress
 
+SHIPPED = "/run/gatepost/exim/policy.sock"  # conf/exim/gatepost-main.conf
 SCRUB_FILE = "conf/exim/gatepost-acl.conf, gatepost_scrub"
 _SOCKET = re.compile(r"\$\{readsocket\{\s*((?:inet:|/)[^{},]+)")
 
@@ -33,7 +36,8 @@ def _spelling(address: SocketAddress) -> str:
 def _sockets(config: EximConfig, settings: Settings) -> Iterator[Finding]:
     """Every question must go where gatepost-policyd listens."""
     ours = {_spelling(a) for a in settings.policy.listen}
-    wanted = sorted(ours)[0]
+    # Unix sockets first: over inet nothing that Exim says of signatures is believed.
+    wanted = min(ours, key=lambda spelling: (spelling.startswith("inet"), spelling))
     for target in dict.fromkeys(_SOCKET.findall(config.text)):
         plain = target.strip().replace("inet:localhost:", "inet:127.0.0.1:")
         asked = re.search(re.escape(target) + r"\s*\}\s*\{exim ", config.text)
@@ -43,6 +47,38 @@ def _sockets(config: EximConfig, settings: Settings) -> Iterator[Finding]:
                 f"readsocket asks {target}, and gatepost-policyd listens on {wanted}",
                 f"GATEPOST_POLICY = {wanted}",
             )  # fmt: skip
+        elif asked and not settings.policy.inet_verdicts and plain.startswith("inet"):
+            yield Finding(
+                "not-believed", "exim configuration",
+                f"over {target} each DKIM result of Exim is recorded as not-believed: no domain "
+                "is blamed or known as good",
+                f"GATEPOST_POLICY = {_unix(settings)}",
+            )  # fmt: skip
+        elif asked and plain.startswith("/") and (problem := _user_problem(config, plain)):
+            yield Finding("socket-user", plain, problem, "the directory of docs/exim.md")
+
+
+def _user_problem(config: EximConfig, path: str) -> str | None:
+    """Why Exim's user cannot ask: with GATEPOST_DOWN = OK nothing else would show it."""
+    user = config.options.get("exim_user", "Debian-exim")  # not told where it is compiled in
+    try:
+        user = pwd.getpwuid(int(user)).pw_name if user.isdigit() else pwd.getpwnam(user).pw_name
+    except KeyError:
+        return None
+    # That nobody listens is another finding.
+    return may_connect(Path(path), user) if Path(path).is_socket() else None
+
+
+def _unix(settings: Settings) -> str:
+    """A unix socket of the policy service, and where there is none, how to have one."""
+    for address in settings.policy.listen:
+        if address.kind == "unix":
+            return address.path
+    listen = ", ".join(f'"{a}"' for a in (*settings.policy.listen, f"unix:{SHIPPED}"))
+    return (
+        f"{SHIPPED}, after gatepost.toml: [policy] listen = [{listen}], and the directory of "
+        "docs/exim.md"
+    )
 
 
 def _asks(statements: tuple[Statement, ...], stage: str) -> bool:

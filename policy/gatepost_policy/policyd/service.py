@@ -68,6 +68,7 @@ class Service:
         self.waits_for_disk = settings.store.sync == "power"
         # By message id and whether its teller is believed: a stranger adds nothing to the MTA's.
         self._pending: OrderedDict[tuple[str, bool], _Pending] = OrderedDict()
+        self._said_not_believed = False
 
     def facts(self, request: Request, *, trusted: bool = True) -> Facts | None:
         """The facts to be judged, or None where there is nothing to judge: no opinion.
@@ -86,6 +87,8 @@ class Service:
         if stage == "dkim":
             said = attributes.signature(request, self.settings, believed=believed)
             self._remember((name, believed), said)
+            if said is not None and not believed:
+                self._say_not_believed()
             return None
         signatures: tuple[Signature, ...] = ()
         if stage == "data" and name:
@@ -121,6 +124,7 @@ class Service:
     def adopt(self, old: "Service") -> None:
         """Take over what `old` was waiting for: the configuration was read again."""
         self._pending = old._pending
+        self._said_not_believed = old._said_not_believed
         if old.settings.dkim == self.settings.dkim:
             self.checker.inherit(old.checker)
 
@@ -132,6 +136,18 @@ class Service:
             if pending.since > limit:
                 return
             del self._pending[name]
+
+    def _say_not_believed(self) -> None:
+        """An MTA that is configured so loses every verdict of its own: once, not each time."""
+        if self._said_not_believed:
+            return
+        self._said_not_believed = True
+        self.log.event(
+            "warning",
+            "not-believed",
+            hint="DKIM verdicts over an inet socket are recorded as neutral; let the MTA ask over "
+            "a unix socket (docs/exim.md), or set policy.inet_verdicts",
+        )
 
     def _remember(self, name: tuple[str, bool], signature: Signature | None) -> None:
         if not name[0] or signature is None:

@@ -58,6 +58,9 @@ class EximPolicyd(Daemon):
         super().__init__(config, "gatepost-policyd", home=home)
         self.owned = True
 
+    def __enter__(self) -> "EximPolicyd":
+        return self
+
 
 def milterctl(daemon: Daemon, *args: str) -> str:
     return subprocess.run(

@@ -313,7 +313,7 @@ def test_on_a_real_terminal(slow: str) -> None:
     assert child.wait() == 0
     text = data.decode()
     assert "\x1b[" in text
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text).replace("\r", "")
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
     assert "repeat sender" in plain
     assert max(len(line) for line in plain.splitlines()) <= columns
 

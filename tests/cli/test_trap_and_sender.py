@@ -91,7 +91,7 @@ def test_import(run: Run, tmp_path: Path) -> None:
 
 def test_check(run: Run, history: None) -> None:
     assert run("trap", "check") == (0, "0 traps, none of them in use\n")
-    run("trap", "add", "again@slow.example")
+    assert run("trap", "add", "--force", "again@slow.example")[0] == 0
     code, output = run("trap", "check")
     assert code == 1
     assert "milterctl trap remove again@slow.example" in output

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """Put gatepost into a mail server: what to change, merged with what it has.
+    """Put gatepost into a mail server: what to change, or do it.
 
-    Without --apply nothing is changed: what is printed can be pasted into a shell.
+    Whatever stands there is kept. Without --apply nothing is changed: what is printed can be pasted into a shell.
     """
 
 

@@ -54,7 +54,14 @@ def recording(sound: Settings) -> Iterator[Settings]:
 def test_sound(recording: Settings) -> None:
     found = list(installation.examine(recording, None, NOW))
     assert [f for f in found if f.problem] == []
-    assert [f.what for f in found] == ["configuration", "state", "store", "traps", "ours", "journal"]
+    assert [f.what for f in found] == [
+        "configuration",
+        "state",
+        "store",
+        "traps",
+        "ours",
+        "journal",
+    ]
     assert "recorder runs" in found[-1].state
 
 

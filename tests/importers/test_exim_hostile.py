@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from gatepost_policy.importers.exim_delivery import read_recipient
 from gatepost_policy.importers.exim_fields import (
     read_arrival,
-    read_recipient,
     read_rejection,
     walked_arrival,
     walked_rejection,

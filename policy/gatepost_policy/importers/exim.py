@@ -30,8 +30,9 @@ from gatepost_policy.importers.common import (
     line_key,
     refused,
 )
+from gatepost_policy.importers.exim_delivery import read_recipient
 from gatepost_policy.importers.exim_dkim import passed, read_dkim
-from gatepost_policy.importers.exim_fields import read_arrival, read_recipient, read_rejection
+from gatepost_policy.importers.exim_fields import read_arrival, read_rejection
 from gatepost_policy.importers.exim_line import LINE, PRDR, PREFIX, REST, SPLIT, TOPIC, prefix_time
 from gatepost_policy.journal.record import Seen
 from gatepost_policy.mail import address

@@ -1,10 +1,10 @@
 """The one process of a host that takes the journal into the store."""
 
+from gatepost_policy.recorder.batch import record_batch
 from gatepost_policy.recorder.recorder import (
     LOCK,
     Recorder,
     publish_now,
-    record_batch,
     wait_until_ingested,
 )
 

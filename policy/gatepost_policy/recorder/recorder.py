@@ -14,22 +14,18 @@ import secrets
 import select
 import threading
 import time
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import IntegrityError
 
 from gatepost_policy import config, journal, lookup, retention, store, traps
 from gatepost_policy.config import own_names
-from gatepost_policy.ingest import Outcome, ingest, trap_marks
-from gatepost_policy.journal.record import Json
+from gatepost_policy.ingest import trap_marks
 from gatepost_policy.recorder import intake
 from gatepost_policy.recorder.intake import Intake, Log
-from gatepost_policy.store import Files, StoreError, journal_mark, partitions
+from gatepost_policy.store import Files, StoreError, journal_mark
 from gatepost_policy.system import mta_tables
 
 if TYPE_CHECKING:
@@ -40,7 +36,6 @@ MARK_S = 0.5  # spent on marking old mail before new mail is looked for again
 HOST = "host"
 LOOK_S = 0.2  # how often the journal and the revisions are looked at; a trap hit pokes
 GATHER_S = 0.03
-COMMIT_ROWS = 5_000
 BACKOFF_MAX_S = 5.0
 COMPLAIN_S = 60.0
 OWN_S = 600.0
@@ -297,53 +292,6 @@ class Recorder:
         self._engine, self._purger = None, None
         if self._intake is not None:
             self._intake.forget()
-
-
-def record_batch(
-    engine: Engine, records: Sequence[Json], settings: "Settings", learned: float | None = None
-) -> int:
-    """Write records that come from no journal (importers, `replay --record`); how many were new.
-
-    A record whose `key` is known is left out. At most COMMIT_ROWS rows go into one transaction.
-    Raises StoreError; ValueError where a record is none.
-    """
-    now = time.time() if learned is None else learned
-    with store.reading(engine) as connection:
-        now = retention.learned(connection, now)
-    partitions.prepare(engine, now)
-    new = 0
-    for part in _by_rows(records):
-        outcome = store.persistently(
-            engine, partial(_record, part=part, settings=settings, now=now), also=IntegrityError
-        )
-        if outcome.bad:
-            raise ValueError(f"not a record: {next(iter(outcome.bad.values()))}")
-        new += outcome.messages
-    return new
-
-
-def _record(
-    connection: Connection, part: Sequence[Json], settings: "Settings", now: float
-) -> Outcome:
-    outcome = ingest(connection, part, settings, now)
-    if outcome.messages:
-        # A log does not say which of its recipients are traps.
-        trap_marks.unsettle(connection)
-    return outcome
-
-
-def _by_rows(records: Sequence[Json]) -> Iterable[list[Json]]:
-    part: list[Json] = []
-    rows = 0
-    for data in records:
-        part.append(data)
-        # A message, its domains and sums, and what it lists by itself.
-        rows += 5 + len(data.get("recipients") or ()) + 2 * len(data.get("signatures") or ())
-        if rows >= COMMIT_ROWS:
-            yield part
-            part, rows = [], 0
-    if part:
-        yield part
 
 
 def wait_until_ingested(settings: "Settings", timeout: float = 2.0) -> bool:

@@ -10,16 +10,21 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Float,
-    ForeignKey,
     Index,
     Integer,
     String,
     Text,
-    UniqueConstraint,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
+from gatepost_policy.store.listing_tables import Evidence as Evidence
+
+# The whole schema is here: whoever imports this module has every table in Base.metadata.
+from gatepost_policy.store.listing_tables import Listing as Listing
+from gatepost_policy.store.listing_tables import ListingChange as ListingChange
+from gatepost_policy.store.listing_tables import TrapHit as TrapHit
+from gatepost_policy.store.listing_tables import TrapRow as TrapRow
 from gatepost_policy.store.schema import Base, BigKey, Ordered
 
 NOUGHT = text("0")
@@ -295,114 +300,6 @@ class SenderIdentity(Base):
         ),
         {"sqlite_with_rowid": False},
     )
-
-
-class Listing(Base):
-    """A proven identity that is, or was, being punished. The last one counts for escalation."""
-
-    __tablename__ = "listing"
-
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    kind: Mapped[str] = mapped_column(String(16))
-    value: Mapped[str] = mapped_column(Text)
-    since: Mapped[float] = mapped_column(Float(53))
-    until: Mapped[float] = mapped_column(Float(53), index=True)
-    seconds: Mapped[int] = mapped_column(Integer)  # as given, before any lifting by hand
-    reason: Mapped[str] = mapped_column(String(32))
-    hits: Mapped[int] = mapped_column(Integer)
-    by_hand: Mapped[bool] = mapped_column(Boolean, default=False)
-    forgiven: Mapped[float | None] = mapped_column(Float(53))
-    note: Mapped[str | None] = mapped_column(Text)
-    # The /48 of an IPv6 prefix, the organisation of a d=: siblings have it in common.
-    network: Mapped[str | None] = mapped_column(Text)
-
-    __table_args__ = (
-        Index("ix_listing_kind_value_until", "kind", "value", "until"),
-        Index(
-            "ix_listing_network_since",
-            "network",
-            "since",
-            sqlite_where=text("network IS NOT NULL"),
-            postgresql_where=text("network IS NOT NULL"),
-        ),
-    )
-
-
-class ListingChange(Base):
-    """An identity whose listing began, ended early or went: what has to be published anew.
-
-    Read by `id`, so that a hit among very many listings costs what it changes and no more. The
-    newest rows are kept (`listings.table.CHANGES_KEPT`).
-    """
-
-    __tablename__ = "listing_change"
-
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    kind: Mapped[str] = mapped_column(String(16))
-    value: Mapped[str] = mapped_column(Text)
-
-
-class Evidence(Base):
-    """Why a listing exists: one trap hit by one message. Bounded per listing (EVIDENCE_MAX)."""
-
-    __tablename__ = "evidence"
-
-    listing_id: Mapped[int] = mapped_column(
-        BigKey, ForeignKey("listing.id", ondelete="CASCADE"), primary_key=True
-    )
-    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
-    trap: Mapped[str] = mapped_column(Text, primary_key=True)
-    at: Mapped[float] = mapped_column(Float(53))
-
-    __table_args__ = (Index("ix_evidence_message_id", "message_id"),)
-
-
-class TrapHit(Base):
-    """One trap hit, and whose it was: what the next one of the same sender is judged by.
-
-    `whose` is the organisation of a proven d=, else the client prefix; `reason` what the hit was
-    taken for. Kept for `sender.listing_memory`.
-    """
-
-    __tablename__ = "trap_hit"
-
-    message_id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
-    whose: Mapped[str] = mapped_column(Ordered, primary_key=True)
-    at: Mapped[float] = mapped_column(Float(53))
-    reason: Mapped[str] = mapped_column(String(32))
-    b_hash: Mapped[str | None] = mapped_column(String(16))
-    prefix: Mapped[str | None] = mapped_column(String(50))
-    host: Mapped[str | None] = mapped_column(Text)  # organisation of the client's verified name
-
-    __table_args__ = (
-        Index("ix_trap_hit_whose_at", "whose", "at"),
-        Index("ix_trap_hit_prefix_at", "prefix", "at"),
-        Index("ix_trap_hit_at", "at"),
-        {"sqlite_with_rowid": False},
-    )
-
-
-class TrapRow(Base):
-    """One trap. `kind` is exact (an address), domain (`@example.org`) or pattern (a glob)."""
-
-    __tablename__ = "trap"
-
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    kind: Mapped[str] = mapped_column(String(8))
-    key: Mapped[str] = mapped_column(Text)  # trap_key, `@domain`, or the pattern
-    raw: Mapped[str] = mapped_column(Text)
-    source: Mapped[str] = mapped_column(Text, default="")
-    note: Mapped[str] = mapped_column(Text, default="")
-    published: Mapped[str] = mapped_column(Text, default="")  # where it was published, if it was
-    published_at: Mapped[float | None] = mapped_column(Float(53))
-    added: Mapped[float] = mapped_column(Float(53))
-    removed: Mapped[float | None] = mapped_column(Float(53))  # no longer a trap since then
-    # 0: added by hand; else the import that brought it, live up to revision `generation`.
-    generation: Mapped[int] = mapped_column(Integer, default=0)
-    live_at: Mapped[float | None] = mapped_column(Float(53))  # last seen as a sender or login
-    live_as: Mapped[str] = mapped_column(Text, default="")  # sender, login, submission-sender
-
-    __table_args__ = (UniqueConstraint("kind", "key"),)
 
 
 class WaitingSums(Base):

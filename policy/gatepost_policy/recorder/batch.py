@@ -1,0 +1,67 @@
+"""Records that come from no journal: importers and `replay --record` write them here."""
+
+import time
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+
+from gatepost_policy import retention, store
+from gatepost_policy.ingest import Outcome, ingest, trap_marks
+from gatepost_policy.journal.record import Json
+from gatepost_policy.store import partitions
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+
+COMMIT_ROWS = 5_000
+
+
+def record_batch(
+    engine: Engine, records: Sequence[Json], settings: "Settings", learned: float | None = None
+) -> int:
+    """Write records that come from no journal (importers, `replay --record`); how many were new.
+
+    A record whose `key` is known is left out. At most COMMIT_ROWS rows go into one transaction.
+    Raises StoreError; ValueError where a record is none.
+    """
+    now = time.time() if learned is None else learned
+    with store.reading(engine) as connection:
+        now = retention.learned(connection, now)
+    partitions.prepare(engine, now)
+    new = 0
+    for part in _by_rows(records):
+        outcome = store.persistently(
+            engine, partial(_record, part=part, settings=settings, now=now), also=IntegrityError
+        )
+        if outcome.bad:
+            raise ValueError(f"not a record: {next(iter(outcome.bad.values()))}")
+        new += outcome.messages
+    return new
+
+
+def _record(
+    connection: Connection, part: Sequence[Json], settings: "Settings", now: float
+) -> Outcome:
+    outcome = ingest(connection, part, settings, now)
+    if outcome.messages:
+        # A log does not say which of its recipients are traps.
+        trap_marks.unsettle(connection)
+    return outcome
+
+
+def _by_rows(records: Sequence[Json]) -> Iterable[list[Json]]:
+    part: list[Json] = []
+    rows = 0
+    for data in records:
+        part.append(data)
+        # A message, its domains and sums, and what it lists by itself.
+        rows += 5 + len(data.get("recipients") or ()) + 2 * len(data.get("signatures") or ())
+        if rows >= COMMIT_ROWS:
+            yield part
+            part, rows = [], 0
+    if part:
+        yield part

@@ -36,9 +36,17 @@ def milter_engine(request: pytest.FixtureRequest) -> Iterator[str]:
     Running.engine = "libmilter"
 
 
+# Rooms whose tests need a milter, and not one engine or the other: once is enough.
+ANY_ENGINE = frozenset(
+    "cli doctor exporters importers monitoring policyd retention setup tree web".split()
+)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """What runs the real milter runs it on both engines."""
+    """What is about the milter runs on both engines."""
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    if metafunc.definition.path.parent.name in ANY_ENGINE:
+        return
     if "milter_engine" in metafunc.fixturenames or marks & {"milter", "crash", "postfix"}:
         if "one_engine" in marks:
             return

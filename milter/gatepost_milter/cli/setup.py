@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def command() -> None:
     """Put gatepost into a mail server: what to change, or do it.
 
-    Whatever stands there is kept. Without --apply nothing is changed: what is printed can be pasted into a shell.
+    Whatever stands there is kept. Without --apply nothing is changed: what is printed can be
+    pasted into a shell.
     """
 
 

@@ -93,7 +93,7 @@ BROKEN = (
     Broken("PREPEND by $config_directory", "prepend",
            main={"smtpd_client_restrictions":
                  "check_client_access regexp:$config_directory/prepend"},
-           files={"prepend": "/(.*)/ PREPEND X-Client-Name: $1\n"}),
+           files={"prepend": "/(.*)/ PREPEND X-Reputation: $1\n"}),
     Broken("PREPEND in a restriction class", "prepend",
            main={"smtpd_restriction_classes": "noted", "noted":
                  "check_client_access static:{PREPEND X-Client-Class: a}",
@@ -153,7 +153,7 @@ BROKEN = (
     Broken("no_milters everywhere", "no-milters", main={"receive_override_options": "no_milters"}),
     Broken("PREPEND naming the client", "prepend",
            main={"smtpd_client_restrictions": "check_client_access regexp:@ETC@/prepend"},
-           files={"prepend": "/(.*)/ PREPEND X-Client-Name: $1\n"}),
+           files={"prepend": "/(.*)/ PREPEND X-Reputation: $1\n"}),
     Broken("PREPEND before 3.7.11", "prepend", main={
         "mail_version": "3.7.10",
         "smtpd_client_restrictions": "check_client_access static:{PREPEND Received-SPF: pass}, "

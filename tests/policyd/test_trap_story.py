@@ -87,6 +87,17 @@ class Services:
         finally:
             connection.close()
 
+    def age(self, client: str) -> None:
+        """Each message of `client` came a day earlier than the one after it, the last yesterday."""
+        with sqlite3.connect(self.home / "gatepost.sqlite", timeout=30) as connection:
+            connection.execute(
+                "UPDATE message SET at = at - 86400 * (SELECT count(*) FROM message AS later "
+                "WHERE later.address = message.address AND later.id >= message.id) "
+                "WHERE address = ?",
+                (client,),
+            )
+        connection.close()
+
     def send(
         self, *to: str, client: str, domain: str | None = None, sender: str | None = None,
         login: str | None = None,
@@ -97,7 +108,7 @@ class Services:
         header = [
             (b"From", f" {author}".encode()),
             (b"To", f" {to[0]}".encode()),
-            (b"Subject", b" an offer"),
+            (b"Subject", f" an offer {self.number}".encode()),  # else the same b= comes again
             (b"Date", b" Fri, 20 Nov 2026 10:00:00 +0000"),
             (b"Message-ID", f" <{self.number}@{domain or 'unsigned.example'}>".encode()),
         ]
@@ -196,6 +207,8 @@ def test_a_shared_client_is_not_listed(services: Services) -> None:
         assert services.send(USER, client=client).startswith("250")
     good = f"SELECT count(*) FROM message WHERE address = '{client}' AND action = 'accept'"
     eventually(lambda: services.sql(good) == [(5,)])
+    # What came within the hour, or on one day, is no good mail yet: it came on five days.
+    services.age(client)
     assert services.send(TRAP, client=client).startswith("550")
     reason = f"SELECT reason FROM message WHERE address = '{client}' AND traps > 0"
     eventually(lambda: services.sql(reason) == [("shared-client",)])
@@ -237,7 +250,7 @@ def test_what_was_captured_can_be_replayed(services: Services) -> None:
     sidecars = [json.loads(f.read_text()) for f in sorted(captured.glob("*.json"))]
     signed = [s for s in sidecars if s["client"]["address"] == HOST6]
     assert len(signed) == 1
-    assert signed[0]["dns"] == {f"s1._domainkey.{SLOW}": dkimkit.RSA.record}
+    assert signed[0]["dns"][f"s1._domainkey.{SLOW}"] == dkimkit.RSA.record
     replayed = subprocess.run(
         [BIN / "milterctl", "--config", services.milter.config, "replay", captured,
          "--format", "json"],
@@ -247,5 +260,5 @@ def test_what_was_captured_can_be_replayed(services: Services) -> None:
     outcomes = [json.loads(line) for line in lines]
     assert [o["error"] for o in outcomes] == [None] * len(outcomes)
     passed = [o for o in outcomes if [s["result"] for s in o["signatures"]] == ["pass"]]
-    assert len(passed) == sum(1 for s in sidecars if s["dns"])
+    assert len(passed) == sum(1 for s in sidecars if "_domainkey" in str(s["dns"]))
     assert {o["family"] for o in passed} == {"ipv4", "ipv6"}

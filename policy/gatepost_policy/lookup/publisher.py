@@ -1,7 +1,8 @@
 """Write what the store knows into the files that every process of this host has mapped.
 
-One publisher at a time: the recorder, or a command that holds its lock. Both files are written
-aside and renamed; then the counter in `known.tick` moves, and the others look.
+One publisher at a time: the recorder, or a command that holds its lock. The files are all written
+aside before the first is renamed, so a full disk or a store that fails leaves the old ones, which
+belong together; then the counter in `known.tick` moves, and the others look.
 """
 
 import json
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from gatepost_policy.lookup.snapshot import (
     DAMAGE,
+    EMPTY,
     LISTED_FILE,
     MAGIC_NOW,
     MAGIC_TRAPS,
@@ -25,6 +27,7 @@ from gatepost_policy.lookup.snapshot import (
     TICK_FILE,
     TRAPS_FILE,
     TRAPS_HEAD,
+    Snapshot,
     contains,
     hasher,
     load,
@@ -59,7 +62,9 @@ def publish(
     state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
     revision_now = revision.number(connection, "traps")
     generation = revision.number(connection, "generation")
-    old = _published(state_dir)
+    published = _published(state_dir)
+    old, before = (None, EMPTY) if published is None else published
+    files: list[tuple[Path, list[Any]]] = []  # in the order in which they are renamed
     base: _Base | None = None
     if old is not None and old["generation"] == generation:
         base = _Base(old["base"], old["built"], old["generation"], bytes.fromhex(old["key"]))
@@ -69,20 +74,22 @@ def publish(
         small = {name: old[name] for name in ("added", "gone", "domains", "patterns")}
     else:
         changes = None if base is None else _changes(connection, base)
-        if base is None or changes is None or not _adds_up(connection, state_dir, *changes):
-            base = _write_base(connection, state_dir, generation)
+        if base is None or changes is None or not _adds_up(connection, before.base, *changes):
+            base, parts = _new_base(connection, generation)
+            files.append((state_dir / TRAPS_FILE, parts))
             changes = [], []
             base_kept = False  # another key: every other hash is another one as well
         small = {"added": changes[0], "gone": changes[1], **_globs(connection)}
         _checked.add(state_dir)
     hashed = hasher(base.key)
     moment = time.time() if now is None else now
-    state = _listings(
-        connection, state_dir, old if base_kept and known_good else None, hashed, moment
-    )
+    kept = old if base_kept and known_good else None
+    state, wide = _listings(connection, kept, before, hashed, moment)
+    if wide is not None:
+        files.append((state_dir / LISTED_FILE, wide))
     repeats = revision.number(connection, "repeat")
     if base_kept and old is not None and old["repeats"] == repeats and known_good:
-        repeat = array("Q", load(state_dir).repeat)
+        repeat = array("Q", before.repeat)
     else:
         repeat = array(
             "Q", sorted({hashed(f"{k}\0{v}") for k, v in listings.repeating(connection)})
@@ -99,14 +106,9 @@ def publish(
     }
     text = json.dumps(meta).encode()
     text += b" " * (-(NOW_HEAD.size + len(text)) % 8)
-    _replace(
-        state_dir / NOW_FILE,
-        NOW_HEAD.pack(MAGIC_NOW, len(text), len(state.numbers), len(repeat)),
-        text,
-        state.numbers,
-        state.ends,
-        repeat,
-    )
+    head = NOW_HEAD.pack(MAGIC_NOW, len(text), len(state.numbers), len(repeat))
+    files.append((state_dir / NOW_FILE, [head, text, state.numbers, state.ends, repeat]))
+    _replace(files)
     bump(state_dir / TICK_FILE)
 
 
@@ -117,14 +119,19 @@ def anew(state_dir: Path) -> None:
 
 
 def _listings(
-    connection: "Connection", state_dir: Path, old: dict[str, Any] | None, hashed: Any, now: float
-) -> "listed.State":
-    """What is listed: the published state and what changed since, or everything anew."""
+    connection: "Connection",
+    old: dict[str, Any] | None,
+    before: Snapshot,
+    hashed: Any,
+    now: float,
+) -> tuple["listed.State", list[Any] | None]:
+    """What is listed: the published state and what changed since, or everything anew.
+
+    With it the parts of a new large file, or None where the old one stays.
+    """
     from gatepost_policy.lookup import listed
 
-    state = None
     if old is not None:
-        before = load(state_dir)
         state = listed.State(
             base=old["listed"],
             built=old["listed_built"],
@@ -136,15 +143,11 @@ def _listings(
             by_sender=old["by_sender"],
             by_author=old["by_author"],
         )
-        if now < state.built or not listed.step(connection, state, hashed, now):
-            state = None
-        elif len(state.numbers) > listed.DELTA_MAX:
-            parts = listed.merged(state, before.listings, before.untils)
-            _replace(state_dir / LISTED_FILE, *parts)
-    if state is None:
-        state, parts = listed.whole(connection, hashed, now)
-        _replace(state_dir / LISTED_FILE, *parts)
-    return state
+        if now >= state.built and listed.step(connection, state, hashed, now):
+            if len(state.numbers) <= listed.DELTA_MAX:
+                return state, None
+            return state, listed.merged(state, before.listings, before.untils)
+    return listed.whole(connection, hashed, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,19 +158,20 @@ class _Base:
     key: bytes
 
 
-def _published(state_dir: Path) -> dict[str, Any] | None:
-    """The small file's JSON where both files are sound, else None: all is written anew."""
+def _published(state_dir: Path) -> tuple[dict[str, Any], Snapshot] | None:
+    """The small file's JSON and the snapshot where all files are sound, else None: all anew."""
     try:
-        load(state_dir)
+        snapshot = load(state_dir)
         with (state_dir / NOW_FILE).open("rb") as file:
             _, octets, _, _ = NOW_HEAD.unpack(file.read(NOW_HEAD.size))
             meta: dict[str, Any] = json.loads(file.read(octets))
     except DAMAGE:
         return None
-    return meta
+    return meta, snapshot
 
 
-def _write_base(connection: "Connection", state_dir: Path, generation: int) -> _Base:
+def _new_base(connection: "Connection", generation: int) -> tuple[_Base, list[Any]]:
+    """Another key and all exact traps, hashed with it: the parts of the large file."""
     from sqlalchemy import select
 
     from gatepost_policy import traps
@@ -179,12 +183,7 @@ def _write_base(connection: "Connection", state_dir: Path, generation: int) -> _
         execution_options={"yield_per": 10_000},
     )
     numbers = sorted_hashes(base.key, keys.scalars())
-    _replace(
-        state_dir / TRAPS_FILE,
-        TRAPS_HEAD.pack(MAGIC_TRAPS, base.key, base.number, len(numbers)),
-        numbers,
-    )
-    return base
+    return base, [TRAPS_HEAD.pack(MAGIC_TRAPS, base.key, base.number, len(numbers)), numbers]
 
 
 def sorted_hashes(key: bytes, texts: Iterable[str]) -> "array[int]":
@@ -226,7 +225,7 @@ def _changes(connection: "Connection", base: _Base) -> tuple[list[int], list[int
     )
 
 
-def _adds_up(connection: "Connection", state_dir: Path, added: list[int], gone: list[int]) -> bool:
+def _adds_up(connection: "Connection", base: Any, added: list[int], gone: list[int]) -> bool:
     """True where the large file with these changes holds as many traps as the store.
 
     It does not where the store was restored from a backup: its revisions may then say the same of
@@ -237,7 +236,6 @@ def _adds_up(connection: "Connection", state_dir: Path, added: list[int], gone: 
     from gatepost_policy import traps
     from gatepost_policy.store.tables import TrapRow
 
-    base = load(state_dir).base
     expected = len(base)
     expected += sum(1 for number in set(added) if not contains(base, number))
     expected -= sum(1 for number in set(gone) - set(added) if contains(base, number))
@@ -260,16 +258,20 @@ def _globs(connection: "Connection") -> dict[str, list[str]]:
     }
 
 
-def _replace(path: Path, *parts: "bytes | array[int] | array[float]") -> None:
-    """Write aside, then rename: a reader sees the old file or the new one, whole."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+def _replace(files: list[tuple[Path, list[Any]]]) -> None:
+    """Write all aside, then rename each: a reader sees the old file or the new one, whole."""
+    suffix = f"{os.getpid()}.{threading.get_ident()}"
+    asides = [path.with_name(f".{path.name}.{suffix}") for path, _ in files]
     try:
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-        with open(descriptor, "wb") as file:
-            file.writelines(memoryview(part).cast("B") for part in parts)
-        os.replace(aside, path)
+        for aside, (_, parts) in zip(asides, files, strict=True):
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+            with open(descriptor, "wb") as file:
+                file.writelines(memoryview(part).cast("B") for part in parts)
+        for aside, (path, _) in zip(asides, files, strict=True):
+            os.replace(aside, path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        for aside in asides:
+            aside.unlink(missing_ok=True)
         raise
 
 

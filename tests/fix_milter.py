@@ -1,6 +1,5 @@
 """Fixtures of the milter's tests: `--update-cases`, and a daemon that plays golden cases."""
 
-import itertools
 import json
 import signal
 import time
@@ -19,7 +18,6 @@ from daemons import BIN, ENGINES, Process, Running
 from gatepost_milter.mta import client, queue_file
 from gatepost_policy import listings, lookup, store, traps
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.mail.facts import client_prefix
 from gatepost_policy.store import tables
 
 
@@ -176,8 +174,6 @@ def _fill_store(settings: Settings, cases: list[casefile.Case]) -> None:
                 traps.add(connection, trap, at=casefile.AT - 1000)
             for text in case.known["listed"]:
                 listings.punish(connection, listings.identify(text), at=now, seconds=86_400)
-            for text in case.known["good"]:
-                _good_mail(connection, case, int(text))
         for text in sorted({x for case in cases for x in case.known["repeat"]}):
             identity = listings.identify(text)
             connection.execute(
@@ -188,24 +184,6 @@ def _fill_store(settings: Settings, cases: list[casefile.Case]) -> None:
             )  # fmt: skip
         lookup.publish(connection, Path(settings.store.url[10:]).parent, settings)
     engine.dispose()
-
-
-_IDS = itertools.count(1000)
-
-
-def _good_mail(connection: object, case: casefile.Case, number: int) -> None:
-    from ipaddress import ip_address
-
-    assert case.envelope.client is not None
-    for n in range(number):
-        connection.execute(  # type: ignore[attr-defined]
-            tables.Message.__table__.insert().values(  # type: ignore[attr-defined]
-                at=casefile.AT - 60 - n, learned=casefile.AT, source="milter",
-                direction="inbound", family="ipv4", action="accept", reason="no-bad-signal",
-                stage="end", relay=False, id=next(_IDS),
-                prefix=client_prefix(ip_address(case.envelope.client)),
-            )
-        )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

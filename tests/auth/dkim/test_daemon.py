@@ -190,7 +190,8 @@ def test_a_thousand_signatures_cost_what_ten_do(daemon: Daemon) -> None:
             times.append(cpu_ms(daemon) - before)
     # Of the ten that are verified as many as fit a field; none of those that are skipped.
     assert {text.split()[0] for text in got} == {"dkim=pass"} and len(got) >= 8
-    more = statistics.median(spent[message]) - statistics.median(spent[plain])
+    # The clock ticks in 10 ms, and what else runs only adds: the least is nearest to the cost.
+    more = min(spent[message]) - min(spent[plain])
     print(f"1000 signatures on 1.4 MB: {more:.0f} ms more than one")
     assert more <= 50
 

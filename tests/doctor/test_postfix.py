@@ -96,7 +96,7 @@ BROKEN = (
            files={"prepend": "/(.*)/ PREPEND X-Reputation: $1\n"}),
     Broken("PREPEND in a restriction class", "prepend",
            main={"smtpd_restriction_classes": "noted", "noted":
-                 "check_client_access static:{PREPEND X-Client-Class: a}",
+                 "check_client_access static:{PREPEND X-Reputation: a}",
                  "smtpd_sender_restrictions": "check_sender_access static:noted, noted"}),
     Broken("smtpd behind postscreen without gatepost", "milter-missing",
            services="smtpd pass - - n - - smtpd -o smtpd_milters=\n"),

@@ -266,3 +266,39 @@ def test_snapshot_is_plain_data(engine: Engine, settings: Settings) -> None:
     data = (directory / snapshot.NOW_FILE).read_bytes()
     octets = snapshot.NOW_HEAD.unpack_from(data)[1]
     assert json.loads(data[snapshot.NOW_HEAD.size :][:octets])["v4_bits"] == [32]
+
+
+def test_a_publisher_that_fails_leaves_files_that_belong_together(
+    state: KnownState, engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The large file of listings is not put in place before the small one that names it is written.
+
+    A process that starts then has to know what was known.
+    """
+    directory = config.state_dir(settings)
+    with store.writing(engine) as connection:
+        traps.add(connection, "trap@example.org", at=AT)
+    publish(engine, settings)
+    before = (directory / snapshot.LISTED_FILE).read_bytes()
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gatepost_policy.lookup.listed.REBUILD_S", -1.0)  # a large file each time
+        patch.setattr(json, "dumps", full)
+        with pytest.raises(OSError, match="No space"):
+            publish(engine, settings)
+    assert (directory / snapshot.LISTED_FILE).read_bytes() == before
+    assert KnownState(settings).is_trap(address.parse("trap@example.org"))
+
+
+def test_listings_and_repeat_senders_together(
+    state: KnownState, engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new large file, while the repeat senders stay as published: nothing is read back."""
+    publish(engine, settings)
+    monkeypatch.setattr("gatepost_policy.lookup.listed.REBUILD_S", -1.0)
+    publish(engine, settings)
+    publish(engine, settings)
+    assert KnownState(settings).current().hashed is not None

@@ -40,7 +40,7 @@ def test_a_message_is_in_every_table(any_settings: Settings, any_engine: Engine)
             to=("a@home.example", "b@home.example"),
             traps=("trap@home.example",),
             signatures=(
-                signature(),
+                signature(addressed="trap"),  # the second witness
                 signature("other.example", crypto="fail", result="fail", reason=Why.BODY_HASH),
             ),
         )
@@ -55,8 +55,8 @@ def test_a_message_is_in_every_table(any_settings: Settings, any_engine: Engine)
         "domain_host": 3,
         "identity": 5,
         "dkim_key": 1,  # a key that proved nothing is nobody's key
-        "listing": 0,  # a signature alone lists nobody, and this one is addressed to others
-        "evidence": 0,
+        "listing": 1,
+        "evidence": 1,
     }
     assert {table: count(any_engine, table) for table in want} == want
     with store.reading(any_engine) as connection:

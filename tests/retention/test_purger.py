@@ -24,7 +24,11 @@ def fill(engine: Engine, settings: Settings, learned: float, first: int = 0) -> 
             sender=f"a{n}@s{n % 8}.example",
             author=f"a{n}@s{n % 8}.example",
             traps=("trap@home.example",) if n % 5 == 0 else (),
-            signatures=(signature(f"s{n % 8}.example"), signature("mailer.example")),
+            signatures=(
+                # The signed To names the trap: a second witness, so the domain is listed.
+                signature(f"s{n % 8}.example", addressed="" if n % 5 else "trap"),
+                signature("mailer.example"),
+            ),
         )
         for n in range(first, first + 40)
     ]
@@ -65,6 +69,7 @@ def test_classes_go_one_after_the_other(any_settings: Settings, any_engine: Engi
     assert count(any_engine, "signature") == 16
     assert count(any_engine, "identity", "trap_messages = 0") == 0
     assert count(any_engine, "dkim_key") == 9
+    assert count(any_engine, "listing") > 0
     sums.check(any_engine)
 
     done = purge(any_engine, any_settings, AT + 21 * 365 * DAY)

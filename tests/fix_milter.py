@@ -14,10 +14,12 @@ from unittest.mock import patch
 import pytest
 
 import casefile
+import fix_store
 from daemons import BIN, ENGINES, Process, Running
 from gatepost_milter.mta import client, queue_file
-from gatepost_policy import listings, lookup, store, traps
+from gatepost_policy import listings, lookup, recorder, store, traps
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.journal import record
 from gatepost_policy.store import tables
 
 
@@ -168,6 +170,8 @@ def _fill_store(settings: Settings, cases: list[casefile.Case]) -> None:
     """Everything any case wants known: cases use clients of their own where it matters."""
     engine = store.open_engine(settings)
     now = time.time()
+    good = [m for case in cases for n in case.known["good"] for m in _good_mail(case, int(n))]
+    recorder.record_batch(engine, good, settings, casefile.AT)
     with store.writing(engine) as connection:
         for case in cases:
             for trap in case.known["trap"]:
@@ -184,6 +188,23 @@ def _fill_store(settings: Settings, cases: list[casefile.Case]) -> None:
             )  # fmt: skip
         lookup.publish(connection, Path(settings.store.url[10:]).parent, settings)
     engine.dispose()
+
+
+def _good_mail(case: casefile.Case, number: int) -> list[record.Json]:
+    """Mail of this client on as many days, proven by the sender's domain where the case signs."""
+    domain = case.envelope.sender.rpartition("@")[2]
+    signed = b"DKIM-Signature:" in case.message
+    return [
+        fix_store.message(
+            n,
+            at=casefile.AT - (n + 1) * 86_400,
+            client=case.envelope.client,
+            sender=case.envelope.sender,
+            message_id=f"<{case.name}-{n}@{domain}>",
+            signatures=(fix_store.signature(domain),) if signed else (),
+        )
+        for n in range(number)
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -262,7 +262,7 @@ def hosts(home: Path, url: str) -> list[Milter]:
 
 def main() -> int:
     """The exit status: 1 where something was lost or doubled, or an answer came late."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--rate", type=int, default=500, help="messages a second, of both hosts")
     parser.add_argument("--not-strict", action="store_true", help="commit without a standby, too")

@@ -73,11 +73,13 @@ def test_an_upgrade_that_still_asks_over_inet(exim_programs: mta_unpack.Programs
         found = {}
         for policy in (daemon.policy_port, daemon.exim_socket):
             with EximInstance(exim_programs, policy) as exim:
+                finals = []
                 for _ in range(2):
                     sent = exim.inbound().send(message, "x@a.test", ["bob@local.test"])
                     assert sent.code == 250, (sent, exim.log_text())
                     exim.collect()
-                found[policy] = recorded(daemon, by_id(sent.final))["signatures"][0]
+                    finals.append(sent.final)
+                found[policy] = recorded(daemon, by_id(finals[-1]))["signatures"][0]
         said = [line for line in daemon.text().splitlines() if "event=not-believed" in line]
     by_inet, by_unix = found.values()
     assert (by_inet["result"], by_inet["reason"]) == ("neutral", "not-believed")

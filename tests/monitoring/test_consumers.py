@@ -29,7 +29,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory = tmp_path_factory.mktemp("metrics")
     settings = Settings(
         store=Store(url=f"sqlite:///{directory}/gatepost.sqlite"),
-        metrics=Metrics(listen=f"inet:{free_port()}@127.0.0.1"),
+        metrics=Metrics.model_validate({"listen": f"inet:{free_port()}@127.0.0.1"}),
     )
     with writing(open_engine(settings)) as connection:
         counters.add(connection, counters.tally([MESSAGE, MESSAGE, SUBMISSION]))

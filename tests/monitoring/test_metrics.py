@@ -17,7 +17,7 @@ from ports import free_port
 def settings(tmp_path: Path) -> Settings:
     return Settings(
         store=Store(url=f"sqlite:///{tmp_path}/gatepost.sqlite"),
-        metrics=Metrics(listen=f"inet:{free_port()}@127.0.0.1"),
+        metrics=Metrics.model_validate({"listen": f"inet:{free_port()}@127.0.0.1"}),
     )
 
 
@@ -99,7 +99,7 @@ def test_store_away_leaves_counters_out(tmp_path: Path) -> None:
     (tmp_path / "gatepost.sqlite").write_bytes(b"no database at all, but long enough " * 200)
     settings = Settings(
         store=Store(url=f"sqlite:///{tmp_path}/gatepost.sqlite"),
-        metrics=Metrics(listen=f"unix:{tmp_path}/metrics.sock"),
+        metrics=Metrics.model_validate({"listen": f"unix:{tmp_path}/metrics.sock"}),
     )
 
     def broken():  # type: ignore[no-untyped-def]

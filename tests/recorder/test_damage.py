@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from fix_store import count, journal_of, message
 from gatepost_policy import config, journal
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.journal import segment as reading
 from gatepost_policy.journal.segment import HEAD
 from gatepost_policy.recorder import Recorder
 
@@ -151,14 +152,14 @@ def test_a_long_backlog_is_read_once(
         w.write(message(n))
     w.close()
     parsed = 0
-    real = journal.segment._record
+    real = reading._record
 
     def counted(data: bytes, at: int) -> object:
         nonlocal parsed
         parsed += 1
         return real(data, at)
 
-    monkeypatch.setattr(journal.segment, "_record", counted)
+    monkeypatch.setattr(reading, "_record", counted)
     taken(settings)
     # Six batches of twenty; a look ahead at each segment, and one record behind each batch.
     assert count(engine, "message") == 120

@@ -9,6 +9,7 @@ import sums
 from fix_store import AT, count, message, settings_in, signature
 from gatepost_policy import recorder, retention, store
 from gatepost_policy.config.settings import Retention, Settings
+from gatepost_policy.retention.pace import SETTLE_S
 
 DAY = 86_400.0
 
@@ -134,7 +135,7 @@ def test_the_recorder_purges_by_itself(settings: Settings, engine: Engine) -> No
     fill(engine, settings, time.time(), 40)
     r = recorder.Recorder(settings)
     assert r.lock()
-    r._pace.settled -= 2 * retention.pace.SETTLE_S
+    r._pace.settled -= 2 * SETTLE_S
     for _ in range(30):
         r._purge_at = 0
         r.step()

@@ -240,6 +240,7 @@ class Dialogue:
 
     def _end(self, session: Session) -> None:
         answer = session.end(self.macro)
+        out: list[bytes] = []
         try:
             out = _encoded(answer, session.leading_space)
         except Exception:

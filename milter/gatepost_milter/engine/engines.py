@@ -23,6 +23,7 @@ class Engine(Protocol):
 
     def open_socket(self, address: SocketAddress) -> int:
         """The descriptor of a listening socket, opened before anybody is forked. Raises OSError."""
+        ...
 
     def serve(
         self,

@@ -44,10 +44,10 @@ _NOW = socket.MSG_DONTWAIT
 class Link:
     """One connection: its socket, its dialogue, and when something happened last (monotonic)."""
 
-    __slots__ = ("dialogue", "heard", "number", "socket", "told", "unsent", "working")
+    __slots__ = ("dialogue", "heard", "number", "peer", "told", "unsent", "working")
 
     def __init__(self, connection: socket.socket, context: Context) -> None:
-        self.socket = connection
+        self.peer = connection
         self.number = connection.fileno()
         self.dialogue = Dialogue(context)
         self.heard = self.told = time.monotonic()
@@ -188,7 +188,7 @@ class Loop:
 
     def _read(self, link: Link) -> None:
         try:
-            data = link.socket.recv(READ_BYTES, _NOW)
+            data = link.peer.recv(READ_BYTES, _NOW)
         except BlockingIOError:
             return
         except OSError:
@@ -220,7 +220,7 @@ class Loop:
         """Send what can be sent; False where the connection is gone."""
         out = link.unsent + answer if link.unsent else answer
         try:
-            sent = link.socket.send(out, _NOW)
+            sent = link.peer.send(out, _NOW)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -246,7 +246,7 @@ class Loop:
         if link.dialogue.over and link.unsent:
             return  # it still has an answer coming; UNREAD_S ends that
         del self._links[link.number]
-        link.socket.close()
+        link.peer.close()
         if link.dialogue.closing_may_wait:
             threading.Thread(target=self._end, args=(link,), daemon=True).start()
         else:

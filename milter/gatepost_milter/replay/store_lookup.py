@@ -7,13 +7,13 @@ no index on queue ids.
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import Engine, select
 
 from gatepost_policy import config, store
 from gatepost_policy.journal.record import Json
-from gatepost_policy.report.checks import dmarc_json, dmarc_of, spf_json, spf_of
+from gatepost_policy.report.checks import Checked, dmarc_json, dmarc_of, spf_json, spf_of
 from gatepost_policy.store.tables import Message, MessageSignature
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class StoreFind:
             row = connection.execute(select(Message.__table__).where(*wanted)).first()
             if row is None:
                 return None
+            checked = cast(Checked, row)
             signatures = connection.execute(
                 select(MessageSignature.__table__)
                 .where(MessageSignature.message_id == row.id)
@@ -77,8 +78,8 @@ class StoreFind:
                 "family": row.family,
                 "signatures": [dict(s) for s in signatures],
                 "arc": None if row.arc_cv is None else [row.arc_cv, row.arc_reason],
-                "spf": spf_json(spf_of(row)),
-                "dmarc": dmarc_json(dmarc_of(row)),
+                "spf": spf_json(spf_of(checked)),
+                "dmarc": dmarc_json(dmarc_of(checked)),
                 "action": row.action,
                 "reason": row.reason,
             }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from gatepost_policy.ingest.deltas import DMARC_RESULTS, RESULTS, SPF_RESULTS
 from gatepost_policy.mail.facts import Family
@@ -219,7 +219,7 @@ def _families(counts: Mapping[str, int]) -> dict[str, int]:
     return {str(f): counts[f] for f in Family if counts.get(f)}
 
 
-def _summed(rows: Sequence[Row[Any]], what: str, words: Sequence[str]) -> dict[str, int]:
+def _summed(rows: Sequence[Any], what: str, words: Sequence[str]) -> dict[str, int]:
     """The sums of the columns `what`_word, as far as something was counted."""
     counts = {word: sum(int(row._mapping[f"{what}_{word}"]) for row in rows) for word in words}
     return in_order(counts, words)

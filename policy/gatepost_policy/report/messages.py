@@ -2,12 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import cast
 
 from sqlalchemy import ColumnElement, Connection, select
 
 from gatepost_policy.mail import dkim_reason
 from gatepost_policy.mail.facts import Arc, Family, Signature
-from gatepost_policy.report.checks import dmarc_of, spf_of, trail_of
+from gatepost_policy.report.checks import Checked, dmarc_of, spf_of, trail_of
 from gatepost_policy.report.conditions import by_domain, conditions
 from gatepost_policy.report.count import bare
 from gatepost_policy.report.report import Line
@@ -100,8 +101,8 @@ def lines(connection: Connection, ids: Sequence[int]) -> tuple[Line, ...]:
                 message_id=row.message_id,
                 signatures=tuple(signatures[row.id]),
                 arc=None if row.arc_cv is None else Arc(row.arc_cv, row.arc_reason),
-                spf=spf_of(row),
-                dmarc=dmarc_of(row),
+                spf=spf_of(cast(Checked, row)),
+                dmarc=dmarc_of(cast(Checked, row)),
                 trail=trail_of(row.trail),
                 action=row.action,
                 reason=row.reason,

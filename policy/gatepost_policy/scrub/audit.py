@@ -84,6 +84,7 @@ BOUNDARIES = (("Apple-Mail", "Apple Mail"), ("_NextPart_", "Outlook"), ("----=_P
 _AUTHENTICATED = re.compile(r"\b(?:smtp\.(?:auth|remote-ip|client-ip)|policy\.iprev)=([^\s;]+)")
 MASK_HOST = 'submission.message_id = "mask-host"'
 DEFAULTS = Submission()
+_DEFAULT_NAMES = FieldNames(DEFAULTS)
 IN_A_PART = "in a part or an attached message, which is never changed"
 
 
@@ -163,7 +164,7 @@ def find(
     by_position = dict(hops)
     receiver = by_position[newer].by if newer >= 0 else None
     found: list[Finding] = []
-    names = _names(submission)
+    names = FieldNames(submission)
     client = _client(by_position.get(origin), header)
     for position, field in enumerate(header):
         # Fields that the next server put below its own Received name that server.
@@ -184,11 +185,6 @@ def find(
 
 def _is(field: Field, *names: str) -> bool:
     return field.name.lower() in names
-
-
-@lru_cache(maxsize=8)
-def _names(submission: Submission) -> FieldNames:
-    return FieldNames(submission)
 
 
 def _client(hop: received.Hop | None, header: Sequence[Field]) -> ClientWords:
@@ -274,7 +270,7 @@ def _field(
                 break
     elif names.fate(name) is Fate.STAYS:
         return
-    elif names.removes(name) or _names(DEFAULTS).removes(name):
+    elif names.removes(name) or _DEFAULT_NAMES.removes(name):
         tells = next(tells for glob, tells in TELLS if fnmatchcase(name, glob))
         listed = "submission.remove"
         if not names.removes(name):

@@ -1,9 +1,9 @@
 """What becomes of a header field by its name alone: the lists of [submission], compiled. Pure."""
 
 import re
-from collections.abc import Iterable
 from enum import Enum
 from fnmatch import translate
+from functools import lru_cache
 
 from gatepost_policy.config.field_lists import KNOWN_FIELDS
 from gatepost_policy.config.settings import Submission
@@ -49,6 +49,7 @@ class FieldNames:
         return self.fate(name) is Fate.GOES
 
 
-def _globs(globs: Iterable[str]) -> re.Pattern[str]:
+@lru_cache(maxsize=16)
+def _globs(globs: tuple[str, ...]) -> re.Pattern[str]:
     # "(?!)" matches nothing: an empty list covers no name.
     return re.compile("|".join(translate(glob.lower()) for glob in globs) or "(?!)")

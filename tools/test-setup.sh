@@ -38,12 +38,15 @@ missing() {
 unpacked() { [ -x ".venv/debs/bin/$1" ] || command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ]; }
 
 packages=$(missing | tr '\n' ' ')
-if [ -z "$packages" ] && unpacked promtool && unpacked munin-run; then exit 0; fi
-if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
-    say "not installed (root on Debian or Ubuntu would have done it): $packages promtool munin-run"
+brought="promtool munin-run unbound"
+if [ -z "$packages" ] && unpacked promtool && unpacked munin-run && unpacked unbound; then
     exit 0
 fi
-say "bringing with apt-get: $packages promtool munin-run"
+if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
+    say "not installed (root on Debian or Ubuntu would have done it): $packages $brought"
+    exit 0
+fi
+say "bringing with apt-get: $packages $brought"
 
 # A package that brings a daemon asks this program whether to start it (invoke-rc.d(8)).
 policy=/usr/sbin/policy-rc.d
@@ -95,4 +98,15 @@ unpacked munin-run || {
 exec perl -T -I "$PWD/.venv/debs/usr/share/perl5" "$PWD/.venv/debs/usr/sbin/munin-run" "\$@"
 EOF
     chmod +x .venv/debs/bin/munin-run
+}
+unpacked unbound || {
+    # Its libraries, too, as far as this machine has not got them.
+    # shellcheck disable=SC2046  # one word a package
+    unpack unbound $(apt-get install --simulate --no-install-recommends unbound 2>>"$log" |
+        awk '/^Inst/ { print $2 }')
+    cat >.venv/debs/bin/unbound <<EOF
+#!/bin/sh
+LD_LIBRARY_PATH=\$(echo "$PWD"/.venv/debs/usr/lib/*-linux-*) exec "$PWD/.venv/debs/usr/sbin/unbound" "\$@"
+EOF
+    chmod +x .venv/debs/bin/unbound
 }

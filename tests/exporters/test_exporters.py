@@ -226,9 +226,7 @@ def test_rbldnsd_serves_the_domains(tmp_path: Path) -> None:
 @pytest.mark.tools
 def test_unbound_loads_the_policy_zone(tmp_path: Path) -> None:
     """A listed name does not exist for those who ask it; what is not listed does."""
-    program = shutil.which("unbound", path="/usr/sbin:/usr/local/sbin")
-    if program is None:  # set-up does not bring it: its package would start a resolver at boot
-        pytest.skip("unbound is not installed")
+    program = need("unbound")
     zone = tmp_path / "gatepost.rpz"
     zone.write_text(text("rpz", DOMAINS))
     port = free_port()

@@ -52,7 +52,7 @@ inner:
 
 test: rings  ## every ring; K=trap for one topic
 	$(if $(K),,$(MAKE) --no-print-directory lint)
-	PATH="$$PATH:$(CURDIR)/.venv/debs/bin" $(BIN)/pytest $(if $(K),-k "$(K)")
+	PATH="$$PATH:$(CURDIR)/.venv/debs/bin" $(BIN)/pytest -n 2 --dist loadfile $(if $(K),-k "$(K)")
 
 corpus: dev  ## the tests that read a corpus: make corpus CORPUS=DIR
 	GATEPOST_REQUIRE=corpus GATEPOST_CORPUS="$(abspath $(CORPUS))" $(BIN)/pytest -m corpus -s

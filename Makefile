@@ -86,5 +86,5 @@ lock:        ## pin the dependencies again (needs uv); `make lock LOCK_FLAGS=--u
 	$(LOCK) $(LOCK_FLAGS) -c requirements-build.lock -c requirements.lock pyproject.toml --group pyproject.toml:dev -o requirements-dev.lock
 
 clean:       ## everything that set-up and tests made here
-	rm -rf .venv .venv.log build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv setup.log build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

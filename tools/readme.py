@@ -2,6 +2,7 @@
 
 Each ```console block is one after the other: lines that start with `$ ` are run, in an empty
 state directory, on a plain terminal of 80 columns; what follows them is replaced by their output.
+What an `export` line sets holds for the lines after it, as in the reader's shell.
 With --check nothing is written; the exit code says whether the README tells the truth.
 """
 
@@ -46,21 +47,35 @@ def on_terminal(command: str, environ: dict[str, str]) -> str:
     return "\n".join(line.rstrip() for line in text.strip("\n").rstrip().splitlines())
 
 
+def exported(command: str, environ: dict[str, str]) -> dict[str, str]:
+    """The environment after an `export` line. Raises CalledProcessError."""
+    shell = ["/bin/sh", "-euc", f"{command}\nexec env -0"]
+    done = subprocess.run(shell, env=environ, cwd=ROOT, capture_output=True, check=True)
+    pairs = (entry.partition("=") for entry in done.stdout.decode().split("\0") if entry)
+    return {name: value for name, _, value in pairs}
+
+
 def session(text: str) -> str:
     """`text` with the output of each command in it as it is today."""
     with tempfile.TemporaryDirectory(prefix="gatepost-readme-") as state:
+        # milterctl is not on the PATH and no store of its own is there: the session brings both.
         environ = {
-            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+            "PATH": "/usr/bin:/bin",
             "HOME": state,
-            "XDG_STATE_HOME": state,
+            "TMPDIR": state,
             "TERM": "dumb",
             "NO_COLOR": "1",
             "LC_ALL": "C.UTF-8",
         }
 
         def played(block: re.Match[str]) -> str:
-            commands = [line[2:] for line in block.group(1).splitlines() if line[:2] == "$ "]
-            parts = [f"$ {line}\n{on_terminal(line, environ)}\n" for line in commands]
+            parts = []
+            for line in block.group(1).splitlines():
+                if line.startswith("$ export "):
+                    environ.update(exported(line[2:], environ))
+                    parts.append(f"{line}\n")
+                elif line.startswith("$ "):
+                    parts.append(f"{line}\n{on_terminal(line[2:], environ)}\n")
             return "```console\n" + "\n".join(parts).replace("\n\n\n", "\n\n") + "```"
 
         return BLOCK.sub(played, text)

@@ -5,11 +5,11 @@
 #
 # Idempotent, and quick when nothing is to be done: a stamp in .venv names what it was made from.
 # PYTHON=python3.12 chooses the interpreter. Everything downloaded is checked against the
-# hashes in requirements*.lock; details of a failure are in .venv.log.
+# hashes in requirements*.lock. A failure says its reason here; all of it is in setup.log.
 set -eu
 cd "$(dirname "$0")/.."
 level=${1:-run}
-log=$PWD/.venv.log
+log=$PWD/setup.log
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 2; }
@@ -54,11 +54,18 @@ missing_packages() {
     fi
 }
 
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"
-    elif command -v sudo >/dev/null; then sudo "$@"
-    else die "root is needed for: $*"
-    fi
+# What `apt-get` says about its own failure; never only in a file that nobody looks into.
+reason() { grep -E "$1" "$log" | tail -3 | sed 's/^/setup:   /' >&2; }
+
+as_root=
+need_root() {
+    [ "$(id -u)" != 0 ] || return 0
+    command -v sudo >/dev/null || die "root is needed, and there is no sudo; as root:" \
+        "apt-get install --no-install-recommends $packages; then again as you"
+    # It asks for its password here, where it can be seen, and not below, where all goes to the log.
+    sudo -v || die "root is needed, and sudo did not let you; let somebody run as root:" \
+        "apt-get install --no-install-recommends $packages"
+    as_root=sudo
 }
 
 install_system() {
@@ -66,14 +73,18 @@ install_system() {
     [ -n "$packages" ] || return 0
     command -v apt-get >/dev/null || die "please install, in your system's words: $packages" \
         "(Fedora: gcc sendmail-milter-devel python3-devel; FreeBSD: libmilter python311)"
+    need_root
     say "installing with apt-get: $packages"
+    # Lists that could not be brought up to date may still do; where not, the install says so.
+    # shellcheck disable=SC2086  # one word a package, and no word where sudo is not needed
     {
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get update &&
-        # shellcheck disable=SC2086  # one word a package
-        as_root env DEBIAN_FRONTEND=noninteractive \
+        $as_root env DEBIAN_FRONTEND=noninteractive apt-get update || true
+        $as_root env DEBIAN_FRONTEND=noninteractive \
             apt-get install -y --no-install-recommends $packages
-    } </dev/null >"$log" 2>&1 ||
-        die "apt-get could not install $packages(is there a network?); see $log"
+    } </dev/null >"$log" 2>&1 || {
+        reason '^(E|W|Err)[: ]'
+        die "apt-get could not install $packages(all it said: $log)"
+    }
 }
 
 # --- .venv ----------------------------------------------------------------------------------
@@ -82,14 +93,30 @@ stamp() { { echo "$PWD"; cat requirements*.lock pyproject.toml tools/setup.sh; }
 
 current() { [ -x .venv/bin/python ] && [ "$(cat ".venv/.setup-$1" 2>/dev/null)" = "$(stamp)" ]; }
 
+# Which proxy was asked, without its password.
+proxy() {
+    for name in https_proxy HTTPS_PROXY all_proxy ALL_PROXY http_proxy HTTP_PROXY PIP_PROXY; do
+        eval "value=\${$name:-}"
+        [ -z "$value" ] || { echo "$name=$value" | sed -E 's,//[^@/]*@,//...@,'; return; }
+    done
+    echo "as pip's configuration names it"
+}
+
 pip_install() {
     .venv/bin/python -m pip --disable-pip-version-check --no-input install --retries 2 "$@" \
         </dev/null >>"$log" 2>&1 && return
-    if grep -qE 'NewConnectionError|ConnectTimeout|ConnectionError|name resolution|ProxyError' "$log"
-    then die "no network: the Python packages could not be downloaded; see $log"
+    # A proxy comes first: behind a wrong one, every other message is a consequence.
+    if grep -qiE 'ProxyError|proxy (url|scheme)|Tunnel connection failed|SOCKS' "$log"; then
+        die "the proxy did not let the Python packages through: $(proxy); correct or unset it" \
+            "(all that pip said: $log)"
+    elif grep -qE 'NewConnectionError|ConnectTimeout|ConnectionError|name resolution' "$log"; then
+        die "no network: the Python packages could not be downloaded (all that pip said: $log)"
+    elif grep -qE 'SSLError|CERTIFICATE_VERIFY_FAILED' "$log"; then
+        die "the package index's certificate is not trusted here; \$PIP_CERT or \$REQUESTS_CA_BUNDLE" \
+            "names a file with the right authority (all that pip said: $log)"
     fi
-    grep -E '^ *(ERROR|error):' "$log" | tail -3 >&2
-    die "pip failed; see $log"
+    reason '^ *(ERROR|error):'
+    die "pip failed (all it said: $log)"
 }
 
 pinned() { pip_install --no-build-isolation --require-hashes --no-deps -r "$1"; }
@@ -99,7 +126,10 @@ make_venv() {
     # A checkout that was moved has scripts that point to where it was.
     if ! .venv/bin/python -c '' 2>/dev/null || ! grep -qsxF "$PWD" .venv/.made-in; then
         rm -rf .venv
-        "$python" -m venv .venv >"$log" 2>&1 || die "$python cannot make a venv; see $log"
+        "$python" -m venv .venv >"$log" 2>&1 || {
+            tail -3 "$log" | sed 's/^/setup:   /' >&2
+            die "$python cannot make a venv"
+        }
         echo "$PWD" >.venv/.made-in
     fi
     say "installing Python packages into .venv ($("$python" -V))"

@@ -7,7 +7,7 @@
 # that is a failure is for $GATEPOST_REQUIRE to say (tests/rings.py).
 set -eu
 cd "$(dirname "$0")/.."
-log=$PWD/.venv.log
+log=$PWD/setup.log
 
 say() { printf 'test-setup: %s\n' "$*" >&2; }
 
@@ -46,7 +46,17 @@ if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
     say "not installed (root on Debian or Ubuntu would have done it): $packages $brought"
     exit 0
 fi
-say "bringing with apt-get: $packages $brought"
+
+# Said before it is done: a mail host may not want a browser and a database server.
+if [ -n "$packages" ]; then
+    say "make test INSTALLS on this machine, with apt-get: $packages"
+    say "only a machine for testing needs them; gatepost itself does not, nor does \`make run\`"
+fi
+say "unpacked below .venv/debs, and nowhere else: $brought"
+if [ -n "$packages" ] && [ -t 0 ] && [ -t 2 ]; then
+    say "Ctrl-C within 10 seconds leaves it at that; \`make check\` runs the tests without them"
+    sleep 10
+fi
 
 # A package that brings a daemon asks this program whether to start it (invoke-rc.d(8)).
 policy=/usr/sbin/policy-rc.d
@@ -87,7 +97,9 @@ unpack() {
     rm -rf .venv/debs/new
 }
 unpacked promtool || {
-    unpack prometheus prometheus
+    # A package of its own from Debian 13 on.
+    if apt-cache show promtool >/dev/null 2>&1; then promtool=promtool; else promtool=prometheus; fi
+    unpack promtool $promtool
     ln -sf ../usr/bin/promtool .venv/debs/bin/promtool
 }
 unpacked munin-run || {

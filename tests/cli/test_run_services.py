@@ -181,3 +181,14 @@ def test_unix_socket_that_is_stale_is_no_obstacle(tmp_path: Path) -> None:
         other.listen()
         with pytest.raises(Failure, match="another program answers there"):
             run_services.check_sockets(settings)
+
+
+def test_greeting_says_where_milterctl_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a shell does not find it; and nothing of it where it does."""
+    ours = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    said = run_services.greeting(Settings())
+    assert f"milterctl is {ours}/milterctl" in said
+    assert f"  PATH={ours}:$PATH" in said
+    monkeypatch.setenv("PATH", f"{ours}:/usr/bin:/bin")
+    assert "milterctl is" not in run_services.greeting(Settings())

@@ -11,12 +11,14 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 import mta_modes
 import mta_unpack
 from daemons import BIN, Daemon
+from gatepost_milter.cli import setup as setup_command
 from gatepost_milter.doctor import postfix_config
 from mta_modes import BASE_CONFIG, TALKATIVE, Case
 from ports import free_port
@@ -272,6 +274,34 @@ def test_nothing_that_stood_there_is_gone(postfix_programs: mta_unpack.Programs)
         milters = live.get("smtpd_milters")
         assert re.fullmatch(r"\{ inet:[^}]*default_action=accept[^}]*\}, inet:\S+", milters)
         assert live.raw("non_smtpd_milters") == "$smtpd_milters"
+
+
+def test_no_submission_listener_is_said(postfix_programs: mta_unpack.Programs) -> None:
+    """As Debian ships it: what is printed makes the listener, and the next run takes it in."""
+    with server(postfix_programs, SETUPS[0]) as there:
+        master = there.postfix.etc / "master.cf"
+        assert "no listener for submissions" not in there.setup().stdout
+        listeners = re.compile(r"^\S+ +inet\b.*\n(?:[ \t].*\n)*", re.M)
+        names = re.compile(r"daemon_name|sasl_auth_enable|^\S*(?:submission|587|465)", re.M)
+        master.write_text(
+            listeners.sub(
+                lambda entry: "" if names.search(entry[0]) else entry[0], master.read_text()
+            )
+        )
+        said = there.setup().stdout
+        assert "# no listener for submissions: " in said
+        assert f"# {setup_command.SUBMISSION_ENTRY}" in said
+        (entry,) = re.findall(r"'(.*)'", setup_command.SUBMISSION_ENTRY)
+        with master.open("a") as stream:
+            stream.write(entry + "\n")
+        said = there.setup().stdout
+        assert "no listener for submissions" not in said
+        assert "submission/inet/milter_macro_daemon_name=ORIGINATING" in said
+
+
+def test_docs_have_the_line_that_makes_a_submission_listener() -> None:
+    page = Path(__file__).parents[2] / "docs" / "postfix.md"
+    assert setup_command.SUBMISSION_ENTRY in page.read_text()
 
 
 def test_undo_refuses_what_was_edited(postfix_programs: mta_unpack.Programs) -> None:

@@ -9,9 +9,12 @@ should we die ourselves, so no orphan keeps a port.
 import errno
 import os
 import selectors
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -165,7 +168,18 @@ def greeting(settings: "Settings") -> str:
     names = ", ".join(map(str, settings.policy.listen))
     milter = SocketAddress.parse(settings.milter.socket)
     ready = f"ready: milter on {milter}, policy service on {names}, store {store}\n"
-    return ready + "\n" + "\n".join(_for_postfix(settings)) + "\n"
+    return ready + "\n" + "\n".join((*_where_milterctl(), *_for_postfix(settings))) + "\n"
+
+
+def _where_milterctl() -> Iterator[str]:
+    """How to call the commands below, where a shell would not find them."""
+    ours = Path(sys.executable).with_name("milterctl")
+    found = shutil.which("milterctl")
+    if not ours.exists() or (found is not None and Path(found).resolve() == ours.resolve()):
+        return
+    yield f"milterctl is {ours}; to have it in this shell:"
+    yield f"  PATH={shlex.quote(str(ours.parent))}:$PATH"
+    yield ""
 
 
 def _for_postfix(settings: "Settings") -> Iterator[str]:

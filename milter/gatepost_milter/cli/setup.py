@@ -23,6 +23,15 @@ def command() -> None:
     """
 
 
+# Debian's own lines, without the ones that its comments leave open. docs/postfix.md has it, too.
+SUBMISSION_ENTRY = (
+    "postconf -M submission/inet='submission inet n - y - - smtpd "
+    "-o syslog_name=postfix/submission -o smtpd_tls_security_level=encrypt "
+    "-o smtpd_sasl_auth_enable=yes "
+    "-o smtpd_relay_restrictions=permit_sasl_authenticated,reject'"
+)
+
+
 @command.command("postfix", short_help="Put gatepost into a Postfix.")
 @click.option("-c", "--config-directory", type=FOLDER, metavar="DIR",
               help="Postfix's configuration, else its own default.")  # fmt: skip
@@ -66,6 +75,8 @@ def postfix(
         print("postfix reload" if config_directory is None
               else f"postfix -c {shown(str(config_directory))} reload")  # fmt: skip
     _left(made)
+    if not live.submissions(settings.submission.daemon_names):
+        _no_submission()
 
 
 @command.command("exim", short_help="What an Exim needs for gatepost.")
@@ -125,6 +136,14 @@ def _undo(live: "PostfixConfig") -> None:
         raise Failure(str(error)) from None
     print("# main.cf and master.cf are as they were"
           + (", and Postfix reloaded" if reloaded else ""))  # fmt: skip
+
+
+def _no_submission() -> None:
+    """A Postfix as Debian ships it takes mail from strangers only: nothing would be scrubbed."""
+    print("#\n# no listener for submissions: only mail that begins on this machine is scrubbed.")
+    print("# Debian ships the submission entry of master.cf commented out. This makes it; who may")
+    print("# log in is for SASL to say (Dovecot's, or Cyrus'). Then run `setup postfix` again:")
+    print(f"# {SUBMISSION_ENTRY}")
 
 
 def _left(made: "Plan") -> None:

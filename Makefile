@@ -82,8 +82,8 @@ docs: dev    ## write the generated pages, and run the README's session again
 
 lock:        ## pin the dependencies again (needs uv); `make lock LOCK_FLAGS=--upgrade` for newer ones
 	$(LOCK) $(LOCK_FLAGS) --group pyproject.toml:build -o requirements-build.lock
-	$(LOCK) $(LOCK_FLAGS) -c requirements-build.lock pyproject.toml -o requirements.lock
-	$(LOCK) $(LOCK_FLAGS) -c requirements-build.lock -c requirements.lock pyproject.toml --group pyproject.toml:dev -o requirements-dev.lock
+	$(LOCK) $(LOCK_FLAGS) -c requirements-build.lock --all-extras pyproject.toml -o requirements.lock
+	$(LOCK) $(LOCK_FLAGS) -c requirements-build.lock -c requirements.lock --all-extras pyproject.toml --group pyproject.toml:dev -o requirements-dev.lock
 
 clean:       ## everything that set-up and tests made here
 	rm -rf .venv setup.log build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

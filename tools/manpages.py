@@ -1,4 +1,4 @@
-"""Write the generated manual: docs/man/*.[1-8] and docs/commands.md.
+"""Write the generated manual: docs/man/*.[1-8] and docs/commands.md; and conf/completion.
 
 What the pages say about options, keys and reasons is read from the programs themselves: click's
 commands, conf/gatepost.toml with its comments, and the comments beside each Reason. With --check
@@ -13,10 +13,12 @@ from pathlib import Path
 
 import click
 
+from gatepost_milter.cli import completion
 from gatepost_milter.cli.milterctl import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 MAN = ROOT / "docs" / "man"
+COMPLETION = ROOT / "conf" / "completion"
 SAMPLE = ROOT / "conf" / "gatepost.toml"
 REASONS = ROOT / "policy" / "gatepost_policy" / "mail" / "decision.py"
 WIDTH = 88
@@ -202,6 +204,10 @@ def pages() -> dict[Path, str]:
         MAN / "milterctl.1": milterctl(),
         MAN / "gatepost.toml.5": settings_page(),
         ROOT / "docs" / "commands.md": commands_page(),
+        # Named as each shell looks for them (completions of packages).
+        COMPLETION / "milterctl": completion.script("bash"),
+        COMPLETION / "_milterctl": completion.script("zsh"),
+        COMPLETION / "milterctl.fish": completion.script("fish"),
     }
 
 

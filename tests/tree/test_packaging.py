@@ -1,9 +1,12 @@
 """Wheel and sdist: what a plain install gets is complete and runs without the checkout."""
 
+import email
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -52,8 +55,43 @@ def test_wheel_holds_migrations_and_configuration(installed: Path) -> None:
     sample = ROOT / "conf" / "gatepost.toml"
     assert (policy / "_conf" / "gatepost.toml").read_bytes() == sample.read_bytes()
     assert (policy / "py.typed").exists()
-    names = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
+    names = {path.name for path in installed.iterdir() if path.suffix not in (".dist-info", ".data")}
     assert names == {"gatepost_milter", "gatepost_policy"}
+
+
+def test_wheel_brings_manual_and_completion(installed: Path) -> None:
+    """Where man(1) and the shells look, below the prefix of the installation."""
+    (data,) = installed.glob("*.data")
+    share = data / "data" / "share"
+    pages = {page.name for page in (share / "man").rglob("*.[158]")}
+    assert pages == {page.name for page in (ROOT / "docs" / "man").iterdir()}
+    scripts = {path.name for path in share.rglob("*milterctl*") if path.suffix != ".1"}
+    assert scripts == {path.name for path in (ROOT / "conf" / "completion").iterdir()}
+
+
+def test_wheel_says_who_and_what(installed: Path) -> None:
+    """Author, classifiers, extras; and no link that is dead on an index page."""
+    (info,) = installed.glob("*.dist-info")
+    said = email.message_from_bytes((info / "METADATA").read_bytes())
+    assert said["Author"] and said.get_all("Classifier")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(said.get_all("Provides-Extra", [])) == set(extras["optional-dependencies"])
+    page = said.get_payload()
+    assert isinstance(page, str) and "# gatepost" in page
+    assert re.findall(r"\]\((?!https?://)", page) == []
+
+
+def test_repository_address_makes_links_absolute(tmp_path: Path) -> None:
+    run(
+        sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path,
+        GATEPOST_URL="https://git.example/gatepost",
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith("/METADATA"))
+        said = email.message_from_bytes(archive.read(name))
+    assert "Source, https://git.example/gatepost" in said.get_all("Project-URL", [])
+    assert "](https://git.example/gatepost/blob/main/docs/install.md)" in str(said.get_payload())
 
 
 def test_installed_files_run_without_the_checkout(installed: Path, tmp_path: Path) -> None:

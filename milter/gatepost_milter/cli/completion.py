@@ -14,8 +14,14 @@ def command(shell: str) -> None:
     zsh:   milterctl completion zsh > ~/.zfunc/_milterctl
     fish:  milterctl completion fish > ~/.config/fish/completions/milterctl.fish
     """
+    click.echo(script(shell), nl=False)
+
+
+def script(shell: str) -> str:
+    """The script for `shell` (bash, zsh, fish), which asks milterctl itself at each key."""
     from gatepost_milter.cli.milterctl import cli
 
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(cli, {}, "milterctl", "_MILTERCTL_COMPLETE").source())
+    text = kind(cli, {}, "milterctl", "_MILTERCTL_COMPLETE").source()
+    return "\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n"

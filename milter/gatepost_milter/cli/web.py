@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gatepost_milter.cli.common import UNREACHABLE, App, Failure
-from gatepost_policy.system import sockets
+from gatepost_milter.cli.common import UNREACHABLE, USAGE, App, Failure
+from gatepost_policy.system import extras, sockets
 from gatepost_policy.system.socket_address import SocketAddress
 
 if TYPE_CHECKING:
@@ -45,7 +45,16 @@ def _listen(context: click.Context, option: click.Parameter, text: str) -> Socke
 @click.pass_obj
 def command(app: App, listen: SocketAddress, actions: bool) -> None:
     """The live page: search by sender, host and trap; read-only unless --actions is given."""
-    from gatepost_policy.web.app import create
+    try:
+        import waitress  # noqa: F401  what `_serve` needs: found out before the page is made
+
+        from gatepost_policy.web.app import create
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("flask", "flask_wtf", "waitress"):
+            raise
+        wanted = extras.install("web")
+        raise Failure(f"the live page needs {error.name}, which is not installed: {wanted}", USAGE
+                      ) from None  # fmt: skip
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     with app.opened() as engine:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Protocol, cast
 
-from gatepost_milter.engine.listener import Listener, SocketError
+from gatepost_milter.engine.listener import Listener
 from gatepost_milter.filter.context import Context
+from gatepost_policy.config import ConfigError
+from gatepost_policy.system import extras
 from gatepost_policy.system.socket_address import SocketAddress
 
 MODULES = {
@@ -37,12 +39,13 @@ class Engine(Protocol):
 
 
 def load(name: str) -> Engine:
-    """The engine of this name. Raises SocketError where it is not installed."""
+    """The engine of this name. Raises ConfigError where it is not installed."""
     try:
         return cast(Engine, import_module(MODULES[name]))
     except ModuleNotFoundError as error:
         if error.name not in ("milter", "Milter"):
             raise
-        raise SocketError(
-            'milter.engine = "libmilter": pymilter is not installed; install it, or set "native"'
+        raise ConfigError(
+            'milter.engine = "libmilter": pymilter is not installed; either '
+            f"{extras.install('libmilter')}, or set [milter] engine = \"native\""
         ) from None

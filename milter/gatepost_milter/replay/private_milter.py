@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -111,6 +112,11 @@ def _private(settings: "Settings", own: PrivateMilter, workers: int) -> dict[str
     tree: dict[str, Any] = settings.model_dump(mode="json", exclude_defaults=True)
     milter = {"socket": own.socket, "socket_mode": "0600", "socket_group": ""}
     tree["milter"] = tree.get("milter", {}) | milter | {"workers": workers}
+    # A replay needs no extra: both engines give the same answers, so where pymilter is not
+    # installed the other one plays. A folder of that name in the way has no origin.
+    pymilter = find_spec("milter")
+    if settings.milter.engine == "libmilter" and (pymilter is None or pymilter.origin is None):
+        tree["milter"]["engine"] = "native"
     tree["store"] = tree.get("store", {}) | {
         "url": config.store_url(settings),
         "journal": str(own.journal),

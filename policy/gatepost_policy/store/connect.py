@@ -18,6 +18,7 @@ from sqlalchemy.exc import (
 from gatepost_policy import config
 from gatepost_policy.store import file_identity
 from gatepost_policy.store.engine import StoreError
+from gatepost_policy.system import extras
 from gatepost_policy.text.escape import shown
 
 if TYPE_CHECKING:
@@ -83,6 +84,12 @@ def open_url(url: str, *, busy_ms: int = 5_000, ensure: bool = True) -> Engine:
     try:
         target = make_url(url)
         engine = _sqlite(url, busy_ms) if target.drivername == "sqlite" else _server(url)
+    except ModuleNotFoundError as error:
+        if error.name != "psycopg":
+            raise
+        wanted = extras.install("postgresql")
+        raise StoreError(f"store: PostgreSQL needs psycopg, which is not installed: {wanted}"
+                         ) from None  # fmt: skip
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
         # Not what it says: that repeats the URL, and with it the password.
         what = type(error).__name__

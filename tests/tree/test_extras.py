@@ -1,7 +1,6 @@
 """The base install: what is left out says in one line what to install, and nothing else breaks.
 
-An extra that is not installed is played by a finder that refuses its modules: what is tested is
-the ModuleNotFoundError that Python raises then, in a process of its own.
+In processes of their own, in which Python's search for modules does not find those of the extras.
 """
 
 import os
@@ -18,12 +17,11 @@ ROOT = Path(__file__).parents[2]
 MESSAGE = b"From: a@sender.example\r\nTo: b@home.example\r\nSubject: x\r\n\r\nx\r\n"
 # Read by every Python process that finds it (site), so by what milterctl starts, too.
 ABSENT = """
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {names!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Absent())
+import importlib.machinery
+find = importlib.machinery.PathFinder.find_spec
+def without(name, path=None, target=None):
+    return None if name.partition(".")[0] in {names!r} else find(name, path, target)
+importlib.machinery.PathFinder.find_spec = staticmethod(without)
 """
 EXTRAS = {
     "libmilter": ("Milter", "milter"),
@@ -36,7 +34,6 @@ Ran = tuple[int, str, str]
 def run(directory: Path, program: str, *words: str | Path) -> Ran:
     """(exit code, stdout, stderr) of one of our programs where no extra is installed."""
     names = tuple(name for modules in EXTRAS.values() for name in modules)
-    (directory / "usercustomize.py").write_text(ABSENT.format(names=names))
     (directory / "sitecustomize.py").write_text(ABSENT.format(names=names))
     environ = {
         **os.environ,

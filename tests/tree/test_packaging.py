@@ -55,7 +55,9 @@ def test_wheel_holds_migrations_and_configuration(installed: Path) -> None:
     sample = ROOT / "conf" / "gatepost.toml"
     assert (policy / "_conf" / "gatepost.toml").read_bytes() == sample.read_bytes()
     assert (policy / "py.typed").exists()
-    names = {path.name for path in installed.iterdir() if path.suffix not in (".dist-info", ".data")}
+    names = {
+        path.name for path in installed.iterdir() if path.suffix not in (".dist-info", ".data")
+    }
     assert names == {"gatepost_milter", "gatepost_policy"}
 
 

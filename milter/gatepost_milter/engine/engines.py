@@ -47,5 +47,5 @@ def load(name: str) -> Engine:
             raise
         raise ConfigError(
             'milter.engine = "libmilter": pymilter is not installed; either '
-            f"{extras.install('libmilter')}, or set [milter] engine = \"native\""
+            f'{extras.install("libmilter")}, or set [milter] engine = "native"'
         ) from None

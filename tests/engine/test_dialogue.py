@@ -216,7 +216,7 @@ def test_native_needs_no_pymilter() -> None:
         "engines.load('native')\n"
         "try:\n"
         "    engines.load('libmilter')\n"
-        "except engines.SocketError as error:\n"
+        "except engines.ConfigError as error:\n"
         "    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

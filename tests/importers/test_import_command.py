@@ -177,3 +177,49 @@ def test_a_log_without_years_on_standard_input(milterctl: Any) -> None:
     code, out, err = milterctl("import", "postfix", "-", "--zone", "UTC", stdin=text.encode())
     assert (code, out) == (0, "3 lines: 3 new, 0 known already (refused 3)\n")
     assert "no year in its lines; taken 20" in err
+
+
+def test_an_import_is_listed_and_taken_back(tmp_path: Path, milterctl: Any) -> None:
+    log = tmp_path / "mainlog"
+    log.write_text(LOG)
+    own = LOG.splitlines()[0].replace("P=smtp", "P=esmtpsa A=plain:alice").replace("-01", "-09")
+    (tmp_path / "own").write_text(f"{own}\n{own.partition(' <=')[0]} Completed\n")
+    assert milterctl("import", "--list")[:2] == (0, "no imports\n")
+    code, _, err = milterctl("import", "exim", log, tmp_path / "own", "--zone", "UTC")
+    assert (code, err) == (0, "")
+    milterctl("import", "exim", log, "--zone", "UTC")
+    code, out, err = milterctl("import", "--list", "--format", "json")
+    first, again = json.loads(out)
+    assert first["files"] == [str(log), str(tmp_path / "own")]
+    assert (first["messages"], first["submissions"], first["lines"]) == (3, 1, 11)
+    assert (again["messages"], again["submissions"]) == (0, 0)
+    assert "mainlog" in milterctl("import", "--list")[1]
+    # Nobody can be asked here.
+    code, out, err = milterctl("import", "--undo", str(first["id"]))
+    assert (code, out) == (2, "")
+    assert "--yes" in err
+    code, out, err = milterctl("import", "--undo", "99", "--yes")
+    assert (code, out) == (1, "")
+    assert "import 99 cannot be taken back: there is no such import" in err
+    code, out, err = milterctl("import", "--undo", str(first["id"]), "--yes")
+    assert (code, err) == (0, "")
+    assert out == (
+        f"import {first['id']} is taken back: 0 messages, 1 submission; 3 stay, because another"
+        " import has told of them as well\n"
+    )
+    code, out, err = milterctl("import", "--undo", str(again["id"]), "--yes", "--format", "json")
+    assert json.loads(out) == {"messages": 3, "submissions": 0, "passed_on": 0}
+    assert milterctl("import", "--list")[1] == "no imports\n"
+    code, out, err = milterctl("report", "--sender", "b.example", "--format", "json")
+    assert json.loads(out)["summary"]["messages"] == 0
+
+
+def test_what_import_does_not_take(milterctl: Any) -> None:
+    for words in (
+        ["import"],
+        ["import", "--list", "--undo", "1"],
+        ["import", "--list", "exim", "x"],
+    ):
+        code, out, err = milterctl(*words)
+        assert (code, out) == (2, ""), words
+        assert err.startswith("milterctl: "), words

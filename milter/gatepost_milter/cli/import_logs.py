@@ -6,13 +6,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
+from functools import partial
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
 
 from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure, note
-from gatepost_milter.cli.options import progress
+from gatepost_milter.cli.options import FORMAT, progress
 from gatepost_policy.importers.clock import SLACK_S, Clock, Years, yearless
 from gatepost_policy.importers.common import to_json
 from gatepost_policy.importers.exim import Exim
@@ -53,15 +54,40 @@ _YEAR = click.option(
 )
 
 
-@click.group("import", short_help="Back-fill the history from MTA logs.")
-def command() -> None:
+@click.group(
+    "import", short_help="Back-fill the history from MTA logs.", invoke_without_command=True
+)
+@click.option("--list", "listed", is_flag=True, help="Show the imports that are in the store.")
+@click.option("--undo", "undone", type=int, metavar="ID", help="Take this import back.")
+@click.option("--yes", is_flag=True, help="Do not ask before --undo.")
+@FORMAT
+@click.pass_context
+def command(context: click.Context, listed: bool, undone: int | None, yes: bool, form: str) -> None:
     """Back-fill the history from MTA logs.
 
     FILE is a log, plain or packed (gzip, bzip2, xz), or - for standard input: a file of syslog, of
     the journal, of docker or of Kubernetes, told apart by itself. Rotated logs may be given in any
     order. Importing the same log again changes nothing. Authenticated and local mail
     is counted; its addresses are not kept.
+
+    --undo takes an import back as if it had never been, an unfinished one too: its messages, and
+    what they added to sums, senders and trap hits. What another import or the milter has told of as
+    well stays. It refuses where retention has turned messages of it into numbers. On a terminal it
+    asks first; elsewhere it wants --yes.
     """
+    from gatepost_milter.cli import import_book
+
+    if context.invoked_subcommand is not None:
+        if listed or undone is not None:
+            raise click.UsageError("--list and --undo go without exim or postfix")
+        return
+    if listed == (undone is not None):
+        raise click.UsageError("want exim FILE..., postfix FILE..., --list or --undo ID")
+    app: App = context.obj
+    if undone is None:
+        import_book.show(app, form)
+    else:
+        import_book.take_back(app, undone, yes, form)
 
 
 @command.command("exim")
@@ -109,6 +135,7 @@ def _run(
             _settle_years(log, importer, engine, year, now)
         logs = _in_order(logs, importer)
         sink = _Sink(engine, app.settings, now)
+        sink.begin(importer, files)
         advance = stack.enter_context(progress("import", _size(logs), "octets"))
         for log in logs:
             try:
@@ -124,6 +151,7 @@ def _run(
                 note(f"{shown(log.file.path)}: damaged, read up to there: {log.file.damage}")
         sink.take(importer.finish())
         sink.close()
+        sink.end(importer.tally.lines)
     _summary(importer, sink, verbose)
     for line in nothing:
         note(line)
@@ -281,6 +309,27 @@ class _Sink:
         self._batch: list[Json] = []
         self._writing: Future[int] | None = None
         self._pool = ThreadPoolExecutor(1)
+        self.number: int | None = None
+
+    def begin(self, importer: Importer, files: Iterable[str]) -> None:
+        """Open the book (`ingest.import_runs`) for what comes. Raises StoreError."""
+        from gatepost_policy import store
+        from gatepost_policy.ingest import import_runs
+
+        name = "exim" if isinstance(importer, Exim) else "postfix"
+        begin = partial(import_runs.begin, mta=name, files=list(files), now=self._learned)
+        self.number = store.persistently(self._engine, begin)
+
+    def end(self, lines: int) -> None:
+        """Close the book. Raises StoreError."""
+        from gatepost_policy import store
+        from gatepost_policy.ingest import import_runs
+
+        assert self.number is not None
+        end = partial(
+            import_runs.end, number=self.number, lines=lines, now=time.time(), told=self.told > 0
+        )
+        store.persistently(self._engine, end)
 
     def take(self, seen: Iterable[Seen]) -> None:
         """Write these, a batch at a time. Raises StoreError."""
@@ -303,13 +352,19 @@ class _Sink:
         if batch:
             self.told += len(batch)
             self._writing = self._pool.submit(
-                record_batch, self._engine, batch, self._settings, self._learned
+                record_batch, self._engine, batch, self._settings, self._learned, self.number
             )
 
     def _wait(self) -> None:
         writing, self._writing = self._writing, None
         if writing is not None:
-            self.new += writing.result()
+            from gatepost_policy.ingest.import_runs import ImportGoneError
+
+            try:
+                self.new += writing.result()
+            except ImportGoneError:
+                why = f"import {self.number} was taken back while it was under way"
+                raise Failure(f"{why}; nothing of it is left") from None
 
 
 def _size(logs: list[_Log]) -> int | None:

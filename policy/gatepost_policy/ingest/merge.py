@@ -61,12 +61,15 @@ class Merged:
     rewritten: dict[int, Row] = field(default_factory=dict)
     gone: dict[int, Row] = field(default_factory=dict)
     adopted: dict[str, Row] = field(default_factory=dict)
+    known: list[str] = field(default_factory=list)  # keys of the batch that the store had
     recorded: list[Recorded] = field(default_factory=list)
 
 
 def merge(connection: Connection, batch: list[Row], sums: deltas.Sums) -> Merged:
     """Sort out what `batch` repeats. Stored rows that change are taken out of `sums` here."""
-    work = _Merge(_candidates(connection, batch), sums)
+    stored = _candidates(connection, batch)
+    work = _Merge(stored, sums)
+    work.result.known = sorted(stored.by_key)
     for row in batch:
         work.take(row)
     return work.result
@@ -82,9 +85,9 @@ def known_keys(connection: Connection, keys: Iterable[str]) -> list[str]:
 
 
 def new_keys(
-    connection: Connection, keyed: dict[str, tuple[object, ...]]
-) -> list[tuple[object, ...]]:
-    """The values of `keyed` whose key was not known; from now on it is.
+    connection: Connection, keyed: dict[str, tuple[object, ...]], import_id: int | None
+) -> dict[str, tuple[object, ...]]:
+    """Those of `keyed` whose key was not known; from now on it is, and `import_id`'s.
 
     No message belongs to such a key: a submission is a number, also when it comes from a log.
     """
@@ -95,9 +98,9 @@ def new_keys(
     sqltext.many(
         connection,
         sqltext.insert("message_key"),
-        [(key, NO_MESSAGE) for key in fresh],
+        [(key, NO_MESSAGE, import_id) for key in fresh],
     )
-    return list(fresh.values())
+    return fresh
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from gatepost_policy import config, traps
 from gatepost_policy.config import own_names
-from gatepost_policy.ingest import deltas, merge, rows, waiting
+from gatepost_policy.ingest import deltas, import_runs, merge, rows, waiting
 from gatepost_policy.ingest.rows import Row
 from gatepost_policy.journal.record import Json, read_seen
 from gatepost_policy.mail import index_key
@@ -38,11 +38,16 @@ class Outcome:
 
 
 def ingest(
-    connection: Connection, records: Sequence[Json], settings: "Settings", learned: float
+    connection: Connection,
+    records: Sequence[Json],
+    settings: "Settings",
+    learned: float,
+    import_id: int | None = None,
 ) -> Outcome:
     """Write `records` (at most a few thousand); `learned` is now, in Unix seconds.
 
-    A message whose `key` is known already is left out. Raises SQLAlchemyError.
+    A message whose `key` is known already is left out. What is new belongs to `import_id` (None:
+    it was seen live). Raises SQLAlchemyError, and ImportGoneError for one that was taken back.
     """
     outcome = Outcome()
     batch: list[Row] = []
@@ -50,6 +55,7 @@ def ingest(
     keyed: dict[str, tuple[object, ...]] = {}  # of an imported log: counted once
     gaps: list[tuple[float, float, int]] = []
     live: list[tuple[str, str, float]] = []
+    known: dict[str, tuple[object, ...] | None] = {}  # keys of logs that were told again
     for position, data in enumerate(records):
         try:
             kind = data["kind"]
@@ -75,13 +81,22 @@ def ingest(
             outcome.bad[position] = f"{type(error).__name__}: {error}"
     if batch:
         sums = deltas.Sums()
-        merged = _write(connection, batch, sums, learned)
+        merged = _write(connection, batch, sums, learned, import_id)
         outcome.messages = len(merged.fresh)
+        known.update(dict.fromkeys(merged.known))
         added = waiting.add(connection, sums, learned)
-        _judge(connection, batch, merged, added, settings, outcome)
-    for key in merge.new_keys(connection, keyed):
-        counts[key] = counts.get(key, 0) + 1
-        outcome.messages += 1
+        _judge(connection, batch, merged, added, settings, outcome, import_id)
+    new = merge.new_keys(connection, keyed, import_id)
+    of_log: dict[tuple[object, ...], int] = {}
+    for key in new.values():
+        of_log[key] = of_log.get(key, 0) + 1
+    for key, number in of_log.items():
+        counts[key] = counts.get(key, 0) + number
+    known.update((name, key) for name, key in keyed.items() if name not in new)
+    import_runs.attest(connection, known, import_id)
+    if import_id is not None:
+        import_runs.add(connection, import_id, outcome.messages, of_log)
+    outcome.messages += len(new)
     for trap, how, at in live:
         traps.seen_live(connection, [trap], at=at, how=how)
     sqltext.many(
@@ -98,7 +113,11 @@ def ingest(
 
 
 def _write(
-    connection: Connection, batch: list[Row], sums: deltas.Sums, learned: float
+    connection: Connection,
+    batch: list[Row],
+    sums: deltas.Sums,
+    learned: float,
+    import_id: int | None,
 ) -> merge.Merged:
     merged = merge.merge(connection, batch, sums)
     ids = partitions.take_ids(connection, len(merged.fresh), learned)
@@ -113,13 +132,12 @@ def _write(
         "UPDATE message_key SET message_id = ? WHERE message_id = ?",
         [(row.id, old) for old, row in sorted(merged.gone.items())],
     )
+    keys = {(row.key, row.id) for row in merged.fresh if row.key is not None}
+    keys |= {(key, row.id) for key, row in merged.adopted.items() if row.id not in merged.gone}
     sqltext.many(
         connection,
         sqltext.insert("message_key"),
-        sorted(
-            {(row.key, row.id) for row in merged.fresh if row.key is not None}
-            | {(key, row.id) for key, row in merged.adopted.items() if row.id not in merged.gone}
-        ),
+        [(key, number, import_id) for key, number in sorted(keys)],
     )
     return merged
 
@@ -131,6 +149,7 @@ def _judge(
     counted: deltas.Sums | None,
     settings: "Settings",
     outcome: Outcome,
+    import_id: int | None,
 ) -> None:
     """Listings, repeat senders, traps that turn out to be somebody's address.
 
@@ -163,6 +182,8 @@ def _judge(
     senders = {row.sender.trap_key for row in inbound if row.sender is not None}
     found = _traps_among(connection, sorted(senders))
     if found:
+        if import_id is not None:
+            import_runs.note_live(connection, import_id, found, last)
         traps.seen_live(connection, found, at=last, how="sender")
 
 

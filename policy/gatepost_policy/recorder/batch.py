@@ -21,12 +21,17 @@ COMMIT_ROWS = 5_000
 
 
 def record_batch(
-    engine: Engine, records: Sequence[Json], settings: "Settings", learned: float | None = None
+    engine: Engine,
+    records: Sequence[Json],
+    settings: "Settings",
+    learned: float | None = None,
+    import_id: int | None = None,
 ) -> int:
     """Write records that come from no journal (importers, `replay --record`); how many were new.
 
-    A record whose `key` is known is left out. At most COMMIT_ROWS rows go into one transaction.
-    Raises StoreError; ValueError where a record is none.
+    A record whose `key` is known is left out; what is new belongs to `import_id`. At most
+    COMMIT_ROWS rows go into one transaction. Raises StoreError; ValueError where a record is none;
+    ImportGoneError where the import was taken back meanwhile.
     """
     now = time.time() if learned is None else learned
     with store.reading(engine) as connection:
@@ -35,7 +40,9 @@ def record_batch(
     new = 0
     for part in _by_rows(records):
         outcome = store.persistently(
-            engine, partial(_record, part=part, settings=settings, now=now), also=IntegrityError
+            engine,
+            partial(_record, part=part, settings=settings, now=now, import_id=import_id),
+            also=IntegrityError,
         )
         if outcome.bad:
             raise ValueError(f"not a record: {next(iter(outcome.bad.values()))}")
@@ -44,9 +51,13 @@ def record_batch(
 
 
 def _record(
-    connection: Connection, part: Sequence[Json], settings: "Settings", now: float
+    connection: Connection,
+    part: Sequence[Json],
+    settings: "Settings",
+    now: float,
+    import_id: int | None,
 ) -> Outcome:
-    outcome = ingest(connection, part, settings, now)
+    outcome = ingest(connection, part, settings, now, import_id)
     if outcome.messages:
         # A log does not say which of its recipients are traps.
         trap_marks.unsettle(connection)

@@ -245,7 +245,7 @@ def _delete(connection: Connection, table: str, found: list[dict[str, Any]]) -> 
 
 
 def _keys_of(connection: Connection, ids: list[int]) -> list[tuple[object, ...]]:
-    sql = "SELECT key, message_id FROM message_key WHERE message_id = ?"
+    sql = "SELECT key, message_id, import_id FROM message_key WHERE message_id = ?"
     kept: list[tuple[object, ...]] = []
     for number in ids:
         kept += [tuple(row) for row in sqltext.execute(connection, sql, (number,))]

@@ -18,9 +18,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from gatepost_policy.store.listing_tables import Evidence as Evidence
-
 # The whole schema is here: whoever imports this module has every table in Base.metadata.
+from gatepost_policy.store.import_tables import ImportAgain as ImportAgain
+from gatepost_policy.store.import_tables import ImportCount as ImportCount
+from gatepost_policy.store.import_tables import ImportRun as ImportRun
+from gatepost_policy.store.import_tables import ImportTouched as ImportTouched
+from gatepost_policy.store.listing_tables import Evidence as Evidence
 from gatepost_policy.store.listing_tables import Listing as Listing
 from gatepost_policy.store.listing_tables import ListingChange as ListingChange
 from gatepost_policy.store.listing_tables import TrapHit as TrapHit
@@ -110,8 +113,19 @@ class MessageKey(Base):
 
     key: Mapped[str] = mapped_column(Ordered, primary_key=True)
     message_id: Mapped[int] = mapped_column(BigKey, autoincrement=False, index=True)
+    # The import that brought it (`ImportRun`); NULL where it was seen live as well.
+    import_id: Mapped[int | None] = mapped_column(BigKey)
 
-    __table_args__ = {"sqlite_with_rowid": False}
+    __table_args__ = (
+        Index(
+            "ix_message_key_import",
+            "import_id",
+            "message_id",
+            sqlite_where=text("import_id IS NOT NULL"),
+            postgresql_where=text("import_id IS NOT NULL"),
+        ),
+        {"sqlite_with_rowid": False},
+    )
 
 
 class MessageDomain(Base):

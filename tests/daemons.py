@@ -15,6 +15,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 from gatepost_policy.config.settings import Settings
 from ports import free_port
@@ -28,6 +30,8 @@ class Running:
     """Which engine the daemons of the present test run on: the fixture `engine` says so."""
 
     engine = "libmilter"
+    # Daemon -> the engine of the test that started it.
+    started: ClassVar[WeakKeyDictionary["Daemon", str]] = WeakKeyDictionary()
 
 
 def with_engine(config: str) -> str:
@@ -100,6 +104,7 @@ class Daemon(Process):
         prelude: str = "",
     ) -> None:  # fmt: skip
         self.owned = home is None
+        Running.started[self] = Running.engine
         self.home = home or Path(tempfile.mkdtemp(prefix="gatepost-daemon-"))
         self.port = free_port()
         self.policy_port = free_port()

@@ -162,7 +162,9 @@ def stored(home: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, str]]:
+def service(
+    milter_engine: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Daemon, str]]:
     """A daemon for the tests that leave it running."""
     daemon, place = start(tmp_path_factory.mktemp("life"))
     yield daemon, place

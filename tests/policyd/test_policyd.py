@@ -296,9 +296,10 @@ def test_reload(policyd: Policyd) -> None:
 
         eventually(recorded)
     finally:
+        print(policyd.text()[-4000:])
         policyd.config.write_text(good)
         policyd.child.send_signal(signal.SIGHUP)
-        eventually(lambda: policyd.text().count('"reloaded"') == 2)
+        eventually(lambda: policyd.text().count('"reloaded"') == 2, seconds=30)
 
 
 @pytest.mark.slow

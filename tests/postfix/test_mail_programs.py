@@ -72,7 +72,7 @@ def message(program: str, canaries: Canaries) -> bytes:
 
 @pytest.fixture(scope="module", params=(*MODES, "own mail_name"))
 def running(
-    request: pytest.FixtureRequest, postfix_programs: mta_unpack.Programs
+    milter_engine: str, request: pytest.FixtureRequest, postfix_programs: mta_unpack.Programs
 ) -> Iterator[PostfixInstance]:
     mode, main = request.param, {}
     if mode == "own mail_name":

@@ -39,7 +39,9 @@ class Chain:
 
 @pytest.fixture(scope="module")
 def chain(
-    postfix_programs: mta_unpack.Programs, tmp_path_factory: pytest.TempPathFactory
+    milter_engine: str,
+    postfix_programs: mta_unpack.Programs,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Chain]:
     try:
         programs = mta_unpack.opendmarc()

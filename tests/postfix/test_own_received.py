@@ -46,7 +46,7 @@ ROWS = (
 
 
 @pytest.fixture(scope="module")
-def daemons() -> Iterator[dict[str, Daemon]]:
+def daemons(milter_engine: str) -> Iterator[dict[str, Daemon]]:
     with Daemon(BASE_CONFIG) as milter, Daemon(BASE_CONFIG + MTA) as mta:
         yield {"": milter, MTA: mta}
 

@@ -39,7 +39,7 @@ AMAVIS = (
 
 
 @pytest.fixture(scope="module")
-def running(postfix_programs: mta_unpack.Programs) -> Iterator[Stack]:
+def running(milter_engine: str, postfix_programs: mta_unpack.Programs) -> Iterator[Stack]:
     with Daemon(BASE_CONFIG + CONFIG, "milterctl") as daemon:
         milterctl(daemon, "trap", "add", TRAP)
         main = {"non_smtpd_milters": daemon.socket}

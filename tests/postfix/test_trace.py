@@ -33,7 +33,10 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["milter", "proxy"])
 def running(
-    request: pytest.FixtureRequest, postfix_programs: mta_unpack.Programs, keys: Path
+    milter_engine: str,
+    request: pytest.FixtureRequest,
+    postfix_programs: mta_unpack.Programs,
+    keys: Path,
 ) -> Iterator[Stack]:
     table = SUBMISSION[request.param] or "[submission]\n"
     config = BASE_CONFIG + table + CONFIG.replace("{keys}", str(keys))

@@ -47,6 +47,12 @@ def state(settings: Settings, engine: Engine) -> KnownState:
     return KnownState(settings)
 
 
+def large_file(settings: Settings, kind: str = snapshot.TRAPS_FILE) -> Path:
+    """The large file of traps, or of listings."""
+    (path,) = config.state_dir(settings).glob(f"{kind}.*")
+    return path
+
+
 def publish(engine: Engine, settings: Settings) -> None:
     with store.reading(engine) as connection:
         lookup.publish(connection, config.state_dir(settings), settings)
@@ -79,7 +85,7 @@ def test_changes_arrive(state: KnownState, engine: Engine, settings: Settings) -
     """Added, removed and imported traps, through the small file and the large one."""
     publish(engine, settings)
     state.current()
-    large = (config.state_dir(settings) / snapshot.TRAPS_FILE).stat().st_ino
+    large = large_file(settings)
 
     def look(*names: str) -> list[bool]:
         publish(engine, settings)
@@ -94,12 +100,12 @@ def test_changes_arrive(state: KnownState, engine: Engine, settings: Settings) -
     with store.writing(engine) as connection:
         traps.add(connection, "one@example.org", at=time.time())
     assert look("one@example.org") == [True]
-    assert (config.state_dir(settings) / snapshot.TRAPS_FILE).stat().st_ino == large
+    assert large_file(settings) == large
     with engine.connect() as bare:
         connection = bare.execution_options(gatepost_writing=True)
         traps.import_lines(connection, [b"two@example.org"], at=time.time())
     assert look("one@example.org", "two@example.org") == [True, True]
-    assert (config.state_dir(settings) / snapshot.TRAPS_FILE).stat().st_ino != large
+    assert large_file(settings) != large
 
 
 def test_listings_are_looked_up(state: KnownState, engine: Engine, settings: Settings) -> None:
@@ -181,7 +187,7 @@ def test_damage_keeps_what_was_known(
     assert state.is_trap(trap)
     aside = directory / "aside"
     aside.write_bytes(os.urandom(100))
-    aside.rename(directory / name)
+    aside.rename(directory / name if name == snapshot.NOW_FILE else large_file(settings))
     publisher.bump(directory / snapshot.TICK_FILE)
     assert state.is_trap(trap)
     # The next publisher does not build on the damage.
@@ -197,8 +203,8 @@ def test_a_state_directory_made_anew_is_noticed(
     publish(engine, settings)
     assert not state.is_trap(address.parse("new@example.org"))
     directory = config.state_dir(settings)
-    for name in (snapshot.TICK_FILE, snapshot.NOW_FILE, snapshot.TRAPS_FILE):
-        (directory / name).unlink()
+    for path in directory.glob("known.*"):
+        path.unlink()
     with store.writing(engine) as connection:
         traps.add(connection, "new@example.org", at=AT)
     publish(engine, settings)
@@ -260,8 +266,8 @@ def test_snapshot_is_plain_data(engine: Engine, settings: Settings) -> None:
         traps.add(connection, "secret-trap@example.org", at=AT)
     publish(engine, settings)
     directory = config.state_dir(settings)
-    for name in (snapshot.NOW_FILE, snapshot.TRAPS_FILE):
-        data = (directory / name).read_bytes()
+    for path in (directory / snapshot.NOW_FILE, large_file(settings)):
+        data = path.read_bytes()
         assert b"192.0.2.7" not in data and b"secret-trap" not in data
     data = (directory / snapshot.NOW_FILE).read_bytes()
     octets = snapshot.NOW_HEAD.unpack_from(data)[1]
@@ -275,11 +281,10 @@ def test_a_publisher_that_fails_leaves_files_that_belong_together(
 
     A process that starts then has to know what was known.
     """
-    directory = config.state_dir(settings)
     with store.writing(engine) as connection:
         traps.add(connection, "trap@example.org", at=AT)
     publish(engine, settings)
-    before = (directory / snapshot.LISTED_FILE).read_bytes()
+    before = large_file(settings, snapshot.LISTED_FILE).read_bytes()
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
@@ -289,7 +294,7 @@ def test_a_publisher_that_fails_leaves_files_that_belong_together(
         patch.setattr(json, "dumps", full)
         with pytest.raises(OSError, match="No space"):
             publish(engine, settings)
-    assert (directory / snapshot.LISTED_FILE).read_bytes() == before
+    assert large_file(settings, snapshot.LISTED_FILE).read_bytes() == before
     assert KnownState(settings).is_trap(address.parse("trap@example.org"))
 
 

@@ -1,8 +1,9 @@
 """Write what the store knows into the files that every process of this host has mapped.
 
-One publisher at a time: the recorder, or a command that holds its lock. The files are all written
-aside before the first is renamed, so a full disk or a store that fails leaves the old ones, which
-belong together; then the counter in `known.tick` moves, and the others look.
+One publisher at a time: the recorder, or a command that holds its lock. New large files get names
+of their own; then the small one that names them is renamed into its place. So a full disk, a store
+that fails or kill -9 at any moment leaves either the old files or the new ones, which belong
+together; then the counter in `known.tick` moves, and the others look.
 """
 
 import json
@@ -29,6 +30,7 @@ from gatepost_policy.lookup.snapshot import (
     TRAPS_HEAD,
     Snapshot,
     contains,
+    file_names,
     hasher,
     load,
 )
@@ -64,9 +66,9 @@ def publish(
     generation = revision.number(connection, "generation")
     published = _published(state_dir)
     old, before = (None, EMPTY) if published is None else published
-    files: list[tuple[Path, list[Any]]] = []  # in the order in which they are renamed
+    large: list[tuple[str, list[Any]]] = []
     base: _Base | None = None
-    if old is not None and old["generation"] == generation:
+    if old is not None and old.get("named") and old["generation"] == generation:
         base = _Base(old["base"], old["built"], old["generation"], bytes.fromhex(old["key"]))
     known_good = state_dir in _checked
     base_kept = True
@@ -76,7 +78,7 @@ def publish(
         changes = None if base is None else _changes(connection, base)
         if base is None or changes is None or not _adds_up(connection, before.base, *changes):
             base, parts = _new_base(connection, generation)
-            files.append((state_dir / TRAPS_FILE, parts))
+            large.append((TRAPS_FILE, parts))
             changes = [], []
             base_kept = False  # another key: every other hash is another one as well
         small = {"added": changes[0], "gone": changes[1], **_globs(connection)}
@@ -86,7 +88,7 @@ def publish(
     kept = old if base_kept and known_good else None
     state, wide = _listings(connection, kept, before, hashed, moment)
     if wide is not None:
-        files.append((state_dir / LISTED_FILE, wide))
+        large.append((LISTED_FILE, wide))
     repeats = revision.number(connection, "repeat")
     if base_kept and old is not None and old["repeats"] == repeats and known_good:
         repeat = array("Q", before.repeat)
@@ -96,6 +98,7 @@ def publish(
         )
     meta = {
         **small,
+        "named": True,
         "base": base.number,
         "built": base.built,
         "generation": base.generation,
@@ -107,9 +110,21 @@ def publish(
     text = json.dumps(meta).encode()
     text += b" " * (-(NOW_HEAD.size + len(text)) % 8)
     head = NOW_HEAD.pack(MAGIC_NOW, len(text), len(state.numbers), len(repeat))
-    files.append((state_dir / NOW_FILE, [head, text, state.numbers, state.ends, repeat]))
-    _replace(files)
+    named = dict(zip((TRAPS_FILE, LISTED_FILE), file_names(meta), strict=True))
+    made = [(state_dir / named[kind], parts) for kind, parts in large]
+    try:
+        for path, parts in made:
+            _write(path, parts, sync=True)
+        # From this rename on it is what is known, and not one moment earlier.
+        small_file = [head, text, state.numbers, state.ends, repeat]
+        _write(state_dir / NOW_FILE, small_file, sync=bool(made))
+    except BaseException:
+        for path, _ in made:
+            path.unlink(missing_ok=True)  # on a full disk they would be more with each attempt
+        raise
     bump(state_dir / TICK_FILE)
+    if made or not known_good:
+        _tidy(state_dir, set(named.values()))
 
 
 def anew(state_dir: Path) -> None:
@@ -258,21 +273,33 @@ def _globs(connection: "Connection") -> dict[str, list[str]]:
     }
 
 
-def _replace(files: list[tuple[Path, list[Any]]]) -> None:
-    """Write all aside, then rename each: a reader sees the old file or the new one, whole."""
-    suffix = f"{os.getpid()}.{threading.get_ident()}"
-    asides = [path.with_name(f".{path.name}.{suffix}") for path, _ in files]
+def _write(path: Path, parts: list[Any], *, sync: bool) -> None:
+    """Write aside, then rename: a reader sees the old file or the new one, whole.
+
+    With `sync` it is on the disk first: a machine that loses its power may otherwise find the
+    small file that names a large one, and the large one empty.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        for aside, (_, parts) in zip(asides, files, strict=True):
-            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-            with open(descriptor, "wb") as file:
-                file.writelines(memoryview(part).cast("B") for part in parts)
-        for aside, (path, _) in zip(asides, files, strict=True):
-            os.replace(aside, path)
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        with open(descriptor, "wb") as file:
+            file.writelines(memoryview(part).cast("B") for part in parts)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(aside, path)
     except BaseException:
-        for aside in asides:
-            aside.unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
         raise
+
+
+def _tidy(state_dir: Path, named: set[str]) -> None:
+    """Take away what belongs to nothing: older large files, and what a kill left aside."""
+    with os.scandir(state_dir) as entries:
+        names = [entry.name for entry in entries]
+    for name in names:
+        if name not in named and name.startswith((TRAPS_FILE, LISTED_FILE, ".known.")):
+            (state_dir / name).unlink(missing_ok=True)
 
 
 def bump(path: Path) -> None:

@@ -1,10 +1,13 @@
 """One state of what is known by heart, mapped from three files: traps, listings, repeat senders.
 
-* `known.traps`: the sorted 64-bit hashes of all exact traps. Large, and shared by all processes,
+* `known.traps.ID`: the sorted 64-bit hashes of all exact traps. Large, and shared by all processes,
   because it is only mapped. Rebuilt after an import or many changes.
-* `known.listed`: the sorted hashes of all listings with their ends, made anew when many changed.
+* `known.listed.ID`: the sorted hashes of all listings with their ends, made anew when many changed.
 * `known.now`: everything small or short-lived: the few traps and listings that came or went since
   then, domain and pattern traps, repeat senders. Rebuilt with every change.
+
+`known.now` names the two large files that belong to it, and they never change: so the one rename
+that puts `known.now` in its place is the moment at which everything changes.
 
 A look-up is a binary search: no list makes it slow. The hashes are keyed (BLAKE2b) with a secret
 that was made on this machine, so nobody can look for two addresses that collide, and at 64 bits
@@ -38,6 +41,8 @@ LISTED_HEAD = struct.Struct("=8sQQ")  # magic, id of this file, how many
 TRAPS_HEAD = struct.Struct("=8s16sQQ")  # magic, hash key, id of this file, how many
 NOW_HEAD = struct.Struct("=8sIII4x")  # magic, octets of JSON, listings, repeat senders
 MAGIC_TRAPS, MAGIC_NOW, MAGIC_LISTED = b"GPTRAPS1", b"GPKNOW02", b"GPLISTD1"
+# So many times a file that is gone means that the publisher was faster, and then damage.
+LOADS = 5
 # What reading a file raises that is not what it should be.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, struct.error)
 
@@ -172,8 +177,30 @@ def _network(ip: int, version: int, bits: int) -> str:
 EMPTY = Snapshot()
 
 
+def file_names(meta: dict[str, Any]) -> tuple[str, str]:
+    """The large files of traps and of listings that belong to this small one.
+
+    One that was written before they had names of their own has them under the bare names.
+    """
+    if meta.get("named"):
+        return f"{TRAPS_FILE}.{meta['base']:x}", f"{LISTED_FILE}.{meta['listed']:x}"
+    return TRAPS_FILE, LISTED_FILE
+
+
 def load(state_dir: Path, old: Snapshot = EMPTY) -> Snapshot:
     """Map the published files. Raises OSError or ValueError where they are not there or broken."""
+    for _ in range(LOADS - 1):
+        try:
+            return _load(state_dir, old)
+        except FileNotFoundError:
+            # Between two looks the publisher put a newer `known.now` there and took the large
+            # files of the old one away.
+            if not (state_dir / NOW_FILE).exists():
+                break
+    return _load(state_dir, old)
+
+
+def _load(state_dir: Path, old: Snapshot) -> Snapshot:
     with (state_dir / NOW_FILE).open("rb") as file:
         now = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
     magic, octets, listed, repeated = NOW_HEAD.unpack_from(now)
@@ -182,10 +209,11 @@ def load(state_dir: Path, old: Snapshot = EMPTY) -> Snapshot:
         raise ValueError("known.now: damaged")
     meta = json.loads(bytes(now[NOW_HEAD.size : start]))
     middle = start + 8 * listed
+    traps_name, listed_name = file_names(meta)
     if meta["listed"] == old.listed_id and old.hashed is not None:
         listings, untils = old.listings, old.untils
     else:
-        with (state_dir / LISTED_FILE).open("rb") as file:
+        with (state_dir / listed_name).open("rb") as file:
             wide = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
         magic, listed_id, count = LISTED_HEAD.unpack_from(wide)
         if magic != MAGIC_LISTED or len(wide) != LISTED_HEAD.size + 16 * count:
@@ -197,7 +225,7 @@ def load(state_dir: Path, old: Snapshot = EMPTY) -> Snapshot:
     if meta["base"] == old.base_id and old.hashed is not None:
         key, hashed, base, keep = old.key, old.hashed, old.base, old.keep
     else:
-        with (state_dir / TRAPS_FILE).open("rb") as file:
+        with (state_dir / traps_name).open("rb") as file:
             large = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
         magic, key, base_id, count = TRAPS_HEAD.unpack_from(large)
         if magic != MAGIC_TRAPS or len(large) != TRAPS_HEAD.size + 8 * count:

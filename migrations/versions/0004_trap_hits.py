@@ -20,10 +20,18 @@ def upgrade() -> None:
     op.add_column("message", sa.Column("marks", sa.Text(), nullable=True))
     op.add_column("signature", sa.Column("b_hash", sa.String(length=16), nullable=True))
     op.add_column("signature", sa.Column("addressed", sa.String(length=9), nullable=True))
+    # SQLite writes the table anew and drops the old one, and with it, by ON DELETE CASCADE, all
+    # evidence: it is put aside.
+    sqlite = op.get_context().dialect.name == "sqlite"
+    if sqlite:
+        op.execute("CREATE TEMPORARY TABLE evidence_kept AS SELECT * FROM evidence")
     with op.batch_alter_table("listing") as batch:
         batch.alter_column(
             "network", existing_type=sa.String(length=50), type_=sa.Text(), existing_nullable=True
         )
+    if sqlite:
+        op.execute("INSERT OR IGNORE INTO evidence SELECT * FROM evidence_kept")
+        op.execute("DROP TABLE evidence_kept")
     op.create_table(
         "trap_hit",
         sa.Column("message_id", BIG_KEY, autoincrement=False, nullable=False),

@@ -13,4 +13,10 @@ INSERT INTO domain_host (reversed, host, shared, family, name, messages, last_at
 INSERT INTO domain_host (reversed, host, shared, family, name, messages, last_at) VALUES ('', '192.0.2.7', 0, 'ipv4', 'mail.sender.example', 2, 1789100000);
 INSERT INTO identity (kind, value, reversed, first_seen, last_seen, learned, messages, trap_messages, days, ipv4, ipv6, repeat) VALUES ('prefix', '192.0.2.7/32', NULL, 1789000000, 1789100000, 1789100001, 2, 1, 2, 2, 0, /*0*/0);
 INSERT INTO trap (kind, key, raw, source, note, published, added, generation, live_as) VALUES ('exact', 'trap@home.example', 'Trap@home.example', '', '', '', 1788000000, 0, '');
-INSERT INTO journal_mark (segment, "offset", host, updated) VALUES ('00112233445566778899aabbccddeeff.seg', 100, '0011223344556677', 1789100001)
+INSERT INTO journal_mark (segment, "offset", host, updated) VALUES ('00112233445566778899aabbccddeeff.seg', 100, '0011223344556677', 1789100001);
+INSERT INTO listing (kind, value, since, until, seconds, reason, hits, by_hand) VALUES ('prefix', '192.0.2.7/32', 1789100000, 1789186400, 86400, 'trap', 1, /*0*/0);
+INSERT INTO listing (kind, value, since, until, seconds, reason, hits, by_hand, note, network) VALUES ('prefix', '2001:db8:1:2::/64', 1789100000, 4102444800, 86400, 'by-hand', 0, /*1*/1, 'kept', '2001:db8:1::/48');
+INSERT INTO evidence (listing_id, message_id, trap, at) VALUES ((SELECT id FROM listing WHERE value = '192.0.2.7/32'), FIRST_ID + 1, 'trap@home.example', 1789100000);
+INSERT INTO message (id, at, learned, source, stage, queue_id, direction, family, prefix, address, sender, sender_key, header_from, from_key, size, message_id, action, reason, relay, traps) VALUES (FIRST_ID + 2, 1789200000, 1789200001, 'milter', 'end', 'Q3', 'inbound', 'ipv4', '198.51.100.9/32', '198.51.100.9', 'a@old.example', 'a@old.example', 'a@old.example', 'a@old.example', 2000, '<3@old.example>', 'reject', 'trap', /*0*/0, 1);
+INSERT INTO recipient (message_id, position, address, trap_key, trap, accepted) VALUES (FIRST_ID + 2, 0, 'trap@home.example', 'trap@home.example', /*1*/1, /*1*/1);
+INSERT INTO signature (message_id, position, domain, selector, algorithm, canonicalization, key_bits, crypto, result) VALUES (FIRST_ID + 2, 0, 'old.example', 's1', 'rsa-sha256', 'relaxed/relaxed', 2048, 'pass', 'pass')

@@ -110,7 +110,7 @@ def publish(
     text = json.dumps(meta).encode()
     text += b" " * (-(NOW_HEAD.size + len(text)) % 8)
     head = NOW_HEAD.pack(MAGIC_NOW, len(text), len(state.numbers), len(repeat))
-    named = dict(zip((TRAPS_FILE, LISTED_FILE), file_names(meta), strict=True))
+    named: dict[str, str] = dict(zip((TRAPS_FILE, LISTED_FILE), file_names(meta), strict=True))
     made = [(state_dir / named[kind], parts) for kind, parts in large]
     try:
         for path, parts in made:

@@ -70,7 +70,7 @@ class DualStack:
 class Pattern:
     """Many hosts, few messages each, one pattern: what joins them, and how many there are."""
 
-    kind: str  # domain, helo, trap-sequence
+    kind: str  # domain, helo, network, host-name, trap-sequence
     value: str
     hosts: int
     messages: int

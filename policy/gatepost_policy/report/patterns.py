@@ -1,8 +1,9 @@
 """Find those who hide in small numbers: many hosts, few messages each, one thing in common.
 
 Read from trap mail alone, which has an index of its own: what joins the hosts is a sender's domain,
-a HELO name, or that their hits walk through the traps in alphabetical order (a list being worked
-off from many places). No rate is looked at: what counts is how many hosts do the same.
+a HELO name, a network (IPv4 /24, IPv6 /56 or /48), the owner of their verified host names, or that
+their hits walk through the traps in alphabetical order (a list being worked off from many places).
+No rate is looked at: what counts is how many hosts do the same.
 
 Limits: the newest ROWS_MAX trap hits of the selected time; what a spammer varies in every message
 is no pattern here.
@@ -10,12 +11,16 @@ is no pattern here.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import ip_network
 from itertools import pairwise
+from math import factorial
 
 from sqlalchemy import Connection, select
 
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.address import within_any
+from gatepost_policy.mail.organisation import is_public_suffix, organisation
 from gatepost_policy.report.overview_values import Pattern
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.store.tables import Message, MessageRecipient
@@ -25,8 +30,10 @@ ROWS_MAX = 50_000
 PATTERNS_MAX = 20
 MIN_HOSTS = 5
 MAX_PER_HOST = 4.0  # messages; more is an ordinary sender with several machines
-MIN_RUN = 6  # hits in alphabetical order: chance makes one such run in 720 hits
+MIN_RUN = 6  # hits in alphabetical order
 MIN_RUN_HOSTS = 3
+# A run that hits in any order would show more often than this is no walk.
+CHANCE_MAX = 0.01
 # Between two hits of one walk there is never more than this.
 RUN_GAP_S = 14 * 86_400
 
@@ -41,6 +48,7 @@ class Hit:
     helo: str | None
     domain: str | None
     trap: str
+    name: str | None = None  # the client's verified host name
 
 
 @dataclass(slots=True)
@@ -72,6 +80,7 @@ def _hits(connection: Connection, selection: Selection) -> list[Hit]:
             Message.at,
             Message.id,
             Message.prefix,
+            Message.client_name,
             Message.helo,
             Message.sender_key,
             Message.from_key,
@@ -101,8 +110,9 @@ def _hits(connection: Connection, selection: Selection) -> list[Hit]:
             helo=helo.lower() if helo else None,
             domain=(sender or author or "").rpartition("@")[2] or None,
             trap=trap,
+            name=name.rstrip(".").lower() if name else None,
         )
-        for at, number, prefix, helo, sender, author, trap in connection.execute(query)
+        for at, number, prefix, name, helo, sender, author, trap in connection.execute(query)
     ]
     found.reverse()
     return found
@@ -118,13 +128,49 @@ def find(hits: Sequence[Hit], settings: Settings) -> tuple[Pattern, ...]:
             return None
         return hit.domain
 
+    def owner(hit: Hit) -> str | None:
+        if hit.name is None or crowd(hit.name):
+            return None
+        top = organisation(hit.name)
+        return None if is_public_suffix(top) else top
+
+    def network(bits_v4: int, bits_v6: int) -> Callable[[Hit], str | None]:
+        def of(hit: Hit) -> str | None:
+            if hit.name is not None and crowd(hit.name):
+                return None
+            return _network(hit.prefix, bits_v4, bits_v6)
+
+        return of
+
+    narrow = list(_joined("network", hits, network(24, 56)))
+    seen = {(p.hosts, p.messages, p.first_seen, p.last_seen) for p in narrow}
     patterns = [
         *_joined("domain", hits, domain),
         *_joined("helo", hits, lambda hit: hit.helo),
+        *_joined("host-name", hits, owner),
+        *narrow,
+        # A /48 that is nothing but one /56 of it says nothing more.
+        *(
+            p
+            for p in _joined("network", hits, network(0, 48))
+            if (p.hosts, p.messages, p.first_seen, p.last_seen) not in seen
+        ),
         *_walks(hits),
     ]
     patterns.sort(key=lambda p: (p.hosts, p.messages, p.last_seen), reverse=True)
     return tuple(patterns[:PATTERNS_MAX])
+
+
+@lru_cache(maxsize=8_192)
+def _network(prefix: str, bits_v4: int, bits_v6: int) -> str | None:
+    """The network around a client's prefix; None where there is none so wide, or bits are 0."""
+    if not prefix:
+        return None
+    if prefix.endswith("/32"):  # IPv4, and most of them: an object for each would cost seconds
+        return f"{prefix.rpartition('.')[0]}.0/24" if bits_v4 == 24 else None
+    own = ip_network(prefix)
+    bits = bits_v4 if own.version == 4 else bits_v6
+    return str(own.supernet(new_prefix=bits)) if 0 < bits < own.prefixlen else None
 
 
 def _joined(kind: str, hits: Iterable[Hit], key: Callable[[Hit], str | None]) -> Iterable[Pattern]:
@@ -134,7 +180,12 @@ def _joined(kind: str, hits: Iterable[Hit], key: Callable[[Hit], str | None]) ->
         value = key(hit)
         if value:
             groups.setdefault(value, _Group()).add(hit)
-    words = {"domain": "write as", "helo": "say HELO"}
+    words = {
+        "domain": "write as",
+        "helo": "say HELO",
+        "network": "are in",
+        "host-name": "have names below",
+    }
     for value, group in groups.items():
         hosts, messages = len(group.hosts), len(group.messages)
         if hosts >= MIN_HOSTS and messages <= MAX_PER_HOST * hosts:
@@ -152,23 +203,39 @@ def _joined(kind: str, hits: Iterable[Hit], key: Callable[[Hit], str | None]) ->
 
 def _walks(hits: Sequence[Hit]) -> Iterable[Pattern]:
     """Runs of hits whose traps come in alphabetical order, from several hosts."""
+    # The same trap again is no step back.
+    steps = [hit for before, hit in pairwise([None, *hits]) if hit and _moves(before, hit)]
+    shortest = _shortest_run(len(steps))
     run: list[Hit] = []
-    for before, hit in pairwise([None, *hits]):
-        assert hit is not None
-        if before is not None and before.trap == hit.trap:
-            continue  # the same trap again is no step back
+    for hit in steps:
         if run and (hit.trap <= run[-1].trap or hit.at - run[-1].at > RUN_GAP_S):
-            yield from _walk(run)
+            yield from _walk(run, shortest)
             run = []
         run.append(hit)
-    yield from _walk(run)
+    yield from _walk(run, shortest)
 
 
-def _walk(run: Sequence[Hit]) -> Iterable[Pattern]:
+def _moves(before: Hit | None, hit: Hit) -> bool:
+    return before is None or before.trap != hit.trap
+
+
+def _shortest_run(steps: int) -> int:
+    """The length of a run that chance does not explain among so many hits.
+
+    In a random order a run of `length` or more begins at one hit in (length + 1)! / length: each of
+    the orders of `length` hits is as likely as the other, and before it stands a larger one.
+    """
+    length = MIN_RUN
+    while steps * length / factorial(length + 1) > CHANCE_MAX:
+        length += 1
+    return length
+
+
+def _walk(run: Sequence[Hit], shortest: int) -> Iterable[Pattern]:
     group = _Group()
     for hit in run:
         group.add(hit)
-    if len(run) < MIN_RUN or len(group.hosts) < MIN_RUN_HOSTS:
+    if len(run) < shortest or len(group.hosts) < MIN_RUN_HOSTS:
         return
     hosts, first, last = len(group.hosts), run[0].trap, run[-1].trap
     yield Pattern(

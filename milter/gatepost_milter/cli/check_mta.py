@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure
+from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure, note
 from gatepost_milter.cli.options import FORMAT
 from gatepost_milter.doctor.finding import Finding
 from gatepost_policy.text.escape import shown
@@ -28,7 +28,7 @@ def postfix(
 ) -> None:
     """Look at a live Postfix: does gatepost see the mail, and does nothing leak past it?"""
     from gatepost_milter.doctor import postfix as postfix_checks
-    from gatepost_milter.doctor import postfix_config
+    from gatepost_milter.doctor import postfix_config, postfix_notes
 
     settings = app.settings
     try:
@@ -39,7 +39,7 @@ def postfix(
     unchecked = postfix_checks.unchecked(live, settings)
     names = [s.name for s in live.smtpd()]
     what = f"Postfix in {live.directory}, {plural(len(names), 'listener')} ({', '.join(names)})"
-    _finish(findings, what, form, unchecked)
+    _finish(findings, what, form, unchecked, postfix_notes.notes(live, settings))
 
 
 @click.command("exim", short_help="Look at a live Exim.")
@@ -63,10 +63,17 @@ def exim(app: App, exim_config: Path | None, program: Path | None, form: str) ->
 
 
 def _finish(
-    findings: Sequence[Finding], what: str, form: str, unchecked: Sequence[str] = ()
+    findings: Sequence[Finding],
+    what: str,
+    form: str,
+    unchecked: Sequence[str] = (),
+    warnings: Sequence[str] = (),
 ) -> None:
-    """Print, and leave with 1 where there is something to mend."""
+    """Print, and leave with 1 where there is something to mend. A warning is nothing of the kind:
+    as JSON, where all is to be mended, it goes to stderr."""
     if form == "json":
+        for one in warnings:
+            note(f"milterctl: {shown(one)}")
         print(json.dumps([
             {"code": f.code, "where": f.where, "problem": f.problem, "change": f.change}
             for f in findings
@@ -75,6 +82,8 @@ def _finish(
         for finding in findings:
             print(f"PROBLEM  {shown(finding.where)}: {shown(finding.problem)} [{finding.code}]")
             print(f"         change: {shown(finding.change.strip())}")
+        for one in warnings:
+            print(f"warning  {shown(one)}")
         for one in unchecked:
             print(f"unknown  not looked at: {shown(one)}")
         if not findings:

@@ -1,0 +1,59 @@
+"""What is no fault of this Postfix, and yet to be known. Each is one line; none of them is mended
+by postconf, and none makes `check` fail."""
+
+from collections.abc import Iterator
+
+from gatepost_milter.doctor import postfix_lines, postfix_policy
+from gatepost_milter.doctor.postfix import Checker
+from gatepost_milter.doctor.postfix_config import PostfixConfig
+from gatepost_policy.config.settings import Settings
+
+
+def notes(config: PostfixConfig, settings: Settings) -> tuple[str, ...]:
+    """Every one, each once."""
+    checker = Checker(config, settings)
+    return tuple(dict.fromkeys((*_behind(checker), *_open_to_all(checker))))
+
+
+def _behind(checker: Checker) -> Iterator[str]:
+    """Milters that strangers' mail meets after ours: what they refuse we have seen as accepted.
+
+    History would then count it as good mail of its sender, who is not listed for a trap hit.
+    """
+    where: dict[str, list[str]] = {}
+    for service in checker.config.inbound(checker.names):
+        milters = checker.milters(service)
+        mine = next((n for n, i in enumerate(milters) if checker.is_ours(i.target)), None)
+        if mine is None:
+            continue
+        for item in milters[mine + 1 :]:
+            where.setdefault(item.target, []).append(service.name)
+    for target, listeners in where.items():
+        yield (
+            f"the milter {target} stands behind gatepost ({', '.join(listeners)}): what it refuses "
+            "for good looks delivered here, and speaks for its sender after a trap hit; where it "
+            "refuses much, set a higher [sender] good_messages (now "
+            f"{checker.settings.sender.good_messages})"
+        )
+
+
+def _open_to_all(checker: Checker) -> Iterator[str]:
+    """Sockets of ours that Postfix reaches over TCP: so does everybody on this machine."""
+    config, queue = checker.config, checker.queue.rstrip("/")
+    found: dict[str, None] = {}
+    for service in (*config.smtpd(), None):
+        name = "non_smtpd_milters" if service is None else "smtpd_milters"
+        for item in checker.milters(service, name):
+            if checker.is_ours(item.target) and checker.socket.kind != "unix":
+                found[f'[milter] socket = "unix:{queue}/gatepost/milter.sock"'] = None
+        for stage in () if service is None else postfix_policy.STAGES:
+            for server in postfix_lines.policy_servers(config.get(stage, service)):
+                target, _ = postfix_lines.settings_of(server)
+                if postfix_policy.is_ours(checker.live, server) and target.startswith("inet"):
+                    found[f'[policy] listen = "unix:{queue}/gatepost/policy.sock"'] = None
+    if found:
+        yield (
+            "Postfix asks gatepost over TCP on this machine, where every user and program can "
+            "connect as well and say who hit a trap; unix sockets keep them out (docs/postfix.md, "
+            f"Sockets): gatepost.toml: {'; '.join(found)}; then milterctl setup postfix --apply"
+        )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import small_disk
 from daemons import BIN
 from fix_store import message, settings_in
 from gatepost_policy import journal
@@ -29,15 +30,8 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> losses.Losses:
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of one megabyte."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("no right to mount a file system")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with small_disk.mounted(tmp_path / "small", 1_048_576) as place:
+        yield place
 
 
 def no_store() -> object:
@@ -50,10 +44,7 @@ def test_a_full_disk_is_said_counted_and_red(small: Path, shared: losses.Losses)
     assert w.write(message(0))
     health = Health(settings_in(small), no_store)  # type: ignore[arg-type]
     assert not any("journal" in line for line in health.findings())
-    with (small / "filler").open("wb", buffering=0) as filler:
-        with pytest.raises(OSError, match="No space left"):
-            while True:
-                assert filler.write(bytes(4096)) == 4096 or os.write(filler.fileno(), b"x")
+    filler = small_disk.fill(small)
     kept = sum(w.write(message(n)) for n in range(1, 200))
     assert kept < 199
     assert shared.total == 199 - kept
@@ -61,7 +52,7 @@ def test_a_full_disk_is_said_counted_and_red(small: Path, shared: losses.Losses)
     found = health.findings()
     assert any("cannot be written, what comes is lost: No space left" in line for line in found)
     assert any(f"{199 - kept} records lost since the start" in line for line in found)
-    (small / "filler").unlink()
+    filler.unlink()
     w._retry_at = 0.0
     assert w.write(message(200))
     assert "records are kept again" in said[-1]

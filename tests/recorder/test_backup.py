@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import small_disk
 from daemons import BIN
 from fix_store import journal_of, message
 from gatepost_policy import config, journal, store, traps
@@ -176,19 +177,12 @@ def test_a_link_in_an_archive(settings: Settings, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_old_backup(settings: Settings, tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(small)])
-    if mounted.returncode:
-        pytest.skip("no right to mount a file system")
-    try:
+    with small_disk.mounted(tmp_path / "small", 200_000) as small:
         (small / "x.tar").write_text("the old one")
         with pytest.raises((OSError, sqlite3.Error, backup.BackupError)):
             backup.make(settings, small / "x.tar")
         assert (small / "x.tar").read_text() == "the old one"
         assert os.listdir(small) == ["x.tar"]
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)
 
 
 def test_commands(settings: Settings, tmp_path: Path) -> None:

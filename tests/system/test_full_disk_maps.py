@@ -1,12 +1,12 @@
 """Files that processes map have all their pages: a full disk must not kill who writes to one."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import small_disk
 from gatepost_policy.monitoring import slots
 from gatepost_policy.system.answered_ids import SIZE, AnsweredIds
 
@@ -14,30 +14,13 @@ from gatepost_policy.system.answered_ids import SIZE, AnsweredIds
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A file system with room for the maps and little more."""
-    place = tmp_path / "small"
-    place.mkdir()
-    size = f"size={SIZE + 2_000_000}"
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(place)]).returncode:
-        pytest.skip("no right to mount a file system")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def fill(place: Path) -> None:
-    """Until nothing goes in any more."""
-    handle = os.open(place / "filler", os.O_CREAT | os.O_WRONLY)
-    try:
-        while os.write(handle, bytes(4096)):
-            pass
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
+    with small_disk.mounted(tmp_path / "small", SIZE + 2_000_000) as place:
+        yield place
 
 
 def test_ids_are_remembered_on_a_full_disk(small: Path) -> None:
     ids = AnsweredIds(small)
-    fill(small)
+    small_disk.fill(small)
     pid = os.fork()  # SIGBUS would end the test run
     if pid == 0:
         for n in range(20_000):
@@ -48,7 +31,7 @@ def test_ids_are_remembered_on_a_full_disk(small: Path) -> None:
 
 
 def test_no_room_is_an_error_at_the_start(small: Path) -> None:
-    fill(small)
+    small_disk.fill(small)
     with pytest.raises(OSError, match="No space left"):
         AnsweredIds(small)
     assert not [p for p in small.iterdir() if p.name.startswith("answered")]
@@ -56,7 +39,7 @@ def test_no_room_is_an_error_at_the_start(small: Path) -> None:
 
 def test_figures_are_kept_on_a_full_disk(small: Path) -> None:
     slot_file = slots.create(small)
-    fill(small)
+    small_disk.fill(small)
     pid = os.fork()
     if pid == 0:
         for number in range(slots.SLOTS):

@@ -50,11 +50,13 @@ def test_tcp_is_warned_of_and_unix_is_not(
         (one,) = notes(made)
         assert f'[milter] socket = "unix:{made.spool}/gatepost/milter.sock"' in one
         assert f'[policy] listen = "unix:{made.spool}/gatepost/policy.sock"' in one
-        config = tmp_path / "gatepost.toml"
-        config.write_text(f'[milter]\nsocket = "inet:{SOCKETS.milter}@127.0.0.1"\n'
+        file = tmp_path / "gatepost.toml"
+        file.write_text(f'[milter]\nsocket = "inet:{SOCKETS.milter}@127.0.0.1"\n'
                           f'[policy]\nlisten = "inet:{SOCKETS.policy}@127.0.0.1"\n')  # fmt: skip
-        command = [BIN / "milterctl", "--config", config, "check", "postfix", "-c", made.etc,
-                   "--command-directory", made.commands_for_check()]  # fmt: skip
+        command: list[str | Path] = [
+            BIN / "milterctl", "--config", file, "check", "postfix", "-c", made.etc,
+            "--command-directory", made.commands_for_check(),
+        ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
         assert "warning  Postfix asks gatepost over TCP" in done.stdout
         done = subprocess.run([*command, "--format", "json"], capture_output=True, text=True)

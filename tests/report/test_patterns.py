@@ -21,10 +21,10 @@ def hit(number: int, host: int, trap: str, domain: str = "", helo: str | None = 
     return Hit(AT + number * DAY, number, f"192.0.{host}.7/32", helo, who, trap)
 
 
-def slow(count: int, network: str, **values: str) -> list[Hit]:
+def slow(count: int, network: str) -> list[Hit]:
     """Hits from as many clients of one network; `{n}` numbers them."""
     return [
-        replace(hit(n, n, "t@home.example"), prefix=network.format(n=n), **values)
+        replace(hit(n, n, "t@home.example"), prefix=network.format(n=n))
         for n in range(1, count + 1)
     ]
 

@@ -33,6 +33,9 @@ GOOD = {
     "postgresql:///gp": "postgresql+psycopg:///gp",
 }
 BAD = (
+    "host=127.0.0.1 port=24499 password=S3CRET",
+    "dbname=gp password = S3CRET",
+    " password='S3C RET' service=gp",
     "postgresql://gp:S3C/RET@127.0.0.1:24499/gp",
     "postgresql://gp:S3C#RET@127.0.0.1:24499/gp",
     "postgresql://gp:S3C%RET@127.0.0.1:24499/gp",

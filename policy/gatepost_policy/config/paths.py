@@ -46,6 +46,11 @@ def store_url(settings: "Settings") -> str:
         # A slash is missing, and this line ends up in logs: a password may be in it.
         if re.match(r"[A-Za-z+]+:/", url) or "@" in url:
             raise ValueError("got a URL without ://")
+        if re.match(r"\s*[A-Za-z_]+\s*=", url):
+            # libpq's connection string (PostgreSQL manual 34.1.1.1) would become a file's name.
+            raise ValueError(
+                "got name=value, as libpq writes it; want a URL (a file of such a name: ./NAME)"
+            )
         if "/" not in url and "." not in url:
             raise ValueError(f"got {json.dumps(url)}")
         return f"sqlite:///{Path(url).absolute()}"  # a plain path is a SQLite file

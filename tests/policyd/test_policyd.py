@@ -3,6 +3,7 @@
 import signal
 import socket
 import sqlite3
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -334,3 +335,17 @@ def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
         assert done.child.wait(60) == 3
     (line,) = done.text().splitlines()
     assert "in use" in line and "policy" in line
+
+
+def test_a_file_in_the_place_of_the_socket_is_named_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    config = tmp_path / "gatepost.toml"
+    config.write_text(
+        f'[policy]\nlisten = "unix:{tmp_path}/file"\n[store]\nurl = "{tmp_path}/g.sqlite"\n'
+    )
+    done = subprocess.run(
+        [BIN / "gatepost-policyd", "--config", config], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 3
+    assert f"cannot start: unix:{tmp_path}/file: Address already in use" in done.stderr
+    assert (tmp_path / "file").read_text() == "precious"

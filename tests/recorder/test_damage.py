@@ -164,3 +164,21 @@ def test_a_long_backlog_is_read_once(
     # Six batches of twenty; a look ahead at each segment, and one record behind each batch.
     assert count(engine, "message") == 120
     assert parsed < 200
+
+
+def test_what_is_no_segment_holds_nobody_up(
+    settings: Settings, engine: Engine, tmp_path: Path
+) -> None:
+    """A directory, a pipe that nobody writes to, a link: left alone, and the records come in."""
+    w = journal.Writer(journal_of(settings), max_bytes=1 << 30, sync="process")
+    assert w.write(message(1))
+    w.close()
+    secret = tmp_path / "secret"
+    secret.write_text("of another program")
+    (journal_of(settings) / "a.seg").mkdir()
+    os.mkfifo(journal_of(settings) / "b.seg")
+    (journal_of(settings) / "c.seg").symlink_to(secret)
+    assert taken(settings) == []
+    assert count(engine, "message") == 1
+    assert quarantined(settings) == []
+    assert secret.read_text() == "of another program"

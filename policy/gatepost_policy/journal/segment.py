@@ -39,9 +39,17 @@ def blank(size: int, body: bytes) -> bytes:
 
 
 def segments(directory: Path) -> list[Path]:
-    """Every segment there is, oldest first. Raises OSError where the directory is no directory."""
+    """Every segment there is, oldest first. Raises OSError where the directory is no directory.
+
+    A file of that name which is none (a directory, a pipe, a link) is left alone: a pipe that
+    nobody writes to would hold the recorder for ever.
+    """
     try:
-        found = [e for e in os.scandir(directory) if e.name.endswith(SUFFIX)]
+        found = [
+            e
+            for e in os.scandir(directory)
+            if e.name.endswith(SUFFIX) and e.is_file(follow_symlinks=False)
+        ]
     except FileNotFoundError:
         return []
     aged: list[tuple[int, str]] = []

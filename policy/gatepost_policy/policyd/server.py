@@ -62,7 +62,10 @@ class Server:
 
     async def _open(self, where: SocketAddress) -> None:
         mode = int(self.service.settings.policy.socket_mode, 8)
-        bound = sockets.listen(where, mode, BACKLOG)
+        try:
+            bound = sockets.listen(where, mode, BACKLOG)
+        except OSError as error:
+            raise OSError(error.errno, f"{where}: {error.strerror or error}") from None
         if where.kind == "unix":
             self._paths[where] = sockets.inode(where.path)
         loop = asyncio.get_running_loop()

@@ -48,6 +48,8 @@ BROKEN = (
     Broken("not asked at DATA", "stage-data", "  require acl = gatepost_data\n", ""),
     Broken("unknown users refused first", "policy-order", "  require acl = gatepost_rcpt\n",
            "  require verify = recipient\n  require acl = gatepost_rcpt\n"),
+    Broken("unknown fields are not looked at", "unknown-fields", "remove_header = ${sg{${sg{${sg{",
+           "logwrite = ${sg{${sg{${sg{"),
     Broken("own hop as Exim writes it", "received-header", "received_header_text = ",
            "GATEPOST_NOT_USED = "),
     Broken("envelope sender in our hop", "received-header", "(Exim $version_number)\\n\\tid",
@@ -137,7 +139,8 @@ def test_broken(broken: Broken, exim: EximInstance, policy: Path) -> None:
 @pytest.mark.parametrize("key, value", [
     ("date", "utc"), ("message_id", "mask-host"), ("networks", ["192.168.7.0/24"]),
     ("relay_logins", ["list@local.test"]), ("client_received", "keep"), ("local", "leave"),
-    ("own_received", "proxy"),
+    ("own_received", "proxy"), ("unknown_fields", "drop"), ("trace_keys", "/nowhere/bundle"),
+    ("keep", []), ("second_pass_names", ["FILTERED"]),
 ])  # fmt: skip
 def test_keys_that_exim_cannot_obey(
     key: str, value: object, exim: EximInstance, policy: Path

@@ -19,6 +19,8 @@ from gatepost_policy.system.socket_address import SocketAddress
 
 SHIPPED = "/run/gatepost/exim/policy.sock"  # conf/exim/gatepost-main.conf
 SCRUB_FILE = "conf/exim/gatepost-acl.conf, gatepost_scrub"
+# The removal of fields that nobody knows: what tells of the client is in it, and no removal list.
+_WORDS = re.compile(r"\$\{?(?:[a-z0-9]+:)*sender_helo_name")
 _SOCKET = re.compile(r"\$\{readsocket\{\s*((?:inet:|/)[^{},]+)")
 
 
@@ -129,7 +131,8 @@ def _order(config: EximConfig) -> Iterator[Finding]:
 def _removed(statements: tuple[Statement, ...], settings: Settings) -> tuple[str, ...]:
     """Names of the removal list that no remove_header covers."""
     # \N switches Exim's own escapes off in a regular expression and is no part of it.
-    text = " ".join(v for s in statements for v in s.values("remove_header")).replace(r"\N", "")
+    lists = (v for s in statements for v in s.values("remove_header") if not _WORDS.search(v))
+    text = " ".join(lists).replace(r"\N", "")
     names = {n.strip().lower() for n in re.split(r"[:\s]+", text)}
     starts = {w.lower() for w in re.findall(r"[A-Za-z][A-Za-z0-9-]*-?(?=[|)])", text)}
     missing = []
@@ -156,6 +159,14 @@ def _scrub(config: EximConfig, settings: Settings) -> Iterator[Finding]:
             else f"remove_header leaves {', '.join(missing[:8])}",
             f"warn acl = gatepost_scrub ({SCRUB_FILE})" if every
             else f"remove_header = ... : {' : '.join(missing)}",
+        )  # fmt: skip
+    if not missing and not any(
+        _WORDS.search(v) for s in statements for v in s.values("remove_header")
+    ):
+        yield Finding(
+            "unknown-fields", "acl_smtp_data",
+            "a field that is on no list stays where it names the client or the login",
+            f"install conf/exim again ({SCRUB_FILE})",
         )  # fmt: skip
     received = config.options.get("received_header_text", "")
     if not received or "$authenticated_id" not in received.replace("def:a", "$a"):

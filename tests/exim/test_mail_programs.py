@@ -1,0 +1,124 @@
+"""What mail programs write about their users, through a real Exim on the shipped configuration.
+
+Nothing of the client is left in the header but in the fields that README names (message ids); the
+body arrives octet for octet. The same mail without gatepost tells all of it.
+"""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+import mta_unpack
+from canary import Canaries
+from exim_instance import CONF, EximInstance
+from gatepost_policy.config.field_lists import DEFAULT_KEEP, KNOWN_FIELDS
+from mail_programs import BODY, PROGRAMS, message
+from mta_common import LOGIN
+from ports import free_port
+
+pytestmark = [pytest.mark.exim, pytest.mark.timeout(300)]
+
+# README: message ids and the time zone stay; Exim has no other choice.
+STAYS = re.compile(
+    rb"^(?:Message-ID|Resent-Message-ID|In-Reply-To|References|Date|Return-path|Envelope-to):"
+    rb".*\n(?:[ \t].*\n)*",
+    re.I | re.M,
+)
+
+
+@pytest.fixture(scope="module")
+def running(exim_programs: mta_unpack.Programs) -> Iterator[EximInstance]:
+    """Scrubbing is Exim's own work: nobody answers behind the policy port."""
+    with EximInstance(exim_programs, free_port()) as exim:
+        yield exim
+
+
+@pytest.fixture(scope="module")
+def bare(exim_programs: mta_unpack.Programs) -> Iterator[EximInstance]:
+    with EximInstance(exim_programs, free_port(), gatepost=False) as exim:
+        yield exim
+
+
+def through(exim: EximInstance, program: str) -> tuple[Canaries, bytes]:
+    fresh = Canaries.fresh("ipv4", LOGIN)
+    address = f"127.{fresh.port % 250}.77.9"  # Exim has no XCLIENT: the client is a real one
+    client = exim.submission(helo=fresh.helo, source=address)
+    canaries = Canaries(address, fresh.name, fresh.helo, LOGIN, 1)
+    sent = client.send(message(program, canaries), "alice@local.test", ["bob@local.test"])
+    assert sent.code == 250, (program, sent, exim.log_text())
+    (data,) = exim.collect()
+    return Canaries(address, fresh.name, fresh.helo, LOGIN, sent.port), data
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nothing_is_left(running: EximInstance, bare: EximInstance, program: str) -> None:
+    canaries, data = through(running, program)
+    header, _, body = data.partition(b"\n\n")
+    header = STAYS.sub(b"", header + b"\n")
+    # No PTR name: loopback has none here, so it is a word like any other.
+    left = set(canaries.found(header)) - {"host name"}
+    assert left == set(), header.decode(errors="replace")
+    assert not re.search(rb"de-AT|Outlook|Mutt|Alpine", header)
+    assert body == BODY
+
+    canaries, data = through(bare, program)
+    assert len(canaries.found(STAYS.sub(b"", data))) >= 2, data.decode(errors="replace")
+    assert data.partition(b"\n\n")[2] == BODY
+
+
+def test_the_known_fields_are_the_known_fields() -> None:
+    """conf/exim knows what the milter knows, no more and no less."""
+    text = (CONF / "gatepost-main.conf").read_text().replace("\\\n", "")
+    known = re.search(r"^GATEPOST_KNOWN = (.*)$", text, re.M)
+    assert known is not None
+    got = {n.strip().replace("[!-9;-~]*", "*") for n in known.group(1).split("|")}
+    assert got == set(KNOWN_FIELDS)
+
+
+# An unknown field with this value goes (True) or stays; {other} is a name near the client's.
+VALUES = (
+    ("{helo}", True), ("<{upper}>", True), ("on {helo}:25", True), ("x\n\t{helo}", True),
+    ("[{address}]", True), ("host={address};", True), ("{login}", True), ("user {login}, desk", True),
+    ("x{helo}", False), ("{helo}x", False), ("1{address}", False), ("{address}0", False),
+    ("my-{login}", False), ("local.test", False), ("localhost", False), ("nothing", False),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["X-Gadget", "x-gadget", "Comments", "X-MS-TNEF-Correlator"])
+def test_whole_words(running: EximInstance, name: str) -> None:
+    """A word of the client's in a field that nobody knows; known fields are the author's own."""
+    fresh = Canaries.fresh("ipv4", LOGIN)
+    address = f"127.{fresh.port % 250}.78.9"
+    told, goes = "", []
+    for number, (value, gone) in enumerate(VALUES):
+        text = value.format(helo=fresh.helo, upper=fresh.helo.upper(), address=address, login=LOGIN)
+        told += f"{name}-{number}: {text}\nSubject: {number}\n"
+        goes.append(gone)
+    known = name in ("Comments", *DEFAULT_KEEP)
+    told = re.sub(rf"^({name})-\d+:", r"\1:", told, flags=re.M) if known else told
+    client = running.submission(helo=fresh.helo, source=address)
+    sent = client.send(f"{told}From: alice@local.test\n\nx\n".encode(), "alice@local.test",
+                       ["bob@local.test"])  # fmt: skip
+    assert sent.code == 250, (sent, running.log_text())
+    (data,) = running.collect()
+    if known:
+        assert data.lower().count(f"\n{name}:".lower().encode()) == len(VALUES), data.decode()
+        return
+    stays = [f"\n{name}-{k}:".encode() in data for k in range(len(VALUES))]
+    assert stays == [not gone for gone in goes], data.decode()
+
+
+@pytest.mark.parametrize("helo", ["[IPv6:::1]", "laptop", "a.|.*", "localhost", "mx.local.test"])
+def test_odd_helo_names(running: EximInstance, helo: str) -> None:
+    """Nothing in an EHLO name makes more go than the field that has it."""
+    told = f"X-One: {helo}\nX-Two: two\nX-Three: 0:0:0:0:0:0:0:1 (::1)\n"
+    client = running.submission("::1", helo=helo)
+    sent = client.send(f"{told}From: alice@local.test\n\nx\n".encode(), "alice@local.test",
+                       ["bob@local.test"])  # fmt: skip
+    if sent.code != 250:
+        assert "|" in helo, sent  # helo_allow_chars
+        return
+    (data,) = running.collect()
+    assert b"\nX-Two: two\n" in data and b"\nX-Three:" not in data, data.decode()
+    assert (b"\nX-One:" in data) is (helo in ("localhost", "mx.local.test")), data.decode()

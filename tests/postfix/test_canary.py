@@ -18,6 +18,7 @@ import mta_modes
 import mta_unpack
 from canary import Canaries
 from daemons import BIN, Daemon, read_everything
+from gatepost_policy import tracing
 from mta_modes import BASE_CONFIG, TALKATIVE, Stack
 from postfix_instance import LOGIN, PostfixInstance
 from postfix_recipes import SHIPPED_POLICY, main_cf, shipped
@@ -35,6 +36,7 @@ level = "debug"
 [submission]
 networks = ["127.0.0.0/8"]
 unknown_fields = "drop"
+trace_keys = "{{keys}}"
 [sender]
 own_domains = ["local.test"]
 """
@@ -42,11 +44,17 @@ own_domains = ["local.test"]
 
 @pytest.fixture(scope="module", params=["counts", "full"])
 def running(
-    milter_engine: str, request: pytest.FixtureRequest, postfix_programs: mta_unpack.Programs
+    milter_engine: str,
+    request: pytest.FixtureRequest,
+    postfix_programs: mta_unpack.Programs,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
+    keys = tmp_path_factory.mktemp("trace")
+    tracing.make_keys(keys / "keys", keys / "bundle", 2, time.time())
     store = f'url = "sqlite:///{{dir}}/gatepost.sqlite"\nsubmission = "{request.param}"'
     config = BASE_CONFIG.replace('url = "sqlite:///{dir}/gatepost.sqlite"', store)
-    with Daemon(config + CONFIG, "milterctl") as daemon:
+    config += CONFIG.replace("{{keys}}", str(keys / "bundle"))
+    with Daemon(config, "milterctl") as daemon:
         milterctl(daemon, "trap", "add", TRAP)
         time.sleep(2.5)  # a trap made by hand holds in every process within two seconds
         restrictions = main_cf(shipped("main.cf"))["smtpd_recipient_restrictions"]
@@ -100,6 +108,8 @@ def test_no_trace_of_a_submission(running: Stack) -> None:
         if wanted is not None:
             assert sent.code == wanted, (sent, postfix.log_text())
         assert canaries.found(sent.final.encode()) == ()
+        if wanted == 250 and TRAP not in recipients:
+            assert all(b"\nX-Gatepost-Trace: " in data for data in postfix.collect(len(recipients)))
     abandoned(postfix, every)
     begun_here(postfix, every)
     postfix.settle()

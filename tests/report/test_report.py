@@ -191,6 +191,8 @@ def test_overview(past: Past) -> None:
         "median_gap_days": 42.1,
         "families": {"ipv4": 4, "ipv6": 1},
         "dkim": {"pass": 4, "fail": 1},
+        "spf": {},
+        "dmarc": {},
         "repeat_sender": True,
         "proven": False,
         "listed_until": None,

@@ -113,3 +113,14 @@ def test_a_pass_is_an_identity_that_lists_nobody(
         [("sender.example", 5, False)] if result == "pass" else []
     )
     assert {entry.kind for entry in listed} <= {"prefix"}
+
+
+def test_a_row_of_the_overview_tells_them(any_engine: Engine, any_settings: Settings) -> None:
+    rows = [
+        checked(n, "fail" if n else "pass", "fail" if n > 1 else None, at=AT + n * 30 * DAY,
+                traps=("trap@home.example",), to=())
+        for n in range(5)
+    ]  # fmt: skip
+    recorder.record_batch(any_engine, rows, any_settings)
+    row = told(any_engine, any_settings).json()["senders"][0]
+    assert (row["spf"], row["dmarc"]) == ({"pass": 1, "fail": 4}, {"fail": 3})

@@ -39,6 +39,8 @@ class Sender:
             "median_gap_days": self.rhythm.median_gap,
             "families": dict(self.summary.families),
             "dkim": dict(self.summary.dkim),
+            "spf": dict(self.summary.spf),
+            "dmarc": dict(self.summary.dmarc),
             "repeat_sender": self.standing.repeat,
             "proven": self.standing.proven,
             "listed_until": None if self.listed_until is None else timestamp(self.listed_until),

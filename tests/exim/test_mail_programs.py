@@ -79,8 +79,10 @@ def test_the_known_fields_are_the_known_fields() -> None:
 # An unknown field with this value goes (True) or stays; {other} is a name near the client's.
 VALUES = (
     ("{helo}", True), ("<{upper}>", True), ("on {helo}:25", True), ("x\n\t{helo}", True),
-    ("[{address}]", True), ("host={address};", True), ("{login}", True), ("user {login}, desk", True),
-    ("x{helo}", False), ("{helo}x", False), ("1{address}", False), ("{address}0", False),
+    ("[{address}]", True), ("host={address};", True), ("{login}", True),
+    ("user {login}, desk", True), ("{address}:52012", True), ("on_{helo}_", True),
+    ("{label}", True), ("alice.login", True),
+    ("x{helo}", False), ("{label}.x.example", False), ("1{address}", False), ("{address}0", False),
     ("my-{login}", False), ("local.test", False), ("localhost", False), ("nothing", False),
 )  # fmt: skip
 
@@ -92,7 +94,10 @@ def test_whole_words(running: EximInstance, name: str) -> None:
     address = f"127.{fresh.port % 250}.78.9"
     told, goes = "", []
     for number, (value, gone) in enumerate(VALUES):
-        text = value.format(helo=fresh.helo, upper=fresh.helo.upper(), address=address, login=LOGIN)
+        text = value.format(
+            label=fresh.helo.partition(".")[0], helo=fresh.helo, upper=fresh.helo.upper(),
+            address=address, login=LOGIN,
+        )  # fmt: skip
         told += f"{name}-{number}: {text}\nSubject: {number}\n"
         goes.append(gone)
     known = name in ("Comments", *DEFAULT_KEEP)

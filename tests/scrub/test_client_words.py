@@ -18,7 +18,8 @@ CLIENT = ClientWords.of(
 @pytest.mark.parametrize("value", [
     b"2001:db8::4d", b"[2001:DB8:0::4D]", b"x=IPv6:2001:0db8:0:0:0:0:0:4d;", b"192.168.7.7",
     b"(192.168.7.7)", b"by ALICE-LAPTOP.LAN ", b"x.alice-laptop.lan", b"alice7@example.net",
-    b"<alice7>", b"a\n\talice7",
+    b"<alice7>", b"a\n\talice7", b"192.168.7.7:52012", b"ip:192.168.7.7", b"a:b:192.168.7.7",
+    b"::ffff:192.168.7.7", b"on_alice-laptop.lan_1",
 ])  # fmt: skip
 def test_found(value: bytes) -> None:
     assert CLIENT.within(value)
@@ -33,6 +34,30 @@ def test_not_found(value: bytes) -> None:
     assert not CLIENT.within(value)
     if value != b"1.192.168.7.7":  # between the dots of an id an address is one
         assert CLIENT.without(value) == value
+
+
+@pytest.mark.parametrize("value", [
+    b"=?utf-8?b?b24gQWxpY2UtTGFwdG9wLmxhbg==?=", b"=?utf-8?Q?on=20alice7?=",
+    b"=?utf-8?q?alice-?= =?utf-8?q?laptop=2Elan?=", b"imap://alice%37@mx/", b"?ip=192%2E168.7.7",
+    b"alice-laptop.\r\n\tlan", b"on ALICE-LAPTOP now", b"alice-laptop.",
+])  # fmt: skip
+def test_told_by_what_a_reader_undoes(value: bytes) -> None:
+    assert CLIENT.told_by(value)
+
+
+def test_a_login_without_its_domain() -> None:
+    """Not where it is a word of everybody's language; nor is a machine's name then."""
+    words = ClientWords.of(None, ("www.home.example",), "alice.p@home.example")
+    assert words.told_by(b"by alice.p") and words.told_by(b"by Alice.P@elsewhere.example")
+    assert not words.told_by(b"by malice.p") and not words.told_by(b"see www.example.net")
+    assert not ClientWords.of(None, (), "info@home.example").told_by(b"info")
+    assert not CLIENT.told_by(b"alice-laptop.lancaster.example")
+    assert not NOBODY.told_by(b"=?utf-8?b?!!!?= %zz \n x")
+
+
+@given(value=st.binary(max_size=80))
+def test_any_value_is_read(value: bytes) -> None:
+    assert CLIENT.told_by(value) or not CLIENT.within(value)
 
 
 def test_what_tells_nothing_is_no_word() -> None:

@@ -38,7 +38,7 @@ from gatepost_policy.monitoring.maillog import MailLog
 from gatepost_policy.monitoring.slots import Slot
 from gatepost_policy.rules import Known, judge, trace
 from gatepost_policy.rules.whose_mail import HANDED_IN, Ownership
-from gatepost_policy.scrub import ClientWords, Hop, Scrubber
+from gatepost_policy.scrub import RESULTS, ClientWords, Hop, Scrubber
 from gatepost_policy.system.answered_ids import AnsweredIds
 from gatepost_policy.system.socket_address import SocketAddress
 
@@ -263,7 +263,7 @@ class Gate:
             ours = self.settings.dkim.authserv_id or hop.name or "localhost"
             # rspamd takes a listener's name for its own, and writes the login beside it.
             names = self.settings.submission.daemon_names
-            edits = (*forged(message, ours, *names), *plan.edits)
+            edits = _together(forged(message, ours, *names), plan.edits)
             refusal, plan_login = plan.refusal, plan.login
             if plan.hint is not None:
                 self.tell_once("error", "submission-refused", hint=plan.hint)
@@ -288,7 +288,7 @@ class Gate:
         out: list[str] = []
         for name in names:
             if name not in self._counted_names:
-                plain = _PLAIN_NAME.match(name) and not client.within(name.encode())
+                plain = _PLAIN_NAME.match(name) and not client.told_by(name.encode())
                 if not plain or len(self._counted_names) >= MAX_COUNTED_NAMES:
                     name = "other"
                 self._counted_names.add(name)
@@ -357,3 +357,13 @@ class Gate:
     def close(self) -> None:
         """Seal the journal segment: called when no message is in flight any more."""
         self.journal.close()
+
+
+def _together(results: tuple[Edit, ...], edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
+    """`results`, which delete Authentication-Results, and `edits`, which may delete some of them
+    too: each once, highest index first."""
+    also = tuple(e for e in edits if e.name.lower() == RESULTS)
+    if not also:
+        return (*results, *edits)
+    every = sorted({e.index: e for e in (*results, *also)}.items(), reverse=True)
+    return (*(e for _, e in every), *(e for e in edits if e not in also))

@@ -38,6 +38,8 @@ DEFAULT_REMOVE = (
     "Status", "X-Status", "X-UID", "X-UIDL", "X-IMAP*", "X-Keywords", "X-Label", "X-Folder",
     "Delivered-To", "X-Delivered-To", "X-Original-To", "X-Rcpt-To", "Envelope-To",
     "Delivery-Date", "Bcc", "X-Bcc", "Resent-Bcc", "Resent-User-Agent", "Resent-X-*",
+    # What Postfix makes of a mailbox's "From " line at the top: who wrote it, and when.
+    "Mailbox-Line",
 )  # fmt: skip
 
 # Stays although a glob of the list above covers it: without it winmail.dat is not taken apart.

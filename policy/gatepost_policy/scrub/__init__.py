@@ -2,6 +2,6 @@
 
 from gatepost_policy.scrub.client_words import ClientWords
 from gatepost_policy.scrub.own_received import TOKEN_FIELD, Field, Hop, Plan, verified
-from gatepost_policy.scrub.scrubber import Scrubber
+from gatepost_policy.scrub.scrubber import RESULTS, Scrubber
 
-__all__ = ["ClientWords", "Field", "Hop", "Plan", "Scrubber", "TOKEN_FIELD", "verified"]
+__all__ = ["ClientWords", "Field", "Hop", "Plan", "RESULTS", "Scrubber", "TOKEN_FIELD", "verified"]

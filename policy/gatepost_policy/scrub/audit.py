@@ -276,7 +276,7 @@ def _field(
         if not names.removes(name):
             listed = f'submission.remove = [..., "{field.name}"]'
         yield finding(tells, listed)
-    elif ours and (client.within(field.value) or ADDRESS.search(field.value)):
+    elif ours and (client.told_by(field.value) or ADDRESS.search(field.value)):
         yield finding("an address, or the sender's own name, in a field on no list",
                       'submission.unknown_fields = "drop"', Weight.HINT)  # fmt: skip
 

@@ -33,6 +33,8 @@ from gatepost_policy.scrub.own_received import (
     writable,
 )
 
+# Known, and yet no author's: what a scanner on the way wrote of whoever handed the mail in.
+RESULTS = "authentication-results"
 TRACE_FIELD = "x-gatepost-trace"
 _NAME = re.compile(r"[!-9;-~]+\Z")  # RFC 5322 2.2: printable US-ASCII except the colon
 _FROM = re.compile(rb"\s*from\s", re.I)
@@ -124,11 +126,12 @@ class Scrubber:
         signed = _signed_names(fields) if drops else ()
         for position, (name, value) in enumerate(fields):
             key = name.lower()
-            if self.names.fate(key) is not Fate.UNKNOWN or key in (TOKEN_FIELD, TRACE_FIELD):
+            unknown = self.names.fate(key) is Fate.UNKNOWN
+            if not (unknown or key == RESULTS) or key in (TOKEN_FIELD, TRACE_FIELD):
                 continue
             # A secret goes even where a signature covers it, as one on the removal list does.
-            if client.within(value) or (
-                drops and signed is not None and key.encode() not in signed
+            if client.told_by(value) or (
+                drops and unknown and signed is not None and key.encode() not in signed
             ):
                 gone.add(position)
         return frozenset(gone)
@@ -140,8 +143,8 @@ class Scrubber:
             return False
         key = name.strip().lower()
         fate = self.names.fate(key)
-        if fate is Fate.UNKNOWN:
-            return drops or client.within(value)
+        if fate is Fate.UNKNOWN or key == RESULTS:
+            return (drops and key != RESULTS) or client.told_by(value)
         return fate is Fate.GOES or key in ("received", "sender", "mime-version", *OWN_IDS)
 
     def _fields(

@@ -9,6 +9,7 @@ our own users 451, because letting it pass would let out what the scrub takes aw
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -359,7 +360,7 @@ class Gate:
         self.journal.close()
 
 
-def _together(results: tuple[Edit, ...], edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
+def _together(results: Sequence[Edit], edits: Sequence[Edit]) -> tuple[Edit, ...]:
     """`results`, which delete Authentication-Results, and `edits`, which may delete some of them
     too: each once, highest index first."""
     also = tuple(e for e in edits if e.name.lower() == RESULTS)

@@ -8,6 +8,7 @@ nothing; `--undo` gives the files back byte for byte.
 import os
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -396,3 +397,21 @@ def test_only_private_networks_are_proposed() -> None:
         "127.0.0.1/32", "::1/128", "127.0.0.0/8", "192.168.1.0/24", "fd00:1::/64",
     ]  # fmt: skip
     assert len(got.left_out) == 7
+
+
+def test_own_domains_are_proposed(postfix_programs: mta_unpack.Programs) -> None:
+    """What Postfix takes mail for, of lists and files; not where the operator has named them."""
+    with server(postfix_programs, SETUPS[0]) as there:
+        (there.postfix.etc / "domains").write_text("two.example  # ours\n\nthree.example\n")
+        with (there.postfix.etc / "main.cf").open("a") as stream:
+            stream.write("mydomain = one.example\nmydestination = $mydomain, localhost\n"
+                         f"virtual_alias_domains = {there.postfix.etc}/domains\n"
+                         "relay_domains = pcre:/nowhere/relay\n")  # fmt: skip
+        said = there.setup().stdout
+        line = next(x for x in said.splitlines() if "own_domains = [" in x)
+        names = tomllib.loads(line.rpartition("] ")[2])["own_domains"]
+        assert {"one.example", "two.example", "three.example"} <= set(names)
+        assert "# not read, and may name more of them: pcre:/nowhere/relay" in said
+        with there.gatepost.config.open("a") as stream:
+            stream.write(f"[sender]\n{line.rpartition('] ')[2]}\n")
+        assert "own_domains" not in there.setup().stdout

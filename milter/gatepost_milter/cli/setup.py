@@ -12,6 +12,7 @@ from gatepost_policy.text.escape import shown
 if TYPE_CHECKING:
     from gatepost_milter.doctor.postfix_config import PostfixConfig
     from gatepost_milter.setup.postfix_plan import Plan
+    from gatepost_policy.config.settings import Settings
 
 
 @click.group()
@@ -75,6 +76,7 @@ def postfix(
         print("postfix reload" if config_directory is None
               else f"postfix -c {shown(str(config_directory))} reload")  # fmt: skip
     _left(made)
+    _own_domains(live, settings)
     if not live.submissions(settings.submission.daemon_names):
         _no_submission()
 
@@ -144,6 +146,24 @@ def _no_submission() -> None:
     print("# Debian ships the submission entry of master.cf commented out. This makes it; who may")
     print("# log in is for SASL to say (Dovecot's, or Cyrus'). Then run `setup postfix` again:")
     print(f"# {SUBMISSION_ENTRY}")
+
+
+def _own_domains(live: "PostfixConfig", settings: "Settings") -> None:
+    """Whose sender mail without a login has to have, where nobody has said so yet."""
+    from gatepost_policy.system import mta_tables
+
+    if settings.sender.own_domains:
+        return
+    found = mta_tables.domains(live.get(name) for name in mta_tables.DOMAINS)
+    if found.domains:
+        print(
+            "#\n# mail without a login from submission.networks is ours under every sender, since"
+        )
+        print("# no own domains are named. Those that this Postfix takes mail for:")
+        listed = ", ".join(f'"{name}"' for name in sorted(found.domains))
+        print(f"#     gatepost.toml: [sender] own_domains = [{shown(listed)}]")
+    for table in found.unread:
+        print(f"# not read, and may name more of them: {shown(table)}")
 
 
 def _left(made: "Plan") -> None:

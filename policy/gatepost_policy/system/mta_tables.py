@@ -57,6 +57,16 @@ def read() -> Tables:
     return found
 
 
+def domains(lists: Iterable[str]) -> Tables:
+    """The domains that Postfix lists name; a `$name` in them is expanded already. Never raises."""
+    found = Tables()
+    for value in lists:
+        for item in re.split(r"[,\s]+", value.strip()):
+            for one in _items(item, found):
+                found.domain(one)
+    return found
+
+
 def addresses(proc: Path = Path("/proc/self/net")) -> Iterator[str]:
     """The addresses of this host's interfaces, as Linux tells them."""
     with suppress(OSError):

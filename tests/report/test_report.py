@@ -98,7 +98,7 @@ def test_newsletter_is_no_repeat_sender(past: Past) -> None:
     assert got["standing"] == {
         "repeat_sender": False,
         "proven": False,
-        "sentence": "7 messages on 7 days over 181 days, none to a trap",
+        "sentence": "7 messages on 7 days over 6 months, none to a trap",
     }
 
 

@@ -73,6 +73,7 @@ def _run(app: App, settings: "Settings", since: float | None) -> "Result":
 
 def _print(result: "Result", limit: int) -> None:
     from gatepost_policy.text.escape import shown
+    from gatepost_policy.text.fitted import fitted
     from gatepost_policy.text.plural import plural
     from gatepost_policy.text.terminal import console, minute, plain, put
 
@@ -93,7 +94,7 @@ def _print(result: "Result", limit: int) -> None:
     table = plain("Sender", "Was", "Would be", "Messages", to=to, title="By sender")
     for (who, old, new), count in result.senders.most_common(limit):
         table.add_row(shown(who), _words(old), _words(new), str(count))
-    put(to, table)
+    put(to, fitted(table, to, "Sender"))
     columns = ("At", "Message", "Sender", "Client", "Was", "Would be")
     table = plain(*columns, to=to, title="Newest messages")
     for one in list(result.examples)[::-1][:limit]:
@@ -105,7 +106,7 @@ def _print(result: "Result", limit: int) -> None:
             _words(one.old),
             _words(one.new),
         )
-    put(to, table)
+    put(to, fitted(table, to, "Message", "Sender", "Client"))
 
 
 def _words(decided: "Decided") -> str:

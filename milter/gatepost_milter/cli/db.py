@@ -11,6 +11,17 @@ from gatepost_milter.cli.common import USAGE, App, Failure, on_terminal, working
 from gatepost_policy.text.times import timestamp
 
 
+# What each figure of a purge counts.
+PURGED = {
+    "recipients": "messages that lost their recipients",
+    "addresses": "messages whose client is now a network",
+    "rows": "messages that are now counts",
+    "identities": "senders forgotten",
+    "keys": "DKIM keys forgotten",
+    "partitions": "months of the store dropped whole",
+}
+
+
 @click.group()
 def command() -> None:
     """The store's schema and retention."""
@@ -108,7 +119,7 @@ def purge(app: App, clock_is_right: bool) -> None:
             done = retention.purge(engine, app.settings, now, advance)
         retention.remember(engine, now, back=clock_is_right)
     for name, number in asdict(done).items():
-        print(f"{name}: {number}")
+        print(f"{name}: {number:<10}{PURGED[name]}")
 
 
 @command.command()

@@ -269,6 +269,7 @@ def _show(what: str, found: Sequence["Finding"]) -> None:
     """One line a finding on a pipe, a table on a terminal."""
     from gatepost_policy.text import terminal
     from gatepost_policy.text.escape import shown
+    from gatepost_policy.text.fitted import fitted
 
     count = _leaks(found)
     print(f"{shown(what)}: {'clean' if not count else f'{count} leak' + 's' * (count > 1)}")
@@ -279,4 +280,4 @@ def _show(what: str, found: Sequence["Finding"]) -> None:
     for f in found:
         name = f.name if f.index == 1 else f"{f.name} #{f.index}"
         table.add_row(f.weight.value, shown(name), shown(f.tells), f.setting or "nothing: it stays")
-    terminal.put(to, table)
+    terminal.put(to, fitted(table, to, "field", "removed by"))

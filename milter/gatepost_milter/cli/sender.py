@@ -62,6 +62,7 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
     """Listings in force, and repeat senders."""
     from gatepost_policy.listings import dossier
     from gatepost_policy.text.escape import shown
+    from gatepost_policy.text.fitted import fitted
     from gatepost_policy.text.terminal import console, minute, plain, put, stacked, whole
 
     now = time.time()
@@ -84,7 +85,7 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
             str(one.hits), one.reason, shown(one.note or ""),
         )  # fmt: skip
     if listed:
-        put(to, table)
+        put(to, fitted(table, to, "Listed"))
     else:
         click.echo("nobody is listed")
     if repeat:
@@ -100,7 +101,7 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
                 str(sender.trap_messages), str(sender.days),
                 stacked(minute(sender.first_seen), to), stacked(minute(sender.last_seen), to),
             )  # fmt: skip
-        put(to, table)
+        put(to, fitted(table, to, "Repeat sender"))
 
 
 @command.command()
@@ -112,6 +113,7 @@ def show(app: App, name: str, form: str) -> None:
     from gatepost_policy import listings
     from gatepost_policy.listings import dossier
     from gatepost_policy.text.escape import shown
+    from gatepost_policy.text.fitted import fitted
     from gatepost_policy.text.plural import plural
     from gatepost_policy.text.terminal import console, minute, plain, put, stacked, whole
     from gatepost_policy.text.times import timestamp
@@ -150,7 +152,7 @@ def show(app: App, name: str, form: str) -> None:
                     shown(proof.queue_id or "-"),
                     shown(f"<{proof.sender or ''}>"), shown(proof.client or "-"),
                 )  # fmt: skip
-            put(to, table)
+            put(to, fitted(table, to, "Trap", "Message", "Sender", "Client"))
 
 
 @command.command()

@@ -145,6 +145,7 @@ def list_(app: App, match: str, source: str | None, limit: int | None, form: str
     """List the traps."""
     from gatepost_policy import traps
     from gatepost_policy.text.escape import shown
+    from gatepost_policy.text.fitted import fitted
     from gatepost_policy.text.terminal import console, plain, put, whole
 
     with app.store() as connection:
@@ -176,7 +177,7 @@ def list_(app: App, match: str, source: str | None, limit: int | None, form: str
             shown(trap.published) + (f" {(_time(trap.published_at) or '')[:10]}").rstrip(),
             shown(trap.note),
         )
-    put(to, table)
+    put(to, fitted(table, to, "Trap"))
 
 
 @command.command(short_help="Find traps that somebody seems to use.")
@@ -189,6 +190,7 @@ def check(app: App, form: str) -> None:
     """
     from gatepost_policy import traps
     from gatepost_policy.text.escape import shown
+    from gatepost_policy.text.fitted import fitted
     from gatepost_policy.text.plural import plural
     from gatepost_policy.text.terminal import console, plain, put, stacked, whole
 
@@ -209,7 +211,7 @@ def check(app: App, form: str) -> None:
                 "" if finding.messages is None else str(finding.messages),
                 f"milterctl trap remove {shown(finding.trap)}",
             )
-        put(to, table)
+        put(to, fitted(table, to, "Trap", "Next step"))
     else:
         click.echo(f"{plural(total, 'trap')}, none of them in use")
     if found:
@@ -232,6 +234,7 @@ def hits(app: App, name: str | None, limit: int, form: str) -> None:
     """The newest messages to traps, or to one trap."""
     from gatepost_policy import traps
     from gatepost_policy.text.escape import shown, utf8
+    from gatepost_policy.text.fitted import fitted
     from gatepost_policy.text.terminal import console, plain, put, stacked, whole
 
     with app.store(caught_up=True) as connection:
@@ -257,7 +260,7 @@ def hits(app: App, name: str | None, limit: int, form: str) -> None:
             hit.action,
             hit.reason,
         )
-    put(to, table)
+    put(to, fitted(table, to, "Trap", "Sender", "Client"))
 
 
 @command.command("export", short_help="Write Postfix tables for traps without a mailbox.")

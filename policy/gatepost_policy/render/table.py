@@ -13,7 +13,7 @@ from rich.text import Text
 from gatepost_policy.render.tables import clients, listings, messages, overview
 from gatepost_policy.report.report import Report
 from gatepost_policy.report.standing import NAMES, movement
-from gatepost_policy.report.timeline import NOTHING, SYMBOLS, Strip, strip
+from gatepost_policy.report.timeline import NOTHING, SYMBOLS, Cell, Strip, strip
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.plural import plural
 from gatepost_policy.text.terminal import BAD, DIM, GOOD, HEAD, UNSIGNED, client, put, style, utf8
@@ -22,6 +22,7 @@ from gatepost_policy.text.times import timestamp
 HOSTS_SHOWN = 8
 NO_RECORD = "no record"  # what SPF and DMARC call none
 LABEL = 9  # width of the labels at the left
+CELL = 4  # width of a period of the time line
 
 
 def table(report: Report, to: Console) -> None:
@@ -164,14 +165,11 @@ def _time_line(report: Report, to: Console) -> list[RenderableType]:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style=DIM, width=LABEL + 1, no_wrap=True)
     for _ in line.periods:
-        grid.add_column(min_width=4, no_wrap=True)
+        grid.add_column(min_width=CELL, no_wrap=True)
     for row in line.rows:
         grid.add_row(
             row.name,
-            *(
-                _symbol(cell.dkim, cell.messages, at) if cell else Text(NOTHING[at], DIM)
-                for cell in row.cells
-            ),
+            *(_symbols(cell, at) if cell else Text(NOTHING[at], DIM) for cell in row.cells),
         )
     counts = (Text(str(n), BAD) if n else Text(NOTHING[at], DIM) for n in line.traps)
     grid.add_row("to a trap", *counts)
@@ -182,13 +180,24 @@ def _time_line(report: Report, to: Console) -> list[RenderableType]:
     return [Text(), grid, _legend(line, at, unseen)]
 
 
-def _symbol(dkim: str, messages: int, at: int) -> Text:
-    style = {"pass": GOOD, "fail": "red", "none": ""}.get(dkim, "yellow")
-    return Text(SYMBOLS[dkim][at] + (str(messages) if messages > 1 else ""), style)
+def _drawn(cell: Cell) -> Mapping[str, int]:
+    """What a cell is drawn with: each result by itself where there is room, else one symbol."""
+    width = sum(1 + (len(str(n)) if n > 1 else 0) for n in cell.counts.values())
+    return cell.counts if width <= CELL else {cell.dkim: cell.messages}
+
+
+def _symbols(cell: Cell, at: int) -> Text:
+    """`●2×1`: two that passed and one that failed."""
+    text = Text()
+    for dkim, count in _drawn(cell).items():
+        style = {"pass": GOOD, "fail": "red", "none": ""}.get(dkim, "yellow")
+        text.append(SYMBOLS[dkim][at] + (str(count) if count > 1 else ""), style)
+    return text
 
 
 def _legend(line: Strip, at: int, unseen: int) -> Text:
-    words = [f"{SYMBOLS[key][at]} {SYMBOLS[key][2]}" for key in line.dkim]
+    seen = {key for cell in line.cells for key in _drawn(cell)}
+    words = [f"{SYMBOLS[key][at]} {SYMBOLS[key][2]}" for key in SYMBOLS if key in seen]
     if unseen > 0:
         words.append(f"{plural(unseen, 'message')} before this")
     return Text(" " * (LABEL + 2) + ", ".join(words), DIM)

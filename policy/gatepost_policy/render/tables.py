@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from gatepost_policy.report.overview_values import Sender
@@ -12,10 +11,12 @@ from gatepost_policy.report.rhythm import DAY, number
 from gatepost_policy.report.standing import NAMES
 from gatepost_policy.report.summary import Host
 from gatepost_policy.text.escape import shown
-from gatepost_policy.text.terminal import BAD, DIM, UNSIGNED, client, minute, plain, style
+from gatepost_policy.text.fitted import fitted
+from gatepost_policy.text.terminal import BAD, DIM, UNSIGNED, client, minute, plain, style, whole
 from gatepost_policy.text.times import timestamp
 
 WIDE = 150  # columns; from here on a message is one line
+RECIPIENTS_SHOWN = 10  # on a terminal; into a pipe all of them
 
 
 def overview(report: Report, to: Console) -> list[RenderableType]:
@@ -29,22 +30,22 @@ def overview(report: Report, to: Console) -> list[RenderableType]:
                 shown(row.domain), str(row.ipv4), str(row.ipv6), str(row.trap_messages),
                 "yes" if row.proven else "no",
             )  # fmt: skip
-        parts += [Text(), dual]
+        parts += [Text(), fitted(dual, to, "Domain")]
     if report.low_and_slow:
         slow = plain("Pattern", "Clients", "Messages", "Seen", to=to, title="Low and slow")
         for pattern in report.low_and_slow:
             seen = f"{timestamp(pattern.first_seen)[:10]} to {timestamp(pattern.last_seen)[:10]}"
             slow.add_row(shown(pattern.sentence), str(pattern.hosts), str(pattern.messages), seen)
-        parts += [Text(), slow]
+        parts += [Text(), fitted(slow, to)]
     return parts
 
 
-def _senders(senders: Sequence[Sender], to: Console) -> Table:
+def _senders(senders: Sequence[Sender], to: Console) -> RenderableType:
     wide = not to.is_terminal or to.width >= 110
     names = ("Sender", "Mails", "Traps", "Months", "Rhythm", "Families", "Standing")
     more = ("DKIM", "Last seen") if wide else ()
     made = plain(*names, *more, to=to, title="Who hit a trap")
-    for column in made.columns[1:5]:
+    for column in made.columns[1:4]:
         column.no_wrap = True
     for sender in senders:
         standing = Text("repeat sender", BAD) if sender.standing.repeat else Text("")
@@ -56,7 +57,7 @@ def _senders(senders: Sequence[Sender], to: Console) -> Table:
             str(sender.trap_messages),
             f"{sender.rhythm.months} of {sender.rhythm.month_span}",
             _rhythm(sender, wide),
-            (", " if wide else "\n").join(
+            (", " if wide else ",\n").join(
                 f"{NAMES.get(f, f)} {n}" for f, n in sender.summary.families.items()
             ),
             standing,
@@ -66,7 +67,7 @@ def _senders(senders: Sequence[Sender], to: Console) -> Table:
             row.append(", ".join(f"{word} {n}" for word, n in words))
             row.append(timestamp(sender.rhythm.last)[:10])
         made.add_row(*row)
-    return made
+    return fitted(made, to, "Sender")
 
 
 def _rhythm(sender: Sender, wide: bool) -> str:
@@ -75,16 +76,16 @@ def _rhythm(sender: Sender, wide: bool) -> str:
     return f"{sender.rhythm.word}, {number(gap)} d" if wide and gap else sender.rhythm.word
 
 
-def clients(hosts: Sequence[Host], to: Console) -> Table:
+def clients(hosts: Sequence[Host], to: Console) -> RenderableType:
     """Those with most messages first."""
     made = plain("Client", "Family", "Messages", to=to, title="Clients")
     for host in hosts:
         family = NAMES.get(host.family, shown(host.family))
         made.add_row(client(host.address, host.host), family, str(host.messages))
-    return made
+    return fitted(made, to, "Client")
 
 
-def listings(listings: Sequence[Listed], to: Console) -> Table:
+def listings(listings: Sequence[Listed], to: Console) -> RenderableType:
     made = plain("Listed", "Since", "Until", "Reason", "Hits", "", to=to, title="Listings")
     for listing in listings:
         state = "active" if listing.active else "over"
@@ -98,12 +99,13 @@ def listings(listings: Sequence[Listed], to: Console) -> Table:
             str(listing.hits),
             Text(state, "red" if listing.active else DIM),
         )
-    return made
+    return fitted(whole(made, to, "Since", "Until"), to, "Listed")
 
 
-def messages(lines: Sequence[Line], to: Console) -> Table:
+def messages(lines: Sequence[Line], to: Console) -> RenderableType:
     """Newest first, with the gap to the message before."""
     wide = not to.is_terminal or to.width >= WIDE
+    most = RECIPIENTS_SHOWN if to.is_terminal else None
     checked = wide and any(line.spf or line.dmarc for line in lines)
     names = ["Client", "Sender", "To", "DKIM", "Size", "Decision", "Seen by"]
     if checked:
@@ -120,17 +122,17 @@ def messages(lines: Sequence[Line], to: Console) -> Table:
             minute(line.at), gap, NAMES.get(line.family, shown(line.family)),
         ]  # fmt: skip
         if wide:
-            row += [brought, _author(line), _recipients(line), _signatures(line)]
+            row += [brought, _author(line), _recipients(line, most), _signatures(line)]
             if checked:
                 row += [_spf(line), _dmarc(line)]
             size = "" if line.size is None else str(line.size)
             row += [size, shown(f"{line.action} ({line.reason})"), line.source]
         else:
             dkim = UNSIGNED.get(line.dkim, line.dkim) if _seen(line) else ""
-            who = Text(_author(line)).append(" to ").append(_recipients(line))
+            who = Text(_author(line)).append(" to ").append(_recipients(line, most))
             row += [Text(dkim, style(line.dkim)), who.append(f"\n{brought}", DIM)]
         made.add_row(*row)
-    return made
+    return fitted(made, to, "Client", "Sender", "To", prose="Who")
 
 
 def _author(line: Line) -> str:
@@ -140,12 +142,18 @@ def _author(line: Line) -> str:
     return sender
 
 
-def _recipients(line: Line) -> Text:
+def _recipients(line: Line, most: int | None = None) -> Text:
+    """Traps first where not all of them are told."""
     text = Text()
-    for address, trap in line.recipients:
+    given = line.recipients[:]
+    if most is not None and len(given) > most:
+        given = tuple(sorted(given, key=lambda one: not one[1]))[:most]
+    for address, trap in given:
         text.append(", " if text else "").append(shown(address), BAD if trap else "")
         if trap:
             text.append(" (trap)", BAD)
+    if len(given) < len(line.recipients):
+        text.append(f" and {len(line.recipients) - len(given)} more", DIM)
     return text
 
 

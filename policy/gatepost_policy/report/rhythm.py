@@ -14,6 +14,9 @@ from typing import Any
 from gatepost_policy.text.plural import plural
 
 DAY = 86400
+MONTH_DAYS = 365.2425 / 12
+EXACT_DAYS = 100  # from here on a gap is told in whole days,
+YEARS_DAYS = 730  # and from here on in years and months
 
 # Median gap in days, up to and including: the word for it.
 _WORDS = (
@@ -69,9 +72,9 @@ class Rhythm:
         """The rhythm in words."""
         if self.messages == 1:
             return "once"
-        text = f"{self.word}, median gap {plural(_gap(self.median_gap), 'day')}"
+        text = f"{self.word}, median gap {_gap(self.median_gap)}"
         if self.shortest_gap is not None and self.messages > 2:
-            text += f" (from {_gap(self.shortest_gap)} to {_gap(self.longest_gap)})"
+            text += _range(_gap(self.shortest_gap), _gap(self.longest_gap))
         if self.month_span > 1:
             text += f", in {self.months} of {self.month_span} months"
         return text
@@ -95,8 +98,35 @@ def number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.1f}".removesuffix(".0")
 
 
+def in_words(days: float) -> str:
+    """A span of time as a person says it: `9 days`, `6 months`, `4 years and 11 months`."""
+    if round(days) < 60:
+        return plural(number(round(days)), "day")
+    months = round(days / MONTH_DAYS)
+    if months < 24:
+        return plural(months, "month")
+    years, months = divmod(months, 12)
+    return plural(years, "year") + (f" and {plural(months, 'month')}" if months else "")
+
+
 def _gap(value: float | None) -> str:
-    return "under 0.1" if value == 0 else number(value)
+    """A gap: to a tenth of a day where that says something, else in words."""
+    if value is None:
+        return "unknown"
+    if value == 0:
+        return "under 0.1 days"
+    if value < EXACT_DAYS:
+        return plural(number(value), "day")
+    return plural(round(value), "day") if value < YEARS_DAYS else in_words(value)
+
+
+def _range(shortest: str, longest: str) -> str:
+    """From one gap to the other; nothing where they are told alike."""
+    if shortest == longest:
+        return ""
+    if all(text.endswith((" days", " day")) for text in (shortest, longest)):
+        shortest, longest = (text.rpartition(" ")[0] for text in (shortest, longest))
+    return f" (from {shortest} to {longest})"
 
 
 def of(times: Sequence[float]) -> Rhythm | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gatepost_policy.report.rhythm import Rhythm, number
+from gatepost_policy.report.rhythm import Rhythm, in_words
 from gatepost_policy.text.plural import plural
 from gatepost_policy.text.times import timestamp
 
@@ -51,7 +51,7 @@ def standing(
     if rhythm is None:
         return Standing(False, False, "not seen")
     seen = f"{plural(rhythm.messages, 'message')} on {plural(rhythm.days, 'day')}"
-    over = f" over {plural(number(rhythm.span_days), 'day')}" if rhythm.span_days >= 1 else ""
+    over = f" over {in_words(rhythm.span_days)}" if rhythm.span_days >= 1 else ""
     if not trap_messages:
         return Standing(False, False, f"{seen}{over}, none to a trap")
     every = rhythm.messages == trap_messages

@@ -1,11 +1,13 @@
 """A sender's history as one strip: months (or quarters, or years) across, families down.
 
-Pure. Each cell shows the messages of one family in one period by what DKIM said of most of them,
-so that a rhythm, its gaps and a change of family are seen before a figure is read.
+Pure. Each cell shows the messages of one family in one period by what DKIM said of them, so that
+a rhythm, its gaps and a change of family are seen before a figure is read. A period in which DKIM
+did not always say the same has a symbol of its own: one failure among passes must not look like a
+pass.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,16 +20,25 @@ SYMBOLS = {
     "fail": ("×", "x", "DKIM fail"),
     "none": ("○", "o", "unsigned"),
     "other": ("△", "?", "other DKIM result"),
+    "mixed": ("◐", "%", "several DKIM results"),
 }
 NOTHING = ("·", ".")
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """The messages of one family in one period: how many, and what DKIM said of most."""
+    """The messages of one family in one period: how many, and how many by what DKIM said.
+
+    `counts` goes by keys of SYMBOLS, in their order.
+    """
 
     messages: int
-    dkim: str  # a key of SYMBOLS
+    counts: Mapping[str, int]
+
+    @property
+    def dkim(self) -> str:
+        """What DKIM said of all of them; `mixed` where it said several things."""
+        return next(iter(self.counts)) if len(self.counts) == 1 else "mixed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +60,9 @@ class Strip:
     earlier: int  # messages before the first period
 
     @property
-    def dkim(self) -> tuple[str, ...]:
-        """The keys of SYMBOLS that occur, for the legend."""
-        seen = {cell.dkim for row in self.rows for cell in row.cells if cell is not None}
-        return tuple(key for key in SYMBOLS if key in seen)
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells with a message."""
+        return tuple(cell for row in self.rows for cell in row.cells if cell is not None)
 
 
 def strip(marks: Sequence[Mark], columns: int) -> Strip | None:
@@ -108,4 +118,4 @@ def _year(number: int, months: int, leading: bool) -> str:
 def _cell(counted: Counter[str] | None) -> Cell | None:
     if counted is None:
         return None
-    return Cell(counted.total(), counted.most_common(1)[0][0])
+    return Cell(counted.total(), {key: counted[key] for key in SYMBOLS if counted[key]})

@@ -10,7 +10,6 @@ import click
 from gatepost_milter.cli.common import USAGE, App, Failure, on_terminal, working
 from gatepost_policy.text.times import timestamp
 
-
 # What each figure of a purge counts.
 PURGED = {
     "recipients": "messages that lost their recipients",

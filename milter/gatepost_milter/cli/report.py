@@ -1,20 +1,24 @@
 """`milterctl report`: the history of one sender, host or trap, or the overview."""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from gatepost_milter.cli.common import USAGE, App, Failure
+from gatepost_milter.cli import report_options
+from gatepost_milter.cli.common import USAGE, App, Failure, note
 from gatepost_milter.cli.options import format_option
 
 if TYPE_CHECKING:
     from gatepost_policy.render.html.page import Volume
+    from gatepost_policy.report.asked import Asked
     from gatepost_policy.report.report import Report
     from gatepost_policy.report.selection import Selection
 
@@ -22,14 +26,11 @@ FORMATS = ("table", "json", "csv", "html")
 
 
 @click.command()
+@click.argument("what", required=False, metavar="[WHATEVER]")
 @click.option("--sender", metavar="X", help="An address, or a domain with its subdomains: "
               "envelope sender, header From, DKIM d=.")  # fmt: skip
 @click.option("--host", metavar="IP", help="A client's address, or a prefix.")
-@click.option("--trap", metavar="ADDRESS", help="Messages to this recipient.")
-@click.option("--since", metavar="TIME", help="From this time on: ISO 8601, or 30d.")
-@click.option("--until", metavar="TIME", help="Before this time.")
-@click.option("--family", type=click.Choice(["ipv4", "ipv6", "unix", "unknown"]),
-              help="Only clients that came this way.")  # fmt: skip
+@report_options.FILTERS
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", default=100, show_default=True,
               help="List so many messages, newest first.")  # fmt: skip
 @format_option(*FORMATS[1:], text="For people, for programs, for a spreadsheet, for a browser.")
@@ -38,44 +39,43 @@ FORMATS = ("table", "json", "csv", "html")
 @click.pass_obj
 def command(
     app: App,
+    /,
+    what: str | None,
     sender: str | None,
     host: str | None,
-    trap: str | None,
-    since: str | None,
-    until: str | None,
-    family: str | None,
     limit: int,
     form: str,
     output: Path | None,
+    **given: str | None,
 ) -> None:
     """Tell the history: of one sender, host or trap, or of all.
 
-    Without --sender, --host or --trap: the overview, with those who came back most often.
+    WHATEVER is what you have at hand: an address, a domain, an IP address, a prefix, a host name, a
+    queue id, a Message-ID or a trap; what it is, the store knows. Without it, --sender, --host and
+    --trap: the overview, with those who came back most often.
 
     \b
-    milterctl report --sender example.org
+    milterctl report example.org
+    milterctl report 192.0.2.7 --since 90d --dkim fail
     milterctl report --trap trap@example.net --since 90d --format csv -o trap.csv
     """
-    from gatepost_policy.mail.address import parse
-    from gatepost_policy.mail.facts import Family
-    from gatepost_policy.mail.index_key import clean
     from gatepost_policy.report import selection
-    from gatepost_policy.text import times
 
     now = time.time()
-    chosen = selection.Selection(
-        sender=_read("--sender", sender, selection.sender),
-        host=_read("--host", host, selection.host),
-        trap=_read("--trap", trap, lambda text: parse(clean(text))),
-        since=_read("--since", since, lambda text: times.moment(text, now)),
-        until=_read("--until", until, lambda text: times.moment(text, now)),
-        family=None if family is None else Family(family),
-        limit=limit,
+    if what is not None and (sender is not None or host is not None or given["trap"] is not None):
+        raise click.UsageError("Say who it is about once: WHATEVER, --sender, --host or --trap.")
+    chosen = report_options.narrowed(
+        given,
+        now,
+        selection.Selection(
+            sender=_read("--sender", sender, selection.sender),
+            host=_read("--host", host, selection.host),
+            limit=limit,
+        ),
     )
-    wants_volume = form == "html" and chosen.everything
-    report, volume = tell(app, chosen, now, wants_volume)
+    told = tell(app, chosen, now, charts=form == "html", what=what)
     with _opened(output) as stream:
-        _write(report, volume, form, stream)
+        _write(told, form, stream)
 
 
 def _read(option: str, text: str | None, read: Callable[[str], Any]) -> Any:
@@ -88,21 +88,37 @@ def _read(option: str, text: str | None, read: Callable[[str], Any]) -> Any:
         raise click.UsageError(f"{option}: {error}.") from None
 
 
-def tell(
-    app: App, chosen: "Selection", now: float, wants_volume: bool
-) -> tuple["Report", "Volume | None"]:
-    """The report on everything that was accepted before this moment, and what a chart shows."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A report, and what goes with it. `asked`: what WHATEVER turned out to be."""
+
+    report: "Report"
+    volume: "Volume | None"
+    asked: "Asked | None"
+
+
+def tell(app: App, chosen: "Selection", now: float, charts: bool, what: str | None = None) -> Told:
+    """The report on everything that was accepted before this moment, and its charts' sums."""
     from gatepost_policy.report import history
     from gatepost_policy.report.conditions import TooWide
 
+    asked: Asked | None = None
     try:
         with app.store(caught_up=True, replica=True) as connection:
+            if what is not None:
+                from gatepost_policy.report import asked as asking
+
+                try:
+                    asked = asking.ask(connection, what, chosen)
+                except ValueError as error:
+                    raise click.UsageError(f"{error}.") from None
+                chosen = asked.selection
             report = history.tell(connection, chosen, app.settings, now)
-            if not wants_volume:
-                return report, None
+            if not charts or not chosen.everything:
+                return Told(report, None, asked)
             from gatepost_policy.report import volume
 
-            return report, volume.rows(connection)
+            return Told(report, volume.rows(connection), asked)
     except TooWide as error:
         raise Failure(str(error), USAGE) from None
 
@@ -119,9 +135,13 @@ def _opened(output: Path | None) -> Iterator[TextIO]:
         raise Failure(f"{output}: cannot be written: {error.strerror}", USAGE) from None
 
 
-def _write(report: "Report", volume: "Volume | None", form: str, stream: TextIO) -> None:
+def _write(told: Told, form: str, stream: TextIO) -> None:
+    report, asked = told.report, told.asked
     if form == "json":
-        json.dump(report.json(), stream, indent=2)
+        out = report.json()
+        if asked is not None:
+            out["asked"] = asked.json()
+        json.dump(out, stream, indent=2)
         stream.write("\n")
     elif form == "csv":
         from gatepost_policy.render import csv_file
@@ -130,9 +150,22 @@ def _write(report: "Report", volume: "Volume | None", form: str, stream: TextIO)
     elif form == "html":
         from gatepost_policy.render.html import page
 
-        stream.write(page.render(report, volume))
+        stream.write(page.render(report, told.volume))
     else:
-        from gatepost_policy.render import table
-        from gatepost_policy.text import terminal
+        _as_table(report, asked, stream)
 
-        table.table(report, terminal.console(stream))
+
+def _as_table(report: "Report", asked: "Asked | None", stream: TextIO) -> None:
+    from gatepost_policy.render import table
+    from gatepost_policy.text import terminal
+    from gatepost_policy.text.escape import shown
+
+    if asked is not None and not report.summary.messages:
+        stream.write(f"{shown(asked.text)}: {asked.sentence}\n")
+        if not asked.known and not report.listings:
+            return
+    elif asked is not None and asked.also:
+        note(f"milterctl: {shown(asked.text)} is {asked.sentence}; told as {asked.article}")
+    table.table(report, terminal.console(stream))
+    if asked is not None and asked.message and report.messages:
+        note(f"milterctl: all about it: milterctl why {shlex.quote(shown(asked.text))}")

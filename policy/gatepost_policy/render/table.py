@@ -20,6 +20,8 @@ from gatepost_policy.text.terminal import BAD, DIM, GOOD, HEAD, UNSIGNED, client
 from gatepost_policy.text.times import timestamp
 
 HOSTS_SHOWN = 8
+# Of a query: who it is about. The rest narrows it, and is told as such.
+SUBJECTS = ("sender", "host", "trap", "name", "queue_id", "message_id")
 NO_RECORD = "no record"  # what SPF and DMARC call none
 LABEL = 9  # width of the labels at the left
 CELL = 4  # width of a period of the time line
@@ -50,10 +52,16 @@ def table(report: Report, to: Console) -> None:
 def _head(report: Report) -> Text:
     if report.overview:
         text = f"All senders: {plural(report.summary.messages, 'message')}"
-        return Text(text, HEAD)
-    what = " ".join(f"{value}" for value in report.query.values())
+        only = [f"{key} {value}" for key, value in report.query.items()]
+        head = Text(text, HEAD)
+        return head.append(f"  only {shown(', '.join(only))}", DIM) if only else head
+    subject = [f"{report.query[key]}" for key in SUBJECTS if key in report.query]
+    only = [f"{key} {value}" for key, value in report.query.items() if key not in SUBJECTS]
+    what = " ".join(subject) or "All mail"
     bad = report.standing is not None and report.standing.repeat
     head = Text(shown(what), HEAD)
+    if only:
+        head.append(f"  only {shown(', '.join(only))}", DIM)
     if report.standing is not None:
         head.append("  ").append(report.standing.sentence, BAD if bad else "")
     elif report.no_verdict is not None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, literal, or_, select
 
 from gatepost_policy.mail import client_address, index_key
 from gatepost_policy.mail.address import Address
@@ -44,7 +44,7 @@ def covers(table: Any, domain: str | None) -> ColumnElement[bool]:
 
 def only_domain_and_time(selection: Selection) -> bool:
     """True where the keys of `message_domain` say all about what is selected."""
-    return selection.host is None and selection.trap is None and selection.family is None
+    return not selection.by_rows and selection.family is None
 
 
 def conditions(connection: Connection, selection: Selection) -> list[ColumnElement[bool]]:
@@ -64,7 +64,38 @@ def conditions(connection: Connection, selection: Selection) -> list[ColumnEleme
         found.append(Message.at < selection.until)
     if selection.family is not None:
         found.append(Message.family == str(selection.family))
+    if selection.name is not None:
+        found.append(_by_name(selection.name))
+    for column, text in (
+        (Message.queue_id, selection.queue_id),
+        (Message.message_id, selection.message_id),
+        (Message.spf, selection.spf),
+        (Message.dmarc, selection.dmarc),
+        (Message.action, selection.decision),
+        (Message.reason, selection.reason),
+        (Message.source, selection.source),
+    ):
+        if text is not None:
+            found.append(column == text)
+    if selection.dkim is not None:
+        found.append(_by_dkim(selection.dkim))
     return found
+
+
+def _by_name(name: str) -> ColumnElement[bool]:
+    """A client's name or one below it. No pattern: `_` and `%` are characters like others."""
+    client, end = func.lower(Message.client_name), f".{name}"
+    start = func.length(client) - len(end) + 1
+    return or_(client == name, and_(start > 1, func.substr(client, start) == end))
+
+
+def _by_dkim(result: str) -> ColumnElement[bool]:
+    """A message with a signature of this result; `none` is one that was seen whole, unsigned."""
+    row = MessageSignature
+    mine = exists().where(row.message_id == Message.id)
+    if result == "none":
+        return and_(Message.stage == "end", or_(~mine, mine.where(row.result == "none")))
+    return mine.where(row.result == result)
 
 
 def _recipient(trap: Address) -> ColumnElement[bool]:

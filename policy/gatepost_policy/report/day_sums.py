@@ -105,7 +105,7 @@ def times(selection: Selection, chosen: Conditions) -> tuple[ColumnElement[float
 
 def _whole_days(selection: Selection) -> Conditions | None:
     """The rows of `domain_day` inside the period; None where they do not tell."""
-    if selection.host is not None or selection.trap is not None:
+    if selection.by_rows:
         return None
     if selection.sender is not None and selection.domain is None:
         return None

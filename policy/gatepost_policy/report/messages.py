@@ -24,7 +24,7 @@ WINDOW_MAX = 100_000  # messages looked at one by one, for a family
 def newest(connection: Connection, selection: Selection, most: int) -> list[int]:
     """The ids of the newest selected messages, newest first. Raises conditions.TooWide."""
     keys = by_domain(selection)
-    if keys is not None and selection.host is None and selection.trap is None:
+    if keys is not None and not selection.by_rows:
         ids = _newest_by_key(connection, keys, most)
         if selection.family is None:
             return ids

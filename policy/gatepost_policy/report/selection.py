@@ -30,17 +30,31 @@ class Selection:
     until: float | None = None
     family: Family | None = None
     limit: int = 100
+    name: str | None = None  # a client's verified host name, with those below it
+    queue_id: str | None = None
+    message_id: str | None = None
+    # What was found and decided; `report.filters` reads these.
+    dkim: str | None = None  # the result of one signature; `none`: seen whole, and unsigned
+    spf: str | None = None  # of MAIL FROM
+    dmarc: str | None = None
+    decision: str | None = None  # an action
+    reason: str | None = None
+    source: str | None = None
 
     @property
     def everything(self) -> bool:
-        """True for the overview: no selector but the time."""
-        return self.sender is None and self.host is None and self.trap is None
+        """True for the overview: no selector but the time and the family."""
+        return self.sender is None and not self.by_rows
+
+    @property
+    def by_rows(self) -> bool:
+        """True where neither the sums nor the index of senders tell, whatever the time."""
+        return any(getattr(self, name) is not None for name in _ROWS_ALONE)
 
     @property
     def narrowed(self) -> bool:
         """True where the sums by day and family do not answer: only the rows themselves do."""
-        given = (self.host, self.trap, self.since, self.until)
-        return any(x is not None for x in given)
+        return self.by_rows or self.since is not None or self.until is not None
 
     @property
     def domain(self) -> str | None:
@@ -67,8 +81,15 @@ class Selection:
             "since": None if self.since is None else timestamp(self.since),
             "until": None if self.until is None else timestamp(self.until),
             "family": self.family,
+            **{name: getattr(self, name) for name in _TEXTS},
         }
         return {key: value for key, value in given.items() if value is not None}
+
+
+_TEXTS = (
+    "name", "queue_id", "message_id", "dkim", "spf", "dmarc", "decision", "reason", "source",
+)  # fmt: skip
+_ROWS_ALONE = ("host", "trap", *_TEXTS)
 
 
 def _host_text(network: IPv4Network | IPv6Network) -> str:

@@ -1,0 +1,44 @@
+"""The options that narrow a report, for every command that tells of messages.
+
+Their words are those of `report.filters`. Names and help stand here as well, so that `--help`
+imports no more than it prints; a test holds the two together.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from gatepost_policy.report.selection import Selection
+
+# name, metavar, help
+OPTIONS = (
+    ("trap", "ADDRESS", "Messages to this recipient."),
+    ("since", "TIME", "From this time on: ISO 8601, or 30d."),
+    ("until", "TIME", "Before this time."),
+    ("family", "FAMILY", "Only clients that came this way: ipv4, ipv6, unix, unknown."),
+    ("dkim", "RESULT", "Only messages with such a signature: pass, fail, ...; none: unsigned."),
+    ("spf", "RESULT", "Only where SPF of MAIL FROM said this."),
+    ("dmarc", "RESULT", "Only where DMARC said this."),
+    ("decision", "ACTION", "Only what was decided so: accept, reject, tempfail, discard."),
+    ("reason", "REASON", "Only what was decided for this reason."),
+    ("source", "SOURCE", "Only what was seen there: milter, policy, exim-log, postfix-log."),
+)
+
+
+def FILTERS(command: Callable[..., Any]) -> Callable[..., Any]:
+    """All of them, handed on by their names as texts."""
+    for name, metavar, text in reversed(OPTIONS):
+        command = click.option(f"--{name}", metavar=metavar, help=text)(command)
+    return command
+
+
+def narrowed(given: Mapping[str, str | None], now: float, chosen: "Selection") -> "Selection":
+    """`chosen` with what the options say. `now` in Unix seconds. Raises click.UsageError."""
+    from gatepost_policy.report import filters
+
+    try:
+        return filters.read(given, now, chosen)
+    except ValueError as error:
+        raise click.UsageError(f"--{error}.") from None

@@ -1,0 +1,179 @@
+"""What was pasted? An address, domain, IP, prefix, host name, queue id, Message-ID or trap.
+
+How it works: by its form a text may be several of these (`candidates`, pure); the store is asked
+for each, in that order, and the first of which it knows a message is meant. What else it may be is
+told beside it, and where nothing is known that is said, with what was looked for.
+
+Limits: a trap that is a pattern is found as the address that it caught.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, or_, select
+
+from gatepost_policy.mail.address import canonical_domain, parse
+from gatepost_policy.mail.index_key import clean
+from gatepost_policy.report import messages, selection
+from gatepost_policy.report.conditions import TooWide
+from gatepost_policy.report.selection import Selection
+from gatepost_policy.store.tables import TrapRow
+
+LONGEST = 1_000  # characters; a longer text is none of these
+_LABEL = r"(?!-)[^\s@<>/:;,\[\]()\"\\]+"
+_DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?\Z")
+# Postfix (short and long), Exim (old and new), Sendmail.
+_QUEUE_ID = re.compile(r"[0-9A-Za-z]{5,24}(-[0-9A-Za-z]{4,11}-[0-9A-Za-z]{2,4})?\Z", re.ASCII)
+
+
+class Kind(StrEnum):
+    """What a text can be. The value is the word for it."""
+
+    TRAP = "trap"
+    SENDER = "sender"
+    DOMAIN = "domain"
+    HOST = "address of a client"
+    PREFIX = "prefix"
+    NAME = "host name"
+    RECIPIENT = "recipient"
+    QUEUE_ID = "queue id"
+    MESSAGE_ID = "Message-ID"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a text turned out to be. `known`: the store has a message of it, or it is a trap.
+
+    `also` are the other things that it is; `tried` all that it was looked for as.
+    """
+
+    text: str
+    kind: Kind
+    selection: Selection
+    known: bool
+    also: tuple[Kind, ...] = ()
+    tried: tuple[Kind, ...] = ()
+
+    @property
+    def message(self) -> bool:
+        """True where it names one message."""
+        return self.kind in (Kind.QUEUE_ID, Kind.MESSAGE_ID)
+
+    @property
+    def article(self) -> str:
+        """What it was taken for: `a domain`."""
+        return _a(self.kind)
+
+    def json(self) -> dict[str, Any]:
+        """As in the report's `asked`."""
+        return {
+            "text": self.text,
+            "kind": self.kind.value,
+            "known": self.known,
+            "also": [kind.value for kind in self.also],
+            "looked_for_as": [kind.value for kind in self.tried],
+        }
+
+    @property
+    def sentence(self) -> str:
+        """What it is, in words."""
+        if not self.known:
+            return f"nothing is known of it (looked for as {_or(self.tried)})"
+        also = f", and {_or(self.also, 'and')} as well" if self.also else ""
+        return f"{_a(self.kind)}{also}"
+
+
+def _a(kind: Kind) -> str:
+    return f"{'an' if kind is Kind.HOST else 'a'} {kind}"
+
+
+def _or(kinds: tuple[Kind, ...], word: str = "or") -> str:
+    names = [_a(kind) for kind in kinds]
+    return f" {word} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def candidates(text: str, base: Selection) -> list[tuple[Kind, Selection]]:
+    """What `text` may be by its form, the likeliest first. Pure. Raises ValueError: nothing."""
+    text = clean(text).strip()
+    if not text or len(text) > LONGEST or not text.isprintable():
+        raise ValueError(
+            "want an address, a domain, an IP address, a prefix, a host name, a queue id or a "
+            "Message-ID"
+        )
+    network = _network(text)
+    if network is not None:
+        return [(network, replace(base, host=selection.host(text)))]
+    if text == "<>":
+        return [(Kind.SENDER, replace(base, sender=text))]
+    bare = text[1:-1] if text.startswith("<") and text.endswith(">") else text
+    found: list[tuple[Kind, Selection]] = []
+    if "@" in bare:
+        address = parse(bare)
+        found.append((Kind.TRAP, replace(base, trap=address)))
+        if address.local and address.domain:
+            found.append((Kind.SENDER, replace(base, sender=bare)))
+            found.append((Kind.RECIPIENT, replace(base, trap=address)))
+        elif address.domain:
+            found.append((Kind.DOMAIN, replace(base, sender=address.domain)))
+        found += [(Kind.MESSAGE_ID, replace(base, message_id=each)) for each in (f"<{bare}>", bare)]
+        return found
+    if _QUEUE_ID.match(bare) and "." not in bare:
+        found.append((Kind.QUEUE_ID, replace(base, queue_id=bare)))
+    if _DOMAIN.match(bare):
+        name = canonical_domain(bare)
+        found.append((Kind.DOMAIN, replace(base, sender=bare)))
+        found.append((Kind.NAME, replace(base, name=name)))
+    elif not found:
+        raise ValueError(f"{bare!r} is no address, domain, IP address, queue id or Message-ID")
+    return found
+
+
+def _network(text: str) -> Kind | None:
+    try:
+        network = selection.host(text)
+    except ValueError:
+        return None
+    return Kind.HOST if network.prefixlen == network.max_prefixlen else Kind.PREFIX
+
+
+def ask(connection: Connection, text: str, base: Selection) -> Asked:
+    """What `text` is, as far as the store knows; `base` holds the filters. Raises ValueError, and
+    conditions.TooWide."""
+    given = candidates(text, base)
+    known = [(kind, chosen) for kind, chosen in given if _known(connection, kind, chosen)]
+    tried = tuple(dict.fromkeys(kind for kind, _ in given))
+    if not known:
+        kind, chosen = given[0] if len(given) == 1 else _likeliest(given)
+        return Asked(text, kind, chosen, False, tried=tried)
+    kind, chosen = known[0]
+    # A trap is a recipient by its nature.
+    others = (k for k, _ in known[1:] if (kind, k) != (Kind.TRAP, Kind.RECIPIENT) and k != kind)
+    return Asked(text, kind, chosen, True, tuple(dict.fromkeys(others)), tried)
+
+
+def _likeliest(given: list[tuple[Kind, Selection]]) -> tuple[Kind, Selection]:
+    """What to tell an empty report about."""
+    order = (Kind.SENDER, Kind.DOMAIN, Kind.QUEUE_ID, *Kind)
+    return min(given, key=lambda one: order.index(one[0]))
+
+
+def _known(connection: Connection, kind: Kind, chosen: Selection) -> bool:
+    if kind is Kind.TRAP:
+        return _is_trap(connection, chosen)
+    try:
+        return bool(messages.newest(connection, chosen, 1))
+    except TooWide:
+        return True
+
+
+def _is_trap(connection: Connection, chosen: Selection) -> bool:
+    """True where it is, or was, a trap by name."""
+    address = chosen.trap
+    assert address is not None
+    key = clean(address.trap_key)
+    domain = f"@{address.domain}"
+    wanted = TrapRow.key.in_((key, domain) if address.local else (domain,))
+    found = select(TrapRow.id).where(wanted, or_(TrapRow.kind == "exact", TrapRow.kind == "domain"))
+    return connection.scalar(found.limit(1)) is not None

@@ -1,0 +1,142 @@
+"""One box that knows what was pasted, and the filters beside it."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine
+
+from fix_report import LEARNED, REAL, TRAP, Mail, fill, signature, told
+from gatepost_milter.cli.report_options import OPTIONS
+from gatepost_policy import store
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail.facts import Source
+from gatepost_policy.report import asked, filters
+from gatepost_policy.report.asked import Kind
+from gatepost_policy.report.selection import Selection
+
+NAMED = "out.hoster.example"
+MAILS = (
+    Mail("2026-01-05T00:00:00", "news@slow.example", (TRAP,), "192.0.2.25", "mo.hoster.example",
+         signatures=(signature("slow.example"),), message_id="one@slow.example"),
+    Mail("2026-02-05T00:00:00", "letter@paper.example", (REAL,), "2001:db8:1::7", NAMED,
+         signatures=(signature("paper.example", "fail"),), message_id="<two@paper.example>"),
+    # A host that is named as the domain of a sender, and mail that nobody signed.
+    Mail("2026-03-05T00:00:00", f"root@{NAMED}", (REAL,), "198.51.100.7", "other.example",
+         message_id=None, source=Source.POSTFIX_LOG),
+)  # fmt: skip
+
+
+@pytest.fixture
+def filled(any_engine: Engine, any_settings: Settings) -> Iterator[Engine]:
+    fill(any_engine, MAILS, any_settings)
+    yield any_engine
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "messages", "also"),
+    [
+        ("slow.example", Kind.DOMAIN, 1, ()),
+        ("Slow.Example.", Kind.DOMAIN, 1, ()),
+        ("news@slow.example", Kind.SENDER, 1, ()),
+        ("<news@slow.example>", Kind.SENDER, 1, ()),
+        (TRAP, Kind.TRAP, 1, ()),
+        (f"  {TRAP} ", Kind.TRAP, 1, ()),
+        (REAL, Kind.RECIPIENT, 2, ()),
+        ("192.0.2.25", Kind.HOST, 1, ()),
+        ("[2001:db8:1::7]", Kind.HOST, 1, ()),
+        ("::ffff:192.0.2.25", Kind.HOST, 1, ()),
+        ("192.0.2.0/24", Kind.PREFIX, 1, ()),
+        ("2001:db8::/32", Kind.PREFIX, 1, ()),
+        (NAMED, Kind.DOMAIN, 1, (Kind.NAME,)),
+        ("mo.hoster.example", Kind.NAME, 1, ()),
+        ("hoster.example", Kind.DOMAIN, 1, (Kind.NAME,)),
+        ("1Ab2601", Kind.QUEUE_ID, 1, ()),
+        ("<one@slow.example>", Kind.MESSAGE_ID, 1, ()),
+        ("two@paper.example", Kind.MESSAGE_ID, 1, ()),
+    ],
+)
+def test_what_was_pasted(
+    filled: Engine,
+    any_settings: Settings,
+    text: str,
+    kind: Kind,
+    messages: int,
+    also: tuple[Kind, ...],
+) -> None:
+    with store.reading(filled) as connection:
+        got = asked.ask(connection, text, Selection(limit=7))
+    assert (got.kind, got.known, got.also, got.selection.limit) == (kind, True, also, 7)
+    query = {name: getattr(got.selection, name) for name in Selection.__dataclass_fields__}
+    assert told(filled, any_settings, **query).summary.messages == messages
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("nobody.example", "a domain or a host name"),
+        ("nobody@nobody.example", "a trap, a sender, a recipient or a Message-ID"),
+        ("203.0.113.9", "an address of a client"),
+        ("zzz99", "a queue id, a domain or a host name"),
+        ("1qFOdo-0001zq-E9", "a queue id, a domain or a host name"),
+    ],
+)
+def test_what_nobody_knows_is_said_with_what_was_looked_for(
+    filled: Engine, text: str, words: str
+) -> None:
+    with store.reading(filled) as connection:
+        got = asked.ask(connection, text, Selection())
+    assert not got.known
+    assert got.sentence == f"nothing is known of it (looked for as {words})"
+
+
+@pytest.mark.parametrize("text", ["", " ", "what is this", "a\x1b[2Jb", "x" * 2000, "10.0.0.0/99"])
+def test_what_is_none_of_them_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"want an address|is no address"):
+        asked.candidates(text, Selection())
+
+
+@pytest.mark.parametrize(
+    ("given", "messages"),
+    [
+        ({}, 3),
+        ({"dkim": "pass"}, 1),
+        ({"dkim": "FAIL"}, 1),
+        ({"dkim": "none"}, 1),
+        ({"dkim": "policy"}, 0),
+        ({"decision": "accept"}, 3),
+        ({"decision": "reject"}, 0),
+        ({"reason": "no-bad-signal"}, 3),
+        ({"source": "postfix-log"}, 1),
+        ({"trap": TRAP}, 1),
+        ({"family": "ipv6"}, 1),
+        ({"family": "ipv6", "dkim": "pass"}, 0),
+        ({"since": "2026-02-01", "until": "2026-03-01"}, 1),
+        ({"since": "2026-02-01", "source": "exim-log"}, 1),
+        ({"spf": "pass"}, 0),
+        ({"dmarc": "fail"}, 0),
+    ],
+)
+def test_filters_narrow_figures_and_list_alike(
+    filled: Engine,
+    any_settings: Settings,
+    given: dict[str, str],
+    messages: int,
+) -> None:
+    chosen = filters.read(given, LEARNED, Selection())
+    query = {name: getattr(chosen, name) for name in Selection.__dataclass_fields__}
+    report = told(filled, any_settings, **query)
+    assert (report.summary.messages, len(report.messages)) == (messages, messages)
+    assert sum(report.summary.families.values()) == messages
+    # They go into a link, and come back from it as they were.
+    assert filters.read(filters.told(chosen), LEARNED, Selection()) == chosen
+
+
+@pytest.mark.parametrize("name", ["family", "dkim", "spf", "dmarc", "decision", "reason", "source",
+                                  "since", "until"])  # fmt: skip
+def test_a_filter_that_is_none_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}: want .*'nonsense'"):
+        filters.read({name: "nonsense"}, LEARNED, Selection())
+
+
+def test_options_are_the_filters() -> None:
+    assert {name for name, _, _ in OPTIONS} == set(filters.NAMES)

@@ -25,6 +25,7 @@ from gatepost_policy.text.escape import shown
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "Run milter and policy service in the foreground."),
     "report": ("report", "Tell the history: of one sender, host or trap, or of all."),
+    "why": ("why", "Why a message was decided so, and what would be said now."),
     "trap": ("trap", "The traps: addresses that nobody was ever given."),
     "sender": ("sender", "Repeat senders and listings."),
     "replay": ("replay", "Put saved mail through the real milter."),

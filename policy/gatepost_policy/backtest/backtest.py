@@ -13,28 +13,14 @@ is as it was recorded.
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from gatepost_policy.backtest.simulate import OVER_LIMIT, Decided, Life
+from gatepost_policy.backtest.simulate import Decided, Life
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.ingest import rows
-from gatepost_policy.mail import address, dkim_reason, marks
+from gatepost_policy.ingest import rows, stored_facts
 from gatepost_policy.mail.decision import Action, Reason
-from gatepost_policy.mail.facts import (
-    Client,
-    Direction,
-    Facts,
-    Family,
-    Recipient,
-    Signature,
-    Source,
-    Spf,
-    SpfCheck,
-    Stage,
-)
 from gatepost_policy.store.tables import Message
 from gatepost_policy.text.times import timestamp
 
@@ -154,7 +140,7 @@ def _lived(
             row = closer.get(number)
             if row is not None:
                 before = life.not_known
-                new = life.judge(_facts(row), row, (action, reason))
+                new = life.judge(stored_facts.read(row), row, (action, reason))
                 if life.not_known > before and (since is None or at >= since):
                     result.not_known += 1
                 if (action, reason) != new and (since is None or at >= since):
@@ -207,61 +193,4 @@ def _difference(message: Any, row: rows.Row | None, new: Decided) -> Difference:
         recipients=() if row is None else tuple(r.address for r in row.recipients),
         old=(message.action, message.reason),
         new=new,
-    )
-
-
-def _facts(row: rows.Row) -> Facts:
-    """The facts of a stored message, as far as the store kept them."""
-    stored = row.message
-    text = stored.address or (stored.prefix or "").partition("/")[0]
-    return Facts(
-        at=stored.at,
-        source=Source(stored.source),
-        stage=Stage(stored.stage),
-        direction=Direction.INBOUND,
-        client=Client(
-            family=Family(stored.family),
-            address=ip_address(text) if text else None,
-            name=stored.client_name,
-            helo=stored.helo,
-        ),
-        trusted_relay=bool(stored.relay),
-        queue_id=stored.queue_id,
-        sender=row.sender or address.NULL,
-        header_from=row.author,
-        recipients=tuple(
-            Recipient(address.parse(r.address), bool(r.accepted)) for r in row.recipients
-        ),
-        message_id=stored.message_id,
-        signatures=tuple(_signature(s) for s in row.signatures),
-        spf=_spf(stored),
-        marks=marks.from_text(stored.marks),
-        over_limit="recorded" if stored.reason in OVER_LIMIT else None,
-    )
-
-
-def _spf(stored: rows.MessageRow) -> Spf | None:
-    if stored.spf is None:
-        return None  # not evaluated, or by an earlier release
-    return Spf(
-        mail_from=SpfCheck(stored.spf, stored.spf_domain, stored.spf_mechanism, None),
-        helo=SpfCheck(stored.helo_spf or "none", stored.helo_spf_domain),
-    )
-
-
-def _signature(s: rows.SignatureRow) -> Signature:
-    return Signature(
-        domain=s.domain,
-        selector=s.selector,
-        algorithm=s.algorithm,
-        canonicalization=s.canonicalization,
-        key_bits=s.key_bits,
-        body_limit=s.body_limit,
-        crypto=s.crypto,
-        result=s.result,
-        reason=dkim_reason.read(s.reason),
-        unsigned_bytes=s.unsigned_bytes,
-        flags=tuple(s.flags.split(",")) if s.flags else (),
-        b_hash=s.b_hash,
-        addressed=s.addressed,
     )

@@ -23,6 +23,7 @@ from gatepost_policy import config, listings, rules
 from gatepost_policy.config import own_names
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.ingest import ingest, rows
+from gatepost_policy.ingest.stored_facts import OVER_LIMIT
 from gatepost_policy.journal import record
 from gatepost_policy.journal.record import Json
 from gatepost_policy.mail.decision import Action, Decision, Reason
@@ -36,7 +37,6 @@ from gatepost_policy.store.tables import Listing, SenderIdentity
 
 KNOWN_MAX = 200_000
 BATCH = 200
-OVER_LIMIT = (Reason.UNSCANNED.value, Reason.TOO_LARGE.value)
 # Classes that rest on nothing but the envelope, the client and the signatures.
 _CERTAIN = frozenset({Reason.OWN_HOST, Reason.NEVER_LIST, Reason.SHARED_CLIENT,
                       Reason.BACKSCATTER, Reason.FORWARDER})  # fmt: skip

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from gatepost_milter.cli import report_options
+from gatepost_milter.cli import night, report_options
 from gatepost_milter.cli.common import USAGE, App, Failure, note
 from gatepost_milter.cli.options import format_option
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gatepost_policy.report.asked import Asked
     from gatepost_policy.report.report import Report
     from gatepost_policy.report.selection import Selection
+    from gatepost_policy.report.tonight import Tonight
 
 FORMATS = ("table", "json", "csv", "html")
 
@@ -30,6 +31,7 @@ FORMATS = ("table", "json", "csv", "html")
 @click.option("--sender", metavar="X", help="An address, or a domain with its subdomains: "
               "envelope sender, header From, DKIM d=.")  # fmt: skip
 @click.option("--host", metavar="IP", help="A client's address, or a prefix.")
+@click.option("--tonight", is_flag=True, help="What happened in the last 24 hours, or --since.")
 @report_options.FILTERS
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", default=100, show_default=True,
               help="List so many messages, newest first.")  # fmt: skip
@@ -43,6 +45,7 @@ def command(
     what: str | None,
     sender: str | None,
     host: str | None,
+    tonight: bool,
     limit: int,
     form: str,
     output: Path | None,
@@ -55,6 +58,7 @@ def command(
     --trap: the overview, with those who came back most often.
 
     \b
+    milterctl report --tonight
     milterctl report example.org
     milterctl report 192.0.2.7 --since 90d --dkim fail
     milterctl report --trap trap@example.net --since 90d --format csv -o trap.csv
@@ -73,6 +77,12 @@ def command(
             limit=limit,
         ),
     )
+    if tonight:
+        only = selection.Selection(since=chosen.since, until=chosen.until, limit=limit)
+        if what is not None or chosen != only or form not in ("table", "json"):
+            raise click.UsageError("--tonight goes with --since, --until and --format json alone.")
+        night.tell(app, chosen, now, form, _opened(output))
+        return
     told = tell(app, chosen, now, charts=form == "html", what=what)
     with _opened(output) as stream:
         _write(told, form, stream)
@@ -95,6 +105,7 @@ class Told:
     report: "Report"
     volume: "Volume | None"
     asked: "Asked | None"
+    tonight: "Tonight | None" = None  # on top of the overview of everything
 
 
 def tell(app: App, chosen: "Selection", now: float, charts: bool, what: str | None = None) -> Told:
@@ -114,11 +125,12 @@ def tell(app: App, chosen: "Selection", now: float, charts: bool, what: str | No
                     raise click.UsageError(f"{error}.") from None
                 chosen = asked.selection
             report = history.tell(connection, chosen, app.settings, now)
+            recent = night.read(app, connection, now) if not report.query else None
             if not charts or not chosen.everything:
-                return Told(report, None, asked)
+                return Told(report, None, asked, recent)
             from gatepost_policy.report import volume
 
-            return Told(report, volume.rows(connection), asked)
+            return Told(report, volume.rows(connection), asked, recent)
     except TooWide as error:
         raise Failure(str(error), USAGE) from None
 
@@ -141,6 +153,8 @@ def _write(told: Told, form: str, stream: TextIO) -> None:
         out = report.json()
         if asked is not None:
             out["asked"] = asked.json()
+        if told.tonight is not None:
+            out["tonight"] = told.tonight.json()
         json.dump(out, stream, indent=2)
         stream.write("\n")
     elif form == "csv":
@@ -152,6 +166,10 @@ def _write(told: Told, form: str, stream: TextIO) -> None:
 
         stream.write(page.render(report, told.volume))
     else:
+        if told.tonight is not None:
+            from gatepost_policy.render import tonight
+
+            stream.write("\n".join(tonight.lines(told.tonight)) + "\n\n")
         _as_table(report, asked, stream)
 
 

@@ -1,0 +1,288 @@
+"""What happened tonight: who hit a trap, who came back, what was listed, what was lost.
+
+How it works: trap mail is little and has an index of its own; for each sender of it in the window
+the store is asked when it was seen before. A sender is the proven d= of its mail, else the domain
+that it writes as, else the client.
+
+Limits: HITS_MAX trap messages of the window are looked at, newest first, and where there are more
+that is said; submissions are counted by UTC day, so their days stand beside the figure.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from gatepost_policy.mail import index_key
+from gatepost_policy.mail.decision import Reason
+from gatepost_policy.monitoring.privacy_result import Result
+from gatepost_policy.report import messages
+from gatepost_policy.report.report import Line
+from gatepost_policy.report.rhythm import in_words
+from gatepost_policy.store.tables import (
+    JournalGap,
+    Listing,
+    Message,
+    MessageDomain,
+    SubmissionCount,
+)
+from gatepost_policy.text.times import timestamp
+
+HOURS = 24
+HITS_MAX = 2_000
+LISTINGS_MAX = 50
+DAY = 86_400
+BACK_AFTER_S = 7 * DAY  # somebody who was here last week has not come back, he is still here
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Hitter:
+    """Who hit a trap in the window. Times in Unix seconds; `before`: the newest trap hit before the
+    window, None: none that is still known. `known`: how often he had hit one before."""
+
+    who: str
+    kind: str  # sender or host, as the report's selectors
+    messages: int
+    traps: tuple[str, ...]
+    first: float
+    last: float
+    known: int
+    before: float | None
+    proven: bool
+
+    @property
+    def away(self) -> float | None:
+        """Seconds between the newest hit before the window and the first in it."""
+        return None if self.before is None else self.first - self.before
+
+    @property
+    def came_back(self) -> bool:
+        """True where somebody known is here again after a while."""
+        return self.away is not None and self.away >= BACK_AFTER_S
+
+    def json(self) -> Json:
+        """Times in UTC, `away_days` to one decimal."""
+        return {
+            "who": self.who,
+            "kind": self.kind,
+            "proven": self.proven,
+            "messages": self.messages,
+            "traps": list(self.traps),
+            "first_seen": timestamp(self.first),
+            "last_seen": timestamp(self.last),
+            "hits_before": self.known,
+            "last_hit_before": None if self.before is None else timestamp(self.before),
+            "came_back": self.came_back,
+            "away_days": None if self.away is None else round(self.away / DAY, 1),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTonight:
+    """A listing that began or ended in the window, or ends within a day of it."""
+
+    kind: str
+    value: str
+    since: float
+    until: float
+    reason: str
+    change: str  # new, over, ends
+
+    def json(self) -> Json:
+        """Times in UTC."""
+        return {
+            "kind": self.kind,
+            "value": self.value,
+            "since": timestamp(self.since),
+            "until": timestamp(self.until),
+            "reason": self.reason,
+            "change": self.change,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Tonight:
+    """The window's events. `probe`: the last recorded privacy test; None: none on this host."""
+
+    since: float
+    until: float
+    hits: int  # messages to traps
+    hitters: tuple[Hitter, ...]
+    listings: tuple[ListedTonight, ...]
+    own_users: int  # submissions to traps, on the UTC days that the window touches
+    lost: int  # records
+    probe: Result | None
+    cut: bool = False  # more trap messages than were looked at
+    days: Mapping[str, int] = field(default_factory=dict)  # own_users by day
+
+    @property
+    def back(self) -> tuple[Hitter, ...]:
+        """Known senders who came back, the longest away first."""
+        found = [hitter for hitter in self.hitters if hitter.came_back]
+        return tuple(sorted(found, key=lambda hitter: -(hitter.away or 0.0)))
+
+    def json(self) -> Json:
+        """As `report --tonight --format json` prints it."""
+        probe = self.probe
+        return {
+            "since": timestamp(self.since),
+            "until": timestamp(self.until),
+            "trap_messages": self.hits,
+            "looked_at_all": not self.cut,
+            "senders": [hitter.json() for hitter in self.hitters],
+            "listings": [listing.json() for listing in self.listings],
+            "own_users_at_traps": self.own_users,
+            "own_users_by_day": dict(self.days),
+            "records_lost": self.lost,
+            "privacy_probe": None
+            if probe is None
+            else {"at": timestamp(probe.at), "clean": dict(probe.clean)},
+        }
+
+
+def away_in_words(hitter: Hitter) -> str:
+    """`after 2 months`, `after 9 days`."""
+    return f"after {in_words((hitter.away or 0.0) / DAY)}"
+
+
+def read(
+    connection: Connection, since: float, until: float, probe: Result | None = None
+) -> Tonight:
+    """What happened from `since` up to `until` (Unix seconds)."""
+    where = (Message.traps > 0, Message.at >= since, Message.at < until)
+    inbound = Message.direction == "inbound"
+    count = connection.scalar(select(func.count()).select_from(Message).where(*where, inbound)) or 0
+    ids = connection.scalars(
+        select(Message.id)
+        .where(*where, inbound)
+        .order_by(Message.at.desc(), Message.id.desc())
+        .limit(HITS_MAX)
+    ).all()
+    days = _own_users(connection, since, until)
+    return Tonight(
+        since=since,
+        until=until,
+        hits=count,
+        hitters=_hitters(connection, messages.lines(connection, ids), since),
+        listings=_listings(connection, since, until),
+        own_users=sum(days.values()),
+        lost=_lost(connection, since, until),
+        probe=probe,
+        cut=count > len(ids),
+        days=days,
+    )
+
+
+def _who(line: Line) -> tuple[str, str, bool]:
+    """(kind of selector, value, proven) that a trap message is told under."""
+    proven = next((s.domain for s in line.signatures if s.proven and s.domain), None)
+    if proven is not None:
+        return "sender", proven, True
+    claimed = (line.sender or "").rpartition("@")[2].lower().rstrip(".")
+    if claimed and "\0" not in claimed:
+        return "sender", claimed, False
+    return "host", line.address or "unknown", line.address is not None
+
+
+def _hitters(connection: Connection, lines: Iterable[Line], since: float) -> tuple[Hitter, ...]:
+    """Those with most messages first."""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    proven: set[tuple[str, str]] = set()
+    for line in lines:
+        kind, value, sure = _who(line)
+        groups.setdefault((kind, value), []).append(line)
+        if sure:
+            proven.add((kind, value))
+    found = []
+    for (kind, value), mine in groups.items():
+        known, before = _before(connection, kind, value, since)
+        times = [line.at for line in mine]
+        traps = dict.fromkeys(a for line in mine for a, trap in line.recipients if trap)
+        found.append(
+            Hitter(
+                who=value,
+                kind=kind,
+                messages=len(mine),
+                traps=tuple(traps),
+                first=min(times),
+                last=max(times),
+                known=known,
+                before=before,
+                proven=(kind, value) in proven,
+            )
+        )
+    return tuple(sorted(found, key=lambda h: (-h.messages, h.who)))
+
+
+def _before(
+    connection: Connection, kind: str, value: str, since: float
+) -> tuple[int, float | None]:
+    """How often, and when last, this one hit a trap before the window."""
+    if kind == "host":
+        try:
+            mine = Message.prefix == index_key.prefix_of(value.partition("/")[0])
+        except ValueError:
+            return 0, None
+    else:
+        first = index_key.fit(index_key.reverse(index_key.clean(value)))
+        keys = select(MessageDomain.message_id).where(
+            MessageDomain.reversed >= first,
+            MessageDomain.reversed < first[:-1] + "/",
+            MessageDomain.at < since,
+        )
+        mine = Message.id.in_(keys)
+    known, last = connection.execute(
+        select(func.count(), func.max(Message.at)).where(
+            Message.traps > 0, Message.at < since, mine, Message.direction == "inbound"
+        )
+    ).one()
+    return known, last
+
+
+def _listings(connection: Connection, since: float, until: float) -> tuple[ListedTonight, ...]:
+    """New ones first, then those that are over, then those that end within a day."""
+    row = Listing
+    wanted = {
+        "new": (row.since >= since, row.since < until),
+        "over": (row.since < since, row.until >= since, row.until < until),
+        "ends": (row.since < since, row.until >= until, row.until < until + DAY),
+    }
+    found: list[ListedTonight] = []
+    for change, where in wanted.items():
+        order = row.since.desc() if change == "new" else row.until
+        for one in connection.execute(
+            select(row.kind, row.value, row.since, row.until, row.reason)
+            .where(*where)
+            .order_by(order)
+            .limit(LISTINGS_MAX)
+        ):
+            found.append(
+                ListedTonight(one.kind, one.value, one.since, one.until, one.reason, change)
+            )
+    return tuple(found)
+
+
+def _own_users(connection: Connection, since: float, until: float) -> dict[str, int]:
+    """Submissions to traps by UTC day, for the days that the window touches."""
+    row = SubmissionCount
+    found = connection.execute(
+        select(row.day, func.sum(row.messages))
+        .where(
+            row.reason == str(Reason.OWN_USER_TRAP),
+            row.day >= int(since // DAY),
+            row.day <= int(until // DAY),
+        )
+        .group_by(row.day)
+        .order_by(row.day)
+    )
+    return {timestamp(day * DAY)[:10]: int(number) for day, number in found}
+
+
+def _lost(connection: Connection, since: float, until: float) -> int:
+    gap = JournalGap
+    lost = connection.scalar(
+        select(func.sum(gap.lost)).where(gap.until >= since, gap.since < until)
+    )
+    return int(lost or 0)

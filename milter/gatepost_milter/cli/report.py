@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from gatepost_milter.cli import night, report_options
+from gatepost_milter.cli import evidence, night, report_options
 from gatepost_milter.cli.common import USAGE, App, Failure, note
 from gatepost_milter.cli.options import format_option
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gatepost_policy.report.selection import Selection
     from gatepost_policy.report.tonight import Tonight
 
-FORMATS = ("table", "json", "csv", "html")
+FORMATS = ("table", "json", "csv", "html", "xarf", "arf")
 
 
 @click.command()
@@ -35,9 +35,14 @@ FORMATS = ("table", "json", "csv", "html")
 @report_options.FILTERS
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", default=100, show_default=True,
               help="List so many messages, newest first.")  # fmt: skip
-@format_option(*FORMATS[1:], text="For people, for programs, for a spreadsheet, for a browser.")
+@format_option(
+    *FORMATS[1:],
+    text="For people, programs, spreadsheet, browser; xarf, arf: an abuse desk.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write there instead of to the terminal.")  # fmt: skip
+@click.option("--contact", metavar="ADDRESS", help="xarf, arf: the mailbox that reports.")
+@click.option("--org", metavar="NAME", help="xarf, arf: who reports; else the contact's domain.")
 @click.pass_obj
 def command(
     app: App,
@@ -49,6 +54,8 @@ def command(
     limit: int,
     form: str,
     output: Path | None,
+    contact: str | None,
+    org: str | None,
     **given: str | None,
 ) -> None:
     """Tell the history: of one sender, host or trap, or of all.
@@ -59,6 +66,7 @@ def command(
 
     \b
     milterctl report --tonight
+    milterctl report spam.example --format xarf --contact abuse@example.org
     milterctl report example.org
     milterctl report 192.0.2.7 --since 90d --dkim fail
     milterctl report --trap trap@example.net --since 90d --format csv -o trap.csv
@@ -84,6 +92,9 @@ def command(
         night.tell(app, chosen, now, form, _opened(output))
         return
     told = tell(app, chosen, now, charts=form == "html", what=what)
+    if form in evidence.FORMS:
+        evidence.write(app, told.report, evidence.Asking(form, now, org, contact), output)
+        return
     with _opened(output) as stream:
         _write(told, form, stream)
 

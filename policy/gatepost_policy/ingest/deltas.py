@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, fields
 
 from gatepost_policy.ingest.rows import Row, SignatureRow
 from gatepost_policy.mail.index_key import MAX_KEY, fit, reverse
+from gatepost_policy.mail.results import DMARC_RESULTS as DMARC_RESULTS
+from gatepost_policy.mail.results import RESULTS as RESULTS
+from gatepost_policy.mail.results import SPF_RESULTS as SPF_RESULTS
 
 DAY = 86_400  # seconds
-RESULTS = ("pass", "fail", "policy", "neutral", "temperror", "permerror", "none")
-SPF_RESULTS = ("pass", "fail", "softfail", "neutral", "temperror", "permerror", "none")
-DMARC_RESULTS = ("pass", "fail", "temperror", "permerror", "none")
 # A result that is none of RFC 8601's counts as none.
 _RESULT_FIELD = {result: f"dkim_{result}" for result in RESULTS}
 _SPF_FIELD = {result: f"spf_{result}" for result in SPF_RESULTS}

@@ -13,8 +13,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
-from gatepost_policy.ingest.deltas import DMARC_RESULTS, RESULTS, SPF_RESULTS
 from gatepost_policy.mail.facts import Family
+from gatepost_policy.mail.results import DMARC_RESULTS, RESULTS, SPF_RESULTS
 from gatepost_policy.report import day_sums, rhythm
 from gatepost_policy.report.conditions import conditions, covers
 from gatepost_policy.report.rhythm import Rhythm

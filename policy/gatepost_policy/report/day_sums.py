@@ -12,13 +12,14 @@ from dataclasses import replace
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, cast, func, select
 
-from gatepost_policy.ingest.deltas import DAY, RESULTS
+from gatepost_policy.mail.results import RESULTS
 from gatepost_policy.report import rhythm
 from gatepost_policy.report.conditions import by_domain, conditions, covers, only_domain_and_time
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.store.tables import DomainDay, Message, MessageDomain, MessageSignature
 
 Conditions = list[ColumnElement[bool]]
+DAY = 86_400
 
 
 def results(

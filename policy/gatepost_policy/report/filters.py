@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gatepost_policy.ingest.deltas import DMARC_RESULTS, RESULTS, SPF_RESULTS
 from gatepost_policy.mail.address import parse
 from gatepost_policy.mail.decision import Action, Reason
 from gatepost_policy.mail.facts import Family, Source
 from gatepost_policy.mail.index_key import clean
+from gatepost_policy.mail.results import DMARC_RESULTS, RESULTS, SPF_RESULTS
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.text import times
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.ingest.deltas import RESULTS
 from gatepost_policy.mail.facts import IdentityKind, client_prefix
+from gatepost_policy.mail.results import RESULTS
 from gatepost_policy.report import count, messages, overview
 from gatepost_policy.report.count import Counted, in_order
 from gatepost_policy.report.proof import (

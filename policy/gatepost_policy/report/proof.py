@@ -12,7 +12,6 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or
 from sqlalchemy.orm import InstrumentedAttribute
 
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.dkim.signature import is_public_suffix
 from gatepost_policy.mail.address import is_within
 from gatepost_policy.mail.facts import IdentityKind
 from gatepost_policy.report.checks import trail_of
@@ -43,6 +42,9 @@ def no_sender(selection: Selection, settings: Settings) -> str | None:
     domain = selection.domain
     if domain is None:
         return None
+    # The verifier, and with it the cryptography: not for every report.
+    from gatepost_policy.dkim.signature import is_public_suffix
+
     if is_public_suffix(domain):
         return "no verdict: a public suffix, many owners"
     if any(is_within(domain, name) for name in settings.sender.never_list):

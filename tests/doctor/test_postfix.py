@@ -32,6 +32,13 @@ OURS = "-o smtpd_milters={@MILTER@,default_action=tempfail}"
 
 
 BROKEN = (
+    Broken("our name for strangers", "stranger-name",
+           main={"milter_macro_daemon_name": "ORIGINATING"}),
+    Broken("our name on port 25", "stranger-name", config={"daemon_names": ["OURS", "ORIGINATING"]},
+           main={"milter_macro_daemon_name": "OURS"}),
+    Broken("no version for the milter", "macro-version", main={"milter_macro_v": "$mail_name"}),
+    Broken("no version on the listener", "macro-version",
+           submission={"milter_macro_v": "Mailserver"}),
     Broken("listener without ORIGINATING", "daemon-name",
            drop="-o milter_macro_daemon_name=ORIGINATING"),
     Broken("default action accept on 587", "default-action",

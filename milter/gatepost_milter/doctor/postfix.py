@@ -155,6 +155,7 @@ class Checker:
             )  # fmt: skip
         yield from self.switched_off(service)
         yield from postfix_around.proxy_filter(self.live, service)
+        yield from postfix_around.stranger_name(self.live, service)
 
     def submission(self, service: Service, outer: Service) -> Iterator[Finding]:
         """What a listener of our own users needs. `service` is where the milter sits."""
@@ -172,6 +173,8 @@ class Checker:
                 f"{name!r}",
                 self.config.set("milter_macro_daemon_name", wanted, service),
             )  # fmt: skip
+        if self.mode != "mta":
+            yield from postfix_around.macro_version(self.live, service)
         for one in {service.key: service, outer.key: outer}.values():
             yield from self.switched_off(one)
         item = self.own(service)

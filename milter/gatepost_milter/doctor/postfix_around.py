@@ -55,6 +55,32 @@ def prepended(live: Live, service: Service) -> Iterator[Finding]:
                             live.config.set(name, value, service))  # fmt: skip
 
 
+def stranger_name(live: Live, service: Service) -> Iterator[Finding]:
+    """A listener for strangers with the name of our own: their mail is taken for our users'."""
+    name = "milter_macro_daemon_name"
+    ours = live.settings.submission
+    called = live.config.get(name, service)
+    if called in (*ours.daemon_names, *ours.second_pass_names):
+        yield live.mend(
+            "stranger-name", place(service, name),
+            f"strangers come in here, and {called!r} says that their mail is ours: it loses its "
+            "trace, and no trap sees it",
+            live.config.set(name, "$myhostname", live.where_set(service, name)),
+        )  # fmt: skip
+
+
+def macro_version(live: Live, service: Service) -> Iterator[Finding]:
+    """Without Postfix's version in {v} nobody knows what it hides, and submissions get 451."""
+    name = "milter_macro_v"
+    version = live.config.get("mail_version", service)
+    if version and version not in live.config.get(name, service):
+        yield live.mend(
+            "macro-version", place(service, name),
+            "the milter is not told which Postfix this is, and refuses all submissions with 451",
+            live.config.set(name, "$mail_name $mail_version", live.where_set(service, name)),
+        )  # fmt: skip
+
+
 def proxy_filter(live: Live, service: Service) -> Iterator[Finding]:
     """With a filter before the queue Postfix shows a milter the envelope and nothing else."""
     name = "smtpd_proxy_filter"

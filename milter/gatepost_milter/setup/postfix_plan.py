@@ -26,7 +26,8 @@ MENDS = frozenset({
     "milter-missing", "no-milters", "daemon-name", "submission-milter", "default-action",
     "client-session", "chain-order", "leading-space", "mail-macros", "connect-macros",
     "second-pass", "non-smtpd-milters", "policy-default", "relay-refused", "token-name",
-    "proxy-missing", "proxy-login", "speed-adjust", "proxy-tcp", "nested-checks",
+    "stranger-name", "macro-version", "proxy-missing", "proxy-login", "speed-adjust", "proxy-tcp",
+    "nested-checks",
 })  # fmt: skip
 ROUNDS = 100  # more findings than a configuration can have; a loop would be a mistake here
 RECIPIENT = "smtpd_recipient_restrictions"

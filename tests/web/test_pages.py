@@ -13,14 +13,14 @@ from sqlalchemy import Engine
 
 import browser
 import story
+from fix_report import TRAP, Mail, fill
 from gatepost_policy import listings
 from gatepost_policy.config.settings import Settings, Store
-from gatepost_policy.render.html import charts
+from gatepost_policy.mail.facts import Family, Source
 from gatepost_policy.render.html.page import render
-from gatepost_policy.report import history, volume
+from gatepost_policy.report import history, series
 from gatepost_policy.report.overview_values import DualStack
 from gatepost_policy.report.selection import Selection
-from gatepost_policy.report.standing import Mark
 from gatepost_policy.report.summary import Host
 from gatepost_policy.store import open_engine, reading
 from gatepost_policy.web.app import create
@@ -47,8 +47,7 @@ def engine(settings: Settings) -> Iterator[Engine]:
 def page(engine: Engine, settings: Settings, selection: Selection) -> str:
     with reading(engine) as connection:
         report = history.tell(connection, selection, settings, NOW)
-        rows = volume.rows(connection) if selection.everything else None
-    return render(report, rows)
+        return render(report, series.of(connection, selection, report, NOW), NOW)
 
 
 def client(engine: Engine, settings: Settings, **options: Any) -> FlaskClient:
@@ -62,7 +61,7 @@ def test_page_tells_the_story(engine: Engine, settings: Settings) -> None:
     text = page(engine, settings, Selection(sender="slow.example.com"))
     assert "Who is slow.example.com?" in text
     assert "Repeat sender" in text and "always to a trap" in text
-    assert text.count("<svg") == 2  # one for a screen, one for a phone
+    assert text.count('role="img" aria-label="Time line"') == 2  # for a screen, for a phone
     for lane in ("IPv4", "IPv6"):
         assert lane in text
 
@@ -84,19 +83,15 @@ def test_a_claim_is_not_called_proven_and_all_hosts_are_counted(
     both = tuple(DualStack(f"{sure}.example", sure, 1, 2, 3) for sure in (True, False))
     hosts = tuple(Host(None, f"192.0.2.{n}", "ipv4", 1) for n in range(30))
     text = render(
-        replace(report, dual_stack=both, summary=replace(report.summary, hosts=hosts), hosts=12_345)
+        replace(
+            report, dual_stack=both, summary=replace(report.summary, hosts=hosts), hosts=12_345
+        ),
+        None,
+        NOW,
     )
     rows = re.findall(r"(True|False)\.example.*?data-label=\"proven\">(.*?)<", text)
     assert rows == [("True", "by DKIM"), ("False", "no, a claim")]
     assert "20 of 12345 shown" in text
-
-
-def test_messages_are_counted_in_whole_numbers() -> None:
-    mark = Mark(float(NOW), "ipv4", "pass", False)
-    for chart in (charts.volume([(20_000, "ipv4", 1), (20_030, "ipv6", 2)]), charts.months([mark])):
-        for drawn in chart.values():
-            assert re.search(r">\s*1\s*<", drawn)
-            assert not re.search(r">\s*\d\.\d\s*<", drawn)
 
 
 def test_strangers_are_escaped(engine: Engine, settings: Settings) -> None:
@@ -135,6 +130,74 @@ def test_bad_requests_get_one_line(
     answer = client(engine, settings).get(path)
     assert answer.status_code == status
     assert word in answer.text and "<script>alert" not in answer.text
+
+
+def test_an_address_of_the_network_is_no_sender(engine: Engine, settings: Settings) -> None:
+    """Pasted into whatever box, it is looked up as what it is."""
+    web = client(engine, settings)
+    for text, want in (
+        ("192.0.2.25", "/host/192.0.2.25"),
+        ("2001:db8:25::/64", "/host/2001:db8:25::/64"),
+        ("slow.example.com", "/sender/slow.example.com"),
+    ):
+        assert web.get("/search", query_string={"q": text}).location == want
+        answer = web.get(f"/sender/{text}")
+        assert (answer.location or f"/sender/{text}") == want
+    assert "6 messages" in web.get("/search?q=slow.example.com", follow_redirects=True).text
+
+
+def test_filters_stay_in_links_and_are_said(engine: Engine, settings: Settings) -> None:
+    web = client(engine, settings)
+    text = web.get("/sender/slow.example.com?family=ipv6&since=2026-01-01").text
+    assert "only messages received from 2026-01-01 00:00 UTC on, over IPv6. 2 messages" in text
+    assert "first of these" in text and "first seen</dt>" not in text
+    kept = re.findall(r'<a href="(/(?:host|trap)/[^"]*)"', text)
+    assert kept and all("family=ipv6&amp;since=2026-01-01" in link for link in kept)
+    assert "192.0.2.25" not in text.split("<h2>Time line")[1].split("<h2>Listings")[0]
+    whole = web.get("/sender/slow.example.com").text
+    assert "All that is known: 6 messages. As of 2026-07-20 00:00 UTC." in whole
+    assert "first seen</dt>" in whole
+
+
+def test_the_overview_charts_obey_its_filters(engine: Engine, settings: Settings) -> None:
+    text = client(engine, settings).get("/?family=ipv6").text
+    table = text.split("The figures as a table")[1].split("</table>")[0]
+    rows = re.findall(r"<tr><td>.*?</td>" + r'<td class="n">(\d+)</td>' * 8, table)
+    assert sum(int(row[0]) for row in rows) == sum(int(row[2]) for row in rows) == 42
+    assert {row[1] for row in rows} == {"0"}
+
+
+def test_saved_page_says_what_it_leaves_out(engine: Engine, settings: Settings) -> None:
+    text = page(engine, settings, Selection(sender="slow.example.com", family=Family.IPV6))
+    assert "Filtered: only messages over IPv6. 2 messages" in text
+    assert "As of 2026-07-20 00:00 UTC" in text
+    whole = page(engine, settings, Selection(sender="slow.example.com"))
+    assert "All that is known: 6 messages." in whole
+    assert "Moved from IPv4 to IPv6 on 2026-05-02." in whole
+
+
+def test_mail_from_a_log_was_not_judged(any_engine: Engine, any_settings: Settings) -> None:
+    """It was delivered, to a trap even; "accept, no bad signal" would be a verdict of ours."""
+    mails = [
+        Mail("2026-01-01T00:00:00"),
+        Mail("2026-01-02T00:00:00", source=Source.MILTER),
+    ]
+    fill(any_engine, mails, any_settings)
+    text = page(any_engine, any_settings, Selection(sender="slow.example"))
+    cells = re.findall(r'data-label="decision">(.*?)</td>', text)
+    said = [" ".join(re.sub("<[^>]*>", " ", cell).split()) for cell in cells]
+    assert said == ["accept no-bad-signal", "delivered by the MTA from its log, no rule was asked"]
+
+
+def test_many_recipients_are_folded_and_traps_come_first(
+    any_engine: Engine, any_settings: Settings
+) -> None:
+    to = (*(f"user{n}@example.net" for n in range(119)), TRAP)
+    fill(any_engine, [Mail("2026-01-01T00:00:00", to=to)], any_settings)
+    text = page(any_engine, any_settings, Selection(sender="slow.example"))
+    seen, folded = text.split('data-label="to"')[1].split("<details>")
+    assert TRAP in seen and "115 more" in folded
+    assert sum(f"user{n}@" in seen for n in range(119)) == 4
 
 
 def test_headers_close_the_page(engine: Engine, settings: Settings) -> None:

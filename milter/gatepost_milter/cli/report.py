@@ -17,10 +17,10 @@ from gatepost_milter.cli.common import USAGE, App, Failure, note
 from gatepost_milter.cli.options import format_option
 
 if TYPE_CHECKING:
-    from gatepost_policy.render.html.page import Volume
     from gatepost_policy.report.asked import Asked
     from gatepost_policy.report.report import Report
     from gatepost_policy.report.selection import Selection
+    from gatepost_policy.report.series import Series
     from gatepost_policy.report.tonight import Tonight
 
 FORMATS = ("table", "json", "csv", "html", "xarf", "arf")
@@ -96,7 +96,7 @@ def command(
         evidence.write(app, told.report, evidence.Asking(form, now, org, contact), output)
         return
     with _opened(output) as stream:
-        _write(told, form, stream)
+        _write(told, form, stream, now)
 
 
 def _read(option: str, text: str | None, read: Callable[[str], Any]) -> Any:
@@ -114,7 +114,7 @@ class Told:
     """A report, and what goes with it. `asked`: what WHATEVER turned out to be."""
 
     report: "Report"
-    volume: "Volume | None"
+    series: "Series | None"  # what its charts show
     asked: "Asked | None"
     tonight: "Tonight | None" = None  # on top of the overview of everything
 
@@ -137,11 +137,11 @@ def tell(app: App, chosen: "Selection", now: float, charts: bool, what: str | No
                 chosen = asked.selection
             report = history.tell(connection, chosen, app.settings, now)
             recent = night.read(app, connection, now) if not report.query else None
-            if not charts or not chosen.everything:
+            if not charts:
                 return Told(report, None, asked, recent)
-            from gatepost_policy.report import volume
+            from gatepost_policy.report import series
 
-            return Told(report, volume.rows(connection), asked, recent)
+            return Told(report, series.of(connection, chosen, report, now), asked, recent)
     except TooWide as error:
         raise Failure(str(error), USAGE) from None
 
@@ -158,7 +158,7 @@ def _opened(output: Path | None) -> Iterator[TextIO]:
         raise Failure(f"{output}: cannot be written: {error.strerror}", USAGE) from None
 
 
-def _write(told: Told, form: str, stream: TextIO) -> None:
+def _write(told: Told, form: str, stream: TextIO, now: float) -> None:
     report, asked = told.report, told.asked
     if form == "json":
         out = report.json()
@@ -175,7 +175,7 @@ def _write(told: Told, form: str, stream: TextIO) -> None:
     elif form == "html":
         from gatepost_policy.render.html import page
 
-        stream.write(page.render(report, told.volume))
+        stream.write(page.render(report, told.series, now))
     else:
         if told.tonight is not None:
             from gatepost_policy.render import tonight

@@ -29,7 +29,7 @@ def results(
 
     `chosen` is `selection` as conditions, `ended` how many of its messages were seen to the end.
     """
-    whole = _whole_days(selection)
+    whole = whole_days(selection)
     if whole is None:
         return _of_rows(connection, selection, chosen, ended)
     found: Counter[str] = Counter()
@@ -38,7 +38,7 @@ def results(
         RESULTS, connection.execute(select(*columns).where(*whole)).one(), strict=True
     ):
         found[result] = int(summed or 0)
-    for edge in _edges(selection):
+    for edge in edges(selection):
         there = conditions(connection, edge)
         number = connection.scalar(
             select(func.count()).select_from(Message).where(*there, Message.stage == "end")
@@ -84,7 +84,7 @@ def days(
     connection: Connection, selection: Selection, chosen: Conditions, first: float, last: float
 ) -> Collection[int]:
     """The days (since 1970) with a message; `first` and `last` are those of the selection."""
-    whole = _whole_days(selection)
+    whole = whole_days(selection)
     if whole is not None:
         found = set(connection.scalars(select(DomainDay.day).where(*whole).distinct()))
         # A day that is not whole is the first or the last.
@@ -104,7 +104,7 @@ def times(selection: Selection, chosen: Conditions) -> tuple[ColumnElement[float
     return MessageDomain.at.expression, keys
 
 
-def _whole_days(selection: Selection) -> Conditions | None:
+def whole_days(selection: Selection) -> Conditions | None:
     """The rows of `domain_day` inside the period; None where they do not tell."""
     if selection.by_rows:
         return None
@@ -132,8 +132,8 @@ def _borders(selection: Selection) -> tuple[int | None, int | None]:
     )
 
 
-def _edges(selection: Selection) -> list[Selection]:
-    """What `_whole_days` leaves over."""
+def edges(selection: Selection) -> list[Selection]:
+    """What `whole_days` leaves over."""
     begin, end = _borders(selection)
     found = []
     if begin is not None and selection.since != begin * DAY:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
-from urllib.parse import quote, urlencode
 
 from flask import Flask, Response, abort, redirect, request
 from flask_wtf.csrf import CSRFError, CSRFProtect, generate_csrf
@@ -23,15 +22,16 @@ from gatepost_policy.ingest import trap_marks
 from gatepost_policy.mail import address
 from gatepost_policy.mail.facts import Family
 from gatepost_policy.render.html import page
-from gatepost_policy.report import history, selection, volume
+from gatepost_policy.report import history, selection, series
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.store import StoreError, reading, writing
 from gatepost_policy.text import times
 from gatepost_policy.text.escape import shown
 from gatepost_policy.web import actions as acting
+from gatepost_policy.web.addresses import Addresses, place
 
 KINDS = ("sender", "host", "trap")
-LIMIT_MAX = 1000
+LIMIT, LIMIT_OVERVIEW, LIMIT_MAX = 100, 25, 1000
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -63,6 +63,7 @@ def create(
 
     def show(kind: str | None, value: str) -> str:
         now = clock()
+        at = addresses()
         try:
             chosen = _selection(kind, value, now)
         except ValueError as error:
@@ -71,14 +72,16 @@ def create(
             trap_marks.settle(engine(), settings, seconds=1.0)
         with reading(engine()) as connection:
             report = history.tell(connection, chosen, settings, now)
-            rows = volume.rows(connection) if chosen.everything else None
+            charts = series.of(connection, chosen, report, now)
             remarks = acting.notes(connection, value) if kind in ("sender", "host") else []
         template = app.jinja_env.get_template("live.html.j2")
         return template.render(
-            page.context(report, rows, link),
+            page.context(report, charts, at.link, at.zoom, now),
+            at=at,
             kind=kind,
             value=value,
             asked=request.args,
+            limit=chosen.limit,
             families=list(Family),
             notes=remarks,
             actions=actions,
@@ -105,15 +108,19 @@ def create(
 
     @app.get("/search")
     def search() -> Any:
-        kind, value = request.args.get("kind", "sender"), request.args.get("q", "").strip()
+        value = request.args.get("q", "").strip()
+        kind = request.args.get("kind") or _kind(value)
         if not value:
-            return redirect("/")
+            return redirect(addresses().to("/"))
         if kind not in KINDS:
             abort(400, "want sender, host or trap")
-        return redirect(link(kind, value))
+        return redirect(addresses().link(kind, value))
 
     @app.get("/<any(sender, host, trap):kind>/<path:value>")
-    def one(kind: str, value: str) -> str:
+    def one(kind: str, value: str) -> Any:
+        if kind == "sender" and _kind(value) == "host":
+            # An address of the network is no sender, and "not seen" would be the wrong answer.
+            return redirect(addresses().link("host", value))
         return show(kind, value)
 
     if actions:
@@ -128,26 +135,30 @@ def create(
             except ValueError as error:
                 abort(400, str(error))
             kind = {"trap": "trap"}.get(name) or _kind(value)
-            return redirect(f"{link(kind, value)}?{urlencode({'done': done})}", 303)
+            return redirect(addresses().to(place(kind, value), done=done), 303)
 
     @app.errorhandler(CSRFError)
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Any:
         text = shown(error.description or error.name)
-        body = app.jinja_env.get_template("error.html.j2").render(title=error.name, text=text)
+        body = app.jinja_env.get_template("error.html.j2").render(
+            title=error.name, text=text, root=request.script_root
+        )
         return body, error.code or 500
 
     @app.errorhandler(StoreError)
     def away(error: StoreError) -> Any:
         template = app.jinja_env.get_template("error.html.j2")
-        return template.render(title="The store does not answer", text=str(error)), 503
+        why = "The store does not answer"
+        root = request.script_root
+        return template.render(title=why, text=str(error), root=root), 503
 
     return app
 
 
-def link(kind: str, value: str) -> str:
-    """The permalink of a sender, host or trap."""
-    return f"/{kind}/{quote(value, safe='@:')}" if value else "/sender/%3C%3E"
+def addresses() -> Addresses:
+    """Those of this request."""
+    return Addresses.of(request.script_root, request.path, request.args.items())
 
 
 def _kind(value: str) -> str:
@@ -161,7 +172,7 @@ def _kind(value: str) -> str:
 def _selection(kind: str | None, value: str, now: float) -> Selection:
     """The selection of a permalink and its filters. Raises ValueError."""
     given = request.args
-    limit = given.get("limit", "100")
+    limit = given.get("limit") or str(LIMIT if kind else LIMIT_OVERVIEW)
     if not limit.isdecimal() or not 0 < int(limit) <= LIMIT_MAX:
         raise ValueError(f"limit: want a number from 1 to {LIMIT_MAX}")
     family = given.get("family") or None

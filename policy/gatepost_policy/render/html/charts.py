@@ -1,183 +1,301 @@
-"""Draw the report's charts as SVG that takes its colours from the page's style sheet.
+"""The report's charts: what came when, over the whole of what was selected.
 
-matplotlib draws; each colour is a placeholder that becomes a CSS variable, so one drawing serves
-light and dark. A chart comes in two widths, because text that is scaled down with its picture
-cannot be read on a phone: the style sheet shows the one that fits.
-
-No text from a message gets into a chart: labels are dates, families and results, all ours.
+A chart comes in two widths, because text that is scaled down with its picture cannot be read on a
+phone: the style sheet shows the one that fits. Colour is never all there is: bars have patterns,
+marks have the shapes of the terminal's time line, each has a `<title>`, and the figures stand in a
+table below. No text from a message gets into a chart: labels are dates, families and results.
 """
 
-import io
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+from markupsafe import Markup
+
+from gatepost_policy.render.html import svg
+from gatepost_policy.render.html.svg import FONT, Frame, Look, tag
+from gatepost_policy.report import periods
+from gatepost_policy.report.periods import Unit
+from gatepost_policy.report.series import Bar, Series
 from gatepost_policy.report.standing import Mark
+from gatepost_policy.text.plural import plural
+from gatepost_policy.text.times import timestamp
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+# (from, to) in Unix seconds -> the address of the page for that time alone.
+Zoom = Callable[[float, float], str]
 
-# Placeholder -> CSS variable. The values only have to be unlikely and different.
-INK, FAINT, PASS, FAIL, OTHER, NONE, TRAP, V4, V6 = (
-    "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06", "#0a0b07", "#0a0b08",
-    "#0a0b09",
-)  # fmt: skip
-VARIABLES = {
-    INK: "ink", FAINT: "faint", PASS: "pass", FAIL: "fail", OTHER: "other", NONE: "none",
-    TRAP: "trap", V4: "v4", V6: "v6",
-}  # fmt: skip
-WIDTHS = {"wide": 9.6, "narrow": 3.5}  # inches at 100 to the inch
-LANES = ("ipv4", "ipv6", "unix", "unknown")
-LANE_NAMES = {"ipv4": "IPv4", "ipv6": "IPv6", "unix": "local", "unknown": "unknown"}
-SHAPES = {"ipv4": "o", "ipv6": "s", "unix": "^", "unknown": "D"}
-DAY = 86400
-SINGLE_MARKS_MAX = 300  # above this, single messages blur: count them by month
-
-
-def colour(result: str) -> str:
-    """The colour of a DKIM result: good, bad, none, or in between."""
-    return {"pass": PASS, "fail": FAIL, "none": NONE}.get(result, OTHER)
+FAMILIES = {
+    "ipv4": Look("IPv4", "v4", ""),
+    "ipv6": Look("IPv6", "v6", "stripes"),
+    "unix": Look("local", "none", "bars"),
+    "unknown": Look("unknown", "other", "dots"),
+}
+RESULTS = {
+    "pass": Look("DKIM pass", "pass", ""),
+    "fail": Look("DKIM fail", "fail", "cross"),
+    "other": Look("other DKIM result", "other", "stripes"),
+    "none": Look("unsigned", "none", "dots"),
+}
+LOOKS = (*FAMILIES.values(), *RESULTS.values())
 
 
-def timeline(marks: Sequence[Mark]) -> dict[str, str]:
-    """Every message of a sender on a time line: a lane and a shape by family, coloured by DKIM."""
-    if len(marks) > SINGLE_MARKS_MAX:
-        return months(marks)
-    return {name: _timeline(marks, width) for name, width in WIDTHS.items()}
+@dataclass(frozen=True, slots=True)
+class Size:
+    """One of the two drawings of a chart, in CSS pixels."""
+
+    width: int
+    bars: int
+    labels: int  # on the axis of time
+    left: int
 
 
-def _timeline(marks: Sequence[Mark], width: float) -> str:
-    lanes = [lane for lane in LANES if any(m.family == lane for m in marks)]
-    figure, axes = _figure(width, 0.75 + 0.55 * max(1, len(lanes)))
-    for mark in marks:
-        x, y = [mark.at / DAY], [-lanes.index(mark.family)]
-        if mark.trap:
-            axes.plot(x, y, "o", ms=15, mfc="none", mec=TRAP, mew=1.6)
-        axes.plot(x, y, SHAPES[mark.family], ms=8, color=colour(mark.dkim))
-    axes.xaxis_date()
-    axes.set_yticks([-n for n in range(len(lanes))], [LANE_NAMES[lane] for lane in lanes])
-    axes.set_ylim(-len(lanes) + 0.4, 0.6)
-    axes.grid(axis="y", color=FAINT, lw=0.8)
-    _dates(axes, width)
-    axes.margins(x=0.06)
-    return _svg(figure)
+SIZES = {"wide": Size(960, 64, 9, 62), "narrow": Size(350, 26, 3, 50)}
+RIGHT = 8
+MARK = 11  # pixels across a single mark, with the air it needs
+MARKS_MAX = 300
+LEVELS = 3  # marks over each other where they would touch
 
 
-def months(marks: Sequence[Mark]) -> dict[str, str]:
-    """Messages a month, stacked by DKIM result."""
-    counts: dict[str, Counter[datetime]] = {}
-    for mark in marks:
-        when = _date(mark.at)
-        month = datetime(when.year, when.month, 1, tzinfo=UTC)
-        counts.setdefault(mark.dkim, Counter())[month] += 1
-    return {name: _bars(counts, width) for name, width in WIDTHS.items()}
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One chart: its two drawings, its legend, what it says in words, and where its figures are."""
+
+    title: str
+    label: str
+    wide: Markup
+    narrow: Markup
+    legend: tuple[tuple[Markup, str], ...]
+    notes: tuple[str, ...] = ()
 
 
-def _bars(counts: Mapping[str, Counter[datetime]], width: float) -> str:
-    figure, axes = _figure(width, 2.2)
-    base: Counter[datetime] = Counter()
-    for result in sorted(counts):
-        months = sorted(counts[result])
-        axes.bar(
-            [m.timestamp() / DAY for m in months],
-            [counts[result][m] for m in months],
-            bottom=[base[m] for m in months],
-            width=25,
-            color=colour(result),
-        )
-        base.update(counts[result])
-    axes.xaxis_date()
-    _counts(axes)
-    _dates(axes, width)
-    return _svg(figure)
+def result(word: str) -> str:
+    """The key in RESULTS of a DKIM result."""
+    return word if word in ("pass", "fail", "none") else "other"
 
 
-def volume(rows: Sequence[tuple[int, str, int]]) -> dict[str, str]:
-    """Messages a day by family, stacked; `rows` are (days since 1970, family, messages)."""
-    return {name: _volume(rows, width) for name, width in WIDTHS.items()}
+def families(series: Series, zoom: Zoom | None) -> Chart:
+    """Messages by family, and below them those to a trap."""
+    return _bars(series, "Messages by family", FAMILIES, lambda bar: bar.messages, zoom, traps=True)
 
 
-def _volume(rows: Sequence[tuple[int, str, int]], width: float) -> str:
-    figure, axes = _figure(width, 2.2)
-    base: Counter[int] = Counter()
-    first = min((day for day, _, _ in rows), default=0)
-    last = max((day for day, _, _ in rows), default=0)
-    # A bar under a pixel cannot be seen: over long times each stands for a week.
-    step = 7 if last - first > 120 else 1
-    for family, shade in (("ipv4", V4), ("ipv6", V6), ("unknown", OTHER), ("unix", NONE)):
-        counts: Counter[int] = Counter()
-        for day, name, count in rows:
-            if name == family:
-                counts[day // step * step] += count
-        if not counts:
+def results(series: Series, zoom: Zoom | None) -> Chart:
+    """Signatures by what DKIM said, and messages without any."""
+
+    def counted(bar: Bar) -> Mapping[str, int]:
+        found: dict[str, int] = {}
+        for word, count in bar.dkim.items():
+            found[result(word)] = found.get(result(word), 0) + count
+        return found
+
+    return _bars(series, "DKIM results", RESULTS, counted, zoom)
+
+
+def _bars(
+    series: Series,
+    title: str,
+    looks: Mapping[str, Look],
+    counted: Callable[[Bar], Mapping[str, int]],
+    zoom: Zoom | None,
+    *,
+    traps: bool = False,
+) -> Chart:
+    drawn, used, notes = {}, set[str](), list[str]()
+    trapped = traps and any(slot.traps for slot in series.slots.values())
+    for name, size in SIZES.items():
+        bars = series.bars(size.bars)
+        unit = series.unit(size.bars)
+        used |= {key for bar in bars for key, count in counted(bar).items() if count}
+        drawn[name] = _draw(bars, unit, looks, counted, zoom, size, title, trapped)
+        if name == "wide":
+            notes.append(f"Each bar is one {unit}.")
+            if not bars[-1].whole:
+                notes.append(f"The last, {periods.name(bars[-1].start, unit)}, is not over.")
+    legend = [(svg.swatch(look), look.word) for key, look in looks.items() if key in used]
+    if trapped:
+        legend.append((_sample(_diamond(7, 7)), "to a trap"))
+    words = f"{title} by {series.unit(SIZES['wide'].bars)}"
+    return Chart(title, words, drawn["wide"], drawn["narrow"], tuple(legend), tuple(notes))
+
+
+def _draw(
+    bars: Sequence[Bar],
+    unit: Unit,
+    looks: Mapping[str, Look],
+    counted: Callable[[Bar], Mapping[str, int]],
+    zoom: Zoom | None,
+    size: Size,
+    title: str,
+    trapped: bool,
+) -> Markup:
+    frame = Frame(size.left, size.width - RIGHT, 10, 168, bars[0].start, bars[-1].end)
+    most = max(sum(counted(bar).values()) for bar in bars)
+    highest, step = svg.top_of(most)
+    parts = svg.counts(frame, highest, step)
+    row = frame.bottom + 32
+    if trapped:
+        parts.append(tag("text", "traps", x=frame.left - 7, y=row + 5, text_anchor="end"))
+    for bar in bars:
+        counts = counted(bar)
+        if not any(counts.values()):
             continue
-        days = sorted(counts)
-        axes.bar(
-            [float(d) for d in days],
-            [counts[d] for d in days],
-            bottom=[base[d] for d in days],
-            width=step * 0.85,
-            color=shade,
-        )
-        base.update(counts)
-    axes.xaxis_date()
-    _counts(axes)
-    _dates(axes, width)
-    return _svg(figure)
+        left, right = frame.x(bar.start), frame.x(bar.end)
+        gap = min(2.0, (right - left) * 0.15)
+        base = frame.bottom
+        shapes: list[Markup] = [tag("title", _said(bar, unit, looks, counts, trapped))]
+        for key, look in looks.items():
+            if not counts.get(key):
+                continue
+            height = max(1.0, counts[key] / highest * (frame.bottom - frame.top))
+            base -= height
+            shapes.append(
+                tag(
+                    "rect", x=left + gap / 2, y=base, width=max(1.0, right - left - gap),
+                    height=height, fill=look.fill,
+                    # A bar that is not over has a broken outline, and is paler.
+                    stroke=None if bar.whole else f"var(--{look.colour})",
+                    stroke_dasharray=None if bar.whole else "3 2",
+                    fill_opacity=None if bar.whole else ".45",
+                )
+            )  # fmt: skip
+        if trapped and bar.traps:
+            shapes.append(_diamond((left + right) / 2, row))
+        parts.append(_link(zoom, bar.start, bar.end, shapes))
+    bottom = frame.bottom + (60 if trapped else 26)
+    parts += svg.dates(frame, bottom - 4, size.labels)
+    return _svg(parts, size.width, bottom + 4, title, zoom)
 
 
-def _date(at: float) -> datetime:
-    return datetime.fromtimestamp(at, UTC)
+def _said(
+    bar: Bar, unit: Unit, looks: Mapping[str, Look], counts: Mapping[str, int], trapped: bool
+) -> str:
+    each = ", ".join(f"{look.word} {counts[key]}" for key, look in looks.items() if counts.get(key))
+    text = f"{periods.name(bar.start, unit)}: {each}"
+    if trapped and bar.traps:
+        text += f"; {plural(bar.traps, 'message')} to a trap"
+    return text if bar.whole else f"{text} (not over)"
 
 
-def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)
-    axes.tick_params(colors=INK, length=0, labelsize=9.5)
-    # The y axis ends on the x axis: its lowest label must not meet the first date.
-    axes.tick_params(axis="x", pad=9)
-    return figure, axes
-
-
-def _dates(axes: "Axes", width: float) -> None:
-    """Few and whole dates: `2011-02` rather than a crowd of days."""
-    from matplotlib.dates import AutoDateFormatter, AutoDateLocator
-
-    make: Any = AutoDateLocator  # matplotlib leaves these two untyped
-    locator = make(minticks=2, maxticks=4 if width < 5 else 9, tz=UTC)
-    make = AutoDateFormatter
-    form = make(locator, tz=UTC)
-    form.scaled.update({365.0: "%Y", 30.0: "%Y-%m", 1.0: "%m-%d", 1 / 24: "%d. %H:%M"})
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(form)
+def timeline(marks: Sequence[Mark], series: Series, zoom: Zoom | None) -> Chart | None:
+    """Every message as a mark of its own; None where they are too many to be told apart."""
+    if not 0 < len(marks) <= MARKS_MAX:
+        return None
+    drawn = {}
+    for name, size in SIZES.items():
+        placed = _place(marks, series, size)
+        if placed is None:
+            return None
+        drawn[name] = placed
+    used = {result(mark.dkim) for mark in marks}
+    legend = [(_sample(_shape(key, 7, 7)), RESULTS[key].word) for key in RESULTS if key in used]
+    if any(mark.trap for mark in marks):
+        legend.append((_sample(_diamond(7, 7)), "to a trap"))
+    lanes = [key for key in FAMILIES if any(mark.family == key for mark in marks)]
+    pictures = {
+        name: _marks(drawn[name], marks, lanes, series, SIZES[name], zoom) for name in SIZES
+    }
+    label = "Each message by family, its shape by DKIM result"
+    return Chart("Time line", label, pictures["wide"], pictures["narrow"], tuple(legend))
 
 
-def _counts(axes: "Axes") -> None:
-    """Messages are counted in whole numbers."""
-    from matplotlib.ticker import MaxNLocator
+def _place(marks: Sequence[Mark], series: Series, size: Size) -> list[int] | None:
+    """The level of each mark in its lane, so that none touches another; None where one would."""
+    frame = _time_frame(series, size, 1)
+    ends: dict[tuple[str, int], float] = {}
+    found = []
+    for mark in marks:
+        x = frame.x(mark.at)
+        for level in range(LEVELS):
+            if x - ends.get((mark.family, level), -1e9) >= MARK:
+                break
+        else:
+            return None
+        ends[mark.family, level] = x
+        found.append(level)
+    return found
 
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
-    axes.grid(axis="y", color=FAINT, lw=0.8)
+
+def _time_frame(series: Series, size: Size, lanes: int) -> Frame:
+    height = lanes * (LEVELS * MARK + 8)
+    # Half a mark of room on either side: the first and the last are marks, too.
+    room = (series.end - series.start) * 0.02 or 43_200.0
+    return Frame(
+        size.left, size.width - RIGHT, 6, 6 + height, series.start - room, series.end + room
+    )
 
 
-def _svg(figure: "Figure") -> str:
-    """The figure as an <svg> element without XML prologue, colours as CSS variables."""
-    import matplotlib as mpl
+def _marks(
+    levels: Sequence[int],
+    marks: Sequence[Mark],
+    lanes: Sequence[str],
+    series: Series,
+    size: Size,
+    zoom: Zoom | None,
+) -> Markup:
+    frame = _time_frame(series, size, len(lanes))
+    parts: list[Markup] = []
+    trapped = any(mark.trap for mark in marks)
+    row = frame.bottom + 16
+    lines = {lane: frame.top + (n + 1) * (LEVELS * MARK + 8) - 10 for n, lane in enumerate(lanes)}
+    for lane, y in lines.items():
+        line = {"x1": frame.left, "x2": frame.right, "y1": y, "y2": y}
+        parts.append(tag("line", stroke="var(--faint)", **line))
+        label = {"x": frame.left - 7, "y": y + 5, "text_anchor": "end"}
+        parts.append(tag("text", FAMILIES[lane].word, **label))
+    if trapped:
+        parts.append(tag("text", "traps", x=frame.left - 7, y=row + 5, text_anchor="end"))
+    for mark, level in zip(marks, levels, strict=True):
+        x, key = frame.x(mark.at), result(mark.dkim)
+        word = RESULTS[key].word if key != "other" else f"DKIM {mark.dkim}"
+        text = f"{timestamp(mark.at)[:16].replace('T', ' ')}: {FAMILIES[mark.family].word}, {word}"
+        shapes = [
+            tag("title", text + (", to a trap" if mark.trap else "")),
+            _shape(key, x, lines[mark.family] - level * MARK),
+        ]
+        if mark.trap:
+            shapes.append(_diamond(x, row))
+        day = periods.begin(mark.at, Unit.DAY)
+        parts.append(_link(zoom, day, day + periods.DAY, shapes))
+    bottom = frame.bottom + (44 if trapped else 24)
+    parts += svg.dates(frame, bottom - 2, size.labels)
+    return _svg(parts, size.width, bottom + 6, "Time line", zoom)
 
-    out = io.StringIO()
-    # Text stays text: it can be searched, read aloud, and takes the page's font.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gatepost"}):
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    for placeholder, name in VARIABLES.items():
-        text = text.replace(placeholder, f"var(--{name})")
-    return text
+
+def _shape(key: str, x: float, y: float) -> Markup:
+    """The terminal's ● × ○ △, drawn."""
+    colour = f"var(--{RESULTS[key].colour})"
+    match key:
+        case "pass":
+            return tag("circle", cx=x, cy=y, r=4.5, fill=colour)
+        case "fail":
+            d = f"M{x - 4:.1f},{y - 4:.1f} l8,8 m0,-8 l-8,8"
+            return tag("path", d=d, stroke=colour, stroke_width=2.4, fill="none")
+        case "none":
+            return tag(
+                "circle", cx=x, cy=y, r=4, stroke=colour, stroke_width=1.8, fill="var(--paper)"
+            )
+        case _:
+            d = f"M{x:.1f},{y - 5:.1f} l5,9 h-10 z"
+            return tag("path", d=d, stroke=colour, stroke_width=1.8, fill="var(--paper)")
+
+
+def _diamond(x: float, y: float) -> Markup:
+    return tag("path", d=f"M{x:.1f},{y - 6:.1f} l6,6 l-6,6 l-6,-6 z", fill="var(--trap)")
+
+
+def _sample(shape: Markup) -> Markup:
+    return tag("svg", shape, viewBox="0 0 14 14", width=14, height=14, aria_hidden="true")
+
+
+def _link(zoom: Zoom | None, start: float, end: float, shapes: Sequence[Markup]) -> Markup:
+    """The shapes as one mark. Not in the order of tabs: the table below has the same links."""
+    if zoom is None:
+        return tag("g", *shapes)
+    return tag("a", *shapes, href=zoom(start, end), tabindex="-1")
+
+
+def _svg(
+    parts: Sequence[Markup], width: float, height: float, label: str, zoom: Zoom | None
+) -> Markup:
+    return tag(
+        "svg", *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", role="group" if zoom else "img",
+        aria_label=label, font_size=FONT, fill="var(--ink)",
+    )  # fmt: skip

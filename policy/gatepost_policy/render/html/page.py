@@ -4,21 +4,31 @@ Everything a stranger sent is escaped twice over: control and bidi characters ar
 (`shown`), and jinja2 escapes for HTML by default. The page loads nothing from anywhere.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup, escape
 
-from gatepost_policy.render.html import charts
+from gatepost_policy.render.html import charts, svg
+from gatepost_policy.render.html.charts import Zoom
+from gatepost_policy.report import periods
 from gatepost_policy.report.report import Report
 from gatepost_policy.report.rhythm import number
+from gatepost_policy.report.series import Series
+from gatepost_policy.report.standing import NAMES
+from gatepost_policy.report.timeline import SYMBOLS
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.plural import plural
+from gatepost_policy.text.times import timestamp
 
-Volume = list[tuple[int, str, int]]
 Link = Callable[[str, str], str]
+
+WHOLE_MAX = 28  # characters of a name that is never broken: it fits a phone's column
+BREAKS = re.compile(r"(?<=[@.:/_\-])")  # where a longer one may be
 
 
 def environment() -> Environment:
@@ -45,12 +55,26 @@ def _shown(value: object) -> str:
     return "unknown" if value is None else shown(str(value))
 
 
+def _soft(value: object) -> str:
+    """A name that is broken after a dot or an @ if it must be, and a short one not at all."""
+    text = _shown(value)
+    if len(text) <= WHOLE_MAX:
+        return Markup('<span class="w">{}</span>').format(text)
+    parts = Markup("<wbr>").join(escape(part) for part in BREAKS.split(text))
+    return Markup('<span class="long">{}</span>').format(parts)
+
+
 def _sender(text: str | None) -> str:
     return "<>" if text == "" else _shown(text)
 
 
 def _shade(result: str) -> str:
     return result if result in ("pass", "fail", "none") else "other"
+
+
+def _symbol(result: str) -> str:
+    """The terminal's sign for a result: colour alone tells nothing to many eyes."""
+    return SYMBOLS[_shade(result)][0]
 
 
 def _gap(days: float | None) -> str:
@@ -61,9 +85,12 @@ FILTERS: dict[str, Callable[..., str]] = {
     "day": _day,
     "minute": _minute,
     "shown": _shown,
+    "soft": _soft,
     "sender": _sender,
     "shade": _shade,
+    "symbol": _symbol,
     "gap": _gap,
+    "family": lambda text: NAMES.get(text, shown(text)),
     "capital": lambda text: shown(text[:1].upper() + text[1:]),
 }
 
@@ -80,25 +107,83 @@ def title(query: Mapping[str, Any]) -> str:
     return "Who keeps coming back?"
 
 
-def context(report: Report, volume: Volume | None, link: Link | None) -> dict[str, Any]:
-    """What the templates want to know. `volume`: messages by day and family, for the overview."""
-    drawn: dict[str, dict[str, str] | None] = {}
-    if report.marks and not report.overview:
-        drawn["timeline"] = charts.timeline(report.marks)
-    if report.marks and report.overview:
-        drawn["results"] = charts.months(report.marks)
-    if volume:
-        drawn["volume"] = charts.volume(volume)
+def filters(query: Mapping[str, Any]) -> list[str]:
+    """What narrows the report beside whom it is about, in words."""
+    words = {
+        "since": lambda text: f"received from {_minute(text)} UTC on",
+        "until": lambda text: f"received before {_minute(text)} UTC",
+        "family": lambda text: f"over {NAMES.get(text, text)}",
+    }
+    return [words[key](str(query[key])) for key in words if query.get(key)]
+
+
+def window(report: Report, narrowed: list[str], made: float) -> str:
+    """Which messages the page is about, and as of when: a page on paper has no address bar."""
+    count = plural(report.summary.messages, "message")
+    as_of = f"As of {_minute(timestamp(made))} UTC."
+    if not narrowed:
+        return f"All that is known: {count}. {as_of}"
+    return (
+        f"Filtered: only messages {', '.join(narrowed)}. {count.capitalize()}; what is said here, "
+        f"first and last included, is true of these alone. {as_of}"
+    )
+
+
+def context(
+    report: Report, series: Series | None, link: Link | None, zoom: Zoom | None, made: float
+) -> dict[str, Any]:
+    """What the templates want to know. `made`: as of when the report is, in Unix seconds."""
+    told = report.json()
+    narrowed = filters(report.query)
+    drawn: list[charts.Chart] = []
+    if series is not None:
+        line = None
+        if len(report.marks) == report.summary.messages and not report.overview:
+            line = charts.timeline(report.marks, series, zoom)
+        drawn = [line] if line else [charts.families(series, zoom), charts.results(series, zoom)]
     return {
         "title": title(report.query),
-        "report": report.json(),
+        "report": told,
+        "filters": narrowed,
+        "window": window(report, narrowed, made),
         "charts": drawn,
+        "definitions": svg.definitions(charts.LOOKS),
+        "figures": [] if series is None else _figures(series, zoom),
         "link": link,
         "version": version("gatepost"),
-        "made": datetime.now(UTC).isoformat(),
+        "made": datetime.fromtimestamp(made, UTC).isoformat(),
     }
 
 
-def render(report: Report, volume: Volume | None = None) -> str:
-    """The whole page as text."""
-    return environment().get_template("page.html.j2").render(context(report, volume, None))
+def _figures(series: Series, zoom: Zoom | None) -> list[dict[str, Any]]:
+    """The charts' figures, a row for each period in which something came, newest first."""
+    most = charts.SIZES["wide"].bars
+    unit = series.unit(most)
+    found = []
+    for bar in reversed(series.bars(most)):
+        if not bar.total:
+            continue
+        dkim = bar.dkim
+        known = {word: dkim.get(word, 0) for word in ("pass", "fail", "none")}
+        found.append(
+            {
+                "name": periods.name(bar.start, unit),
+                "link": None if zoom is None else zoom(bar.start, bar.end),
+                "whole": bar.whole,
+                "messages": bar.total,
+                "ipv4": bar.messages.get("ipv4", 0),
+                "ipv6": bar.messages.get("ipv6", 0),
+                "traps": bar.traps,
+                "passed": known["pass"],
+                "failed": known["fail"],
+                "other": sum(dkim.values()) - sum(known.values()),
+                "unsigned": known["none"],
+            }
+        )
+    return found
+
+
+def render(report: Report, series: Series | None, made: float) -> str:
+    """The whole page as text, as of `made` (Unix seconds)."""
+    template = environment().get_template("page.html.j2")
+    return template.render(context(report, series, None, None, made))

@@ -1,0 +1,177 @@
+"""SVG written by hand: elements, axes, and the patterns that tell bars apart without colour.
+
+Every colour is a CSS variable of the page, so one drawing serves light, dark and paper. All text is
+escaped. No script, nothing loaded: links and `<title>` are all a chart can do.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from markupsafe import Markup, escape
+
+from gatepost_policy.report.periods import DAY, HOUR
+
+FONT = 13  # of the page's 16, at full width
+STEPS: tuple[float, ...] = (HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY)
+MONTHS = (1, 2, 3, 6, 12, 24, 60, 120, 240, 1200, 6000, 24_000)
+MONTH = 30.4 * DAY
+
+
+def tag(name: str, *content: object, **attributes: object) -> Markup:
+    """One element. `_` at an attribute's end is cut off, others become hyphens; None leaves out."""
+    said = Markup("").join(
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _text(value))
+        for key, value in attributes.items()
+        if value is not None
+    )
+    if not content:
+        return Markup("<{}{}/>").format(Markup(name), said)
+    inner = Markup("").join(escape(part) for part in content)
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), said, inner)
+
+
+def _text(value: object) -> object:
+    # A tenth of a pixel is enough, and most of a page is numbers.
+    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How one kind of value is drawn: its colour's CSS variable, and its pattern."""
+
+    word: str
+    colour: str
+    pattern: str  # a key of PATTERNS; "" is a plain area
+
+    @property
+    def fill(self) -> str:
+        """The value of `fill`."""
+        return f"url(#{self.pattern}-{self.colour})" if self.pattern else f"var(--{self.colour})"
+
+
+PATTERNS = {
+    # name: what is drawn on a tile of 6 by 6, over a pale ground of the same colour
+    "stripes": "M-1,5 L5,-1 M1,7 L7,1",
+    "cross": "M0,0 L6,6 M6,0 L0,6",
+    "bars": "M0,3 L6,3",
+    "dots": "M2,3 L4,3",
+}
+
+
+def definitions(looks: Sequence[Look]) -> Markup:
+    """The patterns, once a page; nothing of it is seen."""
+    drawn = [
+        tag(
+            "pattern",
+            tag("rect", width=6, height=6, fill=f"var(--{look.colour})", fill_opacity=".22"),
+            tag(
+                "path", d=PATTERNS[look.pattern], stroke=f"var(--{look.colour})",
+                stroke_width=1.6, fill="none",
+            ),
+            id=f"{look.pattern}-{look.colour}", width=6, height=6, patternUnits="userSpaceOnUse",
+        )
+        for look in looks
+        if look.pattern
+    ]  # fmt: skip
+    return tag("svg", tag("defs", *drawn), class_="defs", width=0, height=0, aria_hidden="true")
+
+
+def swatch(look: Look) -> Markup:
+    """The sample of a legend: an area as the chart has it. Not a background: paper drops those."""
+    area = tag(
+        "rect", x=1, y=1, width=14, height=12, fill=look.fill, stroke=f"var(--{look.colour})"
+    )
+    return tag("svg", area, viewBox="0 0 16 14", width=16, height=14, aria_hidden="true")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Where a drawing has its plot: from (left, top) to (right, bottom), `start` to `end`."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+    start: float  # Unix seconds
+    end: float
+
+    def x(self, at: float) -> float:
+        """Where a time lies."""
+        span = max(1.0, self.end - self.start)
+        return self.left + (at - self.start) / span * (self.right - self.left)
+
+
+def top_of(most: int) -> tuple[int, int]:
+    """(highest tick, step) of an axis in whole numbers that holds `most`, in at most four steps."""
+    step, size = 1, 1
+    while True:
+        for factor in (1, 2, 5):
+            step = factor * size
+            if most <= 4 * step:
+                return -(-max(1, most) // step) * step, step
+        size *= 10
+
+
+def counts(frame: Frame, highest: int, step: int) -> list[Markup]:
+    """The lines and numbers of an axis of counts."""
+    found = []
+    height = frame.bottom - frame.top
+    for number in range(0, highest + 1, step):
+        y = frame.bottom - height * number / highest
+        line = {"x1": frame.left, "x2": frame.right, "y1": y, "y2": y}
+        found.append(tag("line", stroke="var(--faint)", **line))
+        label = {"x": frame.left - 7, "y": y + FONT * 0.35, "text_anchor": "end"}
+        found.append(tag("text", f"{number:,}".replace(",", "\u202f"), **label))
+    return found
+
+
+def dates(frame: Frame, y: float, most: int) -> list[Markup]:
+    """The labels of an axis of time, whole and at most `most` of them."""
+    found = []
+    for at, text in _ticks(frame.start, frame.end, most):
+        x = frame.x(at)
+        found.append(
+            tag("line", x1=x, x2=x, y1=frame.bottom, y2=frame.bottom + 5, stroke="var(--quiet)")
+        )
+        half = len(text) * FONT * 0.29
+        # A label at the edge is moved in: the page would cut it off, or get wider than the screen.
+        x = min(max(x, half), frame.right - half)
+        found.append(tag("text", text, x=x, y=y, text_anchor="middle"))
+    return found
+
+
+def _ticks(start: float, end: float, most: int) -> list[tuple[float, str]]:
+    span = end - start
+    for step in STEPS:
+        if span / step <= most:
+            form: Callable[[datetime], str] = _hour if step < DAY else _day
+            first = -(-start // step) * step
+            count = int((end - first) // step) + 1
+            return [(at, form(_when(at))) for at in (first + n * step for n in range(count))]
+    months = next(
+        n for n in (1, 2, 3, 6, 12, 24, 60, 120, 240, 1200) if span / n / 30.4 / DAY <= most
+    )
+    low = _when(start)
+    number = -(-(low.year * 12 + low.month - 1) // months) * months
+    found: list[tuple[float, str]] = []
+    while True:
+        year, month = divmod(number, 12)
+        when = datetime(year, month + 1, 1, tzinfo=UTC)
+        if when.timestamp() > end:
+            return found
+        if when.timestamp() >= start:
+            found.append((when.timestamp(), f"{when:%Y}" if months >= 12 else f"{when:%Y-%m}"))
+        number += months
+
+
+def _when(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC)
+
+
+def _hour(when: datetime) -> str:
+    return f"{when:%m-%d %H:%M}"
+
+
+def _day(when: datetime) -> str:
+    return f"{when:%m-%d}"

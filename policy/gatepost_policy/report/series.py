@@ -1,0 +1,168 @@
+"""What came when, over the whole of what is selected: sums by hour or day, for charts.
+
+How it works: a domain's days (and everybody's) are added up in `domain_day`; the days that a
+period cuts, and whatever is narrowed further, are counted from the rows. Nothing is left out for
+being old: a chart that showed the newest messages only would show when its sample began.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, Integer, cast, func, select
+
+from gatepost_policy.ingest.deltas import RESULTS
+from gatepost_policy.report import day_sums, periods
+from gatepost_policy.report.conditions import conditions
+from gatepost_policy.report.periods import DAY, HOUR, Unit
+from gatepost_policy.report.report import Report
+from gatepost_policy.report.selection import Selection
+from gatepost_policy.store.tables import DomainDay, Message, MessageSignature
+
+HOURS_MAX = 64 * HOUR  # up to here hours are told apart, beyond it days
+
+
+@dataclass(slots=True)
+class Slot:
+    """What came over one family in one hour or on one day; `dkim` counts signatures, and messages
+    without any as `none`, as a summary does."""
+
+    messages: int = 0
+    traps: int = 0  # messages to a trap
+    dkim: Counter[str] = field(default_factory=Counter)
+
+
+Slots = dict[tuple[float, str], Slot]  # begin (Unix seconds), family
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One period of a chart. `whole`: not cut by the window's ends, and over."""
+
+    start: float
+    end: float
+    messages: Mapping[str, int]  # by family
+    dkim: Mapping[str, int]  # by result; signatures, and messages without any
+    traps: int  # messages to a trap
+    whole: bool
+
+    @property
+    def total(self) -> int:
+        """Messages over all families."""
+        return sum(self.messages.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The slots of a selection between `start` and `end`. `end` is the window's, at most now."""
+
+    start: float
+    end: float
+    slots: Mapping[tuple[float, str], Slot]
+
+    def unit(self, most: int) -> Unit:
+        """The period that fits a chart of at most `most` bars."""
+        span = self.end - self.start
+        unit = periods.fitting(span, most)
+        return Unit.DAY if unit is Unit.HOUR and span > HOURS_MAX else unit
+
+    def bars(self, most: int) -> list[Bar]:
+        """All periods from `start` to `end`, empty ones too; at most `most`, or years."""
+        unit = self.unit(most)
+        sums: dict[float, tuple[Counter[str], Counter[str], int]] = {}
+        for (at, family), slot in self.slots.items():
+            begin = periods.begin(at, unit)
+            messages, dkim, traps = sums.get(begin, (Counter(), Counter(), 0))
+            messages[family] += slot.messages
+            dkim.update(slot.dkim)
+            sums[begin] = messages, dkim, traps + slot.traps
+        found: list[Bar] = []
+        begin = periods.begin(self.start, unit)
+        last = max([self.end, *sums])
+        while begin < last or not found:
+            end = periods.after(begin, unit)
+            messages, dkim, traps = sums.get(begin, (Counter(), Counter(), 0))
+            found.append(Bar(begin, end, messages, dkim, traps, end <= self.end))
+            begin = end
+        return found
+
+
+def read(
+    connection: Connection, selection: Selection, first: float, last: float, now: float
+) -> Series:
+    """The series of `selection`, of which the messages came from `first` to `last`.
+
+    Times are Unix seconds. It begins with the window or the first message, and ends with the
+    window or `now`: silence since then is what a reader wants to see. Raises conditions.TooWide.
+    """
+    start = first if selection.since is None else min(first, selection.since)
+    end = max(last, now if selection.until is None else min(now, selection.until))
+    slots: Slots = {}
+    whole = day_sums.whole_days(selection)
+    if end - start <= HOURS_MAX:
+        _from_rows(connection, selection, HOUR, slots)
+    elif whole is None:
+        _from_rows(connection, selection, DAY, slots)
+    else:
+        day = DomainDay
+        columns = [func.sum(day.messages), func.sum(day.trap_messages)]
+        columns += [func.sum(getattr(day, f"dkim_{result}")) for result in RESULTS]
+        for row in connection.execute(
+            select(day.day, day.family, *columns).where(*whole).group_by(day.day, day.family)
+        ):
+            number, family, messages, traps, *dkim = row
+            slot = slots.setdefault((float(number * DAY), family), Slot())
+            slot.messages += int(messages)
+            slot.traps += int(traps)
+            for result, count in zip(RESULTS, dkim, strict=True):
+                slot.dkim[result] += int(count)
+        for edge in day_sums.edges(selection):
+            _from_rows(connection, edge, DAY, slots)
+    return Series(start, end, slots)
+
+
+def _from_rows(connection: Connection, selection: Selection, step: int, slots: Slots) -> None:
+    chosen = conditions(connection, selection)
+    # A whole number of steps: PostgreSQL would round where SQLite cuts.
+    number = cast(func.floor(Message.at / step), Integer)
+    for at, family, messages, traps, ended in connection.execute(
+        select(
+            number,
+            Message.family,
+            func.count(),
+            func.count().filter(Message.traps > 0),
+            func.count().filter(Message.stage == "end"),
+        )
+        .where(*chosen)
+        .group_by(number, Message.family)
+    ):
+        slot = slots.setdefault((float(at * step), family), Slot())
+        slot.messages += messages
+        slot.traps += traps
+        # Of a message of which only a RCPT TO was seen nobody knows whether it was signed.
+        slot.dkim["none"] += ended
+    row = MessageSignature
+    for at, family, result, signatures, signed in connection.execute(
+        select(
+            number,
+            Message.family,
+            row.result,
+            func.count(),
+            # Positions count from 0: each signed message has one signature there.
+            func.count().filter(row.position == 0),
+        )
+        .join(row, row.message_id == Message.id)
+        .where(*chosen)
+        .group_by(number, Message.family, row.result)
+    ):
+        slot = slots[float(at * step), family]
+        slot.dkim["none"] -= signed
+        slot.dkim[result] += signatures
+
+
+def of(connection: Connection, selection: Selection, told: Report, now: float) -> Series | None:
+    """The series of a report that was told on `selection`; None where there is no message."""
+    first, last = told.summary.first_seen, told.summary.last_seen
+    if first is None or last is None:
+        return None
+    return read(connection, selection, first, last, now)

@@ -1,0 +1,52 @@
+"""The live page's own addresses: permalinks, and the filters that stay in every link.
+
+Pure. A filter is a query parameter of the address, so that a page can be passed on as it is seen.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+from gatepost_policy.text.times import timestamp
+
+FILTERS = ("since", "until", "family")
+
+
+def place(kind: str, value: str) -> str:
+    """The path of a sender, host or trap, below the root."""
+    if not value:
+        return "/sender/%3C%3E"
+    # A prefix keeps its slash: proxies decode %2F as they like.
+    return f"/{kind}/{quote(value, safe='@:/' if kind == 'host' else '@:')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Builds addresses below `root` (a proxy's path prefix, or '') that keep `filters`."""
+
+    root: str
+    path: str  # of the page that is shown, below the root
+    filters: Mapping[str, str]
+
+    @classmethod
+    def of(cls, root: str, path: str, given: Iterable[tuple[str, str]]) -> "Addresses":
+        """Those of a request: of what was `given` only filters that say something are kept."""
+        kept = {name: text for name, text in given if name in FILTERS and text}
+        return cls(root, path, kept)
+
+    def link(self, kind: str, value: str) -> str:
+        """The permalink of a sender, host or trap, with the filters as they are."""
+        return self.to(place(kind, value))
+
+    def to(self, path: str, **more: str) -> str:
+        """`path` with the filters as they are, and `more` in the query."""
+        query = urlencode({**self.filters, **more})
+        return f"{self.root}{path}" + (f"?{query}" if query else "")
+
+    def zoom(self, start: float, end: float) -> str:
+        """This very page, for the time from `start` to `end` (Unix seconds)."""
+        return self.to(self.path, since=timestamp(start), until=timestamp(end))
+
+    def without_filters(self) -> str:
+        """This very page, with nothing left out."""
+        return f"{self.root}{self.path}"

@@ -7,6 +7,7 @@ import pytest
 
 from fix_report import seconds
 from gatepost_policy.render.html import charts, svg
+from gatepost_policy.report import periods
 from gatepost_policy.report.series import Series, Slot
 from gatepost_policy.report.standing import Mark
 
@@ -71,7 +72,7 @@ def test_results_differ_by_shape_and_not_by_colour_alone() -> None:
     looks = [*charts.RESULTS.values()]
     assert len({look.pattern for look in looks}) == len(looks)
     assert len({look.pattern for look in charts.FAMILIES.values()}) == len(charts.FAMILIES)
-    marks = [Mark(NOW - n * 10 * svg.DAY, "ipv4", word, False)
+    marks = [Mark(NOW - n * 10 * periods.DAY, "ipv4", word, False)
              for n, word in enumerate(("none", "permerror", "fail", "pass"))][::-1]  # fmt: skip
     found = charts.timeline(marks, some(), None)
     assert found is not None
@@ -81,7 +82,7 @@ def test_results_differ_by_shape_and_not_by_colour_alone() -> None:
 
 
 def test_marks_that_would_touch_become_bars() -> None:
-    few = [Mark(NOW - n * svg.DAY * 9, "ipv4", "pass", False) for n in range(8)][::-1]
+    few = [Mark(NOW - n * periods.DAY * 9, "ipv4", "pass", False) for n in range(8)][::-1]
     assert charts.timeline(few, some(), None) is not None
     close = [Mark(NOW - n * 60, "ipv4", "pass", False) for n in range(8)][::-1]
     assert charts.timeline(close, some(), None) is None
@@ -89,7 +90,7 @@ def test_marks_that_would_touch_become_bars() -> None:
 
 
 def test_one_message_makes_no_axis_into_the_future() -> None:
-    mark = Mark(NOW - 300 * svg.DAY, "ipv4", "pass", True)
+    mark = Mark(NOW - 300 * periods.DAY, "ipv4", "pass", True)
     found = charts.timeline([mark], Series(mark.at, NOW, {(mark.at, "ipv4"): Slot(1, 1)}), None)
     assert found is not None
     years = re.findall(r">(20\d\d)(?:-\d\d)?<", found.wide)

@@ -222,7 +222,7 @@ def test_actions_want_a_token_and_are_logged(
     engine: Engine, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     web = client(engine, settings, actions=True)
-    data = {"action": "list", "value": "192.0.2.77", "note": "by\nhand"}
+    data = {"action": "list", "value": "192.0.2.77", "note": "by\nhand", "sure": "yes"}
     assert web.post("/act", data=data).status_code == 400  # no token
     with reading(engine) as connection:
         assert "192.0.2.77/32" not in str(listings.holding(connection, NOW))
@@ -303,6 +303,8 @@ def test_live_page_in_a_browser(chrome: Any, engine: Engine, settings: Settings)
     wait.until(lambda c: c.current_url == f"{url}/sender/slow.example.com")
     chrome.find_element(By.LINK_TEXT, "192.0.2.25").click()
     wait.until(lambda c: c.current_url == f"{url}/host/192.0.2.25")
+    chrome.find_element(By.XPATH, "//button[text()='List ...']").click()
+    wait.until(lambda c: "List 192.0.2.25/32?" in c.page_source)
     chrome.find_element(By.XPATH, "//button[text()='List']").click()
     wait.until(lambda c: "is listed for 24 hours" in c.page_source)
     chrome.find_element(By.XPATH, "//button[text()='Forgive']").click()

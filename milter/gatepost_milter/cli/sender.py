@@ -170,6 +170,8 @@ def punish(app: App, name: str, length: str | None, note: str, force: bool) -> N
     from gatepost_policy import config, listings
     from gatepost_policy.config import own_names
     from gatepost_policy.config.settings import duration
+    from gatepost_policy.store import acts
+    from gatepost_policy.system.people import who
     from gatepost_policy.text.escape import shown, utf8
     from gatepost_policy.text.plural import plural
 
@@ -189,6 +191,7 @@ def punish(app: App, name: str, length: str | None, note: str, force: bool) -> N
     with app.store(write=True) as connection:
         met = listings.would_have_hit(connection, identity, now)
         listings.punish(connection, identity, seconds=seconds, at=now, note=utf8(note))
+        acts.keep(connection, "list", identity.value, at=now, actor=who(), note=utf8(note))
     below = " and below" if identity.kind == "dkim" else ""
     click.echo(f"{shown(identity.value)}{below} is listed until {_time(now + seconds)}")
     click.echo(f"it would have met {plural(met, 'message')} in the last 30 days")
@@ -205,12 +208,17 @@ def punish(app: App, name: str, length: str | None, note: str, force: bool) -> N
 def forgive(app: App, name: str, note: str) -> None:
     """Lift the listings of a sender; its next hit is a first one again."""
     from gatepost_policy import listings
+    from gatepost_policy.store import acts
+    from gatepost_policy.system.people import who
     from gatepost_policy.text.escape import shown, utf8
     from gatepost_policy.text.plural import plural
 
     identity = _identity(name)
     with app.store(write=True) as connection:
-        count = listings.forgive(connection, identity, at=time.time(), note=utf8(note))
+        now = time.time()
+        count = listings.forgive(connection, identity, at=now, note=utf8(note))
+        if count:
+            acts.keep(connection, "forgive", identity.value, at=now, actor=who(), note=utf8(note))
         above = listings.covering(connection, identity, time.time())
     click.echo(f"{shown(identity.value)}: {plural(count, 'listing')} lifted" if count else
                f"{shown(identity.value)} was not listed")  # fmt: skip

@@ -67,6 +67,8 @@ def add(
     refused without --force: whoever writes to it would be listed.
     """
     from gatepost_policy import traps
+    from gatepost_policy.store import acts
+    from gatepost_policy.system.people import who
     from gatepost_policy.text.escape import shown, utf8
 
     with app.store(write=True) as connection:
@@ -84,6 +86,9 @@ def add(
                     published=utf8(published),
                     published_at=published_at,
                 )
+                if new:
+                    key, why = traps.classify(utf8(name))[1], utf8(note)
+                    acts.keep(connection, "trap", key, at=time.time(), actor=who(), note=why)
             except ValueError as error:
                 raise Failure(f"{name}: {error}", USAGE) from None
             click.echo(f"{shown(name)} {'is a trap' if new else 'was a trap already'}")
@@ -103,6 +108,8 @@ def remove(app: App, names: tuple[str, ...], mistake: bool) -> None:
     """
     from gatepost_policy import traps
     from gatepost_policy.ingest import trap_marks
+    from gatepost_policy.store import acts
+    from gatepost_policy.system.people import who
     from gatepost_policy.text.escape import shown, utf8
     from gatepost_policy.text.plural import plural
 
@@ -110,6 +117,9 @@ def remove(app: App, names: tuple[str, ...], mistake: bool) -> None:
         for name in names:
             try:
                 was = traps.remove(connection, utf8(name), at=time.time())
+                if was:
+                    key = traps.classify(utf8(name))[1]
+                    acts.keep(connection, "untrap", key, at=time.time(), actor=who())
             except ValueError as error:
                 raise Failure(f"{name}: {error}", USAGE) from None
             click.echo(f"{shown(name)} {'is no trap any more' if was else 'was no trap'}")

@@ -32,6 +32,13 @@ def _listen(context: click.Context, option: click.Parameter, text: str) -> Socke
     return address
 
 
+def _prefix(context: click.Context, option: click.Parameter, text: str) -> str:
+    text = text.strip().rstrip("/")
+    if text and (not text.startswith("/") or any(c in text for c in "?#% ") or "//" in text):
+        raise click.BadParameter(f"want a path such as /gatepost, got {text!r}")
+    return text
+
+
 @click.command()
 @click.option(
     "--listen",
@@ -42,8 +49,21 @@ def _listen(context: click.Context, option: click.Parameter, text: str) -> Socke
     help="A loopback address or a unix socket, in libmilter's notation.",
 )
 @click.option("--actions", is_flag=True, help="Allow to list, forgive, add traps and keep notes.")
+@click.option("--host", "names", multiple=True, metavar="NAME",
+              help="A host name by which a proxy calls this page; may be given again.")  # fmt: skip
+@click.option("--prefix", default="", callback=_prefix, metavar="PATH",
+              help="The path below which a proxy shows this page, such as /gatepost.")  # fmt: skip
+@click.option("--user-header", metavar="FIELD",
+              help="Where a proxy names the user: kept with what they do.")  # fmt: skip
 @click.pass_obj
-def command(app: App, listen: SocketAddress, actions: bool) -> None:
+def command(
+    app: App,
+    listen: SocketAddress,
+    actions: bool,
+    names: tuple[str, ...],
+    prefix: str,
+    user_header: str | None,
+) -> None:
     """The live page: search by sender, host and trap; read-only unless --actions is given."""
     try:
         import waitress  # noqa: F401  what `_serve` needs: found out before the page is made
@@ -58,11 +78,17 @@ def command(app: App, listen: SocketAddress, actions: bool) -> None:
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     with app.opened() as engine:
-        page = create(app.settings, lambda: engine, hosts=_hosts(listen), actions=actions)
-        _serve(page, listen, " (actions allowed)" if actions else "")
+        page = create(
+            app.settings,
+            lambda: engine,
+            hosts=_hosts(listen, names),
+            actions=actions,
+            user_header=user_header,
+        )
+        _serve(page, listen, prefix, " (actions allowed)" if actions else "")
 
 
-def _serve(page: "Flask", listen: SocketAddress, note: str) -> None:
+def _serve(page: "Flask", listen: SocketAddress, prefix: str, note: str) -> None:
     """Answer until somebody ends it; then the process is over."""
     from waitress.server import create_server
 
@@ -71,13 +97,13 @@ def _serve(page: "Flask", listen: SocketAddress, note: str) -> None:
         _make_way(listen)
         where = {"unix_socket": listen.path, "unix_socket_perms": "600"}
     try:
-        server = create_server(page, threads=THREADS, ident="gatepost", **where)
+        server = create_server(page, threads=THREADS, ident="gatepost", url_prefix=prefix, **where)
     except OSError as error:
         problem = f"{listen}: {error.strerror or error}; another one: --listen SOCKET"
         raise Failure(problem, UNREACHABLE) from None
     mine = sockets.inode(listen.path) if listen.kind == "unix" else None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same end as Ctrl-C
-    print(f"ready {_url(listen)}{note}", flush=True)
+    print(f"ready {_url(listen, prefix)}{note}", flush=True)
     try:
         server.run()
     except KeyboardInterrupt:
@@ -101,18 +127,23 @@ def _make_way(listen: SocketAddress) -> None:
         raise Failure(f"{listen}: {what}; another one: --listen SOCKET", UNREACHABLE)
 
 
-def _hosts(listen: SocketAddress) -> frozenset[str] | None:
-    """The Host fields (RFC 9110 7.2) by which a browser on this machine calls us."""
+def _hosts(listen: SocketAddress, given: tuple[str, ...]) -> frozenset[str] | None:
+    """The Host fields (RFC 9110 7.2) by which a browser on this machine, or a proxy, calls us."""
+    named = frozenset(name.lower() for name in given)
     if listen.kind == "unix":
-        return None
+        return named or None
+    return named | _own_hosts(listen)
+
+
+def _own_hosts(listen: SocketAddress) -> frozenset[str]:
     names = {f"[{listen.host}]" if ":" in listen.host else listen.host, "localhost"}
     return frozenset(f"{name}:{listen.port}" for name in names) | (
         frozenset(names) if listen.port == 80 else frozenset()
     )
 
 
-def _url(listen: SocketAddress) -> str:
+def _url(listen: SocketAddress, prefix: str) -> str:
     if listen.kind == "unix":
         return str(listen)
     host = f"[{listen.host}]" if ":" in listen.host else listen.host
-    return f"http://{host}:{listen.port}/"
+    return f"http://{host}:{listen.port}{prefix}/"

@@ -101,12 +101,41 @@ def forgive(connection: Connection, identity: Identity, *, at: float, note: str 
     return forgiven
 
 
-def _within(connection: Connection, prefix: str) -> list[tuple[str, str]]:
-    """(kind, value) of the listed prefixes inside `prefix`, itself and those promoted included."""
+def restore(connection: Connection, identity: Identity, *, forgiven: float, at: float) -> int:
+    """Take back what `forgive` did at `forgiven`: the listings are as they were, memory included.
+
+    Returns how many there are; those whose time is over by `at` count for escalation alone.
+    """
+    names: list[tuple[str, str]] = [(identity.kind, identity.value)]
+    if identity.kind is IdentityKind.PREFIX:
+        names = _within(connection, identity.value, forgiven=forgiven)
+    restored = 0
+    for kind, value in names:
+        wanted = and_(Listing.kind == kind, Listing.value == value, Listing.forgiven == forgiven)
+        ended = connection.execute(
+            update(Listing)
+            .where(wanted, Listing.until == forgiven)
+            .values(until=Listing.since + Listing.seconds, forgiven=None)
+        ).rowcount
+        over = connection.execute(update(Listing).where(wanted).values(forgiven=None)).rowcount
+        restored += ended + over
+    if restored:
+        table.changed(connection, names)
+        revision.bump(connection, "listings")
+    return restored
+
+
+def _within(
+    connection: Connection, prefix: str, forgiven: float | None = None
+) -> list[tuple[str, str]]:
+    """(kind, value) of the listed prefixes inside `prefix`, itself and those promoted included.
+
+    Those not forgiven, or those that were at `forgiven`.
+    """
     network = ip_network(prefix)
     rows = connection.execute(
         select(Listing.kind, Listing.value)
-        .where(Listing.kind.in_(("prefix", promotion.KIND)), Listing.forgiven.is_(None))
+        .where(Listing.kind.in_(("prefix", promotion.KIND)), Listing.forgiven == forgiven)
         .distinct()
     )
     found = []

@@ -14,9 +14,22 @@ from gatepost_policy.render.tables import clients, listings, messages, overview
 from gatepost_policy.report.report import Report
 from gatepost_policy.report.standing import NAMES, movement
 from gatepost_policy.report.timeline import NOTHING, SYMBOLS, Cell, Strip, strip
+from gatepost_policy.text.acts import NAMES as NAMES_OF_ACTS
+from gatepost_policy.text.acts import Done
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.plural import plural
-from gatepost_policy.text.terminal import BAD, DIM, GOOD, HEAD, UNSIGNED, client, put, style, utf8
+from gatepost_policy.text.terminal import (
+    BAD,
+    DIM,
+    GOOD,
+    HEAD,
+    UNSIGNED,
+    client,
+    minute,
+    put,
+    style,
+    utf8,
+)
 from gatepost_policy.text.times import timestamp
 
 HOSTS_SHOWN = 8
@@ -30,6 +43,7 @@ CELL = 4  # width of a period of the time line
 def table(report: Report, to: Console) -> None:
     """Print `report` on `to`."""
     parts: list[RenderableType] = [_head(report)]
+    parts += [_act(act) for act in report.acts]
     if report.summary.messages:
         parts.append(_facts(report, to))
         parts.extend(_time_line(report, to))
@@ -69,6 +83,18 @@ def _head(report: Report) -> Text:
     elif not report.summary.messages:
         head.append("  not seen", "")
     return head
+
+
+def _act(act: Done) -> Text:
+    """One thing done by hand, with who and why: what a colleague knew comes before the figures."""
+    text = f"{minute(act.at)}  {shown(act.value)} {NAMES_OF_ACTS.get(act.name, act.name)}"
+    text += f" by {shown(act.actor)}" if act.actor else ""
+    text += f": {shown(act.note)}" if act.note else ""
+    if act.undone is not None:
+        text += f" (undone {minute(act.undone)}" + (
+            f" by {shown(act.undone_by)})" if act.undone_by else ")"
+        )
+    return Text(text, DIM if act.undone is not None else "")
 
 
 def _listed(report: Report, to: Console) -> bool:

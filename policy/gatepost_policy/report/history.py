@@ -24,6 +24,7 @@ from gatepost_policy.report.proof import (
 from gatepost_policy.report.report import Key, Listed, Report
 from gatepost_policy.report.selection import Selection, key_range
 from gatepost_policy.report.standing import Standing, standing
+from gatepost_policy.store import acts
 from gatepost_policy.store.tables import DkimKey, Listing, SenderIdentity
 
 KEYS_MAX = 100
@@ -55,6 +56,7 @@ def tell(connection: Connection, selection: Selection, settings: Settings, now: 
         listings=_listings(connection, selection, counted, now),
         spans=counted.spans,
         hosts=counted.hosts,
+        acts=tuple(acts.about(connection, _by_hand(selection))),
     )
     if selection.everything:
         return overview.add(connection, report, selection, settings, now)
@@ -78,6 +80,22 @@ def _judge(
         span=settings.sender.repeat_span,
         signed=found.signed,
     )
+
+
+def _by_hand(selection: Selection) -> list[str]:
+    """How an act by hand on what was asked about is written."""
+    if selection.trap is not None:
+        return [selection.trap.trap_key]
+    if selection.host is not None:
+        network = selection.host
+        if network.prefixlen == network.max_prefixlen:
+            return [client_prefix(network.network_address)]
+        return [str(network)]
+    domain = selection.domain
+    if domain is None:
+        return [] if selection.address is None else [selection.address.key]
+    # A domain that is a trap is written with its @.
+    return [domain, f"@{domain}"]
 
 
 def _dkim_within(domain: str) -> ColumnElement[bool]:

@@ -15,6 +15,7 @@ from gatepost_policy.report.overview_values import DualStack, Pattern, Sender
 from gatepost_policy.report.rhythm import Rhythm
 from gatepost_policy.report.standing import Mark, Standing, movement
 from gatepost_policy.report.summary import Summary
+from gatepost_policy.text.acts import Done
 from gatepost_policy.text.times import timestamp
 
 Json = dict[str, Any]
@@ -172,6 +173,7 @@ class Report:
     listings: tuple[Listed, ...] = ()
     spans: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # by family
     hosts: int = 0  # clients in all; the summary names those with most messages
+    acts: tuple[Done, ...] = ()  # what operators did by hand, newest first
     overview: bool = False
     senders: tuple[Sender, ...] = ()
     dual_stack: tuple[DualStack, ...] = ()
@@ -195,6 +197,7 @@ class Report:
             out["standing"] = None if self.standing is None else self.standing.json()
             out["no_verdict"] = self.no_verdict
             out["keys"] = [key.json() for key in self.keys]
+            out["acts"] = [act.json() for act in self.acts]
         out["hosts_total"] = self.hosts
         out["listings"] = [listing.json() for listing in self.listings]
         return out

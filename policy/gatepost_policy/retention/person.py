@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 ERASED = "erased@erased.invalid"
 BATCH = 500
+ACTS = "SELECT * FROM act ORDER BY id"  # few: each was done by hand
 
 
 @dataclass(slots=True)
@@ -98,7 +99,10 @@ def export(engine: Engine, settings: "Settings", text: str) -> dict[str, Any]:
         out["trap"] = _rows(
             connection, "SELECT * FROM trap WHERE key = ? AND removed IS NULL", None, "", person.key
         )
-    for name, table in (("identities", "identity"), ("listings", "listing"), ("trap", "trap")):
+        out["acts"] = _rows(connection, ACTS, person, "value")
+    for name, table in (
+        ("identities", "identity"), ("listings", "listing"), ("trap", "trap"), ("acts", "act"),
+    ):  # fmt: skip
         out[name] = [_readable(table, row) for row in out[name]]
     for name, found in _files(settings, person).items():
         out[name] = sorted(map(str, found))
@@ -159,6 +163,7 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
         sql = "SELECT * FROM listing WHERE kind IN ('sender', 'author')"
         named = _rows(connection, sql, person, "value")
         done.listings = _delete(connection, "listing", named)
+        _delete(connection, "act", _rows(connection, ACTS, person, "value"))
         # What every process knows by heart has to forget it, too.
         if done.listings:
             listings_table.changed(connection, ((row["kind"], row["value"]) for row in named))
@@ -234,7 +239,7 @@ def _rows(
 
 
 def _delete(connection: Connection, table: str, found: list[dict[str, Any]]) -> int:
-    keys = ("id",) if table == "listing" else ("kind", "value")
+    keys = ("id",) if table in ("listing", "act") else ("kind", "value")
     where = " AND ".join(f"{key} = ?" for key in keys)
     sqltext.many(
         connection,

@@ -214,6 +214,8 @@ class Purger:
             # Hits are remembered for as long as they may double a listing.
             sql = "DELETE FROM trap_hit WHERE at < ?"
             sqltext.execute(connection, sql, (now - self.settings.sender.listing_memory,))
+            # What operators did is kept as long as the listings it made.
+            sqltext.execute(connection, "DELETE FROM act WHERE at < ?", (now - ages.traps,))
             sql = 'DELETE FROM journal_gap WHERE "until" < ?'
             sqltext.execute(connection, sql, (now - ages.rows,))
         if gone == STEP:

@@ -124,3 +124,18 @@ class TrapRow(Base):
     live_as: Mapped[str] = mapped_column(Text, default="")  # sender, login, submission-sender
 
     __table_args__ = (UniqueConstraint("kind", "key"),)
+
+
+class Act(Base):
+    """One thing that an operator did by hand; `value` as in `identity`, `listing` or `trap`."""
+
+    __tablename__ = "act"
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    at: Mapped[float] = mapped_column(Float(53))
+    actor: Mapped[str] = mapped_column(Text)  # as a proxy or the machine names them; '' is unknown
+    name: Mapped[str] = mapped_column(String(16))  # a key of acts.NAMES
+    value: Mapped[str] = mapped_column(Text, index=True)
+    note: Mapped[str] = mapped_column(Text)
+    undone: Mapped[float | None] = mapped_column(Float(53))
+    undone_by: Mapped[str] = mapped_column(Text, default="", server_default=text("''"))

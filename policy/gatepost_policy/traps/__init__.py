@@ -2,7 +2,9 @@
 
 from gatepost_policy.traps.import_list import import_lines
 from gatepost_policy.traps.names import classify
+from gatepost_policy.traps.past import Past, past
 from gatepost_policy.traps.table import (
+    USE_DAYS,
     Finding,
     InUse,
     Trap,
@@ -12,6 +14,7 @@ from gatepost_policy.traps.table import (
     domains_by_hand,
     hits,
     in_use,
+    is_live,
     listing,
     live,
     remove,
@@ -19,8 +22,10 @@ from gatepost_policy.traps.table import (
 )
 
 __all__ = [
+    "USE_DAYS",
     "Finding",
     "InUse",
+    "Past",
     "Trap",
     "add",
     "check",
@@ -30,8 +35,10 @@ __all__ = [
     "hits",
     "import_lines",
     "in_use",
+    "is_live",
     "listing",
     "live",
+    "past",
     "remove",
     "seen_live",
 ]

@@ -177,6 +177,16 @@ def remove(connection: Connection, name: str, *, at: float) -> bool:
     return bool(changed.rowcount)
 
 
+def is_live(connection: Connection, name: str) -> bool:
+    """True where `name` itself is a trap now; False also for what cannot be one."""
+    try:
+        kind, key = classify(name)
+    except ValueError:
+        return False
+    known = select(TrapRow.id).where(TrapRow.kind == kind, TrapRow.key == key, live())
+    return connection.scalar(known) is not None
+
+
 def listing(
     connection: Connection,
     *,

@@ -1,55 +1,173 @@
-"""What can be done from a row of the live page. Each action is one transaction and one log line.
+"""What can be done from a page. Each act is kept with who did it and why, and can be undone.
 
-The log line names the action and its object; who did it is whoever may reach the socket.
+`question` says beforehand whom an act would hit; `act` and `undo` are one transaction each and one
+log line. The actor is who the proxy says it is, where one is configured; else whoever may reach the
+socket, and the history says that it is not known.
 """
 
 import logging
+from dataclasses import dataclass
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Engine, select, update
 
 from gatepost_policy import listings, traps
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.ingest import trap_marks
+from gatepost_policy.listings.guard import COUNT_MAX, DAYS
 from gatepost_policy.mail import address
-from gatepost_policy.mail.facts import IdentityKind
+from gatepost_policy.mail.facts import Identity, IdentityKind
+from gatepost_policy.store import acts, writing
 from gatepost_policy.store.tables import SenderIdentity
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.plural import plural
 
 log = logging.getLogger("gatepost.web")
 NOTE_MAX = 500
+ASKED = ("list", "trap")  # what hits somebody, and is asked about before it is done
+WANTED = "want list, forgive, trap, untrap or note"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What an act would come to, before it is done."""
+
+    title: str
+    lines: tuple[str, ...]
+    warning: str | None  # what speaks against it
+
+
+def question(
+    connection: Connection, name: str, value: str, now: float, settings: Settings
+) -> Question:
+    """Whom `name` on `value` would have hit, as of `now`. Raises ValueError for a bad object."""
+    if name == "list":
+        identity = _punishable(value)
+        hit = listings.would_have_hit(connection, identity, now)
+        count = f"{hit} or more" if hit >= COUNT_MAX else plural(hit, "message")
+        met = (
+            f"It would have met {count} of the last {DAYS} days.",
+            f"It ends after {plural(settings.sender.listing_first // 3600, 'hour')}.",
+        )
+        refusal = listings.refusal(identity, settings)
+        return Question(f"List {identity.value}?", met, refusal)
+    if name != "trap":
+        raise ValueError("want list or trap")
+    kind, key = traps.classify(value)
+    used = traps.in_use(connection, value, now=now)
+    told = traps.past(connection, kind, key)
+    lines = (
+        f"{plural(told.messages, 'message')} of {plural(told.senders, 'sender')} to it are known"
+        + (f", in {plural(told.months, 'month')}" if told.messages else "")
+        + (": each of them becomes a trap hit." if told.messages else "."),
+        *(f"{sender or '<>'}: {plural(count, 'message')}" for sender, count in told.most),
+    )
+    warning = None
+    if used is not None:
+        warning = "it is in use: " + ", ".join(
+            said
+            for said in (
+                used.accepted
+                and f"{plural(used.accepted, 'message')} of {plural(used.senders, 'sender')} "
+                f"accepted in the last {traps.USE_DAYS} days",
+                used.wrote and f"{plural(used.wrote, 'message')} named it as the sender",
+            )
+            if said
+        )
+    elif told.accepted:
+        warning = f"{plural(told.accepted, 'message')} to it had been accepted: somebody reads it"
+    return Question(f"Make {shown(key)} a trap?", lines, warning)
 
 
 def act(
-    connection: Connection, name: str, value: str, note: str, at: float, settings: Settings
+    connection: Connection,
+    name: str,
+    value: str,
+    note: str,
+    at: float,
+    settings: Settings,
+    actor: str = "",
 ) -> str:
-    """Carry out one action; returns what was done, in words. Raises ValueError for a bad object."""
+    """Carry out one act; returns what was done, in words. Raises ValueError for a bad object."""
     note = note.strip()[:NOTE_MAX]
     match name:
         case "list":
-            identity = listings.identify(value)
-            if identity.kind is IdentityKind.SENDER:
-                raise ValueError(
-                    "want a client address, a prefix or a domain: an address is a claim"
-                )
+            identity = _punishable(value)
             seconds = settings.sender.listing_first
             listings.punish(connection, identity, seconds=seconds, at=at, note=note)
-            done = f"{identity.value} is listed for {plural(seconds // 3600, 'hour')}"
+            subject = identity.value
+            done = f"{subject} is listed for {plural(seconds // 3600, 'hour')}"
         case "forgive":
             identity = listings.identify(value)
             count = listings.forgive(connection, identity, at=at, note=note)
-            done = f"{plural(count, 'listing')} of {identity.value} lifted"
+            subject = identity.value
+            done = f"{plural(count, 'listing')} of {subject} lifted"
         case "trap":
+            subject = traps.classify(value)[1]
             added = traps.add(connection, value, at=at, source="web", note=note)
-            done = f"{value} is a trap" if added else f"{value} was a trap already"
+            if not added:
+                return f"{value} was a trap already"
+            done = f"{value} is a trap"
+        case "untrap":
+            subject = traps.classify(value)[1]
+            if not traps.remove(connection, value, at=at):
+                return f"{value} was no trap"
+            done = f"{value} is no trap any more"
         case "note":
-            count = set_note(connection, value, note)
-            if not count:
+            subject = _values(value)[0]
+            if not set_note(connection, value, note):
                 raise ValueError("want a sender that was seen before")
             done = f"note on {value} kept"
         case _:
-            raise ValueError("want list, forgive, trap or note")
-    log.info('action=%s object="%s" note="%s"', name, shown(value), shown(note))
+            raise ValueError(WANTED)
+    acts.keep(connection, name, subject, at=at, actor=actor, note=note)
+    _say(name, value, note, actor)
     return done
+
+
+def undo(engine: Engine, number: int, at: float, settings: Settings, actor: str = "") -> str:
+    """Take an act back, with what came of it; returns what was done. Raises ValueError."""
+    with writing(engine) as connection:
+        done = acts.one(connection, number)
+        if done is None or not acts.take_back(connection, number, at=at, actor=actor):
+            raise ValueError("there is nothing to undo")
+        match done.name:
+            case "list":
+                identity = listings.identify(done.value)
+                listings.forgive(connection, identity, at=at, note=done.note)
+                said = f"{done.value} is not listed any more"
+            case "forgive":
+                identity = listings.identify(done.value)
+                count = listings.restore(connection, identity, forgiven=done.at, at=at)
+                said = f"{plural(count, 'listing')} of {done.value} restored"
+            case "trap":
+                traps.remove(connection, done.value, at=at)
+                said = f"{done.value} is no trap any more"
+            case "untrap":
+                traps.add(connection, done.value, at=at, source="web", note=done.note)
+                said = f"{done.value} is a trap again"
+            case _:
+                before = [a for a in acts.about(connection, [done.value]) if a.name == "note"]
+                kept = next((a.note for a in before if a.undone is None and a.at < done.at), "")
+                set_note(connection, done.value, kept)
+                said = f"the note on {done.value} is as it was"
+    if done.name == "trap":
+        # It never was a trap: its hits are none, and the listings that rest on them go.
+        hits = trap_marks.take_back(engine, settings, done.value)
+        said += f", {plural(hits, 'hit')} taken back"
+    _say(f"undo-{done.name}", done.value, "", actor)
+    return said
+
+
+def _say(name: str, value: str, note: str, actor: str) -> None:
+    text = 'action=%s object="%s" note="%s" actor="%s"'
+    log.info(text, name, shown(value), shown(note), shown(actor))
+
+
+def _punishable(value: str) -> Identity:
+    identity = listings.identify(value)
+    if identity.kind is IdentityKind.SENDER:
+        raise ValueError("want a client address, a prefix or a domain: an address is a claim")
+    return identity
 
 
 def set_note(connection: Connection, value: str, note: str) -> int:

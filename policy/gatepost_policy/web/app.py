@@ -17,6 +17,7 @@ from jinja2 import ChoiceLoader, PackageLoader
 from sqlalchemy import Engine
 from werkzeug.exceptions import HTTPException
 
+from gatepost_policy import traps
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.ingest import trap_marks
 from gatepost_policy.mail import address
@@ -30,6 +31,7 @@ from gatepost_policy.text.escape import shown
 from gatepost_policy.web import actions as acting
 from gatepost_policy.web.addresses import Addresses, place
 
+ACTOR_MAX = 100
 KINDS = ("sender", "host", "trap")
 LIMIT, LIMIT_OVERVIEW, LIMIT_MAX = 100, 25, 1000
 POLICY = (
@@ -44,9 +46,11 @@ def create(
     *,
     hosts: frozenset[str] | None,
     actions: bool = False,
+    user_header: str | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Flask:
-    """The application. `hosts`: the Host values that mean us; None (unix socket): any."""
+    """The application. `hosts`: the Host values that mean us; None (unix socket): any.
+    `user_header`: the field in which a proxy names the user, kept with what they do."""
     app = Flask("gatepost_policy.web", static_folder=None)
     # Known to this process only: a token dies with it.
     app.config.update(SECRET_KEY=secrets.token_bytes(32), SESSION_COOKIE_SAMESITE="Strict")
@@ -73,6 +77,7 @@ def create(
         with reading(engine()) as connection:
             report = history.tell(connection, chosen, settings, now)
             charts = series.of(connection, chosen, report, now)
+            is_trap = kind == "trap" and traps.is_live(connection, value)
             remarks = acting.notes(connection, value) if kind in ("sender", "host") else []
         template = app.jinja_env.get_template("live.html.j2")
         return template.render(
@@ -87,6 +92,7 @@ def create(
             actions=actions,
             token=generate_csrf if actions else None,
             done=request.args.get("done"),
+            is_trap=is_trap,
         )
 
     @app.before_request
@@ -125,17 +131,43 @@ def create(
 
     if actions:
 
+        def actor() -> str:
+            """Who acts, as the proxy says; a stranger cannot send its header past a proxy."""
+            if user_header is None:
+                return ""
+            return shown(request.headers.get(user_header, ""))[:ACTOR_MAX]
+
+        def form(field: str) -> str:
+            return request.form.get(field, "").strip()
+
         @app.post("/act")
         def act() -> Any:
-            name, value = request.form.get("action", ""), request.form.get("value", "").strip()
+            name, value, note = form("action"), form("value"), form("note")
             try:
+                if name in acting.ASKED and form("sure") != "yes":
+                    with reading(engine()) as connection:
+                        asked = acting.question(connection, name, value, clock(), settings)
+                    return app.jinja_env.get_template("question.html.j2").render(
+                        asked=asked, name=name, value=value, note=note, at=addresses(),
+                        token=generate_csrf, back=place(_kind_of(name, value), value),
+                    )  # fmt: skip
                 with writing(engine()) as connection:
-                    note = request.form.get("note", "")
-                    done = acting.act(connection, name, value, note, clock(), settings)
+                    at = clock()
+                    done = acting.act(connection, name, value, note, at, settings, actor())
             except ValueError as error:
                 abort(400, str(error))
-            kind = {"trap": "trap"}.get(name) or _kind(value)
-            return redirect(addresses().to(place(kind, value), done=done), 303)
+            where = place(_kind_of(name, value), value)
+            return redirect(addresses().to(where, done=done), 303)
+
+        @app.post("/undo")
+        def undo() -> Any:
+            value, kind = form("value"), form("kind")
+            try:
+                done = acting.undo(engine(), int(form("act")), clock(), settings, actor())
+            except ValueError as error:
+                abort(400, str(error))
+            where = place(kind, value) if kind in KINDS else "/"
+            return redirect(addresses().to(where, done=done), 303)
 
     @app.errorhandler(CSRFError)
     @app.errorhandler(HTTPException)
@@ -159,6 +191,11 @@ def create(
 def addresses() -> Addresses:
     """Those of this request."""
     return Addresses.of(request.script_root, request.path, request.args.items())
+
+
+def _kind_of(name: str, value: str) -> str:
+    """The kind of page on which the act `name` is seen."""
+    return "trap" if name in ("trap", "untrap") else _kind(value)
 
 
 def _kind(value: str) -> str:

@@ -21,6 +21,7 @@ from gatepost_policy.report.rhythm import number
 from gatepost_policy.report.series import Series
 from gatepost_policy.report.standing import NAMES
 from gatepost_policy.report.timeline import SYMBOLS
+from gatepost_policy.text.acts import NAMES as ACTS
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.plural import plural
 from gatepost_policy.text.times import timestamp
@@ -49,6 +50,10 @@ def _day(text: str | None) -> str:
 
 def _minute(text: str | None) -> str:
     return "never" if not text else text[:16].replace("T", " ")
+
+
+def _at(at: float) -> str:
+    return _minute(timestamp(at))
 
 
 def _shown(value: object) -> str:
@@ -81,15 +86,21 @@ def _gap(days: float | None) -> str:
     return "none yet" if days is None else plural(number(days), "day")
 
 
+def _act(name: str) -> str:
+    return ACTS.get(name, shown(name))
+
+
 FILTERS: dict[str, Callable[..., str]] = {
     "day": _day,
     "minute": _minute,
+    "at": _at,
     "shown": _shown,
     "soft": _soft,
     "sender": _sender,
     "shade": _shade,
     "symbol": _symbol,
     "gap": _gap,
+    "act": _act,
     "family": lambda text: NAMES.get(text, shown(text)),
     "capital": lambda text: shown(text[:1].upper() + text[1:]),
 }
@@ -109,7 +120,7 @@ def title(query: Mapping[str, Any]) -> str:
 
 def filters(query: Mapping[str, Any]) -> list[str]:
     """What narrows the report beside whom it is about, in words."""
-    words = {
+    words: dict[str, Callable[[str], str]] = {
         "since": lambda text: f"received from {_minute(text)} UTC on",
         "until": lambda text: f"received before {_minute(text)} UTC",
         "family": lambda text: f"over {NAMES.get(text, text)}",
@@ -144,6 +155,7 @@ def context(
     return {
         "title": title(report.query),
         "report": told,
+        "acts": report.acts,
         "filters": narrowed,
         "window": window(report, narrowed, made),
         "charts": drawn,

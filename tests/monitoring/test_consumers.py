@@ -14,7 +14,7 @@ import pytest
 
 import rings
 from gatepost_policy.config.settings import Metrics, Settings, Store
-from gatepost_policy.monitoring import counters, metrics, slots
+from gatepost_policy.monitoring import counters, metrics, privacy_result, slots
 from gatepost_policy.store import open_engine, writing
 from metrics_records import MESSAGE, SUBMISSION, get
 from ports import free_port
@@ -35,6 +35,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         counters.add(connection, counters.tally([MESSAGE, MESSAGE, SUBMISSION]))
     slots.create(directory)
     slots.Slot(directory / slots.NAME, 0).answered(0.002)
+    privacy_result.write(directory, privacy_result.Result(1_790_000_000.0, {"smtpd": True}))
     stop = threading.Event()
     metrics.start(settings, stop)
     yield f"http://127.0.0.1:{settings.metrics.listen[0].port}"
@@ -115,6 +116,97 @@ def test_promtool_accepts_the_alerts() -> None:
         [promtool, "check", "rules", str(alerts)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+LOST = "The journal could not take 3 records; mail flows, history has a gap."
+DEAD = "No milter worker is alive. Submissions are refused, inbound mail is not looked at."
+LEAK = (
+    "The probe by way smtpd leaked, or did not come through. "
+    "Submitted mail may tell where it comes from."
+)
+# What happens: series (in Prometheus's notation, a value a minute), alert, minute, what it says.
+# An empty text: the alert is silent then.
+STORIES = {
+    "all well": (
+        {"up": "1x200", "gatepost_milter_workers": "2x200", "gatepost_journal_lost_total": "7x200",
+         "gatepost_privacy_test_clean": "1x200"},
+        [(name, 100, "") for name in ("GatepostNoWorkers", "GatepostStoreAway", "GatepostLeaks",
+                                      "GatepostLosesRecords", "GatepostNotWatched")],
+    ),
+    "it dies": (
+        {"up": "1x10 0x100", "gatepost_milter_workers": "2x10 stale _x99",
+         "gatepost_store_up": "1x10 stale _x99"},
+        [("GatepostNoWorkers", 8, ""), ("GatepostNoWorkers", 40, DEAD),
+         ("GatepostNoWorkers", 100, DEAD), ("GatepostStoreAway", 40, "")],
+    ),
+    "the milter dies, the policy service answers": (
+        {"up": "1x100", "gatepost_milter_workers": "2x10 stale _x89"},
+        [("GatepostNoWorkers", 8, ""), ("GatepostNoWorkers", 60, DEAD)],
+    ),
+    "a policy service without a milter": (
+        {"up": "1x100"},
+        [("GatepostNoWorkers", 60, "")],
+    ),
+    "records are lost while the store is away": (
+        {"up": "1x200", "gatepost_journal_lost_total": "7x30 _x60 10x100"},
+        [("GatepostLosesRecords", 29, ""), ("GatepostLosesRecords", 95, LOST)],
+    ),
+    "a leak": (
+        {"up": "1x60", 'gatepost_privacy_test_clean{way="smtpd"}': "1x10 0x50"},
+        [("GatepostLeaks", 8, ""), ("GatepostLeaks", 20, LEAK)],
+    ),
+    "the probe stops": (
+        {"up": "1x4000", "gatepost_privacy_test_timestamp_seconds": "0x4000"},
+        [("GatepostProbeStopped", 2800, ""),
+         ("GatepostProbeStopped", 2900,
+          "The privacy test has not run for two days. Whether mail leaks is not known.")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.tools
+def test_alerts_tell_the_dead_from_the_quiet(tmp_path: Path) -> None:
+    """Each story is played to the alerts by Prometheus's own engine."""
+    rules = CONF / "prometheus" / "gatepost-alerts.yml"
+    severities = dict(
+        re.findall(r"- alert: (\w+)\n(?:(?!- alert).)*?severity: (\w+)", rules.read_text(), re.S)
+    )
+    tests = []
+    for name, (series, wanted) in STORIES.items():
+        expected = []
+        for alert, minute, summary in wanted:
+            labels = {"severity": severities[alert], "job": "gatepost"}
+            if alert == "GatepostLeaks":
+                labels["way"] = "smtpd"
+            fires = [{"exp_labels": labels, "exp_annotations": {"summary": summary}}]
+            expected.append(
+                {"eval_time": f"{minute}m", "alertname": alert,
+                 "exp_alerts": fires if summary else []}
+            )  # fmt: skip
+        tests.append(
+            {
+                "name": name,
+                "interval": "1m",
+                "input_series": [
+                    {"series": _in_job(text), "values": values} for text, values in series.items()
+                ],
+                "alert_rule_test": expected,
+            }
+        )
+    # Every JSON text is YAML.
+    path = tmp_path / "stories.yml"
+    path.write_text(
+        json.dumps({"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": tests})
+    )
+    done = subprocess.run(
+        [tool("promtool"), "test", "rules", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _in_job(series: str) -> str:
+    name, brace, labels = series.partition("{")
+    return f'{name}{{job="gatepost"' + (f", {labels}" if brace else "}")
 
 
 def test_dashboard_and_alerts_name_only_metrics_there_are(url: str) -> None:

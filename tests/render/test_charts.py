@@ -1,6 +1,7 @@
 """The charts: readable without colour, script or mouse, in whole numbers, up to now."""
 
 import re
+from collections.abc import Callable
 from xml.etree import ElementTree
 
 import pytest
@@ -39,8 +40,9 @@ def zoom(start: float, end: float) -> str:
 
 
 @pytest.mark.parametrize("make", [charts.families, charts.results])
-def test_every_mark_has_a_title_and_a_link(make: object) -> None:
-    assert callable(make)
+def test_every_mark_has_a_title_and_a_link(
+    make: Callable[[Series, charts.Zoom | None], charts.Chart],
+) -> None:
     for found in (make(some(), None), make(some(), zoom)):
         for picture in (found.wide, found.narrow):
             root = drawn(picture)

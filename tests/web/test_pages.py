@@ -18,7 +18,7 @@ from gatepost_policy import listings
 from gatepost_policy.config.settings import Settings, Store
 from gatepost_policy.mail.facts import Family, Source
 from gatepost_policy.render.html.page import render
-from gatepost_policy.report import history, series
+from gatepost_policy.report import conditions, history, series
 from gatepost_policy.report.overview_values import DualStack
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.report.summary import Host
@@ -130,6 +130,17 @@ def test_bad_requests_get_one_line(
     answer = client(engine, settings).get(path)
     assert answer.status_code == status
     assert word in answer.text and "<script>alert" not in answer.text
+
+
+def test_a_prefix_with_too_many_clients_says_so(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditions, "PREFIXES_MAX", 3)
+    web = client(engine, settings)
+    answer = web.get("/host/203.0.0.0/8")
+    assert answer.status_code == 400
+    assert re.search(r"\d+ clients are known in 203.0.0.0/8; ask for a longer prefix", answer.text)
+    assert web.get("/host/192.0.2.0/24").status_code == 200
 
 
 def test_an_address_of_the_network_is_no_sender(engine: Engine, settings: Settings) -> None:

@@ -97,7 +97,7 @@ def _from_sums(connection: Connection, selection: Selection) -> Counted:
         messages=messages,
         first_seen=first,
         last_seen=last,
-        families=_families({row.family: int(row.messages) for row in rows}),
+        families=families({row.family: int(row.messages) for row in rows}),
         dkim=_summed(rows, "dkim", RESULTS),
         spf=_summed(rows, "spf", SPF_RESULTS),
         dmarc=_summed(rows, "dmarc", DMARC_RESULTS),
@@ -132,10 +132,10 @@ def _from_rows(connection: Connection, selection: Selection) -> Counted:
     messages = sum(row.messages for row in groups)
     if not messages:
         return Counted(Summary(), None, 0, 0)
-    families: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     spans: dict[str, tuple[float, float]] = {}
     for row in groups:
-        families[row.family] += row.messages
+        counts[row.family] += row.messages
         since, until = spans.get(row.family, (row.first, row.last))
         spans[row.family] = min(since, row.first), max(until, row.last)
     first, last = min(row.first for row in groups), max(row.last for row in groups)
@@ -148,7 +148,7 @@ def _from_rows(connection: Connection, selection: Selection) -> Counted:
         messages=messages,
         first_seen=first,
         last_seen=last,
-        families=_families(families),
+        families=families(counts),
         dkim=in_order(results, RESULTS),
         spf=in_order(spf, SPF_RESULTS),
         dmarc=in_order(dmarc, DMARC_RESULTS),
@@ -214,8 +214,8 @@ def bare(address: str | None) -> str | None:
     return None if address is None else address.removesuffix("/32")
 
 
-def _families(counts: Mapping[str, int]) -> dict[str, int]:
-    """What was seen, in the manual's order."""
+def families(counts: Mapping[str, int]) -> dict[str, int]:
+    """What was seen of each family, in the manual's order."""
     return {str(f): counts[f] for f in Family if counts.get(f)}
 
 

@@ -12,9 +12,10 @@ from sqlalchemy import Connection, select
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.address import within_any
 from gatepost_policy.mail.facts import IdentityKind, client_prefix
-from gatepost_policy.report import count, dual_stack, patterns
+from gatepost_policy.report import clients, count, dual_stack, patterns
+from gatepost_policy.report.count import Counted
 from gatepost_policy.report.overview_values import Sender
-from gatepost_policy.report.proof import proof
+from gatepost_policy.report.proof import Proof, proof
 from gatepost_policy.report.report import Report
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.report.standing import standing
@@ -23,6 +24,7 @@ from gatepost_policy.store.tables import Listing, SenderIdentity
 SENDERS_MAX = 50
 CANDIDATES_MAX = 2_000  # identities looked at to find them
 COUNTED_MAX = 100  # senders counted message by message
+FEW = 2_000  # messages of a client: up to here many are counted at once
 
 Candidate = tuple[str, str]  # kind, value
 
@@ -55,11 +57,15 @@ def _senders(
         for host in sender.summary.hosts:
             prefix = _prefix(host.address)
             explained[prefix] = explained.get(prefix, 0) + host.messages
-    for kind, value, messages in prefixes[:COUNTED_MAX]:
-        # A client all of whose mail is told above under its senders' names says nothing new.
-        if messages <= explained.get(value, 0):
-            continue
-        sender = _count(connection, kind, value, selection, settings)
+    # A client all of whose mail is told above under its senders' names says nothing new.
+    new = [p for p in prefixes[:COUNTED_MAX] if p[2] > explained.get(p[1], 0)]
+    few = [value for _, value, messages in new if messages <= FEW]
+    counted = clients.count(connection, few, selection)
+    for kind, value, messages in new:
+        if messages <= FEW:
+            sender = _judged(kind, value, counted.get(value), Proof("address"), settings)
+        else:
+            sender = _count(connection, kind, value, selection, settings)
         if sender is not None and sender.summary.messages > explained.get(value, 0):
             found.append(sender)
     found.sort(
@@ -113,9 +119,17 @@ def _count(
     else:
         mine = replace(selection, sender=value)
     counted = count.count(connection, mine)
-    if counted.rhythm is None or not counted.trap_messages:
+    if not counted.trap_messages:
         return None
-    found = proof(connection, mine)
+    return _judged(kind, value, counted, proof(connection, mine), settings)
+
+
+def _judged(
+    kind: str, value: str, counted: Counted | None, found: Proof, settings: Settings
+) -> Sender | None:
+    """What was counted of one candidate as a line of the overview; None where it hit no trap."""
+    if counted is None or counted.rhythm is None or not counted.trap_messages:
+        return None
     judged = standing(
         counted.rhythm,
         counted.trap_messages,

@@ -59,6 +59,7 @@ class Series:
     start: float
     end: float
     slots: Mapping[tuple[float, str], Slot]
+    _bars: dict[Unit, list[Bar]] = field(default_factory=dict, compare=False, repr=False)
 
     def unit(self, most: int) -> Unit:
         """The period that fits a chart of at most `most` bars."""
@@ -69,20 +70,39 @@ class Series:
     def bars(self, most: int) -> list[Bar]:
         """All periods from `start` to `end`, empty ones too; at most `most`, or years."""
         unit = self.unit(most)
-        sums: dict[float, tuple[Counter[str], Counter[str], int]] = {}
+        known = self._bars.get(unit)
+        if known is None:
+            known = self._bars[unit] = self._add_up(unit)
+        return known
+
+    def _add_up(self, unit: Unit) -> list[Bar]:
+        begins: dict[float, float] = {}  # of each slot, its period
+        messages: dict[float, dict[str, int]] = {}
+        dkim: dict[float, dict[str, int]] = {}
+        traps: dict[float, int] = {}
         for (at, family), slot in self.slots.items():
-            begin = periods.begin(at, unit)
-            messages, dkim, traps = sums.get(begin, (Counter(), Counter(), 0))
-            messages[family] += slot.messages
-            dkim.update(slot.dkim)
-            sums[begin] = messages, dkim, traps + slot.traps
+            begin = begins.get(at)
+            if begin is None:
+                begin = begins[at] = periods.begin(at, unit)
+                messages.setdefault(begin, {})
+                dkim.setdefault(begin, {})
+            mine, results = messages[begin], dkim[begin]
+            mine[family] = mine.get(family, 0) + slot.messages
+            for result, count in slot.dkim.items():
+                if count:
+                    results[result] = results.get(result, 0) + count
+            traps[begin] = traps.get(begin, 0) + slot.traps
         found: list[Bar] = []
         begin = periods.begin(self.start, unit)
-        last = max([self.end, *sums])
+        last = max([self.end, *messages])
         while begin < last or not found:
             end = periods.after(begin, unit)
-            messages, dkim, traps = sums.get(begin, (Counter(), Counter(), 0))
-            found.append(Bar(begin, end, messages, dkim, traps, end <= self.end))
+            found.append(
+                Bar(
+                    begin, end, messages.get(begin, {}), dkim.get(begin, {}), traps.get(begin, 0),
+                    whole=end <= self.end,
+                )
+            )  # fmt: skip
             begin = end
         return found
 

@@ -24,6 +24,7 @@ from gatepost_policy.mail import address
 from gatepost_policy.mail.facts import Family
 from gatepost_policy.render.html import page
 from gatepost_policy.report import history, selection, series
+from gatepost_policy.report.conditions import TooWide
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.store import StoreError, reading, writing
 from gatepost_policy.text import times
@@ -177,6 +178,12 @@ def create(
             title=error.name, text=text, root=request.script_root
         )
         return body, error.code or 500
+
+    @app.errorhandler(TooWide)
+    def too_wide(error: TooWide) -> Any:
+        template = app.jinja_env.get_template("error.html.j2")
+        root = request.script_root
+        return template.render(title="Too wide", text=f"{error}.", root=root), 400
 
     @app.errorhandler(StoreError)
     def away(error: StoreError) -> Any:

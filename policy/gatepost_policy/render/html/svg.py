@@ -20,20 +20,30 @@ MONTH = 30.4 * DAY
 
 def tag(name: str, *content: object, **attributes: object) -> Markup:
     """One element. `_` at an attribute's end is cut off, others become hyphens; None leaves out."""
-    said = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _text(value))
+    said = "".join(
+        f' {_NAMES.get(key) or _name(key)}="{_text(value)}"'
         for key, value in attributes.items()
         if value is not None
     )
     if not content:
-        return Markup("<{}{}/>").format(Markup(name), said)
-    inner = Markup("").join(escape(part) for part in content)
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), said, inner)
+        return Markup(f"<{name}{said}/>")
+    inner = "".join(part if isinstance(part, Markup) else escape(part) for part in content)
+    return Markup(f"<{name}{said}>{inner}</{name}>")
 
 
-def _text(value: object) -> object:
-    # A tenth of a pixel is enough, and most of a page is numbers.
-    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else value
+# A chart has thousands of attributes, with a handful of names.
+_NAMES: dict[str, str] = {}
+
+
+def _name(key: str) -> str:
+    return _NAMES.setdefault(key, key.rstrip("_").replace("_", "-"))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        # A tenth of a pixel is enough, and most of a page is numbers.
+        return f"{value:.1f}".removesuffix(".0")
+    return str(value) if isinstance(value, int) else str(escape(value))
 
 
 @dataclass(frozen=True, slots=True)

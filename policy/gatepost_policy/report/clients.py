@@ -1,0 +1,77 @@
+"""Count many clients at once, as a report on each would: an overview asks about a hundred.
+
+Only for clients of few messages, whose rows are read; `count` knows how to be sparing with a heavy
+one.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, func, select
+
+from gatepost_policy.ingest.deltas import RESULTS
+from gatepost_policy.report import rhythm
+from gatepost_policy.report.conditions import conditions
+from gatepost_policy.report.count import Counted, families, in_order
+from gatepost_policy.report.selection import Selection
+from gatepost_policy.report.summary import Summary
+from gatepost_policy.store.sqltext import chunks
+from gatepost_policy.store.tables import Message, MessageSignature
+
+
+def count(
+    connection: Connection, prefixes: Sequence[str], selection: Selection
+) -> dict[str, Counted]:
+    """The selected messages of each of these single clients (/32 or /64), as far as it has any.
+
+    What an overview does not show is left out of the summaries: clients, SPF and DMARC.
+    """
+    found: dict[str, Counted] = {}
+    chosen = conditions(connection, selection)
+    for chunk in chunks(prefixes):
+        of_these = [Message.prefix.in_(chunk), *chosen]
+        times: dict[str, list[float]] = defaultdict(list)
+        by_family: dict[str, Counter[str]] = defaultdict(Counter)
+        trapped: Counter[str] = Counter()
+        hits: Counter[str] = Counter()
+        dkim: dict[str, Counter[str]] = defaultdict(Counter)
+        for prefix, at, family, traps, stage in connection.execute(
+            select(Message.prefix, Message.at, Message.family, Message.traps, Message.stage).where(
+                *of_these
+            )
+        ):
+            assert prefix is not None  # it was asked for by its text
+            times[prefix].append(at)
+            by_family[prefix][family] += 1
+            trapped[prefix] += traps > 0
+            hits[prefix] += traps
+            dkim[prefix]["none"] += stage == "end"
+        row = MessageSignature
+        for prefix, result, number, first in connection.execute(
+            select(
+                Message.prefix,
+                row.result,
+                func.count(),
+                # Positions count from 0: each signed message has one signature there.
+                func.count().filter(row.position == 0),
+            )
+            .join(row, row.message_id == Message.id)
+            .where(*of_these)
+            .group_by(Message.prefix, row.result)
+        ):
+            assert prefix is not None
+            dkim[prefix]["none"] -= first
+            dkim[prefix][result] += number
+        for prefix, mine in times.items():
+            beat = rhythm.of(mine)
+            summary = Summary(
+                messages=len(mine),
+                first_seen=min(mine),
+                last_seen=max(mine),
+                families=families(by_family[prefix]),
+                dkim=in_order(dkim[prefix], RESULTS),
+                trap_hits=hits[prefix],
+                median_gap_days=None if beat is None else beat.median_gap,
+            )
+            found[prefix] = Counted(summary, beat, trapped[prefix], 1)
+    return found

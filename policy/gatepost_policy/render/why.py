@@ -31,10 +31,10 @@ def text(why: Why) -> str:
     """All of it, a line each."""
     lines = [
         shown(f"{why.line.queue_id or why.line.message_id or why.line.id}"),
-        *_message(why),
+        *message_rows(why),
         "",
         "What was known of the sender then",
-        *_known(why),
+        *known_rows(why),
     ]
     for title, found in (
         ("The rules, with what was known then and today's settings", why.then),
@@ -44,8 +44,8 @@ def text(why: Why) -> str:
             lines += ["", title, *explained(found)]
     if why.then is None:
         lines += ["", "Mail of our own users is not judged; nothing is known of who wrote it."]
-    elif _differs(why):
-        lines += ["", _differs(why)]
+    elif differs(why):
+        lines += ["", differs(why)]
     if why.others:
         times = ", ".join(timestamp(line.at) for line in why.others)
         lines += ["", f"{plural(len(why.others), 'older message')} with this id: {times}"]
@@ -56,7 +56,13 @@ def _row(label: str, value: str) -> str:
     return f"  {label:<{LABEL}}{value}".rstrip()
 
 
-def _message(why: Why) -> Iterator[str]:
+def pairs(rows: Iterator[str]) -> list[tuple[str, str]]:
+    """The rows of `message_rows` or `known_rows` as (label, text); '' continues the one above."""
+    return [(row[2 : 2 + LABEL].strip(), row[2 + LABEL :]) for row in rows]
+
+
+def message_rows(why: Why) -> Iterator[str]:
+    """What was seen of it and decided, a row each."""
     line = why.line
     yield _row("received", f"{timestamp(line.at)} by {line.source}, {line.direction}")
     if line.direction == "inbound":
@@ -128,7 +134,8 @@ def _spf(check: SpfCheck, name: str) -> str:
     return shown(f"{check.result}{why} {name}={check.domain or ''}{by}")
 
 
-def _known(why: Why) -> Iterator[str]:
+def known_rows(why: Why) -> Iterator[str]:
+    """What the store still has from before it, a row each, and what is not known."""
     for one in why.before:
         if not one.messages or one.first is None or one.last is None:
             yield _row("before", f"{shown(one.who)}: nothing that is kept")
@@ -172,7 +179,7 @@ def _said(said: Said, effects: Mapping[str, str] = _RULE) -> str:
     return shown(f"{said.rule:<15}{effects[said.effect]:<10}{said.words}{outcome}")
 
 
-def _differs(why: Why) -> str:
+def differs(why: Why) -> str:
     """One line where what was decided is not what the rules say to it."""
     said = []
     for found, when in ((why.then, "with what was known then"), (why.now, "now")):

@@ -10,6 +10,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, literal, or_, select
+from sqlalchemy.orm import aliased
 
 from gatepost_policy.mail import client_address, index_key
 from gatepost_policy.mail.address import Address
@@ -91,7 +92,8 @@ def _by_name(name: str) -> ColumnElement[bool]:
 
 def _by_dkim(result: str) -> ColumnElement[bool]:
     """A message with a signature of this result; `none` is one that was seen whole, unsigned."""
-    row = MessageSignature
+    # A name of its own: the query around it may look at the signatures as well.
+    row = aliased(MessageSignature)
     mine = exists().where(row.message_id == Message.id)
     if result == "none":
         return and_(Message.stage == "end", or_(~mine, mine.where(row.result == "none")))

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
+from gatepost_policy.report import filters
 from gatepost_policy.text.times import timestamp
 
-FILTERS = ("since", "until", "family")
+FILTERS = filters.NAMES
 
 
 def place(kind: str, value: str) -> str:
@@ -42,6 +43,15 @@ class Addresses:
         """`path` with the filters as they are, and `more` in the query."""
         query = urlencode({**self.filters, **more})
         return f"{self.root}{path}" + (f"?{query}" if query else "")
+
+    def shift(self, skip: int, **more: str) -> str:
+        """This very page, with the newest `skip` messages left out of the list."""
+        return self.to(self.path, **more, **({"skip": str(skip)} if skip else {})) + "#messages"
+
+    def form(self, extension: str) -> str:
+        """What this page shows, for programs: `json` or `csv`."""
+        path = "/overview" if self.path == "/" else self.path
+        return self.to(f"{path}.{extension}")
 
     def zoom(self, start: float, end: float) -> str:
         """This very page, for the time from `start` to `end` (Unix seconds)."""

@@ -5,10 +5,14 @@ Read-only unless `actions` is set; then every form carries a CSRF token. A reque
 host in its Host field, or a page elsewhere could point its own name at us (DNS rebinding).
 """
 
+import io
+import json
 import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import Any
 
 from flask import Flask, Response, abort, redirect, request
@@ -17,15 +21,23 @@ from jinja2 import ChoiceLoader, PackageLoader
 from sqlalchemy import Engine
 from werkzeug.exceptions import HTTPException
 
-from gatepost_policy import traps
+from gatepost_policy import config, traps
+from gatepost_policy.config import own_names
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.ingest import trap_marks
 from gatepost_policy.mail import address
-from gatepost_policy.mail.facts import Family
+from gatepost_policy.mail.address import canonical_domain
+from gatepost_policy.monitoring import privacy_result
+from gatepost_policy.render import csv_file
+from gatepost_policy.render import why as why_text
 from gatepost_policy.render.html import page
-from gatepost_policy.report import history, selection, series
+from gatepost_policy.report import asked as asking
+from gatepost_policy.report import filters, history, selection, series, tonight, why
 from gatepost_policy.report.conditions import TooWide
+from gatepost_policy.report.report import Report
 from gatepost_policy.report.selection import Selection
+from gatepost_policy.report.series import Series
+from gatepost_policy.report.tonight import Tonight
 from gatepost_policy.store import StoreError, reading, writing
 from gatepost_policy.text import times
 from gatepost_policy.text.escape import shown
@@ -33,12 +45,26 @@ from gatepost_policy.web import actions as acting
 from gatepost_policy.web.addresses import Addresses, place
 
 ACTOR_MAX = 100
-KINDS = ("sender", "host", "trap")
+KINDS = ("sender", "host", "trap", "name")
+API = 1  # of the JSON and CSV behind each address: it grows when a key changes or goes
 LIMIT, LIMIT_OVERVIEW, LIMIT_MAX = 100, 25, 1000
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What one page is made of. The report lists the messages after the first `skip`."""
+
+    chosen: Selection
+    report: Report
+    series: Series | None
+    tonight: Tonight | None
+    skip: int
+    is_trap: bool
+    notes: list[str]
 
 
 def create(
@@ -66,35 +92,68 @@ def create(
     if actions:
         CSRFProtect(app)
 
-    def show(kind: str | None, value: str) -> str:
-        now = clock()
-        at = addresses()
+    def tell(kind: str | None, value: str, now: float) -> Told:
         try:
-            chosen = _selection(kind, value, now)
+            chosen, skip = _selection(kind, value, now)
         except ValueError as error:
             abort(400, str(error))
         with suppress(StoreError):  # a busy store, a replica: what can be read is worth reading
             trap_marks.settle(engine(), settings, seconds=1.0)
         with reading(engine()) as connection:
             report = history.tell(connection, chosen, settings, now)
-            charts = series.of(connection, chosen, report, now)
-            is_trap = kind == "trap" and traps.is_live(connection, value)
-            remarks = acting.notes(connection, value) if kind in ("sender", "host") else []
+            report = replace(report, messages=report.messages[skip:])
+            probe = privacy_result.read(config.state_dir(settings))
+            since = now - tonight.HOURS * 3600
+            return Told(
+                chosen,
+                report,
+                series.of(connection, chosen, report, now),
+                tonight.read(connection, since, now, probe) if not report.query else None,
+                skip,
+                kind == "trap" and traps.is_live(connection, value),
+                acting.notes(connection, value) if kind in ("sender", "host") else [],
+            )
+
+    def show(kind: str | None, value: str) -> str:
+        now = clock()
+        at = addresses()
+        told = tell(kind, value, now)
+        limit = told.chosen.limit - told.skip
+        more = told.skip + len(told.report.messages) < told.report.summary.messages
+        older = more and told.chosen.limit + limit <= LIMIT_MAX
+        kept = {} if "limit" not in request.args else {"limit": str(limit)}
         template = app.jinja_env.get_template("live.html.j2")
         return template.render(
-            page.context(report, charts, at.link, at.zoom, now),
+            page.context(told.report, told.series, at.link, at.zoom, now),
             at=at,
             kind=kind,
             value=value,
             asked=request.args,
-            limit=chosen.limit,
-            families=list(Family),
-            notes=remarks,
+            limit=limit,
+            filter_fields=filters.FILTERS,
+            tonight=told.tonight,
+            notes=told.notes,
             actions=actions,
             token=generate_csrf if actions else None,
             done=request.args.get("done"),
-            is_trap=is_trap,
+            is_trap=told.is_trap,
+            older=at.shift(told.chosen.limit, **kept) if older else None,
+            newer=at.shift(max(0, told.skip - limit), **kept) if told.skip else None,
+            messages_link=lambda number: at.link("message", str(number)),
         )
+
+    def data(kind: str | None, value: str, extension: str) -> Response:
+        """The same report for programs; docs/report.md has its keys."""
+        now = clock()
+        told = tell(kind, value, now)
+        if extension == "csv":
+            out = io.StringIO()
+            csv_file.write(told.report, out)
+            return Response(out.getvalue(), content_type="text/csv; charset=utf-8")
+        found = {"api": API, "at": times.timestamp(now), **told.report.json()}
+        if told.tonight is not None:
+            found["tonight"] = told.tonight.json()
+        return Response(json.dumps(found), content_type="application/json")
 
     @app.before_request
     def only_us() -> None:
@@ -113,18 +172,65 @@ def create(
     def overview() -> str:
         return show(None, "")
 
+    @app.get("/overview.<any(json, csv):extension>")
+    def overview_data(extension: str) -> Response:
+        return data(None, "", extension)
+
     @app.get("/search")
     def search() -> Any:
         value = request.args.get("q", "").strip()
-        kind = request.args.get("kind") or _kind(value)
+        kind = request.args.get("kind")
         if not value:
             return redirect(addresses().to("/"))
-        if kind not in KINDS:
-            abort(400, "want sender, host or trap")
-        return redirect(addresses().link(kind, value))
+        if kind:
+            if kind not in KINDS:
+                abort(400, f"want one of {', '.join(KINDS)}")
+            return redirect(addresses().link(kind, value))
+        try:
+            with reading(engine()) as connection:
+                asked = asking.ask(connection, value, Selection())
+                found = why.find(connection, value) if asked.message and asked.known else []
+        except ValueError as error:
+            abort(400, f"{error}.")
+        if asked.message:
+            if not found:
+                abort(404, f"{shown(value)}: {asked.sentence}")
+            return redirect(addresses().link("message", str(found[0])))
+        chosen = asked.selection
+        if chosen.host is not None:
+            return redirect(addresses().link("host", value.strip("[]")))
+        if chosen.trap is not None:
+            return redirect(addresses().link("trap", chosen.trap.raw))
+        if chosen.name is not None:
+            return redirect(addresses().link("name", chosen.name))
+        return redirect(addresses().link("sender", chosen.sender or value))
 
-    @app.get("/<any(sender, host, trap):kind>/<path:value>")
+    @app.get("/message/<int:number>")
+    @app.get("/message/<int:number>.<any(json):extension>")
+    def message(number: int, extension: str | None = None) -> Any:
+        now = clock()
+        with reading(engine()) as connection:
+            own = own_names.read(config.state_dir(settings))
+            told = why.tell(connection, [number], settings, now, own)
+        if told is None:
+            abort(404, "no message has this number, or retention has taken it")
+        if extension:
+            found = {"api": API, "at": times.timestamp(now), **told.json()}
+            return Response(json.dumps(found), content_type="application/json")
+        at = addresses()
+        return app.jinja_env.get_template("message.html.j2").render(
+            why=told, at=at, link=at.link, title=told.line.queue_id or f"message {number}",
+            seen=why_text.pairs(why_text.message_rows(told)),
+            known=why_text.pairs(why_text.known_rows(told)),
+            differs=why_text.differs(told) if told.then is not None else "",
+            explained=why_text.explained, version=version("gatepost"),
+        )  # fmt: skip
+
+    @app.get("/<any(sender, host, trap, name):kind>/<path:value>")
     def one(kind: str, value: str) -> Any:
+        bare, dot, extension = value.rpartition(".")
+        if dot and extension in ("json", "csv"):
+            return data(kind, bare, extension)
         if kind == "sender" and _kind(value) == "host":
             # An address of the network is no sender, and "not seen" would be the wrong answer.
             return redirect(addresses().link("host", value))
@@ -213,21 +319,32 @@ def _kind(value: str) -> str:
     return "host"
 
 
-def _selection(kind: str | None, value: str, now: float) -> Selection:
-    """The selection of a permalink and its filters. Raises ValueError."""
+def _selection(kind: str | None, value: str, now: float) -> tuple[Selection, int]:
+    """The selection of a permalink and its filters, and how many messages to skip.
+
+    Its limit is that of the list and what is skipped, together. Raises ValueError.
+    """
     given = request.args
-    limit = given.get("limit") or str(LIMIT if kind else LIMIT_OVERVIEW)
-    if not limit.isdecimal() or not 0 < int(limit) <= LIMIT_MAX:
-        raise ValueError(f"limit: want a number from 1 to {LIMIT_MAX}")
-    family = given.get("family") or None
-    if family is not None and family not in list(Family):
-        raise ValueError(f"family: want one of {', '.join(Family)}")
-    return Selection(
+    limit = _number("limit", 1) or (LIMIT if kind else LIMIT_OVERVIEW)
+    skip = _number("skip", 0) or 0
+    if limit + skip > LIMIT_MAX:
+        raise ValueError(f"limit and skip: want {LIMIT_MAX} together, at most")
+    wanted = {name: text for name, text in given.items() if (name, kind) != ("trap", "trap")}
+    chosen = Selection(
         sender=selection.sender(value) if kind == "sender" else None,
         host=selection.host(value) if kind == "host" else None,
         trap=address.parse(value) if kind == "trap" else None,
-        since=times.moment(given["since"], now) if given.get("since") else None,
-        until=times.moment(given["until"], now) if given.get("until") else None,
-        family=None if family is None else Family(family),
-        limit=int(limit),
+        name=canonical_domain(value) if kind == "name" else None,
+        limit=limit + skip,
     )
+    return filters.read(wanted, now, chosen), skip
+
+
+def _number(name: str, least: int) -> int | None:
+    """A number of the query. Raises ValueError."""
+    text = request.args.get(name)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal()) or not least <= int(text) <= LIMIT_MAX:
+        raise ValueError(f"{name}: want a number from {least} to {LIMIT_MAX}")
+    return int(text)

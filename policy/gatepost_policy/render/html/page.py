@@ -21,6 +21,7 @@ from gatepost_policy.report.rhythm import number
 from gatepost_policy.report.series import Series
 from gatepost_policy.report.standing import NAMES
 from gatepost_policy.report.timeline import SYMBOLS
+from gatepost_policy.report.tonight import away_in_words
 from gatepost_policy.text.acts import NAMES as ACTS
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.plural import plural
@@ -93,6 +94,8 @@ def _act(name: str) -> str:
 FILTERS: dict[str, Callable[..., str]] = {
     "day": _day,
     "minute": _minute,
+    "count": plural,
+    "away": away_in_words,
     "at": _at,
     "shown": _shown,
     "soft": _soft,
@@ -106,16 +109,20 @@ FILTERS: dict[str, Callable[..., str]] = {
 }
 
 
+TITLES = {
+    "sender": "Who is {}?",
+    "host": "Who came from {}?",
+    "name": "Who came from {}?",
+    "trap": "Who mailed {}?",
+}
+
+
 def title(query: Mapping[str, Any]) -> str:
     """What the report is about, in words."""
-    for key, text in (
-        ("sender", "Who is {}?"),
-        ("host", "Who came from {}?"),
-        ("trap", "Who mailed {}?"),
-    ):
-        if query.get(key):
-            return text.format(shown(str(query[key])))
-    return "Who keeps coming back?"
+    subject = _subject(query)
+    if subject is None:
+        return "Who keeps coming back?"
+    return TITLES[subject].format(shown(str(query[subject])))
 
 
 def filters(query: Mapping[str, Any]) -> list[str]:
@@ -124,8 +131,21 @@ def filters(query: Mapping[str, Any]) -> list[str]:
         "since": lambda text: f"received from {_minute(text)} UTC on",
         "until": lambda text: f"received before {_minute(text)} UTC",
         "family": lambda text: f"over {NAMES.get(text, text)}",
+        "dkim": lambda text: "unsigned" if text == "none" else f"with a DKIM {text}",
+        "spf": lambda text: f"with SPF {text}",
+        "dmarc": lambda text: f"with DMARC {text}",
+        "decision": lambda text: f"decided {text}",
+        "reason": lambda text: f"for the reason {text}",
+        "trap": lambda text: f"to {shown(text)}",
+        "source": lambda text: f"seen by {text}",
     }
-    return [words[key](str(query[key])) for key in words if query.get(key)]
+    subject = _subject(query)
+    return [words[key](str(query[key])) for key in words if query.get(key) and key != subject]
+
+
+def _subject(query: Mapping[str, Any]) -> str | None:
+    """The selector that the report is about; a trap beside another one is a filter."""
+    return next((key for key in TITLES if query.get(key)), None)
 
 
 def window(report: Report, narrowed: list[str], made: float) -> str:
@@ -145,6 +165,8 @@ def context(
 ) -> dict[str, Any]:
     """What the templates want to know. `made`: as of when the report is, in Unix seconds."""
     told = report.json()
+    for message, row in zip(report.messages, told["messages"], strict=True):
+        row["id"] = message.id  # the page links there; it is no part of the interface
     narrowed = filters(report.query)
     drawn: list[charts.Chart] = []
     if series is not None:

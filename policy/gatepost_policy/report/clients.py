@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, func, select
 
-from gatepost_policy.ingest.deltas import RESULTS
+from gatepost_policy.ingest.deltas import DMARC_RESULTS, RESULTS, SPF_RESULTS
 from gatepost_policy.report import rhythm
 from gatepost_policy.report.conditions import conditions
 from gatepost_policy.report.count import Counted, families, in_order
@@ -24,7 +24,7 @@ def count(
 ) -> dict[str, Counted]:
     """The selected messages of each of these single clients (/32 or /64), as far as it has any.
 
-    What an overview does not show is left out of the summaries: clients, SPF and DMARC.
+    Clients are left out of the summaries: each is its own.
     """
     found: dict[str, Counted] = {}
     chosen = conditions(connection, selection)
@@ -35,17 +35,24 @@ def count(
         trapped: Counter[str] = Counter()
         hits: Counter[str] = Counter()
         dkim: dict[str, Counter[str]] = defaultdict(Counter)
-        for prefix, at, family, traps, stage in connection.execute(
-            select(Message.prefix, Message.at, Message.family, Message.traps, Message.stage).where(
-                *of_these
-            )
-        ):
+        spf: dict[str, Counter[str]] = defaultdict(Counter)
+        dmarc: dict[str, Counter[str]] = defaultdict(Counter)
+        for prefix, at, family, traps, stage, spf_word, dmarc_word in connection.execute(
+            select(
+                Message.prefix, Message.at, Message.family, Message.traps, Message.stage,
+                Message.spf, Message.dmarc,
+            ).where(*of_these)
+        ):  # fmt: skip
             assert prefix is not None  # it was asked for by its text
             times[prefix].append(at)
             by_family[prefix][family] += 1
             trapped[prefix] += traps > 0
             hits[prefix] += traps
             dkim[prefix]["none"] += stage == "end"
+            if spf_word is not None:
+                spf[prefix][spf_word] += 1
+            if dmarc_word is not None:
+                dmarc[prefix][dmarc_word] += 1
         row = MessageSignature
         for prefix, result, number, first in connection.execute(
             select(
@@ -70,6 +77,8 @@ def count(
                 last_seen=max(mine),
                 families=families(by_family[prefix]),
                 dkim=in_order(dkim[prefix], RESULTS),
+                spf=in_order(spf[prefix], SPF_RESULTS),
+                dmarc=in_order(dmarc[prefix], DMARC_RESULTS),
                 trap_hits=hits[prefix],
                 median_gap_days=None if beat is None else beat.median_gap,
             )

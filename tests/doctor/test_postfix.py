@@ -176,6 +176,13 @@ BROKEN = (
     Broken("smtpd_milter_maps switch it off", "milter-maps",
            main={"smtpd_milter_maps": "cidr:@ETC@/maps"},
            files={"maps": "10.0.0.0/8 DISABLE\n"}),
+    Broken("smtpd_milter_maps name others", "milter-maps",
+           main={"smtpd_milter_maps": "cidr:@ETC@/maps"},
+           files={"maps": "# all\n10.0.0.0/8 inet:127.0.0.1:8890\n192.168.0.0/16 inet:127.0.0.1:8891\n"}),
+    Broken("smtpd_milter_maps nobody can read", "milter-maps",
+           submission={"smtpd_milter_maps": "cidr:@ETC@/nowhere"}),
+    Broken("smtpd_milter_maps without a file", "milter-maps",
+           submission={"smtpd_milter_maps": "static:DISABLE"}),
     Broken("users may log in on port 25", "login-port", main={"smtpd_sasl_auth_enable": "yes"}),
     Broken("second hop over TCP", "proxy-tcp", mode="proxy",
            submission={"smtpd_proxy_filter": "127.0.0.1:@INBOUND@"},
@@ -224,6 +231,20 @@ def test_broken(broken: Broken, sockets: Sockets, postfix_programs: mta_unpack.P
                 live = paste(made, finding, live)
             found = findings(made, live)
         assert [(f.code, f.change) for f in found] == []
+
+
+def test_milter_maps_that_keep_gatepost(
+    sockets: Sockets, postfix_programs: mta_unpack.Programs
+) -> None:
+    """Each row has our socket, also beside another milter: nothing to say; one without: a finding."""
+    ours = sockets.postfix
+    rows = f"10.0.0.0/8\t{ours}\n\n# else\n::/0 inet:127.0.0.1:8891, {ours}\n"
+    live = settings("milter", sockets)
+    for more, want in (("", []), ("127.0.0.1 inet:127.0.0.1:8891\n", ["milter-maps"])):
+        broken = Broken("maps", "", submission={"smtpd_milter_maps": "cidr:@ETC@/maps"},
+                        files={"maps": rows + more})  # fmt: skip
+        with instance(postfix_programs, broken, sockets) as made:
+            assert codes(made, live) == want
 
 
 def test_nobody_listens(sockets: Sockets, postfix_programs: mta_unpack.Programs) -> None:

@@ -190,8 +190,12 @@ class Checker:
                 chain,
             )  # fmt: skip
         if table := self.config.get("smtpd_milter_maps", service):
-            if postfix_tables.mentions(table, "DISABLE"):
-                yield self.live.mend("milter-maps", where, f"{table} switches milters off for some",
+            if not postfix_tables.every_row(
+                table, lambda row: any(self.is_ours(i.target) for i in items(row))
+            ):
+                yield self.live.mend("milter-maps", where,
+                                     f"smtpd_milter_maps = {table} may leave gatepost out for some "
+                                     "clients",
                                      self.config.set("smtpd_milter_maps", "", service),
                                      )  # fmt: skip
         yield from postfix_own_received.own_hop(

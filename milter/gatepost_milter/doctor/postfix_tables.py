@@ -1,7 +1,7 @@
 """Tables that Postfix looks things up in, as far as they can be read or tried with postmap."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gatepost_milter.doctor import postfix_lines
@@ -127,9 +127,11 @@ def without_prepend(live: Live, name: str, service: Service) -> str:
     return ", ".join(kept)
 
 
-def mentions(table: str, word: str) -> bool:
-    """True where a table's name or text has `word`."""
-    return word in table or any(word in line for _, p in _TABLE.findall(table) for line in _text(p))
+def every_row(table: str, right: Callable[[str], bool]) -> bool:
+    """True where the table's text can be read and each row has a `right` result."""
+    lines = [line.strip() for _, path in _TABLE.findall(table) for line in _text(path)]
+    rows = [line for line in lines if line and not line.startswith("#")]
+    return bool(rows) and all(right(" ".join(row.split()[1:])) for row in rows)
 
 
 def unread(live: Live) -> Iterator[str]:

@@ -9,7 +9,7 @@ RINGS = postfix or exim or postgresql or crash or corpus or browser or tools or 
 LOCK = uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 
 .DEFAULT_GOAL := check
-.PHONY: help check setup dev rings run demo lint ruff mypy pyright imports inner test corpus crash cluster soak bench bench-check replay docs lock clean
+.PHONY: help check setup dev rings run demo lint ruff mypy pyright imports inner test corpus crash cluster soak bench bench-check replay docs lock deb clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1: /p' Makefile
@@ -85,6 +85,9 @@ lock:        ## pin the dependencies again (needs uv); `make lock LOCK_FLAGS=--u
 	$(LOCK) $(LOCK_FLAGS) -c requirements-build.lock --all-extras pyproject.toml -o requirements.lock
 	$(LOCK) $(LOCK_FLAGS) -c requirements-build.lock -c requirements.lock --all-extras pyproject.toml --group pyproject.toml:dev -o requirements-dev.lock
 
+deb:         ## the Debian package for the release this machine runs, into dist/
+	@tools/deb.sh
+
 clean:       ## everything that set-up and tests made here
-	rm -rf .venv setup.log build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv setup.log deb.log build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

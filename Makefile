@@ -77,6 +77,7 @@ replay: setup ## one saved message through the real milter: make replay EML=test
 
 docs: dev    ## write the generated pages, and run the README's session again
 	$(BIN)/python tools/manpages.py
+	$(BIN)/python tools/operator_pages.py
 	$(BIN)/python tools/rooms.py
 	$(BIN)/python tools/readme.py
 

@@ -31,9 +31,11 @@ def test_generated_pages_are_fresh() -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
-def test_table_of_rooms_is_fresh() -> None:
+@pytest.mark.parametrize("tool", ["operator_pages.py", "rooms.py"])
+def test_tables_are_fresh(tool: str) -> None:
+    """Replies, reasons, log keys and columns are named in the docs, and so are the rooms."""
     done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "rooms.py", "--check"],
+        [sys.executable, ROOT / "tools" / tool, "--check"],
         capture_output=True,
         text=True,
         check=False,
@@ -108,6 +110,35 @@ def test_every_command_is_documented() -> None:
         path for path, c in walk(cli, "milterctl") if not c.hidden and f"## {path}\n" not in text
     ]
     assert missing == []
+
+
+COMMAND = re.compile(r"^(?: {4}|\$ )(milterctl (?:[^\n]*\\\n)*[^\n]*)", re.M)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_in_the_docs_are_such(page: Path) -> None:
+    """Each line to paste names a command that is there, with options that it has."""
+    text = page.read_text()
+    wrong = []
+    for line in COMMAND.findall(text) + re.findall(r"`(milterctl [^`]+)`", text):
+        words = line.replace("\\\n", " ").partition("  #")[0].split()[1:]
+        command: click.Command = cli
+        while words:
+            if isinstance(command, click.Group):
+                if words[0].startswith("-"):  # milterctl's own: --config FILE, --store URL
+                    words = words[1:] if "=" in words[0] else words[2:]
+                    continue
+                found = command.get_command(click.Context(command), words[0])
+                if found is None:
+                    wrong.append(line)
+                    break
+                command, words = found, words[1:]
+                continue
+            known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+            options = {w.partition("=")[0] for w in words if w.startswith("--")}
+            wrong += [line] if options - known else []
+            break
+    assert wrong == []
 
 
 def test_every_key_is_in_the_manual() -> None:

@@ -4,12 +4,13 @@ BIN = .venv/bin
 K =
 CORPUS =
 EML =
+RELEASES =
 # The rings beyond the inner one: what they need is brought by tools/test-setup.sh.
 RINGS = postfix or exim or postgresql or crash or corpus or browser or tools or slow
 LOCK = uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 
 .DEFAULT_GOAL := check
-.PHONY: help check setup dev rings run demo lint ruff mypy pyright imports inner test corpus crash cluster soak bench bench-check replay docs lock deb clean
+.PHONY: help check setup dev rings run demo lint ruff mypy pyright imports inner test corpus crash cluster soak bench bench-check replay docs lock deb release test-matrix test-lowest clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1: /p' Makefile
@@ -88,6 +89,15 @@ lock:        ## pin the dependencies again (needs uv); `make lock LOCK_FLAGS=--u
 
 deb:         ## the Debian package for the release this machine runs, into dist/
 	@tools/deb.sh
+
+release: dev ## sdist, wheel and Debian package, built twice and compared, with checksums
+	@tools/release.sh
+
+test-matrix: ## the inner ring on Debian 12, 13 and the next one, in chroots (root, debootstrap)
+	@tools/test-matrix.sh $(RELEASES)
+
+test-lowest: dev ## the inner ring with the lowest versions that pyproject.toml allows (needs uv)
+	@tools/test-lowest.sh
 
 clean:       ## everything that set-up and tests made here
 	rm -rf .venv setup.log deb.log build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

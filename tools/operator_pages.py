@@ -21,10 +21,10 @@ PERSONAL = ROOT / "docs" / "personal-data.md"
 
 # Each reply by its name in mail/decision.py: who hears it, and what to do.
 REPLIES = {
-    "REFUSED": "Somebody else's mail: a trap, or a listed sender with `sender.action = \"reject\"`. "
+    "REFUSED": 'Somebody else\'s mail: a trap, or a listed sender with `sender.action = "reject"`. '
     "Look the sender up: `milterctl report --sender WHO`.",
     "NO_SUCH_USER": "Said at RCPT for a trap, with `trap.action` or `trap.policy_answer` "
-    "`\"reject\"`. If people do write there, it is no trap: `milterctl trap remove ADDRESS`.",
+    '`"reject"`. If people do write there, it is no trap: `milterctl trap remove ADDRESS`.',
     "TRY_LATER": "A listed or repeat sender, or a trap, with an action of `tempfail`. "
     "`milterctl sender forgive WHO` ends a listing.",
     "NOT_CONFIGURED": "**Your own users cannot send.** gatepost cannot tell that Postfix's own "
@@ -34,7 +34,7 @@ REPLIES = {
     "what cannot be cleaned does not leave. Let the user send it from another program; "
     "`milterctl replay FILE` on the saved message says which field it is.",
     "HEADER_TOO_LARGE": "The header is over `milter.max_header_bytes` or `max_header_fields`: always "
-    "refused for submissions, for others with `milter.oversize = \"reject\"`.",
+    'refused for submissions, for others with `milter.oversize = "reject"`.',
     "INTERNAL": "A fault of gatepost or of this machine: submissions wait, inbound mail goes by "
     "`milter.on_error`. The log has `event=` lines with the place; `milterctl check`.",
 }
@@ -61,7 +61,7 @@ REASONS = {
     "never-list": "Nothing: `sender.never_list` or `sender.own_domains` names it. An own domain: "
     "look which account mails a trap.",
     "listed": "`milterctl sender show WHO` says why and until when; `milterctl sender forgive WHO` "
-    "ends it. For all: `sender.action = \"shadow\"`.",
+    'ends it. For all: `sender.action = "shadow"`.',
     "open-recipient": "Nothing: a listed sender may write to postmaster@ and abuse@.",
     "repeat-sender": "Look: `milterctl report --sender WHO`. By default the mail is only marked in "
     "the report.",
@@ -72,7 +72,7 @@ REASONS = {
     "scrubbed": "Nothing: this is what a submission should say.",
     "relayed": "Right for lists and forwarders. For a user's own mail: put the domain of its "
     "signature into `sender.own_domains`.",
-    "local": "Only with `submission.local = \"leave\"`.",
+    "local": 'Only with `submission.local = "leave"`.',
     "own-user-trap": "**Look at once**: one of your accounts mails an address that nobody has. "
     "Change its password; the MTA's log has the login.",
     "unverified-mta": "See 451 4.3.5 above.",
@@ -110,25 +110,42 @@ CLIENT, SENDER, RECIPIENT, DOMAIN, OPERATOR = (
 COLUMNS: dict[str, tuple[dict[str, str], str]] = {
     "message": (
         {
-            "session": "which messages came in one connection", "prefix": CLIENT,
-            "address": CLIENT, "client_name": CLIENT, "helo": CLIENT, "sender": SENDER,
-            "sender_key": SENDER, "header_from": SENDER, "from_key": SENDER, "message_id": SENDER,
-            "relay": CLIENT, "spf_domain": DOMAIN, "helo_spf_domain": DOMAIN,
-            "dmarc_domain": DOMAIN, "dmarc_organisation": DOMAIN, "trail": CLIENT,
+            "session": "which messages came in one connection",
+            "prefix": CLIENT,
+            "address": CLIENT,
+            "client_name": CLIENT,
+            "helo": CLIENT,
+            "sender": SENDER,
+            "sender_key": SENDER,
+            "header_from": SENDER,
+            "from_key": SENDER,
+            "message_id": SENDER,
+            "relay": CLIENT,
+            "spf_domain": DOMAIN,
+            "helo_spf_domain": DOMAIN,
+            "dmarc_domain": DOMAIN,
+            "dmarc_organisation": DOMAIN,
+            "trail": CLIENT,
         },
         "`addresses` for client and host names, `rows` for the rest; with a trap `traps`",
     ),
-    "recipient": ({"address": RECIPIENT, "trap_key": RECIPIENT}, "`recipients`; with a trap `traps`"),
+    "recipient": (
+        {"address": RECIPIENT, "trap_key": RECIPIENT},
+        "`recipients`; with a trap `traps`",
+    ),
     "signature": ({"domain": DOMAIN}, "with its message"),
     "message_domain": ({"reversed": DOMAIN}, "with its message"),
     "message_key": ({"key": "a fingerprint of an imported log line"}, "with its message"),
     "domain_day": ({"reversed": DOMAIN}, "with its messages"),
-    "domain_host": ({"reversed": DOMAIN, "host": CLIENT, "name": CLIENT}, "with its messages"),
+    "domain_host": (
+        {"reversed": DOMAIN, "host": CLIENT, "name": CLIENT},
+        "`addresses`; the prefix with its messages",
+    ),
     "identity": (
         {"value": f"{SENDER}, domain or client", "reversed": DOMAIN, "note": OPERATOR},
         "`rows` after it was last seen (a client: `addresses`); after a trap hit `traps`",
     ),
-    "dkim_key": ({"reversed": DOMAIN, "domain": DOMAIN}, "`rows` after it was last seen"),
+    "dkim_key": ({"reversed": DOMAIN, "domain": DOMAIN}, "`traps` after it was last seen"),
     "listing": (
         {"value": f"{SENDER}, domain or client", "note": OPERATOR, "network": CLIENT},
         "`traps` after it ended",
@@ -189,7 +206,7 @@ def symptoms() -> str:
         "",
         "Mail must flow now, whatever it is: [off in a hurry](install.md#off-in-a-hurry).",
         "",
-        "## \"My mail is refused with ...\"",
+        '## "My mail is refused with ..."',
         "",
         "These are all the texts that gatepost has. Another text is the MTA's, or another filter's.",
         "",
@@ -219,7 +236,7 @@ def symptoms() -> str:
         "## The reason in the log line",
         "",
         "`reason=` in the log, the report, the metrics, and the name of the table",
-        "`[rules.REASON]` that turns a rule down (`mode = \"shadow\"` or `\"off\"`):",
+        '`[rules.REASON]` that turns a rule down (`mode = "shadow"` or `"off"`):',
         "",
         "| reason | meaning | what to do |",
         "|---|---|---|",
@@ -239,7 +256,9 @@ def personal_data() -> str:
         counts = {c for c in schema[name] if name == "domain_day" and COUNT.match(c)}
         unknown = set(schema[name]) - set(told) - PLAIN - counts
         if unknown or set(told) - set(schema[name]):
-            raise SystemExit(f"tools/operator_pages.py: {name}: {unknown or set(told)}: whose data?")
+            raise SystemExit(
+                f"tools/operator_pages.py: {name}: {unknown or set(told)}: whose data?"
+            )
         said: dict[str, list[str]] = {}
         for column, what in told.items():
             said.setdefault(what, []).append(f"`{column}`")

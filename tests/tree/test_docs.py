@@ -1,6 +1,7 @@
 """The documentation says what the programs do: generated parts are fresh, links lead somewhere."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -119,26 +120,38 @@ COMMAND = re.compile(r"^(?: {4}|\$ )(milterctl (?:[^\n]*\\\n)*[^\n]*)", re.M)
 def test_commands_in_the_docs_are_such(page: Path) -> None:
     """Each line to paste names a command that is there, with options that it has."""
     text = page.read_text()
-    wrong = []
-    for line in COMMAND.findall(text) + re.findall(r"`(milterctl [^`]+)`", text):
-        words = line.replace("\\\n", " ").partition("  #")[0].split()[1:]
-        command: click.Command = cli
-        while words:
-            if isinstance(command, click.Group):
-                if words[0].startswith("-"):  # milterctl's own: --config FILE, --store URL
-                    words = words[1:] if "=" in words[0] else words[2:]
-                    continue
-                found = command.get_command(click.Context(command), words[0])
-                if found is None:
-                    wrong.append(line)
-                    break
-                command, words = found, words[1:]
-                continue
-            known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
-            options = {w.partition("=")[0] for w in words if w.startswith("--")}
-            wrong += [line] if options - known else []
-            break
-    assert wrong == []
+    lines = COMMAND.findall(text) + re.findall(r"`(milterctl [^`]+)`", text)
+    assert [problem for line in lines if (problem := misused(line))] == []
+
+
+def misused(line: str) -> str:
+    """What milterctl would not understand of a line; empty where it would."""
+    words = shlex.split(line.replace("\\\n", " "), comments=True)[1:]
+    ends = [n for n, word in enumerate(words) if word in (">", "|", "&&", ";")]
+    words = words[: min(ends, default=len(words))]
+    command: click.Command = cli
+    context = click.Context(cli)
+    try:
+        while isinstance(command, click.Group):
+            _, words, _ = command.make_parser(context).parse_args(words)
+            if not words:
+                return ""
+            found = command.get_command(context, words[0])
+            if found is None:
+                return f"{line}: no command {words[0]}"
+            command, words = found, words[1:]
+            context = click.Context(command, parent=context)
+        _, extra, _ = command.make_parser(context).parse_args(words)
+    except click.UsageError as error:
+        return f"{line}: {error.format_message()}"
+    return f"{line}: too much: {extra}" if extra else ""
+
+
+def test_a_misused_command_is_found() -> None:
+    assert misused("milterctl sender forgive news.example") == ""
+    assert "no command" in misused("milterctl sender pardon news.example")
+    assert "--nothing" in misused("milterctl --store x report --nothing")
+    assert "too much" in misused("milterctl backtest new.toml")
 
 
 def test_every_key_is_in_the_manual() -> None:

@@ -47,9 +47,10 @@ def export(app: App, address: str, output: Path | None) -> None:
 @command.command()
 @click.argument("address")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only count what would go; nothing changes.")
 @FORMAT
 @click.pass_obj
-def erase(app: App, address: str, yes: bool, form: str) -> None:
+def erase(app: App, address: str, yes: bool, dry_run: bool, form: str) -> None:
     """Take ADDRESS out of everything. There is no way back.
 
     Mail that the person sent becomes numbers; as a recipient the person becomes nobody, so that
@@ -57,7 +58,7 @@ def erase(app: App, address: str, yes: bool, form: str) -> None:
     """
     from gatepost_policy.retention import person
 
-    if not yes:
+    if not yes and not dry_run:
         if not on_terminal(sys.stdin):
             raise Failure(
                 "data erase: nobody can be asked here, and there is no way back; "
@@ -68,9 +69,16 @@ def erase(app: App, address: str, yes: bool, form: str) -> None:
     with app.opened() as engine:
         _ingest(app)
         try:
-            done: dict[str, Any] = person.erase(engine, app.settings, address, time.time()).json()
+            if dry_run:
+                told = person.would_erase(engine, app.settings, address)
+            else:
+                told = person.erase(engine, app.settings, address, time.time())
         except ValueError as error:
             raise Failure(str(error), USAGE) from None
+    done: dict[str, Any] = told.json()
+    if dry_run:
+        note("milterctl: nothing was changed; without --dry-run this would go")
+        del done["journal"]  # its records are in the store by now, and are blanked with them
     if form == "json":
         print(json.dumps(done, indent=2))
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gatepost_milter.cli.common import USAGE, App, Failure, on_terminal, working
+from gatepost_milter.cli.common import USAGE, App, Failure, note, on_terminal, working
 from gatepost_policy.text.times import timestamp
 
 # What each figure of a purge counts.
@@ -96,15 +96,16 @@ def check(app: App) -> None:
     is_flag=True,
     help="Forget although the clock is far past what the store knows.",
 )
+@click.option("--dry-run", is_flag=True, help="Only count what would go; nothing changes.")
 @click.pass_obj
-def purge(app: App, clock_is_right: bool) -> None:
+def purge(app: App, clock_is_right: bool, dry_run: bool) -> None:
     """Forget what is older than [retention] says.
 
     The daemon does this by itself; bounded work at a time, so that it may run beside it. Where the
     clock is more than two days past the last purge (the newest message in a store that never was
     purged), it may be wrong: nothing is forgotten then without --clock-is-right.
     """
-    from gatepost_policy import retention
+    from gatepost_policy import retention, store
 
     now = time.time()
     with app.opened() as engine:
@@ -114,6 +115,14 @@ def purge(app: App, clock_is_right: bool) -> None:
                 f"the clock says {timestamp(now)}, the store was last at {timestamp(doubt)}: "
                 "nothing is forgotten; if the clock is right: milterctl db purge --clock-is-right"
             )
+        if dry_run:
+            with store.reading(engine) as connection:
+                due = retention.due(connection, app.settings, now)
+            note("milterctl: nothing was changed; without --dry-run this would go")
+            for name, number in asdict(due).items():
+                if name != "partitions":
+                    print(f"{name}: {number}")
+            return
         with working("forgetting") as advance:
             done = retention.purge(engine, app.settings, now, advance)
         retention.remember(engine, now, back=clock_is_right)

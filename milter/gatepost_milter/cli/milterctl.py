@@ -6,10 +6,13 @@ Errors come out as one line on stderr. Exit codes: 0 fine, 1 findings or a file 
 
 import importlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from io import TextIOWrapper
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "Run milter and policy service in the foreground."),
     "report": ("report", "Tell the history: of one sender, host or trap, or of all."),
     "why": ("why", "Why a message was decided so, and what would be said now."),
+    "stat": ("stat", "Count messages by action and reason."),
     "trap": ("trap", "The traps: addresses that nobody was ever given."),
     "sender": ("sender", "Repeat senders and listings."),
     "replay": ("replay", "Put saved mail through the real milter."),
@@ -33,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "Write the current listings for other programs."),
     "setup": ("setup", "Put gatepost into a mail server: what to change, or do it."),
     "check": ("check", "Look for what is wrong, and say which line to change."),
+    "config": ("config_show", "The configuration in force."),
     "privacy": ("privacy", "Look for what outgoing mail still tells."),
     "trace": ("trace", "Accountable anonymity: who wrote a message, for who has the key."),
     "db": ("db", "The store's schema and retention."),
@@ -118,7 +123,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "milterctl"
         message = error.format_message().rstrip(".")
-        return _fail(f"{message}. See '{command} --help'.", USAGE)
+        # click has a guess of its own, which cannot be pasted.
+        message = re.sub(r"^(No such command '.+?')\..*", r"\1", message)
+        return _fail(f"{message}.{_meant(error, message)} See '{command} --help'.", USAGE)
     except click.ClickException as error:
         return _fail(error.format_message(), FINDINGS)
     except (click.Abort, KeyboardInterrupt):
@@ -142,6 +149,30 @@ def _run(arguments: Sequence[str] | None) -> int:
             hint = "" if owner is None else f"; {_as_user(owner, arguments)}"
             return _fail(f"{error}{hint}", UNREACHABLE)
         raise  # a bug, and loud
+
+
+def _meant(error: click.UsageError, message: str) -> str:
+    """What was probably meant, or nothing: a mistyped command, `report` with a bare name."""
+    context = error.ctx
+    if context is None:
+        return ""
+    mistyped = re.fullmatch(r"No such command '(.+)'", message)
+    if mistyped and isinstance(context.command, click.Group):
+        near = get_close_matches(mistyped[1], context.command.list_commands(context), 1, 0.5)
+        return f" Did you mean '{context.command_path} {near[0]}'?" if near else ""
+    extra = re.fullmatch(r"Got unexpected extra argument \((.+)\)", message)
+    if extra and context.info_name == "report":
+        option = "--host" if _is_network(extra[1]) else "--sender"
+        return f" Did you mean '{context.command_path} {option} {extra[1]}'?"
+    return ""
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _nobody_reads() -> None:

@@ -16,7 +16,7 @@ from gatepost_milter.engine.supervisor import Supervisor, try_journal
 from gatepost_policy import config
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.monitoring.maillog import MailLog
-from gatepost_policy.system import std_files
+from gatepost_policy.system import std_files, version
 from gatepost_policy.system.socket_address import SocketAddress
 
 
@@ -78,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="gatepost-milter", description="The milter service of gatepost."
     )
     parser.add_argument("--config", metavar="FILE", help="configuration file")
+    parser.add_argument("--version", action=version.Version)
     parser.add_argument("--store", metavar="URL", help="use this store instead")
     # For `milterctl replay`: time and DNS come with each message, and nothing is recorded here.
     parser.add_argument("--replay", action="store_true", help=argparse.SUPPRESS)

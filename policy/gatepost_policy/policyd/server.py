@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from gatepost_policy import config
 from gatepost_policy.policyd.connection import Door
 from gatepost_policy.policyd.service import Service
-from gatepost_policy.system import sockets, std_files, systemd
+from gatepost_policy.system import sockets, std_files, systemd, version
 from gatepost_policy.system.socket_address import SocketAddress
 
 if TYPE_CHECKING:
@@ -305,6 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="gatepost-policyd", description="The policy service of gatepost, in the foreground."
     )
     parser.add_argument("--config", metavar="FILE", help="configuration file")
+    parser.add_argument("--version", action=version.Version)
     parser.add_argument("--store", metavar="URL", help="use this store instead")
     options = parser.parse_args(arguments)
     try:

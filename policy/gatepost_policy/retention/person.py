@@ -123,6 +123,33 @@ def _readable(table: str, row: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def would_erase(engine: Engine, settings: "Settings", text: str) -> Erased:
+    """What `erase` would take out, with nothing changed. `journal` is not looked into and stays 0.
+
+    Raises StoreError, ValueError, OSError.
+    """
+    person = Person.of(text)
+    with store.reading(engine) as connection:
+        sent = _sent(connection, person)
+        sql = "SELECT message_id FROM recipient WHERE trap_key = ?"
+        own = set(sent)
+        received = [n for n in sqltext.execute(connection, sql, (person.key,)).scalars()]
+        sql = "SELECT * FROM listing WHERE kind IN ('sender', 'author')"
+        done = Erased(
+            sent=len(sent),
+            # Mail to oneself goes as a whole.
+            received=sum(int(n) not in own for n in received),
+            identities=len(_identities(connection, person)),
+            listings=len(_rows(connection, sql, person, "value")),
+            is_trap=bool(
+                _rows(connection, "SELECT * FROM trap WHERE key = ?", None, "", person.key)
+            ),
+        )
+    files = _files(settings, person)
+    done.captures, done.quarantine = len(files["captures"]), len(files["quarantine"])
+    return done
+
+
 def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased:
     """Take `text` out of everything; the journal must have been ingested before.
 

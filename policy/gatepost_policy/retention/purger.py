@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 STEP = 500
 CLASSES = ("recipients", "addresses", "rows", "traps")
 NEVER = ("", "")
+# Its values: the moments before which identities go that hit a trap, clients, and all others.
+OLD_IDENTITY = "learned < CASE WHEN trap_messages > 0 THEN ? WHEN kind = 'prefix' THEN ? ELSE ? END"
 
 
 @dataclass(slots=True)
@@ -181,8 +183,7 @@ class Purger:
         if table == "identity":
             sql = (
                 "DELETE FROM identity WHERE (kind, value) > (?, ?) AND (kind, value) <= (?, ?)"
-                " AND learned < CASE WHEN trap_messages > 0 THEN ? WHEN kind = 'prefix' THEN ?"
-                " ELSE ? END"
+                f" AND {OLD_IDENTITY}"
             )
             limits = (now - ages.traps, now - ages.addresses, now - ages.rows)
         else:
@@ -235,6 +236,31 @@ def purge(
     while purger.step(time.time() if now is None else now):
         progress(purger.done)
     return purger.done
+
+
+def due(connection: Connection, settings: "Settings", now: float) -> Purged:
+    """What a purge at `now` (Unix seconds) would do; partitions are not looked at.
+
+    A class that runs first may leave less to the next one. Raises StoreError.
+    """
+    ages, found = settings.retention, Purged()
+    for kind in CLASSES:
+        mark = "SELECT COALESCE(MAX(number), 0) FROM revision WHERE topic = ?"
+        of_class = "traps > 0" if kind == "traps" else "traps = 0"
+        sql = f"SELECT COUNT(*) FROM message WHERE id > ({mark}) AND learned < ? AND {of_class}"
+        number = int(
+            sqltext.execute(
+                connection, sql, (f"purge-{kind}", now - getattr(ages, kind))
+            ).scalar_one()
+        )
+        name = "rows" if kind == "traps" else kind
+        setattr(found, name, getattr(found, name) + number)
+    sql = f"SELECT COUNT(*) FROM identity WHERE {OLD_IDENTITY}"
+    limits = (now - ages.traps, now - ages.addresses, now - ages.rows)
+    found.identities = int(sqltext.execute(connection, sql, limits).scalar_one())
+    sql = "SELECT COUNT(*) FROM dkim_key WHERE learned < ?"
+    found.keys = int(sqltext.execute(connection, sql, (now - ages.traps,)).scalar_one())
+    return found
 
 
 def to_counts(connection: Connection, ids: list[int], now: float) -> int:

@@ -146,6 +146,14 @@ COLUMNS: dict[str, tuple[dict[str, str], str]] = {
     "signature": ({"domain": DOMAIN}, "with its message"),
     "message_domain": ({"reversed": DOMAIN}, "with its message"),
     "message_key": ({"key": "a fingerprint of an imported log line"}, "with its message"),
+    "import_again": (
+        {"key": "a fingerprint of an imported log line"},
+        "until both imports are taken back",
+    ),
+    "import_touched": (
+        {"value": f"{SENDER}, domain or client"},
+        "while an import is being taken back",
+    ),
     "domain_day": ({"reversed": DOMAIN}, "with its messages"),
     "domain_host": (
         {"reversed": DOMAIN, "host": CLIENT, "name": CLIENT},
@@ -171,7 +179,8 @@ COLUMNS: dict[str, tuple[dict[str, str], str]] = {
 }
 # Tables in which nothing is about a person: numbers by day, and the store's own bookkeeping.
 NOBODY = {
-    "counter", "journal_gap", "journal_mark", "message_count", "revision", "submission_count",
+    "counter", "import_count", "import_run", "journal_gap", "journal_mark", "message_count",
+    "revision", "submission_count",
 }  # fmt: skip
 # Columns of the tables above that are about nobody: times, numbers, words of ours.
 PLAIN = set(
@@ -183,7 +192,7 @@ PLAIN = set(
     "addressed "
     "shared day messages trap_messages trap_hits first_at last_at kind first_seen last_seen days "
     "ipv4 ipv6 repeat previous_bits changed since until seconds hits by_hand forgiven listing_id "
-    "published published_at added removed generation live_at live_as".split()
+    "published published_at added removed generation live_at live_as import_id counted".split()
 )
 
 COUNT = re.compile(r"(?:dkim|spf|dmarc)_")  # of domain_day: how many messages had which result

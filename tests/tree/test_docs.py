@@ -116,7 +116,11 @@ def test_every_command_is_documented() -> None:
 COMMAND = re.compile(r"^(?: {4}|\$ )(milterctl (?:[^\n]*\\\n)*[^\n]*)", re.M)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+# CHANGELOG.md names commands, and is not for pasting.
+TO_PASTE = [page for page in PAGES if page.name != "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("page", TO_PASTE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_in_the_docs_are_such(page: Path) -> None:
     """Each line to paste names a command that is there, with options that it has."""
     text = page.read_text()
@@ -126,7 +130,7 @@ def test_commands_in_the_docs_are_such(page: Path) -> None:
 
 def misused(line: str) -> str:
     """What milterctl would not understand of a line; empty where it would."""
-    words = shlex.split(line.replace("\\\n", " "), comments=True)[1:]
+    words = shlex.split(line.replace("\\\n", " ").replace(";", " ; "), comments=True)[1:]
     ends = [n for n, word in enumerate(words) if word in (">", "|", "&&", ";")]
     words = words[: min(ends, default=len(words))]
     command: click.Command = cli

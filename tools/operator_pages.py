@@ -146,6 +146,15 @@ COLUMNS: dict[str, tuple[dict[str, str], str]] = {
     "signature": ({"domain": DOMAIN}, "with its message"),
     "message_domain": ({"reversed": DOMAIN}, "with its message"),
     "message_key": ({"key": "a fingerprint of an imported log line"}, "with its message"),
+    "act": (
+        {
+            "actor": "which operator did it",
+            "value": f"{SENDER}, domain or client",
+            "note": OPERATOR,
+            "undone_by": "which operator took it back",
+        },
+        "`traps`",
+    ),
     "import_again": (
         {"key": "a fingerprint of an imported log line"},
         "until both imports are taken back",
@@ -192,7 +201,8 @@ PLAIN = set(
     "addressed "
     "shared day messages trap_messages trap_hits first_at last_at kind first_seen last_seen days "
     "ipv4 ipv6 repeat previous_bits changed since until seconds hits by_hand forgiven listing_id "
-    "published published_at added removed generation live_at live_as import_id counted".split()
+    "published published_at added removed generation live_at live_as import_id counted name "
+    "undone".split()
 )
 
 COUNT = re.compile(r"(?:dkim|spf|dmarc)_")  # of domain_day: how many messages had which result

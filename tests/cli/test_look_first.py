@@ -111,7 +111,7 @@ def test_dry_run_of_purge_says_what_purge_does(
     code, out, err = filled("--config", str(short), "db", "purge", "--dry-run")
     assert code == 0 and "nothing was changed" in err, err
     told = dict(line.split(": ") for line in out.splitlines())
-    assert int(told["recipients"]) > 0
+    assert int(told["recipients"].split()[0]) > 0
     before = filled("stat", "--format", "json")[1]
     code, out, err = filled("--config", str(short), "db", "purge")
     assert code == 0, err

@@ -121,7 +121,7 @@ def purge(app: App, clock_is_right: bool, dry_run: bool) -> None:
             note("milterctl: nothing was changed; without --dry-run this would go")
             for name, number in asdict(due).items():
                 if name != "partitions":
-                    print(f"{name}: {number}")
+                    print(f"{name}: {number:<10}{PURGED[name]}")
             return
         with working("forgetting") as advance:
             done = retention.purge(engine, app.settings, now, advance)

@@ -28,6 +28,7 @@ from gatepost_policy.text.escape import shown
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "Run milter and policy service in the foreground."),
     "report": ("report", "Tell the history: of one sender, host or trap, or of all."),
+    "tail": ("tail", "Messages as they come, with the report's filters."),
     "why": ("why", "Why a message was decided so, and what would be said now."),
     "stat": ("stat", "Count messages by action and reason."),
     "trap": ("trap", "The traps: addresses that nobody was ever given."),

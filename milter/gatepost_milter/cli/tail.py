@@ -1,0 +1,114 @@
+"""`milterctl tail`: messages as they come, narrowed as a report is."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gatepost_milter.cli import report_options
+from gatepost_milter.cli.common import USAGE, App, Failure, catch_up
+from gatepost_milter.cli.options import FORMAT
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from gatepost_policy.report.report import Line
+    from gatepost_policy.report.selection import Selection
+
+LOOK_S = 0.5
+AT_ONCE = 1_000  # messages told after one look; the rest after the next
+
+
+@click.command(short_help="Messages as they come, with the report's filters.")
+@click.option("--sender", metavar="X", help="An address, or a domain with its subdomains.")
+@click.option("--host", metavar="IP", help="A client's address, or a prefix.")
+@report_options.FILTERS
+@click.option("-n", "--lines", "number", type=click.IntRange(min=0), metavar="N", default=10,
+              show_default=True, help="Begin with so many of the newest.")  # fmt: skip
+@click.option("--once", is_flag=True, help="Stop after these.")
+@FORMAT
+@click.pass_obj
+def command(
+    app: App,
+    /,
+    sender: str | None,
+    host: str | None,
+    number: int,
+    once: bool,
+    form: str,
+    **given: str | None,
+) -> None:
+    """Messages as they come, a line each, until you interrupt it.
+
+    The filters are the report's. With --format json each line is one message as in its `messages`.
+
+    \b
+    milterctl tail --decision reject
+    milterctl tail --sender example.org --dkim fail
+    """
+    from gatepost_policy.report import selection
+    from gatepost_policy.report.conditions import TooWide
+
+    chosen = report_options.narrowed(
+        given,
+        time.time(),
+        selection.Selection(
+            sender=_read("--sender", sender, selection.sender),
+            host=_read("--host", host, selection.host),
+        ),
+    )
+    with app.opened(replica=True) as engine:
+        catch_up(app, engine)
+        try:
+            last = _begin(engine, chosen, number, form)
+            while not once:
+                time.sleep(LOOK_S)
+                last = _more(engine, chosen, last, form)
+        except TooWide as error:
+            raise Failure(str(error), USAGE) from None
+
+
+def _read(option: str, text: str | None, read: Callable[[str], Any]) -> Any:
+    if text is None:
+        return None
+    try:
+        return read(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}.") from None
+
+
+def _begin(engine: "Engine", chosen: "Selection", number: int, form: str) -> int:
+    """Tell the newest; the number of the last message there is."""
+    from gatepost_policy import store
+    from gatepost_policy.report import messages, newer
+
+    with store.reading(engine) as connection:
+        last = newer.last(connection)
+        ids = messages.newest(connection, chosen, number) if number else []
+        lines = messages.lines(connection, ids[::-1])
+    _tell(lines, form)
+    return last
+
+
+def _more(engine: "Engine", chosen: "Selection", last: int, form: str) -> int:
+    """Tell what has come since the message with the number `last`; the new last number."""
+    from gatepost_policy import store
+    from gatepost_policy.report import messages, newer
+
+    with store.reading(engine) as connection:
+        ids, last = newer.since(connection, chosen, last, AT_ONCE)
+        lines = messages.lines(connection, ids)
+    _tell(lines, form)
+    return last
+
+
+def _tell(lines: "Sequence[Line]", form: str) -> None:
+    from gatepost_policy.render import one_line
+
+    for line in lines:
+        text = json.dumps(line.json()) if form == "json" else one_line.text(line)
+        sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

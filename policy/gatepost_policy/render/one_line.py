@@ -1,0 +1,34 @@
+"""One message as one line, for a terminal that scrolls and for grep."""
+
+from gatepost_policy.report.report import Line
+from gatepost_policy.report.standing import NAMES
+from gatepost_policy.text.escape import shown
+from gatepost_policy.text.terminal import UNSIGNED, client
+from gatepost_policy.text.times import timestamp
+
+
+def text(line: Line) -> str:
+    """Time, decision, who, to whom, what DKIM, SPF and DMARC said, and the queue id."""
+    recipients = ", ".join(
+        f"{shown(address)} (trap)" if trap else shown(address) for address, trap in line.recipients
+    )
+    dkim = UNSIGNED.get(line.dkim, line.dkim)
+    if not line.signatures and line.size is None:
+        dkim = "-"  # a recipient was all that was seen of it
+    checks = [f"dkim={dkim}"]
+    if line.spf is not None:
+        checks.append(f"spf={line.spf.mail_from.result}")
+    if line.dmarc is not None:
+        checks.append(f"dmarc={line.dmarc.result}")
+    sender = "<>" if not line.sender else shown(line.sender)
+    return " ".join(
+        (
+            timestamp(line.at),
+            shown(f"{line.action} {line.reason}"),
+            NAMES.get(line.family, shown(line.family)),
+            client(line.address, line.client_name),
+            f"{sender} to {recipients or '-'}",
+            *checks,
+            shown(line.queue_id or "-"),
+        )
+    )

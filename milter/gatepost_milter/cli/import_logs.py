@@ -124,7 +124,7 @@ def _run(
     year: int | None,
     verbose: bool,
 ) -> None:
-    where = _zone(zone)
+    where = zone_named(zone)
     now = time.time()
     damaged = False
     nothing: list[str] = []
@@ -175,7 +175,8 @@ def _why(importer: Importer, log: _Log) -> str:
     return f"{shown(log.file.path)}: {likely_reason(log.start, log.head, wanted)}"
 
 
-def _zone(name: str | None) -> tzinfo | None:
+def zone_named(name: str | None) -> tzinfo | None:
+    """The zone that `--zone` names; None for the machine's. Raises Failure."""
     if name is None:
         return None
     # A bare machine may have no zone database; UTC needs none.

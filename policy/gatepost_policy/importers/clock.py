@@ -105,6 +105,11 @@ class Clock:
         """The file is read from its beginning again."""
         self._year, self._day, self._ordinal = self.begin or 0, "", 0
 
+    def move(self, reference: float) -> None:
+        """A line may be as late as `reference` (Unix seconds) now: the log goes on."""
+        self.reference = reference
+        self._minutes.clear()
+
     def iso(self, minute: str, seconds: str, offset: str | None = None) -> float | None:
         """`2026-11-20 10:00` (or with T), seconds `05` or `05.123`, offset None, Z or +0200."""
         key = minute if offset is None else minute + offset

@@ -61,15 +61,19 @@ class Ordinals:
     """
 
     _log: object = None
-    _at: float = 0.0
-    _number: int = 0
+    at: float = 0.0  # Unix seconds, of the newest
+    number: int = 0  # how many at that time
+
+    def resume(self, log: object, at: float, number: int) -> None:
+        """Go on in `log` where another one stopped."""
+        self._log, self.at, self.number = log, at, number
 
     def key(self, prefix: str, at: float, log: object) -> str:
         """The key of the next such event at `at` in `log`."""
-        if log is not self._log or at != self._at:
-            self._log, self._at, self._number = log, at, 0
-        self._number += 1
-        return f"{prefix}:refused:{at}:{self._number}"
+        if log is not self._log or at != self.at:
+            self._log, self.at, self.number = log, at, 0
+        self.number += 1
+        return f"{prefix}:refused:{at}:{self.number}"
 
 
 def to_json(seen: Seen) -> Json:

@@ -69,7 +69,7 @@ class _Split:
 
 
 @dataclass(slots=True)
-class _Open:
+class Open:
     """A message under way."""
 
     at: float | None = None  # of its arrival line
@@ -91,10 +91,11 @@ class Exim:
 
     def __init__(self, ours: Submission | None = None) -> None:
         self.tally = Tally()
+        self.max_open = MAX_OPEN  # messages under way at once
         self.ours = ours or Submission()
-        self._open: dict[str, _Open] = {}
-        self._last = 0.0
-        self._ordinals = Ordinals()
+        self.under_way: dict[str, Open] = {}
+        self.last = 0.0
+        self.ordinals = Ordinals()
         self._clock: Clock | None = None  # stands for the log that is being read
         self._detail = False  # below a refusal, the reject log shows the header
         self._split: dict[str, _Split] = {}  # by process
@@ -128,11 +129,11 @@ class Exim:
 
     def finish(self) -> Iterator[Seen]:
         """The messages that are still under way when the last log ends."""
-        for queue_id in list(self._open):
-            entry = self._open.pop(queue_id)
+        for queue_id in list(self.under_way):
+            entry = self.under_way.pop(queue_id)
             if entry.at is None:
                 self.tally.kinds["without arrival"] += 1
-            elif not entry.recipients and self._last - entry.at < STILL_OPEN_S:
+            elif not entry.recipients and self.last - entry.at < STILL_OPEN_S:
                 # Told without its recipients now, it could not be completed by a later import.
                 self.tally.kinds["unfinished"] += 1
             else:
@@ -194,7 +195,7 @@ class Exim:
         return self._split.pop(pid).text if begun.number == begun.count else None
 
     def _event(self, at: float, queue_id: str | None, text: str, line: str) -> Iterator[Seen]:
-        self._last = max(self._last, at)
+        self.last = max(self.last, at)
         refusal = "rejected " in text or "discarded " in text
         self._detail = refusal
         head = text[:2]
@@ -208,13 +209,13 @@ class Exim:
         elif head in DELIVERED or head in UNDELIVERED:
             self.tally.kinds["delivery"] += 1
             # A cut-through delivery is logged before its message's arrival.
-            entry = self._entry(queue_id) if head == ">>" else self._open.get(queue_id)
+            entry = self._entry(queue_id) if head == ">>" else self.under_way.get(queue_id)
             if entry is not None and not entry.listed:
                 recipient = read_recipient(text[3:])
                 if recipient:
                     entry.recipients.setdefault(recipient, True)
         elif text.startswith("Completed"):
-            entry = self._open.pop(queue_id, None)
+            entry = self.under_way.pop(queue_id, None)
             if entry is not None and entry.at is not None:
                 yield self._message(queue_id, entry, ACCEPTED)
         elif text.startswith("DKIM:"):
@@ -228,30 +229,30 @@ class Exim:
             if text not in entry.dkim_lines:
                 entry.dkim_lines.add(text)
                 entry.signatures.append(signature)
-        elif (refused_one := PRDR.match(text)) and queue_id in self._open:
+        elif (refused_one := PRDR.match(text)) and queue_id in self.under_way:
             self.tally.kinds["refused"] += 1
-            self._open[queue_id].recipients[refused_one.group(1)] = False
+            self.under_way[queue_id].recipients[refused_one.group(1)] = False
         elif refusal:
             yield from self._refusal(at, queue_id, text, line)
         else:
             self.tally.kinds["other"] += 1
 
-    def _entry(self, queue_id: str) -> _Open:
-        entry = self._open.get(queue_id)
+    def _entry(self, queue_id: str) -> Open:
+        entry = self.under_way.get(queue_id)
         if entry is None:
-            if len(self._open) >= MAX_OPEN:
+            if len(self.under_way) >= self.max_open:
                 # Lines of a message that never arrived: those without an arrival go first.
-                oldest = next(iter(self._open))
-                del self._open[oldest]
+                oldest = next(iter(self.under_way))
+                del self.under_way[oldest]
                 self.tally.kinds["unfinished"] += 1
-            entry = self._open[queue_id] = _Open()
+            entry = self.under_way[queue_id] = Open()
         return entry
 
     def _arrival(self, at: float, queue_id: str, text: str) -> Iterator[Seen]:
         entry = self._entry(queue_id)
         if entry.at is not None:
             # An id that comes again is another message (logs of several hosts in one file).
-            yield self._message(queue_id, self._open.pop(queue_id), ACCEPTED)
+            yield self._message(queue_id, self.under_way.pop(queue_id), ACCEPTED)
             entry = self._entry(queue_id)
         entry.at = at
         arrival = read_arrival(text)
@@ -284,13 +285,13 @@ class Exim:
             self.tally.kinds["other"] += 1
             return
         decision = DISCARDED if found.discarded else refused("temp" if found.temporary else "5")
-        entry = self._open.get(queue_id) if queue_id else None
+        entry = self.under_way.get(queue_id) if queue_id else None
         if entry is not None and found.stage == "RCPT" and entry.at is not None:
             self.tally.kinds["other"] += 1  # one more line about a message that is known
             return
         one = found.recipient
         client = found.client
-        taken = self._open.pop(queue_id) if queue_id and entry is not None else None
+        taken = self.under_way.pop(queue_id) if queue_id and entry is not None else None
         whose = self._whose(client, found.authenticated)
         facts = Facts(
             at=at,
@@ -305,12 +306,12 @@ class Exim:
         )
         self.tally.kinds["refused"] += 1
         if facts.direction is not Direction.INBOUND:
-            yield counted(facts, decision, self._ordinals.key("exim", at, self._clock))
+            yield counted(facts, decision, self.ordinals.key("exim", at, self._clock))
         else:
             kind = "rcpt" if found.stage == "RCPT" and queue_id is None else "message"
             yield Seen(kind, facts, decision, key=line_key("exim", line))
 
-    def _message(self, queue_id: str, entry: _Open, decision: Decision) -> Seen:
+    def _message(self, queue_id: str, entry: Open, decision: Decision) -> Seen:
         facts = Facts(
             at=entry.at or 0.0,
             source=self.source,

@@ -58,7 +58,7 @@ MAX_HELD = 1000
 
 
 @dataclass(slots=True)
-class _Open:
+class Open:
     """A message under way."""
 
     at: float
@@ -83,11 +83,12 @@ class Postfix:
 
     def __init__(self, ours: Submission | None = None) -> None:
         self.tally = Tally()
+        self.max_open = MAX_OPEN  # messages under way at once
         self.ours = ours or Submission()
-        self._open: dict[tuple[str, str], _Open] = {}
-        self._held: dict[tuple[str, str], _Open] = {}
-        self._last = 0.0
-        self._ordinals = Ordinals()
+        self.under_way: dict[tuple[str, str], Open] = {}
+        self.held: dict[tuple[str, str], Open] = {}
+        self.last = 0.0
+        self.ordinals = Ordinals()
         self._clock: Clock | None = None  # stands for the log that is being read
 
     def lines(self, lines: list[str], clock: Clock) -> Iterator[Seen]:
@@ -124,20 +125,20 @@ class Postfix:
     def finish(self) -> Iterator[Seen]:
         """The messages that are still under way when the last log ends."""
         yield from self._released(None)
-        for key in list(self._open):
-            entry = self._open.pop(key)
-            if not entry.queued and self._last - entry.at < STILL_OPEN_S:
+        for key in list(self.under_way):
+            entry = self.under_way.pop(key)
+            if not entry.queued and self.last - entry.at < STILL_OPEN_S:
                 self.tally.kinds["unfinished"] += 1
-            elif not entry.recipients and self._last - entry.at < STILL_OPEN_S:
+            elif not entry.recipients and self.last - entry.at < STILL_OPEN_S:
                 # Told without its recipients now, it could not be completed by a later import.
                 self.tally.kinds["unfinished"] += 1
             else:
                 yield from self._leave(key, entry)
 
     def _entry(self, entry: Entry) -> Iterator[Seen]:
-        self._last = max(self._last, entry.at)
-        if self._held:
-            yield from self._released(self._last - HELD_S)
+        self.last = max(self.last, entry.at)
+        if self.held:
+            yield from self._released(self.last - HELD_S)
         program = entry.program
         match = QUEUE_ID.match(entry.text)
         if match is None:
@@ -178,7 +179,7 @@ class Postfix:
             client = read_client(forwarded if forwarded and not known_before else peer)
             whose = self._whose(client, submission or logged_in is not None)
             yield from self._arrive(entry, queue_id, client, whose)
-            self._open[entry.host, queue_id].reinjected = known_before is not None
+            self.under_way[entry.host, queue_id].reinjected = known_before is not None
             return
         yield from self._refused(entry, queue_id, text, submission)
 
@@ -191,22 +192,22 @@ class Postfix:
         self, entry: Entry, queue_id: str, client: Client, whose: Ownership
     ) -> Iterator[Seen]:
         key = (entry.host, queue_id)
-        before = self._open.pop(key, None)
+        before = self.under_way.pop(key, None)
         if before is not None:
             yield from self._leave(key, before)  # the id is used again
         fresh = self._open_at(key, entry.at)
         fresh.arrived, fresh.client, fresh.whose = True, client, whose
 
-    def _open_at(self, key: tuple[str, str], at: float) -> _Open:
-        if len(self._open) >= MAX_OPEN:
-            del self._open[next(iter(self._open))]
+    def _open_at(self, key: tuple[str, str], at: float) -> Open:
+        if len(self.under_way) >= self.max_open:
+            del self.under_way[next(iter(self.under_way))]
             self.tally.kinds["unfinished"] += 1
-        fresh = self._open[key] = _Open(at)
+        fresh = self.under_way[key] = Open(at)
         return fresh
 
     def _cleanup(self, entry: Entry, queue_id: str, text: str) -> Iterator[Seen]:
         if text.startswith("message-id="):
-            found = self._open.get((entry.host, queue_id))
+            found = self.under_way.get((entry.host, queue_id))
             if found is None:
                 found = self._open_at((entry.host, queue_id), entry.at)
             found.message_id = text[11:].strip("<> ") or None
@@ -217,7 +218,7 @@ class Postfix:
 
     def _qmgr(self, entry: Entry, queue_id: str, text: str) -> Iterator[Seen]:
         key = (entry.host, queue_id)
-        found = self._open.get(key)
+        found = self.under_way.get(key)
         if match := QUEUED.match(text):
             if found is None:
                 found = self._open_at(key, entry.at)
@@ -225,10 +226,10 @@ class Postfix:
             found.size = int(match.group(2)[:18])
         elif text.startswith("removed"):
             if found is not None:
-                del self._open[key]
+                del self.under_way[key]
                 if found.whose is LOCAL and not found.reinjected:
                     # Its first pass may tell a moment later that this was the second.
-                    self._held[key] = found
+                    self.held[key] = found
                     found.held = entry.at
                 else:
                     yield from self._leave(key, found)
@@ -242,7 +243,7 @@ class Postfix:
             return
         self.tally.kinds["delivery"] += 1
         to, bare, original, bare_original, relay = match.groups()
-        found = self._open.get(key)
+        found = self.under_way.get(key)
         if found is not None:
             found.recipients.setdefault(original or bare_original or to or bare or "", True)
         if relay and " queued as " in text and (again := QUEUED_AS.search(text)):
@@ -256,20 +257,20 @@ class Postfix:
         ours = read_client(f"x[{relay}]")
         if ours.address is None or self._whose(ours, False).direction is Direction.INBOUND:
             return
-        again = self._open.get(key) or self._held.get(key)
+        again = self.under_way.get(key) or self.held.get(key)
         if again is not None and again.whose.direction is not Direction.INBOUND:
             again.reinjected = True
 
     def _released(self, until: float | None) -> Iterator[Seen]:
         """Messages of this host that have waited long enough; all of them for None."""
-        for key, entry in list(self._held.items()):
-            if until is not None and entry.held > until and len(self._held) < MAX_HELD:
+        for key, entry in list(self.held.items()):
+            if until is not None and entry.held > until and len(self.held) < MAX_HELD:
                 return
-            del self._held[key]
+            del self.held[key]
             yield from self._leave(key, entry)
 
     def _opendkim(self, key: tuple[str, str], text: str) -> None:
-        found = self._open.get(key)
+        found = self.under_way.get(key)
         if found is None:
             self.tally.kinds["other"] += 1
             return
@@ -288,7 +289,7 @@ class Postfix:
         self.tally.kinds["refused"] += 1
         decision = DISCARDED if told.discarded else refused(told.code or "5")
         key = (entry.host, queue_id)
-        found = self._open.get(key)
+        found = self.under_way.get(key)
         if found is not None and told.stage not in WHOLE:
             # One of several recipients: the message goes on without it.
             if told.recipient:
@@ -300,9 +301,9 @@ class Postfix:
         if told.stage == "CONTENT" and found is not None and found.arrived:
             client, whose = found.client, found.whose  # the message's own text names nobody
         recipients = {told.recipient: False} if told.recipient else {}
-        fresh = _Open(entry.at, True, True, told.sender, client, whose)
+        fresh = Open(entry.at, True, True, told.sender, client, whose)
         if found is not None:
-            del self._open[key]
+            del self.under_way[key]
             fresh.at, fresh.dkim, fresh.message_id = found.at, found.dkim, found.message_id
             fresh.reinjected = found.reinjected
             if found.whose.direction is not Direction.INBOUND:
@@ -313,14 +314,14 @@ class Postfix:
             name = line_key("postfix", f"{entry.at} {entry.host} {entry.pid} {entry.text}")
         else:
             prefix = f"postfix:{entry.host}:{entry.pid}"
-            name = self._ordinals.key(prefix, entry.at, self._clock)
+            name = self.ordinals.key(prefix, entry.at, self._clock)
         kind = "rcpt" if told.stage == "RCPT" and found is None else "message"
         yield from self._tell(
             None if queue_id == "NOQUEUE" else queue_id,
             fresh, decision, name, kind,
         )  # fmt: skip
 
-    def _leave(self, key: tuple[str, str], entry: _Open) -> Iterator[Seen]:
+    def _leave(self, key: tuple[str, str], entry: Open) -> Iterator[Seen]:
         """`entry` is over: removed from the queue, or nothing more will come."""
         if not entry.arrived and entry.sender:
             self.tally.kinds["without arrival"] += 1  # the log starts in the middle of it
@@ -335,7 +336,7 @@ class Postfix:
         yield from self._tell(key[1], entry, decision, name, kind)
 
     def _tell(
-        self, queue_id: str | None, entry: _Open, decision: Decision, key: str, kind: str
+        self, queue_id: str | None, entry: Open, decision: Decision, key: str, kind: str
     ) -> Iterator[Seen]:
         if entry.reinjected:
             self.tally.kinds["reinjected"] += 1

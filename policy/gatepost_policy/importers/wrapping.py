@@ -136,18 +136,19 @@ def _objects(blocks: Lines) -> Iterator[list[str]]:
             if open_lines:
                 open_lines.append(line)
                 if line.strip() == "}" or len(open_lines) > MAX_OBJECT_LINES:
-                    out.append(_journal_line("\n".join(open_lines)))
+                    out.append(journal_line("\n".join(open_lines)))
                     open_lines = []
             elif _OBJECT.match(line):
                 open_lines = [line]
             elif line.strip():
-                out.append(_journal_line(line))
+                out.append(journal_line(line))
         yield out
     if open_lines:
         yield [" ".join(open_lines)]
 
 
-def _journal_line(text: str) -> str:
+def journal_line(text: str) -> str:
+    """An entry of the journal, as JSON, as a line of syslog; what is none as it came."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
@@ -190,9 +191,23 @@ def likely_reason(start: bytes, lines: list[str], wanted: str) -> str:
     return f"no line of it is {wanted.title()}'s; --verbose shows the first"
 
 
+def looks_like(lines: Iterable[str]) -> str | None:
+    """Whose log these lines are: exim, postfix; None where none of them tells."""
+    for line in lines:
+        if _POSTFIX.search(line):
+            return "postfix"
+        if _EXIM.search(line) or _EXIM_REFUSED.match(line):
+            return "exim"
+    return None
+
+
 _POSTFIX = re.compile(r"\bpostfix/\w+(?:\[\d+\])?: ")
 _EXIM = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S*(?: [+-]\d{4})? (?:\[\d+\] )?\w+-\w+-\w+ (?:<=|=>|Completed)"
+)
+_EXIM_REFUSED = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S*(?: [+-]\d{4})? (?:\[\d+\] )?(?:\w+-\w+-\w+ )?H=\S"
+    r"|(?:\S+ ){1,4}exim[\w-]*(?:\[\d+\])?: "
 )
 _PACKED = (
     (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc FILE"),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, bindparam, select
 
-from gatepost_policy.ingest import deltas
+from gatepost_policy.ingest import deltas, doors
 from gatepost_policy.ingest.rows import RecipientRow, Row, load
 from gatepost_policy.mail import index_key
 from gatepost_policy.store import sqltext
@@ -70,6 +70,8 @@ def merge(connection: Connection, batch: list[Row], sums: deltas.Sums) -> Merged
     stored = _candidates(connection, batch)
     work = _Merge(stored, sums)
     work.result.known = sorted(stored.by_key)
+    for row in doors.stored(connection, batch):
+        work.stands_beside(row)
     for row in batch:
         work.take(row)
     return work.result
@@ -144,6 +146,8 @@ class _Merge:
         self._sums = sums
         self._by_key = stored.by_key
         self._sessions: dict[tuple[str, str], list[Row]] = {}  # by session and stage
+        # By client: what a followed log and the doors may both have seen.
+        self._beside: dict[str, list[Row]] = {}
         for row in stored.rows.values():
             self._remember(row)
 
@@ -155,6 +159,16 @@ class _Merge:
             if holder is not None and row.stage == "rcpt":
                 self._join(row, holder)
             return
+        if doors.watched(row):
+            for other in self._beside.get(row.message.prefix or "", ()):
+                if other.message.source in doors.DOORS and doors.is_same(other, row):
+                    if row.key is not None:
+                        self._adopt(row.key, other)
+                    return
+        elif row.message.source in doors.DOORS:
+            for other in list(self._beside.get(row.message.prefix or "", ())):
+                if other.message.source in doors.LOGS and doors.is_same(row, other):
+                    self._supersede(other, row)
         if row.stage == "end":
             # Only what was seen at RCPT TO: a busy client's finished messages share a session,
             # and looking at all of them for each would take longer with every one.
@@ -168,7 +182,21 @@ class _Merge:
         if row.key is not None:
             self._by_key[row.key] = row
 
+    def stands_beside(self, row: Row) -> None:
+        """`row` may have been seen by a door and by a followed log."""
+        if row.message.prefix is not None:
+            self._beside.setdefault(row.message.prefix, []).append(row)
+
+    def _supersede(self, other: Row, row: Row) -> None:
+        """A log's row `other` goes, because a door has seen the same message."""
+        self._beside[row.message.prefix or ""].remove(other)
+        known = self._sessions.get((other.session or "", other.stage), [])
+        known[:] = [one for one in known if one is not other]
+        self._take_place(other, row)
+
     def _remember(self, row: Row) -> None:
+        if doors.watched(row) or row.message.source in doors.DOORS:
+            self.stands_beside(row)
         if row.session is not None:
             self._sessions.setdefault((row.session, row.stage), []).append(row)
 
@@ -233,8 +261,14 @@ class _Merge:
 
     def _replace(self, other: Row, row: Row) -> None:
         """Every recipient of `other` is one of the finished message `row`: `other` goes."""
-        result = self.result
+        self._touch(other)
         self._sessions[other.session or "", "rcpt"].remove(other)
+        self._take_place(other, row)
+
+    def _take_place(self, other: Row, row: Row) -> None:
+        """`row` stands for `other`, too."""
+        result = self.result
+        self._touch(other)
         # What still comes of this `instance` belongs to the finished message.
         for key in [key for key, holder in self._by_key.items() if holder is other]:
             self._by_key[key] = row

@@ -6,6 +6,7 @@ tables always in the same order, so that the recorders of several hosts take the
 Listings are computed in the same transaction.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -55,6 +56,7 @@ def ingest(
     keyed: dict[str, tuple[object, ...]] = {}  # of an imported log: counted once
     gaps: list[tuple[float, float, int]] = []
     live: list[tuple[str, str, float]] = []
+    watches: dict[tuple[str, str], tuple[object, ...]] = {}
     known: dict[str, tuple[object, ...] | None] = {}  # keys of logs that were told again
     for position, data in enumerate(records):
         try:
@@ -73,6 +75,9 @@ def ingest(
                 live.append((str(data["trap"]), str(data["how"]), float(data["at"])))
             elif kind == "gap":
                 gaps.append((float(data["since"]), float(data["at"]), int(data["lost"])))
+            elif kind == "watch":
+                name = (str(data["host"]), str(data["name"]))
+                watches[name] = (*name, json.dumps(data["state"]), float(data["at"]))
             elif kind == "void":
                 continue  # what `data erase` leaves of a record
             else:
@@ -99,6 +104,11 @@ def ingest(
     outcome.messages += len(new)
     for trap, how, at in live:
         traps.seen_live(connection, [trap], at=at, how=how)
+    sqltext.many(
+        connection,
+        sqltext.upsert("watch_position", "state=", "at="),
+        [values for _, values in sorted(watches.items())],
+    )
     sqltext.many(
         connection,
         sqltext.upsert("submission_count", "messages+"),
@@ -129,7 +139,7 @@ def _write(
     add(connection, [*merged.fresh, *merged.rewritten.values()], sums)
     sqltext.many(
         connection,
-        "UPDATE message_key SET message_id = ? WHERE message_id = ?",
+        "UPDATE message_key SET message_id = ?, import_id = NULL WHERE message_id = ?",
         [(row.id, old) for old, row in sorted(merged.gone.items())],
     )
     keys = {(row.key, row.id) for row in merged.fresh if row.key is not None}
@@ -161,7 +171,12 @@ def _judge(
     if not inbound:
         return
     fresh = [
-        listings.Fresh(one.holder.id, read_seen(one.record.data), tuple(one.holder.merged))
+        listings.Fresh(
+            one.holder.id,
+            read_seen(one.record.data),
+            tuple(one.holder.merged),
+            fresh=bool(one.record.data.get("fresh")),
+        )
         for one in sorted(merged.recorded, key=lambda one: one.record.at)
         if one.record.data is not None
         # A row's own hit may have been taken over, or given back, since it was recorded.

@@ -13,7 +13,9 @@ It was forgiven, or there is none: the first length. A repeat sender gets the lo
 * A hit seen at RCPT by the policy service names the client prefix, for want of a signature. Where
   the milter then sees the same message signed, the recorder says `replaces`, and what the first
   row had caused is taken back (docs/decisions/0081).
-* Rows of an imported log are history: they make repeat senders, not listings.
+* Rows of an imported log are history: they make repeat senders, not listings. A log that is
+  followed lists for what it says while that is fresh, and only the client, because a log proves no
+  signature.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,8 +56,8 @@ def apply(
 ) -> Changes:
     """List whoever is to blame for the trap hits among fresh message rows, oldest first.
 
-    The revision is bumped where anything changed. Rows of an imported log list nobody. `own` is
-    what is ours without being configured.
+    The revision is bumped where anything changed. Rows of an imported log list nobody, unless
+    fresh. `own` is what is ours without being configured.
     """
     listed = False
     for row in rows:
@@ -66,6 +68,10 @@ def apply(
             continue
         if facts.source in (Source.MILTER, Source.POLICY):
             listed |= _hit(connection, row, settings, own)
+        elif row.fresh:
+            # A log proves no signature: only the client may be to blame.
+            seen = replace(row.seen, facts=replace(facts, signatures=()))
+            listed |= _hit(connection, replace(row, seen=seen), settings, own)
     if listed:
         revision.bump(connection, "listings")
     return Changes(listings=listed)

@@ -19,11 +19,15 @@ EVIDENCE_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """A message row that was just inserted; `replaces` are the other door's rows it made void."""
+    """A message row that was just inserted; `replaces` are the other door's rows it made void.
+
+    `fresh`: of a followed log, and read while it happened.
+    """
 
     message_id: int
     seen: Seen
     replaces: tuple[int, ...] = ()
+    fresh: bool = False
 
 
 def trap_keys(row: Fresh) -> list[str]:

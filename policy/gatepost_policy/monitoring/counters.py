@@ -26,6 +26,7 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "unknown_fields": ("Fields on no list that submissions lost, by name", ("name",)),
     "untraced_submissions": ("Submissions that left without a trace for want of a key", ()),
     "shadow_decisions": ("Decisions a rule in shadow mode would have made", ("reason",)),
+    "log_records": ("Records that milterctl watch has read in logs", ("kind",)),
     "journal_lost": ("Records the journal could not take", ()),
 }
 
@@ -38,7 +39,11 @@ def tally(records: Iterable[dict[str, Any]]) -> Tally[Key]:
         if kind == "gap":
             out["journal_lost", ()] += int(record["lost"])
             continue
-        if kind == "live-trap":
+        if kind in ("live-trap", "watch"):
+            continue
+        if record.get("watched"):
+            # A door may have seen the same message, and counts it.
+            out["log_records", (str(kind),)] += 1
             continue
         if kind != "rcpt":
             labels = (record["direction"], record["family"], record["action"], record["reason"])

@@ -74,3 +74,14 @@ class ImportTouched(Base):
     until: Mapped[float] = mapped_column(Float(53))
 
     __table_args__ = {"sqlite_with_rowid": False}
+
+
+class WatchPosition(Base):
+    """How far `milterctl watch` has read a log, and what it remembers of messages under way."""
+
+    __tablename__ = "watch_position"
+
+    host: Mapped[str] = mapped_column(String(255), primary_key=True)
+    name: Mapped[str] = mapped_column(Text, primary_key=True)  # the log's path, or journal
+    state: Mapped[str] = mapped_column(Text)  # JSON
+    at: Mapped[float] = mapped_column(Float(53))  # when it was there

@@ -23,6 +23,7 @@ from gatepost_policy.store.import_tables import ImportAgain as ImportAgain
 from gatepost_policy.store.import_tables import ImportCount as ImportCount
 from gatepost_policy.store.import_tables import ImportRun as ImportRun
 from gatepost_policy.store.import_tables import ImportTouched as ImportTouched
+from gatepost_policy.store.import_tables import WatchPosition as WatchPosition
 from gatepost_policy.store.listing_tables import Act as Act
 from gatepost_policy.store.listing_tables import Evidence as Evidence
 from gatepost_policy.store.listing_tables import Listing as Listing

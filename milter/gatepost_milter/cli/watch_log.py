@@ -1,0 +1,86 @@
+"""One followed log: its lines into records, and its position with what was under way at it."""
+
+import time
+from collections.abc import Iterable, Iterator
+from datetime import tzinfo
+from typing import Any
+
+from gatepost_policy.config.settings import Submission
+from gatepost_policy.importers import open_state
+from gatepost_policy.importers.clock import Clock
+from gatepost_policy.importers.common import to_json
+from gatepost_policy.importers.exim import Exim
+from gatepost_policy.importers.postfix import Postfix
+from gatepost_policy.importers.wrapping import looks_like, unwrapped
+from gatepost_policy.journal.record import Json
+from gatepost_policy.lookup import KnownState
+from gatepost_policy.mail.facts import Direction
+
+# A hit that was read this long after it happened is history, and lists nobody.
+FRESH_S = 300.0
+# Messages under way that are remembered; each costs some hundred octets at every position.
+MAX_OPEN = 20_000
+DAY_S = 86_400.0
+
+
+class WatchedLog:
+    """What the lines of one log come to; whose log it is, and in what it is wrapped, it finds."""
+
+    def __init__(self, ours: Submission, zone: tzinfo | None, known: KnownState) -> None:
+        self.importer: Exim | Postfix | None = None
+        self._ours, self._known = ours, known
+        self._clock = Clock(zone, time.time())
+        self._unwrap: Any = None
+        self._looked = False
+
+    def records(self, lines: list[str], now: float) -> Iterator[Json]:
+        """What these lines tell, as journal records; `now` in Unix seconds."""
+        if now - self._clock.reference > DAY_S:
+            self._clock.move(now)
+        if not self._looked:
+            self._unwrap, self._looked = unwrapped(lines), True
+        if self._unwrap is not None:
+            lines = [line for block in self._unwrap([lines]) for line in block]
+        if self.importer is None:
+            name = looks_like(lines)
+            if name is None:
+                return
+            self._make(name)
+        assert self.importer is not None
+        yield from self._told(self.importer.lines(lines, self._clock), now)
+
+    def state(self) -> Json:
+        """What has to be kept with the position."""
+        if self.importer is None:
+            return {"mta": None}
+        name = "exim" if isinstance(self.importer, Exim) else "postfix"
+        return {"mta": name, **open_state.dump(self.importer)}
+
+    def resume(self, state: Json) -> None:
+        """Go on from `state`. Raises KeyError, TypeError or ValueError for what is none."""
+        if state.get("mta") is None:
+            return
+        self._make(state["mta"])
+        assert self.importer is not None
+        open_state.load(self.importer, state, self._clock)
+
+    def new_file(self) -> None:
+        """Another file begins, which may be wrapped in something else."""
+        self._looked = False
+
+    def _make(self, name: str) -> None:
+        self.importer = Exim(self._ours) if name == "exim" else Postfix(self._ours)
+        self.importer.max_open = MAX_OPEN
+
+    def _told(self, found: Iterable[Any], now: float) -> Iterator[Json]:
+        for seen in found:
+            data = to_json(seen)
+            data["watched"] = True
+            if seen.facts.direction is Direction.INBOUND:
+                traps = {
+                    r.address.raw for r in seen.facts.recipients if self._known.is_trap(r.address)
+                }
+                for recipient in data["recipients"]:
+                    recipient["trap"] = recipient["address"] in traps
+                data["fresh"] = abs(now - seen.facts.at) <= FRESH_S
+            yield data

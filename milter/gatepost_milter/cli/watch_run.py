@@ -1,0 +1,332 @@
+"""The life of `milterctl watch`: read, write down in the journal, remember how far.
+
+How it works: what the logs tell goes into the journal, as from every other process, and behind it
+a record that says how far each log has been read and what was under way there. The recorder
+commits both; so the position in the store is never ahead of the messages. Killed at any moment,
+the next life reads some lines again, and their keys are known by then.
+
+Where nobody records on this host, a thread of this process does.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import tzinfo
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gatepost_milter.cli.common import Failure
+from gatepost_milter.cli.watch_log import WatchedLog
+from gatepost_policy import config, journal
+from gatepost_policy.importers.follow import Follower, Position
+from gatepost_policy.importers.wrapping import journal_line
+from gatepost_policy.journal.record import VERSION, Json
+from gatepost_policy.lookup import KnownState
+from gatepost_policy.monitoring.maillog import MailLog
+from gatepost_policy.system import systemd
+
+if TYPE_CHECKING:
+    from gatepost_policy.config.settings import Settings
+
+LOOK_S = 0.25
+# So long between two positions at least; more where remembering takes its time.
+SAVE_S = 1.0
+SAVE_SHARE = 20
+# What may wait for the recorder before reading stops: catching up must not crowd out live mail.
+BACKLOG_BYTES = 64 << 20
+INGEST_WAIT_S = 60.0
+JOURNAL_LINES = 5_000
+
+
+class _File:
+    """A log file that is followed."""
+
+    def __init__(self, path: Path, log: WatchedLog, told: Json | None) -> None:
+        self.name = str(path)
+        self.log = log
+        position = None
+        if told is not None:
+            position = Position(**told["position"])
+            log.resume(told["log"])
+        self.source = Follower(path, position)
+
+    def read(self) -> Iterator[list[str]]:
+        """What is new. Raises Failure where it cannot be read."""
+        try:
+            for lines in self.source.read():
+                if self.source.begun:
+                    self.log.new_file()
+                yield lines
+        except OSError as error:
+            raise Failure(f"watch: {self.name}: {error.strerror or error}", 3) from None
+
+    def state(self) -> Json:
+        """What is kept."""
+        return {"position": self.source.position.json(), "log": self.log.state()}
+
+    def lost(self) -> str:
+        """Why lines may be missing, told once."""
+        told, self.source.lost = self.source.lost, ""
+        return told
+
+    def close(self) -> None:
+        """Done with it."""
+        self.source.close()
+
+
+class _Journal:
+    """The systemd journal's mail facility, followed by journalctl."""
+
+    name = "journal"
+
+    def __init__(self, log: WatchedLog, told: Json | None, *, once: bool) -> None:
+        self.log = log
+        self.cursor = "" if told is None else str(told["position"])
+        if told is not None:
+            log.resume(told["log"])
+        words = ["journalctl", "-o", "json", "--no-pager", "-q", "SYSLOG_FACILITY=2"]
+        words += [f"--after-cursor={self.cursor}"] if self.cursor else ["--no-tail"]
+        words += [] if once else ["-f"]
+        self._once = once
+        try:
+            self._process = subprocess.Popen(words, stdout=subprocess.PIPE)
+        except OSError as error:
+            raise Failure(f"watch --journal: journalctl: {error.strerror}", 3) from None
+        assert self._process.stdout is not None
+        self._out = self._process.stdout
+        os.set_blocking(self._out.fileno(), self._once)
+        self._rest = b""
+
+    def read(self) -> Iterator[list[str]]:
+        """What is new. Raises Failure where journalctl has gone."""
+        while True:
+            try:
+                data = os.read(self._out.fileno(), 1 << 20)
+            except BlockingIOError:
+                return
+            if not data:
+                if self._once:
+                    return
+                raise Failure("watch --journal: journalctl has ended", 3)
+            whole, _, self._rest = (self._rest + data).rpartition(b"\n")
+            lines = whole.decode("utf-8", "surrogateescape").split("\n") if whole else []
+            for start in range(0, len(lines), JOURNAL_LINES):
+                part = lines[start : start + JOURNAL_LINES]
+                with suppress(ValueError, TypeError, KeyError):
+                    self.cursor = str(json.loads(part[-1])["__CURSOR"])
+                yield [journal_line(line) for line in part]
+
+    def state(self) -> Json:
+        """What is kept."""
+        return {"position": self.cursor, "log": self.log.state()}
+
+    def lost(self) -> str:
+        """Nothing is known to be missing."""
+        return ""
+
+    def close(self) -> None:
+        """End journalctl."""
+        self._process.terminate()
+        self._process.wait()
+        self._out.close()
+
+
+class Watch:
+    """All logs that one process follows."""
+
+    def __init__(self, settings: "Settings", log: MailLog) -> None:
+        self.settings = settings
+        self.stop = threading.Event()
+        self._log = log
+        self._directory = config.journal_dir(settings)
+        self._writer = journal.Writer(
+            self._directory,
+            max_bytes=settings.store.journal_max_bytes,
+            sync=settings.store.sync,
+            tell=lambda text: log.event("error", "watch", text=text),
+        )
+        self._host = socket.gethostname()
+        self._save_at = 0.0
+        self._saved: dict[str, str] = {}
+
+    def once(self, sources: Sequence[Any]) -> bool:
+        """Take what is new in every log; True for anything."""
+        took = False
+        for source in sources:
+            for lines in source.read():
+                took = True
+                for data in source.log.records(lines, time.time()):
+                    self._put(data)
+                self.save(sources, force=False)
+                if self.stop.is_set():
+                    return took
+            if told := source.lost():
+                self._log.event("warning", "watch", log=source.name, text=told)
+        return took
+
+    def save(self, sources: Sequence[Any], *, force: bool) -> None:
+        """Write down how far each log has been read."""
+        begun = time.monotonic()
+        if not force and begun < self._save_at:
+            return
+        for source in sources:
+            state = source.state()
+            text = json.dumps(state, sort_keys=True)
+            if self._saved.get(source.name) == text:
+                continue
+            self._put(
+                {
+                    "v": VERSION,
+                    "kind": "watch",
+                    "at": time.time(),
+                    "host": self._host,
+                    "name": source.name,
+                    "state": state,
+                }
+            )
+            self._saved[source.name] = text
+        now = time.monotonic()
+        self._save_at = now + max(SAVE_S, SAVE_SHARE * (now - begun))
+
+    def close(self) -> None:
+        """Leave the segment to the recorder."""
+        self._writer.close()
+
+    def _put(self, data: Json) -> None:
+        """Into the journal; waits where it is full, because a log can be read later."""
+        while not self.stop.is_set() and self._backlog() > BACKLOG_BYTES:
+            self.stop.wait(LOOK_S)
+        while not self._writer.write(data):
+            if self.stop.wait(LOOK_S):
+                raise Stopped
+
+    def _backlog(self) -> int:
+        self._looked = getattr(self, "_looked", 0) + 1
+        if self._looked % 1000 != 1:
+            return 0
+        with suppress(OSError):
+            return journal.size_of(self._directory)
+        return 0
+
+
+class Stopped(Exception):
+    """The end was asked for while something waited; what was not written is read again."""
+
+
+def run(
+    settings: "Settings",
+    files: Sequence[Path],
+    with_journal: bool,
+    zone: tzinfo | None,
+    *,
+    once: bool,
+) -> int:
+    """Follow these logs until TERM or INT (`once`: to their ends). The exit code."""
+    from gatepost_policy.recorder import publish_now, wait_until_ingested
+    from gatepost_policy.store import StoreError
+
+    log = MailLog(settings.log)
+    watch = Watch(settings, log)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: watch.stop.set())
+    # What an earlier life wrote down comes first: its position is among it.
+    if not wait_until_ingested(settings, timeout=INGEST_WAIT_S):
+        raise Failure("watch: the recorder does not keep up; look at: milterctl check", 3)
+    with suppress(StoreError, OSError):
+        publish_now(settings)
+    known = KnownState(settings)
+    recording = threading.Thread(
+        target=_record, args=(settings, log, watch.stop), name="recorder", daemon=True
+    )
+    told = _positions(settings, socket.gethostname())
+    sources: list[Any] = []
+    try:
+        for path in files:
+            at = path.absolute()
+            mine = WatchedLog(settings.submission, zone, known)
+            sources.append(_source(log, str(at), lambda t, at=at, m=mine: _File(at, m, t), told))
+        if with_journal:
+            mine = WatchedLog(settings.submission, zone, known)
+            sources.append(
+                _source(log, "journal", lambda t, m=mine: _Journal(m, t, once=once), told)
+            )
+        recording.start()
+        names = " ".join(source.name for source in sources)
+        print(f"milterctl watch ready {names}", flush=True)
+        systemd.notify("READY=1", f"STATUS=following {names}")
+        with suppress(Stopped):
+            _follow(watch, sources, once=once)
+            watch.save(sources, force=True)
+    finally:
+        systemd.notify("STOPPING=1")
+        watch.stop.set()
+        for source in sources:
+            source.close()
+        watch.close()
+        if recording.ident is not None:
+            recording.join()
+    if once and not wait_until_ingested(settings, timeout=INGEST_WAIT_S):
+        print("milterctl: the recorder is behind", file=sys.stderr)
+    return 0
+
+
+def _follow(watch: Watch, sources: Sequence[Any], *, once: bool) -> None:
+    every = systemd.watchdog_seconds()
+    alive = 0.0
+    # Where it began is known before anything is read: no rotation from now on is missed.
+    watch.save(sources, force=True)
+    while not watch.stop.is_set():
+        took = watch.once(sources)
+        if once:
+            return
+        watch.save(sources, force=False)
+        if every is not None and time.monotonic() >= alive:
+            systemd.notify("WATCHDOG=1")
+            alive = time.monotonic() + every
+        if not took:
+            watch.stop.wait(LOOK_S)
+
+
+def _source(log: MailLog, name: str, make: Any, told: dict[str, Json]) -> Any:
+    """The source, from its position; from the beginning where that cannot be understood."""
+    try:
+        return make(told.get(name))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        log.event("warning", "watch", log=name, text="its position is none; read from the start")
+        return make(None)
+
+
+def _positions(settings: "Settings", host: str) -> dict[str, Json]:
+    """How far this host's logs have been read, by name. Raises StoreError."""
+    from gatepost_policy import store
+    from gatepost_policy.store import sqltext
+
+    engine = store.open_engine(settings)
+    try:
+        with store.reading(engine) as connection:
+            sql = "SELECT name, state FROM watch_position WHERE host = ?"
+            found = sqltext.execute(connection, sql, (host,)).all()
+    finally:
+        engine.dispose()
+    return {str(row.name): json.loads(row.state) for row in found}
+
+
+def _record(settings: "Settings", log: MailLog, stop: threading.Event) -> None:
+    """Be this host's recorder, as soon as nobody else is."""
+    from gatepost_policy.recorder import Recorder
+
+    while not stop.is_set():
+        try:
+            Recorder(settings, lambda level, text: log.event(level, "recorder", text=text)).run(
+                stop
+            )
+        except Exception as error:  # it must come back: the journal waits for it
+            log.event("error", "recorder-failed", type=type(error).__name__)
+            stop.wait(5.0)

@@ -1,0 +1,142 @@
+"""What an importer remembers between two lines, as JSON and back: a follower may be killed.
+
+Messages under way that are not from outside are kept without client, sender and recipients: such
+a message becomes a number, and nothing else of it is ever written down.
+
+Limits: this is not the importers' whole state. Pieces of an entry that was cut for syslog and the
+header below a refusal are forgotten, which costs that one entry.
+"""
+
+from dataclasses import asdict
+from ipaddress import ip_address
+from typing import Any
+
+from gatepost_policy.importers import exim, postfix
+from gatepost_policy.importers.exim import Exim
+from gatepost_policy.importers.opendkim import Signatures
+from gatepost_policy.importers.postfix import Postfix
+from gatepost_policy.mail import dkim_reason
+from gatepost_policy.mail.decision import Action, Decision, Reason
+from gatepost_policy.mail.facts import Client, Direction, Family, Signature
+from gatepost_policy.rules.whose_mail import Ownership
+
+Json = dict[str, Any]
+
+
+def dump(importer: Exim | Postfix) -> Json:
+    """The messages under way, and what numbers refusals."""
+    ordinals = importer.ordinals
+    out: Json = {
+        "last": importer.last,
+        "ordinals": [ordinals.at, ordinals.number],
+        "open": [[key, _out(one)] for key, one in importer.under_way.items()],
+    }
+    if isinstance(importer, Postfix):
+        out["held"] = [[key, _out(one)] for key, one in importer.held.items()]
+    return out
+
+
+def load(importer: Exim | Postfix, told: Json, log: object) -> None:
+    """Go on where `dump` stopped; `log` stands for the log that is read, as `lines` is given it.
+
+    Raises KeyError, TypeError or ValueError for what `dump` did not write.
+    """
+    importer.last = float(told["last"])
+    at, number = told["ordinals"]
+    importer.ordinals.resume(log, float(at), int(number))
+    if isinstance(importer, Exim):
+        importer.under_way.update({str(key): _exim(one) for key, one in told["open"]})
+        return
+    for place, target in (("open", importer.under_way), ("held", importer.held)):
+        target.update({(str(key[0]), str(key[1])): _postfix(one) for key, one in told[place]})
+
+
+def _out(one: "exim.Open | postfix.Open") -> Json:
+    out: Json = {"at": one.at, "whose": asdict(one.whose), "size": one.size}
+    if isinstance(one, exim.Open):
+        out["listed"] = one.listed
+        # Before its arrival nobody knows whose it is.
+        if one.at is None or one.whose.direction is Direction.INBOUND:
+            out["signatures"] = [_signature_out(s) for s in one.signatures]
+            out["dkim_lines"] = sorted(one.dkim_lines)
+    else:
+        out |= {
+            "arrived": one.arrived,
+            "queued": one.queued,
+            "reinjected": one.reinjected,
+            "held": one.held,
+            "refusal": None if one.refusal is None else [one.refusal.action, one.refusal.reason],
+        }
+        if one.dkim is not None and one.whose.direction is Direction.INBOUND:
+            out["dkim"] = [_signature_out(s) for s in one.dkim.found]
+    if one.whose.direction is Direction.INBOUND:
+        client = one.client
+        out |= {
+            "client": [
+                client.family,
+                None if client.address is None else str(client.address),
+                client.port,
+                client.name,
+                client.helo,
+            ],
+            "sender": one.sender,
+            "message_id": one.message_id,
+            "recipients": one.recipients,
+        }
+    else:
+        # That a sender is there at all tells a message from a bounce.
+        out |= {
+            "client": [one.client.family, None, None, None, None],
+            "sender": "-" if one.sender else "",
+            "message_id": None,
+            "recipients": {"-": any(one.recipients.values())} if one.recipients else {},
+        }
+    return out
+
+
+def _shared(told: Json) -> Json:
+    family, ip, port, name, helo = told["client"]
+    whose = told["whose"]
+    return {
+        "at": told["at"],
+        "sender": told["sender"],
+        "client": Client(Family(family), None if ip is None else ip_address(ip), port, name, helo),
+        "whose": Ownership(**{**whose, "direction": Direction(whose["direction"])}),
+        "size": told["size"],
+        "message_id": told["message_id"],
+        "recipients": dict(told["recipients"]),
+    }
+
+
+def _exim(told: Json) -> exim.Open:
+    return exim.Open(
+        **_shared(told),
+        listed=bool(told["listed"]),
+        signatures=[_signature(s) for s in told.get("signatures", ())],
+        dkim_lines=set(told.get("dkim_lines", ())),
+    )
+
+
+def _postfix(told: Json) -> postfix.Open:
+    refusal = told["refusal"]
+    dkim = told.get("dkim")
+    return postfix.Open(
+        **_shared(told),
+        arrived=bool(told["arrived"]),
+        queued=bool(told["queued"]),
+        reinjected=bool(told["reinjected"]),
+        held=float(told["held"]),
+        refusal=None if refusal is None else Decision(Action(refusal[0]), Reason(refusal[1])),
+        dkim=None if dkim is None else Signatures([_signature(s) for s in dkim]),
+    )
+
+
+def _signature_out(signature: Signature) -> Json:
+    """Only what a log can tell of a signature."""
+    names = ("domain", "selector", "algorithm", "canonicalization", "key_bits", "body_limit",
+             "crypto", "result", "reason")  # fmt: skip
+    return {name: getattr(signature, name) for name in names}
+
+
+def _signature(told: Json) -> Signature:
+    return Signature(**{**told, "reason": dkim_reason.read(told["reason"])})

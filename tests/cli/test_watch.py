@@ -1,0 +1,343 @@
+"""`milterctl watch`: nothing lost and nothing doubled, whatever happens to the log or to us.
+
+$GATEPOST_WATCH_LINES (1500) lines and $GATEPOST_WATCH_KILLS (3) kills; by hand with 100000 and 20.
+"""
+
+import gzip
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+import sums
+from daemons import BIN
+from fix_store import count, message
+from gatepost_policy import recorder, store, traps
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail.decision import Action, Reason
+from gatepost_policy.mail.facts import Source
+
+LINES = int(os.environ.get("GATEPOST_WATCH_LINES", "1500"))
+KILLS = int(os.environ.get("GATEPOST_WATCH_KILLS", "3"))
+PATIENCE_S = 120.0
+
+
+def stamp(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(at))
+
+
+def postfix(number: int, at: float) -> list[str]:
+    """The lines of one message: delivered, refused at RCPT, or one of our own."""
+    head = f"{stamp(at)} mx postfix"
+    ip = f"192.0.2.{number % 200 + 1}"
+    if number % 5 == 4:
+        refusal = "450 4.7.1" if number % 2 else "550 5.1.1"
+        return [
+            f"{head}/smtpd[{number}]: NOQUEUE: reject: RCPT from unknown[{ip}]: {refusal}"
+            f" <x@h.example>: no; from=<s{number}@s.example> to=<x@h.example> proto=ESMTP"
+            f" helo=<h{number}.example>"
+        ]
+    name = "".join("BCDFGHJKLMNPQRSTVWXYZ"[number // 20**n % 20] for n in range(8)) + "Bzz"
+    own = ", sasl_method=PLAIN, sasl_username=alice" if number % 5 == 3 else ""
+    return [
+        f"{head}/smtpd[1]: {name}: client=c{number}.example[{ip}]{own}",
+        f"{head}/cleanup[2]: {name}: message-id=<{number}@s.example>",
+        f"{head}/qmgr[3]: {name}: from=<s{number}@s.example>, size=900, nrcpt=1 (queue active)",
+        f"{head}/lmtp[4]: {name}: to=<user@home.example>, relay=l[192.0.2.250]:24, status=sent",
+        f"{head}/qmgr[3]: {name}: removed",
+    ]
+
+
+class Watcher:
+    """`milterctl watch` as a process."""
+
+    def __init__(self, settings: Settings, directory: Path, *logs: Path, words: str = "") -> None:
+        self.config = directory / "watch.toml"
+        self.config.write_text(
+            f"store.url = {json.dumps(settings.store.url)}\n"
+            f"store.journal = {json.dumps(settings.store.journal)}\n"
+        )
+        start: list[str | Path] = [BIN / "milterctl", "--config", self.config, "watch"]
+        self.words = [*start, *logs, *words.split()]
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self.words, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        assert "ready" in self.process.stdout.readline()
+
+    def kill(self) -> None:
+        assert self.process is not None and self.process.stdout is not None
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def stop(self) -> None:
+        assert self.process is not None and self.process.stdout is not None
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(PATIENCE_S) == 0
+        self.process.stdout.close()
+
+    def once(self) -> str:
+        words = [*self.words, "--once"]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stderr
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    directory = tmp_path / "log"
+    directory.mkdir()
+    return directory / "mail.log"
+
+
+def append(log: Path, lines: list[str]) -> None:
+    with log.open("a") as file:
+        file.write("".join(f"{line}\n" for line in lines))
+
+
+def tick(log: Path) -> None:
+    """Until the clock of the files has moved on: nobody rotates twice within milliseconds."""
+    probe = log.with_name("probe")
+    probe.touch()
+    begun = probe.stat().st_mtime_ns
+    while probe.stat().st_mtime_ns == begun:
+        probe.touch()
+
+
+def rename(log: Path, generation: int) -> None:
+    tick(log)
+    log.rename(log.with_name(f"{log.name}.{generation}"))
+    log.touch()
+
+
+def copytruncate(log: Path, generation: int) -> None:
+    tick(log)
+    shutil.copy(log, log.with_name(f"{log.name}.{generation}"))
+    os.truncate(log, 0)
+
+
+def packed(log: Path, generation: int) -> None:
+    """Renamed, and the one before packed: `delaycompress`."""
+    before = log.with_name(f"{log.name}.{generation - 1}")
+    if before.exists():
+        status = before.stat()
+        target = before.with_name(f"{before.name}.gz")
+        target.write_bytes(gzip.compress(before.read_bytes()))
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+        before.unlink()
+    rename(log, generation)
+
+
+def wanted(numbers: range) -> tuple[Counter[str], int]:
+    """The senders of what is from outside, and how many are ours."""
+    outside = [n for n in numbers if n % 5 != 3]
+    return Counter(f"s{n}@s.example" for n in outside), len(numbers) - len(outside)
+
+
+def found(engine: Engine) -> tuple[Counter[str], int]:
+    with store.reading(engine) as connection:
+        senders = connection.exec_driver_sql("SELECT sender FROM message").scalars().all()
+        own = connection.exec_driver_sql("SELECT sum(messages) FROM submission_count").scalar()
+    return Counter(str(sender) for sender in senders), int(own or 0)
+
+
+@pytest.mark.timeout(0)
+def test_nothing_lost_nothing_doubled_over_kills_and_rotations(
+    any_settings: Settings, any_engine: Engine, tmp_path: Path, log: Path
+) -> None:
+    chance = random.Random(7)
+    log.touch()
+    watcher = Watcher(any_settings, tmp_path, log)
+    watcher.start()
+    begun, kills, generation, written, number = time.time(), 0, 0, 0, 0
+    every = LINES // (KILLS + 1)
+    while written < LINES:
+        lines: list[str] = []
+        for _ in range(chance.randrange(1, 40)):
+            lines += postfix(number, begun)
+            number += 1
+        # A line may be seen half written.
+        cut = chance.randrange(1, len(lines[-1]))
+        with log.open("a") as file:
+            file.write("".join(f"{line}\n" for line in lines[:-1]) + lines[-1][:cut])
+            file.flush()
+            file.write(lines[-1][cut:] + "\n")
+        written += len(lines)
+        if chance.random() < 0.03:
+            generation += 1
+            chance.choice([rename, copytruncate, packed])(log, generation)
+        if kills < KILLS and written > every * (kills + 1):
+            kills += 1
+            watcher.kill()
+            if chance.random() < 0.5:  # while nobody looks
+                generation += 1
+                chance.choice([rename, copytruncate, packed])(log, generation)
+            watcher.start()
+    want = wanted(range(number))
+    deadline = time.monotonic() + PATIENCE_S
+    while (got := found(any_engine)) != want and time.monotonic() < deadline:
+        time.sleep(0.1)
+    watcher.stop()
+    got = found(any_engine)
+    lost, doubled = want[0] - got[0], got[0] - want[0]
+    print(f"{written} lines, {kills} kills, {generation} rotations:", end=" ")
+    print(f"{len(lost)} lost, {len(doubled)} doubled; own {got[1]} of {want[1]}")
+    assert (lost, doubled) == (Counter(), Counter())
+    assert got[1] == want[1]
+    assert kills == KILLS and generation > 0
+    sums.check(any_engine)
+
+
+def test_a_hit_that_is_fresh_lists_its_client_and_an_old_one_nobody(
+    settings: Settings, engine: Engine, tmp_path: Path, log: Path
+) -> None:
+    with store.writing(engine) as connection:
+        traps.add(connection, "x@h.example", at=0)
+    now = time.time()
+    append(log, postfix(4, now - 7200) + postfix(9, now))
+    append(log, [line.replace("192.0.2.10", "192.0.2.77") for line in postfix(9, now)])
+    watcher = Watcher(settings, tmp_path, log)
+    watcher.once()
+    with store.reading(engine) as connection:
+        listed = connection.exec_driver_sql("SELECT value FROM listing ORDER BY 1").scalars().all()
+    assert listed == ["192.0.2.10/32", "192.0.2.77/32"]
+    assert count(engine, "recipient", "trap") == 3
+
+
+def test_what_a_door_has_seen_stays_one_message_and_one_hit(
+    any_settings: Settings, any_engine: Engine, tmp_path: Path, log: Path
+) -> None:
+    """The milter's row and the log's, the policy service's and the log's: in both orders."""
+    with store.writing(any_engine) as connection:
+        traps.add(connection, "x@h.example", at=0)
+    now = time.time()
+    lines = postfix(0, now) + postfix(1, now) + postfix(4, now) + postfix(9, now)
+    names = [line.split(": ")[1] for line in lines if "client=" in line]
+    at_doors = [
+        message(
+            n, at=now + 1, client=f"192.0.2.{number + 1}", sender=f"s{number}@s.example",
+            to=("user@home.example",), source=Source.MILTER,
+        )
+        | {"queue_id": name}
+        for n, (number, name) in enumerate(zip((0, 1), names, strict=True))
+    ] + [
+        message(
+            n, at=now, kind="rcpt", client=f"192.0.2.{n + 1}", port=2525, sender=f"s{n}@s.example",
+            to=(), traps=("x@h.example",), source=Source.POLICY, author=None,
+            action=Action.REJECT, reason=Reason.TRAP,
+        )
+        for n in (4, 9)
+    ]  # fmt: skip
+    before, after = at_doors[::2], at_doors[1::2]
+    recorder.record_batch(any_engine, before, any_settings, now)
+    append(log, lines)
+    Watcher(any_settings, tmp_path, log).once()
+    recorder.record_batch(any_engine, after, any_settings, now)
+    with store.reading(any_engine) as connection:
+        rows = connection.exec_driver_sql(
+            "SELECT sender, source FROM message ORDER BY sender"
+        ).tuples().all()  # fmt: skip
+        listed = connection.exec_driver_sql("SELECT value, hits FROM listing ORDER BY 1").all()
+    assert [tuple(row) for row in rows] == [
+        ("s0@s.example", "milter"),
+        ("s1@s.example", "milter"),
+        ("s4@s.example", "policy"),
+        ("s9@s.example", "policy"),
+    ]
+    assert [(row.value, row.hits) for row in listed] == [("192.0.2.10/32", 1), ("192.0.2.5/32", 1)]
+    sums.check(any_engine)
+
+
+def test_no_submission_leaves_a_trace_in_what_is_remembered(
+    settings: Settings, engine: Engine, tmp_path: Path, log: Path
+) -> None:
+    lines = postfix(3, time.time())[:-1] + postfix(0, time.time())[:-1]  # both under way
+    lines = [line.replace("c3.example", "canary.example") for line in lines]
+    append(log, lines)
+    watcher = Watcher(settings, tmp_path, log)
+    watcher.once()
+    with store.reading(engine) as connection:
+        state = connection.exec_driver_sql("SELECT state FROM watch_position").scalar_one()
+    assert "c0.example" in state, "the counter-proof: one from outside is remembered"
+    for word in ("canary", "192.0.2.4", "alice", "s3@", '"user@home.example": true}], "arrived"'):
+        assert word not in state, word
+    append(log, [f"{postfix(n, time.time())[-1]}" for n in (3, 0)])
+    watcher.once()
+    assert found(engine) == wanted(range(3, 4)) or found(engine)[1] == 1
+    everything = b"".join(
+        path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path != log
+    )
+    assert b"canary" not in everything and b"alice" not in everything
+
+
+def exim(n: int) -> Iterator[str]:
+    head = f"{time.strftime('%Y-%m-%d %H:%M:%S +0000', time.gmtime())} 1QFOdo-0001zq-{n:02}"
+    yield f"{head} <= a{n}@b.example H=mx.b.example [192.0.2.7] P=smtp S=1"
+    yield f"{head} => x@home.example R=r T=t"
+    yield f"{head} Completed"
+
+
+def test_exim_and_a_log_that_nobody_knows(
+    settings: Settings, engine: Engine, tmp_path: Path, log: Path
+) -> None:
+    append(log, list(exim(1)) + list(exim(2))[:1])
+    other = log.with_name("app.log")
+    other.write_text("hello\n")
+    missing = log.with_name("comes.later")
+    watcher = Watcher(settings, tmp_path, log, other, missing)
+    watcher.once()
+    assert set(found(engine)[0]) == {"a1@b.example"}
+    append(log, list(exim(2))[1:])
+    missing.write_text("".join(f"{line}\n" for line in exim(3)))
+    watcher.once()
+    watcher.once()
+    assert found(engine)[0] == Counter({f"a{n}@b.example": 1 for n in (1, 2, 3)})
+    for path in (log, missing):
+        path.write_text("replaced\n")
+    assert "lines before this one may be missing" in watcher.once()
+
+
+def test_the_journal(settings: Settings, engine: Engine, tmp_path: Path) -> None:
+    """A stand-in for journalctl: this machine has no journal."""
+    stub = tmp_path / "bin" / "journalctl"
+    stub.parent.mkdir()
+    entries: list[dict[str, str]] = []
+    for number in (0, 1):
+        for line in postfix(number, time.time()):
+            program, _, text = line.split(" ", 2)[2].partition("[")
+            entries.append(
+                {
+                    "__CURSOR": f"c{len(entries)}",
+                    "__REALTIME_TIMESTAMP": str(int(time.time() * 1e6)),
+                    "SYSLOG_IDENTIFIER": program,
+                    "SYSLOG_PID": "1",
+                    "_HOSTNAME": "mx",
+                    "MESSAGE": text.partition("]: ")[2],
+                }
+            )
+    (tmp_path / "entries").write_text("".join(json.dumps(e) + "\n" for e in entries))
+    stub.write_text(
+        f"#!{sys.executable}\n"
+        "import json, sys\n"
+        "after = [w.partition('=')[2] for w in sys.argv if w.startswith('--after-cursor=')]\n"
+        "assert 'SYSLOG_FACILITY=2' in sys.argv\n"
+        f"lines = open({str(tmp_path / 'entries')!r}).readlines()\n"
+        "start = 1 + int(after[0][1:]) if after else 0\n"
+        "sys.stdout.write(''.join(lines[start:][:7]))\n"
+    )
+    stub.chmod(0o755)
+    watcher = Watcher(settings, tmp_path, words="--journal")
+    environment = os.environ | {"PATH": f"{stub.parent}:{os.environ['PATH']}"}
+    for senders in (1, 2, 2):
+        subprocess.run([*watcher.words, "--once"], env=environment, check=True)
+        assert len(found(engine)[0]) == senders

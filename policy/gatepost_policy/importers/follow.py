@@ -182,8 +182,10 @@ class Follower:
         assert file is not None
         if self._is_log(file):
             return False
-        changed = os.fstat(file.fileno()).st_mtime_ns
-        after, self.position.after = self.position.after, max(self.position.after, changed)
+        mine = os.fstat(file.fileno())
+        after = self.position.after
+        if mine.st_size:
+            self.position.after = max(after, mine.st_mtime_ns)
         unread = bool(self._unread())
         # Its writer may not know yet that it was renamed.
         self._quiet += 1
@@ -229,7 +231,10 @@ class Follower:
                 )
                 with suppress(OSError):
                     if rotated and entry.name != name and entry.is_file():
-                        aged.append((entry.stat().st_mtime_ns, Path(entry.path)))
+                        status = entry.stat()
+                        # An emptied file that was renamed at once is as old as its copy.
+                        if status.st_size:
+                            aged.append((status.st_mtime_ns, Path(entry.path)))
         return sorted(aged)
 
     def _unread(self) -> list[tuple[int, Path]]:

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from io import TextIOWrapper
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +153,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _meant(error: click.UsageError, message: str) -> str:
-    """What was probably meant, or nothing: a mistyped command, `report` with a bare name."""
+    """What was probably meant, or nothing: a mistyped command."""
     context = error.ctx
     if context is None:
         return ""
@@ -162,19 +161,7 @@ def _meant(error: click.UsageError, message: str) -> str:
     if mistyped and isinstance(context.command, click.Group):
         near = get_close_matches(mistyped[1], context.command.list_commands(context), 1, 0.5)
         return f" Did you mean '{context.command_path} {near[0]}'?" if near else ""
-    extra = re.fullmatch(r"Got unexpected extra argument \((.+)\)", message)
-    if extra and context.info_name == "report":
-        option = "--host" if _is_network(extra[1]) else "--sender"
-        return f" Did you mean '{context.command_path} {option} {extra[1]}'?"
     return ""
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return True
 
 
 def _nobody_reads() -> None:

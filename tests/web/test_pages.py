@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 import browser
 import story
-from fix_report import TRAP, Mail, fill, signature
+from fix_report import TRAP, Mail, fill
 from gatepost_policy import listings
 from gatepost_policy.config.settings import Settings, Store
 from gatepost_policy.mail.facts import Family, Source
@@ -209,97 +209,6 @@ def test_many_recipients_are_folded_and_traps_come_first(
     seen, folded = text.split('data-label="to"')[1].split("<details>")
     assert TRAP in seen and "115 more" in folded
     assert sum(f"user{n}@" in seen for n in range(119)) == 4
-
-
-def test_the_box_knows_what_was_pasted(engine: Engine, settings: Settings) -> None:
-    web = client(engine, settings)
-    for text, want in (
-        (story.TRAP, f"/trap/{story.TRAP}"),
-        ("slow.example.com", "/sender/slow.example.com"),
-        ("offers@slow.example.com", "/sender/offers@slow.example.com"),
-        ("2001:db8:25::/64", "/host/2001:db8:25::/64"),
-        ("4Q767225600", "/message/"),
-        (f"<{story.START}@slow.example.com>", "/message/"),
-    ):
-        answer = web.get("/search", query_string={"q": text, "family": "ipv4"})
-        assert answer.status_code == 302, text
-        assert answer.location is not None and answer.location.startswith(want), text
-        assert answer.location.endswith("?family=ipv4")
-    assert web.get("/search?q=4QZZZZZZ").status_code == 302  # a label of a domain as well
-    assert web.get("/search?q=%20,").status_code in (302, 400)
-
-
-def test_a_message_has_a_page(engine: Engine, settings: Settings) -> None:
-    web = client(engine, settings)
-    listed = web.get("/sender/slow.example.com").text
-    number = re.search(r'href="/message/(\d+)"', listed)
-    assert number is not None
-    text = web.get(f"/message/{number.group(1)}").text
-    for words in ("offers@slow.example.com", story.TRAP, "What was known of the sender then",
-                  "What would be said now", "decides", "d=slow.example.com"):  # fmt: skip
-        assert words in text, words
-    found = web.get(f"/message/{number.group(1)}.json").json
-    assert found is not None and found["api"] == 1
-    assert found["message"]["sender"] == "offers@slow.example.com"
-    assert web.get("/message/99999999").status_code == 404
-
-
-def test_programs_get_what_the_page_shows(engine: Engine, settings: Settings) -> None:
-    web = client(engine, settings)
-    found = web.get("/sender/slow.example.com.json?family=ipv6").json
-    assert found is not None
-    assert (found["api"], found["summary"]["messages"], len(found["messages"])) == (1, 2, 2)
-    overview = web.get("/overview.json").json
-    assert overview is not None and overview["tonight"]["trap_messages"] == 0
-    table = web.get("/sender/slow.example.com.csv")
-    assert table.content_type == "text/csv; charset=utf-8"
-    assert len(table.text.splitlines()) == 7
-    assert web.get("/sender/slow.example.com.json?family=ipx").status_code == 400
-
-
-def test_every_filter_is_obeyed_and_said(engine: Engine, settings: Settings) -> None:
-    web = client(engine, settings)
-    for name, word, said, count in (
-        ("dkim", "fail", "with a DKIM fail", 31),
-        ("dkim", "none", "unsigned", 30),
-        ("decision", "reject", "decided reject", 6),
-        ("reason", "trap", "for the reason trap", 6),
-        ("trap", story.TRAP, f"to {story.TRAP}", 6),
-        ("source", "milter", "seen by milter", 153),
-    ):
-        found = web.get("/overview.json", query_string={name: word}).json
-        text = web.get("/", query_string={name: word}).text
-        assert found is not None and found["summary"]["messages"] == count, (name, word)
-        if name != "trap":
-            assert f"only messages {said}. {count} messages" in text, (name, word)
-    assert web.get("/?reason=whim").status_code == 400
-
-
-def test_older_and_newer(engine: Engine, settings: Settings) -> None:
-    web = client(engine, settings)
-    seen: list[str] = []
-    path: str | None = "/sender/example.org?limit=60"
-    for _ in range(5):
-        assert path is not None
-        text = web.get(path).text
-        seen += re.findall(r'href="/message/(\d+)', text)
-        older = re.search(r'<a href="([^"]*)">older</a>', text)
-        path = None if older is None else older.group(1).replace("&amp;", "&")
-        if path is None:
-            break
-    assert path is None and len(seen) == len(set(seen)) == 147
-    assert ">newer</a>" in text and "limit=60" in text
-
-
-def test_tonight_is_on_top(any_engine: Engine, any_settings: Settings) -> None:
-    """Somebody who was away for a year and is back is named before any figure."""
-    mails = [Mail("2025-07-01T00:00:00", signatures=(signature("slow.example"),)),
-             Mail("2026-07-19T12:00:00", signatures=(signature("slow.example"),))]  # fmt: skip
-    fill(any_engine, mails, any_settings)
-    text = client(any_engine, any_settings).get("/").text
-    top = " ".join(re.sub("<[^>]*>", " ", text[: text.index("All that is known")]).split())
-    assert "Back after" in top and "slow.example (claimed), 1 hit before, 1 message to" in top
-    assert "no privacy test is recorded" in top
 
 
 def test_headers_close_the_page(engine: Engine, settings: Settings) -> None:

@@ -189,7 +189,7 @@ COLUMNS: dict[str, tuple[dict[str, str], str]] = {
 # Tables in which nothing is about a person: numbers by day, and the store's own bookkeeping.
 NOBODY = {
     "counter", "import_count", "import_run", "journal_gap", "journal_mark", "message_count",
-    "revision", "submission_count",
+    "revision", "submission_count", "watch_position",
 }  # fmt: skip
 # Columns of the tables above that are about nobody: times, numbers, words of ours.
 PLAIN = set(

@@ -159,6 +159,13 @@ COLUMNS: dict[str, tuple[dict[str, str], str]] = {
         {"key": "a fingerprint of an imported log line"},
         "until both imports are taken back",
     ),
+    "watch_position": (
+        {
+            "host": "this machine's name",
+            "state": f"{CLIENT}, {SENDER} and recipients of mail from outside that is under way",
+        },
+        "until the MTA is done with the message",
+    ),
     "import_touched": (
         {"value": f"{SENDER}, domain or client"},
         "while an import is being taken back",
@@ -189,7 +196,7 @@ COLUMNS: dict[str, tuple[dict[str, str], str]] = {
 # Tables in which nothing is about a person: numbers by day, and the store's own bookkeeping.
 NOBODY = {
     "counter", "import_count", "import_run", "journal_gap", "journal_mark", "message_count",
-    "revision", "submission_count", "watch_position",
+    "revision", "submission_count",
 }  # fmt: skip
 # Columns of the tables above that are about nobody: times, numbers, words of ours.
 PLAIN = set(

@@ -249,6 +249,12 @@ def _gatepost(run: Path, words: dict[str, str]) -> list[str] | None:
     return [str(program), "--config", _write(run / "gatepost.toml", GATEPOST, words)]
 
 
+def _native(run: Path, words: dict[str, str]) -> list[str] | None:
+    template = GATEPOST.replace("[milter]\n", '[milter]\nengine = "native"\n')
+    program = Path(sys.executable).with_name("gatepost-milter")
+    return [str(program), "--config", _write(run / "gatepost.toml", template, words)]
+
+
 COMMANDS: dict[str, Callable[[Path, dict[str, str]], list[str] | None]] = {
     "dns": _dns,
     "opendkim": _opendkim,
@@ -256,4 +262,5 @@ COMMANDS: dict[str, Callable[[Path, dict[str, str]], list[str] | None]] = {
     "dkimpy-milter": _dkimpy,
     "empty-pymilter": _empty,
     "gatepost": _gatepost,
+    "gatepost-native": _native,
 }

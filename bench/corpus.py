@@ -11,7 +11,7 @@ Sets (`SIZE-CANON/NNNN.pass.eml` and `.fail.eml`, CRLF):
 
 `rr` is relaxed/relaxed, `rs` relaxed/simple, `ed` an Ed25519 key with relaxed/relaxed. Half of
 the broken ones lost a letter of the body, half had their Subject changed. `zone.conf` holds the
-keys' TXT records as unbound's local-data, `zone.json` the same for `milterctl replay --dns`.
+keys' TXT records, SPF and DMARC of each domain, as unbound's local-data, `zone.json` the same for `milterctl replay --dns`.
 Keys are made once for a directory and kept; all else follows from them and SEED.
 """
 
@@ -36,6 +36,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 SEED = 6376
 SIGNED_AT = 1_750_000_000  # t= of every signature, Unix seconds
+CLIENT = "192.0.2.10"  # as load.c says
 DOMAINS = 16
 CANON = {"rr": b"relaxed", "rs": b"simple", "ed": b"relaxed"}
 NOUNS = (
@@ -200,8 +201,16 @@ def main() -> None:
         for kind in ("rsa", "ed")
         for n in range(DOMAINS)
     }
+    for name in [f"{kind}{n}.example.com" for kind in ("rsa", "ed") for n in range(DOMAINS)]:
+        records[name] = f"v=spf1 ip4:{CLIENT} -all"
+        records[f"_dmarc.{name}"] = "v=DMARC1; p=reject"
+    records["mail.example.com"] = f"v=spf1 ip4:{CLIENT} -all"
     (directory / "zone.json").write_text(json.dumps(records, indent=1))
-    zone = ['local-zone: "example.com." static']
+    # With an SOA a resolver may remember what there is not (RFC 2308 5).
+    zone = [
+        'local-zone: "example.com." static',
+        "local-data: 'example.com. 3600 IN SOA ns.example.com. root.example.com. 1 2 3 4 3600'",
+    ]
     for name, text in records.items():
         # RFC 1035 3.3.14: one character-string holds at most 255 octets.
         parts = " ".join(f'"{text[i : i + 250]}"' for i in range(0, len(text), 250))

@@ -104,6 +104,7 @@ def test_older_and_newer(engine: Engine, settings: Settings) -> None:
     web = client(engine, settings)
     seen: list[str] = []
     path: str | None = "/sender/example.org?limit=60"
+    text = ""
     for _ in range(5):
         assert path is not None
         text = web.get(path).text

@@ -11,7 +11,8 @@ Sets (`SIZE-CANON/NNNN.pass.eml` and `.fail.eml`, CRLF):
 
 `rr` is relaxed/relaxed, `rs` relaxed/simple, `ed` an Ed25519 key with relaxed/relaxed. Half of
 the broken ones lost a letter of the body, half had their Subject changed. `zone.conf` holds the
-keys' TXT records, SPF and DMARC of each domain, as unbound's local-data, `zone.json` the same for `milterctl replay --dns`.
+keys, SPF and DMARC of each domain as unbound's local-data, `zone.json` the same for `milterctl
+replay --dns`.
 Keys are made once for a directory and kept; all else follows from them and SEED.
 """
 

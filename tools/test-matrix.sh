@@ -10,7 +10,8 @@ say() { printf 'test-matrix: %s\n' "$*" >&2; }
 [ "$(id -u)" = 0 ] || { say "debootstrap and chroot want root"; exit 2; }
 command -v debootstrap >/dev/null || { say "please install debootstrap"; exit 2; }
 base=${GATEPOST_MATRIX:-/var/tmp}
-mirror=${MIRROR:-http://deb.debian.org/debian}
+# By default where this machine's own packages come from.
+mirror=${MIRROR:-$(apt-get indextargets --format '$(SITE)' | head -n 1)}
 [ $# -gt 0 ] || set -- bookworm trixie forky
 failed=
 result() { say "$1: $2"; [ "$2" = passed ] || failed="$failed $1"; }

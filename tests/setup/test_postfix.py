@@ -12,14 +12,13 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
 import mta_modes
 import mta_unpack
 from daemons import BIN, Daemon
-from gatepost_milter.cli import setup as setup_command
+from gatepost_milter.cli.setup import SUBMISSION_ENTRY
 from gatepost_milter.doctor import postfix_config
 from mta_modes import BASE_CONFIG, TALKATIVE, Case
 from ports import free_port
@@ -291,18 +290,13 @@ def test_no_submission_listener_is_said(postfix_programs: mta_unpack.Programs) -
         )
         said = there.setup().stdout
         assert "# no listener for submissions: " in said
-        assert f"# {setup_command.SUBMISSION_ENTRY}" in said
-        (entry,) = re.findall(r"'(.*)'", setup_command.SUBMISSION_ENTRY)
+        assert f"# {SUBMISSION_ENTRY}" in said
+        (entry,) = re.findall(r"'(.*)'", SUBMISSION_ENTRY)
         with master.open("a") as stream:
             stream.write(entry + "\n")
         said = there.setup().stdout
         assert "no listener for submissions" not in said
         assert "submission/inet/milter_macro_daemon_name=ORIGINATING" in said
-
-
-def test_docs_have_the_line_that_makes_a_submission_listener() -> None:
-    page = Path(__file__).parents[2] / "docs" / "postfix.md"
-    assert setup_command.SUBMISSION_ENTRY in page.read_text()
 
 
 def test_undo_refuses_what_was_edited(postfix_programs: mta_unpack.Programs) -> None:
@@ -368,35 +362,6 @@ def test_the_other_modes(mode: str, postfix_programs: mta_unpack.Programs) -> No
         canaries, (data,) = mta_modes.submit(there.postfix, Case("v4"))
         assert canaries.found(data) == (), data.decode(errors="replace")
         assert there.setup("--apply").stdout.count("nothing to change") == 1
-
-
-def test_recipe_of_the_second_hop() -> None:
-    """What setup puts in is what conf/postfix/master.cf.proxy shows."""
-    from gatepost_milter.setup.postfix_plan import SECOND_HOP
-    from postfix_recipes import entries, shipped
-
-    entry = entries(shipped("master.cf.proxy"))["hop2in"]
-    options = dict(re.findall(r"-o ([a-z_]+)=(.*)", entry))
-    assert {**options, **SECOND_HOP} == options
-    assert set(options) - set(SECOND_HOP) == {"milter_macro_daemon_name", "smtpd_milters"}
-
-
-def test_only_private_networks_are_proposed() -> None:
-    from ipaddress import ip_network
-
-    from gatepost_milter.doctor.postfix_networks import propose
-
-    bridge = (ip_network("10.5.0.0/24"),)
-    relays = (ip_network("10.7.0.9/32"),)
-    got = propose(
-        "127.0.0.1/32 [::1]/128 [::ffff:127.0.0.0]/104, 192.168.1.0/24 10.5.0.0/16 10.7.0.0/24 "
-        "10.8.0.0/24 !10.8.0.7 [fd00:1::]/64 [2001:db8::]/32 192.0.2.0/24 172.17.0.0/16 "
-        "10.0.0.3/32 hash:/etc/postfix/networks $mydomain", relays, bridge,
-    )  # fmt: skip
-    assert [str(n) for n in got.networks] == [
-        "127.0.0.1/32", "::1/128", "127.0.0.0/8", "192.168.1.0/24", "fd00:1::/64",
-    ]  # fmt: skip
-    assert len(got.left_out) == 7
 
 
 def test_own_domains_are_proposed(postfix_programs: mta_unpack.Programs) -> None:

@@ -209,6 +209,8 @@ def main() -> None:
     (directory / "zone.json").write_text(json.dumps(records, indent=1))
     # With an SOA a resolver may remember what there is not (RFC 2308 5).
     zone = [
+        'local-zone: "com." static',  # DMARC's walk ends there (RFC 9989 4.10)
+        "local-data: 'com. 3600 IN SOA ns.com. root.com. 1 2 3 4 3600'",
         'local-zone: "example.com." static',
         "local-data: 'example.com. 3600 IN SOA ns.example.com. root.example.com. 1 2 3 4 3600'",
     ]

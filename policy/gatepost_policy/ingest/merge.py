@@ -31,6 +31,7 @@ _BY_SESSION = select(Message.id).where(
     Message.at.between(bindparam("since"), bindparam("until")),
 )
 _KNOWN_KEYS = select(MessageKey.key).where(MessageKey.key.in_(bindparam("values", expanding=True)))
+_Side = tuple[str | None, str | None]  # client prefix, sender key
 NO_MESSAGE = 0  # ids begin at 1
 _BY_KEY = select(MessageKey.key, MessageKey.message_id).where(
     MessageKey.key.in_(bindparam("values", expanding=True))
@@ -146,8 +147,10 @@ class _Merge:
         self._sums = sums
         self._by_key = stored.by_key
         self._sessions: dict[tuple[str, str], list[Row]] = {}  # by session and stage
-        # By client: what a followed log and the doors may both have seen.
-        self._beside: dict[str, list[Row]] = {}
+        # By client and sender: what a followed log and the doors may both have seen. Apart, so
+        # that a door's message of a busy client is not held against all others of that client.
+        self._logs: dict[_Side, list[Row]] = {}
+        self._doors: dict[_Side, list[Row]] = {}
         for row in stored.rows.values():
             self._remember(row)
 
@@ -160,14 +163,14 @@ class _Merge:
                 self._join(row, holder)
             return
         if doors.watched(row):
-            for other in self._beside.get(row.message.prefix or "", ()):
-                if other.message.source in doors.DOORS and doors.is_same(other, row):
+            for other in self._doors.get(_side(row), ()):
+                if doors.is_same(other, row):
                     if row.key is not None:
                         self._adopt(row.key, other)
                     return
         elif row.message.source in doors.DOORS:
-            for other in list(self._beside.get(row.message.prefix or "", ())):
-                if other.message.source in doors.LOGS and doors.is_same(row, other):
+            for other in list(self._logs.get(_side(row), ())):
+                if doors.is_same(row, other):
                     self._supersede(other, row)
         if row.stage == "end":
             # Only what was seen at RCPT TO: a busy client's finished messages share a session,
@@ -185,11 +188,12 @@ class _Merge:
     def stands_beside(self, row: Row) -> None:
         """`row` may have been seen by a door and by a followed log."""
         if row.message.prefix is not None:
-            self._beside.setdefault(row.message.prefix, []).append(row)
+            side = self._doors if row.message.source in doors.DOORS else self._logs
+            side.setdefault(_side(row), []).append(row)
 
     def _supersede(self, other: Row, row: Row) -> None:
         """A log's row `other` goes, because a door has seen the same message."""
-        self._beside[row.message.prefix or ""].remove(other)
+        self._logs[_side(row)].remove(other)
         known = self._sessions.get((other.session or "", other.stage), [])
         known[:] = [one for one in known if one is not other]
         self._take_place(other, row)
@@ -288,6 +292,11 @@ class _Merge:
         if row.stored and row.id not in self.result.rewritten:
             self._sums.add(row, row.keys()[1], -1)
             self.result.rewritten[row.id] = row
+
+
+def _side(row: Row) -> _Side:
+    """Rows of one message agree in this (`doors.is_same`)."""
+    return row.message.prefix, row.message.sender_key
 
 
 def _keys(recipients: list[RecipientRow]) -> set[str]:

@@ -6,7 +6,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,7 +15,7 @@ import pytest
 
 import casefile
 import fix_store
-from daemons import BIN, ENGINES, Process, Running
+from daemons import BIN, ENGINES, Daemon, Process, Running
 from gatepost_milter.mta import client, queue_file
 from gatepost_policy import listings, lookup, recorder, store, traps
 from gatepost_policy.config.settings import Settings
@@ -55,13 +55,34 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("milter_engine", ENGINES, indirect=True, scope="session")
 
 
+def _engine_of(item: pytest.Item) -> str | None:
+    return getattr(getattr(item, "callspec", None), "params", {}).get("milter_engine")
+
+
+def _parts(value: object) -> list[object]:
+    if isinstance(value, (tuple, list)):
+        return list(value)
+    if is_dataclass(value):
+        return [getattr(value, field.name) for field in fields(value)]
+    return list(getattr(value, "__dict__", {}).values())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that is about no engine runs on the default one, whatever ran before it."""
+    Running.engine = _engine_of(item) or "libmilter"
+
+
 def pytest_runtest_call(item: pytest.Item) -> None:
-    """A daemon that outlived its engine's tests would let this one pass on the other engine."""
-    wanted = getattr(getattr(item, "callspec", None), "params", {}).get("milter_engine")
-    if wanted is not None:
-        for daemon, engine in Running.started.items():
-            lives = daemon.child.poll() is None
-            assert engine == wanted or not lives, "a fixture does not ask for milter_engine"
+    """A daemon that a wide fixture kept would let this test pass on the other engine."""
+    wanted = _engine_of(item)
+    given = list(getattr(item, "funcargs", {}).values())
+    for value in list(given):
+        given += _parts(value)
+    for value in given:
+        if wanted is not None and isinstance(value, Daemon) and value in Running.started:
+            kept = Running.started[value]
+            assert kept == wanted, f"{item.name}: its fixture must ask for milter_engine"
 
 
 class CaseDaemon:

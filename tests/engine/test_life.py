@@ -225,6 +225,7 @@ def test_reload_with_a_broken_file(service: tuple[Daemon, str]) -> None:
     """The old configuration stays, and one line names file and key."""
     daemon, place = service
     good = daemon.config.read_text()
+    wait_until(lambda: len(children(daemon.child.pid)) == 3, "an old one has not left")
     before = children(daemon.child.pid)
     daemon.config.write_text(good + "\n[submission]\ndaemon_nmes = []\n")
     daemon.child.send_signal(signal.SIGHUP)

@@ -58,7 +58,7 @@ def test_same_as_from_the_rows(
     ]
     with store.reading(any_engine) as connection:
         got = [count.count(connection, one) for one in chosen]
-        monkeypatch.setattr(day_sums, "_whole_days", lambda _: None)
+        monkeypatch.setattr(day_sums, "whole_days", lambda _: None)
         want = [count.count(connection, one) for one in chosen]
     for one, sums, rows in zip(chosen, got, want, strict=True):
         assert sums == rows, one

@@ -81,8 +81,7 @@ def test_zone(milterctl: Any) -> None:
     code, out, err = milterctl("import", "exim", "-", "--zone", "Europe/Nowhere")
     assert (code, out) == (2, "") and "no such time zone" in err and err.count("\n") == 1
     code, out, err = milterctl("import", "exim", "-", "--zone", "Europe/Berlin", stdin=LOG.encode())
-    if code == 2 and not Path("/usr/share/zoneinfo").exists():
-        pytest.skip("no zone database on this machine")
+    assert code == 0, err  # tzdata is a dependency, so no system's database is needed
     code, out, err = milterctl("report", "--sender", "b.example", "--format", "json")
     assert json.loads(out)["summary"]["first_seen"] == "2026-11-01T09:00:00Z"
 

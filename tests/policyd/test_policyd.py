@@ -235,6 +235,7 @@ def test_nothing_of_a_submission(policyd: Policyd) -> None:
         "sender": "canary-sender@x.example", "queue_id": "QOWN",
     }  # fmt: skip
     with policyd.client() as client:
+        client.postfix("u@home.example", client_address="192.0.2.7")
         for recipient in (TRAP, "u@home.example"):
             assert client.postfix(recipient, **canaries) == DUNNO
             for stage, key in (("rcpt", "recipient"), ("data", "recipients")):

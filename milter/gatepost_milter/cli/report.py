@@ -4,11 +4,11 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -80,8 +80,8 @@ def command(
         given,
         now,
         selection.Selection(
-            sender=_read("--sender", sender, selection.sender),
-            host=_read("--host", host, selection.host),
+            sender=report_options.value("--sender", sender, selection.sender),
+            host=report_options.value("--host", host, selection.host),
             limit=limit,
         ),
     )
@@ -97,16 +97,6 @@ def command(
         return
     with _opened(output) as stream:
         _write(told, form, stream, now)
-
-
-def _read(option: str, text: str | None, read: Callable[[str], Any]) -> Any:
-    """An option's value as `read` takes it; its ValueError becomes a usage error."""
-    if text is None:
-        return None
-    try:
-        return read(text)
-    except ValueError as error:
-        raise click.UsageError(f"{option}: {error}.") from None
 
 
 @dataclass(frozen=True, slots=True)

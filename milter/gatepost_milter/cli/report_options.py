@@ -42,3 +42,13 @@ def narrowed(given: Mapping[str, str | None], now: float, chosen: "Selection") -
         return filters.read(given, now, chosen)
     except ValueError as error:
         raise click.UsageError(f"--{error}.") from None
+
+
+def value(option: str, text: str | None, read: Callable[[str], Any]) -> Any:
+    """An option's value as `read` takes it; its ValueError becomes a usage error."""
+    if text is None:
+        return None
+    try:
+        return read(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}.") from None

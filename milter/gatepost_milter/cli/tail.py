@@ -3,8 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -56,8 +56,8 @@ def command(
         given,
         time.time(),
         selection.Selection(
-            sender=_read("--sender", sender, selection.sender),
-            host=_read("--host", host, selection.host),
+            sender=report_options.value("--sender", sender, selection.sender),
+            host=report_options.value("--host", host, selection.host),
         ),
     )
     with app.opened(replica=True) as engine:
@@ -69,15 +69,6 @@ def command(
                 last = _more(engine, chosen, last, form)
         except TooWide as error:
             raise Failure(str(error), USAGE) from None
-
-
-def _read(option: str, text: str | None, read: Callable[[str], Any]) -> Any:
-    if text is None:
-        return None
-    try:
-        return read(text)
-    except ValueError as error:
-        raise click.UsageError(f"{option}: {error}.") from None
 
 
 def _begin(engine: "Engine", chosen: "Selection", number: int, form: str) -> int:

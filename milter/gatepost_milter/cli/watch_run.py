@@ -229,7 +229,7 @@ def run(
     once: bool,
 ) -> int:
     """Follow these logs until TERM or INT (`once`: to their ends). The exit code."""
-    from gatepost_policy.recorder import publish_now, wait_until_ingested
+    from gatepost_policy.recorder import keep_recording, publish_now, wait_until_ingested
     from gatepost_policy.store import StoreError
 
     log = MailLog(settings.log)
@@ -243,7 +243,7 @@ def run(
         publish_now(settings)
     known = KnownState(settings)
     recording = threading.Thread(
-        target=_record, args=(settings, log, watch.stop), name="recorder", daemon=True
+        target=keep_recording, args=(settings, log, watch.stop), name="recorder", daemon=True
     )
     told = _positions(settings, socket.gethostname())
     sources: list[Any] = []
@@ -316,17 +316,3 @@ def _positions(settings: "Settings", host: str) -> dict[str, Json]:
     finally:
         engine.dispose()
     return {str(row.name): json.loads(row.state) for row in found}
-
-
-def _record(settings: "Settings", log: MailLog, stop: threading.Event) -> None:
-    """Be this host's recorder, as soon as nobody else is."""
-    from gatepost_policy.recorder import Recorder
-
-    while not stop.is_set():
-        try:
-            Recorder(settings, lambda level, text: log.event(level, "recorder", text=text)).run(
-                stop
-            )
-        except Exception as error:  # it must come back: the journal waits for it
-            log.event("error", "recorder-failed", type=type(error).__name__)
-            stop.wait(5.0)

@@ -263,16 +263,10 @@ class Recording:
 
 
 def _record(settings: "Settings", log: "MailLog", halt: threading.Event) -> None:
-    from gatepost_policy.recorder import Recorder
+    # Imported here, so that the first answer does not wait for the store's modules.
+    from gatepost_policy.recorder import keep_recording
 
-    while not halt.is_set():
-        try:
-            Recorder(settings, lambda level, text: log.event(level, "recorder", text=text)).run(
-                halt
-            )
-        except Exception as error:  # it must come back: the journal waits for it
-            log.event("error", "recorder-failed", type=type(error).__name__)
-            halt.wait(5.0)
+    keep_recording(settings, log, halt)
 
 
 def _reload(server: Server, recording: Recording, path: Path | None, store: str | None) -> None:

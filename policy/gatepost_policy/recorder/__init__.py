@@ -4,8 +4,16 @@ from gatepost_policy.recorder.batch import record_batch
 from gatepost_policy.recorder.recorder import (
     LOCK,
     Recorder,
+    keep_recording,
     publish_now,
     wait_until_ingested,
 )
 
-__all__ = ["LOCK", "Recorder", "publish_now", "record_batch", "wait_until_ingested"]
+__all__ = [
+    "LOCK",
+    "Recorder",
+    "keep_recording",
+    "publish_now",
+    "record_batch",
+    "wait_until_ingested",
+]

@@ -30,6 +30,7 @@ from gatepost_policy.system import mta_tables
 
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
+    from gatepost_policy.monitoring.maillog import MailLog
 
 LOCK = "recorder.lock"
 MARK_S = 0.5  # spent on marking old mail before new mail is looked for again
@@ -324,6 +325,18 @@ def wait_until_ingested(settings: "Settings", timeout: float = 2.0) -> bool:
     finally:
         own.close()
         engine.dispose()
+
+
+def keep_recording(settings: "Settings", log: "MailLog", stop: threading.Event) -> None:
+    """Be this host's recorder, as soon as nobody else is, until `stop` is set: for a thread."""
+    while not stop.is_set():
+        try:
+            Recorder(settings, lambda level, text: log.event(level, "recorder", text=text)).run(
+                stop
+            )
+        except Exception as error:  # it must come back: the journal waits for it
+            log.event("error", "recorder-failed", type=type(error).__name__)
+            stop.wait(BACKOFF_MAX_S)
 
 
 def publish_now(settings: "Settings") -> None:

@@ -235,7 +235,7 @@ def test_nothing_of_a_submission(policyd: Policyd) -> None:
         "sender": "canary-sender@x.example", "queue_id": "QOWN",
     }  # fmt: skip
     with policyd.client() as client:
-        client.postfix("u@home.example", client_address="192.0.2.7")
+        client.postfix(TRAP, client_address="203.0.113.112")
         for recipient in (TRAP, "u@home.example"):
             assert client.postfix(recipient, **canaries) == DUNNO
             for stage, key in (("rcpt", "recipient"), ("data", "recipients")):
@@ -250,7 +250,7 @@ def test_nothing_of_a_submission(policyd: Policyd) -> None:
         for secret in (b"canary", b"203.0.113.111", b"61234"):
             assert secret not in data, path
     # The proof can fail: an inbound client's address is there.
-    assert b"192.0.2.7" in b"".join(read_everything(policyd.home).values())
+    assert b"203.0.113.112" in b"".join(read_everything(policyd.home).values())
 
 
 def test_a_trap_that_is_used_is_flagged(policyd: Policyd) -> None:

@@ -17,6 +17,7 @@ from fix_store import AT, message, signature
 from gatepost_policy import recorder, store, traps
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.decision import Reason
+from gatepost_policy.mail.facts import Signature
 from gatepost_policy.report import masking
 from gatepost_policy.report.masking import Masks, StillThere
 
@@ -213,6 +214,29 @@ def test_arf(run: Run, engine: Engine, settings: Settings, tmp_path: Path, kept:
     assert fields["User-Agent"].startswith("gatepost/") and fields["Source-IP"] == "192.0.2.7"
     assert not any(needle.lower() in plain(out.read_bytes()).lower() for needle in NEEDLES)
     assert found["To"] is None and not found.defects
+
+
+@pytest.mark.parametrize(
+    ("signatures", "reason", "named"),
+    [
+        ((signature("spam.example"),), Reason.TRAP, True),
+        ((), Reason.TRAP, False),  # anybody may write as them
+        ((signature("spam.example"),), Reason.REPLAYED, False),  # somebody else sent it here
+    ],
+)
+def test_only_who_is_proven_is_reported(
+    run: Run, engine: Engine, settings: Settings, tmp_path: Path,
+    signatures: tuple[Signature, ...], reason: Reason, named: bool,
+) -> None:  # fmt: skip
+    hit = message(1, traps=(TRAP,), to=(), sender="news@spam.example", author="news@spam.example",
+                  signatures=signatures, reason=reason)  # fmt: skip
+    recorder.record_batch(engine, [hit], settings)
+    out = tmp_path / "x.eml"
+    assert run("report", "spam.example", "--format", "arf", "--contact", "abuse@us.example",
+               "-o", str(out))[0] == 0  # fmt: skip
+    text = plain(out.read_bytes())
+    assert ("Reported-Domain: spam.example" in text) is named
+    assert ("Nothing proves that spam.example has sent" in text) is not named
 
 
 def test_nothing_to_report(run: Run, engine: Engine, settings: Settings) -> None:

@@ -41,6 +41,7 @@ SAVE_S = 1.0
 SAVE_SHARE = 20
 # What may wait for the recorder before reading stops: catching up must not crowd out live mail.
 BACKLOG_BYTES = 64 << 20
+LOOK_EVERY = 1_000  # records: the directory is not listed for each
 INGEST_WAIT_S = 60.0
 JOURNAL_LINES = 5_000
 
@@ -155,6 +156,7 @@ class Watch:
         self._host = socket.gethostname()
         self._save_at = 0.0
         self._saved: dict[str, str] = {}
+        self._written = 0
 
     def once(self, sources: Sequence[Any]) -> bool:
         """Take what is new in every log; True for anything."""
@@ -201,16 +203,15 @@ class Watch:
 
     def _put(self, data: Json) -> None:
         """Into the journal; waits where it is full, because a log can be read later."""
-        while not self.stop.is_set() and self._backlog() > BACKLOG_BYTES:
-            self.stop.wait(LOOK_S)
+        self._written += 1
+        if self._written % LOOK_EVERY == 1:
+            while not self.stop.is_set() and self._backlog() > BACKLOG_BYTES:
+                self.stop.wait(LOOK_S)
         while not self._writer.write(data):
             if self.stop.wait(LOOK_S):
                 raise Stopped
 
     def _backlog(self) -> int:
-        self._looked = getattr(self, "_looked", 0) + 1
-        if self._looked % 1000 != 1:
-            return 0
         with suppress(OSError):
             return journal.size_of(self._directory)
         return 0

@@ -35,7 +35,7 @@ def lines(found: Tonight, most: int | None = SHOWN) -> list[str]:
         out += _few(label, words, most)
     if not found.listings:
         out.append(_row("listings", "none began, none ended, none ends within a day"))
-    out.append(_row("lost", "no record" if not found.lost else _lost(found)))
+    out.append(_row("lost", "no loss is known" if not found.lost else _lost(found)))
     out += [_row("probe", words) for words in _probe(found)]
     return out
 
@@ -71,7 +71,11 @@ def _back(hitter: Hitter) -> str:
 
 
 def _hit(hitter: Hitter) -> str:
-    known = "new here" if not hitter.known else f"{plural(hitter.known, 'hit')} before"
+    known = (
+        "no hit before that is known"
+        if not hitter.known
+        else f"{plural(hitter.known, 'hit')} before"
+    )
     return f"{_name(hitter)} ({known}): {_what(hitter)}"
 
 

@@ -22,6 +22,8 @@ from email.mime.text import MIMEText
 from email.utils import format_datetime
 from typing import Any
 
+from gatepost_policy.mail.address import is_within
+from gatepost_policy.mail.decision import Reason
 from gatepost_policy.report import masking
 from gatepost_policy.report.masking import Masks
 from gatepost_policy.report.report import Line, Report
@@ -73,6 +75,7 @@ class Evidence:
     message: bytes | None
     port: int | None
     remaining: tuple[str, ...]
+    domain: str | None  # what the message is proven to come from, of what is asked about
 
 
 def newest(report: Report) -> Line:
@@ -89,7 +92,11 @@ def gather(report: Report, about: str, masks: Masks, captured: Captured | None) 
     line = newest(report)
     data = None if captured is None else masking.message(captured.data, masks)
     sender = None if not line.sender else masks.text(line.sender)
-    history = masks.text(_history(report, line))
+    domain = _proven(line, about)
+    history = _history(report, line)
+    if domain is None and report.query.get("sender"):
+        history += f" Nothing proves that {about} has sent the newest one."
+    history = masks.text(history)
     masks.check(history)
     return Evidence(
         about=masks.text(about),
@@ -99,7 +106,18 @@ def gather(report: Report, about: str, masks: Masks, captured: Captured | None) 
         message=data,
         port=None if captured is None else captured.port,
         remaining=tuple(masking.remaining(data, line.sender)),
+        domain=domain,
     )
+
+
+def _proven(line: Line, about: str) -> str | None:
+    """The signer within `about` that sent this message here: whoever was only claimed, or whose
+    signature somebody else brought to the trap, may be innocent."""
+    if line.reason != Reason.TRAP:
+        return None
+    asked = about.rpartition("@")[2].lower()
+    signers = (s.domain for s in line.signatures if s.proven and s.domain)
+    return next((domain for domain in signers if is_within(domain, asked)), None)
 
 
 def _history(report: Report, line: Line) -> str:
@@ -109,10 +127,7 @@ def _history(report: Report, line: Line) -> str:
     traps = plural(summary.trap_hits, "delivery") if summary.trap_hits == 1 else (
         f"{summary.trap_hits} deliveries"
     )  # fmt: skip
-    said = [
-        f"{plural(summary.messages, 'message')} from {first} to {last}, {traps} to spamtraps: "
-        "addresses that nobody was ever given."
-    ]
+    said = [f"{plural(summary.messages, 'message')} from {first} to {last}, {traps} to spamtraps."]
     if report.rhythm is not None:
         said.append(f"Rhythm: {report.rhythm.sentence}.")
     moved = movement(report.spans)
@@ -189,7 +204,7 @@ def arf(found: Evidence, reporter: Reporter, at: float, version: str) -> bytes:
 
 
 def _feedback(found: Evidence, version: str) -> MIMEBase:
-    """RFC 5965 3.1 and 3.2; Reported-Domain and Source-IP once each."""
+    """RFC 5965 3.1 and 3.2; Reported-Domain only where it is proven."""
     line = found.line
     fields = [
         ("Feedback-Type", "abuse"),
@@ -197,8 +212,9 @@ def _feedback(found: Evidence, version: str) -> MIMEBase:
         ("Version", "1"),
         ("Arrival-Date", format_datetime(datetime.fromtimestamp(line.at, UTC))),
         ("Source-IP", _address(line)),
-        ("Reported-Domain", _plain(found.about)),
     ]
+    if found.domain is not None:
+        fields.append(("Reported-Domain", _plain(found.domain)))
     if found.sender is not None:
         fields.append(("Original-Mail-From", f"<{_plain(found.sender)}>"))
     part = MIMEBase("message", "feedback-report")

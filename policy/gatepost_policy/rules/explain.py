@@ -157,7 +157,7 @@ _SILENT: dict[str, Callable[[Facts, Known, Settings], str]] = {
     "own_user": lambda facts, known, settings: "it is inbound mail",
     "trusted_relay": lambda facts, known, settings: "the client is no trusted relay",
     "trap": lambda facts, known, settings: "no recipient is a trap",
-    "over_limit": lambda facts, known, settings: "it was looked at whole",
+    "over_limit": lambda facts, known, settings: "nothing says that a limit was exceeded",
     "listed": _listed,
     "repeat_sender": lambda facts, known, settings: "nobody of this message is a repeat sender",
 }

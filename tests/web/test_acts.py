@@ -151,6 +151,19 @@ def test_list_and_forgive_are_kept_and_undone(web: Web, engine: Engine) -> None:
         assert "192.0.2.25/32" not in str(listings.holding(connection, web.clock))
 
 
+def test_an_undone_listing_leaves_what_held_before(web: Web, engine: Engine) -> None:
+    web.post("/act", action="list", value="192.0.2.25", sure="yes", note="first")
+    first = rows(engine)
+    web.clock += 60
+    web.post("/act", action="list", value="192.0.2.25", sure="yes", note="by mistake")
+    assert rows(engine)[0] != first[0]
+    web.clock += 60
+    web.post("/undo", act=act_of(web.see("/host/192.0.2.25")), kind="host", value="192.0.2.25")
+    assert rows(engine)[: len(first)] == first
+    with reading(engine) as connection:
+        assert "192.0.2.25/32" in str(listings.holding(connection, web.clock))
+
+
 def test_notes_stand_at_the_top_and_the_last_one_is_taken_back(web: Web) -> None:
     for note in ("first thought", "second thought"):
         web.clock += 60

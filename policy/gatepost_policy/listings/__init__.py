@@ -1,7 +1,7 @@
 """Who is punished for a trap hit, until when, and on what evidence."""
 
 from gatepost_policy.listings.automatic import apply, holding, take_back
-from gatepost_policy.listings.by_hand import forgive, identify, punish, restore
+from gatepost_policy.listings.by_hand import forgive, identify, punish, restore, unpunish
 from gatepost_policy.listings.guard import covering, refusal, would_have_hit
 from gatepost_policy.listings.past import gather
 from gatepost_policy.listings.repeats import flag_repeat, repeating
@@ -20,6 +20,7 @@ __all__ = [
     "refusal",
     "repeating",
     "restore",
+    "unpunish",
     "take_back",
     "would_have_hit",
 ]

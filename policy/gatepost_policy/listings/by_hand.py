@@ -72,6 +72,29 @@ def punish(
     revision.bump(connection, "listings")
 
 
+def unpunish(connection: Connection, identity: Identity, *, punished: float, at: float) -> int:
+    """Take back what `punish` did at `punished`: that listing is over and forgotten, and one that
+    it replaced holds again as long as it would have. Returns how many hold again."""
+    mine = and_(
+        Listing.kind == identity.kind,
+        Listing.value == identity.value,
+        Listing.forgiven.is_(None),
+    )
+    connection.execute(
+        update(Listing)
+        .where(mine, Listing.by_hand, Listing.since == punished)
+        .values(until=at, forgiven=at)
+    )
+    again = connection.execute(
+        update(Listing)
+        .where(mine, Listing.until == punished, Listing.since + Listing.seconds > at)
+        .values(until=Listing.since + Listing.seconds)
+    ).rowcount
+    table.changed(connection, [(identity.kind, identity.value)])
+    revision.bump(connection, "listings")
+    return again
+
+
 def forgive(connection: Connection, identity: Identity, *, at: float, note: str = "") -> int:
     """End the listings of `identity` and forget that they were: the next hit is a first one.
 

@@ -133,8 +133,10 @@ def undo(engine: Engine, number: int, at: float, settings: Settings, actor: str 
         match done.name:
             case "list":
                 identity = listings.identify(done.value)
-                listings.forgive(connection, identity, at=at, note=done.note)
-                said = f"{done.value} is not listed any more"
+                again = listings.unpunish(connection, identity, punished=done.at, at=at)
+                said = f"{done.value} is " + (
+                    "listed as before" if again else "not listed by hand any more"
+                )
             case "forgive":
                 identity = listings.identify(done.value)
                 count = listings.restore(connection, identity, forgiven=done.at, at=at)

@@ -21,9 +21,10 @@ full="$version~${ID}${VERSION_ID:-0}"
 if epoch=$(git log -1 --format=%ct 2>/dev/null); then :; else epoch=$(stat -c %Y CHANGELOG.md); fi
 export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$epoch}" TZ=UTC LC_ALL=C.UTF-8
 
-work=$(mktemp -d)
+# Compilers and pip write down where they work: the same place at each build, and nobody else's.
+work=/tmp/gatepost-deb
+mkdir -m 700 "$work" || die "$work is in the way: another build is running, or remove it"
 trap 'rm -rf "$work"' EXIT
-# The path is part of what compilers write: the same one at each build, whoever builds.
 tree=$work/gatepost
 mkdir "$tree"
 if git rev-parse --git-dir >/dev/null 2>&1; then

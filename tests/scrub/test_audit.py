@@ -147,6 +147,9 @@ def test_what_was_asked_for_and_stays_is_a_leak() -> None:
     got = audit.find(message, submission=asked)
     assert {f.name: f.weight for f in got} == {"Message-ID": "leak", "Date": "leak"}
     assert audit.find(CLEAN.replace(b"<1@example.org>", b"<1@localhost>"), submission=asked) == ()
+    resent = CLEAN.replace(b"From:", b"Resent-Date: Fri, 20 Nov 2026 15:30:00 +0530\nFrom:", 1)
+    (got_resent,) = audit.find(resent, submission=asked)
+    assert got_resent.name == "Resent-Date" and got_resent.weight == "leak"
 
 
 def test_what_the_client_called_itself_is_looked_for_in_unknown_fields() -> None:

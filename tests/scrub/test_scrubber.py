@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gatepost_milter.mta.queue_file import HIDE_FIRST, HIDE_PREFIX, Field, QueueFile
 from gatepost_milter.protocol.text import field_value
 from gatepost_policy.config.settings import Sender, Settings, Submission
-from gatepost_policy.mail.dates import parse_date, rfc5322
+from gatepost_policy.mail.dates import DATES, parse_date, rfc5322
 from gatepost_policy.mail.decision import Edit
 from gatepost_policy.scrub import Hop, Plan, Scrubber, verified
 
@@ -19,8 +19,8 @@ OWN = Field(b"Received", b" from laptop (x [192.0.2.77])\n\tby mx.example.net (P
 
 NAMES = st.sampled_from(
     ["Received", "RECEIVED", "X-Mailer", "x-mailer", "User-Agent", "Mime-Version", "Sender", "From",
-     "Subject", "Date", "Message-ID", "References", "X-Originating-IP", "X-Custom", "Bcc",
-     "Authentication-Results", "Received-SPF", "X-Received", "To"]
+     "Subject", "Date", "Resent-Date", "Message-ID", "References", "X-Originating-IP", "X-Custom",
+     "Bcc", "Authentication-Results", "Received-SPF", "X-Received", "To"]
 )  # fmt: skip
 LINE = st.binary(max_size=60).map(lambda b: re.sub(rb"[\0\r\n]", b"", b))
 VALUE = st.lists(LINE, min_size=1, max_size=3).map(b"\n\t".join)
@@ -70,7 +70,7 @@ def test_any_header(hiding: str, fields: list[tuple[str, bytes]], chosen: Settin
         for field in received[1:]:
             assert field.value.startswith(b" by anonymous.invalid; ")
     assert not [f for f in after if scrubber.names.removes(f.name.decode().lower())]
-    touched = ("received", "date", "message-id", "references", "in-reply-to", "mime-version",
+    touched = ("received", *DATES, "message-id", "references", "in-reply-to", "mime-version",
                "sender")  # fmt: skip
     kept = [(n.encode(), v) for n, v in fields
             if not scrubber.names.removes(n.lower()) and n.lower() not in touched]  # fmt: skip

@@ -8,6 +8,10 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = (
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 )  # fmt: skip
+# Header fields (lower-case) that hold a date, with its writer's time zone: RFC 5322 3.6.1 and
+# 3.6.6 (when it was sent), RFC 4021 2.1 (other times).
+SENT = ("date", "resent-date")
+DATES = (*SENT, "expires", "expiry-date", "reply-by", "deferred-delivery", "latest-delivery-time")
 _COMMENT = re.compile(rb"\([^()]*\)")
 MAX_DATE_BYTES = 200
 END = 253_402_300_800  # the year 10000, where datetime stops

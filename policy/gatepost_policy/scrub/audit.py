@@ -27,6 +27,7 @@ from functools import lru_cache
 from gatepost_policy.config.settings import Submission
 from gatepost_policy.mail import received
 from gatepost_policy.mail.address import header_from
+from gatepost_policy.mail.dates import DATES
 from gatepost_policy.scrub import audit_parts, mask_host
 from gatepost_policy.scrub.client_words import ADDRESS, ClientWords
 from gatepost_policy.scrub.field_names import Fate, FieldNames
@@ -253,7 +254,7 @@ def _field(
         yield finding("who really sent it, often the login", "submission", Weight.HINT)
     elif name == "mime-version" and "(" in text:
         yield finding("mail program", "submission (comments are cut)")
-    elif name == "date":
+    elif name in DATES:
         zone = parsedate_tz(text)
         if zone and zone[9]:
             weight = Weight.HINT if submission.date == "keep" else Weight.LEAK

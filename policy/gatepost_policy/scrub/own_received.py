@@ -87,11 +87,13 @@ def protocol(hop: Hop) -> str:
 
 
 def own_hop(
-    settings: Submission, fields: Sequence[Field], hop: Hop, at: float, relayed: bool
+    settings: Submission, fields: Sequence[Field], hop: Hop, at: float, theirs: int
 ) -> list[Edit] | Plan:
-    """The edits that make our own hop, and the client's, anonymous; or the refusal."""
+    """The edits that make our own hop, and the client's, anonymous; or the refusal. `theirs`: how
+    many Received fields, from the top, are the client's and none of others whose mail it hands
+    in."""
     received = [value for name, value in fields if name.strip().lower() == "received"]
-    keep = relayed or settings.client_received == "keep"
+    goes = 0 if settings.client_received == "keep" else theirs
     if release(hop.version) is None:
         return refused(NO_POSTFIX)
     if settings.own_received == "mta":
@@ -107,7 +109,7 @@ def own_hop(
                 "3.7.11 no PREPEND may stand on the submission service"
             )
         if proven(settings, fields):
-            return [] if keep else _in_place(received, at, 0)
+            return _in_place(received[:goes], at, 0)
     if (
         hop.name is None
         or hop.queue_id is None
@@ -119,7 +121,7 @@ def own_hop(
         unfolded = received[0].decode("utf-8", "replace")
         spoken = _WITH.findall(unfolded)
         ours = _own_field(hop, spoken[-1] if spoken else protocol(hop), at)
-        rest = [] if keep else _in_place(received[1:], at, 1)
+        rest = _in_place(received[1:goes], at, 1)
         return [*rest, Edit("change", "Received", 1, ours)]
     if not verified(hop.version):
         return refused(
@@ -134,7 +136,7 @@ def own_hop(
     # had put in a Received of its own.
     edits += [Edit("delete", "Received", k) for k in range(len(received) + 1, 0, -1)]
     for position, value in enumerate(received, start=1):
-        back = writable(value) if keep else None
+        back = writable(value) if position > goes else None
         # The count stays: it is how a mail loop is found (RFC 5321 6.3).
         edits.append(Edit("insert", "Received", position, back or _anonymous(value, at)))
     return edits

@@ -8,16 +8,18 @@ can change (version, token, listener) is 451, what nobody can change about this 
 Our own hop is the business of `own_received`, what a name alone decides that of `field_names`. A
 field on neither list goes where its value names the client (`client_words`), or where
 `unknown_fields` says drop. Relayed mail (a foreign signature, a list's mail,
-`relay_logins`) loses our own hop, nothing else.
+`relay_logins`) loses our own hop, and those by which one of ours handed it in, nothing else.
 """
 
 import re
 from collections.abc import Sequence
 from email.utils import getaddresses
+from itertools import dropwhile
 
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail import received
 from gatepost_policy.mail.address import canonical_domain, header_from, is_within, parse
-from gatepost_policy.mail.dates import parse_date, rfc5322
+from gatepost_policy.mail.dates import DATES, SENT, parse_date, rfc5322
 from gatepost_policy.mail.decision import SCRUB_FAILED, Action, Decision, Edit, Reason
 from gatepost_policy.scrub.client_words import NOBODY, ClientWords
 from gatepost_policy.scrub.field_names import Fate, FieldNames
@@ -56,16 +58,18 @@ class Scrubber:
         """True for mail that somebody else wrote and one of ours passes on."""
         if login is not None and login.lower() in self.relay_logins:
             return True
-        listed = transferred = False
+        listed = False
+        hops: list[bytes] = []
         for name, value in fields:
             key = name.strip().lower()
             if key.startswith("arc-") or (key == "dkim-signature" and self._foreign(value)):
                 return True
             listed = listed or key == "list-id"
-            transferred = transferred or (key == "received" and _FROM.match(value) is not None)
+            if key == "received":
+                hops.append(value)
         # An application may send its own news under a List-Id: what a list passes on came from
         # somewhere, and says so.
-        return listed and transferred
+        return listed and _transferred(hops)
 
     def _foreign(self, value: bytes) -> bool:
         match = _SIGNING_DOMAIN.search(value)
@@ -115,10 +119,28 @@ class Scrubber:
             gone = self._unknown(fields, client, drops)
             dropped = tuple(fields[n][0].lower() for n in sorted(gone))
             edits += self._fields(fields, hop, at, login, client, gone)
-        own = own_hop(self.settings, fields, hop, at, relayed)
+        theirs = self._handed_in(fields, hop, client) if relayed else len(fields)
+        own = own_hop(self.settings, fields, hop, at, theirs)
         if isinstance(own, Plan):
             return own
         return Plan(tuple(edits + own), relayed, dropped=dropped, login=login)
+
+    def _handed_in(self, fields: Sequence[Field], hop: Hop, client: ClientWords) -> int:
+        """How many Received fields on top of a relayed message say how one of ours handed it in to
+        this site (webmail, Dovecot's proxy): they name our user, as our own hop does."""
+        count = 0
+        for name, value in fields:
+            if name.strip().lower() != "received":
+                continue
+            seen = received.read(value)
+            by = canonical_domain(seen.by or "")
+            here = by == canonical_domain(hop.name or "") or any(
+                is_within(by, own) for own in self.own_domains
+            )
+            if not (seen.submitted and (here or client.told_by(value))):
+                break
+            count += 1
+        return count
 
     def _unknown(self, fields: Sequence[Field], client: ClientWords, drops: bool) -> frozenset[int]:
         """The positions of the fields that go although no list has them."""
@@ -145,6 +167,8 @@ class Scrubber:
         fate = self.names.fate(key)
         if fate is Fate.UNKNOWN or key == RESULTS:
             return (drops and key != RESULTS) or client.told_by(value)
+        if key in DATES:
+            return self.settings.date == "utc"
         return fate is Fate.GOES or key in ("received", "sender", "mime-version", *OWN_IDS)
 
     def _fields(
@@ -175,7 +199,7 @@ class Scrubber:
                     authors = _authors(fields)
                 if _names_login(value, login, authors):
                     edits.append(Edit("delete", name, index))
-            elif key == "date" and self.settings.date == "utc":
+            elif key in DATES and self.settings.date == "utc":
                 edits += _utc_date(name, value, index, fields, at)
             elif self.settings.message_id == "mask-host" and key in (*OWN_IDS, *OTHER_IDS):
                 edits += _mask(name, value, index, fields, hop, client)
@@ -183,6 +207,14 @@ class Scrubber:
         # that renumbers would then lose every second one (CVE-2022-48521 in another milter).
         edits.reverse()
         return edits
+
+
+def _transferred(hops: Sequence[bytes]) -> bool:
+    """True where these Received fields, top to bottom, tell of a transfer between servers. Those on
+    top by which a user handed the mail in (webmail, Dovecot's proxy, the first hop of mode proxy)
+    are none: they name our own user."""
+    rest = dropwhile(lambda value: received.read(value).submitted, hops)
+    return any(_FROM.match(value) for value in rest)
 
 
 def _authors(fields: Sequence[Field]) -> set[str]:
@@ -229,9 +261,12 @@ def _signed(fields: Sequence[Field], name: bytes) -> bool:
 def _utc_date(
     name: str, value: bytes, index: int, fields: Sequence[Field], at: float
 ) -> list[Edit]:
-    if _signed(fields, b"date"):
+    key = name.lower()
+    if _signed(fields, key.encode()):
         return []
     when = parse_date(value)
+    if when is None and key not in SENT:
+        return []  # not the time of sending: nothing to put in its place
     got = f" {rfc5322(at if when is None else when)}"
     return [] if got.encode() == value else [Edit("change", name, index, got)]
 

@@ -15,4 +15,5 @@ pytest_plugins: list[str] = [
     "fix_report",
     "fix_harness",
     "fix_replay",
+    "fix_notify",
 ]

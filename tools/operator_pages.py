@@ -155,6 +155,10 @@ COLUMNS: dict[str, tuple[dict[str, str], str]] = {
         },
         "`traps`",
     ),
+    "notice": (
+        {"who": "domain or client", "data": f"{RECIPIENT}; a digest also has {SENDER} or client"},
+        "30 days",
+    ),
     "import_again": (
         {"key": "a fingerprint of an imported log line"},
         "until both imports are taken back",
@@ -196,7 +200,7 @@ COLUMNS: dict[str, tuple[dict[str, str], str]] = {
 # Tables in which nothing is about a person: numbers by day, and the store's own bookkeeping.
 NOBODY = {
     "counter", "import_count", "import_run", "journal_gap", "journal_mark", "message_count",
-    "revision", "submission_count",
+    "notify_state", "revision", "submission_count",
 }  # fmt: skip
 # Columns of the tables above that are about nobody: times, numbers, words of ours.
 PLAIN = set(
@@ -209,7 +213,7 @@ PLAIN = set(
     "shared day messages trap_messages trap_hits first_at last_at kind first_seen last_seen days "
     "ipv4 ipv6 repeat previous_bits changed since until seconds hits by_hand forgiven listing_id "
     "published published_at added removed generation live_at live_as import_id counted name "
-    "undone".split()
+    "undone last number".split()
 )
 
 COUNT = re.compile(r"(?:dkim|spf|dmarc)_")  # of domain_day: how many messages had which result

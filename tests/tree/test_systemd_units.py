@@ -40,7 +40,7 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_there_is_one_for_each_service() -> None:
-    names = ["gatepost-milter.service", "gatepost-policyd.service", "gatepost-watch.service"]
+    names = [f"gatepost-{name}.service" for name in ("milter", "notify", "policyd", "watch")]
     assert [unit.name for unit in UNITS] == names
 
 

@@ -11,7 +11,7 @@ from gatepost_milter.cli.common import App
 from gatepost_milter.cli.options import FORMAT
 
 # Values that open something: of these only that they are set is shown.
-SECRET = {("submission", "mta_token")}
+SECRET = {("submission", "mta_token"), ("notify", "webhook")}
 PASSWORD = re.compile(r"(://[^:@/]*:)[^@/]*(@)")
 IN_QUERY = re.compile(r"((?:password|passfile|sslpassword)=)[^&]*", re.I)
 

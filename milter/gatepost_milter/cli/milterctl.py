@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("replay", "Put saved mail through the real milter."),
     "import": ("import_logs", "Back-fill the history from MTA logs."),
     "watch": ("watch", "Follow MTA logs while they are written."),
+    "notify": ("notify", "Tell people about events: command, webhook, mail, feed."),
     "export": ("export", "Write the current listings for other programs."),
     "setup": ("setup", "Put gatepost into a mail server: what to change, or do it."),
     "check": ("check", "Look for what is wrong, and say which line to change."),

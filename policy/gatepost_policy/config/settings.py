@@ -24,6 +24,7 @@ from pydantic import (
     ValidationInfo,
 )
 
+from gatepost_policy.config import notify_values
 from gatepost_policy.config.field_lists import DEFAULT_KEEP, DEFAULT_REMOVE
 from gatepost_policy.mail.address import canonical_domain
 from gatepost_policy.mail.decision import Reason
@@ -321,6 +322,28 @@ class Metrics(Section):
     listen: Annotated[tuple[Listener, ...], BeforeValidator(_maybe_listen)] = ()
 
 
+Mailbox = Annotated[str, AfterValidator(notify_values.mailbox)]
+Events = tuple[notify_values.Event, ...]
+
+
+class Notify(Section):
+    """[notify]: what `milterctl notify` tells whom."""
+
+    command: Annotated[tuple[str, ...], AfterValidator(notify_values.command)] = ()
+    command_events: Events = ("own-user", "loss", "probe-failed")
+    webhook: Annotated[str, AfterValidator(notify_values.webhook)] = ""
+    webhook_events: Events = ("trap-hit", "sender-back", "own-user", "loss", "probe-failed")
+    mail_to: tuple[Mailbox, ...] = ()
+    mail_events: Events = ("sender-back", "own-user", "loss", "probe-failed", "digest")
+    mail_from: Annotated[str, AfterValidator(notify_values.maybe_mailbox)] = ""
+    smtp: Annotated[str, AfterValidator(notify_values.smtp)] = "inet:25@127.0.0.1"
+    feed: Annotated[str, AfterValidator(notify_values.file)] = ""
+    page: Annotated[str, AfterValidator(notify_values.page)] = ""
+    digest: Annotated[str, AfterValidator(notify_values.hour)] = "06:00"
+    gather: Seconds = 300
+    again: Seconds = 3_600
+
+
 class Rule(Section):
     """[rules.REASON]"""
 
@@ -347,6 +370,7 @@ class Settings(BaseModel):
     retention: Retention = Retention()
     log: Log = Log()
     metrics: Metrics = Metrics()
+    notify: Notify = Notify()
     rules: dict[Reason, Rule] = {}
     _of_machine: bool = PrivateAttr(default=False)
 

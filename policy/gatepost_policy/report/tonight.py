@@ -160,7 +160,7 @@ def read(
         .order_by(Message.at.desc(), Message.id.desc())
         .limit(HITS_MAX)
     ).all()
-    days = _own_users(connection, since, until)
+    days = own_users(connection, since, until)
     return Tonight(
         since=since,
         until=until,
@@ -175,7 +175,7 @@ def read(
     )
 
 
-def _who(line: Line) -> tuple[str, str, bool]:
+def who(line: Line) -> tuple[str, str, bool]:
     """(kind of selector, value, proven) that a trap message is told under."""
     proven = next((s.domain for s in line.signatures if s.proven and s.domain), None)
     if proven is not None:
@@ -191,13 +191,13 @@ def _hitters(connection: Connection, lines: Iterable[Line], since: float) -> tup
     groups: dict[tuple[str, str], list[Line]] = {}
     proven: set[tuple[str, str]] = set()
     for line in lines:
-        kind, value, sure = _who(line)
+        kind, value, sure = who(line)
         groups.setdefault((kind, value), []).append(line)
         if sure:
             proven.add((kind, value))
     found = []
     for (kind, value), mine in groups.items():
-        known, before = _before(connection, kind, value, since)
+        known, last = before(connection, kind, value, since)
         times = [line.at for line in mine]
         traps = dict.fromkeys(a for line in mine for a, trap in line.recipients if trap)
         found.append(
@@ -209,16 +209,14 @@ def _hitters(connection: Connection, lines: Iterable[Line], since: float) -> tup
                 first=min(times),
                 last=max(times),
                 known=known,
-                before=before,
+                before=last,
                 proven=(kind, value) in proven,
             )
         )
     return tuple(sorted(found, key=lambda h: (-h.messages, h.who)))
 
 
-def _before(
-    connection: Connection, kind: str, value: str, since: float
-) -> tuple[int, float | None]:
+def before(connection: Connection, kind: str, value: str, since: float) -> tuple[int, float | None]:
     """How often, and when last, this one hit a trap before the window."""
     if kind == "host":
         try:
@@ -264,7 +262,7 @@ def _listings(connection: Connection, since: float, until: float) -> tuple[Liste
     return tuple(found)
 
 
-def _own_users(connection: Connection, since: float, until: float) -> dict[str, int]:
+def own_users(connection: Connection, since: float, until: float) -> dict[str, int]:
     """Submissions to traps by UTC day, for the days that the window touches."""
     row = SubmissionCount
     found = connection.execute(

@@ -11,6 +11,7 @@ keys of imported log lines stay, so that importing the log again does not bring 
 Traps are the operator's configuration: one that is this address is reported, not removed.
 """
 
+import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,8 +101,10 @@ def export(engine: Engine, settings: "Settings", text: str) -> dict[str, Any]:
             connection, "SELECT * FROM trap WHERE key = ? AND removed IS NULL", None, "", person.key
         )
         out["acts"] = _rows(connection, ACTS, person, "value")
+        out["notices"] = _notices(connection, person)
     for name, table in (
         ("identities", "identity"), ("listings", "listing"), ("trap", "trap"), ("acts", "act"),
+        ("notices", "notice"),
     ):  # fmt: skip
         out[name] = [_readable(table, row) for row in out[name]]
     for name, found in _files(settings, person).items():
@@ -191,6 +194,7 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
         named = _rows(connection, sql, person, "value")
         done.listings = _delete(connection, "listing", named)
         _delete(connection, "act", _rows(connection, ACTS, person, "value"))
+        _delete(connection, "notice", _notices(connection, person))
         # What every process knows by heart has to forget it, too.
         if done.listings:
             listings_table.changed(connection, ((row["kind"], row["value"]) for row in named))
@@ -265,8 +269,23 @@ def _rows(
     ]
 
 
+def _notices(connection: Connection, person: Person) -> list[dict[str, Any]]:
+    """The events that name the person: a trap that was hit, a listing in a digest."""
+    found = sqltext.execute(connection, "SELECT * FROM notice ORDER BY id").mappings()
+    return [
+        dict(row) for row in found if any(map(person.is_same, _names_in(json.loads(row["data"]))))
+    ]
+
+
+def _names_in(data: dict[str, Any]) -> list[str]:
+    """The addresses that an event names."""
+    tonight = data.get("tonight", {})
+    names = [*data.get("traps", ()), *(one["value"] for one in tonight.get("listings", ()))]
+    return names + [trap for one in tonight.get("senders", ()) for trap in one["traps"]]
+
+
 def _delete(connection: Connection, table: str, found: list[dict[str, Any]]) -> int:
-    keys = ("id",) if table in ("listing", "act") else ("kind", "value")
+    keys = ("id",) if table in ("listing", "act", "notice") else ("kind", "value")
     where = " AND ".join(f"{key} = ?" for key in keys)
     sqltext.many(
         connection,

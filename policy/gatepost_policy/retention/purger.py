@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 STEP = 500
 CLASSES = ("recipients", "addresses", "rows", "traps")
 NEVER = ("", "")
+NOTICES_S = 30 * 86_400
 # Its values: the moments before which identities go that hit a trap, clients, and all others.
 OLD_IDENTITY = "learned < CASE WHEN trap_messages > 0 THEN ? WHEN kind = 'prefix' THEN ? ELSE ? END"
 
@@ -217,6 +218,9 @@ class Purger:
             sqltext.execute(connection, sql, (now - self.settings.sender.listing_memory,))
             # What operators did is kept as long as the listings it made.
             sqltext.execute(connection, "DELETE FROM act WHERE at < ?", (now - ages.traps,))
+            # Events that people were told of; the rows that they came from are kept as they are.
+            sql = "DELETE FROM notice WHERE last < ?"
+            sqltext.execute(connection, sql, (now - min(NOTICES_S, ages.traps),))
             sql = 'DELETE FROM journal_gap WHERE "until" < ?'
             sqltext.execute(connection, sql, (now - ages.rows,))
         if gone == STEP:

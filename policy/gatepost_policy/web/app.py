@@ -28,6 +28,7 @@ from gatepost_policy.ingest import trap_marks
 from gatepost_policy.mail import address
 from gatepost_policy.mail.address import canonical_domain
 from gatepost_policy.monitoring import privacy_result
+from gatepost_policy.notify import feed, notices
 from gatepost_policy.render import csv_file
 from gatepost_policy.render import why as why_text
 from gatepost_policy.render.html import page
@@ -175,6 +176,15 @@ def create(
     @app.get("/overview.<any(json, csv):extension>")
     def overview_data(extension: str) -> Response:
         return data(None, "", extension)
+
+    @app.get("/events.atom")
+    def events() -> Response:
+        now = clock()
+        with reading(engine()) as connection:
+            found = notices.newest(connection, feed.MOST)
+            name = str(notices.state(connection, "seen")[1].get("name", ""))
+        document = feed.document(settings.notify, found, name, now)
+        return Response(document, content_type=feed.TYPE)
 
     @app.get("/search")
     def search() -> Any:

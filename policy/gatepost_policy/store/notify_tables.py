@@ -1,0 +1,36 @@
+"""The tables of `milterctl notify`. `tables` has them too: it is the whole schema."""
+
+from sqlalchemy import BigInteger, Float, Index, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from gatepost_policy.store.schema import Base, BigKey
+
+
+class Notice(Base):
+    """One event that people are told of; `kind` as in `config.notify_values.EVENTS`.
+
+    What belongs to it and comes a little later is added to its row (`number`, `last`, `data`) and
+    is no event of its own.
+    """
+
+    __tablename__ = "notice"
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    who: Mapped[str] = mapped_column(Text)  # a domain or a client, '' where the event has none
+    at: Mapped[float] = mapped_column(Float(53))
+    last: Mapped[float] = mapped_column(Float(53))
+    number: Mapped[int] = mapped_column(BigInteger)  # messages, or records that were lost
+    data: Mapped[str] = mapped_column(Text)  # JSON; what else there is to say
+
+    # An id is never given out twice: how far each way of telling has come is an id.
+    __table_args__ = (Index("ix_notice_last", "last"), {"sqlite_autoincrement": True})
+
+
+class NotifyState(Base):
+    """How far `milterctl notify` has come: in looking for events, and in telling them each way."""
+
+    __tablename__ = "notify_state"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    state: Mapped[str] = mapped_column(Text)  # JSON

@@ -46,8 +46,11 @@ def unchecked(config: PostfixConfig, settings: Settings) -> tuple[str, ...]:
         if "-c" in config.called
         else ()
     )
+    others = config.get("multi_instance_directories")
     return (*postfix_tables.unread(Live(config, settings)),
-            *postfix_networks.unread(config), *elsewhere)  # fmt: skip
+            *postfix_networks.unread(config), *elsewhere,
+            *(f"the Postfix instance in {d} (-c {d})" for d in others.replace(",", " ").split()),
+            )  # fmt: skip
 
 
 class Checker:
@@ -69,6 +72,7 @@ class Checker:
         yield from postfix_tables.header_checks(self.live)
         yield from postfix_around.completion(self.live)
         yield from postfix_networks.check(self.live)
+        yield from postfix_networks.strangers(self.live)
         yield from postfix_around.foreign_submission(self.live, self.config.submissions(self.names))
         yield from self.socket_findings()
 
@@ -154,8 +158,23 @@ class Checker:
                 self.config.set(name, self.with_ours(service, "accept"), target),
             )  # fmt: skip
         yield from self.switched_off(service)
+        # Webmail and printers come in here as well.
+        yield from self.milter_maps(service)
         yield from postfix_around.proxy_filter(self.live, service)
         yield from postfix_around.stranger_name(self.live, service)
+
+    def milter_maps(self, service: Service) -> Iterator[Finding]:
+        """Clients for whom a table names other milters, or none."""
+        name = "smtpd_milter_maps"
+        table = self.config.get(name, service)
+        if table and not postfix_tables.every_row(
+            table, lambda row: any(self.is_ours(i.target) for i in items(row))
+        ):
+            yield self.live.mend(
+                "milter-maps", master(service),
+                f"{name} = {table} may leave gatepost out for some clients",
+                self.config.set(name, "", service),
+            )  # fmt: skip
 
     def submission(self, service: Service, outer: Service) -> Iterator[Finding]:
         """What a listener of our own users needs. `service` is where the milter sits."""
@@ -189,15 +208,7 @@ class Checker:
                 f"{self.action(item, service)!r})",
                 chain,
             )  # fmt: skip
-        if table := self.config.get("smtpd_milter_maps", service):
-            if not postfix_tables.every_row(
-                table, lambda row: any(self.is_ours(i.target) for i in items(row))
-            ):
-                yield self.live.mend("milter-maps", where,
-                                     f"smtpd_milter_maps = {table} may leave gatepost out for some "
-                                     "clients",
-                                     self.config.set("smtpd_milter_maps", "", service),
-                                     )  # fmt: skip
+        yield from self.milter_maps(service)
         yield from postfix_own_received.own_hop(
             self.live, outer if self.mode != "proxy" else service
         )

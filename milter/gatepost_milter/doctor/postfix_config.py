@@ -110,7 +110,25 @@ class PostfixConfig:
                 and service.port not in ("smtp", "25")
                 and service.type == "inet"
             )
+            or self._takes_logins_only(service)
         )
+
+    def _takes_logins_only(self, service: Service) -> bool:
+        """True where main.cf lets users log in and this listener has nobody else: strangers' MTAs
+        speak no TLS from the start, and are refused by a list that ends so."""
+        if (
+            service.type != "inet"
+            or service.port in ("smtp", "25")
+            or self.get("smtpd_sasl_auth_enable", service) != "yes"
+        ):
+            return False
+        if self.get("smtpd_tls_wrappermode", service) == "yes":
+            return True
+        for stage in ("client", "helo", "sender", "relay", "recipient"):
+            words = self.get(f"smtpd_{stage}_restrictions", service).replace(",", " ").split()
+            if "permit_sasl_authenticated" in words and words[-1] in ("reject", "defer"):
+                return not set(words) & {"permit_auth_destination", "permit"}
+        return False
 
     def is_reinjection(self, service: Service, daemon_names: tuple[str, ...] = ()) -> bool:
         """True for a listener where a content filter hands back mail that came in once before.

@@ -16,7 +16,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 from gatepost_milter.doctor import postfix_lines
-from gatepost_milter.doctor.finding import Finding, Live
+from gatepost_milter.doctor.finding import Finding, Live, place
 from gatepost_milter.doctor.postfix_config import PostfixConfig
 
 Network = IPv4Network | IPv6Network
@@ -126,6 +126,49 @@ def check(live: Live) -> Iterator[Finding]:
             "tells: it is not in submission.networks",
             line(live, lacking),
         )  # fmt: skip
+
+
+def strangers(live: Live) -> Iterator[Finding]:
+    """Public addresses in `mynetworks`: they may send anywhere without a login, and what they hand
+    in is a stranger's mail to gatepost. Looked at for main.cf and for each listener of its own."""
+    ours = live.settings.submission
+    named = tuple(n for n in (*ours.networks, *ours.trusted_relays) if not everybody(n))
+    where = [None, *(s for s in live.config.smtpd() if "mynetworks" in s.overrides)]
+    for service in where:
+        words = [w.text for w in postfix_lines.words(live.config.get("mynetworks", service))]
+        public = [w for w in words if not w.startswith("!") and _public(w, named)]
+        if not public:
+            continue
+        rest = [w for w in words if w not in public]
+        yield live.mend(
+            "public-networks", place(service, "mynetworks"),
+            f"{', '.join(public)} in mynetworks: whoever connects from there may send to anywhere "
+            "without a login, and what leaves so is not scrubbed (hosts of your own there belong "
+            "into submission.networks, a backup MX into submission.trusted_relays)",
+            live.config.set("mynetworks", " ".join(rest), service),
+        )  # fmt: skip
+    if wide := [n for n in (*ours.networks, *ours.trusted_relays) if everybody(n)]:
+        key = "networks" if set(wide) & set(ours.networks) else "trusted_relays"
+        left = ", ".join(f'"{n}"' for n in getattr(ours, key) if n not in wide)
+        yield Finding(
+            "public-networks", f"gatepost.toml, [submission] {key}",
+            f"{', '.join(map(str, wide))} is everybody: what strangers send is taken for mail of "
+            "your own",
+            f"gatepost.toml: [submission] {key} = [{left}]",
+        )  # fmt: skip
+
+
+def everybody(network: Network) -> bool:
+    """True for a network that no site has: wider than any that was ever given to one."""
+    widest = 8 if network.version == 4 else 16
+    return network.prefixlen < widest and not inside(network, PRIVATE)
+
+
+def _public(word: str, named: tuple[Network, ...]) -> bool:
+    network = parse(word)
+    return network is not None and not (
+        inside(network, LOOPBACK) or inside(network, PRIVATE) or inside(network, named)
+    )
 
 
 def unread(config: PostfixConfig) -> Iterator[str]:

@@ -19,9 +19,17 @@ CLIENTS = ("smtp", "relay", "lmtp")
 
 def header_checks(live: Live) -> Iterator[Finding]:
     """Rules on Received that are left over from another way of hiding the client."""
+    # The token recipe's own table is tried by itself (`postfix_own_received`).
+    token = live.settings.submission.own_received == "mta" and live.settings.submission.mta_token
+    own = {
+        live.config.get("cleanup_service_name", s)
+        for s in live.config.submissions(live.settings.submission.daemon_names)
+        if token
+    }
+    cleanups = tuple(s.name for s in live.config.services if s.command == "cleanup")
     for name, services in (
-        ("milter_header_checks", ("cleanup",)),
-        ("header_checks", ("cleanup",)),
+        ("milter_header_checks", cleanups),
+        ("header_checks", tuple(c for c in cleanups if c == "cleanup" or c not in own)),
         ("smtp_header_checks", CLIENTS),
         ("lmtp_header_checks", CLIENTS),
     ):

@@ -10,6 +10,7 @@ must and must not be listed, `reasons` what the trap hits were taken for, one fo
 
 import base64
 import json
+import shutil
 import time
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -147,8 +148,8 @@ class Played:
     listed: dict[str, str] = field(default_factory=dict)  # value: reason
 
 
-def play(story: Story, home: Path, *, spf: bool = False) -> Played:
-    """Play `story` in `home`; what differs from what it wants stands in `wrong`."""
+def play(story: Story, home: Path, empty: Path, *, spf: bool = False) -> Played:
+    """Play `story` in `home` on a copy of the store `empty`; what differs stands in `wrong`."""
     tables = {
         "store": {"url": f"sqlite:///{home}/gatepost.sqlite"},
         "sender": {"action": "reject"},
@@ -157,6 +158,7 @@ def play(story: Story, home: Path, *, spf: bool = False) -> Played:
     for table, keys in story.get("config", {}).items():
         tables.setdefault(table, {}).update(keys)
     settings = Settings.model_validate(tables)
+    shutil.copy(empty, home / "gatepost.sqlite")
     engine = store.open_engine(settings)
     now = time.time()
     with store.writing(engine) as connection:

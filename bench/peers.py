@@ -255,7 +255,8 @@ def _native(run: Path, words: dict[str, str]) -> list[str] | None:
     return [str(program), "--config", _write(run / "gatepost.toml", template, words)]
 
 
-COMMANDS: dict[str, Callable[[Path, dict[str, str]], list[str] | None]] = {
+Command = Callable[[Path, dict[str, str]], list[str] | None]
+COMMANDS: dict[str, Command] = {
     "dns": _dns,
     "opendkim": _opendkim,
     "rspamd": _rspamd,

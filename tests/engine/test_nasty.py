@@ -39,7 +39,8 @@ def broken(stage, function):
     return wrapped
 
 def counted(thing):
-    if armed(sys._getframe(1).f_code.co_name):
+    # One engine hands fields over one by one, the other all that came together.
+    if armed(sys._getframe(1).f_code.co_name.removesuffix("s")):
         raise RuntimeError("canary-error")
     return len(thing)
 

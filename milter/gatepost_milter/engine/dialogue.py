@@ -12,12 +12,41 @@ next SMTP client on one connection (SMFIC_QUIT_NC) keeps what was agreed on.
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import cast
 
 from gatepost_milter.filter.answers import Answer, Deliver, Refuse, Skip
 from gatepost_milter.filter.context import UNDECODABLE, Context
 from gatepost_milter.filter.session import Session
-from gatepost_milter.protocol import constants as c
 from gatepost_milter.protocol import order
+from gatepost_milter.protocol.constants import (
+    SMFIC_ABORT,
+    SMFIC_BODY,
+    SMFIC_BODYEOB,
+    SMFIC_CONNECT,
+    SMFIC_DATA,
+    SMFIC_EOH,
+    SMFIC_HEADER,
+    SMFIC_HELO,
+    SMFIC_MACRO,
+    SMFIC_MAIL,
+    SMFIC_OPTNEG,
+    SMFIC_QUIT,
+    SMFIC_QUIT_NC,
+    SMFIC_RCPT,
+    SMFIP_NR_BODY,
+    SMFIP_NR_CONN,
+    SMFIP_NR_EOH,
+    SMFIP_NR_HDR,
+    SMFIP_NR_HELO,
+    SMFIP_NR_MAIL,
+    SMFIP_NR_RCPT,
+    SMFIR_CONTINUE,
+    SMFIR_DISCARD,
+    SMFIR_PROGRESS,
+    SMFIR_REJECT,
+    SMFIR_SKIP,
+    SMFIR_TEMPFAIL,
+)
 from gatepost_milter.protocol.negotiation import UNASKED, Offer
 from gatepost_milter.protocol.packets import (
     BODY_PIECE,
@@ -36,23 +65,23 @@ from gatepost_milter.protocol.packets import (
 )
 from gatepost_milter.protocol.text import field_value, reply_text
 
-CONTINUE, SKIP = packet(c.SMFIR_CONTINUE), packet(c.SMFIR_SKIP)
-DISCARD = packet(c.SMFIR_DISCARD)
-REJECT, TEMPFAIL = packet(c.SMFIR_REJECT), packet(c.SMFIR_TEMPFAIL)
-PROGRESS = packet(c.SMFIR_PROGRESS)
+CONTINUE, SKIP = packet(SMFIR_CONTINUE), packet(SMFIR_SKIP)
+DISCARD = packet(SMFIR_DISCARD)
+REJECT, TEMPFAIL = packet(SMFIR_REJECT), packet(SMFIR_TEMPFAIL)
+PROGRESS = packet(SMFIR_PROGRESS)
 DISCARDED = Deliver(discard=True)
 # Macros come for these commands, in this order; those of later stages go when an earlier one comes.
 STAGES = {
     command: index
     for index, command in enumerate(
-        (c.SMFIC_CONNECT, c.SMFIC_HELO, c.SMFIC_MAIL, c.SMFIC_RCPT, c.SMFIC_DATA, c.SMFIC_EOH,
-         c.SMFIC_BODYEOB)
+        (SMFIC_CONNECT, SMFIC_HELO, SMFIC_MAIL, SMFIC_RCPT, SMFIC_DATA, SMFIC_EOH,
+         SMFIC_BODYEOB)
     )
 }  # fmt: skip
-WITHOUT_PAYLOAD = {c.SMFIC_ABORT, c.SMFIC_BODYEOB, c.SMFIC_EOH, c.SMFIC_QUIT, c.SMFIC_QUIT_NC,
-                   c.SMFIC_DATA}  # fmt: skip
+WITHOUT_PAYLOAD = {SMFIC_ABORT, SMFIC_BODYEOB, SMFIC_EOH, SMFIC_QUIT, SMFIC_QUIT_NC,
+                   SMFIC_DATA}  # fmt: skip
 # Commands that end a transaction without a message, or a message.
-ENDS = {c.SMFIC_MAIL, c.SMFIC_ABORT, c.SMFIC_QUIT_NC, c.SMFIC_BODYEOB}
+ENDS = {SMFIC_MAIL, SMFIC_ABORT, SMFIC_QUIT_NC, SMFIC_BODYEOB}
 
 
 class Dialogue:
@@ -70,7 +99,7 @@ class Dialogue:
         self._steps = 0  # the steps that the MTA does not wait for an answer to
         self._allowed = order.allowed(0)
         self._state = order.INIT
-        self._macros: list[dict[bytes, bytes]] = [{} for _ in STAGES]
+        self._macros: list[dict[bytes, bytes]] = [_NONE] * len(STAGES)
         self._out: list[bytes] = []
         self._waiting: tuple[int, bytes] | None = None  # the command that may block
         self.over = False
@@ -87,10 +116,12 @@ class Dialogue:
             if data:
                 self._packets = self._decoder.feed(data)
             for command, payload in self._packets:
-                if isinstance(payload, list):
+                if command == SMFIC_MACRO:
+                    self._keep_macros(cast(bytes, payload))
+                elif isinstance(payload, list):
                     self._header(payload)
-                elif command in (c.SMFIC_BODY, BODY_PIECE):
-                    self._body(payload, command == c.SMFIC_BODY)
+                elif command == SMFIC_BODY or command == BODY_PIECE:  # noqa: PLR1714
+                    self._body(payload, command == SMFIC_BODY)
                 else:
                     session = self._session
                     if command in ENDS and session is not None and session.may_wait():
@@ -130,6 +161,8 @@ class Dialogue:
         """The newest value of a macro, by its name as Postfix writes it."""
         spellings = _spellings(name)
         for stage in reversed(self._macros):
+            if not stage:
+                continue
             for spelling in spellings:
                 value = stage.get(spelling)
                 if value is not None:
@@ -156,50 +189,47 @@ class Dialogue:
     def _command(self, command: int, payload: bytes) -> None:
         if not payload and command not in WITHOUT_PAYLOAD:
             raise ProtocolError(f"command {command:#x} without its payload")
-        if command == c.SMFIC_MACRO:
-            self._keep_macros(payload)
-            return
-        if command == c.SMFIC_QUIT:
+        if command == SMFIC_QUIT:
             self.over = True
             return
         if self._session is None:
-            if command != c.SMFIC_OPTNEG:
+            if command != SMFIC_OPTNEG:
                 raise ProtocolError("a command before the negotiation")
             self._negotiate(payload)
             return
         session = self._may_follow(command)
         if session is None:
             return
-        if command in (c.SMFIC_CONNECT, c.SMFIC_HELO, c.SMFIC_MAIL, c.SMFIC_RCPT):
+        if command in (SMFIC_CONNECT, SMFIC_HELO, SMFIC_MAIL, SMFIC_RCPT):
             self._forget_macros(STAGES[command] + 1)
-        if command == c.SMFIC_MAIL:
+        if command == SMFIC_MAIL:
             sender, *params = strings(payload)
             session.mail(sender, tuple(params), self.macro)
-            self._quiet(c.SMFIP_NR_MAIL)
-        elif command == c.SMFIC_RCPT:
+            self._quiet(SMFIP_NR_MAIL)
+        elif command == SMFIC_RCPT:
             answer = session.rcpt(strings(payload)[0], self.macro)
             if isinstance(answer, Refuse):
                 self._out += self._words(session, answer, "rcpt")
             else:
-                self._quiet(c.SMFIP_NR_RCPT)
-        elif command == c.SMFIC_BODYEOB:
+                self._quiet(SMFIP_NR_RCPT)
+        elif command == SMFIC_BODYEOB:
             if payload:
                 session.body(payload)
             self._end(session)
-        elif command == c.SMFIC_CONNECT:
+        elif command == SMFIC_CONNECT:
             session.connect(read_peer(payload), self.macro)
-            self._quiet(c.SMFIP_NR_CONN)
-        elif command == c.SMFIC_HELO:
+            self._quiet(SMFIP_NR_CONN)
+        elif command == SMFIC_HELO:
             session.helo(strings(payload)[0].decode("utf-8", "replace"))
-            self._quiet(c.SMFIP_NR_HELO)
-        elif command == c.SMFIC_ABORT:
+            self._quiet(SMFIP_NR_HELO)
+        elif command == SMFIC_ABORT:
             session.abort()
-        elif command == c.SMFIC_QUIT_NC:
+        elif command == SMFIC_QUIT_NC:
             session.close()
             self._forget_macros(0)
             self._session = Session(self._context, self._agreed)
-        elif command == c.SMFIC_EOH:
-            self._quiet(c.SMFIP_NR_EOH)
+        elif command == SMFIC_EOH:
+            self._quiet(SMFIP_NR_EOH)
         else:
             self._out.append(CONTINUE)  # DATA, and commands that the MTA does not know
 
@@ -219,22 +249,21 @@ class Dialogue:
     def _header(self, fields: list[tuple[bytes, bytes]]) -> None:
         if self._session is None:
             raise ProtocolError("a header before the negotiation")
-        session = self._may_follow(c.SMFIC_HEADER)
+        session = self._may_follow(SMFIC_HEADER)
         if session is None:
             return
-        for name, value in fields:
-            session.header(name.decode("utf-8", "surrogateescape"), value)
-        if not self._steps & c.SMFIP_NR_HDR:
+        session.headers([(name.decode("utf-8", "surrogateescape"), v) for name, v in fields])
+        if not self._steps & SMFIP_NR_HDR:
             self._out += [CONTINUE] * len(fields)
 
     def _body(self, chunk: bytes, whole: bool) -> None:
         if self._session is None:
             raise ProtocolError("a body before the negotiation")
-        session = self._may_follow(c.SMFIC_BODY)
+        session = self._may_follow(SMFIC_BODY)
         if session is None:
             return
         answer = session.body(chunk)
-        if whole and not self._steps & c.SMFIP_NR_BODY:
+        if whole and not self._steps & SMFIP_NR_BODY:
             skip = isinstance(answer, Skip) and self._agreed.skips_body
             self._out.append(SKIP if skip else CONTINUE)
 
@@ -264,16 +293,26 @@ class Dialogue:
         return [CONTINUE]
 
     def _keep_macros(self, payload: bytes) -> None:
+        if not payload:
+            raise ProtocolError(f"command {SMFIC_MACRO:#x} without its payload")
         index = STAGES.get(payload[0])
-        words = payload[1:].split(b"\0")[:-1]
+        words = payload[1:].split(b"\0")
+        words.pop()
         if index is not None and words:
-            # Of a name that comes twice the first one counts.
-            self._macros[index] = dict(reversed(list(zip(words[::2], words[1::2], strict=False))))
+            names = words[::2]
+            found = dict(zip(names, words[1::2], strict=False))
+            if len(found) != len(words) >> 1:
+                # Of a name that comes twice the first one counts.
+                found = dict(reversed(list(zip(names, words[1::2], strict=False))))
+            self._macros[index] = found
 
     def _forget_macros(self, first: int) -> None:
-        for index in range(first, len(self._macros)):
-            if self._macros[index]:
-                self._macros[index] = {}
+        self._macros[first:] = _NONE_FROM[first]
+
+
+# The macros of a stage that has sent none; a dictionary that nobody writes into.
+_NONE: dict[bytes, bytes] = {}
+_NONE_FROM = [[_NONE] * (len(STAGES) - first) for first in range(len(STAGES) + 1)]
 
 
 @lru_cache(maxsize=64)

@@ -47,6 +47,8 @@ INTERNAL_REJECT = Reply(554, "5.3.0", "Local problem")
 MAX_COUNTED_NAMES = 100  # of dropped fields, in the life of a worker
 _PLAIN_NAME = re.compile(r"[a-z][a-z0-9-]{1,39}\Z")
 NO_EDITS: tuple[Edit, ...] = ()
+# Looking a member up in its class costs as much as a call (enum defines __getattr__).
+_INBOUND, _ACCEPT, _SECOND_PASS = Direction.INBOUND, Action.ACCEPT, Reason.SECOND_PASS
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,7 @@ class Gate:
         seen = facts(connection, message, stage=Stage.RCPT)
         seen = replace(seen, recipients=(Recipient(recipient),))
         decision = judge(seen, Known(traps=frozenset((recipient.raw,))), self.settings)
-        return None if decision.action is Action.ACCEPT else decision
+        return None if decision.action is _ACCEPT else decision
 
     def finish(
         self,
@@ -196,8 +198,8 @@ class Gate:
         if message.whose.second_pass:
             seen = Facts(message.at, queue_id=queue_id)
             edits = self.results.unproven(connection, message, self.answered)
-            return Verdict(seen, Decision(Action.ACCEPT, Reason.SECOND_PASS), edits)
-        if message.direction is Direction.INBOUND:
+            return Verdict(seen, Decision(_ACCEPT, _SECOND_PASS), edits)
+        if message.direction is _INBOUND:
             return self._inbound(connection, message, outcome, queue_id)
         return self._own(connection, message, queue_id, hop or Hop())
 
@@ -230,7 +232,7 @@ class Gate:
                 Action.REJECT, Reason.TOO_LARGE, HEADER_TOO_LARGE, shadow=decision.shadow
             )
         edits = NO_EDITS
-        if decision.action is Action.ACCEPT:
+        if decision.action is _ACCEPT:
             edits = self.results.marks(connection, message, seen, decision)
         return Verdict(seen, decision, edits, known.traps)
 
@@ -270,9 +272,9 @@ class Gate:
                 self.tell_once("error", "submission-refused", hint=plan.hint)
         known = self.known.lookup(seen)
         decision = judge(seen, known, self.settings)
-        if refusal is not None and decision.action is Action.ACCEPT:
+        if refusal is not None and decision.action is _ACCEPT:
             decision = replace(refusal, shadow=decision.shadow)
-        if decision.action is Action.ACCEPT and message.hashed is not None and not seen.relayed:
+        if decision.action is _ACCEPT and message.hashed is not None and not seen.relayed:
             sealed = self.tracer.seal(message, edits, plan_login, queue_id)
             edits = (*edits, *sealed)
             seen = replace(seen, untraced=not sealed and plan_login is not None)
@@ -319,14 +321,14 @@ class Gate:
     ) -> Verdict | None:
         """A transaction that ends without a message: the traps among its refused recipients."""
         seen = facts(connection, message, queue_id=queue_id, stage=Stage.RCPT)
-        if seen.direction is not Direction.INBOUND or seen.trusted_relay:
+        if seen.direction is not _INBOUND or seen.trusted_relay:
             return None
         seen = replace(seen, recipients=tuple(message.refused), size=None, header_from=None)
         known = self.known.lookup(seen)
         if not known.traps:
             return None
         decision = judge(seen, known, self.settings)
-        if decision.action is Action.ACCEPT:
+        if decision.action is _ACCEPT:
             # The rules would have let the recipient pass: it was the MTA that refused it.
             decision = replace(decision, action=Action.REJECT)
         return Verdict(seen, decision, traps=known.traps)
@@ -334,20 +336,20 @@ class Gate:
     def stance(self, direction: Direction) -> Decision:
         """The decision where an exception left none."""
         on_error = self.settings.milter.on_error
-        if direction is not Direction.INBOUND or on_error == "tempfail":
+        if direction is not _INBOUND or on_error == "tempfail":
             return Decision(Action.TEMPFAIL, Reason.INTERNAL_ERROR, INTERNAL)
         if on_error == "reject":
             return Decision(Action.REJECT, Reason.INTERNAL_ERROR, INTERNAL_REJECT)
-        return Decision(Action.ACCEPT, Reason.INTERNAL_ERROR)
+        return Decision(_ACCEPT, Reason.INTERNAL_ERROR)
 
     def write_down(self, verdict: Verdict, kind: str = "message") -> None:
         """The journal record (before the MTA is answered) and the log line."""
         seen, decision = verdict.facts, verdict.decision
-        if decision.reason is Reason.SECOND_PASS:
+        if decision.reason is _SECOND_PASS:
             self.log.event("info", "second-pass", id=seen.queue_id, action=decision.action,
                            reason=decision.reason)  # fmt: skip
             return
-        if seen.direction is Direction.INBOUND or self.settings.store.submission == "full":
+        if seen.direction is _INBOUND or self.settings.store.submission == "full":
             traps = tuple(verdict.traps)
             entry = record.message(record.Seen(kind, seen, decision, traps))
         else:

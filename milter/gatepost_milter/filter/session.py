@@ -11,6 +11,7 @@ end gets the stance of its direction. Nothing depends on HELO, which an engine m
 """
 
 import time
+from itertools import chain
 
 from gatepost_milter.filter.answers import DELIVER, GO, SKIP, Answer, Deliver, Refuse
 from gatepost_milter.filter.checks import Checks
@@ -32,6 +33,13 @@ from gatepost_policy.mail.decision import Action, Decision, Edit
 from gatepost_policy.mail.facts import Direction, Recipient
 from gatepost_policy.rules.whose_mail import Ownership, suspected, whose_mail
 from gatepost_policy.scrub import Hop
+
+# Looking a member up in its class costs as much as a call (enum defines __getattr__).
+_INBOUND = Direction.INBOUND
+_TEMPFAIL = Action.TEMPFAIL
+_REJECT = Action.REJECT
+_DISCARD = Action.DISCARD
+_ACCEPT = Action.ACCEPT
 
 
 class Session:
@@ -151,13 +159,13 @@ class Session:
                 if status.startswith("5.1.1") and len(message.refused) < MAX_REFUSED:
                     message.refused.append(Recipient(parsed, accepted=False))
                 return GO
-            if gate.answers_rcpt and message.direction is Direction.INBOUND:
+            if gate.answers_rcpt and message.direction is _INBOUND:
                 decision = gate.judge_rcpt(self.connection, message, recipient)
                 if decision is not None:
                     if len(message.refused) < MAX_REFUSED:
                         message.refused.append(Recipient(parsed, accepted=False))
                     if decision.reply is not None:
-                        return Refuse(decision.reply, decision.action is Action.TEMPFAIL)
+                        return Refuse(decision.reply, decision.action is _TEMPFAIL)
             message.recipients.append(Recipient(parsed))
         except Exception:
             self.failed("rcpt")
@@ -184,11 +192,29 @@ class Session:
             self.failed("header")
         return GO
 
+    def headers(self, fields: list[tuple[str, bytes]]) -> None:
+        """Several fields at once: what `header` does one by one."""
+        message = self.message
+        try:
+            if message is not None and message.beyond is None and self.leading_space:
+                # The colon and CRLF of each.
+                size = sum(map(len, chain.from_iterable(fields))) + 3 * len(fields)
+                size += message.header_bytes
+                count = len(message.fields) + len(fields)
+                if size <= self._max_bytes and count <= self._max_fields:
+                    message.fields += fields
+                    message.header_bytes = size
+                    return
+            for name, value in fields:
+                self.header(name, value)
+        except Exception:
+            self.failed("header")
+
     def _header_complete(self, message: Message) -> None:
         message.complete = True
         if message.whose.open and message.over_limit is None:
             message.whose = self._gate.confirmed(self.connection, message)
-        if message.direction is not Direction.INBOUND or message.whose.second_pass:
+        if message.whose.direction is not _INBOUND or message.whose.second_pass:
             message.hashed = self._gate.tracer.body(message)
             return
         message.header_bytes += 2  # the empty line
@@ -208,7 +234,7 @@ class Session:
                 self._header_complete(message)
             if message is None:
                 return SKIP
-            if message.direction is not Direction.INBOUND or message.whose.second_pass:
+            if message.whose.direction is not _INBOUND or message.whose.second_pass:
                 message.body_bytes = None
                 if message.hashed is not None:
                     message.hashed.update(chunk)
@@ -300,7 +326,7 @@ class Session:
         if not message.complete:
             self._header_complete(message)
         outcome = None if self.check is None else self.check.finish()
-        hop = None if message.direction is Direction.INBOUND else self._hop(message, macros)
+        hop = None if message.direction is _INBOUND else self._hop(message, macros)
         verdict = self._gate.finish(self.connection, message, outcome, self._queue_id, hop)
         if self.copy is not None and verdict.traps:
             dns = {} if outcome is None else outcome.dns
@@ -309,9 +335,9 @@ class Session:
         return verdict
 
     def _answer_of(self, decision: Decision, edits: tuple[Edit, ...]) -> Answer:
-        if decision.action in (Action.REJECT, Action.TEMPFAIL):
-            return Refuse(decision.reply, decision.action is Action.TEMPFAIL)
-        if decision.action is Action.DISCARD:
+        if decision.action in (_REJECT, _TEMPFAIL):
+            return Refuse(decision.reply, decision.action is _TEMPFAIL)
+        if decision.action is _DISCARD:
             return Deliver(discard=True)
         drop = decision.drop_recipients
         if not self.agreed.edits:
@@ -343,11 +369,11 @@ class Session:
         With `edit` a message that passes loses what it says in our name, where that can be had.
         """
         gate = self._gate
-        if self.connection.failed and message.direction is Direction.INBOUND:
+        if self.connection.failed and message.direction is _INBOUND:
             message.whose = self._suspected(message)
         decision = gate.stance(message.direction)
-        refused = decision.action is not Action.ACCEPT
-        temporary = decision.action is Action.TEMPFAIL
+        refused = decision.action is not _ACCEPT
+        temporary = decision.action is _TEMPFAIL
         self._answer = Refuse(decision.reply, temporary) if refused else DELIVER
         self._verdict = None
         if edit and not refused and self.agreed.edits:

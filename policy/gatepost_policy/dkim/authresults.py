@@ -28,6 +28,8 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+")
 # What a client said of itself is written where it is a domain and nothing else: readers that know
 # no escapes (Mail::AuthenticationResults) would find results of his own in a quoted string.
 _DOMAIN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+# Looking a member up in its class costs as much as a call (enum defines __getattr__).
+_SKIPPED = Why.SKIPPED
 
 
 def value(
@@ -42,7 +44,7 @@ def value(
 
     `author` is the domain of From: a pass that is aligned with it comes first.
     """
-    seen = [s for s in signatures if s.reason is not Why.SKIPPED] or signatures
+    seen = [s for s in signatures if s.reason is not _SKIPPED] or signatures
     if len(seen) > 1:
         seen = sorted(seen, key=lambda s: _rank(s, author))  # stable: else as in the header
     senders = [] if spf is None else _senders(spf)

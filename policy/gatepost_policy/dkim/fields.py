@@ -45,6 +45,22 @@ class Fields:
         self._by_name: dict[bytes, list[int]] | None = None
         self._relaxed: dict[int, bytes] = {}
 
+    def take(self, fields: Iterable[tuple[str, bytes]]) -> dict[bytes, list[int]]:
+        """All fields at once, named as text; what `by_name` gives."""
+        every, keys, found = self.all, self._keys, dict[bytes, list[int]]()
+        for index, (name, value) in enumerate(fields):
+            raw = name.encode("utf-8", "surrogateescape")
+            every.append((raw, value))
+            key = raw.lower().rstrip()
+            keys.append(key)
+            places = found.get(key)
+            if places is None:
+                found[key] = [index]
+            else:
+                places.append(index)
+        self._by_name = found
+        return found
+
     def by_name(self) -> dict[bytes, list[int]]:
         """Where each field name stands; names are lower-case, without blanks at the end."""
         if self._by_name is None:

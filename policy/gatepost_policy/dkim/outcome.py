@@ -13,6 +13,9 @@ from gatepost_policy.dkim.reasons import RESULT, Why
 from gatepost_policy.dkim.signature import MAX_STORED, Claim
 from gatepost_policy.mail.facts import Arc, Signature
 
+# Looking a member up in its class costs as much as a call (enum defines __getattr__).
+_SKIPPED = Why.SKIPPED
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -47,9 +50,9 @@ def recorded(
 
     `size` is how many octets the canonical body has, `signed_to` whom its To and Cc name.
     """
-    flags = []
+    flags: list[str] = []
     unsigned = None
-    if claim.expired and why is not Why.SKIPPED and claim.fault is None:
+    if claim.expired and why is not _SKIPPED and claim.fault is None:
         # RFC 6376 6.1.1: what the field itself says comes before what its key or the body says.
         why = Why.EXPIRED
     if claim.limit is not None and size is not None:
@@ -64,7 +67,7 @@ def recorded(
         flags.append("expired")
     if unsigned:
         flags.append("partial")
-    if why is Why.SKIPPED:
+    if why is _SKIPPED:
         flags.append("skipped")
     if why is None:
         # RFC 6376 3.6.1: t=y is to be treated like no signature; 8.2: nor does l= cover the rest.

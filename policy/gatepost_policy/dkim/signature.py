@@ -1,15 +1,14 @@
 """Read one DKIM-Signature field into a `Claim`: what it says, or why it can never be verified.
 
 Pure: bytes and a time in, values out; every bound of `[dkim]` that concerns the field itself is
-kept here, before anything in it is worked on. dkimpy splits the tag list; its checks are not used,
-for they raise five kinds of exception on hostile values and take minutes over some (docs/dkim.md).
+kept here, before anything in it is worked on. dkimpy's checks are not used, for they raise five
+kinds of exception on hostile values and take minutes over some (docs/dkim.md).
 """
 
 import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from dkim.util import InvalidTagValueList, parse_tag_value
 from publicsuffixlist import PublicSuffixList
 
 from gatepost_policy.config.settings import Dkim
@@ -155,14 +154,31 @@ def read(index: int, value: bytes, at: float, settings: Dkim) -> Claim:
     if len(value) > settings.max_signature_bytes:
         claim.why = Why.TOO_LONG
         return claim
-    try:
-        tags = parse_tag_value(value)
-    except (InvalidTagValueList, IndexError, ValueError):
+    tags = tags_of(value)
+    if tags is None:
         claim.why = Why.SYNTAX
         return claim
     why = _fill(claim, tags, at, settings)
     claim.why = why and (claim.fault or why)
     return claim
+
+
+def tags_of(value: bytes) -> dict[bytes, bytes] | None:
+    """The tags of a tag list (RFC 6376 3.2), None where it is none.
+
+    As dkimpy's `parse_tag_value`, at a third of its price: each signature of each message is read.
+    """
+    specs = value.strip().split(b";")
+    if not specs[-1]:
+        specs.pop()  # a semicolon at the end
+    tags: dict[bytes, bytes] = {}
+    for spec in specs:
+        key, sign, text = spec.partition(b"=")
+        key = key.strip()
+        if not sign or not key[:1].isalpha() or key in tags:
+            return None
+        tags[key] = text.strip()
+    return tags
 
 
 def _fill(claim: Claim, tags: dict[bytes, bytes], at: float, settings: Dkim) -> Why | None:

@@ -97,16 +97,18 @@ class Message:
             self._arc = True
 
     def headers(self, fields: Iterable[tuple[str, bytes]]) -> None:
-        """All fields at once, as libmilter names them: what `header` does one by one."""
-        found = [(name.encode("utf-8", "surrogateescape"), value) for name, value in fields]
-        self._fields.all = found
-        for index, (name, value) in enumerate(found):
-            length = len(name)
-            if length == 14:
-                if name.lower() == b"dkim-signature":
-                    self._signature(index, value)
-            elif length in ARC_LENGTHS and name.lower() in ARC_NAMES:
-                self._arc = True
+        """All fields of a message at once: what `header` does one by one."""
+        found = self._fields.take(fields)
+        every = self._fields.all
+        for index in found.get(b"dkim-signature", ()):
+            name, value = every[index]
+            if len(name) == 14:  # with blanks behind it the name signs nothing
+                self._signature(index, value)
+        self._arc = any(
+            len(every[index][0]) in ARC_LENGTHS
+            for name in ARC_NAMES
+            for index in found.get(name, ())
+        )
 
     def _signature(self, index: int, value: bytes) -> None:
         claims = self._claims

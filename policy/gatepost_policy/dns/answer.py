@@ -34,6 +34,8 @@ ERRORS = {
 _WORDS = {why: word for word, why in ERRORS.items()}
 # The types that are asked for, and may stand as keys in a played-back answer.
 TYPES = ("TXT", "A", "AAAA", "MX", "PTR")
+# Looking a member up in its class costs as much as a call (enum defines __getattr__).
+_NO_NAME, _NO_RECORD = Why.NO_NAME, Why.NO_RECORD
 
 
 class Answer:
@@ -52,9 +54,9 @@ class Answer:
         self.used = False
         self.parsed: dict[str, Any] = {}
         self.form: Any
-        if why is Why.NO_NAME:
+        if why is _NO_NAME:
             self.form = None
-        elif why is Why.NO_RECORD:
+        elif why is _NO_RECORD:
             self.form = []
         elif why is not None:
             self.form = {"error": _WORDS.get(why, "permerror")}
@@ -73,9 +75,9 @@ class Answer:
                 return cls(why=Why.UNUSABLE)
             form = form.get(kind, [])
         elif kind != "TXT" and isinstance(form, str | list | tuple):
-            return cls(why=Why.NO_RECORD)
+            return cls(why=_NO_RECORD)
         if form is None:
-            return cls(why=Why.NO_NAME)
+            return cls(why=_NO_NAME)
         if isinstance(form, Mapping):
             return cls(why=ERRORS.get(str(form.get("error")), Why.UNUSABLE))
         if isinstance(form, str):
@@ -83,12 +85,12 @@ class Answer:
         if not isinstance(form, list | tuple):
             return cls(why=Why.UNUSABLE)
         records = tuple(text for text in form if isinstance(text, str))
-        return cls(records) if records else cls(why=Why.NO_RECORD)
+        return cls(records) if records else cls(why=_NO_RECORD)
 
     @property
     def failed(self) -> bool:
         """True where DNS could not be had: nothing is known about the name."""
-        return self.why is not None and self.why not in (Why.NO_NAME, Why.NO_RECORD)
+        return self.why is not None and self.why not in (_NO_NAME, _NO_RECORD)
 
     @property
     def size(self) -> int:

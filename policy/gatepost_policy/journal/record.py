@@ -15,6 +15,7 @@ client, the sender or the recipients.
 
 from dataclasses import dataclass, fields
 from ipaddress import ip_address
+from operator import attrgetter
 from typing import Any
 
 from gatepost_policy.mail import address, dkim_reason, marks
@@ -41,6 +42,8 @@ MAX_TEXT = 998  # RFC 5322 2.1.1: a line; a path is 256 octets (RFC 5321 4.5.3.1
 MAX_NAME = 255  # RFC 1035 2.3.4: a domain name
 
 Json = dict[str, Any]
+# Looking a member up in its class costs as much as a call (enum defines __getattr__).
+_INBOUND = Direction.INBOUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,51 +65,64 @@ class Seen:
 def message(seen: Seen) -> Json:
     """The JSON object of a `message` or `rcpt` record."""
     facts, decision = seen.facts, seen.decision
-    client = facts.client if facts.direction is Direction.INBOUND else facts.client.redacted()
-    traps = set(seen.traps)
-    return {
+    client = facts.client if facts.direction is _INBOUND else facts.client.redacted()
+    traps, recipients = seen.traps, facts.recipients
+    author = facts.header_from
+    out: Json = {
         "v": VERSION,
         "kind": seen.kind,
         "at": facts.at,
         "source": facts.source,
         "direction": facts.direction,
         "family": client.family,
-        "client": None
-        if client.address is None and client.helo is None
-        else {
-            "address": None if client.address is None else str(client.address),
-            "port": client.port,
-            "name": _short(client.name),
-            "helo": _short(client.helo),
-        },
-        "relay": facts.trusted_relay,
+        "client": None,
         "queue_id": _short(facts.queue_id),
         "sender": _short(facts.sender.raw),
-        "header_from": None if facts.header_from is None else _short(facts.header_from.raw),
+        "header_from": None if author is None else _short(author.raw),
         "recipients": [
             {
                 "address": _short(r.address.raw),
                 "trap": r.address.raw in traps,
                 "accepted": r.accepted,
             }
-            for r in facts.recipients
+            for r in recipients
         ],
         "size": facts.size,
         "message_id": _short(facts.message_id),
-        "signatures": [_signature(s, facts.recipients) for s in facts.signatures],
+        "signatures": [_signature(s, recipients) for s in facts.signatures],
         "arc": None if facts.arc is None else [facts.arc.cv, facts.arc.reason],
-        "spf": None if facts.spf is None else _spf(facts.spf),
-        "dmarc": None if facts.dmarc is None else _dmarc(facts.dmarc),
-        "trail": None if facts.trail is None else [[h.family, h.protocol] for h in facts.trail],
-        "over_limit": facts.over_limit,
-        "marks": marks.text(facts.marks),
         "action": decision.action,
         "reason": decision.reason,
         "shadow": list(decision.shadow),
-        "key": seen.key,
-        "instance": seen.instance,
-        **_scrubbed(facts),
     }
+    if client.address is not None or client.helo is not None:
+        out["client"] = {
+            "address": None if client.address is None else str(client.address),
+            "port": client.port,
+            "name": _short(client.name),
+            "helo": _short(client.helo),
+        }
+    # What is not said is not written: a reader takes it for None, and for no relay.
+    if facts.trusted_relay:
+        out["relay"] = True
+    if facts.spf is not None:
+        out["spf"] = _spf(facts.spf)
+    if facts.dmarc is not None:
+        out["dmarc"] = _dmarc(facts.dmarc)
+    if facts.trail is not None:
+        out["trail"] = [[h.family, h.protocol] for h in facts.trail]
+    if facts.marks is not None:
+        out["marks"] = marks.text(facts.marks)
+    for name, value in (
+        ("over_limit", facts.over_limit), ("key", seen.key), ("instance", seen.instance)
+    ):  # fmt: skip
+        if value is not None:
+            out[name] = value
+    if facts.dropped:
+        out["dropped"] = list(facts.dropped)
+    if facts.untraced:
+        out["untraced"] = True
+    return out
 
 
 def _short(text: str | None) -> str | None:
@@ -116,16 +132,18 @@ def _short(text: str | None) -> str | None:
 
 # Whom a signature's To names is recorded as a word only.
 _SIGNATURE = tuple(field.name for field in fields(Signature) if field.name != "signed_to")
+_signature_values = attrgetter(*_SIGNATURE)
 
 
 def _signature(signature: Signature, recipients: tuple[Recipient, ...]) -> Json:
     # Not `asdict`: it copies deeply, and costs 12 us of every message.
-    found = ((name, getattr(signature, name)) for name in _SIGNATURE)
-    out = {
-        name: value[:MAX_NAME] if isinstance(value, str) and len(value) > MAX_NAME else value
-        for name, value in found
-        if value is not None and value != ()
-    }
+    out: Json = {}
+    for name, value in zip(_SIGNATURE, _signature_values(signature), strict=True):
+        if value is None or value == ():
+            continue
+        if isinstance(value, str) and len(value) > MAX_NAME:
+            value = value[:MAX_NAME]
+        out[name] = value
     if signature.signed_to is not None and signature.addressed is None:
         out["addressed"] = addressed(signature.signed_to, recipients)
     return out

@@ -47,6 +47,8 @@ LOADS = 5
 DAMAGE = (OSError, ValueError, KeyError, TypeError, struct.error)
 
 Hash = Callable[[str], int]
+# Looking a member up in its class costs as much as a call (enum defines __getattr__).
+_INBOUND = Direction.INBOUND
 
 
 def hasher(key: bytes) -> Hash:
@@ -136,7 +138,7 @@ class Snapshot:
 
     def listed(self, facts: Facts) -> tuple[Listed, ...]:
         """The listings that hold for these facts at `facts.at`."""
-        if not self.anybody or facts.direction is not Direction.INBOUND:
+        if not self.anybody or facts.direction is not _INBOUND:
             return ()
         found: list[Listed] = []
 

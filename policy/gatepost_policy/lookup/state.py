@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # A counter that was replaced (state directory restored) is noticed after this long.
 LOOK_AGAIN_S = 2.0
+# Looking a member up in its class costs as much as a call (enum defines __getattr__).
+_INBOUND = Direction.INBOUND
 
 
 class KnownState:
@@ -98,7 +100,7 @@ class KnownState:
         if now.hashed is None:
             return Known()
         traps = frozenset(r.address.raw for r in facts.recipients if now.is_trap(r.address))
-        if facts.direction is not Direction.INBOUND:
+        if facts.direction is not _INBOUND:
             return Known(traps=traps)
         repeat: tuple[Identity, ...] = ()
         if len(now.repeat):

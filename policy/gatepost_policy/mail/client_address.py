@@ -11,6 +11,8 @@ from gatepost_policy.mail.facts import Family
 
 Ip = IPv4Address | IPv6Address
 IpNetwork = IPv4Network | IPv6Network
+# Looking a member up in its class costs as much as a call (enum defines __getattr__).
+_IPV4, _IPV6 = Family.IPV4, Family.IPV6
 
 
 def unmapped(address: Ip) -> Ip:
@@ -64,4 +66,4 @@ def family(address: Ip | None) -> Family:
     """ipv4, ipv6, or unknown where there is no address."""
     if address is None:
         return Family.UNKNOWN
-    return Family.IPV6 if address.version == 6 else Family.IPV4
+    return _IPV6 if address.version == 6 else _IPV4

@@ -20,6 +20,8 @@ _WITH = re.compile(rb"\swith\s+([A-Za-z0-9-]{1,24})(?=[\s;(]|\Z)")
 # The client's address stands in brackets, with some MTAs in parentheses; one behind "=" is a HELO.
 _CLIENT = re.compile(rb"(?<!=)[\[(](?:IPv6:)?([0-9A-Fa-f:.]{2,45})(?:%\w{1,16})?[\])]", re.I)
 _V4 = re.compile(rb"(?:::ffff:)?\d{1,3}(?:\.\d{1,3}){3}", re.I)
+# Looking a member up in its class costs as much as a call (enum defines __getattr__).
+_IPV4, _IPV6 = Family.IPV4, Family.IPV6
 
 
 def read(values: Sequence[bytes], ours: str | None = None) -> tuple[TrailHop, ...]:
@@ -53,5 +55,5 @@ def _hop(value: bytes) -> TrailHop:
 
 def _family(address: bytes) -> Family | None:
     if _V4.fullmatch(address):
-        return Family.IPV4
-    return Family.IPV6 if address.count(b":") >= 2 else None
+        return _IPV4
+    return _IPV6 if address.count(b":") >= 2 else None

@@ -26,6 +26,8 @@ from gatepost_policy.rules.known import Known, mode_of
 
 Opinion = Decision | None
 Rule = Callable[[Facts, Known, Settings], Opinion]
+# Looking a member up in its class costs as much as a call (enum defines __getattr__).
+_INBOUND, _NO_BAD_SIGNAL, _ACCEPT = Direction.INBOUND, Reason.NO_BAD_SIGNAL, Action.ACCEPT
 
 
 def judge(facts: Facts, known: Known, settings: Settings) -> Decision:
@@ -39,7 +41,7 @@ def _ask(rules: tuple[Rule, ...], facts: Facts, known: Known, settings: Settings
         opinion = rule(facts, known, settings)
         if opinion is None:
             continue
-        if opinion.reason is Reason.NO_BAD_SIGNAL:
+        if opinion.reason is _NO_BAD_SIGNAL:
             shadow.extend(opinion.shadow)  # it only wants to be remembered
             continue
         mode = mode_of(opinion.reason, facts.at, settings)
@@ -50,7 +52,7 @@ def _ask(rules: tuple[Rule, ...], facts: Facts, known: Known, settings: Settings
             continue
         shadow.extend(opinion.shadow)
         return replace(opinion, shadow=_once(shadow)) if shadow else opinion
-    return Decision(Action.ACCEPT, Reason.NO_BAD_SIGNAL, shadow=_once(shadow))
+    return Decision(_ACCEPT, _NO_BAD_SIGNAL, shadow=_once(shadow))
 
 
 def _once(reasons: list[Reason]) -> tuple[Reason, ...]:
@@ -59,20 +61,20 @@ def _once(reasons: list[Reason]) -> tuple[Reason, ...]:
 
 def own_user(facts: Facts, known: Known, settings: Settings) -> Opinion:
     """A submission is scrubbed, not judged; one to a trap raises the alarm (stolen account)."""
-    if facts.direction is Direction.INBOUND:
+    if facts.direction is _INBOUND:
         return None
     if known.traps:
-        return Decision(Action.ACCEPT, Reason.OWN_USER_TRAP)
+        return Decision(_ACCEPT, Reason.OWN_USER_TRAP)
     if facts.direction is Direction.LOCAL and settings.submission.local == "leave":
-        return Decision(Action.ACCEPT, Reason.LOCAL)
+        return Decision(_ACCEPT, Reason.LOCAL)
     if facts.relayed:
-        return Decision(Action.ACCEPT, Reason.RELAYED)
-    return Decision(Action.ACCEPT, Reason.SCRUBBED)
+        return Decision(_ACCEPT, Reason.RELAYED)
+    return Decision(_ACCEPT, Reason.SCRUBBED)
 
 
 def trusted_relay(facts: Facts, known: Known, settings: Settings) -> Opinion:
     """A backup MX has taken the mail already: refusing it now would make it send a bounce."""
-    return Decision(Action.ACCEPT, Reason.TRUSTED_RELAY) if facts.trusted_relay else None
+    return Decision(_ACCEPT, Reason.TRUSTED_RELAY) if facts.trusted_relay else None
 
 
 def trap(facts: Facts, known: Known, settings: Settings) -> Opinion:
@@ -98,11 +100,11 @@ def _mixed(facts: Facts, known: Known, settings: Settings) -> Decision:
     if settings.trap.mixed == "reject" and taken and settings.trap.action != "accept":
         return Decision(Action.REJECT, Reason.TRAP_MIXED, REFUSED)
     rest = _ask((over_limit, listed, repeat_sender), facts, known, settings)
-    if rest.action is not Action.ACCEPT:
+    if rest.action is not _ACCEPT:
         return rest
     drop = () if settings.trap.action == "accept" else tuple(r.address.raw for r in taken)
     return Decision(
-        Action.ACCEPT,
+        _ACCEPT,
         Reason.TRAP_MIXED,
         shadow=rest.shadow,
         drop_recipients=drop,
@@ -118,7 +120,7 @@ def _trap_at_rcpt(facts: Facts, known: Known, settings: Settings) -> Decision:
         return Decision(Action.TEMPFAIL, reason, TRY_LATER, shadow=shadow)
     if settings.trap.action == "reject" or policy:
         return Decision(Action.REJECT, reason, NO_SUCH_USER, shadow=shadow)
-    return Decision(Action.ACCEPT, reason, shadow=shadow)
+    return Decision(_ACCEPT, reason, shadow=shadow)
 
 
 def _refuse(action: str, reason: Reason) -> Decision:
@@ -128,7 +130,7 @@ def _refuse(action: str, reason: Reason) -> Decision:
         return Decision(Action.TEMPFAIL, reason, TRY_LATER)
     if action == "discard":
         return Decision(Action.DISCARD, reason)
-    return Decision(Action.ACCEPT, reason)
+    return Decision(_ACCEPT, reason)
 
 
 def over_limit(facts: Facts, known: Known, settings: Settings) -> Opinion:
@@ -137,7 +139,7 @@ def over_limit(facts: Facts, known: Known, settings: Settings) -> Opinion:
         return None
     if settings.milter.oversize == "reject":
         return Decision(Action.REJECT, Reason.TOO_LARGE, HEADER_TOO_LARGE)
-    return Decision(Action.ACCEPT, Reason.UNSCANNED)
+    return Decision(_ACCEPT, Reason.UNSCANNED)
 
 
 def listed(facts: Facts, known: Known, settings: Settings) -> Opinion:
@@ -153,19 +155,19 @@ def listed(facts: Facts, known: Known, settings: Settings) -> Opinion:
         return None
     action = settings.sender.action
     if action in ("tempfail", "reject") and _to_open(facts):
-        return Decision(Action.ACCEPT, Reason.OPEN_RECIPIENT)
+        return Decision(_ACCEPT, Reason.OPEN_RECIPIENT)
     if action == "tempfail":
         return Decision(Action.TEMPFAIL, Reason.LISTED, TRY_LATER)
     if action == "reject":
         return Decision(Action.REJECT, Reason.LISTED, REFUSED)
     if action == "tag":
-        return Decision(Action.ACCEPT, Reason.LISTED, tag=True)
+        return Decision(_ACCEPT, Reason.LISTED, tag=True)
     return _watched(Reason.LISTED)
 
 
 def _watched(reason: Reason) -> Decision:
     """An opinion that only wants to be remembered."""
-    return Decision(Action.ACCEPT, Reason.NO_BAD_SIGNAL, shadow=(reason,))
+    return Decision(_ACCEPT, _NO_BAD_SIGNAL, shadow=(reason,))
 
 
 def _applies(identity: Identity, facts: Facts) -> bool:
@@ -200,7 +202,7 @@ def repeat_sender(facts: Facts, known: Known, settings: Settings) -> Opinion:
         action = "accept"
     if action == "tempfail" and not _to_open(facts):
         return Decision(Action.TEMPFAIL, Reason.REPEAT_SENDER, TRY_LATER)
-    return Decision(Action.ACCEPT, Reason.REPEAT_SENDER, tag=action == "tag")
+    return Decision(_ACCEPT, Reason.REPEAT_SENDER, tag=action == "tag")
 
 
 # Order matters: ours first, then the hardest evidence, which is in the envelope and needs no look

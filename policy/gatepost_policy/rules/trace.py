@@ -27,6 +27,8 @@ from gatepost_policy.rules.whose_mail import HANDED_IN, SECOND_PASS, SUBMITTED, 
 
 TOP = 3  # amavis puts a Received of its own above ours, a delivery agent another one
 MAX_HOPS = 100  # what has more is a loop
+# Looking a member up in its class costs as much as a call (enum defines __getattr__).
+_INBOUND = Direction.INBOUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def confirmed(whose: Ownership, trace: Trace, settings: Settings) -> Ownership:
         return SECOND_PASS
     if whose.trusted_relay:
         return replace(whose, open=False)
-    if whose.direction is Direction.INBOUND:
+    if whose.direction is _INBOUND:
         # Dovecot's submission service speaks for its users, who are the only ones to log in.
         proxied = bool(hops) and hops[0].submitted and _by(hops[0], trace.host)
         return SUBMITTED if proxied else replace(whose, open=False)

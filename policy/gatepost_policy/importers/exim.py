@@ -308,7 +308,7 @@ class Exim:
         if facts.direction is not Direction.INBOUND:
             yield counted(facts, decision, self.ordinals.key("exim", at, self._clock))
         else:
-            kind = "rcpt" if found.stage == "RCPT" and queue_id is None else "message"
+            kind = "rcpt" if one and queue_id is None else "message"
             yield Seen(kind, facts, decision, key=line_key("exim", line))
 
     def _message(self, queue_id: str, entry: Open, decision: Decision) -> Seen:

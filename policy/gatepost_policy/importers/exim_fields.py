@@ -190,21 +190,15 @@ class _Reader:
             if self.budget <= 0:
                 return None
             rest = self.walk(end)
-            if (
-                rest is None
-                or name in rest.fields
-                or not read.fields.keys().isdisjoint(rest.fields)
-            ):
+            # The host comes first: one behind an ident or a certificate is their text.
+            if rest is None or not (read.fields.keys() | {name, "H"}).isdisjoint(rest.fields):
                 continue
             rest.fields |= {**read.fields, name: self.text[value:end]}
             rest.client = client or rest.client
-            if first is not None and first.stage is not None and rest.stage is not None:
-                if first.stage.span() == rest.stage.span():
-                    continue
-                return None  # ident holds a whole rejection: which of the two is it?
-            if name != "U" or not self.rejection:
+            if name == "H" or not self.rejection:
                 return rest
-            first = rest
+            # An ident, a certificate or a recipient may hold a whole rejection: which one is it?
+            first = rest if first is None else _shared(first, rest)
         return first
 
     def _ends(self, name: str, value: int) -> Iterator[tuple[Client | None, int]]:
@@ -230,10 +224,15 @@ class _Reader:
             stage = _STAGE.match(text, verb + 1)
             if not text.startswith(" ", path.end) or stage is None:
                 continue
-            read.target = _TARGET.match(text, stage.end())
-            if stage.group(3) == "RCPT" and read.target is None:
-                continue
-            read.sender, read.stage = path.sender, stage
+            target = _TARGET.match(text, stage.end())
+            temporary, verb_word, read.stage = stage.groups()
+            if read.stage == "RCPT":
+                if target is None:
+                    continue
+                quoted, bare = target.groups()
+                read.recipient = quoted if quoted is not None else bare
+            read.sender, read.temporary = path.sender, temporary is not None
+            read.discarded = verb_word == "discarded"
             read.logged_in = login is not None and self.strict
             return read
         return None
@@ -269,8 +268,25 @@ class _Read:
     client: Client | None = None
     sender: str = ""
     logged_in: bool = False
-    stage: re.Match[str] | None = None
-    target: re.Match[str] | None = None
+    temporary: bool = False
+    discarded: bool = False
+    stage: str = ""
+    recipient: str | None = None  # of a refusal at RCPT
+
+
+def _shared(one: _Read, other: _Read) -> _Read:
+    """What two readings of one rejection have in common; what differs is not known."""
+    both = one.fields.keys() | other.fields.keys()
+    # A field that differs is there, with nothing in it: none of them may count as a login.
+    same = {key for key in both if one.fields.get(key) == other.fields.get(key)}
+    one.fields = {key: one.fields[key] if key in same else "" for key in both}
+    one.sender = one.sender if one.sender == other.sender else ""
+    one.recipient = one.recipient if one.recipient == other.recipient else None
+    one.logged_in = one.logged_in and other.logged_in
+    one.temporary = one.temporary and other.temporary
+    one.discarded = one.discarded and other.discarded
+    one.stage = one.stage if one.stage == other.stage else "DATA"
+    return one
 
 
 def read_arrival(text: str) -> Arrival:
@@ -370,19 +386,14 @@ def walked_rejection(text: str) -> Rejection | None:
     line = f" {text}"
     # An address that breaks RFC 5321, such as one with an unquoted ">", comes second.
     found = _Reader(line, rejection=True).walk(0) or _Reader(line, True, strict=False).walk(0)
-    if found is None or found.stage is None:
+    if found is None:
         return None
-    stage = found.stage
-    recipient = None
-    target = found.target
-    if target is not None and stage.group(3) == "RCPT":
-        recipient = target.group(1) if target.group(1) is not None else target.group(2)
     return Rejection(
         client=found.client or Client(family=Family.UNIX),
         sender=found.sender,
         authenticated=found.logged_in or _logged_in(found.fields),
-        temporary=stage.group(1) is not None,
-        discarded=stage.group(2) == "discarded",
-        stage=stage.group(3),
-        recipient=recipient,
+        temporary=found.temporary,
+        discarded=found.discarded,
+        stage=found.stage,
+        recipient=found.recipient,
     )

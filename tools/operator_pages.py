@@ -195,6 +195,15 @@ COLUMNS: dict[str, tuple[dict[str, str], str]] = {
         "`sender.listing_memory`",
     ),
     "trap": ({"key": RECIPIENT, "raw": RECIPIENT, "note": OPERATOR}, "until you remove it"),
+    "mined": (
+        {
+            "address": "a recipient or a login that does not exist (what cannot be told apart: "
+            "[privacy.md](privacy.md#names-that-were-tried))",
+            "hosts": CLIENT,
+        },
+        "`guesses`",
+    ),
+    "groper": ({"prefix": CLIENT}, "`guesses`"),
     "waiting_sums": ({"sums": f"{DOMAIN} and clients"}, "until the next batch counts them"),
 }
 # Tables in which nothing is about a person: numbers by day, and the store's own bookkeeping.
@@ -213,7 +222,7 @@ PLAIN = set(
     "shared day messages trap_messages trap_hits first_at last_at kind first_seen last_seen days "
     "ipv4 ipv6 repeat previous_bits changed since until seconds hits by_hand forgiven listing_id "
     "published published_at added removed generation live_at live_as import_id counted name "
-    "undone last number".split()
+    "undone last number attempts names".split()
 )
 
 COUNT = re.compile(r"(?:dkim|spf|dmarc)_")  # of domain_day: how many messages had which result

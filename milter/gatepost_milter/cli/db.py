@@ -17,6 +17,7 @@ PURGED = {
     "rows": "messages that are now counts",
     "identities": "senders forgotten",
     "keys": "DKIM keys forgotten",
+    "guesses": "addresses and hosts forgotten that were tried, or tried logins",
     "partitions": "months of the store dropped whole",
 }
 

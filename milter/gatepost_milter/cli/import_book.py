@@ -73,7 +73,7 @@ def take_back(app: App, number: int, yes: bool, form: str) -> None:
         with app.store() as connection:
             for run in ingest.import_runs.runs(connection):
                 if run.id == number:
-                    total = run.messages + run.submissions
+                    total = run.messages + run.submissions + run.guesses
         try:
             with progress("taking back", total) as advance:
                 done = ingest.undo(engine, app.settings, number, advance)
@@ -85,8 +85,10 @@ def take_back(app: App, number: int, yes: bool, form: str) -> None:
         print(json.dumps(asdict(done), indent=2))
         return
     also = ""
+    if done.guesses:
+        also = f", {plural(done.guesses, 'row')} of what was tried and does not exist"
     if done.passed_on:
-        also = f"; {done.passed_on} stay, because another import has told of them as well"
+        also += f"; {done.passed_on} stay, because another import has told of them as well"
     click.echo(
         f"import {number} is taken back: {plural(done.messages, 'message')},"
         f" {plural(done.submissions, 'submission')}{also}"

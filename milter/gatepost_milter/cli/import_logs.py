@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import click
 
 from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure, note
+from gatepost_milter.cli.import_guesses import ImportedGuesses
 from gatepost_milter.cli.options import FORMAT, progress
 from gatepost_policy.importers.clock import SLACK_S, Clock, Years, yearless
 from gatepost_policy.importers.common import to_json
@@ -135,13 +136,14 @@ def _run(
             _settle_years(log, importer, engine, year, now)
         logs = _in_order(logs, importer)
         sink = _Sink(engine, app.settings, now)
-        sink.begin(importer, files)
+        guessed = ImportedGuesses(engine, importer.guessing, sink.begin(importer, files), now)
         advance = stack.enter_context(progress("import", _size(logs), "octets"))
         for log in logs:
             try:
                 before = importer.tally.understood
                 lines = importer.tally.lines
                 sink.take(_seen(importer, log, advance))
+                guessed.so_far()
                 if importer.tally.lines > lines and importer.tally.understood == before:
                     nothing.append(_why(importer, log))
             except OSError as error:
@@ -151,7 +153,8 @@ def _run(
                 note(f"{shown(log.file.path)}: damaged, read up to there: {log.file.damage}")
         sink.take(importer.finish())
         sink.close()
-        sink.end(importer.tally.lines)
+        guessed.finish()
+        sink.end(importer.tally.lines, told=sink.told + guessed.told > 0)
     _summary(importer, sink, verbose)
     for line in nothing:
         note(line)
@@ -312,24 +315,23 @@ class _Sink:
         self._pool = ThreadPoolExecutor(1)
         self.number: int | None = None
 
-    def begin(self, importer: Importer, files: Iterable[str]) -> None:
-        """Open the book (`ingest.import_runs`) for what comes. Raises StoreError."""
+    def begin(self, importer: Importer, files: Iterable[str]) -> int:
+        """Open the book (`ingest.import_runs`); the import's number. Raises StoreError."""
         from gatepost_policy import store
         from gatepost_policy.ingest import import_runs
 
         name = "exim" if isinstance(importer, Exim) else "postfix"
         begin = partial(import_runs.begin, mta=name, files=list(files), now=self._learned)
         self.number = store.persistently(self._engine, begin)
+        return self.number
 
-    def end(self, lines: int) -> None:
+    def end(self, lines: int, *, told: bool) -> None:
         """Close the book. Raises StoreError."""
         from gatepost_policy import store
         from gatepost_policy.ingest import import_runs
 
         assert self.number is not None
-        end = partial(
-            import_runs.end, number=self.number, lines=lines, now=time.time(), told=self.told > 0
-        )
+        end = partial(import_runs.end, number=self.number, lines=lines, now=time.time(), told=told)
         store.persistently(self._engine, end)
 
     def take(self, seen: Iterable[Seen]) -> None:

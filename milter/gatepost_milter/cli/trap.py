@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gatepost_milter.cli import trap_import
+from gatepost_milter.cli import trap_import, trap_mine
 from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure, note
 from gatepost_milter.cli.options import FORMAT
 from gatepost_milter.cli.trap_options import NOTE, PUBLISHED, SOURCE, WHEN
@@ -42,6 +42,7 @@ def command() -> None:
 
 
 command.add_command(trap_import.command)
+command.add_command(trap_mine.command)
 
 
 @command.command()

@@ -306,6 +306,7 @@ class Retention(Section):
     addresses: Seconds = 90 * 86_400  # client addresses become prefixes
     rows: Seconds = 365 * 86_400  # rows become counts
     traps: Seconds = 20 * 365 * 86_400  # trap mail and its senders
+    guesses: Seconds = 365 * 86_400  # addresses that nobody has, hosts that try logins
     every: Seconds = 3_600  # how often the daemon looks
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from gatepost_policy.config.settings import Submission
+from gatepost_policy.importers import login_lines
 from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.common import (
     ACCEPTED,
@@ -34,6 +35,7 @@ from gatepost_policy.importers.exim_delivery import read_recipient
 from gatepost_policy.importers.exim_dkim import passed, read_dkim
 from gatepost_policy.importers.exim_fields import read_arrival, read_rejection
 from gatepost_policy.importers.exim_line import LINE, PRDR, PREFIX, REST, SPLIT, TOPIC, prefix_time
+from gatepost_policy.importers.guessing import Guessing
 from gatepost_policy.journal.record import Seen
 from gatepost_policy.mail import address
 from gatepost_policy.mail.decision import Decision
@@ -45,6 +47,7 @@ from gatepost_policy.mail.facts import (
     Recipient,
     Signature,
     Source,
+    client_prefix,
 )
 from gatepost_policy.rules.whose_mail import INBOUND, LOCAL, LOOPBACK, Ownership, whose_mail
 
@@ -96,6 +99,7 @@ class Exim:
         self.under_way: dict[str, Open] = {}
         self.last = 0.0
         self.ordinals = Ordinals()
+        self.guessing = Guessing(self.ours)
         self._clock: Clock | None = None  # stands for the log that is being read
         self._detail = False  # below a refusal, the reject log shows the header
         self._split: dict[str, _Split] = {}  # by process
@@ -200,7 +204,10 @@ class Exim:
         self._detail = refusal
         head = text[:2]
         if queue_id is None:
-            if refusal:
+            if "authenticator failed for " in text and (told := login_lines.exim(text)):
+                self.guessing.login(at, told)
+                self.tally.kinds["logins"] += 1
+            elif refusal:
                 yield from self._refusal(at, None, text, line)
             else:
                 self.tally.kinds["other"] += 1
@@ -259,6 +266,9 @@ class Exim:
         entry.sender = arrival.sender
         entry.client = arrival.client
         entry.whose = self._whose(arrival.client, arrival.authenticated)
+        if arrival.authenticated and arrival.client.address is not None:
+            prefix = client_prefix(arrival.client.address)
+            self.guessing.succeeded(at, login_lines.exim_name(text), prefix)
         entry.size = arrival.size
         entry.message_id = arrival.message_id
         if arrival.recipients:
@@ -291,6 +301,9 @@ class Exim:
             return
         one = found.recipient
         client = found.client
+        if found.unknown_user and one and client.address is not None and not found.authenticated:
+            to = address.parse(one)
+            self.guessing.refused(at, to, client.address, bounce=not found.sender)
         taken = self.under_way.pop(queue_id) if queue_id and entry is not None else None
         whose = self._whose(client, found.authenticated)
         facts = Facts(

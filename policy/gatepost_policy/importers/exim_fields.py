@@ -13,8 +13,9 @@ protocol); MAX_CHOICES places are tried for the end of unquoted text.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from gatepost_policy.importers.exim_read import UNKNOWN_USER, Fields, Path, Read, shared
 from gatepost_policy.mail import client_address
 from gatepost_policy.mail.facts import Client, Family
 
@@ -98,6 +99,7 @@ class Rejection:
     discarded: bool
     stage: str
     recipient: str | None
+    unknown_user: bool = False
 
 
 def _port(text: str | None) -> int | None:
@@ -133,9 +135,6 @@ def _hosts(text: str, at: int) -> Iterator[tuple[Client, int]]:
         yield _client(opened.group(1), helo, end.group(1), end.group(2)), end.end()
 
 
-Fields = dict[str, str]
-
-
 @dataclass(slots=True)
 class _Reader:
     """Reads one line. `budget` bounds the places tried for the end of unquoted text."""
@@ -145,10 +144,10 @@ class _Reader:
     strict: bool = True  # the sender of a rejection is a path of RFC 5321
     budget: int = MAX_CHOICES
 
-    def walk(self, at: int) -> "_Read | None":
+    def walk(self, at: int) -> Read | None:
         """What stands from `at` on; None where the line cannot be read so."""
         text = self.text
-        read = _Read(at)
+        read = Read(at)
         while read.end < len(text):
             if text[read.end] != " ":
                 return None
@@ -180,11 +179,11 @@ class _Reader:
             read.fields[name], read.end = found.group(), found.end()
         return None if self.rejection else read
 
-    def _unquoted(self, read: "_Read", name: str, value: int) -> "_Read | None":
+    def _unquoted(self, read: Read, name: str, value: int) -> Read | None:
         """The first end of the text at `value` from which the rest of the line can be read."""
         if name == "DN" and not self.text.startswith('"', value):
             return None
-        first: _Read | None = None
+        first: Read | None = None
         for client, end in self._ends(name, value):
             self.budget -= 1
             if self.budget <= 0:
@@ -198,7 +197,7 @@ class _Reader:
             if name == "H" or not self.rejection:
                 return rest
             # An ident, a certificate or a recipient may hold a whole rejection: which one is it?
-            first = rest if first is None else _shared(first, rest)
+            first = rest if first is None else shared(first, rest)
         return first
 
     def _ends(self, name: str, value: int) -> Iterator[tuple[Client | None, int]]:
@@ -211,7 +210,7 @@ class _Reader:
             after = _AFTER_IDENT if self.rejection else _PROTOCOL
             yield from ((None, found.start()) for found in after.finditer(self.text, value))
 
-    def _verdict(self, read: "_Read", at: int) -> "_Read | None":
+    def _verdict(self, read: Read, at: int) -> Read | None:
         """`F=<address> [A=login] [temporarily ]rejected STAGE`.
 
         Before MAIL there is no sender, and nobody to be remembered.
@@ -231,62 +230,27 @@ class _Reader:
                     continue
                 quoted, bare = target.groups()
                 read.recipient = quoted if quoted is not None else bare
+                read.unknown = UNKNOWN_USER.match(text, target.end()) is not None
             read.sender, read.temporary = path.sender, temporary is not None
             read.discarded = verb_word == "discarded"
             read.logged_in = login is not None and self.strict
             return read
         return None
 
-    def _paths(self, at: int) -> Iterator["_Path"]:
+    def _paths(self, at: int) -> Iterator[Path]:
         path = _PATH.match(self.text, at)
         if path is not None and ("@" in path.group(1) or not path.group(1)):
-            yield _Path(path.group(1), path.end())
+            yield Path(path.group(1), path.end())
         bare = _WORD.match(self.text, at)
         if bare is not None and self.text[at] != "<":
-            yield _Path(bare.group(), bare.end())
+            yield Path(bare.group(), bare.end())
         if not self.strict:
             end = self.text.find("> ", at)
             for _ in range(MAX_CHOICES):
                 if end < 0:
                     return
-                yield _Path(self.text[at + 1 : end], end + 1)
+                yield Path(self.text[at + 1 : end], end + 1)
                 end = self.text.find("> ", end + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Path:
-    sender: str
-    end: int
-
-
-@dataclass(slots=True)
-class _Read:
-    """What was read of a line, up to `end`."""
-
-    end: int
-    fields: Fields = field(default_factory=dict)
-    client: Client | None = None
-    sender: str = ""
-    logged_in: bool = False
-    temporary: bool = False
-    discarded: bool = False
-    stage: str = ""
-    recipient: str | None = None  # of a refusal at RCPT
-
-
-def _shared(one: _Read, other: _Read) -> _Read:
-    """What two readings of one rejection have in common; what differs is not known."""
-    both = one.fields.keys() | other.fields.keys()
-    # A field that differs is there, with nothing in it: none of them may count as a login.
-    same = {key for key in both if one.fields.get(key) == other.fields.get(key)}
-    one.fields = {key: one.fields[key] if key in same else "" for key in both}
-    one.sender = one.sender if one.sender == other.sender else ""
-    one.recipient = one.recipient if one.recipient == other.recipient else None
-    one.logged_in = one.logged_in and other.logged_in
-    one.temporary = one.temporary and other.temporary
-    one.discarded = one.discarded and other.discarded
-    one.stage = one.stage if one.stage == other.stage else "DATA"
-    return one
 
 
 def read_arrival(text: str) -> Arrival:
@@ -377,6 +341,7 @@ def read_rejection(text: str) -> Rejection | None:
             discarded=False,
             stage="RCPT",
             recipient=recipient,
+            unknown_user=temporary is None and UNKNOWN_USER.match(text, plain.end()) is not None,
         )
     return walked_rejection(text)
 
@@ -396,4 +361,5 @@ def walked_rejection(text: str) -> Rejection | None:
         discarded=found.discarded,
         stage=found.stage,
         recipient=found.recipient,
+        unknown_user=found.unknown and not (found.temporary or found.discarded),
     )

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from gatepost_policy.config.settings import Submission
+from gatepost_policy.importers import login_lines
 from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.common import (
     ACCEPTED,
@@ -30,6 +31,7 @@ from gatepost_policy.importers.common import (
     line_key,
     refused,
 )
+from gatepost_policy.importers.guessing import Guessing
 from gatepost_policy.importers.opendkim import Signatures
 from gatepost_policy.importers.postfix_line import (
     AGENTS,
@@ -47,7 +49,15 @@ from gatepost_policy.importers.syslog import Entry, read_line
 from gatepost_policy.journal.record import Seen
 from gatepost_policy.mail import address
 from gatepost_policy.mail.decision import Decision
-from gatepost_policy.mail.facts import Client, Direction, Facts, Family, Recipient, Source
+from gatepost_policy.mail.facts import (
+    Client,
+    Direction,
+    Facts,
+    Family,
+    Recipient,
+    Source,
+    client_prefix,
+)
 from gatepost_policy.rules.whose_mail import LOCAL, LOOPBACK, Ownership, whose_mail
 
 # A hostile line must not keep a pattern busy; Postfix's own are far shorter.
@@ -89,6 +99,7 @@ class Postfix:
         self.held: dict[tuple[str, str], Open] = {}
         self.last = 0.0
         self.ordinals = Ordinals()
+        self.guessing = Guessing(self.ours)
         self._clock: Clock | None = None  # stands for the log that is being read
 
     def lines(self, lines: list[str], clock: Clock) -> Iterator[Seen]:
@@ -164,7 +175,17 @@ class Postfix:
             self.tally.kinds["other"] += 1
 
     def _not_ours(self, program: str, entry: Entry) -> None:
-        if program.startswith(("postfix", "opendkim")):
+        text = entry.text
+        told = None
+        if program.startswith("postfix"):
+            if text.startswith("warning: ") and " SASL " in text:
+                told = login_lines.postfix(text[:MAX_REFUSAL])
+        elif program in login_lines.DOVECOT:
+            told = login_lines.dovecot(program, text)
+        if told is not None:
+            self.guessing.login(entry.at, told)
+            self.tally.kinds["logins"] += 1
+        elif program.startswith(("postfix", "opendkim")):
             self.tally.kinds["other"] += 1
         else:
             # A syslog file holds other programs' lines: they are no fault of the log.
@@ -178,6 +199,9 @@ class Postfix:
             peer, logged_in, known_before, forwarded = match.groups()
             client = read_client(forwarded if forwarded and not known_before else peer)
             whose = self._whose(client, submission or logged_in is not None)
+            if logged_in is not None and client.address is not None:
+                prefix = client_prefix(client.address)
+                self.guessing.succeeded(entry.at, login_lines.postfix_name(text), prefix)
             yield from self._arrive(entry, queue_id, client, whose)
             self.under_way[entry.host, queue_id].reinjected = known_before is not None
             return
@@ -288,6 +312,11 @@ class Postfix:
         told = found_refusal
         self.tally.kinds["refused"] += 1
         decision = DISCARDED if told.discarded else refused(told.code or "5")
+        client = read_client(told.peer, told.helo)
+        if told.unknown_user and told.recipient and client.address is not None:
+            if not submission and not told.logged_in:
+                to = address.parse(told.recipient)
+                self.guessing.refused(entry.at, to, client.address, bounce=not told.sender)
         key = (entry.host, queue_id)
         found = self.under_way.get(key)
         if found is not None and told.stage not in WHOLE:
@@ -296,7 +325,6 @@ class Postfix:
                 found.recipients.setdefault(told.recipient, False)
                 found.refusal = decision
             return
-        client = read_client(told.peer, told.helo)
         whose = self._whose(client, submission or told.logged_in)
         if told.stage == "CONTENT" and found is not None and found.arrived:
             client, whose = found.client, found.whose  # the message's own text names nobody

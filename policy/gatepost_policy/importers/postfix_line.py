@@ -34,6 +34,10 @@ _REFUSED = re.compile(
 )
 _CHECKED = re.compile(r"(reject|discard): (?:header|body) ", re.S)
 _CODE = re.compile(r"(\d\S*)? ?(?:\d\.\d+\.\d+ )?(<)?")
+# RFC 3463 3.2: X.1.1 is a mailbox that does not exist. Without such a code smtpd's own words count.
+_UNKNOWN = re.compile(
+    rf"550 (?:5\.1\.1 |<{_PATH}>: Recipient address rejected: (?:User unknown|undeliverable))"
+)
 _START = "; from=<"
 # Old releases wrote commas between them.
 _TAIL = r"(?:,? proto=([^\s,]+))?(?:,? helo=<(.*)>)?(?: sasl_username=\S+)?"
@@ -67,6 +71,7 @@ class Refusal:
     recipient: str | None
     helo: str | None
     logged_in: bool
+    unknown_user: bool = False
 
 
 def read_refusal(text: str) -> Refusal | None:
@@ -97,6 +102,7 @@ def read_refusal(text: str) -> Refusal | None:
         helo=helo,
         # Behind the HELO, which ends in ">": a HELO cannot claim a login.
         logged_in=_LOGGED_IN.search(rest) is not None,
+        unknown_user=what == "reject" and stage == "RCPT" and _UNKNOWN.match(rest) is not None,
     )
 
 

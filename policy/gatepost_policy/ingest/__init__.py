@@ -1,6 +1,6 @@
 """Journal records into rows and sums, each counted once."""
 
-from gatepost_policy.ingest import import_runs
+from gatepost_policy.ingest import guesses, import_runs
 from gatepost_policy.ingest.import_undo import CannotUndoError, Undone, undo
 from gatepost_policy.ingest.merge import known_keys
 from gatepost_policy.ingest.totals import write_sums
@@ -13,6 +13,7 @@ __all__ = [
     "Undone",
     "fold",
     "fold_all",
+    "guesses",
     "import_runs",
     "ingest",
     "known_keys",

@@ -32,6 +32,7 @@ class Run:
     messages: int  # that it brought and still has
     submissions: int
     counted: int  # messages that retention turned into numbers
+    guesses: int  # addresses and hosts that it told of as tried
     undoing: bool  # it is being taken back, or that was stopped half-way
 
 
@@ -190,10 +191,16 @@ def runs(connection: Connection) -> list[Run]:
     found = sqltext.execute(
         connection, f"SELECT {', '.join(names)}, files, undoing FROM import_run ORDER BY id"
     ).mappings()
+    tried: dict[int, int] = {}
+    for table in ("mined", "groper"):
+        sql = f"SELECT import_id, count(*) AS number FROM {table} GROUP BY import_id"
+        for one in sqltext.execute(connection, sql):
+            tried[one.import_id] = tried.get(one.import_id, 0) + one.number
     return [
         Run(
             files=tuple(json.loads(row["files"])),
             undoing=bool(row["undoing"]),
+            guesses=tried.get(row["id"], 0),
             **{name: row[name] for name in names},
         )
         for row in found

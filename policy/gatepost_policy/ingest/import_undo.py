@@ -23,7 +23,16 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine
 
 from gatepost_policy import store
-from gatepost_policy.ingest import deltas, import_recount, import_runs, rows, totals, waiting, write
+from gatepost_policy.ingest import (
+    deltas,
+    guesses,
+    import_recount,
+    import_runs,
+    rows,
+    totals,
+    waiting,
+    write,
+)
 from gatepost_policy.mail import index_key
 from gatepost_policy.store import revision, sqltext
 
@@ -44,6 +53,7 @@ class Undone:
     messages: int = 0
     submissions: int = 0
     passed_on: int = 0
+    guesses: int = 0  # addresses and hosts that it told of as tried
 
 
 def undo(
@@ -69,6 +79,9 @@ def undo(
         progress(len(step))
     while store.persistently(engine, partial(_recount, number=number, settings=settings)):
         pass
+    while gone := store.persistently(engine, partial(guesses.take_back, number=number)):
+        done.guesses += gone
+        progress(gone)
     store.persistently(engine, partial(_finish, number=number))
     return done
 

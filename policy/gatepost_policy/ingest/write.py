@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from gatepost_policy import config, traps
 from gatepost_policy.config import own_names
-from gatepost_policy.ingest import deltas, import_runs, merge, rows, waiting
+from gatepost_policy.ingest import deltas, guesses, import_runs, merge, rows, waiting
 from gatepost_policy.ingest.rows import Row
 from gatepost_policy.journal.record import Json, read_seen
 from gatepost_policy.mail import index_key
@@ -58,6 +58,7 @@ def ingest(
     live: list[tuple[str, str, float]] = []
     watches: dict[tuple[str, str], tuple[object, ...]] = {}
     known: dict[str, tuple[object, ...] | None] = {}  # keys of logs that were told again
+    tried = guesses.Guesses()
     for position, data in enumerate(records):
         try:
             kind = data["kind"]
@@ -78,6 +79,8 @@ def ingest(
             elif kind == "watch":
                 name = (str(data["host"]), str(data["name"]))
                 watches[name] = (*name, json.dumps(data["state"]), float(data["at"]))
+            elif kind in guesses.KINDS:
+                tried.read(data, live=True)
             elif kind == "void":
                 continue  # what `data erase` leaves of a record
             else:
@@ -104,6 +107,7 @@ def ingest(
     outcome.messages += len(new)
     for trap, how, at in live:
         traps.seen_live(connection, [trap], at=at, how=how)
+    tried.write(connection, learned)
     sqltext.many(
         connection,
         sqltext.upsert("watch_position", "state=", "at="),

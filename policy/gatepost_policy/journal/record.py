@@ -7,6 +7,8 @@ release: every version ever written stays readable. Kinds:
 * `rcpt`: one RCPT TO that the policy service judged (or a recipient without a mailbox);
 * `count`: one submission, of which only day, direction, family, reason and action are kept;
 * `live-trap`: one of our own users wrote as a trap or logged in as one, so it is none any more;
+* `guess`: an address that was tried and does not exist; `groper`: a host that tries logins;
+  `no-guess`: one of these logged in with success, and is to be forgotten;
 * `gap`: records were lost between two times (journal full, disk full).
 
 Rule: a `count` record is made from Facts whose direction is not inbound and holds nothing of the

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_network
-from itertools import pairwise
-from math import factorial
 
 from sqlalchemy import Connection, select
 
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail import walk
 from gatepost_policy.mail.address import within_any
 from gatepost_policy.mail.organisation import is_public_suffix, organisation
+from gatepost_policy.mail.walk import Step
 from gatepost_policy.report.overview_values import Pattern
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.store.tables import Message, MessageRecipient
@@ -30,12 +30,6 @@ ROWS_MAX = 50_000
 PATTERNS_MAX = 20
 MIN_HOSTS = 5
 MAX_PER_HOST = 4.0  # messages; more is an ordinary sender with several machines
-MIN_RUN = 6  # hits in alphabetical order
-MIN_RUN_HOSTS = 3
-# A run that hits in any order would show more often than this is no walk.
-CHANCE_MAX = 0.01
-# Between two hits of one walk there is never more than this.
-RUN_GAP_S = 14 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,51 +197,20 @@ def _joined(kind: str, hits: Iterable[Hit], key: Callable[[Hit], str | None]) ->
 
 def _walks(hits: Sequence[Hit]) -> Iterable[Pattern]:
     """Runs of hits whose traps come in alphabetical order, from several hosts."""
-    # The same trap again is no step back.
-    steps = [hit for before, hit in pairwise([None, *hits]) if hit and _moves(before, hit)]
-    shortest = _shortest_run(len(steps))
-    run: list[Hit] = []
-    for hit in steps:
-        if run and (hit.trap <= run[-1].trap or hit.at - run[-1].at > RUN_GAP_S):
-            yield from _walk(run, shortest)
-            run = []
-        run.append(hit)
-    yield from _walk(run, shortest)
-
-
-def _moves(before: Hit | None, hit: Hit) -> bool:
-    return before is None or before.trap != hit.trap
-
-
-def _shortest_run(steps: int) -> int:
-    """The length of a run that chance does not explain among so many hits.
-
-    In a random order a run of `length` or more begins at one hit in (length + 1)! / length: each of
-    the orders of `length` hits is as likely as the other, and before it stands a larger one.
-    """
-    length = MIN_RUN
-    while steps * length / factorial(length + 1) > CHANCE_MAX:
-        length += 1
-    return length
-
-
-def _walk(run: Sequence[Hit], shortest: int) -> Iterable[Pattern]:
-    group = _Group()
-    for hit in run:
-        group.add(hit)
-    if len(run) < shortest or len(group.hosts) < MIN_RUN_HOSTS:
-        return
-    hosts, first, last = len(group.hosts), run[0].trap, run[-1].trap
-    yield Pattern(
-        kind="trap-sequence",
-        value=f"{first} .. {last}",
-        hosts=hosts,
-        messages=len(group.messages),
-        first_seen=group.first,
-        last_seen=group.last,
-        sentence=f"{hosts} hosts worked through {len(run)} traps in alphabetical order, "
-        f"{first} to {last}, from {_day(group.first)} to {_day(group.last)}",
-    )
+    steps = (Step(hit.at, hit.prefix, hit.trap, hit.message) for hit in hits)
+    for run in walk.walks(steps):
+        hosts = len({step.host for step in run})
+        first, last = run[0], run[-1]
+        yield Pattern(
+            kind="trap-sequence",
+            value=f"{first.name} .. {last.name}",
+            hosts=hosts,
+            messages=len({step.message for step in run}),
+            first_seen=first.at,
+            last_seen=last.at,
+            sentence=f"{hosts} hosts worked through {len(run)} traps in alphabetical order, "
+            f"{first.name} to {last.name}, from {_day(first.at)} to {_day(last.at)}",
+        )
 
 
 def _day(at: float) -> str:

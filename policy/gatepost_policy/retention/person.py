@@ -1,8 +1,8 @@
 """One person's data: what gatepost holds about a mail address, and taking it out again.
 
-Covered: message rows, recipients, identities, listings and evidence, captured messages, the
-journal, the quarantine. An address is compared as a trap is: without regard to case, after
-cutting a `+tag`: all of these are one person.
+Covered: message rows, recipients, identities, listings and evidence, what was tried and does not
+exist, captured messages, the journal, the quarantine. An address is compared as a trap is: without
+regard to case, after cutting a `+tag`: all of these are one person.
 
 What erasing leaves: mail the person sent becomes numbers (`message_count`) of its day, and no sum,
 identity or key tells its time of day any more (`erased_times`); as a recipient the
@@ -47,6 +47,7 @@ class Erased:
     captures: int = 0
     journal: int = 0  # records blanked in live segments
     quarantine: int = 0
+    guesses: int = 0  # that somebody tried it
     is_trap: bool = False
 
     def json(self) -> dict[str, Any]:
@@ -102,9 +103,10 @@ def export(engine: Engine, settings: "Settings", text: str) -> dict[str, Any]:
         )
         out["acts"] = _rows(connection, ACTS, person, "value")
         out["notices"] = _notices(connection, person)
+        out["guesses"] = _tried(connection, person)
     for name, table in (
         ("identities", "identity"), ("listings", "listing"), ("trap", "trap"), ("acts", "act"),
-        ("notices", "notice"),
+        ("notices", "notice"), ("guesses", "mined"),
     ):  # fmt: skip
         out[name] = [_readable(table, row) for row in out[name]]
     for name, found in _files(settings, person).items():
@@ -144,6 +146,7 @@ def would_erase(engine: Engine, settings: "Settings", text: str) -> Erased:
             received=sum(int(n) not in own for n in received),
             identities=len(_identities(connection, person)),
             listings=len(_rows(connection, sql, person, "value")),
+            guesses=len(_tried(connection, person)),
             is_trap=bool(
                 _rows(connection, "SELECT * FROM trap WHERE key = ?", None, "", person.key)
             ),
@@ -195,6 +198,7 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
         done.listings = _delete(connection, "listing", named)
         _delete(connection, "act", _rows(connection, ACTS, person, "value"))
         _delete(connection, "notice", _notices(connection, person))
+        done.guesses = _delete(connection, "mined", _tried(connection, person))
         # What every process knows by heart has to forget it, too.
         if done.listings:
             listings_table.changed(connection, ((row["kind"], row["value"]) for row in named))
@@ -258,6 +262,16 @@ def _identities(connection: Connection, person: Person) -> list[dict[str, Any]]:
     return _rows(connection, sql, person, "value", back)
 
 
+def _tried(connection: Connection, person: Person) -> list[dict[str, Any]]:
+    """That somebody tried the address, or its local part as a login; by whom is not told."""
+    local = person.key.rpartition("@")[0]
+    sql = (
+        "SELECT address, kind, import_id, first_at, last_at, hits FROM mined"
+        " WHERE address IN (?, ?) ORDER BY address, kind, import_id"
+    )
+    return _rows(connection, sql, None, "", person.key, local)
+
+
 def _rows(
     connection: Connection, sql: str, person: Person | None, column: str, *values: str
 ) -> list[dict[str, Any]]:
@@ -285,7 +299,11 @@ def _names_in(data: dict[str, Any]) -> list[str]:
 
 
 def _delete(connection: Connection, table: str, found: list[dict[str, Any]]) -> int:
-    keys = ("id",) if table in ("listing", "act", "notice") else ("kind", "value")
+    keys: tuple[str, ...] = ("kind", "value")
+    if table in ("listing", "act", "notice"):
+        keys = ("id",)
+    elif table == "mined":
+        keys = ("address", "kind", "import_id")
     where = " AND ".join(f"{key} = ?" for key in keys)
     sqltext.many(
         connection,

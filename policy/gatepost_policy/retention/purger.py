@@ -14,6 +14,7 @@ count from then, not from when the mail came: an imported old log is history, no
 Identities and DKIM keys have no such order: a pass over them once a day, in primary-key order,
 drops those without a trap hit that were not seen for `rows` (a client: `addresses`), and the
 others after `traps`. Sums per domain follow the rows: a message that goes is taken out of them.
+What was tried and does not exist goes after `guesses`.
 """
 
 import time
@@ -52,6 +53,7 @@ class Purged:
     rows: int = 0  # messages that became counts
     identities: int = 0
     keys: int = 0
+    guesses: int = 0  # addresses and hosts that were remembered as tried
     partitions: int = 0
 
     def __str__(self) -> str:
@@ -62,6 +64,7 @@ class Purged:
             (self.rows, "messages became counts"),
             (self.identities, "identities went"),
             (self.keys, "DKIM keys went"),
+            (self.guesses, "guesses went"),
             (self.partitions, "partitions went"),
         )
         return ", ".join(f"{number} {what}" for number, what in words if number)
@@ -118,6 +121,7 @@ class Purger:
         return len(found) == STEP
 
     def _recipients(self, connection: Connection, ids: list[int], now: float) -> None:
+        ingest.guesses.remember_accepted(connection, ids, now)
         sql = "DELETE FROM recipient WHERE message_id = ?"
         sqltext.many(connection, sql, [(i,) for i in ids])
         self.done.recipients += len(ids)
@@ -223,7 +227,9 @@ class Purger:
             sqltext.execute(connection, sql, (now - min(NOTICES_S, ages.traps),))
             sql = 'DELETE FROM journal_gap WHERE "until" < ?'
             sqltext.execute(connection, sql, (now - ages.rows,))
-        if gone == STEP:
+            forgotten = ingest.guesses.purge(connection, now - ages.guesses, STEP)
+            self.done.guesses += forgotten
+        if STEP in (gone, forgotten) or forgotten > STEP:
             return True
         self.done.partitions += partitions.drop_empty(self.engine, now - ages.rows)
         return False
@@ -264,6 +270,10 @@ def due(connection: Connection, settings: "Settings", now: float) -> Purged:
     found.identities = int(sqltext.execute(connection, sql, limits).scalar_one())
     sql = "SELECT COUNT(*) FROM dkim_key WHERE learned < ?"
     found.keys = int(sqltext.execute(connection, sql, (now - ages.traps,)).scalar_one())
+    for table in ("mined", "groper"):
+        sql = f"SELECT COUNT(*) FROM {table} WHERE learned < ?"
+        limit = now - ages.guesses
+        found.guesses += int(sqltext.execute(connection, sql, (limit,)).scalar_one())
     return found
 
 

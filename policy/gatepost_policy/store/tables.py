@@ -19,6 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 # The whole schema is here: whoever imports this module has every table in Base.metadata.
+from gatepost_policy.store import guess_tables as guess_tables
 from gatepost_policy.store.import_tables import ImportAgain as ImportAgain
 from gatepost_policy.store.import_tables import ImportCount as ImportCount
 from gatepost_policy.store.import_tables import ImportRun as ImportRun

@@ -1,0 +1,75 @@
+"""Which names may be remembered: nothing that may be a password, or a part of a login's exchange.
+
+A client that is out of step sends its password where the name belongs, and some MTAs log the
+base64 of what was sent. Such a text is dropped before anything is written down. Pure.
+
+Limits: a password that looks like a name (`sunshine`) cannot be told from one.
+"""
+
+import re
+from base64 import b64decode
+from binascii import Error
+from collections import Counter
+from math import log2
+
+MAX_OCTETS = 64  # RFC 5321 4.5.3.1.1
+_PLAIN = re.compile(r"[^\W_](?:[\w.+'-]*[^\W_])?\Z")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{8,}\Z")
+_HEX = re.compile(r"[0-9a-f]{12,}\Z", re.I)
+_VOWEL = re.compile(r"[aeiouyäöüáéíóúàèâêåøæ]", re.I)
+_TURN = re.compile(r"(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
+LONG = 8  # characters; what is shorter has no shape to speak of
+MAX_TURNS = 2  # between letters and digits
+RANDOM_LENGTH = 16
+RANDOM_BITS = 3.6  # entropy of one character
+
+
+def may_be_kept(name: str) -> bool:
+    """True where `name`, a login or an address as it came, looks like somebody's name."""
+    local, _, domain = name.rpartition("@") if "@" in name else (name, "", "")
+    if len(local.encode("utf-8", "surrogateescape")) > MAX_OCTETS or len(domain) > 255:
+        return False
+    if not name.isprintable() or not _PLAIN.match(local):
+        return False
+    if "@" in name and not re.fullmatch(r"[\w.-]+", domain):
+        return False
+    return not _looks_random(local)
+
+
+def _looks_random(local: str) -> bool:
+    letters = [c for c in local if c.isalpha()]
+    if not letters:
+        return True  # a number: a PIN as well as a name
+    if len(local) < LONG:
+        return False
+    digits = any(c.isdigit() for c in local)
+    upper = sum(c.isupper() for c in letters)
+    # `Meyer` and `ALICE` are names; `tRoub4dor` and `Passw0rd` are none.
+    if digits and 0 < upper < len(letters):
+        return True
+    if upper and re.search(r"[a-z][A-Z].*[A-Z]|[A-Z]{2}[a-z].*[A-Z]", local):
+        return True
+    if len(_TURN.findall(local)) > MAX_TURNS or (digits and _HEX.match(local)):
+        return True
+    if len(letters) >= LONG and local.isascii() and not _VOWEL.search(local):
+        return True
+    if digits and len(local) >= RANDOM_LENGTH and _entropy(local) > RANDOM_BITS:
+        return True
+    return _is_base64(local, digits or 0 < upper < len(letters))
+
+
+def _is_base64(local: str, mixed: bool) -> bool:
+    """True where it decodes to text; letters of one case do by chance, and are names."""
+    if not mixed or not _BASE64.match(local):
+        return False
+    try:
+        decoded = b64decode(local + "=" * (-len(local) % 4), validate=True)
+    except Error:
+        return False
+    return all(0x20 <= octet < 0x7F for octet in decoded)
+
+
+def _entropy(text: str) -> float:
+    """Bits in one character (Shannon), by how often each comes in it."""
+    size = len(text)
+    return -sum(n / size * log2(n / size) for n in Counter(text).values())

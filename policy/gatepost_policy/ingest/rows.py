@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from operator import attrgetter
 from typing import Any
@@ -95,7 +96,7 @@ def read(data: Json, learned: float) -> Row:
     message.source = data["source"]
     message.stage = "end" if end else "rcpt"
     message.session = client.session if kept else None
-    message.queue_id = _text(data["queue_id"])
+    message.queue_id = _own_text(data["queue_id"])
     message.direction = data["direction"]
     message.family = data["family"]
     message.prefix = client.prefix
@@ -107,7 +108,7 @@ def read(data: Json, learned: float) -> Row:
     message.header_from = author_text
     message.from_key = None if author is None else author.key
     message.size = _bounded(data["size"])
-    message.message_id = _text(data["message_id"])
+    message.message_id = _own_text(data["message_id"])
     message.action = data["action"]
     message.reason = data["reason"]
     message.shadow = ",".join(shadow) if shadow else None
@@ -153,7 +154,13 @@ def _fill_checks(message: MessageRow, data: Json) -> None:
     message.dmarc_aligned = ",".join(dmarc.get("aligned", ())) or None
     message.dmarc_reason = dmarc.get("reason")
     trail = data.get("trail")
-    message.trail = None if trail is None else json.dumps(trail, separators=(",", ":"))
+    message.trail = None if trail is None else _trail(tuple(map(tuple, trail)))
+
+
+@lru_cache(maxsize=4096)
+def _trail(hops: tuple[tuple[object, ...], ...]) -> str:
+    """As it is stored. Most mail has come one of a few ways."""
+    return json.dumps(hops, separators=(",", ":"))
 
 
 def _client(client: Json | None, sender_key: str) -> _ClientFields:
@@ -185,7 +192,14 @@ def _recipient(r: Json) -> RecipientRow:
     return RecipientRow(shown, key, bool(r["trap"]), bool(r["accepted"]))
 
 
+# Remembered: most texts of a message are names that others' had as well.
+@lru_cache(maxsize=16_384)
 def _text(value: str | None) -> str | None:
+    return None if value is None else index_key.clean(value)
+
+
+def _own_text(value: str | None) -> str | None:
+    """`_text` of what no other message has."""
     return None if value is None else index_key.clean(value)
 
 

@@ -26,7 +26,7 @@ MAX_RECORD_BYTES = 16_777_216
 
 _encoder = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 # `JSONEncoder.encode` makes an encoder in C for every call; one is enough, as it keeps no state.
-_make = json.encoder.c_make_encoder
+_make: Any = getattr(json.encoder, "c_make_encoder", None)  # CPython has it
 _encode_in_c: Any = _make and _make(
     None, _encoder.default, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True
 )

@@ -36,6 +36,8 @@ LOCK = "recorder.lock"
 MARK_S = 0.5  # spent on marking old mail before new mail is looked for again
 HOST = "host"
 LOOK_S = 0.2  # how often the journal and the revisions are looked at; a trap hit pokes
+# A commit costs as much as fifty messages in it: where many come, more of them share one.
+MANY, LOOK_MANY_S = 50, 0.5
 GATHER_S = 0.03
 BACKOFF_MAX_S = 5.0
 COMPLAIN_S = 60.0
@@ -62,6 +64,7 @@ class Recorder:
         self._revision: tuple[tuple[str, int], ...] | None = None
         self._complained: dict[str, float] = {}
         self._purge_at = 0.0
+        self._took = 0  # records in the last batch
         self._traps: tuple[tuple[str, int], ...] | None = None
         self._own_at = 0.0  # monotonic: when the MTA is asked again which domains are ours
         self._asking: threading.Thread | None = None
@@ -83,7 +86,7 @@ class Recorder:
                     busy = self.step()
                     pause = LOOK_S
                     if not busy:
-                        self._wait(stop, LOOK_S)
+                        self._wait(stop, LOOK_MANY_S if self._took >= MANY else LOOK_S)
                 except (StoreError, OSError) as error:
                     self._complain(error)
                     self._forget()
@@ -101,7 +104,7 @@ class Recorder:
         """Ingest a batch, publish what changed, purge a little. True where more is waiting."""
         self._look_at_files()
         self._pace.begin(self.engine())
-        took = self.ingest_once()
+        took = self._took = self.ingest_once()
         self._publish()
         if took:
             return took >= intake.BATCH_RECORDS

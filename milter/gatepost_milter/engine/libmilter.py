@@ -36,13 +36,14 @@ _context: list[Context] = []
 class Link:
     """One MTA connection as libmilter's private data: its session, and how to be silent in it."""
 
-    __slots__ = ("after_body", "after_header", "macros", "session", "steps")
+    __slots__ = ("after_body", "after_header", "field", "macros", "session", "steps")
 
     def __init__(self, ctx: Any, context: Context, agreed: Offer) -> None:
         self.session = Session(context, agreed)
+        self.field = self.session.header
         self.macros = partial(macro, ctx)
         self.steps = agreed.steps
-        self.after_header = self.quiet(SMFIP_NR_HDR)
+        self.after_header = int(self.quiet(SMFIP_NR_HDR))
         # An answer costs as much as a chunk: SKIP only where one has to be given anyway.
         self.after_body = SKIP if agreed.skips_body else self.quiet(SMFIP_NR_BODY)
 
@@ -140,9 +141,9 @@ def envrcpt(ctx: Any, recipient: bytes, *params: bytes) -> int:
 
 
 def header(ctx: Any, name: str, value: bytes) -> int:
-    link = ctx.getpriv()
-    link.session.header(name, value)
-    return int(link.after_header)
+    link: Link = ctx.getpriv()
+    link.field(name, value)
+    return link.after_header
 
 
 def eoh(ctx: Any) -> int:

@@ -6,6 +6,7 @@ the record of the next. Values stay bytes until they are parsed here, once.
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from gatepost_milter.protocol.peer import INET, INET6, UNIX, Peer
 from gatepost_policy.dkim.body import Body
@@ -171,6 +172,10 @@ def text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
+# An MTA names the same clients again and again, and `ipaddress` takes its time over each.
+_parsed = lru_cache(maxsize=4096)(client_address.parse)
+
+
 def client_of(peer: Peer) -> tuple[Client, bool]:
     """(client, local): what `peer` means, as measured on Postfix.
 
@@ -178,7 +183,7 @@ def client_of(peer: Peer) -> tuple[Client, bool]:
     family, IPv4-mapped IPv6 may come as either family, a link-local address with its scope.
     """
     if peer.family in (INET, INET6):
-        ip = client_address.parse(peer.address)
+        ip = _parsed(peer.address)
         if ip is None:
             return Client(), False
         if peer.family == INET and peer.port == 0 and ip.is_loopback:

@@ -65,6 +65,7 @@ class Writer:
         self._tell = tell
         self._why = ""
         self._path = directory  # of the segment that is open
+        self._name, self._inode = "", (0, 0)  # the same as text, and what it leads to
         self.max_bytes = max_bytes
         self.lost = 0
         self._lost_since = 0.0
@@ -151,12 +152,14 @@ class Writer:
             aside.unlink(missing_ok=True)
             raise
         self._handle, self._size, self._path = handle, len(content), final
+        self._name, mine = str(final), os.fstat(handle)
+        self._inode = mine.st_ino, mine.st_dev
 
     def _kept(self, last: bytes) -> bool:
         """True where what was written has a name by which the recorder finds it."""
         try:
-            there, mine = os.stat(self._path), os.fstat(self._handle)
-            if (there.st_ino, there.st_dev) == (mine.st_ino, mine.st_dev):
+            there = os.stat(self._name)
+            if (there.st_ino, there.st_dev) == self._inode:
                 return True
         except OSError:
             pass

@@ -5,11 +5,27 @@ an address is one key of it, so no selector ever becomes a pattern. A prefix is 
 recorded clients: as text it is no range of its own.
 """
 
+import json
 from collections.abc import Sequence
+from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, func, literal, or_, select
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    cast,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+)
 from sqlalchemy.orm import aliased
 
 from gatepost_policy.mail import client_address, index_key
@@ -25,6 +41,10 @@ from gatepost_policy.store.tables import (
 )
 
 PREFIXES_MAX = 20_000
+# Messages to a domain that are named one by one. Of more each query finds them anew by itself.
+IDS_MAX = 50_000
+# By connection, which the store opens for one transaction: what another one sees is another thing.
+_looked_up: "WeakKeyDictionary[Connection, dict[str, list[int] | None]]" = WeakKeyDictionary()
 
 
 class TooWide(Exception):
@@ -43,6 +63,21 @@ def covers(table: Any, domain: str | None) -> ColumnElement[bool]:
     return and_(table.reversed >= start, table.reversed < end, table.shared < len(start))
 
 
+def covers_given(table: Any) -> ColumnElement[bool]:
+    """`covers` for a statement that is built once: `given` has the values of its parameters."""
+    return and_(
+        table.reversed >= bindparam("first"),
+        table.reversed < bindparam("after"),
+        table.shared < bindparam("length"),
+    )
+
+
+def given(domain: str) -> dict[str, str | int]:
+    """The parameters of `covers_given`."""
+    start, end = (index_key.fit(key) for key in key_range(domain))
+    return {"first": start, "after": end, "length": len(start)}
+
+
 def only_domain_and_time(selection: Selection) -> bool:
     """True where the keys of `message_domain` say all about what is selected."""
     return not selection.by_rows and selection.family is None
@@ -56,9 +91,7 @@ def conditions(connection: Connection, selection: Selection) -> list[ColumnEleme
     if selection.host is not None:
         found.append(_by_host(connection, selection.host))
     if selection.trap is not None:
-        found.append(
-            Message.id.in_(select(MessageRecipient.message_id).where(_recipient(selection.trap)))
-        )
+        found.append(_by_recipient(connection, selection.trap))
     if selection.since is not None:
         found.append(Message.at >= selection.since)
     if selection.until is not None:
@@ -100,6 +133,28 @@ def _by_dkim(result: str) -> ColumnElement[bool]:
     return mine.where(row.result == result)
 
 
+def _by_recipient(connection: Connection, trap: Address) -> ColumnElement[bool]:
+    """A message to this recipient. A domain's are looked up once for all queries of a report.
+
+    No index begins with a recipient's domain, so finding them reads every recipient.
+    """
+    chosen = select(MessageRecipient.message_id).where(_recipient(trap))
+    if trap.local or not trap.domain:
+        return Message.id.in_(chosen)
+    known = _looked_up.setdefault(connection, {})
+    if trap.trap_key not in known:
+        ids = list(connection.scalars(chosen.distinct().limit(IDS_MAX + 1)))
+        known[trap.trap_key] = None if len(ids) > IDS_MAX else ids
+    found = known[trap.trap_key]
+    if found is None:
+        return Message.id.in_(chosen)
+    # One value, however many ids: a database takes only so many.
+    if connection.dialect.name == "sqlite":
+        each = func.json_each(json.dumps(found)).table_valued("value")
+        return Message.id.in_(select(each.c.value))
+    return Message.id == func.any(cast(literal(found, ARRAY(BigInteger)), ARRAY(BigInteger)))
+
+
 def _recipient(trap: Address) -> ColumnElement[bool]:
     """A recipient's key, or everybody in a domain for `@example.org` (which reads them all)."""
     key = index_key.fit(index_key.clean(trap.trap_key))
@@ -126,6 +181,7 @@ def by_domain(selection: Selection) -> list[ColumnElement[bool]] | None:
     return found
 
 
+@cache
 def proven() -> ColumnElement[bool]:
     """`facts.Signature.proven` of a row with a domain (a test holds the two together)."""
     row = MessageSignature

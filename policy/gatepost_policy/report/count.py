@@ -8,15 +8,16 @@ from the rows; of a period the sums still tell its whole days (`day_sums`).
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from heapq import nsmallest
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select
 
 from gatepost_policy.mail.facts import Family
 from gatepost_policy.mail.results import DMARC_RESULTS, RESULTS, SPF_RESULTS
 from gatepost_policy.report import day_sums, rhythm
-from gatepost_policy.report.conditions import conditions, covers
+from gatepost_policy.report.conditions import conditions, covers, covers_given, given
 from gatepost_policy.report.rhythm import Rhythm
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.report.summary import Host, Summary
@@ -45,34 +46,19 @@ def count(connection: Connection, selection: Selection) -> Counted:
 
 
 def _from_sums(connection: Connection, selection: Selection) -> Counted:
-    day, host, domain, family = DomainDay, DomainHost, selection.domain, selection.family
-    mine, clients = [covers(day, domain)], [covers(host, domain)]
+    day, domain, family = DomainDay, selection.domain, selection.family
+    values: dict[str, Any] = {} if domain is None else given(domain)
     if family is not None:
-        mine.append(day.family == str(family))
-        clients.append(host.family == str(family))
-    summed = (
-        day.messages, day.trap_messages, day.trap_hits,
-        day.dkim_pass, day.dkim_fail, day.dkim_policy, day.dkim_neutral,
-        day.dkim_temperror, day.dkim_permerror, day.dkim_none,
-        *(getattr(day, f"spf_{result}") for result in SPF_RESULTS),
-        *(getattr(day, f"dmarc_{result}") for result in DMARC_RESULTS),
-    )  # fmt: skip
-    rows = connection.execute(
-        select(
-            day.family,
-            func.min(day.first_at).label("first"),
-            func.max(day.last_at).label("last"),
-            *(func.sum(column).label(column.key) for column in summed),
-        )
-        .where(*mine)
-        .group_by(day.family)
-    ).all()
+        values["family"] = str(family)
+    everything, any_family = domain is None, family is None
+    rows = connection.execute(_sums(everything, any_family), values).all()
     messages = sum(int(row.messages) for row in rows)
     if not messages:
         return Counted(Summary(), None, 0, 0)
     first, last = min(row.first for row in rows), max(row.last for row in rows)
     if rhythm.certainly_dense(messages, first, last):
-        days = connection.scalars(select(day.day).where(*mine).distinct()).all()
+        mine = _narrowed(day, everything, any_family)
+        days = connection.scalars(select(day.day).where(*mine).distinct(), values).all()
         beat: Rhythm | None = Rhythm(
             messages, first, last, len(days), rhythm.count_months(days), median_gap=0.0
         )
@@ -82,17 +68,7 @@ def _from_sums(connection: Connection, selection: Selection) -> Counted:
         else:
             times = select(MessageDomain.at).where(covers(MessageDomain, domain))
         beat = rhythm.of(connection.scalars(times).all())
-    hosts, in_all = _hosts(
-        connection,
-        select(
-            host.host,
-            host.family,
-            func.max(host.name).label("name"),
-            func.sum(host.messages).label("messages"),
-        )
-        .where(*clients)
-        .group_by(host.host, host.family),
-    )
+    hosts, in_all = _hosts(connection, everything, any_family, values)
     summary = Summary(
         messages=messages,
         first_seen=first,
@@ -194,16 +170,63 @@ def _rhythm(
     return found
 
 
-def _hosts(
-    connection: Connection, grouped: "Select[str, str, str | None, int]"
-) -> tuple[tuple[Host, ...], int]:
-    """The clients with most messages, and how many there are in all."""
-    found = grouped.subquery()
-    rows = connection.execute(
+def _narrowed(table: Any, everything: bool, any_family: bool) -> list[ColumnElement[bool]]:
+    """Which sums are meant; the values are given when the statement is run."""
+    found = [covers(table, None) if everything else covers_given(table)]
+    return found if any_family else [*found, table.family == bindparam("family")]
+
+
+# An overview asks these a hundred times, and building one costs more than its answer.
+@cache
+def _sums(everything: bool, any_family: bool) -> Select[Any]:
+    """What the days come to, by family."""
+    day = DomainDay
+    summed = (
+        day.messages, day.trap_messages, day.trap_hits,
+        day.dkim_pass, day.dkim_fail, day.dkim_policy, day.dkim_neutral,
+        day.dkim_temperror, day.dkim_permerror, day.dkim_none,
+        *(getattr(day, f"spf_{result}") for result in SPF_RESULTS),
+        *(getattr(day, f"dmarc_{result}") for result in DMARC_RESULTS),
+    )  # fmt: skip
+    return (
+        select(
+            day.family,
+            func.min(day.first_at).label("first"),
+            func.max(day.last_at).label("last"),
+            *(func.sum(column).label(column.key) for column in summed),
+        )
+        .where(*_narrowed(day, everything, any_family))
+        .group_by(day.family)
+    )
+
+
+@cache
+def _clients(everything: bool, any_family: bool) -> Select[Any]:
+    """The clients with most messages, each with how many there are in all."""
+    host = DomainHost
+    found = (
+        select(
+            host.host,
+            host.family,
+            func.max(host.name).label("name"),
+            func.sum(host.messages).label("messages"),
+        )
+        .where(*_narrowed(host, everything, any_family))
+        .group_by(host.host, host.family)
+        .subquery()
+    )
+    return (
         select(found, func.count().over().label("in_all"))
         .order_by(found.c.messages.desc(), found.c.host)
         .limit(HOSTS_MAX)
-    ).all()
+    )
+
+
+def _hosts(
+    connection: Connection, everything: bool, any_family: bool, values: Mapping[str, Any]
+) -> tuple[tuple[Host, ...], int]:
+    """The clients with most messages, and how many there are in all."""
+    rows = connection.execute(_clients(everything, any_family), values).all()
     in_all = rows[0].in_all if rows else 0
     hosts = (Host(r.name, bare(r.host), r.family, int(r.messages)) for r in rows)
     return tuple(hosts), in_all

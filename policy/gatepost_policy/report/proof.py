@@ -15,9 +15,20 @@ from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.address import is_within
 from gatepost_policy.mail.facts import IdentityKind
 from gatepost_policy.report.checks import trail_of
-from gatepost_policy.report.conditions import conditions, proven
+from gatepost_policy.report.conditions import (
+    by_domain,
+    conditions,
+    only_domain_and_time,
+    proven,
+)
 from gatepost_policy.report.selection import Selection, key_range
-from gatepost_policy.store.tables import Message, MessageRecipient, MessageSignature, SenderIdentity
+from gatepost_policy.store.tables import (
+    Message,
+    MessageDomain,
+    MessageRecipient,
+    MessageSignature,
+    SenderIdentity,
+)
 
 SIGNERS_MAX = 50_000  # messages whose signatures are looked at one by one
 TRAPS_NAMED = 20
@@ -68,15 +79,24 @@ def proof(connection: Connection, selection: Selection) -> Proof:
     domain = domain_of(selection)
     if not domain:
         return Proof()
-    hits = [*conditions(connection, selection), Message.traps > 0]
-    row = MessageSignature
-    signed = select(Message.id).join(row, row.message_id == Message.id)
-    if _any(connection, signed.where(*hits, proven(), _speaks_for(row.domain, domain))):
+    hits = conditions(connection, selection)
+    signed = _SIGNED.where(*hits, _speaks_for(MessageSignature.domain, domain))
+    if _any(connection, signed):
         return Proof("DKIM", True)
-    let = select(Message.id).where(*hits, Message.spf == "pass", Message.sender_key != "")
-    if _any(connection, let.where(_speaks_for(Message.spf_domain, domain))):
+    if _any(connection, _LET_THROUGH.where(*hits, _speaks_for(Message.spf_domain, domain))):
         return Proof("SPF", _ever_signed(connection, domain))
     return Proof(None, _ever_signed(connection, domain))
+
+
+# Built once: an overview asks these for each sender.
+_SIGNED = (
+    select(Message.id)
+    .join(MessageSignature, MessageSignature.message_id == Message.id)
+    .where(Message.traps > 0, proven())
+)
+_LET_THROUGH = select(Message.id).where(
+    Message.traps > 0, Message.spf == "pass", Message.sender_key != ""
+)
 
 
 def _any(connection: Connection, found: Select[int]) -> bool:
@@ -122,7 +142,11 @@ def signers(connection: Connection, selection: Selection, messages: int) -> Sign
     domain = domain_of(selection)
     if not domain or messages > SIGNERS_MAX:
         return None
-    chosen = select(Message.id).where(*conditions(connection, selection))
+    keys = by_domain(selection) if only_domain_and_time(selection) else None
+    if keys is not None:
+        chosen = select(MessageDomain.message_id).where(*keys)
+    else:
+        chosen = select(Message.id).where(*conditions(connection, selection))
     row = MessageSignature
     own: Counter[str] = Counter()
     others: Counter[str] = Counter()

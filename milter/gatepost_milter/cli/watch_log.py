@@ -10,6 +10,7 @@ from gatepost_policy.importers import open_state
 from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.common import to_json
 from gatepost_policy.importers.exim import Exim
+from gatepost_policy.importers.guessing import Exist
 from gatepost_policy.importers.postfix import Postfix
 from gatepost_policy.importers.wrapping import looks_like, unwrapped
 from gatepost_policy.journal.record import Json
@@ -21,6 +22,8 @@ FRESH_S = 300.0
 # Messages under way that are remembered; each costs some hundred octets at every position.
 MAX_OPEN = 20_000
 DAY_S = 86_400.0
+# The store is asked so seldom which of the names exist that somebody failed to log in with.
+ASK_EVERY_S = 600.0
 
 
 class WatchedLog:
@@ -32,6 +35,7 @@ class WatchedLog:
         self._clock = Clock(zone, time.time())
         self._unwrap: Any = None
         self._looked = False
+        self._ask_at = 0.0
 
     def records(self, lines: list[str], now: float) -> Iterator[Json]:
         """What these lines tell, as journal records; `now` in Unix seconds."""
@@ -48,6 +52,17 @@ class WatchedLog:
             self._make(name)
         assert self.importer is not None
         yield from self._told(self.importer.lines(lines, self._clock), now)
+        yield from self.importer.guessing.take_refused()
+
+    def logins(self, exist: Exist, now: float) -> Iterator[Json]:
+        """What is sure about failed logins, now and then: call it where all has been read.
+
+        `exist` tells which names exist (it asks the store); `now` in Unix seconds.
+        """
+        if self.importer is None or now < self._ask_at or not self.importer.guessing.waits():
+            return
+        self._ask_at = now + ASK_EVERY_S
+        yield from self.importer.guessing.take_logins(exist, now)
 
     def state(self) -> Json:
         """What has to be kept with the position."""

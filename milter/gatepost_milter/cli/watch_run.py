@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import tzinfo
 from pathlib import Path
@@ -30,6 +30,7 @@ from gatepost_policy.importers.wrapping import journal_line
 from gatepost_policy.journal.record import VERSION, Json
 from gatepost_policy.lookup import KnownState
 from gatepost_policy.monitoring.maillog import MailLog
+from gatepost_policy.store import StoreError
 from gatepost_policy.system import systemd
 
 if TYPE_CHECKING:
@@ -169,9 +170,24 @@ class Watch:
                 self.save(sources, force=False)
                 if self.stop.is_set():
                     return took
+            with suppress(StoreError):  # the next time, then
+                for data in source.log.logins(self._exist, time.time()):
+                    self._put(data)
             if told := source.lost():
                 self._log.event("warning", "watch", log=source.name, text=told)
         return took
+
+    def _exist(self, names: Iterable[str]) -> set[str]:
+        """Which of these names exist. Raises StoreError."""
+        from gatepost_policy import store
+        from gatepost_policy.traps import existing
+
+        engine = store.open_engine(self.settings, create=False)
+        try:
+            with store.reading(engine) as connection:
+                return existing.exist(connection, names)
+        finally:
+            engine.dispose()
 
     def save(self, sources: Sequence[Any], *, force: bool) -> None:
         """Write down how far each log has been read."""
@@ -231,7 +247,6 @@ def run(
 ) -> int:
     """Follow these logs until TERM or INT (`once`: to their ends). The exit code."""
     from gatepost_policy.recorder import keep_recording, publish_now, wait_until_ingested
-    from gatepost_policy.store import StoreError
 
     log = MailLog(settings.log)
     watch = Watch(settings, log)

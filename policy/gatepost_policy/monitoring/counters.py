@@ -39,7 +39,7 @@ def tally(records: Iterable[dict[str, Any]]) -> Tally[Key]:
         if kind == "gap":
             out["journal_lost", ()] += int(record["lost"])
             continue
-        if kind in ("live-trap", "watch"):
+        if kind in ("live-trap", "watch", "guess", "groper", "no-guess"):
             continue
         if record.get("watched"):
             # A door may have seen the same message, and counts it.

@@ -12,6 +12,8 @@ import click
 from gatepost_milter.cli.common import App, Failure, note
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from gatepost_policy.listings.dossier import Entry
 
 FORMATS = (
@@ -29,13 +31,17 @@ FORMATS = (
     metavar="FILE",
     help="Write there, at one moment, instead of to standard output.",
 )
+@click.option("--gropers", is_flag=True, help="Hosts that try logins instead of the listings.")
 @click.pass_obj
-def command(app: App, form: str, output: Path | None) -> None:
+def command(app: App, form: str, output: Path | None, gropers: bool) -> None:
     """Write the current listings for other programs, each with its end and its evidence.
 
     FORMAT is plain, json, nft, pf, postfix-cidr, postscreen or rbldnsd for clients; rpz, dnset or
     rspamd for signing domains. What would shut us out, such as one of our own networks, is left
     out and named on standard error.
+
+    With --gropers: the hosts that tried logins within the last `sender.listing_max`, for as long
+    after their last attempt.
 
     \b
     milterctl export nft -o /etc/gatepost/listed.nft
@@ -50,7 +56,10 @@ def command(app: App, form: str, output: Path | None) -> None:
     now = time.time()
     recorder.wait_until_ingested(app.settings)
     with app.store(replica=True) as connection:
-        entries = dossier.listings(connection, now, limit=None, evidence=True)
+        if gropers:
+            entries = _gropers(connection, app.settings.sender.listing_max, now)
+        else:
+            entries = dossier.listings(connection, now, limit=None, evidence=True)
     own = own_names.read(config.state_dir(app.settings))
     found = exporters.sort_out(entries, app.settings, own)
     if form == "json":
@@ -62,6 +71,20 @@ def command(app: App, form: str, output: Path | None) -> None:
     _out(lines, output)
     for one in found.left_out:
         note(f"milterctl: {shown(one.value)} is not exported: {one.why}")
+
+
+def _gropers(connection: "Connection", seconds: float, now: float) -> "list[Entry]":
+    """Hosts that try logins, as if they were listed."""
+    from gatepost_policy.listings.dossier import Entry
+    from gatepost_policy.report import gropers
+
+    return [
+        Entry(
+            "prefix", one.prefix, one.first, one.last + seconds, "active", "tries-logins",
+            one.attempts, False, None,
+        )
+        for one in gropers.read(connection, now - seconds).hosts
+    ]  # fmt: skip
 
 
 def _json(entries: "list[Entry]", now: float) -> object:

@@ -18,6 +18,7 @@ from gatepost_milter.cli.options import format_option
 
 if TYPE_CHECKING:
     from gatepost_policy.report.asked import Asked
+    from gatepost_policy.report.gropers import Gropers
     from gatepost_policy.report.report import Report
     from gatepost_policy.report.selection import Selection
     from gatepost_policy.report.series import Series
@@ -32,6 +33,7 @@ FORMATS = ("table", "json", "csv", "html", "xarf", "arf")
               "envelope sender, header From, DKIM d=.")  # fmt: skip
 @click.option("--host", metavar="IP", help="A client's address, or a prefix.")
 @click.option("--tonight", is_flag=True, help="What happened in the last 24 hours, or --since.")
+@click.option("--gropers", is_flag=True, help="Hosts that try logins, since --since.")
 @report_options.FILTERS
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", default=100, show_default=True,
               help="List so many messages, newest first.")  # fmt: skip
@@ -51,6 +53,7 @@ def command(
     sender: str | None,
     host: str | None,
     tonight: bool,
+    gropers: bool,
     limit: int,
     form: str,
     output: Path | None,
@@ -66,6 +69,7 @@ def command(
 
     \b
     milterctl report --tonight
+    milterctl report --gropers --since 90d --format html -o gropers.html
     milterctl report spam.example --format xarf --contact abuse@example.org
     milterctl report example.org
     milterctl report 192.0.2.7 --since 90d --dkim fail
@@ -91,12 +95,28 @@ def command(
             raise click.UsageError("--tonight goes with --since, --until and --format json alone.")
         night.tell(app, chosen, now, form, _opened(output))
         return
+    if gropers:
+        only = selection.Selection(since=chosen.since, until=chosen.until, limit=limit)
+        if what is not None or chosen != only or form not in ("table", "json", "csv", "html"):
+            raise click.UsageError("--gropers goes with --since, --until, --format and -o alone.")
+        _gropers(app, chosen, now, form, output)
+        return
     told = tell(app, chosen, now, charts=form == "html", what=what)
     if form in evidence.FORMS:
         evidence.write(app, told.report, evidence.Asking(form, now, org, contact), output)
         return
     with _opened(output) as stream:
         _write(told, form, stream, now)
+
+
+def _gropers(app: App, chosen: "Selection", now: float, form: str, output: Path | None) -> None:
+    from gatepost_policy.render import gropers as render
+    from gatepost_policy.report import gropers
+
+    with app.store(caught_up=True, replica=True) as connection:
+        found = gropers.read(connection, chosen.since, chosen.until)
+    with _opened(output) as stream:
+        render.write(found, form, stream, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +127,12 @@ class Told:
     series: "Series | None"  # what its charts show
     asked: "Asked | None"
     tonight: "Tonight | None" = None  # on top of the overview of everything
+    gropers: "Gropers | None" = None  # below it
 
 
 def tell(app: App, chosen: "Selection", now: float, charts: bool, what: str | None = None) -> Told:
     """The report on everything that was accepted before this moment, and its charts' sums."""
-    from gatepost_policy.report import history
+    from gatepost_policy.report import gropers, history
     from gatepost_policy.report.conditions import TooWide
 
     asked: Asked | None = None
@@ -127,11 +148,12 @@ def tell(app: App, chosen: "Selection", now: float, charts: bool, what: str | No
                 chosen = asked.selection
             report = history.tell(connection, chosen, app.settings, now)
             recent = night.read(app, connection, now) if not report.query else None
+            hosts = gropers.read(connection) if not report.query else None
             if not charts:
-                return Told(report, None, asked, recent)
+                return Told(report, None, asked, recent, hosts)
             from gatepost_policy.report import series
 
-            return Told(report, series.of(connection, chosen, report, now), asked, recent)
+            return Told(report, series.of(connection, chosen, report, now), asked, recent, hosts)
     except TooWide as error:
         raise Failure(str(error), USAGE) from None
 
@@ -156,6 +178,8 @@ def _write(told: Told, form: str, stream: TextIO, now: float) -> None:
             out["asked"] = asked.json()
         if told.tonight is not None:
             out["tonight"] = told.tonight.json()
+        if told.gropers is not None and told.gropers.hosts:
+            out["login_gropers"] = told.gropers.summary()
         json.dump(out, stream, indent=2)
         stream.write("\n")
     elif form == "csv":
@@ -172,6 +196,11 @@ def _write(told: Told, form: str, stream: TextIO, now: float) -> None:
 
             stream.write("\n".join(tonight.lines(told.tonight)) + "\n\n")
         _as_table(report, asked, stream)
+        if told.gropers is not None and told.gropers.hosts:
+            from gatepost_policy.render import gropers
+
+            lines = [*gropers.sentences(told.gropers), "each host: milterctl report --gropers"]
+            stream.write("\nLogin gropers\n" + "".join(f"  {line}\n" for line in lines))
 
 
 def _as_table(report: "Report", asked: "Asked | None", stream: TextIO) -> None:

@@ -128,16 +128,8 @@ def _walk(one: "Walk") -> dict[str, Any]:
         "last": one.last,
         "first_seen": timestamp(one.since),
         "last_seen": timestamp(one.until),
-        "sentence": sentence(one),
+        "sentence": one.sentence,
     }
-
-
-def sentence(one: "Walk") -> str:
-    """What a walk was, in one line."""
-    return (
-        f"{one.hosts} hosts worked through {one.names} names in alphabetical order, {one.first} to"
-        f" {one.last}, from {_day(one.since)} to {_day(one.until)}"
-    )
 
 
 def _json(found: "Mined", added: int | None) -> dict[str, Any]:
@@ -165,7 +157,7 @@ def _table(found: "Mined", added: int, applied: bool) -> None:
     from gatepost_policy.text.times import timestamp
 
     for walk in found.walks:
-        click.echo(shown(f"{walk.kind}: {sentence(walk)}"))
+        click.echo(shown(f"{walk.kind}: {walk.sentence}"))
     if found.candidates:
         to = console(sys.stdout)
         names = ("Address", "Class", "Tried as", "Hits", "Hosts", "Days", "Last", "Walk")

@@ -17,6 +17,7 @@ from gatepost_policy.mail import walk
 from gatepost_policy.mail.walk import Step
 from gatepost_policy.store import sqltext
 from gatepost_policy.store.guess_tables import MAX_ROWS
+from gatepost_policy.text.times import timestamp
 from gatepost_policy.traps import existing
 from gatepost_policy.traps.names import classify
 
@@ -43,6 +44,16 @@ class Walk:
     last: str
     since: float
     until: float
+    prefixes: frozenset[str]
+
+    @property
+    def sentence(self) -> str:
+        """What it was, in one line."""
+        return (
+            f"{self.hosts} hosts worked through {self.names} names in alphabetical order,"
+            f" {self.first} to {self.last}, from {timestamp(self.since)[:10]}"
+            f" to {timestamp(self.until)[:10]}"
+        )
 
 
 @dataclass(slots=True)
@@ -266,4 +277,5 @@ def _told_of(kind: str, run: Sequence[Step]) -> Walk:
         last=run[-1].name,
         since=run[0].at,
         until=run[-1].at,
+        prefixes=frozenset(step.host for step in run),
     )

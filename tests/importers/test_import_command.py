@@ -207,7 +207,7 @@ def test_an_import_is_listed_and_taken_back(tmp_path: Path, milterctl: Any) -> N
         " import has told of them as well\n"
     )
     code, out, err = milterctl("import", "--undo", str(again["id"]), "--yes", "--format", "json")
-    assert json.loads(out) == {"messages": 3, "submissions": 0, "passed_on": 0}
+    assert json.loads(out) == {"messages": 3, "submissions": 0, "passed_on": 0, "guesses": 0}
     assert milterctl("import", "--list")[1] == "no imports\n"
     code, out, err = milterctl("report", "--sender", "b.example", "--format", "json")
     assert json.loads(out)["summary"]["messages"] == 0

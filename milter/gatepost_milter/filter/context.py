@@ -12,6 +12,7 @@ from gatepost_policy.monitoring.slots import Slot
 Macros = Callable[[str], str | None]
 # It was sent, so it is not missing: for {auth_authen} that makes a difference.
 UNDECODABLE = "\ufffd"
+MAX_OFFERS = 64  # of different MTAs, that are remembered
 
 
 class Context:
@@ -23,10 +24,16 @@ class Context:
         # Sets: adding and discarding are atomic between threads, a counter's += is not.
         self.open: set[Hashable] = set()  # sessions
         self.busy: set[Hashable] = set()  # sessions between MAIL and the end of the message
+        # By what was offered: every connection of an MTA offers the same.
+        self._agreed: dict[tuple[int, int], Offer] = {}
         self.last_end = 0.0  # monotonic seconds when a message was answered last
 
     def agree(self, offered: Offer) -> Offer:
         """What this configuration takes of an MTA's offer."""
+        offer = offered.actions, offered.steps
+        known = self._agreed.get(offer)
+        if known is not None:
+            return known
         gate = self.gate
         agreed = choose(offered, answers_rcpt=gate.answers_rcpt, over_tcp=gate.over_tcp)
         if not agreed.leading_space:
@@ -36,6 +43,8 @@ class Context:
                 hint="c=simple signatures will fail and submissions get 451: "
                 "use Postfix 3.0 or later",
             )
+        if len(self._agreed) < MAX_OFFERS:
+            self._agreed[offer] = agreed
         return agreed
 
     def failed(self, stage: str) -> None:

@@ -9,6 +9,7 @@ Bounds: `MAX_HOPS` fields, `MAX_FIELD` octets of each; no address is kept.
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from gatepost_policy.mail.facts import Family, TrailHop
 
@@ -47,10 +48,13 @@ def _hop(value: bytes) -> TrailHop:
     clients = _CLIENT.findall(value, 0, by.start() if by else len(value))
     # With Postfix a HELO may stand in brackets before the client: the last one is the client's.
     protocol = _WITH.search(value, by.start() if by else 0)
-    return TrailHop(
+    return _made(
         _family(clients[-1]) if clients else None,
         protocol[1].decode("ascii") if protocol else None,
     )
+
+
+_made = lru_cache(maxsize=1024)(TrailHop)  # they are few, and shared
 
 
 def _family(address: bytes) -> Family | None:

@@ -6,11 +6,11 @@ CORPUS =
 EML =
 RELEASES =
 # The rings beyond the inner one: what they need is brought by tools/test-setup.sh.
-RINGS = postfix or exim or postgresql or crash or corpus or browser or tools or slow
+RINGS = neighbours or postfix or exim or postgresql or crash or corpus or browser or tools or slow
 LOCK = uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 
 .DEFAULT_GOAL := check
-.PHONY: help check setup dev rings run demo lint ruff mypy pyright imports inner test corpus crash cluster soak bench bench-check replay docs lock deb release test-matrix test-lowest clean
+.PHONY: help check setup dev rings run demo lint ruff mypy pyright imports inner test corpus neighbours crash cluster soak bench bench-check replay docs lock deb release test-matrix test-lowest clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1: /p' Makefile
@@ -57,6 +57,9 @@ test: rings  ## every ring; K=trap for one topic
 
 corpus: dev  ## the tests that read a corpus: make corpus CORPUS=DIR
 	GATEPOST_REQUIRE=corpus GATEPOST_CORPUS="$(abspath $(CORPUS))" $(BIN)/pytest -m corpus -s
+
+neighbours: rings ## amavis beside a real Postfix (root; unpacks Debian's packages)
+	GATEPOST_REQUIRE=neighbours,postfix $(BIN)/pytest -m neighbours
 
 crash: rings ## kill -9, 200 rounds on each database
 	GATEPOST_REQUIRE=crash,postgresql GATEPOST_CRASH_ROUNDS=200 $(BIN)/pytest -m crash -s --timeout=0

@@ -127,6 +127,16 @@ def answers(port: int, host: str = "127.0.0.1") -> bool:
         return False
 
 
+def let_others_in(folder: Path) -> None:
+    """Let other users enter a directory of a test; pytest makes them private. The one in which all
+    temporary files are is left alone: it is not ours, and must stay open to everybody."""
+    shared = Path(tempfile.gettempdir())
+    for path in (folder, *folder.parents):
+        if path == shared or shared not in path.parents:
+            break
+        path.chmod(0o755)
+
+
 def certificate() -> bytes:
     """A fresh self-signed certificate with its key, PEM."""
     key = ec.generate_private_key(ec.SECP256R1())

@@ -144,7 +144,8 @@ def _unpack_all(names: tuple[str, ...], target: Path) -> None:
         done.add(name)
         deb = _download(name, debs)
         subprocess.run(["dpkg-deb", "-x", deb, target], check=True, timeout=APT_TIMEOUT)
-        todo += [d for d in _libraries(deb) if d not in done and not _installed(d)]
+        wanted = (d for d in _libraries(deb) if d not in done and not _installed(d))
+        todo += [d for d in wanted if d not in todo and _is_package(d)]
         deb.unlink()
 
 
@@ -176,6 +177,12 @@ def _libraries(deb: Path) -> list[str]:
     parts = [p for p in text.split(",") if p.strip()]
     names = [p.partition("|")[0].split()[0].partition(":")[0] for p in parts]
     return [n for n in names if n.startswith("lib") and n != "libc6"]
+
+
+def _is_package(name: str) -> bool:
+    """False for a name that others provide: Perl has many of its modules built in."""
+    done = subprocess.run(["apt-cache", "show", name], capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def _installed(name: str) -> bool:

@@ -25,6 +25,7 @@ from gatepost_milter.cli.milterctl import cli
 from gatepost_policy import exporters, ingest, listings, store, traps
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.exporters import postfix
+from mta_common import let_others_in
 from mta_unpack import Programs
 from ports import free_port
 
@@ -158,8 +159,7 @@ def test_rbldnsd_serves_it(tmp_path: Path) -> None:
     blocked = exporters.sort_out(some, OURS).prefixes
     zone = tmp_path / "zone"
     zone.write_text("".join(f"{x}\n" for x in exporters.FORMATS["rbldnsd"](blocked, now, OURS)))
-    for directory in (tmp_path, *tmp_path.parents[:3]):
-        directory.chmod(0o755)  # it gives up root and must still find the zone
+    let_others_in(tmp_path)  # it gives up root and must still find the zone
     port = free_port()
     user = ["-u", "nobody"] if Path("/proc/self").stat().st_uid == 0 else []
     daemon = Process(
@@ -205,8 +205,7 @@ def test_rbldnsd_serves_the_domains(tmp_path: Path) -> None:
     zone = tmp_path / "zone"
     found = exporters.sort_out(some, OURS).domains
     zone.write_text("".join(f"{x}\n" for x in exporters.DOMAIN_FORMATS["dnset"](found, now, OURS)))
-    for directory in (tmp_path, *tmp_path.parents[:3]):
-        directory.chmod(0o755)
+    let_others_in(tmp_path)
     port = free_port()
     user = ["-u", "nobody"] if Path("/proc/self").stat().st_uid == 0 else []
     daemon = Process(

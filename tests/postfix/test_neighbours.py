@@ -2,76 +2,19 @@
 
 import os
 import pwd
-import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import mta_modes
 import mta_unpack
-import rings
-from daemons import Daemon, Process
-from mta_common import answers, certificate
-from mta_modes import BASE_CONFIG, TALKATIVE
+from mta_common import certificate, let_others_in
+from neighbours import CANARIES, MESSAGE, mail_server, program, shown, unpacked
 from ports import free_port
-from postfix_instance import LOGIN, PASSWORD, PostfixInstance, Setup
-from postfix_recipes import adapted, shipped
+from postfix_instance import LOGIN, PASSWORD
 from smtp_client import Client
 
 pytestmark = [pytest.mark.postfix, pytest.mark.timeout(300)]
-DOCS = (Path(__file__).parents[2] / "docs/neighbours.md").read_text()
-MESSAGE = (
-    b"X-Mailer: Canary Mail 1\r\nFrom: alice@local.test\r\nTo: bob@local.test\r\nSubject: x\r\n"
-    b"Date: Fri, 20 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@local.test>\r\n\r\nx\r\n"
-)
-CANARIES = (b"127.0.0.77", b"canary-laptop", b"Canary Mail", LOGIN.encode())
-
-
-def unpacked(section: str, program: str) -> mta_unpack.Programs:
-    try:
-        return mta_unpack.neighbour(section, program)
-    except mta_unpack.Unavailable as error:
-        rings.missing("postfix", str(error))
-
-
-def shown(heading: str) -> list[str]:
-    """The blocks of one section of docs/neighbours.md, without their indent."""
-    section = DOCS.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"(?:^    .*\n)+", section, re.M)
-    return [re.sub(r"^    ", "", block, flags=re.M) for block in blocks]
-
-
-@contextmanager
-def program(
-    command: list[str | Path], programs: mta_unpack.Programs, output: Path, port: int
-) -> Iterator[Process]:
-    """A neighbour in the foreground, until its port greets."""
-    libraries = programs.environment().get("LD_LIBRARY_PATH", "")
-    running = Process(["env", f"LD_LIBRARY_PATH={libraries}", *command], output)
-    try:
-        end = time.monotonic() + 30
-        while not answers(port):
-            assert running.child.poll() is None and time.monotonic() < end, running.text()
-            time.sleep(0.05)
-        yield running
-    finally:
-        running.stop()
-
-
-@contextmanager
-def mail_server(
-    programs: mta_unpack.Programs, services: str, config: str = ""
-) -> Iterator[PostfixInstance]:
-    with Daemon(BASE_CONFIG + config) as daemon:
-        milter = f"{{ {daemon.socket}, default_action=accept }}"
-        setup = Setup(main={**TALKATIVE, "smtpd_milters": milter},
-                      recipe=adapted(shipped("master.cf.milter"), "@ETC@", daemon.socket),
-                      services=adapted(services, "@ETC@", daemon.socket))  # fmt: skip
-        with PostfixInstance(programs, setup) as postfix:
-            yield postfix
 
 
 @pytest.mark.parametrize("what", ["as documented", "on the port for strangers"])
@@ -83,15 +26,14 @@ def test_dovecot_submission(
     entry, lines = shown("Dovecot submission")[:2]
     relay, port = free_port(), free_port()
     entry = entry.replace("10587", str(relay))
-    tmp_path.chmod(0o755)
+    let_others_in(tmp_path)
     (tmp_path / "tls.pem").write_bytes(certificate())
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(0o755)
     nobody = pwd.getpwnam("nobody")
     with (
         mta_unpack.users("dovecot", "dovenull"),
-        mail_server(postfix_programs, entry) as postfix,
+        mail_server(postfix_programs, entry) as stack,
     ):
+        postfix = stack.postfix
         if what != "as documented":
             lines = lines.replace("10587", str(postfix.inbound_port))
             lines = lines.replace("submission_relay_trusted = yes", "submission_relay_trusted = no")
@@ -155,7 +97,8 @@ def test_haproxy(postfix_programs: mta_unpack.Programs, tmp_path: Path) -> None:
     path = tmp_path / "haproxy.cfg"
     path.write_text("defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n"
                     "  timeout server 60s\n" + config)  # fmt: skip
-    with mail_server(postfix_programs, services) as postfix:
+    with mail_server(postfix_programs, services) as stack:
+        postfix = stack.postfix
         command: list[str | Path] = [haproxy.root / "usr/sbin/haproxy", "-db", "-f", path]
         with program(command, haproxy, tmp_path / "output", ports["2525"]):
             stranger = Client("127.0.0.1", ports["2525"], helo="stranger.example",

@@ -10,8 +10,8 @@ import rings
     [
         ({}, set()),
         ({"GATEPOST_REQUIRE": "postfix,exim"}, {"postfix", "exim"}),
-        ({"CI": "true"}, rings.RINGS - {"corpus"}),
-        ({"CI": "true", "GATEPOST_REQUIRE": "corpus"}, rings.RINGS),
+        ({"CI": "true"}, rings.RINGS - {"corpus", "neighbours"}),
+        ({"CI": "true", "GATEPOST_REQUIRE": "corpus,neighbours"}, rings.RINGS),
     ],
 )
 def test_required(environ: dict[str, str], want: set[str]) -> None:

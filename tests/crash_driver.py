@@ -195,7 +195,8 @@ class Milter:
         workers = [pid for pid in self.children() if pid != recorder]
         victim = recorder if what == "recorder" else random.choice(workers)
         if victim is not None:
-            os.kill(victim, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has gone by itself since it was looked up
+                os.kill(victim, signal.SIGKILL)
 
     def alive(self) -> bool:
         """True while the parent runs."""

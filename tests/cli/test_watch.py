@@ -21,7 +21,7 @@ from sqlalchemy import Engine
 
 import sums
 from daemons import BIN
-from fix_store import count, message
+from fix_store import count, message, signature
 from gatepost_policy import recorder, store, traps
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.decision import Action, Reason
@@ -255,6 +255,52 @@ def test_what_a_door_has_seen_stays_one_message_and_one_hit(
         ("s9@s.example", "policy"),
     ]
     assert [(row.value, row.hits) for row in listed] == [("192.0.2.10/32", 1), ("192.0.2.5/32", 1)]
+    sums.check(any_engine)
+
+
+@pytest.mark.parametrize("followed", ["before", "after", "never"])
+def test_what_a_milter_behind_us_refused_is_no_good_mail(
+    followed: str, any_settings: Settings, any_engine: Engine, tmp_path: Path, log: Path
+) -> None:
+    """The log tells, whichever is ingested first; the counter-proof is the store without it."""
+    with store.writing(any_engine) as connection:
+        traps.add(connection, "x@h.example", at=0)
+    now = time.time()
+    taken, lines = [], []
+    for n in range(12):
+        at = now - 86_400 * (n % 3 + 1)
+        name = f"{n + 10:04d}AB"
+        client = "c.example[192.0.2.9]"
+        how = ("5.7.1 Spam", "4.7.1 Try again later")[n % 2]
+        lines += [
+            f"{stamp(at)} mx postfix/smtpd[1]: {name}: client={client}",
+            f"{stamp(at)} mx postfix/cleanup[2]: {name}: milter-reject: END-OF-MESSAGE from"
+            f" {client}: {how}; from=<s{n}@s{n}.example> to=<user@home.example> proto=ESMTP"
+            " helo=<c.example>",
+        ]
+        taken.append(
+            message(
+                n, at=at, client="192.0.2.9", sender=f"s{n}@s{n}.example",
+                signatures=(signature(f"s{n}.example"),), author=f"s{n}@s{n}.example",
+                to=("user@home.example",), source=Source.MILTER,
+            )
+            | {"queue_id": name}
+        )  # fmt: skip
+    append(log, lines)
+    watcher = Watcher(any_settings, tmp_path, log)
+    if followed == "after":
+        watcher.once()
+    recorder.record_batch(any_engine, taken, any_settings, now)
+    if followed == "before":
+        watcher.once()
+    assert count(any_engine, "message", "source = 'milter'") == count(any_engine, "message") == 12
+    undelivered = 0 if followed == "never" else 12
+    assert count(any_engine, "message", "NOT delivered") == undelivered
+    hit = message(90, at=now, client="192.0.2.9", to=(), traps=("x@h.example",), author=None)
+    recorder.record_batch(any_engine, [hit], any_settings, now)
+    with store.reading(any_engine) as connection:
+        listed = connection.exec_driver_sql("SELECT value FROM listing").scalars().all()
+    assert listed == ([] if followed == "never" else ["192.0.2.9/32"])
     sums.check(any_engine)
 
 

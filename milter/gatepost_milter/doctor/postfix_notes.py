@@ -31,8 +31,8 @@ def _behind(checker: Checker) -> Iterator[str]:
     for target, listeners in where.items():
         yield (
             f"the milter {target} stands behind gatepost ({', '.join(listeners)}): what it refuses "
-            "for good looks delivered here, and speaks for its sender after a trap hit; where it "
-            "refuses much, set a higher [sender] good_messages (now "
+            "for good looks delivered here, and speaks for its sender after a trap hit; let "
+            "milterctl watch follow the log, or set a higher [sender] good_messages (now "
             f"{checker.settings.sender.good_messages})"
         )
 

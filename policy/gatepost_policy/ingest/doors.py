@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from gatepost_policy.ingest import rows
 from gatepost_policy.ingest.rows import Row
+from gatepost_policy.mail.decision import Action
 from gatepost_policy.store import sqltext
 
 DOORS = ("milter", "policy")
@@ -39,6 +40,16 @@ def is_same(door: Row, log: Row) -> bool:
     named = {recipient.trap_key for recipient in door.recipients}
     wanted = {recipient.trap_key for recipient in log.recipients}
     return bool(wanted) and wanted <= named and abs(one.at - other.at) <= REFUSAL_S
+
+
+def refused_behind(door: Row, log: Row) -> bool:
+    """True where the log of the same message says that somebody else refused what we took.
+
+    A milter behind us, or the MTA itself: the door's row says "accept" all the same.
+    """
+    if log.stage != "end" or log.message.queue_id is None:
+        return False
+    return door.message.action == Action.ACCEPT and log.message.action != Action.ACCEPT
 
 
 def stored(connection: Connection, batch: Iterable[Row]) -> list[Row]:

@@ -64,6 +64,7 @@ class Merged:
     adopted: dict[str, Row] = field(default_factory=dict)
     known: list[str] = field(default_factory=list)  # keys of the batch that the store had
     recorded: list[Recorded] = field(default_factory=list)
+    undelivered: list[int] = field(default_factory=list)  # stored rows that a log says it of
 
 
 def merge(connection: Connection, batch: list[Row], sums: deltas.Sums) -> Merged:
@@ -165,6 +166,10 @@ class _Merge:
         if doors.watched(row):
             for other in self._doors.get(_side(row), ()):
                 if doors.is_same(other, row):
+                    if doors.refused_behind(other, row):
+                        other.message.delivered = False
+                        if other.stored:
+                            self.result.undelivered.append(other.id)
                     if row.key is not None:
                         self._adopt(row.key, other)
                     return
@@ -193,6 +198,8 @@ class _Merge:
 
     def _supersede(self, other: Row, row: Row) -> None:
         """A log's row `other` goes, because a door has seen the same message."""
+        if doors.refused_behind(row, other):
+            row.message.delivered = False
         self._logs[_side(row)].remove(other)
         known = self._sessions.get((other.session or "", other.stage), [])
         known[:] = [one for one in known if one is not other]

@@ -55,6 +55,7 @@ class MessageRow:
     dmarc_reason: str | None
     trail: str | None
     marks: str | None
+    delivered: bool | None
 
 
 @dataclass(slots=True)

@@ -118,6 +118,7 @@ def read(data: Json, learned: float) -> Row:
     message.traps = traps
     _fill_checks(message, data)
     message.marks = data.get("marks")
+    message.delivered = None  # only a followed log tells: see `merge`
     return Row(
         message=message,
         recipients=recipients,

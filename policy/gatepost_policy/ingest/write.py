@@ -143,6 +143,11 @@ def _write(
     add(connection, [*merged.fresh, *merged.rewritten.values()], sums)
     sqltext.many(
         connection,
+        "UPDATE message SET delivered = ? WHERE id = ?",
+        [(False, number) for number in merged.undelivered],
+    )
+    sqltext.many(
+        connection,
         "UPDATE message_key SET message_id = ?, import_id = NULL WHERE message_id = ?",
         [(row.id, old) for old, row in sorted(merged.gone.items())],
     )

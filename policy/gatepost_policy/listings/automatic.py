@@ -60,6 +60,7 @@ def apply(
     fresh. `own` is what is ours without being configured.
     """
     listed = False
+    read = past.Read()
     for row in rows:
         if row.replaces:
             listed |= _take_back(connection, row.replaces)
@@ -67,20 +68,21 @@ def apply(
         if not row.seen.traps or facts.direction is not Direction.INBOUND:
             continue
         if facts.source in (Source.MILTER, Source.POLICY):
-            listed |= _hit(connection, row, settings, own)
+            listed |= _hit(connection, row, settings, own, read)
         elif row.fresh:
             # A log proves no signature: only the client may be to blame.
             seen = replace(row.seen, facts=replace(facts, signatures=()))
-            listed |= _hit(connection, replace(row, seen=seen), settings, own)
+            listed |= _hit(connection, replace(row, seen=seen), settings, own, read)
     if listed:
         revision.bump(connection, "listings")
     return Changes(listings=listed)
 
 
-def _hit(connection: Connection, row: Fresh, settings: Settings, own: Own) -> bool:
+def _hit(connection: Connection, row: Fresh, settings: Settings, own: Own, read: past.Read) -> bool:
     """One message to traps: list or go on listing whoever is to blame. True for any change."""
     facts = row.seen.facts
-    before = past.gather(connection, facts, settings, without=(row.message_id, *row.replaces))
+    own_rows = (row.message_id, *row.replaces)
+    before = past.gather(connection, facts, settings, without=own_rows, read=read)
     known = Known(traps=frozenset(row.seen.traps), past=before, own=own)
     found = blame.blame(facts, known, settings)
     hits.remember(connection, row, found)

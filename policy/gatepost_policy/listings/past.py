@@ -1,9 +1,10 @@
 """What the store knows of those who may be to blame for a trap hit. Reads only, and bounded.
 
-Good mail is what was delivered, as far as can be known: accepted by every rule, and not tried
-again. One client, sender, recipients and Message-ID are one message, whatever the number of tries:
-what a milter behind us, or the MTA, answers 4xx comes again and is no good mail. What was refused
-for good behind us does not come again, and looks delivered.
+Good mail is what was delivered, as far as can be known: accepted by every rule, not refused behind
+us, and not tried again. One client, sender, recipients and Message-ID are one message, whatever the
+number of tries: what a milter behind us, or the MTA, answers 4xx comes again and is no good mail.
+What was refused for good behind us does not come again: a followed log tells of it
+(`milterctl watch`), and without one it looks delivered.
 
 Only what is older than an hour counts as old: mail of the minutes before a hit says nothing.
 
@@ -34,6 +35,8 @@ from gatepost_policy.store.tables import (
 
 OLD_SCAN, NEW_SCAN = 300, 200
 HITS_MAX = 200
+# So many messages are kept in memory from one hit to the next.
+READ_MAX = 5_000
 # Of one organisation's index entries, so many are looked at for those in the window.
 INDEX_SCAN = 5_000
 
@@ -50,26 +53,40 @@ class _Mail:
     prefix: str | None
     recipients: set[str] = field(default_factory=set)
     signed: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+    organisations: set[str] = field(default_factory=set)  # those that proved it theirs
+    same: tuple[object, ...] = ()  # what all tries of one message have in common
 
-    @property
-    def organisations(self) -> set[str]:
-        """Those that proved it theirs."""
-        return {organisation for organisation, _, _ in self.signed}
+
+class Read:
+    """Messages that were read for one hit and may be asked for by the next one.
+
+    A storm of hits asks for the same 500 messages of one client each time. For one transaction
+    that changes none of them.
+    """
+
+    def __init__(self) -> None:
+        self.mail: dict[int, _Mail | None] = {}  # None: there is no finished message of this id
 
 
 def gather(
-    connection: Connection, facts: Facts, settings: Settings, *, without: Collection[int] = ()
+    connection: Connection,
+    facts: Facts,
+    settings: Settings,
+    *,
+    without: Collection[int] = (),
+    read: Read | None = None,
 ) -> Past:
     """What is known before this hit; the rows `without` (its own) are left out."""
+    read = read or Read()
     organisations = list(dict.fromkeys(organisation(d) for d in facts.aligned_domains()))
     prefix = facts.client.prefix
     since = facts.at - settings.sender.good_window
     mine: list[_Mail] = []
     if prefix is not None:
-        mine = _mail(connection, _of_client(prefix, since, facts.at), without)
+        mine = _mail(connection, _of_client(prefix, since, facts.at), without, read)
     client = [m for m in mine if not m.organisations & set(organisations)]
     signers = {
-        name: _signer(connection, name, facts, since, mine, without) for name in organisations
+        name: _signer(connection, name, facts, since, mine, without, read) for name in organisations
     }
     whose = [*organisations, *([prefix] if prefix is not None else [])]
     hits = {name: _hits(connection, name, facts.at, settings, without) for name in whose}
@@ -79,7 +96,7 @@ def gather(
 def client_good(connection: Connection, prefix: str, at: float, settings: Settings) -> Good:
     """The good mail of one client before `at`."""
     since = at - settings.sender.good_window
-    return _good(_mail(connection, _of_client(prefix, since, at), ()), at)
+    return _good(_mail(connection, _of_client(prefix, since, at), (), Read()), at)
 
 
 def _of_client(prefix: str, since: float, at: float) -> list[Select[Any]]:
@@ -115,16 +132,28 @@ def _of_organisation(name: str, since: float, at: float) -> list[Select[Any]]:
 
 
 def _mail(
-    connection: Connection, queries: Iterable[Select[Any]], without: Collection[int]
+    connection: Connection, queries: Iterable[Select[Any]], without: Collection[int], read: Read
 ) -> list[_Mail]:
     """These messages, with whom they went to and who proved them his."""
     ids = {number for query in queries for number in connection.scalars(query)}
+    wanted = sorted(ids.difference(without))
+    missing = [number for number in wanted if number not in read.mail]
+    if missing:
+        if len(read.mail) > READ_MAX:
+            for number in set(read.mail).difference(wanted):
+                del read.mail[number]
+        read.mail.update(dict.fromkeys(missing))
+        read.mail.update(_load(connection, missing))
+    return [one for number in wanted if (one := read.mail[number]) is not None]
+
+
+def _load(connection: Connection, ids: Sequence[int]) -> dict[int, _Mail]:
     found: dict[int, _Mail] = {}
-    for part in chunks(sorted(ids.difference(without))):
+    for part in chunks(ids):
         for m in connection.execute(
             select(
                 Message.id, Message.at, Message.prefix, Message.sender_key, Message.message_id,
-                Message.action, Message.reason, Message.shadow,
+                Message.action, Message.reason, Message.shadow, Message.delivered,
             ).where(Message.id.in_(part), Message.stage == "end")
         ):  # fmt: skip
             quiet = m.action == Action.ACCEPT and m.reason == Reason.NO_BAD_SIGNAL
@@ -132,8 +161,8 @@ def _mail(
                 id=m.id,
                 at=m.at,
                 who=(m.prefix, m.sender_key, m.message_id),
-                accepted=m.action == Action.ACCEPT,
-                quiet=quiet and m.shadow is None,
+                accepted=m.action == Action.ACCEPT and m.delivered is not False,
+                quiet=quiet and m.shadow is None and m.delivered is not False,
                 prefix=m.prefix,
             )
         recipient = MessageRecipient
@@ -150,7 +179,10 @@ def _mail(
             if s["message_id"] in found and s["domain"] and _proven(s):
                 signed = (organisation(s["domain"]), s["b_hash"], s["addressed"])
                 found[s["message_id"]].signed.append(signed)
-    return list(found.values())
+                found[s["message_id"]].organisations.add(signed[0])
+    for one in found.values():
+        one.same = (*one.who, *sorted(one.recipients))
+    return found
 
 
 def _proven(s: Any) -> bool:
@@ -171,9 +203,8 @@ def _delivered(mail: Sequence[_Mail]) -> list[_Mail]:
     tries: dict[tuple[object, ...], int] = {}
     for m in mail:
         if m.accepted:
-            key = (*m.who, *sorted(m.recipients))
-            tries[key] = tries.get(key, 0) + 1
-    return [m for m in mail if m.quiet and tries[(*m.who, *sorted(m.recipients))] == 1]
+            tries[m.same] = tries.get(m.same, 0) + 1
+    return [m for m in mail if m.quiet and tries[m.same] == 1]
 
 
 def _good(mail: Sequence[_Mail], at: float) -> Good:
@@ -194,9 +225,10 @@ def _signer(
     since: float,
     of_client: Sequence[_Mail],
     without: Collection[int],
+    read: Read,
 ) -> Signer:
     """What the organisation `name` did here, and whether this client is known to send for it."""
-    named = _mail(connection, _of_organisation(name, since, facts.at), without)
+    named = _mail(connection, _of_organisation(name, since, facts.at), without, read)
     mail = [m for m in named if name in m.organisations]
     count = len(mail)
     if len(named) >= OLD_SCAN:

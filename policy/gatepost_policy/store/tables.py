@@ -91,6 +91,7 @@ class Message(Base):
     trail: Mapped[str | None] = mapped_column(Text)  # JSON; the hops before ours, as claimed
     # What the header says it is (mail.marks), comma-separated; NULL is not known.
     marks: Mapped[str | None] = mapped_column(Text)
+    delivered: Mapped[bool | None] = mapped_column(Boolean)  # False: a log says it was refused
 
     __table_args__ = (
         Index("ix_message_prefix_at", "prefix", "at"),

@@ -52,7 +52,16 @@ def test_followed_live(settings: Settings, engine: Engine, tmp_path: Path) -> No
     lines.append(f"{stamp(before + 60)} mx postfix/smtpd[9]: 4ABCDE: {success}")
     lines.append(refused(now, "203.0.113.4", "heidi"))
     log.write_text("".join(f"{line}\n" for line in lines))
-    words = [BIN / "milterctl", "--config", config, "watch", log, "--zone", "UTC", "--once"]
+    words: list[str | Path] = [
+        BIN / "milterctl",
+        "--config",
+        config,
+        "watch",
+        log,
+        "--zone",
+        "UTC",
+        "--once",
+    ]
     for _ in range(2):  # the second one has nothing to tell
         subprocess.run(words, capture_output=True, text=True, check=True)
         with store.reading(engine) as connection:

@@ -38,6 +38,7 @@ DAY_S = 86_400.0
 HOLD_S = 7 * DAY_S
 MAX_NAMES = 300_000
 MAX_HOSTS = 16  # of one address
+MAX_CLIENTS = 16_384  # whose prefixes are known by heart
 SAME_S = 10.0  # two programs' lines about one attempt
 NAMES = 2  # that nobody has, before a host is told of
 
@@ -75,6 +76,7 @@ class Guessing:
     def __init__(self, ours: Submission | None = None) -> None:
         self.left_out = 0
         self._ours = ours or Submission()
+        self._clients: dict[Ip, tuple[str, bool]] = {}
         self._refused: dict[tuple[str, str], _Refused] = {}
         self._hosts: dict[str, _Host] = {}
         self._waiting = 0
@@ -90,10 +92,10 @@ class Guessing:
 
     def refused(self, at: float, to: Address, client: Ip, *, bounce: bool) -> None:
         """An unknown user was refused at RCPT TO. `at` in Unix seconds."""
-        if not self._stranger(client) or not may_be_kept(to.raw):
+        prefix, stranger = self._who(client)
+        if not stranger or not may_be_kept(to.raw):
             return
         key = (to.trap_key, "backscatter" if bounce else "rcpt")
-        prefix = client_prefix(client)
         row = self._refused.get(key)
         if row is None:
             self._refused[key] = _Refused(at, at, 1, {prefix: [at, at]})
@@ -107,10 +109,10 @@ class Guessing:
         ip = client_address.parse(told.ip)
         if ip is None:
             return
-        prefix = client_prefix(ip)
+        prefix, stranger = self._who(ip)
         if told.success:
             self.succeeded(at, told.name, prefix)
-        elif self._stranger(ip) and may_be_kept(told.name):
+        elif stranger and may_be_kept(told.name):
             self._failed(at, address.parse(told.name).trap_key, prefix, told.teller)
 
     def succeeded(self, at: float, name: str, prefix: str) -> None:
@@ -158,13 +160,19 @@ class Guessing:
             tried.untold for host in self._hosts.values() for tried in host.names.values()
         )
 
-    def _stranger(self, client: Ip) -> bool:
-        """Webmail, a relay or a filter of ours tries what others have typed."""
-        return whose_mail(self._ours, address=client) is INBOUND
+    def _who(self, client: Ip) -> tuple[str, bool]:
+        """Its prefix, and False where it is ours: webmail, a relay and a filter of ours try what
+        others have typed."""
+        known = self._clients.get(client)
+        if known is None:
+            if len(self._clients) >= MAX_CLIENTS:
+                self._clients.clear()
+            stranger = whose_mail(self._ours, address=client) is INBOUND
+            known = self._clients[client] = client_prefix(client), stranger
+        return known
 
     def _failed(self, at: float, name: str, prefix: str, teller: str) -> None:
-        good = self._good.get(self._hash(prefix))
-        if good is not None:
+        if self._good and self._hash(prefix) in self._good:
             return
         host = self._hosts.get(prefix)
         tried = host.names.get(name) if host is not None else None

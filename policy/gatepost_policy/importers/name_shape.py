@@ -14,6 +14,8 @@ from math import log2
 
 MAX_OCTETS = 64  # RFC 5321 4.5.3.1.1
 _PLAIN = re.compile(r"[^\W_](?:[\w.+'-]*[^\W_])?\Z")
+# Most names: small letters alone, short or with a vowel among them, and a domain perhaps.
+_WORD = re.compile(r"(?:[a-z]{1,7}|(?=[a-z]*[aeiouy])[a-z]{8,40})(?:@[a-z0-9.-]{1,200})?\Z")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{8,}\Z")
 _HEX = re.compile(r"[0-9a-f]{12,}\Z", re.I)
 _VOWEL = re.compile(r"[aeiouyäöüáéíóúàèâêåøæ]", re.I)
@@ -26,6 +28,8 @@ RANDOM_BITS = 3.6  # entropy of one character
 
 def may_be_kept(name: str) -> bool:
     """True where `name`, a login or an address as it came, looks like somebody's name."""
+    if _WORD.match(name):
+        return True
     local, _, domain = name.rpartition("@") if "@" in name else (name, "", "")
     if len(local.encode("utf-8", "surrogateescape")) > MAX_OCTETS or len(domain) > 255:
         return False

@@ -2,7 +2,12 @@
 
 from dataclasses import dataclass
 
-from gatepost_policy.mail.decision import Edit, Reply
+from gatepost_policy.mail.decision import Action, Decision, Edit, Reply
+
+# Looking a member up in its class costs as much as a call (enum defines __getattr__).
+_TEMPFAIL = Action.TEMPFAIL
+_REJECT = Action.REJECT
+_DISCARD = Action.DISCARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +41,19 @@ class Deliver:
 Answer = Go | Skip | Refuse | Deliver
 # One of each: most events are answered so.
 GO, SKIP, DELIVER = Go(), Skip(), Deliver()
+
+
+def answer_of(decision: Decision, edits: tuple[Edit, ...], can_drop: bool) -> Answer:
+    """What carries `decision` and `edits` out at the end of a message.
+
+    `can_drop`: the MTA lets recipients be taken away. Raises ValueError where that is asked of
+    one that does not.
+    """
+    if decision.action in (_REJECT, _TEMPFAIL):
+        return Refuse(decision.reply, decision.action is _TEMPFAIL)
+    if decision.action is _DISCARD:
+        return Deliver(discard=True)
+    drop = decision.drop_recipients
+    if drop and not can_drop:
+        raise ValueError("the MTA does not let recipients be taken away")
+    return Deliver(edits, drop)

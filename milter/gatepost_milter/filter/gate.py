@@ -98,6 +98,11 @@ class Gate:
             self._told.add(key)
             self.log.event(level, event, **fields)
 
+    def tell_cannot_edit(self) -> None:
+        """What an MTA without header edits means for inbound mail; submissions are refused."""
+        hint = "the MTA offers no header edits: inbound mail is recorded, not marked"
+        self.tell_once("error", "mta-cannot-edit", hint=hint)
+
     def _answered_ids(self) -> AnsweredIds | None:
         try:
             directory = config.state_dir(self.settings)

@@ -13,10 +13,11 @@ end gets the stance of its direction. Nothing depends on HELO, which an engine m
 import time
 from itertools import chain
 
-from gatepost_milter.filter.answers import DELIVER, GO, SKIP, Answer, Deliver, Refuse
+from gatepost_milter.filter.answers import DELIVER, GO, SKIP, Answer, Deliver, Refuse, answer_of
 from gatepost_milter.filter.checks import Checks
 from gatepost_milter.filter.context import Context, Macros
 from gatepost_milter.filter.gate import Verdict
+from gatepost_milter.filter.hop import own_hop
 from gatepost_milter.filter.transcript import (
     MAX_REFUSED,
     Connection,
@@ -29,16 +30,13 @@ from gatepost_milter.protocol.negotiation import Offer
 from gatepost_milter.protocol.peer import Peer
 from gatepost_policy.journal.capture import Capture, sidecar
 from gatepost_policy.mail import address
-from gatepost_policy.mail.decision import Action, Decision, Edit
+from gatepost_policy.mail.decision import Action
 from gatepost_policy.mail.facts import Direction, Recipient
 from gatepost_policy.rules.whose_mail import Ownership, suspected, whose_mail
-from gatepost_policy.scrub import Hop
 
 # Looking a member up in its class costs as much as a call (enum defines __getattr__).
 _INBOUND = Direction.INBOUND
 _TEMPFAIL = Action.TEMPFAIL
-_REJECT = Action.REJECT
-_DISCARD = Action.DISCARD
 _ACCEPT = Action.ACCEPT
 
 
@@ -276,7 +274,11 @@ class Session:
         if not message.failed:
             try:
                 self._verdict = verdict = self._judge(message, macros)
-                self._answer = self._answer_of(verdict.decision, verdict.edits)
+                agreed = self.agreed
+                edits = verdict.edits if agreed.edits else ()
+                self._answer = answer_of(verdict.decision, edits, agreed.drops_recipients)
+                if not agreed.edits and isinstance(self._answer, Deliver):
+                    self._gate.tell_cannot_edit()
                 return self._answer
             except Exception:
                 self.failed("eom")
@@ -326,42 +328,16 @@ class Session:
         if not message.complete:
             self._header_complete(message)
         outcome = None if self.check is None else self.check.finish()
-        hop = None if message.direction is _INBOUND else self._hop(message, macros)
+        hop = None
+        if message.direction is not _INBOUND:
+            can_edit = self.agreed.edits and self.leading_space
+            hop = own_hop(self.connection, message, macros, self._queue_id, can_edit)
         verdict = self._gate.finish(self.connection, message, outcome, self._queue_id, hop)
         if self.copy is not None and verdict.traps:
             dns = {} if outcome is None else outcome.dns
             self.copy.finish(sidecar(verdict.facts, verdict.traps, dns))
             self.copy = None
         return verdict
-
-    def _answer_of(self, decision: Decision, edits: tuple[Edit, ...]) -> Answer:
-        if decision.action in (_REJECT, _TEMPFAIL):
-            return Refuse(decision.reply, decision.action is _TEMPFAIL)
-        if decision.action is _DISCARD:
-            return Deliver(discard=True)
-        drop = decision.drop_recipients
-        if not self.agreed.edits:
-            self._gate.tell_once(
-                "error", "mta-cannot-edit",
-                hint="the MTA offers no header edits: inbound mail is recorded, not marked",
-            )  # fmt: skip
-            edits = ()
-        if drop and not self.agreed.drops_recipients:
-            raise ValueError("the MTA does not let recipients be taken away")
-        return Deliver(edits, drop)
-
-    def _hop(self, message: Message, macros: Macros) -> Hop:
-        connection = self.connection
-        return Hop(
-            name=connection.mta_name or macros("j"),
-            version=connection.mta_version or macros("v"),
-            queue_id=self._queue_id,
-            tls=macros("{tls_version}") is not None,
-            authenticated=message.login is not None,
-            smtputf8=message.smtputf8,
-            proxy=message.whose.second_hop,
-            can_edit=self.agreed.edits and self.leading_space,
-        )
 
     def _last_resort(self, message: Message, edit: bool = False) -> None:
         """The verdict on a message that an exception has hit: the stance of its direction.

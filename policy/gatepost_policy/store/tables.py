@@ -1,9 +1,8 @@
 """The store's tables, for SQLite and PostgreSQL alike.
 
 Times are Unix seconds (UTC) as double precision. Every constraint has a name, so that a
-migration can speak of it. `reversed` columns hold `address.reversed_domain`: a domain with its
-subdomains is one index range. Only the recorder writes mail history; `milterctl` too writes traps
-and hand-made listings.
+migration can speak of it. `reversed` columns hold `address.reversed_domain`: a domain and what is
+below it are one range. Mail history is the recorder's alone; `milterctl` writes traps too.
 """
 
 from sqlalchemy import (

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from datetime import UTC
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -279,7 +279,9 @@ def test_live_an_attempt_waits_for_an_hour() -> None:
 
 
 def test_our_own_webmail_types_what_others_type() -> None:
-    ours = Submission(networks=("192.0.2.0/24",), trusted_relays=("198.51.100.1",))
+    ours = Submission(
+        networks=(ip_network("192.0.2.0/24"),), trusted_relays=(ip_network("198.51.100.1"),)
+    )
     guessing = Guessing(ours)
     for ip in ("192.0.2.9", "198.51.100.1", "127.0.0.1"):
         failed(guessing, "aaron", ip)

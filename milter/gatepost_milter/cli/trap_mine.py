@@ -64,10 +64,10 @@ def command(app: App, since: str | None, domain: str | None, applied: bool, form
         json.dump(_json(found, added if applied else None), sys.stdout, indent=2)
         sys.stdout.write("\n")
     elif form == "csv":
-        writer = csv.DictWriter(sys.stdout, COLUMNS)
-        writer.writeheader()
+        writer = csv.writer(sys.stdout)
+        writer.writerow(COLUMNS)
         for one in found.candidates:
-            writer.writerow({k: _cell(v) for k, v in _flat(one).items()})
+            writer.writerow([_cell(value) for value in _flat(one).values()])
     else:
         _table(found, added, applied)
     if full:

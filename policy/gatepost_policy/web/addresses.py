@@ -48,10 +48,10 @@ class Addresses:
         """This very page, with the newest `skip` messages left out of the list."""
         return self.to(self.path, **more, **({"skip": str(skip)} if skip else {})) + "#messages"
 
-    def form(self, extension: str) -> str:
-        """What this page shows, for programs: `json` or `csv`."""
+    def form(self, extension: str, **more: str) -> str:
+        """What this page shows, for programs: `json` or `csv`; `more` in the query."""
         path = "/overview" if self.path == "/" else self.path
-        return self.to(f"{path}.{extension}")
+        return self.to(f"{path}.{extension}", **more)
 
     def zoom(self, start: float, end: float) -> str:
         """This very page, for the time from `start` to `end` (Unix seconds)."""

@@ -123,9 +123,10 @@ def create(
         more = told.skip + len(told.report.messages) < told.report.summary.messages
         older = more and told.chosen.limit + limit <= LIMIT_MAX
         kept = {} if "limit" not in request.args else {"limit": str(limit)}
+        skipped = {} if not told.skip else {"skip": str(told.skip)}
         template = app.jinja_env.get_template("live.html.j2")
         return template.render(
-            page.context(told.report, told.series, at.link, at.zoom, now),
+            page.context(told.report, told.series, at.link, at.zoom, now, told.skip),
             at=at,
             kind=kind,
             value=value,
@@ -139,6 +140,7 @@ def create(
             done=request.args.get("done"),
             is_trap=told.is_trap,
             older=at.shift(told.chosen.limit, **kept) if older else None,
+            form=lambda extension: at.form(extension, **kept, **skipped),
             newer=at.shift(max(0, told.skip - limit), **kept) if told.skip else None,
             messages_link=lambda number: at.link("message", str(number)),
         )

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup, escape
 
-from gatepost_policy.render.html import charts, svg
+from gatepost_policy.render.html import charts, rows_hash, svg
 from gatepost_policy.render.html.charts import Zoom
 from gatepost_policy.report import periods
 from gatepost_policy.report.report import Report
@@ -161,9 +161,15 @@ def window(report: Report, narrowed: list[str], made: float) -> str:
 
 
 def context(
-    report: Report, series: Series | None, link: Link | None, zoom: Zoom | None, made: float
+    report: Report,
+    series: Series | None,
+    link: Link | None,
+    zoom: Zoom | None,
+    made: float,
+    skipped: int = 0,
 ) -> dict[str, Any]:
-    """What the templates want to know. `made`: as of when the report is, in Unix seconds."""
+    """What the templates want to know. `made`: as of when the report is, in Unix seconds;
+    `skipped`: how many newer messages than those of the report were left out."""
     told = report.json()
     for message, row in zip(report.messages, told["messages"], strict=True):
         row["id"] = message.id  # the page links there; it is no part of the interface
@@ -185,6 +191,7 @@ def context(
         "figures": [] if series is None else _figures(series, zoom),
         "link": link,
         "version": version("gatepost"),
+        "rows_hash": rows_hash.of(report, made, skipped),
         "made": datetime.fromtimestamp(made, UTC).isoformat(),
     }
 

@@ -12,7 +12,7 @@ from functools import cache
 from heapq import nsmallest
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Executable, bindparam, func, select
 
 from gatepost_policy.mail.facts import Family
 from gatepost_policy.mail.results import DMARC_RESULTS, RESULTS, SPF_RESULTS
@@ -178,7 +178,7 @@ def _narrowed(table: Any, everything: bool, any_family: bool) -> list[ColumnElem
 
 # An overview asks these a hundred times, and building one costs more than its answer.
 @cache
-def _sums(everything: bool, any_family: bool) -> Select[Any]:
+def _sums(everything: bool, any_family: bool) -> Executable:
     """What the days come to, by family."""
     day = DomainDay
     summed = (
@@ -201,7 +201,7 @@ def _sums(everything: bool, any_family: bool) -> Select[Any]:
 
 
 @cache
-def _clients(everything: bool, any_family: bool) -> Select[Any]:
+def _clients(everything: bool, any_family: bool) -> Executable:
     """The clients with most messages, each with how many there are in all."""
     host = DomainHost
     found = (

@@ -25,18 +25,11 @@ SUFFIX = ".seg"
 MAX_RECORD_BYTES = 16_777_216
 
 _encoder = json.JSONEncoder(separators=(",", ":"), check_circular=False)
-# `JSONEncoder.encode` makes an encoder in C for every call; one is enough, as it keeps no state.
-_make: Any = getattr(json.encoder, "c_make_encoder", None)  # CPython has it
-_encode_in_c: Any = _make and _make(
-    None, _encoder.default, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True
-)
 
 
 def encode(obj: Json) -> str:
     """`obj` as JSON in ASCII, without blanks."""
-    if _encode_in_c is None:
-        return _encoder.encode(obj)
-    return "".join(_encode_in_c(obj, 0))
+    return _encoder.encode(obj)
 
 
 def frame(obj: Json) -> bytes:

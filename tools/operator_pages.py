@@ -215,7 +215,7 @@ NOBODY = {
 PLAIN = set(
     "id at learned source stage queue_id direction family size action reason shadow arc_cv "
     "arc_reason traps spf spf_mechanism spf_reason helo_spf helo_spf_mechanism "
-    "helo_spf_reason dmarc "
+    "helo_spf_reason dmarc delivered "
     "dmarc_policy dmarc_aligned dmarc_reason marks message_id position trap accepted selector "
     "algorithm canonicalization key_bits body_limit unsigned_bytes crypto result flags b_hash "
     "addressed "

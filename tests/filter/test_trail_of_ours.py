@@ -38,7 +38,7 @@ def test_inbound_has_one() -> None:
 
 def test_a_submission_has_none() -> None:
     got = seen(SUBMITTED)
-    assert got["trail"] is None
+    assert "trail" not in got
     assert "203.0.113.99" not in json.dumps(got) and "ESMTPSA" not in json.dumps(got)
 
 
@@ -46,4 +46,4 @@ def test_a_submission_has_none() -> None:
     "values", [{"over_limit": "milter.max_header_fields"}, {"complete": False}]
 )
 def test_what_was_not_seen_is_not_told(values: dict[str, object]) -> None:
-    assert seen(INBOUND, **values)["trail"] is None
+    assert "trail" not in seen(INBOUND, **values)

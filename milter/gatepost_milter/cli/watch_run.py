@@ -275,9 +275,12 @@ def run(
             )
         recording.start()
         names = " ".join(source.name for source in sources)
-        print(f"milterctl watch ready {names}", flush=True)
-        systemd.notify("READY=1", f"STATUS=following {names}")
         with suppress(Stopped):
+            # Where it began is written down before anything is read, and before it says "ready":
+            # who is killed and comes back after a rotation would else begin anew behind the lines.
+            watch.save(sources, force=True)
+            print(f"milterctl watch ready {names}", flush=True)
+            systemd.notify("READY=1", f"STATUS=following {names}")
             _follow(watch, sources, once=once)
             watch.save(sources, force=True)
     finally:
@@ -296,8 +299,6 @@ def run(
 def _follow(watch: Watch, sources: Sequence[Any], *, once: bool) -> None:
     every = systemd.watchdog_seconds()
     alive = 0.0
-    # Where it began is known before anything is read: no rotation from now on is missed.
-    watch.save(sources, force=True)
     while not watch.stop.is_set():
         took = watch.once(sources)
         if once:

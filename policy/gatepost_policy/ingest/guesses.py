@@ -223,14 +223,7 @@ UNDO_STEP = 2_000
 
 def take_back(connection: Connection, number: int) -> int:
     """Delete some rows of the import `number`; how many."""
-    gone = 0
-    for table, keys in (("mined", "address, kind, import_id"), ("groper", "prefix, import_id")):
-        sql = (
-            f"DELETE FROM {table} WHERE ({keys}) IN"
-            f" (SELECT {keys} FROM {table} WHERE import_id = ? LIMIT ?)"
-        )
-        gone += sqltext.execute(connection, sql, (number, UNDO_STEP)).rowcount
-    return gone
+    return _delete(connection, "import_id = ?", number, UNDO_STEP)
 
 
 def remember_accepted(connection: Connection, messages: Sequence[int], learned: float) -> None:
@@ -264,11 +257,14 @@ def remember_accepted(connection: Connection, messages: Sequence[int], learned: 
 
 def purge(connection: Connection, before: float, most: int) -> int:
     """Delete rows that were learned before `before` (Unix seconds), at most `most` a table."""
+    return _delete(connection, "learned < ? ORDER BY learned", before, most)
+
+
+def _delete(connection: Connection, which: str, value: float, most: int) -> int:
+    """Delete the rows that are `which`, at most `most` a table; how many."""
     gone = 0
     for table, keys in (("mined", "address, kind, import_id"), ("groper", "prefix, import_id")):
-        sql = (
-            f"DELETE FROM {table} WHERE ({keys}) IN"
-            f" (SELECT {keys} FROM {table} WHERE learned < ? ORDER BY learned LIMIT ?)"
-        )
-        gone += sqltext.execute(connection, sql, (before, most)).rowcount
+        chosen = f"SELECT {keys} FROM {table} WHERE {which} LIMIT ?"
+        sql = f"DELETE FROM {table} WHERE ({keys}) IN ({chosen})"
+        gone += sqltext.execute(connection, sql, (value, most)).rowcount
     return gone

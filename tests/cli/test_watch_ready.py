@@ -48,7 +48,7 @@ def test_the_position_comes_first(settings: Settings, tmp_path: Path) -> None:
         f"store.journal = {json.dumps(settings.store.journal)}\n"
     )
     reading, writing = full_pipe()
-    words = [BIN / "milterctl", "--config", config, "watch", log]
+    words: list[str | Path] = [BIN / "milterctl", "--config", config, "watch", log]
     process = subprocess.Popen(words, stdout=writing)
     os.close(writing)
     try:

@@ -82,12 +82,16 @@ def _follow(found: "Round", log: "MailLog") -> None:
     def alive() -> None:
         systemd.notify("WATCHDOG=1")
 
-    complained, at = "", 0.0
-    print("milterctl notify ready", flush=True)
-    systemd.notify("READY=1")
+    complained, at, ready = "", 0.0, False
     while not stop.is_set():
         alive()
         try:
+            if not ready:
+                # What comes from now on is told of, also if this process ends at once.
+                found.look()
+                ready = True
+                print("milterctl notify ready", flush=True)
+                systemd.notify("READY=1")
             found.once(alive)
         except StoreError as error:
             if not error.temporary:

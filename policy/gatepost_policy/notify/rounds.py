@@ -85,8 +85,7 @@ class Round:
 
         Where another process is at the same, the rest is left to it.
         """
-        with suppress(Outrun):
-            self._look()
+        self.look()
         for name, (kinds, send) in configured(self.settings.notify).items():
             alive()
             with suppress(Outrun):
@@ -95,6 +94,11 @@ class Round:
         self._feed()
 
     # Looking
+
+    def look(self) -> None:
+        """Write down what is new, and the first time where it begins. Raises StoreError."""
+        with suppress(Outrun):
+            self._look()
 
     def _look(self) -> None:
         now, again = self._clock(), self.settings.notify.again

@@ -76,6 +76,9 @@ class Feeder(threading.Thread):
         self.sent = 0
         self.pause = 0.0  # seconds between two messages
         self.slowest = 0.0  # the longest wait for an answer to an end of message, seconds
+        self.waits: list[tuple[float, float]] | None = (
+            None  # asked at (monotonic), seconds; if kept
+        )
 
     def run(self) -> None:
         while not self.stop.is_set():
@@ -105,7 +108,10 @@ class Feeder(threading.Thread):
                 self.waiting = True
                 asked_at = time.monotonic()
                 session.message(queued)
-                self.slowest = max(self.slowest, time.monotonic() - asked_at)
+                waited = time.monotonic() - asked_at
+                self.slowest = max(self.slowest, waited)
+                if self.waits is not None:
+                    self.waits.append((asked_at, waited))
                 self.waiting = False
                 self.books.asked.add(current)
                 self.books.answered.add(current)

@@ -88,6 +88,28 @@ def test_batches_segments_and_restarts(
     assert count(any_engine, "journal_mark") == 0
 
 
+def test_a_storm_of_hits_is_many_small_steps(
+    any_settings: Settings, any_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each hit is judged by what came before it, which takes time: other hosts wait meanwhile."""
+    monkeypatch.setattr(intake, "BATCH_RECORDS", 3 * intake.HIT_RECORDS)
+    w = writer(any_settings)
+    w.write({"v": 1, "kind": "message", "recipients": [7]})  # none, and not looked at any further
+    for n in range(20):
+        w.write(message(n))
+    for n in range(20, 30):
+        w.write(message(n, to=(), traps=("trap@home.example",)))
+    r = Recorder(any_settings)
+    assert r.lock()
+    steps = []
+    while r.step():
+        steps.append(r._took)
+    assert steps == [23, 3, 3]
+    assert count(any_engine, "message") == 30
+    assert count(any_engine, "trap_hit") == 10
+    r.close()
+
+
 def test_submissions_are_counted_and_nothing_else(
     any_settings: Settings, any_engine: Engine
 ) -> None:

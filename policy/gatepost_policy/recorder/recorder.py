@@ -23,7 +23,6 @@ from sqlalchemy import Connection, Engine
 from gatepost_policy import config, journal, lookup, retention, store, traps
 from gatepost_policy.config import own_names
 from gatepost_policy.ingest import trap_marks
-from gatepost_policy.recorder import intake
 from gatepost_policy.recorder.intake import Intake, Log
 from gatepost_policy.store import Files, StoreError, journal_mark
 from gatepost_policy.system import mta_tables
@@ -107,7 +106,7 @@ class Recorder:
         took = self._took = self.ingest_once()
         self._publish()
         if took:
-            return took >= intake.BATCH_RECORDS
+            return self._taking().more
         # With what waits; so many old hits that they take longer are done in several steps.
         trap_marks.settle(self.engine(), self.settings, seconds=MARK_S)
         self._purge(time.time(), retention.steady())

@@ -133,7 +133,8 @@ def _sqlite(url: str, busy_ms: int) -> Engine:
     return engine
 
 
-def _server(url: str) -> Engine:
+def server_arguments(url: str) -> dict[str, str | int]:
+    """What a connection to a PostgreSQL server is made with, beside what `url` says itself."""
     ours: dict[str, str | int] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "gatepost",
@@ -144,10 +145,14 @@ def _server(url: str) -> Engine:
         "tcp_user_timeout": 40_000,
     }
     named = make_url(url).query
+    # What the operator's URL says goes before what we would.
+    return {key: value for key, value in ours.items() if key not in named}
+
+
+def _server(url: str) -> Engine:
     return create_engine(
         url,
         pool_pre_ping=True,  # a server that was restarted meanwhile costs one more round trip
         pool_size=2,
-        # What the operator's URL says goes before what we would.
-        connect_args={key: value for key, value in ours.items() if key not in named},
+        connect_args=server_arguments(url),
     )

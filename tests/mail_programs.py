@@ -36,6 +36,16 @@ PROGRAMS = {
                 "Message-ID: <10@example.net>\n",
     "nobody has heard of": "Message-ID: <11@local.test>\nX-House: {address}\nX-Desk: at {helo}.\n"
                            "X-Door: {name}\nX-Key: ({login})\n",
+    "nmh": "Content-ID: <9765.1@{helo}>\nMessage-ID: <9765.2@{helo}>\nX-Mailer: nmh on {helo}\n"
+           "Sender: {login}@{helo}\nComments: Authenticated sender is <{login}>\n",
+    "Pegasus": "Comments: Authenticated sender is <{login}@{helo}>\nX-PMRQC: 1\n"
+               "Return-Receipt-To: {login}@{helo}\nErrors-To: <root@{helo}>\n"
+               "Organization: {name}\nMessage-ID: <12@local.test>\n",
+    "web application": "X-Nifty-Remote-IP: 192.168.0.9\nX-Connecting-IP: {address}\n"
+                       "CF-Connecting-IP: 192.0.2.99\nForwarded: for={helo}\nVia: 1.1 {helo}\n"
+                       "X-home-MailScanner-From: {login}\nX-Trace: {helo} 1 2 {address}\n"
+                       "X-SnappyMail-ID: 7\nX-Scanned-By: MIMEDefang on {helo}\n"
+                       "Content-Location: file://{helo}/x\nMessage-ID: <13@local.test>\n",
 }  # fmt: skip
 BODY = (
     b"--b\nContent-Type: text/plain; charset=utf-8\n\nGr\xc3\xbc\xc3\x9fe \xff X-Mailer: none\n"

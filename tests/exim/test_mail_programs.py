@@ -12,7 +12,12 @@ import pytest
 import mta_unpack
 from canary import Canaries
 from exim_instance import CONF, EximInstance
-from gatepost_policy.config.field_lists import DEFAULT_KEEP, KNOWN_FIELDS
+from gatepost_policy.config.field_lists import (
+    DEFAULT_KEEP,
+    KNOWN_FIELDS,
+    PROGRAM_ADDRESSES,
+    PROGRAM_TEXT,
+)
 from mail_programs import BODY, PROGRAMS, message
 from mta_common import LOGIN
 from ports import free_port
@@ -21,7 +26,7 @@ pytestmark = [pytest.mark.exim, pytest.mark.timeout(300)]
 
 # README: message ids and the time zone stay; Exim has no other choice.
 STAYS = re.compile(
-    rb"^(?:Message-ID|Resent-Message-ID|In-Reply-To|References|Date|Return-path|Envelope-to):"
+    rb"^(?:Message-ID|Resent-Message-ID|Content-ID|In-Reply-To|References|Date|Return-path|Envelope-to):"
     rb".*\n(?:[ \t].*\n)*",
     re.I | re.M,
 )
@@ -70,10 +75,13 @@ def test_nothing_is_left(running: EximInstance, bare: EximInstance, program: str
 def test_the_known_fields_are_the_known_fields() -> None:
     """conf/exim knows what the milter knows, no more and no less."""
     text = (CONF / "gatepost-main.conf").read_text().replace("\\\n", "")
-    known = re.search(r"^GATEPOST_KNOWN = (.*)$", text, re.M)
-    assert known is not None
-    got = {n.strip().replace("[!-9;-~]*", "*") for n in known.group(1).split("|")}
-    assert got == set(KNOWN_FIELDS)
+    lists = {"KNOWN": KNOWN_FIELDS, "PROGRAM_TEXT": PROGRAM_TEXT,
+             "PROGRAM_ADDRESSES": PROGRAM_ADDRESSES}  # fmt: skip
+    for name, want in lists.items():
+        known = re.search(rf"^GATEPOST_{name} = (.*)$", text, re.M)
+        assert known is not None
+        got = {n.strip().replace("[!-9;-~]*", "*") for n in known.group(1).split("|")}
+        assert got == set(want), name
 
 
 # An unknown field with this value goes (True) or stays; {other} is a name near the client's.

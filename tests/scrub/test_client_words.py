@@ -39,7 +39,14 @@ def test_not_found(value: bytes) -> None:
 @pytest.mark.parametrize("value", [
     b"=?utf-8?b?b24gQWxpY2UtTGFwdG9wLmxhbg==?=", b"=?utf-8?Q?on=20alice7?=",
     b"=?utf-8?q?alice-?= =?utf-8?q?laptop=2Elan?=", b"imap://alice%37@mx/", b"?ip=192%2E168.7.7",
-    b"alice-laptop.\r\n\tlan", b"on ALICE-LAPTOP now", b"alice-laptop.",
+    b"alice-laptop.\r\n\tlan", b"on ALICE-LAPTOP now", b"alice-laptop.", b"alice-laptop.local",
+    b"=?utf-8*en?q?on_alice-laptop?=", b"=?utf-16?b?YQBsAGkAYwBlADcA?=", b"al\\ice7",
+    b"id=YWxpY2U3",
+    b"x; bG9naW4gYWxpY2U3IGF0IHdvcms.", b"c0a80707", b"0xC0A80707", b"3232237319",
+    b"dsl-192-168-7-7.isp.example", b"7.7.168.192.in-addr.arpa", b"192.168.007.007",
+    b"v_192.168.7.7",
+    b"64:ff9b::c0a8:707", b"2001:db8::4d:55012", b"2001-db8-0-0-0-0-0-4d.dyn.isp.example",
+    b"20010db800000000000000000000004d",
 ])  # fmt: skip
 def test_told_by_what_a_reader_undoes(value: bytes) -> None:
     assert CLIENT.told_by(value)
@@ -58,6 +65,12 @@ def test_a_login_without_its_domain() -> None:
 @given(value=st.binary(max_size=80))
 def test_any_value_is_read(value: bytes) -> None:
     assert CLIENT.told_by(value) or not CLIENT.within(value)
+
+
+def test_a_login_that_from_holds() -> None:
+    assert CLIENT.beside([b"Alice <alice7@home.example>"]).login is None
+    assert CLIENT.beside([b"Alice <alice77@home.example>", b"malice7"]) == CLIENT
+    assert CLIENT.beside([]) == CLIENT and NOBODY.beside([b"alice7"]) == NOBODY
 
 
 def test_what_tells_nothing_is_no_word() -> None:

@@ -8,36 +8,63 @@ second; tests hold them together.
 # account, machine and software.
 DEFAULT_REMOVE = (
     # The program, and what it runs on.
-    "X-Mailer", "User-Agent", "X-User*", "X-HTTP-*", "X-MimeOLE", "X-Newsreader", "X-Browser*",
-    "X-Enigmail", "X-Enigmail-*", "X-Pgp-Agent", "X-PGP-Universal", "X-Operating-System", "X-OS",
-    "X-Uptime", "X-Editor", "X-Platform", "X-Device*", "X-Cron-Env",
+    "X-Mailer*", "User-Agent", "X-User*", "X-HTTP-*", "X-MimeOLE", "X-Newsreader", "X-Browser*",
+    "X-Agent", "X-Enigmail", "X-Enigmail-*", "X-Pgp-Agent", "X-PGP-Universal",
+    "X-Operating-System", "X-OS", "X-OSVersion", "X-Uptime", "X-Editor", "X-Platform", "X-Kernel",
+    "X-Device*", "X-Machine*", "X-Computer*", "X-Workstation*", "X-Mobile-*", "X-Phone-Model",
+    "X-Cron-Env", "X-PHPMailer*", "X-Powered-By", "X-Generator",
     # The client's address, name or login, as webmails, scripts and servers pass them on.
-    "X-Originating-*", "X-Originator", "X-ClientProxiedBy", "X-Client-*", "Client-IP",
-    "X-Forward", "X-Forwarded-By", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
-    "X-Forwarded-Server", "X-Real-IP", "X-IP", "X-IP-*", "X-Remote-*", "Remote-Addr", "X-Host",
-    "X-Hostname", "X-HELO", "X-EHLO", "X-SMTP-Server", "X-Source*", "X-Sender", "X-Sender-*",
-    "X-SenderIP", "X-Senders-IP", "X-X-Sender", "X-Env-Sender", "X-Envelope-*", "X-Sent-By",
-    "X-Login*", "X-SASL-*", "X-Auth*", "X-Webmail-*", "X-AntiAbuse", "X-Abuse*",
-    "X-Get-Message-Sender-Via", "X-PHP-*", "X-MDRemoteIP", "X-MDHelo", "Received-SPF",
-    "X-Received", "X-Location", "X-Geo-*", "X-Timezone", "NNTP-Posting-*", "Injection-Info",
+    "X-*-IP*", "X-Originating*", "Originating-*", "X-Originator", "X-OriginalArrivalTime",
+    "X-Origin-*", "X-OriginIP", "X-OrigIP", "X-ClientProxiedBy", "X-Client*", "Client-IP",
+    "CF-*", "True-Client-IP", "Forwarded", "Via", "X-Via", "X-Proxy*", "X-BlueCoat-*",
+    "X-Forward", "X-Forwarded", "X-Forwarded-By", "X-Forwarded-Email", "X-Forwarded-For",
+    "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Server", "X-Forwarded-User", "X-IP",
+    "X-IP-*", "X-Peer*", "X-Remote*", "Remote-Addr", "X-Request-*", "X-Session*", "Referer",
+    "X-Referer", "X-Referrer", "X-Script*", "X-Mail-Script", "X-URL-From", "X-Host",
+    "X-Hostname", "X-HELO", "X-EHLO", "X-SMTP-*", "X-Source*", "X-Sender", "X-Sender-*",
+    "X-SenderIP", "X-Senders-IP", "Sender-IP", "X-Sending-*", "X-X-Sender", "X-cc-sender",
+    "X-Env-Sender", "X-Envelope*", "X-Real-*", "X-Return-Path", "X-Sent-*", "X-Posted-*",
+    "X-Posting-*", "X-PostingIP", "X-Submitted-*", "X-Submitter", "X-Ident*", "X-Account*",
+    "X-Login*", "X-LogName", "X-Unix-*", "X-SASL-*", "X-Auth*", "X-Webmail*", "X-AntiAbuse",
+    "X-Abuse*", "X-Get-Message-Sender-Via", "X-PHP-*", "X-MDRemoteIP", "X-MDHelo",
+    "Received-SPF", "X-Received*", "X-Trace", "X-Location", "X-Country*", "X-City", "X-Geo*",
+    "GeoIP*", "X-GPS*", "X-Latitude", "X-Longitude", "X-Timezone", "X-Time-Zone", "X-TZ",
+    "NNTP-Posting-*", "Injection-Info", "X-Injected-*",
     # What single programs write for themselves.
-    "X-Mozilla-*", "X-Identity-Key", "X-Account-Key", "FCC", "X-Fcc*", "Gcc", "X-Evolution-*",
-    "X-KMail-*", "X-K9mail-*", "X-FairEmail-*", "X-Claws-*", "X-Sylpheed-*", "X-Gnus-*",
-    "X-Draft-*", "X-Apple-*", "X-Uniform-Type-Identifier", "X-Universally-Unique-Identifier",
-    "X-RoundCube-*", "X-SOGo-*", "X-Nextcloud-*", "X-Horde-*", "X-Squirrel*", "X-RainLoop-*",
-    "X-Zimbra-*", "X-Kopano-*", "X-Kerio-*", "X-MIMETrack", "X-Notes-*", "X-Eudora-*",
-    "X-Attachments", "X-TUID", "X-OfflineIMAP*", "X-QQ-*", "X-GUID", "X-Coremail-*", "X-CM-*",
+    "X-Mozilla-*", "FCC", "X-Fcc*", "Gcc", "X-Evolution-*", "X-KMail-*", "X-K9*", "X-K-9*",
+    "X-FairEmail*", "X-Aqua*", "X-Android*", "X-Samsung*", "X-RIM-*", "X-BlackBerry*",
+    "X-Nokia*", "X-Claws-*", "X-Sylpheed-*", "X-Gnus-*", "X-VM-*", "X-MH-*", "X-Draft-*",
+    "X-Template", "X-Compose-*", "X-Reply-UIDL", "X-Reply-To-UIDL", "X-Apple-*", "X-Readdle-*",
+    "X-Superhuman-*", "X-Mailspring*", "X-Mailbutler-*", "X-Postbox-*", "X-Airmail*", "X-Canary*",
+    "X-CloudMagic*", "X-Nylas*", "X-Boxbe-*", "X-Streak*", "X-Mixmax*", "X-Yesware*",
+    "X-HubSpot*", "X-PMFLAGS", "X-PMRQC", "X-eM-*", "X-Foxmail*", "X-Has-Attach",
+    "X-Uniform-Type-Identifier", "X-Universally-Unique-Identifier", "X-RoundCube*", "X-SOGo*",
+    "X-Nextcloud*", "X-Horde*", "X-IMP-*", "X-Squirrel*", "X-RainLoop*", "X-SnappyMail*",
+    "X-Cypht*", "X-OpenWebMail*", "X-AtMail*", "X-AfterLogic*", "X-Zimbra*", "X-Kopano-*",
+    "X-Kerio-*", "X-MIMETrack", "X-Notes-*", "X-Eudora-*", "X-Attachments", "X-TUID",
+    "X-OfflineIMAP*", "X-QQ-*", "X-GUID", "X-Coremail-*", "X-CM-*", "X-NetEase*", "X-NTES-*",
     "X-Gm-*", "X-Google-*", "X-Gmail-*", "X-Olk*", "X-MSMail-*", "X-MS-*", "X-Microsoft-*",
-    "X-Forefront-*", "X-EOP*", "X-OriginatorOrg", "MSIP_Labels",
+    "X-Forefront-*", "X-EOP*", "X-EWS-*", "X-OriginatorOrg", "MSIP_Labels", "X-Yahoo-*",
+    "X-YMail-*", "X-Rocket-*", "X-AOL-*", "X-MB-*", "X-UI-*", "X-Provags-ID", "X-TOI-*",
+    "X-Yandex-*", "X-Mailru-*", "X-Mras", "X-MDaemon-*", "X-MDArrival-Date", "X-MDAV-*",
+    "X-hMailServer-*", "X-CommuniGate*", "X-Exim-*", "X-OVH-*", "X-ME-*", "X-Cyrus-*",
+    "X-Dovecot-*", "X-Sieve*",
     # The language.
-    "Accept-Language", "AcceptLanguage", "X-Accept-Language", "Content-Language",
+    "Accept-Language", "AcceptLanguage", "X-Accept-Language", "Content-Language", "X-Language",
+    "X-Lang", "X-Locale",
     # Scanners on the sender's side.
-    "X-Antivirus*", "X-AVG*", "X-Avast*", "X-AVK-*", "X-Eset*", "X-Kaspersky*", "X-KLMS-*",
-    "X-Virus-*", "X-Spam-*", "X-Proofpoint-*", "X-Barracuda-*", "X-IronPort-*",
+    "X-Antivirus*", "X-Anti-Virus*", "X-AV-*", "X-AVG*", "X-Avast*", "X-AVK-*", "X-BitDefender*",
+    "X-ClamAV*", "X-DrWeb*", "X-Eset*", "X-F-Secure*", "X-Kaspersky*", "X-KLMS-*", "X-McAfee*",
+    "X-NAI-*", "X-Norton*", "X-Sophos*", "X-Symantec*", "X-TM-AS-*", "X-TMASE-*", "X-Virus*",
+    "X-MailScanner*", "X-*-MailScanner*", "X-Mail-Scanner*", "X-Scanned*", "X-Amavis-*",
+    "X-Spam*", "X-Bogosity", "X-DSPAM-*", "X-CRM114-*", "X-Rspamd-*", "X-ASSP-*", "X-CTCH-*",
+    "X-PMX-*", "X-FEAS-*", "X-Mimecast-*", "X-Brightmail-*", "X-Proofpoint-*", "X-Barracuda-*",
+    "X-IronPort-*",
     # What earlier mailboxes and readers wrote into it.
     "Status", "X-Status", "X-UID", "X-UIDL", "X-IMAP*", "X-Keywords", "X-Label", "X-Folder",
-    "Delivered-To", "X-Delivered-To", "X-Original-To", "X-Rcpt-To", "Envelope-To",
-    "Delivery-Date", "Bcc", "X-Bcc", "Resent-Bcc", "Resent-User-Agent", "Resent-X-*",
+    "Delivered-To", "Delivery-Agent", "X-Delivered-To", "X-Original-To", "X-Original-Recipient",
+    "X-Rcpt-To", "Envelope-To", "Delivery-Date", "Bcc", "X-Bcc", "Resent-Bcc",
+    "Resent-User-Agent", "Resent-X-*",
     # What Postfix makes of a mailbox's "From " line at the top: who wrote it, and when.
     "Mailbox-Line",
 )  # fmt: skip
@@ -79,3 +106,18 @@ _CUSTOMARY = (
     "X-Loop", "X-Priority",
 )  # fmt: skip
 KNOWN_FIELDS = tuple(sorted((*_REGISTERED, *_CUSTOMARY), key=str.lower))
+
+# Known, and yet no author's: programs write these, also of the machine that they run on and of the
+# account that they logged in with ("Comments: Authenticated sender is <login>"). Such a field goes
+# where its value names the client.
+PROGRAM_TEXT = (
+    "Archived-At", "Authentication-Results", "Comments", "Content-Base", "Content-Description",
+    "Content-Location", "Feedback-ID", "Keywords", "Organization", "Original-Recipient",
+    "X-Archived-At", "X-Loop",
+)  # fmt: skip
+# Addresses that programs put in by themselves: such a field goes where it names the client, unless
+# it says no more of it than From does.
+PROGRAM_ADDRESSES = (
+    "Disposition-Notification-To", "Errors-To", "Original-From", "Originator-Return-Address",
+    "Resent-Sender", "Return-Receipt-To", "Sender", "X-Confirm-Reading-To",
+)  # fmt: skip

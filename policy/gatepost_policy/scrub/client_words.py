@@ -5,27 +5,32 @@ written anywhere. What tells nothing is no word: `localhost`, the mail server's 
 host name that is the author's domain, which From tells.
 """
 
-import binascii
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 from gatepost_policy.mail import received
 from gatepost_policy.mail.client_address import Ip, parse
+from gatepost_policy.scrub.private_names import PRIVATE
+from gatepost_policy.scrub.readings import readings
 
 # Anything that may be an address: found ones are compared as addresses, since IPv6 has many
-# spellings of one. An IPv4 address may stand between a colon and a port.
+# spellings of one. A port may follow a colon, also behind IPv6, where five digits can be nothing
+# else.
 _V6 = re.compile(
-    rb"(?<![\w.:])(?:IPv6:)?[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,7}(?:\.\d{1,3}){0,3}(?![\w:])", re.I
+    rb"(?<![a-z0-9.:])(?:IPv6:)?[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,7}"
+    rb"(?:(?:\.\d{1,3}){1,3}|:\d{5})?(?![a-z0-9:])",
+    re.I,
 )
-_V4 = re.compile(rb"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)")
+_V4 = re.compile(rb"(?<![a-z0-9.])\d{1,3}(?:\.\d{1,3}){3}(?![a-z0-9]|\.\d)", re.I)
 ADDRESS = re.compile(_V6.pattern + b"|" + _V4.pattern, re.I)
-# RFC 5322 2.2.3; RFC 2047 2.
-_FOLD = re.compile(rb"\r?\n[ \t]+")
-_ENCODED = re.compile(rb"=\?[^?\s]{1,80}\?([BQ])\?([^?\s]*)\?=(?:\s+(?==\?))?", re.I)
+_PORT = re.compile(rb"(?<=.):\d{5}\Z")
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 2.1
 # What is no word of everybody's language: of a host name's first label and a login's local part.
 _DISTINCT = re.compile(r"(?=.*[\d.-])[^\s@]{4,}\Z")
+_DOMAIN = re.compile(rb"(?:\.[a-z0-9-]+)+", re.I)
 _SILENT = frozenset(("localhost", "localhost.localdomain", "unknown"))
 
 
@@ -74,25 +79,25 @@ class ClientWords:
         hosts = tuple(dict.fromkeys((*self.hosts, *other.hosts)))
         return ClientWords(self.addresses | other.addresses, hosts, self.login or other.login)
 
+    def beside(self, authors: Iterable[bytes]) -> "ClientWords":
+        """The words but for a login that a From field (`authors`) holds: everybody reads it there
+        (RFC 5322 3.6.2)."""
+        if self.login and any(next(_whole(self.login, value), None) for value in authors):
+            return replace(self, login=None)
+        return self
+
     def told_by(self, value: bytes) -> bool:
-        """True where `value`, a field's, names the client in any way that a reader undoes: a fold,
-        an encoded word (RFC 2047), a percent sign (RFC 3986 2.1). A machine's name counts without
-        its domain and a login without its own, where they are no everyday words."""
+        """True where `value`, a field's, names the client in any of its `readings`. A machine's
+        name counts without its domain and a login without its own, where they are no everyday
+        words."""
         if self == NOBODY:
             return False
-        readings = {value}
-        if b"\n" in value:
-            readings.add(_FOLD.sub(b"", value))
-        if b"=?" in value:
-            readings.add(_ENCODED.sub(_decoded, value))
-        if b"%" in value:
-            readings.add(unquote_to_bytes(value))
         parts = [h.partition(".")[0] for h in self.hosts]
         parts += [(self.login or "").rpartition("@")[0]]
         short = [part for part in parts if _DISTINCT.match(part)]
         return any(
             self.within(reading) or any(next(_alone(part, reading), None) for part in short)
-            for reading in readings
+            for reading in readings(value)
         )
 
     def within(self, value: bytes) -> bool:
@@ -116,7 +121,11 @@ class ClientWords:
         if self.addresses:
             for pattern in (_V6, _V4):
                 for match in pattern.finditer(value):
-                    if parse(match.group().decode("ascii")) in self.addresses:
+                    if _address(match.group()) in self.addresses:
+                        yield match.span()
+            for address in self.addresses:
+                for pattern in _spellings(address):
+                    for match in pattern.finditer(value):
                         yield match.span()
         for word in (*self.hosts, *((self.login,) if self.login else ())):
             yield from _whole(word, value)
@@ -130,21 +139,39 @@ def _whole(word: str, value: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _alone(word: str, value: bytes) -> Iterator[tuple[int, int]]:
-    """Without what is another machine: laptop in laptop.example."""
+    """Without what is another machine: laptop in laptop.example, but not in laptop.local."""
     for start, end in _whole(word, value):
-        if not re.match(rb"\.[a-z0-9]", value[end : end + 2], re.I):
+        domain = _DOMAIN.match(value, end)
+        if domain is None or domain.group().lower().endswith(PRIVATE):
             yield start, end
 
 
-def _decoded(match: re.Match[bytes]) -> bytes:
-    """An encoded word as octets, whatever its charset."""
-    coding, text = match.groups()
-    try:
-        if coding in b"Qq":
-            return binascii.a2b_qp(text, header=True)
-        return binascii.a2b_base64(text + b"==")
-    except binascii.Error:
-        return b""
+def _address(text: bytes) -> Ip | None:
+    """The address in `text`, with zeros in front of its numbers, a port behind it or in NAT64."""
+    plain = _PORT.sub(b"", text).decode("ascii")
+    if ":" not in plain:
+        plain = ".".join(part.lstrip("0") or "0" for part in plain.split("."))
+    found = parse(plain)
+    if isinstance(found, IPv6Address) and found in _NAT64:
+        return IPv4Address(found.packed[12:])
+    return found
+
+
+@lru_cache(maxsize=64)
+def _spellings(address: Ip) -> tuple[re.Pattern[bytes], ...]:
+    """`address` as host names and numbers have it: 203-0-113-77.dsl.example, 77.113.0.203.in-addr.
+    arpa, cb00714d, 3405803853."""
+    plain, full = str(address), address.exploded
+    texts = {address.packed.hex(), address.reverse_pointer}
+    if isinstance(address, IPv6Address):
+        short = ":".join(part.lstrip("0") or "0" for part in full.split(":"))
+        texts |= {text.replace(":", "-") for text in (plain, short, full)}
+    else:
+        texts |= {plain.replace(".", "-"), str(int(address))}
+    return tuple(
+        re.compile(rb"(?<![0-9a-f])" + re.escape(text.encode()) + rb"(?![0-9a-f])", re.I)
+        for text in sorted(texts)
+    )
 
 
 NOBODY = ClientWords()

@@ -1,9 +1,10 @@
 """Hide host names that tell about the sender from message ids (`message_id = "mask-host"`). Pure.
 
-Masked in Message-ID and Resent-Message-ID: address literals, names that exist only at somebody's
-home, and what the client calls itself or is called by DNS. In In-Reply-To and References stand
-other people's ids, which must stay what they are: there only address literals and this client's
-own names are masked. The same id always gets the same mask, so that a thread stays a thread.
+Masked in Message-ID, Resent-Message-ID and the message's own Content-ID: address literals, names
+that exist only at somebody's home, and what the client calls itself or is called by DNS. In
+In-Reply-To and References stand other people's ids, which must stay what they are: there only
+address literals and this client's own names are masked. The same id always gets the same mask, so
+that a thread stays a thread.
 `localhost` tells nothing, and some programs write it on purpose.
 """
 
@@ -11,16 +12,12 @@ import re
 
 from gatepost_policy.mail.client_address import parse
 from gatepost_policy.scrub.client_words import NOBODY, ClientWords
+from gatepost_policy.scrub.private_names import PRIVATE
 
-OWN_IDS = ("message-id", "resent-message-id")
+OWN_IDS = ("message-id", "resent-message-id", "content-id")
 OTHER_IDS = ("in-reply-to", "references")
 
 _ID = re.compile(rb"([^<>@\s]*)@\s*(\[[^\[\]<>]{0,100}\]|[^<>@\s]{1,512})(?=\s*(?:>|\Z)|\s)")
-# RFC 6762 (local), RFC 8375 (home.arpa), RFC 6761 (localhost), and what home routers hand out.
-_PRIVATE = (
-    b".local", b".lan", b".localdomain", b".localhost", b".internal", b".intranet", b".home",
-    b".home.arpa", b".corp", b".private", b".fritz.box", b".box", b".arpa",
-)  # fmt: skip
 
 
 def is_literal(host: bytes) -> bool:
@@ -33,7 +30,7 @@ def is_private(host: bytes) -> bool:
     host = host.lower().rstrip(b".")
     if host == b"localhost":
         return False
-    return is_literal(host) or b"." not in host or host.endswith(_PRIVATE)
+    return is_literal(host) or b"." not in host or host.endswith(PRIVATE)
 
 
 def tells(host: bytes, name: str, client: ClientWords = NOBODY) -> bool:

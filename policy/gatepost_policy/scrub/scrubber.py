@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from email.utils import getaddresses
 from itertools import dropwhile
 
+from gatepost_policy.config.field_lists import PROGRAM_ADDRESSES, PROGRAM_TEXT
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail import received
 from gatepost_policy.mail.address import canonical_domain, header_from, is_within, parse
@@ -35,8 +36,10 @@ from gatepost_policy.scrub.own_received import (
     writable,
 )
 
-# Known, and yet no author's: what a scanner on the way wrote of whoever handed the mail in.
+# What a scanner on the way wrote of whoever handed the mail in.
 RESULTS = "authentication-results"
+_TEXT = frozenset(name.lower() for name in PROGRAM_TEXT)
+_ADDRESSES = frozenset(name.lower() for name in PROGRAM_ADDRESSES)
 TRACE_FIELD = "x-gatepost-trace"
 _NAME = re.compile(r"[!-9;-~]+\Z")  # RFC 5322 2.2: printable US-ASCII except the colon
 _FROM = re.compile(rb"\s*from\s", re.I)
@@ -146,10 +149,17 @@ class Scrubber:
         """The positions of the fields that go although no list has them."""
         gone: set[int] = set()
         signed = _signed_names(fields) if drops else ()
+        beside: ClientWords | None = None
         for position, (name, value) in enumerate(fields):
             key = name.lower()
             unknown = self.names.fate(key) is Fate.UNKNOWN
-            if not (unknown or key == RESULTS) or key in (TOKEN_FIELD, TRACE_FIELD):
+            if key in _ADDRESSES:
+                if beside is None:
+                    beside = client.beside([v for n, v in fields if n.lower() == "from"])
+                if beside.told_by(value):
+                    gone.add(position)
+                continue
+            if not (unknown or key in _TEXT) or key in (TOKEN_FIELD, TRACE_FIELD):
                 continue
             # A secret goes even where a signature covers it, as one on the removal list does.
             if client.told_by(value) or (
@@ -165,11 +175,11 @@ class Scrubber:
             return False
         key = name.strip().lower()
         fate = self.names.fate(key)
-        if fate is Fate.UNKNOWN or key == RESULTS:
-            return (drops and key != RESULTS) or client.told_by(value)
+        if fate is Fate.UNKNOWN or key in _TEXT or key in _ADDRESSES:
+            return (drops and fate is Fate.UNKNOWN) or key == "sender" or client.told_by(value)
         if key in DATES:
             return self.settings.date == "utc"
-        return fate is Fate.GOES or key in ("received", "sender", "mime-version", *OWN_IDS)
+        return fate is Fate.GOES or key in ("received", "mime-version", *OWN_IDS)
 
     def _fields(
         self,

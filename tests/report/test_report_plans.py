@@ -37,6 +37,8 @@ def scanned(engine: Engine, settings: Settings, **selectors: Any) -> list[str]:
     with engine.connect() as connection:
         for statement, parameters in selects:
             for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters):
+                if re.search(r"INDEX ix_message_(bounced|trapped)", row[3]):
+                    continue  # it holds what is asked for and no other row
                 match = re.match(r"SCAN (\w+)", row[3])
                 if match and match.group(1) in LARGE:
                     found.append(f"{row[3]} in {statement}")
@@ -54,6 +56,8 @@ def scanned(engine: Engine, settings: Settings, **selectors: Any) -> list[str]:
         {"host": ip_network("192.0.2.0/24")},
         {"host": ip_network("2001:db8::/48")},
         {"trap": parse(TRAP)},
+        {"trap": parse("@" + TRAP.partition("@")[2])},
+        {"sender": "<>"},
     ],
     ids=str,
 )
@@ -65,9 +69,9 @@ def test_no_table_is_walked_through(
 
 
 def test_this_test_would_notice(engine: Engine, settings: Settings) -> None:
-    """The null sender has no index, and says so here."""
+    """A host name has no index, and says so here."""
     fill(engine, SLOW, settings)
-    assert any("SCAN message" in line for line in scanned(engine, settings, sender="<>"))
+    assert any("SCAN message" in line for line in scanned(engine, settings, name="mx.example"))
 
 
 def test_overview_counts_no_client_that_its_senders_explain(

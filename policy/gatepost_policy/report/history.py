@@ -32,8 +32,16 @@ LISTINGS_MAX = 100
 HOSTS_LOOKED_AT = 100
 
 
-def tell(connection: Connection, selection: Selection, settings: Settings, now: float) -> Report:
-    """The report on `selection` as of `now` (Unix seconds). Raises conditions.TooWide."""
+def tell(
+    connection: Connection,
+    selection: Selection,
+    settings: Settings,
+    now: float,
+    *,
+    marks: int = messages.MARKS_MAX,
+) -> Report:
+    """The report on `selection` as of `now` (Unix seconds), with the newest `marks` messages for a
+    time line. Raises conditions.TooWide."""
     counted = count.count(connection, selection)
     summary = counted.summary
     if not selection.everything:
@@ -41,7 +49,7 @@ def tell(connection: Connection, selection: Selection, settings: Settings, now: 
         if mine is not None:
             own, others = (in_order(part, RESULTS) for part in (mine.own, mine.others))
             summary = replace(summary, dkim_own=own, dkim_others=others)
-    ids = messages.newest(connection, selection, max(selection.limit, messages.MARKS_MAX))
+    ids = messages.newest(connection, selection, max(selection.limit, marks))
     report = Report(
         query=selection.query(),
         summary=summary,
@@ -51,7 +59,7 @@ def tell(connection: Connection, selection: Selection, settings: Settings, now: 
         messages=messages.lines(connection, ids[: selection.limit]),
         rhythm=counted.rhythm,
         standing=_judge(connection, selection, counted, settings),
-        marks=messages.marks(connection, ids[: messages.MARKS_MAX]),
+        marks=messages.marks(connection, ids[:marks]),
         keys=_keys(connection, selection),
         listings=_listings(connection, selection, counted, now),
         spans=counted.spans,

@@ -14,7 +14,7 @@ from gatepost_policy.report.checks import dmarc_json, spf_json, trail_json
 from gatepost_policy.report.overview_values import DualStack, Pattern, Sender
 from gatepost_policy.report.rhythm import Rhythm
 from gatepost_policy.report.standing import Mark, Standing, movement
-from gatepost_policy.report.summary import Summary
+from gatepost_policy.report.summary import Held, Summary
 from gatepost_policy.text.acts import Done
 from gatepost_policy.text.times import timestamp
 
@@ -178,6 +178,7 @@ class Report:
     senders: tuple[Sender, ...] = ()
     dual_stack: tuple[DualStack, ...] = ()
     low_and_slow: tuple[Pattern, ...] = ()
+    held: Held | None = None  # not all messages that were asked for are told
 
     def json(self) -> Json:
         """The whole report."""
@@ -185,6 +186,7 @@ class Report:
             "query": self.query,
             "summary": self.summary.json(),
             "messages": [line.json() for line in self.messages],
+            "held": None if self.held is None else self.held.json(),
         }
         if self.overview:
             out["senders"] = [sender.json() for sender in self.senders]

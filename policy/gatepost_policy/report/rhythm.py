@@ -135,12 +135,13 @@ def of(times: Sequence[float]) -> Rhythm | None:
         return None
     ordered = sorted(times)
     gaps = sorted(b - a for a, b in pairwise(ordered))
+    found = {int(t // DAY) for t in ordered}
     return Rhythm(
         messages=len(ordered),
         first=ordered[0],
         last=ordered[-1],
-        days=len({int(t // DAY) for t in ordered}),
-        months=count_months({int(t // DAY) for t in ordered}),
+        days=len(found),
+        months=count_months(found),
         median_gap=days(median(gaps)) if gaps else None,
         shortest_gap=days(gaps[0]) if gaps else None,
         longest_gap=days(gaps[-1]) if gaps else None,

@@ -40,6 +40,8 @@ class Selection:
     decision: str | None = None  # an action
     reason: str | None = None
     source: str | None = None
+    # The ids of the selected messages, looked up once; see `holding`.
+    only: tuple[int, ...] | None = None
 
     @property
     def everything(self) -> bool:
@@ -89,7 +91,7 @@ class Selection:
 _TEXTS = (
     "name", "queue_id", "message_id", "dkim", "spf", "dmarc", "decision", "reason", "source",
 )  # fmt: skip
-_ROWS_ALONE = ("host", "trap", *_TEXTS)
+_ROWS_ALONE = ("host", "trap", "only", *_TEXTS)
 
 
 def _host_text(network: IPv4Network | IPv6Network) -> str:

@@ -68,3 +68,17 @@ class Summary:
             "median_gap_days": self.median_gap_days,
             "hosts": [host.json() for host in self.hosts],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The newest `messages` of what was asked for are told, those from `since` (Unix seconds) on.
+    `of`: how many there are in all; None where counting them would mean reading them."""
+
+    messages: int
+    of: int | None
+    since: float
+
+    def json(self) -> dict[str, Any]:
+        """As in the report's `held`."""
+        return {"messages": self.messages, "of": self.of, "since": timestamp(self.since)}

@@ -35,6 +35,10 @@ from gatepost_policy.store.notify_tables import NotifyState as NotifyState
 from gatepost_policy.store.schema import Base, BigKey, Ordered
 
 NOUGHT = text("0")
+# The domain of a recipient's key, with its `@`: what stands behind the last one (a quoted local
+# part may hold more of them). A key without any is itself. An index is made of it, so the words
+# are the same in every query; both databases know these functions alike.
+AT_DOMAIN = "substr(trap_key, length(rtrim(trap_key, replace(trap_key, '@', ''))))"
 
 
 class Message(Base):
@@ -106,6 +110,13 @@ class Message(Base):
             "at",
             sqlite_where=text("traps > 0"),
             postgresql_where=text("traps > 0"),
+        ),
+        # Bounces have no sender that `message_domain` could hold.
+        Index(
+            "ix_message_bounced",
+            "at",
+            sqlite_where=text("sender_key = ''"),
+            postgresql_where=text("sender_key = ''"),
         ),
         {"postgresql_partition_by": "RANGE (id)"},
     )
@@ -232,6 +243,7 @@ class MessageRecipient(Base):
 
     __table_args__ = (
         Index("ix_recipient_trap_key", "trap_key", "message_id"),
+        Index("ix_recipient_domain", text(AT_DOMAIN), "message_id"),
         {"sqlite_with_rowid": False, "postgresql_partition_by": "RANGE (message_id)"},
     )
 

@@ -185,7 +185,12 @@ def notes(connection: Connection, value: str) -> list[str]:
     """The notes on a sender, client or domain, each once."""
     found = connection.execute(
         select(SenderIdentity.note)
-        .where(SenderIdentity.value.in_(_values(value)), SenderIdentity.note.is_not(None))
+        .where(
+            # The kind stands first in the index.
+            SenderIdentity.kind.in_([str(kind) for kind in IdentityKind]),
+            SenderIdentity.value.in_(_values(value)),
+            SenderIdentity.note.is_not(None),
+        )
         .distinct()
     )
     return [str(note) for (note,) in found]

@@ -31,9 +31,9 @@ from gatepost_policy.monitoring import privacy_result
 from gatepost_policy.notify import feed, notices
 from gatepost_policy.render import csv_file
 from gatepost_policy.render import why as why_text
-from gatepost_policy.render.html import page
+from gatepost_policy.render.html import charts, page
 from gatepost_policy.report import asked as asking
-from gatepost_policy.report import filters, history, selection, series, tonight, why
+from gatepost_policy.report import filters, history, holding, selection, series, tonight, why
 from gatepost_policy.report.conditions import TooWide
 from gatepost_policy.report.report import Report
 from gatepost_policy.report.selection import Selection
@@ -101,14 +101,15 @@ def create(
         with suppress(StoreError):  # a busy store, a replica: what can be read is worth reading
             trap_marks.settle(engine(), settings, seconds=1.0)
         with reading(engine()) as connection:
-            report = history.tell(connection, chosen, settings, now)
-            report = replace(report, messages=report.messages[skip:])
+            held, less = holding.hold(connection, chosen)
+            report = history.tell(connection, held, settings, now, marks=charts.MARKS_MAX + 1)
+            report = replace(report, messages=report.messages[skip:], held=less)
             probe = privacy_result.read(config.state_dir(settings))
             since = now - tonight.HOURS * 3600
             return Told(
                 chosen,
                 report,
-                series.of(connection, chosen, report, now),
+                series.of(connection, held, report, now),
                 tonight.read(connection, since, now, probe) if not report.query else None,
                 skip,
                 kind == "trap" and traps.is_live(connection, value),

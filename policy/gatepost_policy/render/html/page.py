@@ -152,6 +152,14 @@ def window(report: Report, narrowed: list[str], made: float) -> str:
     """Which messages the page is about, and as of when: a page on paper has no address bar."""
     count = plural(report.summary.messages, "message")
     as_of = f"As of {_minute(timestamp(made))} UTC."
+    if report.held is not None:
+        of = "" if report.held.of is None else f" of {report.held.of}"
+        only = f", only messages {', '.join(narrowed)}" if narrowed else ""
+        return (
+            f"Not all of it: the newest {count}{of}{only}, from {_at(report.held.since)} UTC on. "
+            "What is said here, first and last included, is true of these alone; milterctl report "
+            f"counts all. {as_of}"
+        )
     if not narrowed:
         return f"All that is known: {count}. {as_of}"
     return (

@@ -92,6 +92,26 @@ def test_help_imports_no_command() -> None:
     assert got.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_report_imports_what_it_needs(tmp_path: Path) -> None:
+    """With nothing to take in, what takes it in is not imported; nor the migrations' tools."""
+    (tmp_path / "gatepost.toml").write_text(
+        f'store.url = "sqlite:///{tmp_path}/g.sqlite"\nstore.journal = "{tmp_path}/journal"\n'
+    )
+    code = (
+        "import sys\nfrom gatepost_milter import cli\n"
+        f"try: cli.main(['--config', '{tmp_path}/gatepost.toml', 'report', '--format', 'json'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('alembic', 'rich', 'dns', 'jinja2', 'gatepost_policy.recorder', "
+        "'gatepost_policy.ingest', 'gatepost_policy.dkim') if m in sys.modules])"
+    )
+    told = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert "alembic" in told[0].stdout.splitlines()[-1]  # the first one makes the store
+    assert told[1].stdout.splitlines()[-1] == "[]"
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--version")
     assert code == 0

@@ -104,6 +104,12 @@ MARK_S = 3.0  # that a report waits for old mail to be compared with new traps
 
 def _mark(app: App, engine: "Engine") -> None:
     """Compare old mail with the traps, and say on stderr how far that is where it takes long."""
+    from gatepost_policy.store import reading, revision
+
+    with reading(engine) as connection:
+        if not revision.old_mail_waits(connection):
+            return  # as on most days: what would do the work is not even imported
+
     from gatepost_policy.ingest import trap_marks
 
     done = total = 0
@@ -122,17 +128,28 @@ def _mark(app: App, engine: "Engine") -> None:
         )
 
 
+def _ingested(app: App) -> bool:
+    """True once all that was accepted up to now is in the store. Raises StoreError, OSError."""
+    from gatepost_policy.journal import segments
+
+    # With an empty journal the recorder has nothing to say, and need not be imported.
+    if not segments(config.journal_dir(app.settings)):
+        return True
+    from gatepost_policy import recorder
+
+    return recorder.wait_until_ingested(app.settings)
+
+
 def catch_up(app: App, engine: "Engine") -> None:
     """Bring the store up to this moment, before it is asked: the journal, and what is a trap now.
 
     `engine` may be a replica's. Says so on stderr where the recorder does not keep up. Raises
     StoreError.
     """
-    from gatepost_policy import recorder
     from gatepost_policy.store import StoreError
 
     try:
-        if not recorder.wait_until_ingested(app.settings):
+        if not _ingested(app):
             note("milterctl: the recorder is behind; the newest messages may be missing")
         if app.has_replica:
             with app.opened() as primary:

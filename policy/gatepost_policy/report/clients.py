@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, func, select
 
-from gatepost_policy.ingest.deltas import DMARC_RESULTS, RESULTS, SPF_RESULTS
+from gatepost_policy.mail.results import DMARC_RESULTS, RESULTS, SPF_RESULTS
 from gatepost_policy.report import rhythm
 from gatepost_policy.report.conditions import conditions
 from gatepost_policy.report.count import Counted, families, in_order

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Integer, cast, func, select
 
-from gatepost_policy.ingest.deltas import RESULTS
+from gatepost_policy.mail.results import RESULTS
 from gatepost_policy.report import day_sums, periods
 from gatepost_policy.report.conditions import conditions
 from gatepost_policy.report.periods import DAY, HOUR, Unit

@@ -8,7 +8,7 @@ compared with the traps (`traps` and `old-mail` together).
 
 from sqlalchemy import Connection, insert, select, update
 
-from gatepost_policy.store.tables import Revision
+from gatepost_policy.store.tables import Revision, WaitingSums
 
 
 def number(connection: Connection, topic: str) -> int:
@@ -24,3 +24,11 @@ def bump(connection: Connection, topic: str) -> None:
     )
     if not changed.rowcount:
         connection.execute(insert(Revision).values(topic=topic, number=1))
+
+
+def old_mail_waits(connection: Connection) -> bool:
+    """True where old mail has not been compared with what is a trap now (`ingest.trap_marks`), or
+    sums wait to be counted (`ingest.waiting`): asked before these rooms are imported at all."""
+    wanted = number(connection, "traps") + number(connection, "old-mail")
+    waiting = connection.scalar(select(WaitingSums.id).limit(1))
+    return waiting is not None or number(connection, "hindsight") < wanted

@@ -53,6 +53,10 @@ class Addresses:
         path = "/overview" if self.path == "/" else self.path
         return self.to(f"{path}.{extension}", **more)
 
+    def evidence(self, kind: str, value: str) -> str:
+        """The page that makes an abuse report of this sender's or host's history."""
+        return self.to(f"/evidence{place(kind, value)}")
+
     def zoom(self, start: float, end: float) -> str:
         """This very page, for the time from `start` to `end` (Unix seconds)."""
         return self.to(self.path, since=timestamp(start), until=timestamp(end))

@@ -43,6 +43,7 @@ from gatepost_policy.store import StoreError, reading, writing
 from gatepost_policy.text import times
 from gatepost_policy.text.escape import shown
 from gatepost_policy.web import actions as acting
+from gatepost_policy.web import case
 from gatepost_policy.web.addresses import Addresses, place
 
 ACTOR_MAX = 100
@@ -248,6 +249,8 @@ def create(
             # An address of the network is no sender, and "not seen" would be the wrong answer.
             return redirect(addresses().link("host", value))
         return show(kind, value)
+
+    case.add(app, settings, engine, clock, lambda kind, value, at: _selection(kind, value, at)[0])
 
     if actions:
 

@@ -77,6 +77,7 @@ class Guessing:
         self.left_out = 0
         self._ours = ours or Submission()
         self._clients: dict[Ip, tuple[str, bool]] = {}
+        self._texts: dict[str, tuple[str, bool]] = {}  # the same, as a log writes them
         self._refused: dict[tuple[str, str], _Refused] = {}
         self._hosts: dict[str, _Host] = {}
         self._waiting = 0
@@ -106,10 +107,15 @@ class Guessing:
 
     def login(self, at: float, told: Login) -> None:
         """A line about a login. `at` in Unix seconds."""
-        ip = client_address.parse(told.ip)
-        if ip is None:
-            return
-        prefix, stranger = self._who(ip)
+        known = self._texts.get(told.ip)
+        if known is None:
+            ip = client_address.parse(told.ip)
+            if ip is None:
+                return
+            if len(self._texts) >= MAX_CLIENTS:
+                self._texts.clear()
+            known = self._texts[told.ip] = self._who(ip)
+        prefix, stranger = known
         if told.success:
             self.succeeded(at, told.name, prefix)
         elif stranger and may_be_kept(told.name):

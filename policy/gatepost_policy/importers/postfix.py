@@ -65,6 +65,7 @@ MAX_REFUSAL = 4096
 # How long a message that came from this host waits for the line that may call it a second pass.
 HELD_S = 60.0
 MAX_HELD = 1000
+MAX_OWNERS = 16_384
 
 
 @dataclass(slots=True)
@@ -100,6 +101,7 @@ class Postfix:
         self.last = 0.0
         self.ordinals = Ordinals()
         self.guessing = Guessing(self.ours)
+        self._owners: dict[str, Ownership] = {}  # of refused clients, as the log names them
         self._clock: Clock | None = None  # stands for the log that is being read
 
     def lines(self, lines: list[str], clock: Clock) -> Iterator[Seen]:
@@ -192,7 +194,7 @@ class Postfix:
             self.tally.kinds["other programs"] += 1
 
     def _smtpd(self, entry: Entry, queue_id: str, text: str, submission: bool) -> Iterator[Seen]:
-        if match := CLIENT.match(text):
+        if text.startswith("client=") and (match := CLIENT.match(text)):
             if queue_id == "NOQUEUE":  # a proxy filter: the second smtpd queues it
                 self.tally.kinds["other"] += 1
                 return
@@ -303,13 +305,10 @@ class Postfix:
         self.tally.kinds["dkim" if found.dkim.read(text) else "other"] += 1
 
     def _refused(self, entry: Entry, queue_id: str, text: str, submission: bool) -> Iterator[Seen]:
-        found_refusal = read_refusal(text[:MAX_REFUSAL])
-        if found_refusal is None or (
-            found_refusal.stage not in WHOLE and found_refusal.stage not in ("RCPT", "MAIL")
-        ):
+        told = read_refusal(text[:MAX_REFUSAL])
+        if told is None or (told.stage not in WHOLE and told.stage not in ("RCPT", "MAIL")):
             self.tally.kinds["other"] += 1
             return
-        told = found_refusal
         self.tally.kinds["refused"] += 1
         decision = DISCARDED if told.discarded else refused(told.code or "5")
         client = read_client(told.peer, told.helo)
@@ -325,7 +324,14 @@ class Postfix:
                 found.recipients.setdefault(told.recipient, False)
                 found.refusal = decision
             return
-        whose = self._whose(client, submission or told.logged_in)
+        if submission or told.logged_in:
+            whose = self._whose(client, True)
+        else:
+            whose = self._owners.get(told.peer)
+            if whose is None:
+                if len(self._owners) >= MAX_OWNERS:
+                    self._owners.clear()
+                whose = self._owners[told.peer] = self._whose(client, False)
         if told.stage == "CONTENT" and found is not None and found.arrived:
             client, whose = found.client, found.whose  # the message's own text names nobody
         recipients = {told.recipient: False} if told.recipient else {}

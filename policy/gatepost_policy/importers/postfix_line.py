@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gatepost_policy.mail import client_address
 from gatepost_policy.mail.facts import Client
@@ -32,7 +33,7 @@ CLIENT = re.compile(
 _REFUSED = re.compile(
     r"(?:milter-)?(reject|discard): ([A-Z-]+) from (\S*\[[^\]\s]*\](?::\d+)?): ?(.*)", re.S
 )
-_CHECKED = re.compile(r"(reject|discard): (?:header|body) ", re.S)
+_CHECKED = ("reject: header ", "reject: body ", "discard: header ", "discard: body ")
 _CODE = re.compile(r"(\d\S*)? ?(?:\d\.\d+\.\d+ )?(<)?")
 # RFC 3463 3.2: X.1.1 is a mailbox that does not exist. Without such a code smtpd's own words count.
 _UNKNOWN = re.compile(
@@ -82,7 +83,7 @@ def read_refusal(text: str) -> Refusal | None:
     fields behind it. The reading in which the answer repeats most of what its own fields say is
     smtpd's: what a client put into a field is a part of that field's repetition.
     """
-    if _CHECKED.match(text):
+    if text.startswith(_CHECKED):
         return _content(text)
     head = _REFUSED.match(text)
     if head is None:
@@ -101,7 +102,7 @@ def read_refusal(text: str) -> Refusal | None:
         recipient=recipient,
         helo=helo,
         # Behind the HELO, which ends in ">": a HELO cannot claim a login.
-        logged_in=_LOGGED_IN.search(rest) is not None,
+        logged_in=" sasl_username=" in rest and _LOGGED_IN.search(rest) is not None,
         unknown_user=what == "reject" and stage == "RCPT" and _UNKNOWN.match(rest) is not None,
     )
 
@@ -157,6 +158,15 @@ def _content(text: str) -> Refusal | None:
 
 def read_client(text: str, helo: str | None = None) -> Client:
     """`name[address]:port`, with or without `client=` before it."""
+    found = _client(text)
+    if not helo:
+        return found
+    return Client(found.family, found.address, found.port, found.name, helo)
+
+
+# Whoever walks through a list of names comes again and again.
+@lru_cache(maxsize=16_384)
+def _client(text: str) -> Client:
     match = PEER.match(text)
     if not match:
         return Client()
@@ -167,5 +177,4 @@ def read_client(text: str, helo: str | None = None) -> Client:
         address=found,
         port=int(port) if port and int(port[:6]) < 65536 else None,
         name=name if name and name != "unknown" else None,
-        helo=helo or None,
     )

@@ -121,6 +121,22 @@ def test_classes(any_settings: Settings, any_engine: Engine) -> None:
     assert (found.existing, found.traps, found.elsewhere) == (3, 4, 1)
 
 
+def test_many_logins_are_one_statement(
+    any_settings: Settings, any_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A walk tries ten thousand names: what exists of them is found as by one statement each."""
+    for n, to in enumerate((f"bob@{HOME}", f"alice@{HOME}", "alice@other.example", "al@x.example")):
+        tell(any_engine, any_settings, message(n, to=(to,), at=AT + n * DAY))
+    names = [*NAMES, "al", "alice@home.example", "nobody"]
+    found = []
+    for many in (1_000, 0):
+        monkeypatch.setattr(existing, "MANY", many)
+        with store.reading(any_engine) as connection:
+            found.append(existing.had_mail(connection, names))
+    last = {"bob": AT, f"alice@{HOME}": AT + DAY, "alice": AT + 2 * DAY, "al": AT + 3 * DAY}
+    assert found == [last, last]
+
+
 def test_logins_without_a_domain(any_settings: Settings, any_engine: Engine) -> None:
     tell(any_engine, any_settings, message(1, to=(f"alice@{HOME}",), at=AT + 9 * DAY))
     tell(any_engine, any_settings, *(guess(n, what="login") for n in ("alice", "alcie", "heidi")))

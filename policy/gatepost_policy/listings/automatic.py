@@ -60,10 +60,11 @@ def apply(
     fresh. `own` is what is ours without being configured.
     """
     listed = False
-    read = past.Read()
+    read = past.Read(max((row.seen.facts.at for row in rows), default=None))
     for row in rows:
         if row.replaces:
             listed |= _take_back(connection, row.replaces)
+            read.forget_hits()
         facts = row.seen.facts
         if not row.seen.traps or facts.direction is not Direction.INBOUND:
             continue
@@ -86,6 +87,7 @@ def _hit(connection: Connection, row: Fresh, settings: Settings, own: Own, read:
     known = Known(traps=frozenset(row.seen.traps), past=before, own=own)
     found = blame.blame(facts, known, settings)
     hits.remember(connection, row, found)
+    read.hit(connection, row.message_id)
     changed = False
     for identity in found.identities:
         changed |= _list(connection, row, identity, found.reason, settings)

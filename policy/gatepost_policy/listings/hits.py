@@ -6,13 +6,13 @@ do so no longer the third, and what had one witness may get its second.
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, insert
+from sqlalchemy import Connection, delete
 
 from gatepost_policy.listings.table import Fresh
 from gatepost_policy.mail import index_key
 from gatepost_policy.mail.organisation import organisation
 from gatepost_policy.rules.blame import Blame
-from gatepost_policy.store.sqltext import chunks
+from gatepost_policy.store.sqltext import chunks, insert, many
 from gatepost_policy.store.tables import TrapHit
 
 
@@ -25,20 +25,16 @@ def remember(connection: Connection, row: Fresh, found: Blame) -> None:
     for signature in facts.signatures:
         if signature.proven and signature.domain and signature.b_hash:
             hashes.setdefault(organisation(signature.domain), signature.b_hash)
+    prefix, host = facts.client.prefix, None if name is None else host_of(name)
+    # The columns of `trap_hit` in their order.
     values = [
-        {
-            "message_id": row.message_id,
-            "whose": index_key.fit(index_key.clean(whose)),
-            "at": facts.at,
-            "reason": found.reason,
-            "b_hash": hashes.get(whose),
-            "prefix": facts.client.prefix,
-            "host": None if name is None else host_of(name),
-        }
+        (
+            row.message_id, index_key.fit(index_key.clean(whose)), facts.at, str(found.reason),
+            hashes.get(whose), prefix, host,
+        )
         for whose in dict.fromkeys(found.whose)
-    ]
-    if values:
-        connection.execute(insert(TrapHit), values)
+    ]  # fmt: skip
+    many(connection, insert("trap_hit"), values)
 
 
 def host_of(name: str) -> str:

@@ -11,26 +11,25 @@ Only what is older than an hour counts as old: mail of the minutes before a hit 
 Limits: OLD_SCAN old and NEW_SCAN newer messages of one identity are looked at.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, func, select
+from sqlalchemy import Connection, func, select
 
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.listings.window import Window
 from gatepost_policy.mail import index_key
 from gatepost_policy.mail.decision import Action, Reason
 from gatepost_policy.mail.facts import Facts, IdentityKind, Signature
 from gatepost_policy.mail.organisation import organisation
 from gatepost_policy.rules.known import DAY_S, HOUR_S, EarlierHit, Good, Past, Signer
-from gatepost_policy.store.sqltext import chunks
+from gatepost_policy.store.sqltext import chunks, execute
 from gatepost_policy.store.tables import (
     Message,
-    MessageDomain,
     MessageRecipient,
     MessageSignature,
     SenderIdentity,
-    TrapHit,
 )
 
 OLD_SCAN, NEW_SCAN = 300, 200
@@ -57,15 +56,43 @@ class _Mail:
     same: tuple[object, ...] = ()  # what all tries of one message have in common
 
 
-class Read:
-    """Messages that were read for one hit and may be asked for by the next one.
+# A batch's hits may lie so many of one identity's messages, or hits, apart.
+SLACK = 1_000
 
-    A storm of hits asks for the same 500 messages of one client each time. For one transaction
-    that changes none of them.
+
+class Read:
+    """What was read for one hit and may be asked for by the next one of the same transaction.
+
+    A storm of hits asks for the same 500 messages and 200 hits of one client each time. The hits
+    have to come in the order of their times, none later than `until` (Unix seconds); whatever the
+    transaction does to hits meanwhile has to be told (`hit`, `forget_hits`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, until: float | None = None) -> None:
+        self.until = until
         self.mail: dict[int, _Mail | None] = {}  # None: there is no finished message of this id
+        self.old: dict[str, Window[int]] = {}  # ids of a client's messages
+        self.new: dict[str, Window[int]] = {}
+        self.named: dict[str, list[tuple[int, float]]] = {}  # of an organisation's: id, time
+        self.hits: dict[str, Window[tuple[int, EarlierHit]]] = {}
+
+    @property
+    def slack(self) -> int:
+        """How many rows are read beyond those that one hit asks for."""
+        return 0 if self.until is None else SLACK
+
+    def hit(self, connection: Connection, message_id: int) -> None:
+        """A hit was remembered."""
+        if not self.hits:
+            return
+        for row in execute(connection, f"{_HITS} WHERE h.message_id = ?", (message_id,)):
+            window = self.hits.get(row.whose)
+            if window is not None:
+                window.add(row.at, row.number, _earlier(row))
+
+    def forget_hits(self) -> None:
+        """Hits were taken back."""
+        self.hits.clear()
 
 
 def gather(
@@ -83,59 +110,83 @@ def gather(
     since = facts.at - settings.sender.good_window
     mine: list[_Mail] = []
     if prefix is not None:
-        mine = _mail(connection, _of_client(prefix, since, facts.at), without, read)
+        ids = _of_client(connection, prefix, since, facts.at, read)
+        mine = _mail(connection, ids, without, read)
     client = [m for m in mine if not m.organisations & set(organisations)]
     signers = {
         name: _signer(connection, name, facts, since, mine, without, read) for name in organisations
     }
     whose = [*organisations, *([prefix] if prefix is not None else [])]
-    hits = {name: _hits(connection, name, facts.at, settings, without) for name in whose}
+    hits = {name: _hits(connection, name, facts.at, settings, without, read) for name in whose}
     return Past(client=_good(client, facts.at), signers=signers, hits=hits)
 
 
 def client_good(connection: Connection, prefix: str, at: float, settings: Settings) -> Good:
     """The good mail of one client before `at`."""
     since = at - settings.sender.good_window
-    return _good(_mail(connection, _of_client(prefix, since, at), (), Read()), at)
+    read = Read()
+    return _good(_mail(connection, _of_client(connection, prefix, since, at, read), (), read), at)
 
 
-def _of_client(prefix: str, since: float, at: float) -> list[Select[Any]]:
+def _of_client(
+    connection: Connection, prefix: str, since: float, at: float, read: Read
+) -> set[int]:
     """Ids of a client's newest old messages, and of its newer ones."""
-    mine = select(Message.id).where(Message.prefix == prefix).order_by(Message.at.desc())
     edge = at - HOUR_S
-    return [
-        mine.where(Message.at >= since, Message.at <= edge).limit(OLD_SCAN),
-        mine.where(Message.at > edge, Message.at <= at).limit(NEW_SCAN),
-    ]
+    slack = read.slack
+    until = at if read.until is None else read.until
+    old, new = read.old.get(prefix), read.new.get(prefix)
+    if old is None or new is None:
+        most = OLD_SCAN + slack
+        old = read.old[prefix] = _window(connection, prefix, since, until - HOUR_S, most)
+        new = read.new[prefix] = _window(connection, prefix, edge, until, NEW_SCAN + slack)
+    before = old.newest(since, edge, OLD_SCAN)
+    if before is None:
+        window = _window(connection, prefix, since, edge, OLD_SCAN)
+        before = window.newest(since, edge, OLD_SCAN) or []
+    later = new.newest(edge, at, NEW_SCAN, behind=True)
+    if later is None:
+        window = _window(connection, prefix, edge, at, NEW_SCAN)
+        later = window.newest(edge, at, NEW_SCAN, behind=True) or []
+    return {*before, *later}
 
 
-def _of_organisation(name: str, since: float, at: float) -> list[Select[Any]]:
-    """Ids of messages that name this organisation, whether it proved them or not."""
-    first = index_key.reverse(index_key.clean(name))
-    # Up to, not including, the next name: `/` follows the dot that ends every label.
-    end = first[:-1] + "/"
-    found = (
-        select(MessageDomain.message_id, MessageDomain.at)
-        .where(
-            MessageDomain.reversed >= first,
-            MessageDomain.reversed < end,
-            MessageDomain.shared < len(first),
-        )
-        .limit(INDEX_SCAN)
-        .subquery()
+def _window(
+    connection: Connection, prefix: str, since: float, until: float, most: int
+) -> Window[int]:
+    sql = (
+        "SELECT at, id FROM message WHERE prefix = ? AND at >= ? AND at <= ?"
+        " ORDER BY at DESC, id DESC LIMIT ?"
     )
+    rows = execute(connection, sql, (prefix, since, until, most)).all()
+    return Window([(row.at, row.id, row.id) for row in rows], cut=len(rows) == most)
+
+
+def _of_organisation(
+    connection: Connection, name: str, since: float, at: float, read: Read
+) -> set[int]:
+    """Ids of messages that name this organisation, whether it proved them or not."""
+    named = read.named.get(name)
+    if named is None:
+        first = index_key.reverse(index_key.clean(name))
+        # Up to, not including, the next name: `/` follows the dot that ends every label.
+        end = first[:-1] + "/"
+        sql = (
+            "SELECT message_id, at FROM message_domain"
+            " WHERE reversed >= ? AND reversed < ? AND shared < ? LIMIT ?"
+        )
+        rows = execute(connection, sql, (first, end, len(first), INDEX_SCAN))
+        named = read.named[name] = [(row.message_id, row.at) for row in rows]
     edge = at - HOUR_S
-    return [
-        select(found.c.message_id).where(found.c.at >= since, found.c.at <= edge).limit(OLD_SCAN),
-        select(found.c.message_id).where(found.c.at > edge, found.c.at <= at).limit(NEW_SCAN),
-    ]
+    old = [number for number, when in named if since <= when <= edge]
+    new = [number for number, when in named if edge < when <= at]
+    return {*old[:OLD_SCAN], *new[:NEW_SCAN]}
 
 
 def _mail(
-    connection: Connection, queries: Iterable[Select[Any]], without: Collection[int], read: Read
+    connection: Connection, ids: set[int], without: Collection[int], read: Read
 ) -> list[_Mail]:
     """These messages, with whom they went to and who proved them his."""
-    ids = {number for query in queries for number in connection.scalars(query)}
     wanted = sorted(ids.difference(without))
     missing = [number for number in wanted if number not in read.mail]
     if missing:
@@ -228,7 +279,8 @@ def _signer(
     read: Read,
 ) -> Signer:
     """What the organisation `name` did here, and whether this client is known to send for it."""
-    named = _mail(connection, _of_organisation(name, since, facts.at), without, read)
+    ids = _of_organisation(connection, name, since, facts.at, read)
+    named = _mail(connection, ids, without, read)
     mail = [m for m in named if name in m.organisations]
     count = len(mail)
     if len(named) >= OLD_SCAN:
@@ -267,31 +319,51 @@ def _all_mail(connection: Connection, name: str) -> int:
     )
 
 
+_HITS = (
+    "SELECT h.whose, h.at, h.reason, h.b_hash, h.prefix, h.host, h.message_id AS number,"
+    " m.message_id, m.from_key FROM trap_hit h LEFT JOIN message m ON m.id = h.message_id"
+)
+
+
 def _hits(
-    connection: Connection, whose: str, at: float, settings: Settings, without: Collection[int]
+    connection: Connection,
+    whose: str,
+    at: float,
+    settings: Settings,
+    without: Collection[int],
+    read: Read,
 ) -> tuple[EarlierHit, ...]:
-    hit = TrapHit
-    rows = connection.execute(
-        select(hit.at, hit.reason, hit.b_hash, hit.prefix, hit.host, hit.message_id.label("number"),
-               Message.message_id, Message.from_key)
-        .outerjoin(Message, Message.id == hit.message_id)
-        .where(
-            and_(hit.whose == index_key.fit(index_key.clean(whose)), hit.at <= at),
-            hit.at >= at - settings.sender.listing_memory,
-        )
-        .order_by(hit.at.desc())
-        .limit(HITS_MAX)
-    )  # fmt: skip
-    return tuple(
-        EarlierHit(
-            at=row.at,
-            reason=row.reason,
-            b_hash=row.b_hash,
-            message_id=row.message_id,
-            prefix=row.prefix,
-            host=row.host,
-            author=row.from_key,
-        )
-        for row in rows
-        if row.number not in without
+    key = index_key.fit(index_key.clean(whose))
+    since = at - settings.sender.listing_memory
+    window = read.hits.get(key)
+    if window is None:
+        until = at if read.until is None else read.until
+        window = read.hits[key] = _hits_of(connection, key, since, until, HITS_MAX + read.slack)
+    found = window.newest(since, at, HITS_MAX)
+    if found is None:
+        window = _hits_of(connection, key, since, at, HITS_MAX)
+        found = window.newest(since, at, HITS_MAX) or []
+    return tuple(hit for number, hit in found if number not in without)
+
+
+def _hits_of(
+    connection: Connection, key: str, since: float, until: float, most: int
+) -> Window[tuple[int, EarlierHit]]:
+    sql = (
+        f"{_HITS} WHERE h.whose = ? AND h.at <= ? AND h.at >= ?"
+        " ORDER BY h.at DESC, h.message_id DESC LIMIT ?"
+    )
+    rows = execute(connection, sql, (key, until, since, most)).all()
+    return Window([(row.at, row.number, _earlier(row)) for row in rows], cut=len(rows) == most)
+
+
+def _earlier(row: Any) -> tuple[int, EarlierHit]:
+    return row.number, EarlierHit(
+        at=row.at,
+        reason=row.reason,
+        b_hash=row.b_hash,
+        message_id=row.message_id,
+        prefix=row.prefix,
+        host=row.host,
+        author=row.from_key,
     )

@@ -8,11 +8,12 @@ Limits: EVIDENCE_MAX rows of evidence a listing; hits beyond it are counted only
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, insert
 
 from gatepost_policy.journal.record import Seen
 from gatepost_policy.mail import address, index_key
-from gatepost_policy.store.tables import Evidence, Listing, ListingChange
+from gatepost_policy.store import sqltext
+from gatepost_policy.store.tables import Listing, ListingChange
 
 EVIDENCE_MAX = 100
 
@@ -38,16 +39,8 @@ def trap_keys(row: Fresh) -> list[str]:
 
 def newest(connection: Connection, kind: str, value: str) -> RowMapping | None:
     """The listing that says what the next hit of this identity means."""
-    return (
-        connection.execute(
-            select(*Listing.__table__.columns)
-            .where(Listing.kind == kind, Listing.value == value)
-            .order_by(Listing.until.desc(), Listing.id.desc())
-            .limit(1)
-        )
-        .mappings()
-        .one_or_none()
-    )
+    sql = "SELECT * FROM listing WHERE kind = ? AND value = ? ORDER BY until DESC, id DESC LIMIT 1"
+    return sqltext.execute(connection, sql, (kind, value)).mappings().one_or_none()
 
 
 # So many changes are kept: who publishes looks again at those that may have come out of order.
@@ -93,24 +86,10 @@ def begin(
 
 def add_hit(connection: Connection, row: Fresh, listing_id: int) -> None:
     """One more hit; its traps are kept while there is room."""
-    connection.execute(
-        update(Listing).where(Listing.id == listing_id).values(hits=Listing.hits + 1)
-    )
-    kept = connection.scalar(
-        select(func.count()).select_from(Evidence).where(Evidence.listing_id == listing_id)
-    )
-    room = EVIDENCE_MAX - (kept or 0)
-    keys = trap_keys(row)[: max(room, 0)]
-    if keys:
-        connection.execute(
-            insert(Evidence),
-            [
-                {
-                    "listing_id": listing_id,
-                    "message_id": row.message_id,
-                    "trap": key,
-                    "at": row.seen.facts.at,
-                }
-                for key in keys
-            ],
-        )
+    sqltext.execute(connection, "UPDATE listing SET hits = hits + 1 WHERE id = ?", (listing_id,))
+    sql = "SELECT count(*) FROM evidence WHERE listing_id = ?"
+    kept = sqltext.execute(connection, sql, (listing_id,)).scalar_one()
+    keys = trap_keys(row)[: max(EVIDENCE_MAX - kept, 0)]
+    # The columns of `evidence` in their order.
+    rows = [(listing_id, row.message_id, key, row.seen.facts.at) for key in keys]
+    sqltext.many(connection, sqltext.insert("evidence"), rows)

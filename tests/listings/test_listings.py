@@ -188,7 +188,7 @@ def test_an_old_log_looks_at_nobody_else(engine: Engine, settings: Settings) -> 
 
     @event.listens_for(engine, "before_cursor_execute")
     def note(*call: Any) -> None:
-        if "ORDER BY message.at DESC" in call[2]:
+        if "FROM message WHERE prefix =" in call[2]:
             looks.append(call[2])
 
     take(engine, settings, message(1, at=AT - 300 * DAY, client="203.0.113.9"))

@@ -19,7 +19,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gatepost_policy.mail.organisation import organisation
 
@@ -53,6 +53,14 @@ class _Question:
     done: threading.Event = field(default_factory=threading.Event)
 
 
+class _Fresh(NamedTuple):
+    """An answer: when it was read (monotonic), and as of when it speaks (Unix seconds)."""
+
+    read: float
+    at: float
+    answer: "Past"
+
+
 class History:
     """One process's way to ask. Thread-safe; make it before or after a fork, ask only after."""
 
@@ -64,7 +72,7 @@ class History:
         self._loaded = threading.Event()
         self._pause_until = 0.0
         self._open: dict[_Key, _Question] = {}  # asked and not answered
-        self._fresh: dict[_Key, tuple[float, Past]] = {}  # when it was read (monotonic), and what
+        self._fresh: dict[_Key, _Fresh] = {}
 
     def past(self, facts: "Facts") -> "Past | None":
         """`listings.gather` for a trap hit; None where the store could not say in time."""
@@ -72,8 +80,12 @@ class History:
             return None
         key = _key(facts)
         known = self._fresh.get(key)
-        if known is not None and time.monotonic() - known[0] < FRESH_S:
-            return known[1]
+        if (
+            known is not None
+            and time.monotonic() - known.read < FRESH_S
+            and abs(facts.at - known.at) < FRESH_S
+        ):
+            return known.answer
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="history", daemon=True)
@@ -111,7 +123,7 @@ class History:
                     if question.answer is not None:
                         if len(self._fresh) >= MAX_FRESH:
                             self._fresh.clear()
-                        self._fresh[question.key] = now, question.answer
+                        self._fresh[question.key] = _Fresh(now, question.facts.at, question.answer)
                 question.done.set()
 
     def _read(self, engine: "Engine", question: _Question) -> "Past":

@@ -196,6 +196,15 @@ def test_exim_message() -> None:
     assert got.header_from is not None and got.header_from.raw == "joe@x.example"
 
 
+def test_what_a_header_says_of_its_message() -> None:
+    """Only known words, only of a whole message; left out is not known."""
+    wanted = {"reply,auto,": {"reply", "auto"}, "": set(), "list,,x=y,LIST": {"list"}}
+    for told, marks in wanted.items():
+        assert attributes.facts(one(exim("data", marks=told)), AT, SETTINGS).marks == marks
+        assert attributes.facts(one(exim("rcpt", marks=told)), AT, SETTINGS).marks is None
+    assert attributes.facts(one(exim("data")), AT, SETTINGS).marks is None
+
+
 def test_latin1_is_kept() -> None:
     got = facts(b"exim stage=rcpt b64.recipient=" + b64(b"caf\xe9@x.example").encode() + b"\n")
     assert got.recipients[0].address.raw.encode("utf-8", "surrogateescape") == b"caf\xe9@x.example"

@@ -18,12 +18,13 @@ from gatepost_milter.filter.checks import Checker, Checks, Results
 from gatepost_milter.filter.own_results import OwnResults, forged
 from gatepost_milter.filter.tracer import Tracer
 from gatepost_milter.filter.transcript import Connection, Message, facts, text
+from gatepost_milter.filter.trap_mail import TrapMail
 from gatepost_policy import config
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.journal import Writer, record
-from gatepost_policy.journal.capture import Capture, Sink
+from gatepost_policy.journal.capture import Sink
 from gatepost_policy.lookup import KnownState
-from gatepost_policy.mail import address, received
+from gatepost_policy.mail import address, marks, received
 from gatepost_policy.mail.addressed import addressed
 from gatepost_policy.mail.decision import (
     HEADER_TOO_LARGE,
@@ -156,19 +157,22 @@ class Gate:
         back (replay only), `keys_only` says that those are DKIM's."""
         return self.checker.begin(connection, message, dns, keys_only)
 
-    def capture(self, message: Message) -> Capture | None:
-        """A copy that begins with the header of `message`, where it is for a trap and copies are
-        kept. The header has been heard to its end."""
-        if not self.sink.enabled or message.over_limit is not None:
+    def capture(self, message: Message) -> TrapMail | None:
+        """What is to be kept of the body of `message` where it is for a trap: a copy that begins
+        with its header, and what its parts may say. The header has been heard to its end."""
+        parts = marks.has_parts(message.values)
+        if not (parts or self.sink.enabled) or message.over_limit is not None:
             return None
         if not self.hits_trap(message):
             return None
-        copy = self.sink.begin(message.at)
+        if parts:
+            message.opening = bytearray()
+        copy = self.sink.begin(message.at) if self.sink.enabled else None
         if copy is not None:
             for name, value in message.fields:
                 copy.header(name.encode() + b":" + value)
             copy.end_of_headers()
-        return copy
+        return TrapMail(copy, message.opening)
 
     def hits_trap(self, message: Message) -> bool:
         """True where a recipient that was taken is a trap."""

@@ -26,9 +26,10 @@ from gatepost_milter.filter.transcript import (
     facts,
     text,
 )
+from gatepost_milter.filter.trap_mail import TrapMail
 from gatepost_milter.protocol.negotiation import Offer
 from gatepost_milter.protocol.peer import Peer
-from gatepost_policy.journal.capture import Capture, sidecar
+from gatepost_policy.journal.capture import sidecar
 from gatepost_policy.mail import address
 from gatepost_policy.mail.decision import Action
 from gatepost_policy.mail.facts import Direction, Recipient
@@ -61,7 +62,7 @@ class Session:
         self.connection = Connection(failed=True)
         self.message: Message | None = None
         self.check: Checks | None = None  # what is verified about this message
-        self.copy: Capture | None = None  # of trap mail, where copies are kept
+        self.copy: TrapMail | None = None  # what is kept of a body for a trap
         self.dns: str | None = None  # answers to play back (replay only)
         self.keys_only = False  # and they are those of DKIM alone
         # Between `end` and `settle`.
@@ -221,8 +222,7 @@ class Session:
         gate = self._gate
         message.count_folds()
         self.check = gate.begin(self.connection, message, self.dns, self.keys_only)
-        if gate.sink.enabled:
-            self.copy = gate.capture(message)
+        self.copy = gate.capture(message)
 
     def body(self, chunk: bytes) -> Answer:
         """The next octets of the body. The first ones say that the header is complete."""

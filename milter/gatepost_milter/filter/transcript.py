@@ -96,6 +96,7 @@ class Message:
     over_limit: str | None = None
     written: str | None = None  # our Authentication-Results, where it is added
     beyond: OwnFields | None = None  # over a limit: what is kept of the header all the same
+    opening: bytearray | None = None  # of a body for a trap whose parts may say what it is
     hashed: Body | None = None  # the body of a submission that is to get a trace
     failed: bool = False  # an exception on the way: the stance decides at the end
     _named: dict[str, list[bytes]] | None = None
@@ -242,11 +243,16 @@ def facts(
         spf=spf,
         dmarc=dmarc,
         trail=hops,
-        marks=marks.read(message.values) if message.complete else None,
+        marks=_marks(message) if message.complete else None,
         over_limit=message.over_limit,
         relayed=relayed,
         login=message.login,
     )
+
+
+def _marks(message: Message) -> frozenset[str]:
+    found = marks.read(message.values)
+    return found if message.opening is None else found | marks.of_parts(bytes(message.opening))
 
 
 def unfolded(value: bytes) -> str:

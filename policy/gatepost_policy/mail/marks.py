@@ -1,4 +1,7 @@
-"""What a message's header says it is: a list post, an automatic answer, a report, a reply. Pure.
+"""What a message says it is: a list post, an automatic answer, a report, a reply. Pure.
+
+The header says so, and for an answer to an invitation (RFC 6047) that mail programs put beside a
+text, the header of a part.
 
 All of it is written by the sender: it can excuse a trap hit for a while, and never forever.
 """
@@ -8,32 +11,84 @@ from collections.abc import Callable, Sequence
 
 LIST, AUTO, REPORT, REPLY = "list", "auto", "report", "reply"
 NONE: frozenset[str] = frozenset()
+ALL = frozenset((LIST, AUTO, REPORT, REPLY))
+# How much of a body is looked at for the parts' headers. Outlook, Gmail and Apple put the answer
+# behind the text and its HTML form, and before what is attached.
+MAX_BODY = 262_144
 # RFC 6047 2.4: somebody accepts or declines an invitation; mail programs name no message in it.
 _ANSWERS_INVITATION = re.compile(rb"text/calendar\b.*;\s*method=\"?(?:reply|counter)\b", re.S).match
+# Programs older than RFC 3834, and rules of mailboxes; lists older than RFC 2919.
+_OF_ROBOTS = ("x-autoreply", "x-auto-reply", "x-autorespond", "x-autoresponder")
+_OF_LISTS = ("mailing-list", "x-mailing-list", "x-beenthere")
+_ANSWERING = frozenset((b"auto_reply", b"auto-reply"))
+_NOT_AUTOMATIC = frozenset((b"", b"no"))
+_REPORTS = re.compile(rb"multipart/report").match
+# MS-OXOMSG 2.2.1.3: 22 octets begin a conversation, five more stand for each answer.
+_THREAD_BEGINS = 22
+# The header of a part (RFC 2046 5.1): what stands between a boundary and the next empty line.
+_PART = re.compile(
+    rb"(?:\A|\n)--[^\r\n]{1,200}\r?\n((?:[!-9;-~]{1,100}:[^\n]*\n(?:[ \t][^\n]*\n)*){1,50})"
+)
+_PART_TYPE = re.compile(rb"^content-type:((?:[^\n]|\n[ \t])*)", re.I | re.M)
+
+
+def _answers(thread_index: bytes) -> bool:
+    """True for Outlook's mark of an answer."""
+    return len(thread_index.strip().rstrip(b"=")) * 3 // 4 > _THREAD_BEGINS
+
+
+def has_parts(values: Callable[[str], Sequence[bytes]]) -> bool:
+    """True where the body of a message has parts that may say what it is."""
+    for value in values("content-type"):
+        if value.lstrip()[:10].lower() == b"multipart/":
+            return True
+    return False
+
+
+def of_parts(opening: bytes) -> frozenset[str]:
+    """The marks that the parts' headers bear, in the first octets of a body."""
+    for header in _PART.findall(opening):
+        for kind in _PART_TYPE.findall(header):
+            if _ANSWERS_INVITATION(kind.strip().lower()):
+                return frozenset((REPLY,))
+    return NONE
 
 
 def read(values: Callable[[str], Sequence[bytes]]) -> frozenset[str]:
-    """The marks of a message; `values` gives the values of a field by its lower-case name."""
+    """The marks of a header; `values` gives the values of a field by its lower-case name."""
     found = []
+    # The usual message has none of these fields: each is asked for before it is looked into.
     kinds = [v.strip().lower() for v in values("content-type")]
     # No standard, and what list and answering programs older than RFC 2919 and 3834 write.
     precedence = [v.strip().lower() for v in values("precedence")]
-    if values("list-id") or b"list" in precedence:  # RFC 2919
+    # RFC 2919; RFC 2369 3.4, where NO says that nobody may post; ezmlm and its like.
+    posts = values("list-post")
+    if (
+        values("list-id") or any(map(values, _OF_LISTS)) or (precedence and b"list" in precedence)
+        or (posts and b"<" in posts[0])
+    ):  # fmt: skip
         found.append(LIST)
+    threads = values("thread-index")
     if (
         values("in-reply-to") or values("references")  # RFC 5322 3.6.4
-        or any(_ANSWERS_INVITATION(v) for v in kinds)
+        or any(map(_ANSWERS_INVITATION, kinds)) or (threads and _answers(threads[0]))
     ):  # fmt: skip
         found.append(REPLY)
     # RFC 3834 5: everything but `no` is automatic.
-    if b"auto_reply" in precedence or any(
-        v.partition(b";")[0].strip().lower() not in (b"", b"no") for v in values("auto-submitted")
-    ):
+    automatic = values("auto-submitted")
+    if (
+        any(map(values, _OF_ROBOTS)) or (precedence and not _ANSWERING.isdisjoint(precedence))
+        or (automatic and not _NOT_AUTOMATIC.issuperset(map(_keyword, automatic)))
+    ):  # fmt: skip
         found.append(AUTO)
     # RFC 6522: delivery and disposition notifications, abuse reports.
-    if any(v.startswith(b"multipart/report") for v in kinds):
+    if any(map(_REPORTS, kinds)):
         found.append(REPORT)
     return frozenset(found) if found else NONE
+
+
+def _keyword(value: bytes) -> bytes:
+    return value.partition(b";")[0].strip().lower()
 
 
 def text(marks: frozenset[str] | None) -> str | None:

@@ -10,7 +10,7 @@ import base64
 import re
 
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.mail import address, client_address
+from gatepost_policy.mail import address, client_address, marks
 from gatepost_policy.mail.decision import Action, Decision
 from gatepost_policy.mail.dkim_reason import Why
 from gatepost_policy.mail.exim_outcome import PASS, EximOutcome, refused
@@ -94,7 +94,15 @@ def facts(
         size=int(size) if size.isascii() and size.isdigit() and len(size) < 16 else None,
         message_id=request.get("message_id").strip()[:998] or None if end else None,
         signatures=signatures,
+        marks=_marks(request) if end else None,
     )
+
+
+def _marks(request: Request) -> frozenset[str] | None:
+    """What the header says that the message is; None where the MTA did not look."""
+    if "marks" not in request.values:
+        return None
+    return marks.ALL.intersection(request.get("marks").split(","))
 
 
 def _recorded(client: Client, whose: Ownership) -> Client:

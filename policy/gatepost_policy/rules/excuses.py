@@ -70,7 +70,11 @@ def auto_reply(case: Case) -> bool:
     """A program answers (RFC 3834), reports (RFC 3462) or probes: the trap's address was forged."""
     if case.facts.says("auto") or case.facts.says("report"):
         return True
-    return case.facts.sender.local.lower() in ROBOTS
+    if case.facts.sender.local.lower() in ROBOTS:
+        return True
+    # A bounce that a gateway signed: the envelope is empty, and a robot stands in From.
+    author = case.facts.header_from
+    return case.facts.sender.null and author is not None and author.local.lower() in ROBOTS
 
 
 def answer(case: Case) -> bool:

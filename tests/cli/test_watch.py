@@ -262,7 +262,8 @@ def test_what_a_door_has_seen_stays_one_message_and_one_hit(
 def test_what_a_milter_behind_us_refused_is_no_good_mail(
     followed: str, any_settings: Settings, any_engine: Engine, tmp_path: Path, log: Path
 ) -> None:
-    """The log tells, whichever is ingested first; the counter-proof is the store without it."""
+    """The log tells, whichever is ingested first; the counter-proof is the store without it. What a
+    mailbox server refused once it was queued is no better."""
     with store.writing(any_engine) as connection:
         traps.add(connection, "x@h.example", at=0)
     now = time.time()
@@ -274,10 +275,18 @@ def test_what_a_milter_behind_us_refused_is_no_good_mail(
         how = ("5.7.1 Spam", "4.7.1 Try again later")[n % 2]
         lines += [
             f"{stamp(at)} mx postfix/smtpd[1]: {name}: client={client}",
-            f"{stamp(at)} mx postfix/cleanup[2]: {name}: milter-reject: END-OF-MESSAGE from"
-            f" {client}: {how}; from=<s{n}@s{n}.example> to=<user@home.example> proto=ESMTP"
-            " helo=<c.example>",
-        ]
+            *(
+                (f"{stamp(at)} mx postfix/qmgr[3]: {name}: from=<s{n}@s{n}.example>, size=9,"
+                 " nrcpt=1 (queue active)",
+                 f"{stamp(at)} mx postfix/lmtp[4]: {name}: to=<user@home.example>, relay=mx,"
+                 " delay=1, delays=1/0/0/0, dsn=5.7.1, status=bounced (host said: 550 Spam)",
+                 f"{stamp(at)} mx postfix/qmgr[3]: {name}: removed")
+                if n < 4 else
+                (f"{stamp(at)} mx postfix/cleanup[2]: {name}: milter-reject: END-OF-MESSAGE from"
+                 f" {client}: {how}; from=<s{n}@s{n}.example> to=<user@home.example> proto=ESMTP"
+                 " helo=<c.example>",)
+            ),
+        ]  # fmt: skip
         taken.append(
             message(
                 n, at=at, client="192.0.2.9", sender=f"s{n}@s{n}.example",

@@ -306,6 +306,28 @@ def test_a_deferred_message_is_told_with_its_recipients() -> None:
     assert [r.address.raw for r in seen.facts.recipients] == ["x@home.example"]
 
 
+@pytest.mark.parametrize("listed", ["", " for x@home.example y@home.example"])
+def test_what_nobody_got_was_not_delivered(listed: str) -> None:
+    """Whether or not the arrival names the recipients (+received_recipients)."""
+
+    def told(*ends: str) -> Seen:
+        lines = [f"{T}{ID} {end} R=r T=t: 550 no => such user" for end in ends]
+        arrival = f"{FROM} [192.0.2.7] P=smtp S=1{listed}"
+        (seen,), _ = _import(arrival, *lines, f"{T}{ID} Completed")
+        return seen
+
+    lost = told("== x@home.example", "** x@home.example", "** y@home.example")
+    assert lost.decision.action == "reject"
+    assert [r.accepted for r in lost.facts.recipients] == [False, False]
+    half = told("** x@home.example", "=> y@home.example")
+    assert half.decision.action == "accept"
+    assert {r.address.raw: r.accepted for r in half.facts.recipients} == {
+        "x@home.example": False, "y@home.example": True,
+    }  # fmt: skip
+    both = told("** p <x@home.example>", "=> q <x@home.example>", "=> y@home.example")
+    assert [r.accepted for r in both.facts.recipients] == [True, True]
+
+
 def test_an_id_that_comes_again_is_another_message() -> None:
     seen, _ = _import(
         f"{FROM} [192.0.2.7] P=smtp S=1 for x@home.example",

@@ -318,3 +318,50 @@ def test_opendkim(lines: list[str], want: list[Signature]) -> None:
     told = [signatures.read(line) for line in lines]
     assert signatures.found == want
     assert any(told) == bool(want)
+
+
+def _ends(*outcomes: tuple[str, str]) -> list[str]:
+    """A message whose recipients, (name, status), got these delivery lines."""
+    head, tail = _message("mx.b.example[192.0.2.7]")[:4], f"{P}qmgr[3]: {Q}: removed"
+    lines = [
+        f"{P}lmtp[4]: {Q}: to=<{name}>, relay=mx.example[private/dovecot-lmtp], delay=1,"
+        f" delays=1/0/0/0, dsn=5.1.1, status={status} (host said: 550, status=sent (x))"
+        for name, status in outcomes
+    ]
+    return [*head, *lines, tail]
+
+
+A, B = "bob@home.example", "eve@home.example"
+FATES: list[tuple[list[tuple[str, str]], str, dict[str, bool]]] = [
+    ([(A, "sent")], "accept", {A: True}),
+    ([(A, "bounced")], "reject", {A: False}),
+    ([(A, "deferred"), (A, "bounced")], "reject", {A: False}),
+    ([(A, "deferred"), (A, "sent")], "accept", {A: True}),
+    ([(A, "bounced"), (B, "sent")], "accept", {A: False, B: True}),
+    # One name that stands for two mailboxes.
+    ([(A, "sent"), (A, "bounced")], "accept", {A: True}),
+    ([(A, "bounced"), (A, "sent")], "accept", {A: True}),
+    ([(A, "deferred")], "accept", {A: True}),
+    ([(", status=bounced (@x.example", "sent")], "accept", {", status=bounced (@x.example": True}),
+]
+
+
+@pytest.mark.parametrize(("outcomes", "action", "recipients"), FATES)
+def test_what_became_of_it(
+    outcomes: list[tuple[str, str]], action: str, recipients: dict[str, bool]
+) -> None:
+    (seen,), postfix = _import(*_ends(*outcomes))
+    assert seen.decision.action == action
+    assert {r.address.raw: r.accepted for r in seen.facts.recipients} == recipients
+    assert postfix.tally.kinds["inbound"] == 1
+
+
+def test_the_time_is_up() -> None:
+    for word in ("expired", "force-expired"):
+        lines = _ends((A, "deferred"))
+        lines.insert(-1, f"{P}qmgr[3]: {Q}: from=<a@b.example>, status={word}, returned to sender")
+        (seen,), _ = _import(*lines)
+        assert seen.decision.action == "reject"
+    lines[-2] = f"{P}qmgr[3]: {Q}: from=<x>, status=expired, returned to sender>, size=1, nrcpt=1"
+    (seen,), _ = _import(*lines)
+    assert seen.decision.action == "accept"

@@ -35,6 +35,7 @@ from gatepost_policy.importers.exim_delivery import read_recipient
 from gatepost_policy.importers.exim_dkim import passed, read_dkim
 from gatepost_policy.importers.exim_fields import read_arrival, read_rejection
 from gatepost_policy.importers.exim_line import LINE, PRDR, PREFIX, REST, SPLIT, TOPIC, prefix_time
+from gatepost_policy.importers.fate import Fate
 from gatepost_policy.importers.guessing import Guessing
 from gatepost_policy.journal.record import Seen
 from gatepost_policy.mail import address
@@ -85,6 +86,7 @@ class Open:
     listed: bool = False  # the arrival line named the recipients
     signatures: list[Signature] = field(default_factory=list)
     dkim_lines: set[str] = field(default_factory=set)
+    fate: Fate = field(default_factory=Fate)
 
 
 class Exim:
@@ -217,14 +219,12 @@ class Exim:
             self.tally.kinds["delivery"] += 1
             # A cut-through delivery is logged before its message's arrival.
             entry = self._entry(queue_id) if head == ">>" else self.under_way.get(queue_id)
-            if entry is not None and not entry.listed:
-                recipient = read_recipient(text[3:])
-                if recipient:
-                    entry.recipients.setdefault(recipient, True)
+            if entry is not None:
+                self._outcome(entry, head, read_recipient(text[3:]))
         elif text.startswith("Completed"):
             entry = self.under_way.pop(queue_id, None)
             if entry is not None and entry.at is not None:
-                yield self._message(queue_id, entry, ACCEPTED)
+                yield self._message(queue_id, entry, self._decision(entry))
         elif text.startswith("DKIM:"):
             signature = read_dkim(text)
             if signature is None:
@@ -243,6 +243,22 @@ class Exim:
             yield from self._refusal(at, queue_id, text, line)
         else:
             self.tally.kinds["other"] += 1
+
+    def _decision(self, entry: Open) -> Decision:
+        if entry.whose.direction is not Direction.INBOUND:
+            return ACCEPTED
+        return entry.fate.decision(entry.recipients)
+
+    def _outcome(self, entry: Open, mark: str, name: str | None) -> None:
+        """A delivery line. Where the arrival named the recipients, no other is one."""
+        if not name or (entry.listed and name not in entry.recipients):
+            return
+        if mark == "**":
+            entry.fate.failed(entry.recipients, name)
+        elif mark == "==":
+            entry.recipients.setdefault(name, True)
+        else:
+            entry.fate.sent(entry.recipients, name)
 
     def _entry(self, queue_id: str) -> Open:
         entry = self.under_way.get(queue_id)

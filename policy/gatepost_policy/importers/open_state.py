@@ -11,8 +11,9 @@ from dataclasses import asdict
 from ipaddress import ip_address
 from typing import Any
 
-from gatepost_policy.importers import exim, postfix
+from gatepost_policy.importers import exim, postfix_open
 from gatepost_policy.importers.exim import Exim
+from gatepost_policy.importers.fate import Fate
 from gatepost_policy.importers.opendkim import Signatures
 from gatepost_policy.importers.postfix import Postfix
 from gatepost_policy.mail import dkim_reason
@@ -51,7 +52,7 @@ def load(importer: Exim | Postfix, told: Json, log: object) -> None:
         target.update({(str(key[0]), str(key[1])): _postfix(one) for key, one in told[place]})
 
 
-def _out(one: "exim.Open | postfix.Open") -> Json:
+def _out(one: exim.Open | postfix_open.Open) -> Json:
     out: Json = {"at": one.at, "whose": asdict(one.whose), "size": one.size}
     if isinstance(one, exim.Open):
         out["listed"] = one.listed
@@ -82,6 +83,7 @@ def _out(one: "exim.Open | postfix.Open") -> Json:
             "sender": one.sender,
             "message_id": one.message_id,
             "recipients": one.recipients,
+            "fate": [sorted(one.fate.delivered), one.fate.bounced],
         }
     else:
         # That a sender is there at all tells a message from a bounce.
@@ -97,6 +99,7 @@ def _out(one: "exim.Open | postfix.Open") -> Json:
 def _shared(told: Json) -> Json:
     family, ip, port, name, helo = told["client"]
     whose = told["whose"]
+    delivered, bounced = told.get("fate", ((), False))
     return {
         "at": told["at"],
         "sender": told["sender"],
@@ -105,6 +108,7 @@ def _shared(told: Json) -> Json:
         "size": told["size"],
         "message_id": told["message_id"],
         "recipients": dict(told["recipients"]),
+        "fate": Fate(set(delivered), bool(bounced)),
     }
 
 
@@ -117,10 +121,10 @@ def _exim(told: Json) -> exim.Open:
     )
 
 
-def _postfix(told: Json) -> postfix.Open:
+def _postfix(told: Json) -> postfix_open.Open:
     refusal = told["refusal"]
     dkim = told.get("dkim")
-    return postfix.Open(
+    return postfix_open.Open(
         **_shared(told),
         arrived=bool(told["arrived"]),
         queued=bool(told["queued"]),

@@ -15,7 +15,6 @@ is part of the key.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from gatepost_policy.config.settings import Submission
 from gatepost_policy.importers import login_lines
@@ -37,6 +36,7 @@ from gatepost_policy.importers.postfix_line import (
     AGENTS,
     CLIENT,
     DELIVERED_TO,
+    EXPIRED,
     QUEUE_ID,
     QUEUED,
     QUEUED_AS,
@@ -45,6 +45,7 @@ from gatepost_policy.importers.postfix_line import (
     read_client,
     read_refusal,
 )
+from gatepost_policy.importers.postfix_open import Open
 from gatepost_policy.importers.syslog import Entry, read_line
 from gatepost_policy.journal.record import Seen
 from gatepost_policy.mail import address
@@ -66,25 +67,6 @@ MAX_REFUSAL = 4096
 HELD_S = 60.0
 MAX_HELD = 1000
 MAX_OWNERS = 16_384
-
-
-@dataclass(slots=True)
-class Open:
-    """A message under way."""
-
-    at: float
-    arrived: bool = False  # smtpd or pickup told of it
-    queued: bool = False  # qmgr told of it
-    sender: str = ""
-    client: Client = Client()
-    whose: Ownership = LOCAL  # a bounce has no arrival
-    reinjected: bool = False
-    size: int | None = None
-    message_id: str | None = None
-    recipients: dict[str, bool] = field(default_factory=dict)  # True: accepted
-    refusal: Decision | None = None  # of the last recipient that was refused
-    dkim: Signatures | None = None
-    held: float = 0.0  # when it left the queue
 
 
 class Postfix:
@@ -260,6 +242,8 @@ class Postfix:
                 else:
                     yield from self._leave(key, found)
         else:
+            if found is not None and EXPIRED.match(text):
+                found.fate.expired(found.recipients)
             self.tally.kinds["other"] += 1
 
     def _delivery(self, key: tuple[str, str], text: str) -> None:
@@ -271,7 +255,14 @@ class Postfix:
         to, bare, original, bare_original, relay = match.groups()
         found = self.under_way.get(key)
         if found is not None:
-            found.recipients.setdefault(original or bare_original or to or bare or "", True)
+            name = original or bare_original or to or bare or ""
+            outcome = text.find(", status=", match.end()) + 9
+            if text.startswith("sent", outcome):
+                found.fate.sent(found.recipients, name)
+            elif text.startswith("bounced", outcome):
+                found.fate.failed(found.recipients, name)
+            else:
+                found.recipients.setdefault(name, True)
         if relay and " queued as " in text and (again := QUEUED_AS.search(text)):
             self._handed_on((key[0], again.group(1)), relay)
 
@@ -327,11 +318,12 @@ class Postfix:
         if submission or told.logged_in:
             whose = self._whose(client, True)
         else:
-            whose = self._owners.get(told.peer)
-            if whose is None:
+            known = self._owners.get(told.peer)
+            if known is None:
                 if len(self._owners) >= MAX_OWNERS:
                     self._owners.clear()
-                whose = self._owners[told.peer] = self._whose(client, False)
+                known = self._owners[told.peer] = self._whose(client, False)
+            whose = known
         if told.stage == "CONTENT" and found is not None and found.arrived:
             client, whose = found.client, found.whose  # the message's own text names nobody
         recipients = {told.recipient: False} if told.recipient else {}
@@ -360,14 +352,16 @@ class Postfix:
         if not entry.arrived and entry.sender:
             self.tally.kinds["without arrival"] += 1  # the log starts in the middle of it
             return
-        decision, kind = ACCEPTED, "message"
+        decision = ACCEPTED
+        if entry.whose.direction is Direction.INBOUND:
+            decision = entry.fate.decision(entry.recipients)
         if not entry.queued:
             if not entry.refusal:
                 self.tally.kinds["unfinished"] += 1  # the client went away
                 return
             decision = entry.refusal
         name = f"postfix:{key[0]}:{key[1]}:{int(entry.at)}"
-        yield from self._tell(key[1], entry, decision, name, kind)
+        yield from self._tell(key[1], entry, decision, name, "message")
 
     def _tell(
         self, queue_id: str | None, entry: Open, decision: Decision, key: str, kind: str
@@ -390,7 +384,7 @@ class Postfix:
             message_id=entry.message_id,
             signatures=tuple(entry.dkim.found) if entry.dkim else (),
         )
-        if decision is ACCEPTED:
+        if decision is ACCEPTED or entry.fate.bounced:
             self.tally.kinds[facts.direction.value] += 1
         if facts.direction is not Direction.INBOUND:
             yield counted(facts, decision, key)

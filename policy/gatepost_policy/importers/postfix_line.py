@@ -14,6 +14,8 @@ QUEUE_ID = re.compile(
 PEER = re.compile(r"(?:client=)?([^\[\s]*)\[([^\]\s]*)\](?::(\d+))?")
 # qmgr writes its own words behind the sender: whatever that holds, the last ones are qmgr's.
 QUEUED = re.compile(r"from=<(.*)>, size=(\d+), nrcpt=\d+ \(queue active\)", re.S)
+# As greedy as QUEUED: what stands at the end is qmgr's.
+EXPIRED = re.compile(r"from=<.*>, status=(?:force-)?expired, returned to sender\Z", re.S)
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 # RFC 5321 4.1.2: a quoted string is one unit, whatever stands in it.
 _PATH = rf"(?:{_QUOTED}|[^\"<>])*"

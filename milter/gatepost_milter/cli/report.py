@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -32,6 +32,7 @@ FORMATS = ("table", "json", "csv", "html", "xarf", "arf")
 @click.option("--sender", metavar="X", help="An address, or a domain with its subdomains: "
               "envelope sender, header From, DKIM d=.")  # fmt: skip
 @click.option("--host", metavar="IP", help="A client's address, or a prefix.")
+@click.option("--compare", metavar="Y", help="With --sender: these two side by side.")
 @click.option("--tonight", is_flag=True, help="What happened in the last 24 hours, or --since.")
 @click.option("--gropers", is_flag=True, help="Hosts that try logins, since --since.")
 @report_options.FILTERS
@@ -52,6 +53,7 @@ def command(
     what: str | None,
     sender: str | None,
     host: str | None,
+    compare: str | None,
     tonight: bool,
     gropers: bool,
     limit: int,
@@ -73,6 +75,7 @@ def command(
     milterctl report spam.example --format xarf --contact abuse@example.org
     milterctl report example.org
     milterctl report 192.0.2.7 --since 90d --dkim fail
+    milterctl report --sender a.example --compare b.example
     milterctl report --trap trap@example.net --since 90d --format csv -o trap.csv
     """
     from gatepost_policy.report import selection
@@ -101,6 +104,13 @@ def command(
             raise click.UsageError("--gropers goes with --since, --until, --format and -o alone.")
         _gropers(app, chosen, now, form, output)
         return
+    if compare is not None:
+        other = report_options.value("--compare", compare, selection.sender)
+        only = selection.Selection(sender=chosen.sender, limit=limit)
+        if what is not None or sender is None or chosen != only or form not in ("table", "json"):
+            raise click.UsageError("--compare goes with --sender, -o and --format json alone.")
+        _compare(app, (only, replace(only, sender=other)), now, form, output)
+        return
     told = tell(app, chosen, now, charts=form == "html", what=what)
     if form in evidence.FORMS:
         evidence.write(app, told.report, evidence.Asking(form, now, org, contact), output)
@@ -117,6 +127,22 @@ def _gropers(app: App, chosen: "Selection", now: float, form: str, output: Path 
         found = gropers.read(connection, chosen.since, chosen.until)
     with _opened(output) as stream:
         render.write(found, form, stream, now)
+
+
+def _compare(
+    app: App, both: "tuple[Selection, Selection]", now: float, form: str, output: Path | None
+) -> None:
+    from gatepost_policy.render import compare as render
+    from gatepost_policy.report import compare
+
+    with app.store(caught_up=True, replica=True) as connection:
+        found = compare.read(connection, *both, app.settings, now)
+    with _opened(output) as stream:
+        if form == "json":
+            json.dump(found.json(), stream, indent=2)
+            stream.write("\n")
+        else:
+            render.write(found, stream)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +215,7 @@ def _write(told: Told, form: str, stream: TextIO, now: float) -> None:
     elif form == "html":
         from gatepost_policy.render.html import page
 
-        stream.write(page.render(report, told.series, now))
+        stream.write(page.render(report, told.series, now, told.gropers))
     else:
         if told.tonight is not None:
             from gatepost_policy.render import tonight

@@ -33,8 +33,22 @@ from gatepost_policy.render import csv_file
 from gatepost_policy.render import why as why_text
 from gatepost_policy.render.html import charts, page
 from gatepost_policy.report import asked as asking
-from gatepost_policy.report import filters, history, holding, selection, series, tonight, why
+from gatepost_policy.report import (
+    by_trap,
+    filters,
+    gropers,
+    history,
+    holding,
+    hours,
+    selection,
+    series,
+    tonight,
+    why,
+)
+from gatepost_policy.report.by_trap import ByTrap
 from gatepost_policy.report.conditions import TooWide
+from gatepost_policy.report.gropers import Gropers
+from gatepost_policy.report.hours import Hours
 from gatepost_policy.report.report import Report
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.report.series import Series
@@ -43,7 +57,7 @@ from gatepost_policy.store import StoreError, reading, writing
 from gatepost_policy.text import times
 from gatepost_policy.text.escape import shown
 from gatepost_policy.web import actions as acting
-from gatepost_policy.web import case
+from gatepost_policy.web import case, more
 from gatepost_policy.web.addresses import Addresses, place
 
 ACTOR_MAX = 100
@@ -67,6 +81,9 @@ class Told:
     skip: int
     is_trap: bool
     notes: list[str]
+    hours: Hours | None = None
+    finders: ByTrap | None = None
+    gropers: Gropers | None = None
 
 
 def create(
@@ -115,6 +132,9 @@ def create(
                 skip,
                 kind == "trap" and traps.is_live(connection, value),
                 acting.notes(connection, value) if kind in ("sender", "host") else [],
+                hours.read(connection, held) if kind else None,
+                by_trap.read(connection, held.trap) if kind == "trap" and held.trap else None,
+                gropers.read(connection) if not report.query else None,
             )
 
     def show(kind: str | None, value: str) -> str:
@@ -129,6 +149,7 @@ def create(
         template = app.jinja_env.get_template("live.html.j2")
         return template.render(
             page.context(told.report, told.series, at.link, at.zoom, now, told.skip),
+            **page.beside(told.hours, told.finders, told.gropers),
             at=at,
             kind=kind,
             value=value,
@@ -158,6 +179,10 @@ def create(
         found = {"api": API, "at": times.timestamp(now), **told.report.json()}
         if told.tonight is not None:
             found["tonight"] = told.tonight.json()
+        if told.finders is not None:
+            found["finders"] = told.finders.json()
+        if told.gropers is not None and told.gropers.hosts:
+            found["login_gropers"] = told.gropers.summary()
         return Response(json.dumps(found), content_type="application/json")
 
     @app.before_request
@@ -250,6 +275,7 @@ def create(
             return redirect(addresses().link("host", value))
         return show(kind, value)
 
+    more.add(app, settings, engine, clock, API)
     case.add(app, settings, engine, clock, lambda kind, value, at: _selection(kind, value, at)[0])
 
     if actions:

@@ -13,9 +13,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup, escape
 
-from gatepost_policy.render.html import charts, rows_hash, svg
+from gatepost_policy.render.gropers import sentences
+from gatepost_policy.render.html import charts, heat, rows_hash, svg
 from gatepost_policy.render.html.charts import Zoom
 from gatepost_policy.report import periods
+from gatepost_policy.report.by_trap import ByTrap
+from gatepost_policy.report.gropers import Gropers
+from gatepost_policy.report.hours import Hours
 from gatepost_policy.report.report import Report
 from gatepost_policy.report.rhythm import number
 from gatepost_policy.report.series import Series
@@ -204,6 +208,20 @@ def context(
     }
 
 
+def beside(
+    hours: Hours | None = None, finders: ByTrap | None = None, gropers: Gropers | None = None
+) -> dict[str, Any]:
+    """What the templates want to know of what stands beside a report."""
+    many = hours is not None and sum(hours.counts.values()) > 1
+    return {
+        "hours": hours if many else None,
+        "heat": heat.draw(hours) if many and hours is not None else None,
+        "week": heat.table(hours) if many and hours is not None else [],
+        "finders": finders,
+        "groping": sentences(gropers) if gropers is not None and gropers.hosts else [],
+    }
+
+
 def _figures(series: Series, zoom: Zoom | None) -> list[dict[str, Any]]:
     """The charts' figures, a row for each period in which something came, newest first."""
     most = charts.SIZES["wide"].bars
@@ -232,7 +250,10 @@ def _figures(series: Series, zoom: Zoom | None) -> list[dict[str, Any]]:
     return found
 
 
-def render(report: Report, series: Series | None, made: float) -> str:
+def render(
+    report: Report, series: Series | None, made: float, gropers: Gropers | None = None
+) -> str:
     """The whole page as text, as of `made` (Unix seconds)."""
     template = environment().get_template("page.html.j2")
-    return template.render(context(report, series, None, None, made))
+    told = context(report, series, None, None, made)
+    return template.render(told, **beside(gropers=gropers))

@@ -1,0 +1,47 @@
+"""Show two senders side by side: the rows of the page and of the terminal."""
+
+from typing import TextIO
+
+from gatepost_policy.report.compare import Compared, Side
+from gatepost_policy.report.standing import NAMES
+from gatepost_policy.text.escape import shown
+from gatepost_policy.text.times import timestamp
+
+
+def rows(found: Compared) -> list[tuple[str, tuple[str, str]]]:
+    """(what, (of the one, of the other)), in the order in which one asks."""
+    one, other = _cells(found.a), _cells(found.b)
+    return [(name, (cell, other[name])) for name, cell in one.items()]
+
+
+def write(found: Compared, to: TextIO) -> None:
+    """For a terminal or a file."""
+    names = shown(found.a.name), shown(found.b.name)
+    to.write(f"{names[0]} and {names[1]}\n")
+    to.writelines(f"  {shown(line)}\n" for line in found.sentences)
+    for name, cells in rows(found):
+        to.write(f"\n{name}\n")
+        to.writelines(f"  {who}: {shown(cell)}\n" for who, cell in zip(names, cells, strict=True))
+
+
+def _cells(side: Side) -> dict[str, str]:
+    report, summary = side.report, side.report.summary
+    held = report.held
+    return {
+        "messages": str(summary.messages) + ("" if held is None else " (the newest; not all)"),
+        "first seen": _day(summary.first_seen),
+        "last seen": _day(summary.last_seen),
+        "rhythm": "none" if report.rhythm is None else report.rhythm.sentence,
+        "came over": ", ".join(f"{NAMES.get(f, f)} {n}" for f, n in summary.families.items())
+        or "nothing known",
+        "DKIM": ", ".join(f"{word} {n}" for word, n in summary.dkim.items()) or "none seen",
+        "keys": ", ".join(f"{key.selector} of {key.domain}" for key in report.keys[:8]) or "none",
+        "clients": str(report.hosts),
+        "trap hits": str(summary.trap_hits),
+        "order of traps": ", ".join(trap for trap, _ in side.traps) or "none",
+        "standing": "no verdict" if report.standing is None else report.standing.sentence,
+    }
+
+
+def _day(at: float | None) -> str:
+    return "never" if at is None else timestamp(at)[:10]

@@ -1,0 +1,48 @@
+"""On which day of the week and at which hour (UTC) messages came: a person's habits, or not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Integer, cast, func, select
+
+from gatepost_policy.report.conditions import conditions
+from gatepost_policy.report.day_sums import times
+from gatepost_policy.report.selection import Selection
+
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+THURSDAY = 3  # 1970-01-01
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """Messages by (day of the week from Monday, 0 to 6; hour, 0 to 23)."""
+
+    counts: Mapping[tuple[int, int], int]
+
+    @property
+    def busiest(self) -> tuple[int, int]:
+        """Where most came."""
+        return max(self.counts, key=lambda key: (self.counts[key], -key[0], -key[1]))
+
+    @property
+    def sentence(self) -> str:
+        """What the picture says, in words."""
+        total, most = sum(self.counts.values()), self.busiest
+        weekend = sum(n for (day, _), n in self.counts.items() if day > 4)
+        return (
+            f"most on {DAYS[most[0]]} at {most[1]:02}:00 UTC, {self.counts[most]} of {total}; "
+            f"{weekend} at weekends; at {len({hour for _, hour in self.counts})} of 24 hours"
+        )
+
+
+def read(connection: Connection, selection: Selection) -> Hours | None:
+    """Those of a sender, a client or a trap; None where there is no message. Raises TooWide."""
+    at, where = times(selection, conditions(connection, selection))
+    # The hour of a week that begins as 1970 did; cut, not rounded, on both databases.
+    number = cast(func.floor(at / 3600), Integer) % 168
+    found: dict[tuple[int, int], int] = {}
+    for hour, count in connection.execute(
+        select(number, func.count()).where(*where).group_by(number)
+    ):
+        found[(hour // 24 + THURSDAY) % 7, hour % 24] = count
+    return Hours(found) if found else None

@@ -1,0 +1,58 @@
+"""Beside the reports: two senders compared, networks, and what a page tells below its figures."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import Engine
+
+import story
+from gatepost_policy.config.settings import Settings, Store
+from gatepost_policy.store import open_engine
+from gatepost_policy.web.app import create
+
+NOW = story.START + 200 * story.DAY
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
+    path: Path = tmp_path_factory.mktemp("more") / "gatepost.sqlite"
+    settings = Settings(store=Store(url=f"sqlite:///{path}"))
+    engine: Engine = open_engine(settings)
+    story.fill(engine, settings)
+    hosts = frozenset({"localhost"})
+    yield create(settings, lambda: engine, hosts=hosts, clock=lambda: NOW).test_client()
+    engine.dispose()
+
+
+def test_compare(web: FlaskClient) -> None:
+    assert 'value="slow.example.com"' in web.get("/compare?a=slow.example.com").text
+    page = web.get("/compare?a=slow.example.com&b=%3Cb%3Ex.example")
+    assert page.status_code == 200 and "<b>x" not in page.text
+    assert "No shared client is known." in page.text and f"/trap/{story.TRAP}" in page.text
+    told = web.get("/compare.json?a=slow.example.com&b=slow.example.com").json
+    assert told is not None and told["api"] == 1 and told["shared"]["traps"] == [story.TRAP]
+    assert told["a"]["summary"]["messages"] == told["b"]["summary"]["messages"] > 0
+    for bad in ("/compare.json", "/compare.json?a=x.example", "/compare?a=@&b=x.example"):
+        assert web.get(bad).status_code == 400, bad
+
+
+def test_networks(web: FlaskClient) -> None:
+    assert web.get("/prefix").status_code == 200
+    told = web.get("/prefix.json").json
+    assert told is not None and told["clients"] >= 2 and not told["cut"]
+
+
+def test_what_stands_beside_a_report(web: FlaskClient) -> None:
+    trap = web.get(f"/trap/{story.TRAP}").text
+    assert "Who found it, and what else they hit" in trap
+    assert trap.index("First: ") < trap.index("slow.example.com")
+    told = web.get(f"/trap/{story.TRAP}.json").json
+    assert told is not None and told["finders"]["found_by"][0]["who"] == "slow.example.com"
+    sender = web.get("/sender/slow.example.com").text
+    # A picture, the same in words, and as a table.
+    assert "Messages by day of the week and hour, UTC: most on" in sender
+    assert "The week as a table" in sender and "<title>" in sender
+    assert "Day and hour" not in web.get("/").text
+    assert "finders" not in (web.get("/sender/slow.example.com.json").json or {})

@@ -2,12 +2,13 @@
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gatepost_milter.cli.common import USAGE, App, Failure, on_terminal
+from gatepost_milter.cli.listed import write_csv
 from gatepost_milter.cli.options import progress
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.plural import plural
@@ -25,6 +26,10 @@ def show(app: App, form: str) -> None:
         runs = import_runs.runs(connection)
     if form == "json":
         print(json.dumps([_json(run) for run in runs], indent=2))
+        return
+    if form == "csv":
+        names = [field.name for field in fields(import_runs.Run)]
+        write_csv(names, (_json(run) for run in runs))
         return
     if not runs:
         click.echo("no imports")

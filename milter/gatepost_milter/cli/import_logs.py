@@ -14,7 +14,7 @@ import click
 
 from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure, note
 from gatepost_milter.cli.import_guesses import ImportedGuesses
-from gatepost_milter.cli.options import FORMAT, progress
+from gatepost_milter.cli.options import LIST_FORMAT, progress
 from gatepost_policy.importers.clock import SLACK_S, Clock, Years, yearless
 from gatepost_policy.importers.common import to_json
 from gatepost_policy.importers.exim import Exim
@@ -61,7 +61,7 @@ _YEAR = click.option(
 @click.option("--list", "listed", is_flag=True, help="Show the imports that are in the store.")
 @click.option("--undo", "undone", type=int, metavar="ID", help="Take this import back.")
 @click.option("--yes", is_flag=True, help="Do not ask before --undo.")
-@FORMAT
+@LIST_FORMAT
 @click.pass_context
 def command(context: click.Context, listed: bool, undone: int | None, yes: bool, form: str) -> None:
     """Back-fill the history from MTA logs.

@@ -23,6 +23,7 @@ def format_option(*forms: str, text: str = "For people or for programs.") -> Cal
 
 
 FORMAT = format_option("json")
+LIST_FORMAT = format_option("json", "csv", text="For people, for programs, for a spreadsheet.")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from gatepost_milter.cli import evidence, night, report_options
+from gatepost_milter.cli import complete, evidence, night, report_options
 from gatepost_milter.cli.common import USAGE, App, Failure, note
 from gatepost_milter.cli.options import format_option
 
@@ -30,7 +30,8 @@ FORMATS = ("table", "json", "csv", "html", "xarf", "arf")
 @click.command()
 @click.argument("what", required=False, metavar="[WHATEVER]")
 @click.option("--sender", metavar="X", help="An address, or a domain with its subdomains: "
-              "envelope sender, header From, DKIM d=.")  # fmt: skip
+              "envelope sender, header From, DKIM d=.",
+              shell_complete=complete.senders)  # fmt: skip
 @click.option("--host", metavar="IP", help="A client's address, or a prefix.")
 @click.option("--compare", metavar="Y", help="With --sender: these two side by side.")
 @click.option("--tonight", is_flag=True, help="What happened in the last 24 hours, or --since.")

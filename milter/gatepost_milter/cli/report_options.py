@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gatepost_milter.cli import complete
+
 if TYPE_CHECKING:
     from gatepost_policy.report.selection import Selection
 
@@ -27,10 +29,15 @@ OPTIONS = (
 )
 
 
+COMPLETED = {"trap": complete.traps, "reason": complete.reasons}
+
+
 def FILTERS(command: Callable[..., Any]) -> Callable[..., Any]:
     """All of them, handed on by their names as texts."""
     for name, metavar, text in reversed(OPTIONS):
-        command = click.option(f"--{name}", metavar=metavar, help=text)(command)
+        how = COMPLETED.get(name)
+        option = click.option(f"--{name}", metavar=metavar, help=text, shell_complete=how)
+        command = option(command)
     return command
 
 

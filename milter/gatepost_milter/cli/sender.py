@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gatepost_milter.cli import complete
 from gatepost_milter.cli.common import USAGE, App, Failure, note
-from gatepost_milter.cli.options import FORMAT
+from gatepost_milter.cli.listed import write_csv
+from gatepost_milter.cli.options import FORMAT, LIST_FORMAT
 
 if TYPE_CHECKING:
     from gatepost_policy.mail.facts import Identity
 
 say = note
+# Of `list`: of those who are listed, and of those who come again and again.
+COLUMNS = (
+    "list", "kind", "value", "since", "until", "state", "reason", "hits", "by_hand", "note",
+    "first_seen", "last_seen", "messages", "trap_messages", "days",
+)  # fmt: skip
 
 
 def _identity(name: str) -> "Identity":
@@ -56,7 +63,7 @@ def command() -> None:
     show_default=True,
     help="At most so many.",
 )
-@FORMAT
+@LIST_FORMAT
 @click.pass_obj
 def list_(app: App, past: bool, limit: int, form: str) -> None:
     """Listings in force, and repeat senders."""
@@ -71,6 +78,12 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
         repeat = dossier.repeat_senders(connection, limit=limit)
     if form == "json":
         _dump({"listings": [x.json() for x in listed], "repeat": [x.json() for x in repeat]})
+        return
+    if form == "csv":
+        blank = dict.fromkeys(COLUMNS)
+        rows = [blank | {"list": "listed"} | x.json() for x in listed]
+        rows += [blank | {"list": "repeat"} | x.json() for x in repeat]
+        write_csv(COLUMNS, rows)
         return
     to = console(sys.stdout)
     table = plain("Listed", "Kind", "Since", "Until", "State", "Hits", "Reason", "Note", to=to)
@@ -105,7 +118,7 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
 
 
 @command.command()
-@click.argument("name", metavar="SENDER")
+@click.argument("name", metavar="SENDER", shell_complete=complete.senders)
 @FORMAT
 @click.pass_obj
 def show(app: App, name: str, form: str) -> None:
@@ -156,7 +169,7 @@ def show(app: App, name: str, form: str) -> None:
 
 
 @command.command()
-@click.argument("name", metavar="SENDER")
+@click.argument("name", metavar="SENDER", shell_complete=complete.senders)
 @click.option("--for", "length", metavar="DURATION", help="How long; else sender.listing_first.")
 @click.option("--note", default="", metavar="TEXT", help="Why.")
 @click.option("--force", is_flag=True, help="Also what is ours, on never_list, or far too wide.")
@@ -202,7 +215,7 @@ def punish(app: App, name: str, length: str | None, note: str, force: bool) -> N
 
 
 @command.command()
-@click.argument("name", metavar="SENDER")
+@click.argument("name", metavar="SENDER", shell_complete=complete.senders)
 @click.option("--note", default="", metavar="TEXT", help="Why.")
 @click.pass_obj
 def forgive(app: App, name: str, note: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gatepost_milter.cli import report_options
+from gatepost_milter.cli import complete, report_options
 from gatepost_milter.cli.common import USAGE, App, Failure, catch_up
 from gatepost_milter.cli.options import FORMAT
 
@@ -23,7 +23,8 @@ AT_ONCE = 1_000  # messages told after one look; the rest after the next
 
 
 @click.command(short_help="Messages as they come, with the report's filters.")
-@click.option("--sender", metavar="X", help="An address, or a domain with its subdomains.")
+@click.option("--sender", metavar="X", help="An address, or a domain with its subdomains.",
+              shell_complete=complete.senders)  # fmt: skip
 @click.option("--host", metavar="IP", help="A client's address, or a prefix.")
 @report_options.FILTERS
 @click.option("-n", "--lines", "number", type=click.IntRange(min=0), metavar="N", default=10,

@@ -3,19 +3,20 @@
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gatepost_milter.cli import trap_import, trap_mine
+from gatepost_milter.cli import complete, trap_import, trap_mine
 from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure, note
-from gatepost_milter.cli.options import FORMAT
+from gatepost_milter.cli.listed import write_csv
+from gatepost_milter.cli.options import LIST_FORMAT
 from gatepost_milter.cli.trap_options import NOTE, PUBLISHED, SOURCE, WHEN
 
 if TYPE_CHECKING:
-    from gatepost_policy.traps import InUse
+    from gatepost_policy.traps import InUse, Trap
 
 
 def _time(at: float | None) -> str | None:
@@ -96,7 +97,9 @@ def add(
 
 
 @command.command(short_help="Make addresses ordinary again.")
-@click.argument("names", nargs=-1, required=True, metavar="ADDRESS...")
+@click.argument(
+    "names", nargs=-1, required=True, metavar="ADDRESS...", shell_complete=complete.traps
+)
 @click.option(
     "--mistake", is_flag=True, help="They never were traps: take their hits and listings back."
 )
@@ -150,7 +153,7 @@ def _in_use(used: "InUse") -> str:
 @click.option("--match", default="", metavar="TEXT", help="Only those that contain this.")
 @click.option("--source", metavar="TEXT", help="Only those from this source.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many.")
-@FORMAT
+@LIST_FORMAT
 @click.pass_obj
 def list_(app: App, match: str, source: str | None, limit: int | None, form: str) -> None:
     """List the traps."""
@@ -161,16 +164,9 @@ def list_(app: App, match: str, source: str | None, limit: int | None, form: str
 
     with app.store() as connection:
         found = traps.listing(connection, match=match, source=source, limit=limit)
-    if form == "json":
-        rows = []
-        for trap in found:
-            row = asdict(trap)
-            for name in ("published_at", "added", "live_at"):
-                row[name] = _time(row[name])
-            for name in ("source", "note", "published", "live_as"):
-                row[name] = row[name] or None
-            rows.append(row)
-        _dump(rows)
+    if form != "table":
+        rows = [_row(trap) for trap in found]
+        _dump(rows) if form == "json" else write_csv(_names(traps.Trap), rows)
         return
     if not found:
         click.echo("no such trap" if match or source else "no traps")
@@ -191,8 +187,24 @@ def list_(app: App, match: str, source: str | None, limit: int | None, form: str
     put(to, fitted(table, to, "Trap"))
 
 
+HIT = ("at", "message_id", "trap", "sender", "client", "action", "reason")
+
+
+def _names(kind: type) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _row(trap: "Trap") -> dict[str, Any]:
+    row = asdict(trap)
+    for name in ("published_at", "added", "live_at"):
+        row[name] = _time(row[name])
+    for name in ("source", "note", "published", "live_as"):
+        row[name] = row[name] or None
+    return row
+
+
 @command.command(short_help="Find traps that somebody seems to use.")
-@FORMAT
+@LIST_FORMAT
 @click.pass_obj
 def check(app: App, form: str) -> None:
     """Find traps that somebody seems to use: seen as a sender or as a login.
@@ -208,8 +220,9 @@ def check(app: App, form: str) -> None:
     with app.store() as connection:
         found = traps.check(connection)
         total = traps.count(connection)
-    if form == "json":
-        _dump([asdict(f) | {"at": _time(f.at)} for f in found])
+    if form != "table":
+        rows = [asdict(f) | {"at": _time(f.at)} for f in found]
+        _dump(rows) if form == "json" else write_csv(_names(traps.Finding), rows)
     elif found:
         to = console(sys.stdout)
         table = plain("Trap", "Seen as", "Last", "Messages", "Next step", to=to)
@@ -230,7 +243,7 @@ def check(app: App, form: str) -> None:
 
 
 @command.command()
-@click.argument("name", required=False, metavar="[ADDRESS]")
+@click.argument("name", required=False, metavar="[ADDRESS]", shell_complete=complete.traps)
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -239,7 +252,7 @@ def check(app: App, form: str) -> None:
     show_default=True,
     help="At most so many.",
 )
-@FORMAT
+@LIST_FORMAT
 @click.pass_obj
 def hits(app: App, name: str | None, limit: int, form: str) -> None:
     """The newest messages to traps, or to one trap."""
@@ -253,8 +266,9 @@ def hits(app: App, name: str | None, limit: int, form: str) -> None:
             found = traps.hits(connection, None if name is None else utf8(name), limit=limit)
         except ValueError as error:
             raise Failure(f"{name}: {error}", USAGE) from None
-    if form == "json":
-        _dump([asdict(h) | {"at": _time(h.at)} for h in found])
+    if form != "table":
+        rows = [asdict(h) | {"at": _time(h.at)} for h in found]
+        _dump(rows) if form == "json" else write_csv(HIT, rows)
         return
     if not found:
         click.echo("no message to a trap" if name is None else "no message to this trap")

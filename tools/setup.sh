@@ -4,7 +4,7 @@
 #   tools/setup.sh [run|dev]     run (default): what gatepost needs; dev: linters and test tools too
 #
 # Idempotent, and quick when nothing is to be done: a stamp in .venv names what it was made from.
-# PYTHON=python3.12 chooses the interpreter. Everything downloaded is checked against the
+# PYTHON=python3.12 chooses the interpreter; without it the system's own comes first. Everything downloaded is checked against the
 # hashes in requirements*.lock. A failure says its reason here; all of it is in setup.log.
 set -eu
 cd "$(dirname "$0")/.."
@@ -18,7 +18,23 @@ die() { say "$*"; exit 2; }
 
 suits() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
+# Could make a venv and build pymilter as it is.
+complete() {
+    "$1" - <<'EOF' >/dev/null 2>&1
+import ensurepip, venv
+import pathlib, sys, sysconfig
+sys.exit(not (pathlib.Path(sysconfig.get_path("include")) / "Python.h").exists())
+EOF
+}
+
 find_python() {
+    # Debian builds its Python with profile-guided optimisation; one that pyenv compiled has none,
+    # and every message costs a quarter more.
+    if [ -z "${PYTHON:-}" ]; then
+        for python in /usr/bin/python3.13 /usr/bin/python3.12 /usr/bin/python3.11 /usr/bin/python3; do
+            if suits "$python" && complete "$python"; then echo "$python"; return; fi
+        done
+    fi
     # pyenv leaves commands that only say "not found": each is tried, not just looked up.
     for python in ${PYTHON:-python3.13 python3.12 python3.11 python3}; do
         if suits "$python"; then command -v "$python"; return; fi
@@ -27,13 +43,6 @@ find_python() {
 }
 
 # --- system libraries -----------------------------------------------------------------------
-
-has_headers() {
-    "$python" - <<'EOF' >/dev/null 2>&1
-import pathlib, sys, sysconfig
-sys.exit(not (pathlib.Path(sysconfig.get_path("include")) / "Python.h").exists())
-EOF
-}
 
 is_debians() { case $("$python" -c 'import sys; print(sys.base_prefix)') in /usr) ;; *) false ;; esac; }
 
@@ -46,8 +55,7 @@ missing_packages() {
     if python=$(find_python); then
         if is_debians; then
             minor=$("$python" -c 'import sys; print("python3.%d" % sys.version_info[1])')
-            has_headers || echo "$minor-dev"
-            "$python" -c 'import ensurepip, venv' >/dev/null 2>&1 || echo "$minor-venv"
+            complete "$python" || echo "$minor-dev" "$minor-venv"
         fi
     else
         echo python3 python3-dev python3-venv

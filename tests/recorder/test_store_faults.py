@@ -308,7 +308,8 @@ while r.ingest_once():
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_every_point(any_settings: Settings, any_engine: Engine, point: str) -> None:
     lines = "".join(
-        journal.encode(message(n, traps=("trap@home.example",) if n % 5 == 0 else ())) + "\n"
+        journal.encode(message(n, traps=("trap@home.example",) if n % 5 == 0 else ())).decode()
+        + "\n"
         for n in range(RECORDS)
     )
     environment = {**os.environ, "GATEPOST_FAULT": f"kill:{point}"}

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from gatepost_milter.engine.worker import quiet_signals
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.system.garbage import collect_less_often
 
 HELPER_GRACE_S = 4.5
 
@@ -101,6 +102,7 @@ def record(settings: Settings, stop: threading.Event) -> None:
     """The recorder: journal segments into the store, where it gets the recorder's lock."""
     from gatepost_policy.recorder import Recorder
 
+    collect_less_often()
     if settings.metrics.listen:
         from gatepost_policy.monitoring import metrics
 

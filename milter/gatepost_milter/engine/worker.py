@@ -6,7 +6,6 @@ over). End of file means that the parent died, which is `q` as well, so nothing 
 kill -9. Signals are ignored: Ctrl-C reaches the whole process group.
 """
 
-import gc
 import os
 import signal
 from typing import NoReturn
@@ -19,6 +18,7 @@ from gatepost_policy import config
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.monitoring import slots
 from gatepost_policy.monitoring.slots import Slot
+from gatepost_policy.system.garbage import collect_less_often
 
 IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -50,8 +50,7 @@ def serve(
         if not pinned:
             hint = "allow sched_setaffinity(2), or set milter.pin_workers = false"
             gate.log.event("warning", "worker-not-pinned", core=core, hint=hint)
-        # A message makes hundreds of objects and no cycles: look for those less often.
-        gc.set_threshold(20_000, 20, 20)
+        collect_less_often()
         if slot is not None and not replay:
             gate.slot = _slot(settings, slot)
         context = Context(gate, gate.slot)

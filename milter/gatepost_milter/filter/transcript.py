@@ -114,9 +114,7 @@ class Message:
 
     def count_folds(self) -> None:
         """Count what the MTA left out of the fields that are kept: CRLF is LF in a fold."""
-        for _, value in self.fields:
-            if b"\n" in value:
-                self.header_bytes += value.count(b"\n")
+        self.header_bytes += b"".join([value for _, value in self.fields]).count(b"\n")
 
     def give_up(self, what: str, own: OwnFields) -> None:
         """The header is over the limit of `what`: from here on its fields are counted, not kept,

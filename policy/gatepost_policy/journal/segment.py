@@ -1,7 +1,7 @@
 """Journal segments as files: how a record is framed, found again, and known to be whole.
 
 A record is: 2 bytes magic, 1 byte version of this frame, 1 byte zero, length and CRC-32 of the
-JSON (4 bytes each, big-endian), the JSON in ASCII. A segment is a row of records; it is locked
+JSON (4 bytes each, big-endian), the JSON in UTF-8. A segment is a row of records; it is locked
 (flock) for as long as its writer lives.
 """
 
@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import orjson
 
 from gatepost_policy.journal.record import Json
 
@@ -26,14 +28,26 @@ MAX_RECORD_BYTES = 16_777_216
 _encoder = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 
 
-def encode(obj: Json) -> str:
-    """`obj` as JSON in ASCII, without blanks."""
-    return _encoder.encode(obj)
+def encode(obj: Json) -> bytes:
+    """`obj` as JSON in UTF-8, without blanks."""
+    try:
+        return orjson.dumps(obj)
+    except TypeError:
+        # What a stranger wrote that is no UTF-8 (lone surrogates), and integers beyond 64 bits.
+        return _encoder.encode(obj).encode("ascii")
+
+
+def _decoded(body: bytes) -> object:
+    """Raises ValueError or RecursionError for what is no JSON."""
+    try:
+        return orjson.loads(body)
+    except ValueError:
+        return json.loads(body)  # orjson refuses what `encode` had to leave to `json`
 
 
 def frame(obj: Json) -> bytes:
     """`obj` as the bytes of one record."""
-    body = encode(obj).encode("ascii")
+    body = encode(obj)
     return HEAD.pack(MAGIC, FRAME_VERSION, len(body), zlib.crc32(body)) + body
 
 
@@ -139,7 +153,7 @@ def _record(data: bytes, at: int) -> tuple[int, Json | None]:
     if zlib.crc32(body) != crc:
         return start, None
     try:
-        obj = json.loads(body)
+        obj = _decoded(body)
     except (ValueError, RecursionError):
         return start, None
     return end, obj if isinstance(obj, dict) else None
@@ -165,13 +179,22 @@ def is_torn(data: bytes) -> bool:
     body = data[HEAD.size :]
     if magic != MAGIC or version != FRAME_VERSION or len(body) >= length:
         return False
-    if length > MAX_RECORD_BYTES or not body.isascii():
+    if length > MAX_RECORD_BYTES or not _may_be_text(body):
         return False
     try:
         json.loads(body)
     except (ValueError, RecursionError):
         return body[:1] in (b"", b"{")
     return False
+
+
+def _may_be_text(body: bytes) -> bool:
+    """True for UTF-8, also where it ends within a character."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return error.end == len(body) and error.reason == "unexpected end of data"
+    return True
 
 
 def abandoned(path: Path) -> bool:

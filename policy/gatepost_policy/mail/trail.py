@@ -15,11 +15,15 @@ from gatepost_policy.mail.facts import Family, TrailHop
 
 MAX_HOPS = 10
 MAX_FIELD = 1024
-# RFC 5321 4.4: the client stands before "by", its protocol behind "with".
-_BY = re.compile(rb"(?:\A|\s)by\s")
-_WITH = re.compile(rb"\swith\s+([A-Za-z0-9-]{1,24})(?=[\s;(]|\Z)")
+# RFC 5321 4.4: the client stands before "by", its protocol behind "with". What stands before these
+# words is asked for behind them: a search for a literal is ten times as fast as one that begins
+# with a class, and three Received fields of a message cost as much as the rules.
+_BY = re.compile(rb"by(?:(?<=\sby)|(?<=\Aby))\s")
+_WITH = re.compile(rb"with(?<=\swith)\s+([A-Za-z0-9-]{1,24})(?=[\s;(]|\Z)")
 # The client's address stands in brackets, with some MTAs in parentheses; one behind "=" is a HELO.
-_CLIENT = re.compile(rb"(?<!=)[\[(](?:IPv6:)?([0-9A-Fa-f:.]{2,45})(?:%\w{1,16})?[\])]", re.I)
+_CLIENT = re.compile(
+    rb"[\[(](?<!=[\[(])(?:[Ii][Pp][Vv]6:)?([0-9A-Fa-f:.]{2,45})(?:%\w{1,16})?[\])]"
+)
 _V4 = re.compile(rb"(?:::ffff:)?\d{1,3}(?:\.\d{1,3}){3}", re.I)
 # Looking a member up in its class costs as much as a call (enum defines __getattr__).
 _IPV4, _IPV6 = Family.IPV4, Family.IPV6

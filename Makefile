@@ -7,6 +7,8 @@ EML =
 RELEASES =
 # The rings beyond the inner one: what they need is brought by tools/test-setup.sh.
 RINGS = neighbours or postfix or exim or postgresql or crash or corpus or browser or tools or slow
+# What `make run` installs; numpy is for who wants it.
+EXTRAS = --extra libmilter --extra postgresql --extra web
 LOCK = uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 
 .DEFAULT_GOAL := check
@@ -87,7 +89,7 @@ docs: dev    ## write the generated pages, and run the README's session again
 
 lock:        ## pin the dependencies again (needs uv); `make lock LOCK_FLAGS=--upgrade` for newer ones
 	$(LOCK) $(LOCK_FLAGS) --group pyproject.toml:build -o requirements-build.lock
-	$(LOCK) $(LOCK_FLAGS) -c requirements-build.lock --all-extras pyproject.toml -o requirements.lock
+	$(LOCK) $(LOCK_FLAGS) -c requirements-build.lock $(EXTRAS) pyproject.toml -o requirements.lock
 	$(LOCK) $(LOCK_FLAGS) -c requirements-build.lock -c requirements.lock --all-extras pyproject.toml --group pyproject.toml:dev -o requirements-dev.lock
 
 deb:         ## the Debian package for the release this machine runs, into dist/

@@ -24,6 +24,7 @@ def without(name, path=None, target=None):
 importlib.machinery.PathFinder.find_spec = staticmethod(without)
 """
 EXTRAS = {
+    "fast": ("numpy",),
     "libmilter": ("Milter", "milter"),
     "postgresql": ("psycopg", "psycopg_binary"),
     "web": ("flask", "flask_wtf", "waitress"),

@@ -182,3 +182,36 @@ def test_a_hostile_line_is_read_in_no_time(length: int) -> None:
     read_arrival("<= a@b H=h [192.0.2.1] U=" + "x P=esmtp " * length)
     read_rejection('H=h [192.0.2.1] DN="' + 'x" A=b ' * length + "F=<a@b> rejected RCPT <c@d>")
     assert read_rejection("H=h [192.0.2.1] F=<" + "x> " * length) is None
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        'P=esmtps X=TLS1.2:x:256 CV=no SNI="x A=plain:u" S=1 id=1@x',
+        'P=esmtps X=TLS1.2:x:256 CV=no SNI="x" A=plain:u" S=1 id=1@x',
+        "P=esmtp S=1 id=x DKIM=bank.example",
+        "P=esmtp S=1 id=x A=plain:u P=esmtpa",
+        "P=esmtp S=1 id=x H=mx [203.0.113.9]",
+    ],
+)
+def test_a_server_name_and_a_message_id_with_blanks(told: str) -> None:
+    """Before 4.92 the SNI stood in quotes that a client could close; behind the id only T= is
+    Exim's."""
+    got = read_arrival(f"<= a@b.example H=mx.b.example [192.0.2.7] {told}")
+    assert str(got.client.address) == "192.0.2.7" and not got.authenticated
+    assert got.signers == "" and got.recipients == ()
+
+
+def test_a_message_id_hides_no_recipient() -> None:
+    """A list of recipients that a client wrote behind its id takes away none that Exim delivered
+    to."""
+    lines = [
+        f"2026-11-20 10:00:00 1xXBAb-0006Ln-34 {text}"
+        for text in ("<= a@b.example H=mx [192.0.2.7] P=esmtp S=1 id=x for bob@home.example",
+                     "=> trap <trap@home.example> R=r T=t", "=> eve <Eve@home.example> R=r T=t",
+                     "=> Bob@home.example R=r T=t", "Completed")
+    ]  # fmt: skip
+    exim = Exim()
+    (seen,) = [*exim.lines(lines, Clock(UTC, 1795862400.0)), *exim.finish()]
+    named = [r.address.raw for r in seen.facts.recipients]
+    assert named == ["bob@home.example", "trap@home.example", "Eve@home.example"]

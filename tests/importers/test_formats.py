@@ -1,7 +1,10 @@
 """The same two events in every form in which somebody has a log: one delivery, one refusal."""
 
+import io
 import json
+import lzma
 import re
+import tarfile
 from collections.abc import Callable
 from datetime import UTC
 from pathlib import Path
@@ -89,6 +92,21 @@ FORMS: dict[str, Form] = {
     "RFC 5424": lambda n, p, t: f"<22>1 2026-11-20T10:00:{n:02}.5Z mx {p} 9 - - {t}",
     "RFC 5424 without priority": lambda n, p, t: f"1 2026-11-20T10:00:{n:02}.5Z mx {p} 9 - - {t}",
     "RFC 5424, octet-counted": octets,
+    "docker compose in colours": lambda n, p, t: f"\x1b[36mmail-1  |\x1b[0m {bsd(n, p, t)}",
+    "kubectl --prefix": lambda n, p, t: f"[pod/mail-0/mta] 2026-11-20T10:00:{n:02}.1Z {p}[9]: {t}",
+    "Elastic": lambda n, p, t: json.dumps(
+        {"@timestamp": f"2026-11-20T10:00:{n:02}Z", "message": bsd(n, p, t), "host": {"name": "x"}}
+    ),
+    "Fluent Bit": lambda n, p, t: json.dumps({"container": "x", "log": bsd(n, p, t)}),
+    "json": lambda n, p, t: json.dumps(journal(n, p, t)),
+    "json-sse": lambda n, p, t: "data: " + json.dumps(journal(n, p, t)),
+    "syslog-ng": lambda n, p, t: f"2026-11-20T10:00:{n:02}+00:00 mail.info mx {p}[9]: {t}",
+    "a comma before the fraction": lambda n, p, t: f"2026-11-20T10:00:{n:02},5Z mx {p}[9]: {t}",
+    "short-unix": lambda n, p, t: f"{1795168800 + n}.123456 mx {p}[9]: {t}",
+    "the year behind the day": lambda n, p, t: f"Nov 20 2026 10:00:{n:02} mx {p}[9]: {t}",
+    "the year behind the time": lambda n, p, t: f"Nov 20 10:00:{n:02} 2026 mx {p}[9]: {t}",
+    "no host": lambda n, p, t: f"Nov 20 10:00:{n:02} {p}[9]: {t}",
+    "macOS": lambda n, p, t: f"2026-11-20 10:00:{n:02}.123456+0000  mx {p}[9]: {t}",
 }
 
 
@@ -132,12 +150,42 @@ def test_byte_order_marks(run: Run, tmp_path: Path, encoding: str) -> None:
     assert (code, output.split(",")[0]) == (0, "6 lines: 2 new")
 
 
+@pytest.mark.parametrize("hole", [5, 3_000_000])
+def test_a_hole_at_the_beginning(run: Run, tmp_path: Path, hole: int) -> None:
+    """What copytruncate leaves where the writer keeps its place."""
+    log = tmp_path / "mail.log"
+    log.write_bytes(bytes(hole) + written(bsd, POSTFIX).encode())
+    code, output = run("import", "postfix", str(log), "--zone", "UTC")
+    assert (code, output.split(",")[0]) == (0, "6 lines: 2 new")
+
+
+def test_packed_with_lzma(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "mail.log.lzma"
+    log.write_bytes(lzma.compress(written(bsd, POSTFIX).encode(), lzma.FORMAT_ALONE))
+    code, output = run("import", "postfix", str(log), "--zone", "UTC")
+    assert (code, output.split(",")[0]) == (0, "6 lines: 2 new")
+
+
+def test_an_archive_is_no_log(run: Run, tmp_path: Path) -> None:
+    """Its first line would be lost behind the archive's own words."""
+    path = tmp_path / "logs.tar.gz"
+    text = written(bsd, POSTFIX).encode()
+    with tarfile.open(path, "w:gz") as archive:
+        member = tarfile.TarInfo("mail.log")
+        member.size = len(text)
+        archive.addfile(member, io.BytesIO(text))
+    code, output = run("import", "postfix", str(path), "--zone", "UTC")
+    assert code == 1 and "tar -xOf FILE" in output, output
+
+
 @pytest.mark.parametrize(
     ("mta", "content", "reason"),
     [
         ("postfix", b"\x28\xb5\x2f\xfd\x00\x01\n\x02\n", "packed with zstd: zstd -dc FILE | "),
         ("postfix", b"LPKSHHRH\x00\x01\n", "a file of the journal: journalctl -o export | "),
-        ("postfix", b"\x00\x01\x02\n", "this is no text"),
+        ("postfix", b"\x01\x00\x02\n", "this is no text"),
+        # Empty lines between are nothing that was understood.
+        ("postfix", b"what\n\nis this\n\n", "no line of it is Postfix's"),
         (
             "postfix",
             f"2026-11-20 10:00:00 {EXIM[0][1]}\n".encode(),

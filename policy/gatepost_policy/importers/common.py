@@ -25,13 +25,15 @@ class Tally:
     """What was seen in the logs, in lines and messages."""
 
     lines: int = 0
+    blank: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     samples: list[str] = field(default_factory=list)
 
     @property
     def understood(self) -> int:
         """How many lines were this MTA's."""
-        return self.lines - self.kinds["unparsed"] - self.kinds["other programs"]
+        others = self.kinds["unparsed"] + self.kinds["other programs"]
+        return self.lines - self.blank - others
 
     def unparsed(self, line: str) -> None:
         """A line that is none of this MTA's."""

@@ -154,6 +154,8 @@ class Exim:
                 self.tally.kinds["other"] += 1
             elif line.strip():
                 self.tally.unparsed(line)
+            else:
+                self.tally.blank += 1
             return
         rest: str = found["rest"]
         if piece := SPLIT.match(rest):
@@ -250,9 +252,12 @@ class Exim:
         return entry.fate.decision(entry.recipients)
 
     def _outcome(self, entry: Open, mark: str, name: str | None) -> None:
-        """A delivery line. Where the arrival named the recipients, no other is one."""
-        if not name or (entry.listed and name not in entry.recipients):
+        """A delivery line. It names a recipient even where the arrival seems to have named them:
+        behind a Message-ID with blanks in it a client may have written a list of its own."""
+        if not name:
             return
+        if entry.listed and name not in entry.recipients:
+            name = next((n for n in entry.recipients if n.lower() == name.lower()), name)
         if mark == "**":
             entry.fate.failed(entry.recipients, name)
         elif mark == "==":

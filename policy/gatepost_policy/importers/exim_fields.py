@@ -169,7 +169,10 @@ class _Reader:
             wrong_side = _AFTER_SIZE if "S" not in read.fields else _BEFORE_SIZE
             if name in read.fields or name in wrong_side:
                 return None
-            if name in ("H", "U", "DN"):
+            # The Message-ID is the client's text, blanks included: behind it comes the subject.
+            if "id" in read.fields and name != "T":
+                return None
+            if name in ("H", "U", "DN") or (name == "SNI" and text.startswith('"', value)):
                 return self._unquoted(read, name, value)
             if name == "F" or (name == "P" and self.rejection):
                 return None
@@ -203,7 +206,7 @@ class _Reader:
     def _ends(self, name: str, value: int) -> Iterator[tuple[Client | None, int]]:
         if name == "H":
             yield from _hosts(self.text, value)
-        elif name == "DN":
+        elif name in ("DN", "SNI"):
             yield from ((None, found.end()) for found in _CLOSING.finditer(self.text, value + 1))
         else:
             # Exim writes the protocol behind the ident of an arrival, always.
@@ -322,11 +325,16 @@ def _logged_in(fields: Fields) -> bool:
     """Whether the client logged in: RFC 3848's name of the protocol says so.
 
     Exim writes it before anything unquoted that a client may choose, but for ident. `A=` counts
-    by itself only where no such text stands in the line.
+    by itself only where no such text stands in the line. Before 4.92 the server name that a client
+    asked for stood in quotes that it could close.
     """
     if _AUTHENTICATED.search(fields.get("P", "")):
         return True
-    return "A" in fields and "DN" not in fields and "U" not in fields
+    if "SNI" in fields and "P" in fields:
+        return False
+    if "A" not in fields or "DN" in fields or "U" in fields:
+        return False
+    return fields.get("SNI", "").count('"') in (0, 2)
 
 
 def read_rejection(text: str) -> Rejection | None:

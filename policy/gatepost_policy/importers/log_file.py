@@ -22,7 +22,8 @@ from typing import IO, cast
 CHUNK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 16
 _DATEEXT = re.compile(r"[-.](20\d\d)-?(\d\d)-?(\d\d)(?!\d)")
-_PACKED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
+_PACKED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open),
+           (b"\x5d\0\0", lzma.open))  # fmt: skip
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, ValueError)
 
 
@@ -64,6 +65,13 @@ class LogFile:
             # read1: what was unpacked before the damage is not lost with it.
             while data := stream.read1(CHUNK_BYTES):
                 if first:
+                    # A log that was cut while its writer kept its place begins with a hole.
+                    data = data.lstrip(b"\0")
+                    if not data:
+                        continue
+                    if data[257:262] == b"ustar":  # POSIX pax, ustar: the magic of a tar header
+                        self.damage = "a tar archive: tar -xOf FILE | milterctl import ... -"
+                        return
                     data, decode, first = *_marked(data), False
                 if decode is not None:
                     data = decode.decode(data).encode("utf-8", "surrogatepass")

@@ -97,6 +97,8 @@ class Postfix:
                 yield from self._entry(entry)
             elif line.strip():
                 tally.unparsed(line)
+            else:
+                tally.blank += 1
 
     def entries(self, entries: Iterable[Entry | None]) -> Iterator[Seen]:
         """The same for a journal export."""

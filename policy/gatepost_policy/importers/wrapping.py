@@ -4,9 +4,11 @@ A log is looked at once, by its first lines: what most of them are wrapped in is
 line of it, layer by layer (a docker log may hold the lines of a BusyBox syslog). What remains is a
 line as rsyslog, Postfix or Exim write it. A log in one of these forms costs nothing here.
 
-Understood: docker compose, docker's json-file and `-t`, Kubernetes' CRI, journalctl's short-full,
-json-pretty and json-seq, Solaris' message ids, BusyBox' and FreeBSD's facility words, RFC 5424
-without priority or octet-counted (RFC 6587 3.4.1).
+Understood: docker compose (in colours, too), docker's json-file and `-t`, Kubernetes' CRI and
+`kubectl logs --prefix`, JSON lines with a `log` or `message` (Fluent Bit, Elastic), journalctl's
+short-full, short-unix, json-pretty, json-seq and json-sse, Solaris' message ids, the facility words
+of BusyBox, FreeBSD and syslog-ng, years beside the day, no host, macOS, RFC 5424 without priority
+or octet-counted (RFC 6587 3.4.1).
 """
 
 import json
@@ -27,12 +29,34 @@ MAX_OBJECT_LINES = 200
 Lines = Iterable[list[str]]
 
 
-def _substitute(pattern: str, replacement: str) -> tuple[re.Pattern[str], str]:
+# What takes the place of a wrapping: a template, or a function of what matched.
+Replacement = str | Callable[[re.Match[str]], str]
+
+
+def _substitute(pattern: str, replacement: Replacement) -> tuple[re.Pattern[str], Replacement]:
     return re.compile(pattern, re.S), replacement
 
 
+def _dated(match: re.Match[str]) -> str:
+    """A day with its year, as ISO has it, in whatever zone the log is."""
+    month = (_MONTHS.find(match["month"]) + 3) // 3
+    return f"{match['year']}-{month:02}-{int(match['day']):02} {match['time']} "
+
+
+def _counted(match: re.Match[str]) -> str:
+    """Unix seconds as a time."""
+    return f"{datetime.fromtimestamp(int(match[1]), UTC):%Y-%m-%dT%H:%M:%S}{match[2] or ''}Z "
+
+
+_MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
+_MONTH = r"(?P<month>Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+_TIME = r"(?P<time>\d\d:\d\d:\d\d(?:\.\d+)?)"
+_COLOUR = r"(?:\x1b\[[\d;]*m)"
+_SAID = r"[^\s\[:]+(?:\[\d+\])?: "  # a program
 _REWRITTEN = (
     _substitute(r"[\w.@-]+ +\| ", ""),  # docker compose: which container said it
+    _substitute(rf"{_COLOUR}+[\w.@-]+ +\| *{_COLOUR}* ?", ""),
+    _substitute(r"\[?pod/[\w./-]+\]? ", ""),  # kubectl logs --prefix
     # docker -t and CRI, around a line with a time of its own, and around one without.
     _substitute(rf"{_ISO} {_STREAM}(?={_BSD}|\d{{4}}-\d\d-\d\d[T ]|<\d|\{{)", ""),
     _substitute(rf"({_ISO}) {_STREAM}(?=(?:postfix|exim)\S*(?:\[\d+\])?: )", r"\1 - "),
@@ -41,6 +65,13 @@ _REWRITTEN = (
     _substitute(rf"({_BSD} \S+ [^\s\[:]+(?:\[\d+\])?: )\[ID \d+ \w+\.\w+\] ", r"\1"),
     _substitute(rf"((?:<\d+>)?{_BSD} \S+ ){_LEVEL} ", r"\1"),
     _substitute(rf"((?:<\d+>)?{_BSD} )<\w+\.\w+> ", r"\1"),
+    _substitute(rf"((?:<\d+>)?{_ISO} ){_LEVEL} (?=\S+ {_SAID})", r"\1"),
+    _substitute(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d),(?=\d{1,9}\S* )", r"\1."),
+    _substitute(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+[+-]\d{4})  (?=\S)", r"\1 "),
+    _substitute(rf"(?:<\d+>)?{_MONTH} +(?P<day>\d{{1,2}}) (?P<year>\d{{4}}) {_TIME} ", _dated),
+    _substitute(rf"(?:<\d+>)?{_MONTH} +(?P<day>\d{{1,2}}) {_TIME} (?P<year>\d{{4}}) ", _dated),
+    _substitute(rf"(\d{{10}})(\.\d{{1,9}})? (?=\S+ {_SAID})", _counted),
+    _substitute(rf"((?:<\d+>)?{_BSD}) (?=(?:postfix/\S+|exim\d?)\[\d+\]: )", r"\1 - "),
     _substitute(
         rf"(?:\d{{1,6}} )?(?:<\d{{1,3}}>)?1 ({_ISO}) (\S+) (\S+) (\S+) \S+ "
         r"(?:-|(?:\[(?:[^\]\\]|\\.)*\])+) ?(?:\ufeff)?",
@@ -78,10 +109,13 @@ def unwrapped(head: list[str]) -> Callable[[Lines], Lines] | None:
 def _layer(lines: list[str]) -> Callable[[Lines], Lines] | None:
     if not lines:
         return None
-    if lines[0].startswith("\x1e") or any(_OBJECT.match(line) for line in lines[:3]):
+    # An event stream's data (json-sse), RFC 7464's separator, or an object over several lines.
+    if lines[0].startswith(("\x1e", "data: {")) or any(_OBJECT.match(line) for line in lines[:3]):
         return _objects
     enough = max(1, int(len(lines) * MOST))
-    if sum(line.startswith('{"') and '"log"' in line for line in lines) >= enough:
+    if sum(map(_is_journal, lines)) >= enough:
+        return _objects
+    if sum(map(_is_json, lines)) >= enough:
         return _docker_json
     # These are read as they are.
     if sum(bool(_RFC5424.match(line)) for line in lines) >= enough and "exim" not in lines[0]:
@@ -92,23 +126,43 @@ def _layer(lines: list[str]) -> Callable[[Lines], Lines] | None:
     return None
 
 
-def _rewriter(pattern: re.Pattern[str], replacement: str) -> Callable[[Lines], Lines]:
+def _is_journal(line: str) -> bool:
+    return line.startswith("{") and '"__REALTIME_TIMESTAMP"' in line
+
+
+def _is_json(line: str) -> bool:
+    """True for an object that holds a line of a log; the journal's is read as it is."""
+    if not line.startswith('{"') or '"__REALTIME_TIMESTAMP"' in line:
+        return False
+    return '"log"' in line or '"message"' in line
+
+
+def _made(replacement: Replacement, found: re.Match[str]) -> str:
+    return found.expand(replacement) if isinstance(replacement, str) else replacement(found)
+
+
+def _rewriter(pattern: re.Pattern[str], replacement: Replacement) -> Callable[[Lines], Lines]:
     def rewrite(blocks: Lines) -> Iterator[list[str]]:
         for lines in blocks:
             out = []
             for line in lines:
                 # Not sub(): only what stands at the line's start is a wrapping.
                 found = pattern.match(line)
-                out.append(
-                    line if found is None else found.expand(replacement) + line[found.end() :]
-                )
+                if found is not None:
+                    made = (
+                        found.expand(replacement)
+                        if isinstance(replacement, str)
+                        else replacement(found)
+                    )
+                    line = made + line[found.end() :]
+                out.append(line)
             yield out
 
     return rewrite
 
 
 def _docker_json(blocks: Lines) -> Iterator[list[str]]:
-    """docker's json-file driver: `{"log": "line\\n", "stream": ..., "time": ...}`."""
+    """docker's json-file driver: `{"log": "line\\n", "stream": ..., "time": ...}`, and its like."""
     for lines in blocks:
         yield [_docker_line(line) for line in lines]
 
@@ -118,10 +172,13 @@ def _docker_line(line: str) -> str:
         data = json.loads(line)
     except (ValueError, RecursionError):
         return line
-    if not isinstance(data, dict) or not isinstance(data.get("log"), str):
+    if not isinstance(data, dict):
         return line
-    text = data["log"].rstrip("\n").replace("\n", " ")
-    at = data.get("time")
+    said = data.get("log") if isinstance(data.get("log"), str) else data.get("message")
+    if not isinstance(said, str):
+        return line
+    text = said.rstrip("\n").replace("\n", " ")
+    at = data.get("time") or data.get("@timestamp")
     bare = re.match(r"(?:postfix|exim)\S*(?:\[\d+\])?: ", text)
     return f"{at} - {text}" if bare and isinstance(at, str) else text
 
@@ -132,7 +189,7 @@ def _objects(blocks: Lines) -> Iterator[list[str]]:
     for lines in blocks:
         out: list[str] = []
         for raw in lines:
-            line = raw.lstrip("\x1e")  # RFC 7464 2.2
+            line = raw.lstrip("\x1e").removeprefix("data: ")  # RFC 7464 2.2
             if open_lines:
                 open_lines.append(line)
                 if line.strip() == "}" or len(open_lines) > MAX_OBJECT_LINES:

@@ -42,6 +42,27 @@ for (let i = 0; i < boxes.length; i++)
 return [found, boxes.length];
 """
 
+# Words and figures that a reader sees in two pieces. A long name may be broken, behind a mark.
+BROKEN = """
+const found = [];
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const node = walker.currentNode;
+  if (node.parentElement.closest('style, option, svg, code')) continue;
+  for (const word of node.textContent.matchAll(/[\\p{L}\\p{N}][\\p{L}\\p{N}.,]*/gu)) {
+    if (word[0].length > 24) continue;
+    const range = document.createRange();
+    range.setStart(node, word.index);
+    range.setEnd(node, word.index + word[0].length);
+    const tops = new Set([...range.getClientRects()].filter(r => r.width > 0).map(r => r.top));
+    if (tops.size > 1) found.push(word[0]);
+  }
+}
+return found;
+"""
+# WCAG 2.0 to 2.2, A and AA.
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+
 
 @contextmanager
 def browser() -> Iterator[webdriver.Chrome]:
@@ -72,7 +93,7 @@ def at_width(chrome: webdriver.Chrome, width: int, height: int = 900, dark: bool
         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
     )
     scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": scheme})
 
 
 def overlaps(chrome: webdriver.Chrome) -> tuple[list[str], int]:
@@ -85,6 +106,29 @@ def overflow(chrome: webdriver.Chrome) -> int:
     """By how many pixels the page is wider than the window; 0 is right."""
     script = "return document.documentElement.scrollWidth - window.innerWidth"
     return max(0, int(chrome.execute_script(script)))
+
+
+def broken(chrome: webdriver.Chrome) -> list[str]:
+    """Words and figures that are broken inside."""
+    return list(chrome.execute_script(BROKEN))
+
+
+def barriers(chrome: webdriver.Chrome) -> list[str]:
+    """What axe-core finds on the page as it is shown: the rule, and an element that breaks it."""
+    from importlib.resources import files
+
+    chrome.execute_script((files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8"))
+    found: Any = chrome.execute_async_script(
+        "axe.run({runOnly: arguments[0]}).then(arguments[1])", RULES
+    )
+    assert found["passes"], "axe looked at nothing"
+    return [f"{v['id']}: {v['nodes'][0]['html'][:120]}" for v in found["violations"]]
+
+
+def on_paper(chrome: webdriver.Chrome) -> None:
+    """The page as it is printed from a dark desktop."""
+    scheme = [{"name": "prefers-color-scheme", "value": "dark"}]
+    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": scheme})
 
 
 def screenshot(chrome: webdriver.Chrome, path: str) -> None:

@@ -10,7 +10,7 @@ from gatepost_policy.report.hours import DAYS, Hours
 from gatepost_policy.text.plural import plural
 
 LEVELS = 5
-SIZES = {"wide": (26, 80), "narrow": (12, 34)}  # side of a field, room for the day's name
+SIZES = {"wide": (26, 92), "narrow": (12, 34)}  # side of a field, room for the day's name
 
 
 def draw(hours: Hours) -> dict[str, Markup]:

@@ -74,6 +74,7 @@ class Feeder(threading.Thread):
         self.wire: _Marked | None = None
         self.waiting = False  # for the answer to an end of message
         self.sent = 0
+        self.trap_every = 5
         self.pause = 0.0  # seconds between two messages
         self.slowest = 0.0  # the longest wait for an answer to an end of message, seconds
         self.waits: list[tuple[float, float]] | None = (
@@ -100,8 +101,8 @@ class Feeder(threading.Thread):
                 current = f"{self.name}-{self.sent}"
                 session.values["i"] = current
                 session.mail(["<news@sender.example>"])
-                # Every fifth is a trap hit: the recorder has more to do, and is poked.
-                trap = self.sent % 5 == 0
+                # A trap hit: the recorder has more to do, and is poked.
+                trap = self.sent % self.trap_every == 0
                 session.rcpt(["<trap@home.example>" if trap else "<user@home.example>"])
                 queued = QueueFile.receive(MESSAGE % (self.sent, current.encode()), OWN)
                 wire.left = False

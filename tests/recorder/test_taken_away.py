@@ -3,11 +3,14 @@
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from fix_store import journal_of, message
 from gatepost_policy import config, journal, store
@@ -106,6 +109,59 @@ def test_a_replaced_store_is_not_mixed_with_the_old_log(service: Service) -> Non
     service.until(lambda: service.has(0, 30))
     with sqlite3.connect(service.path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def elsewhere(path: Path, sql: str) -> None:
+    """`sql` in another process: within one SQLite shares what it knows of the log."""
+    code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
+    code += " c.execute(sys.argv[2]).fetchone()"
+    subprocess.run([sys.executable, "-c", code, path, sql], check=True, timeout=60)
+
+
+def without_log(service: Service) -> None:
+    """Somebody tidies up: `rm *-wal *-shm`."""
+    for name in ("-wal", "-shm"):
+        Path(f"{service.path}{name}").unlink()
+
+
+@pytest.mark.parametrize("looked_at", [False, True], ids=["alone", "beside a reader"])
+def test_the_log_of_an_open_store_is_removed(service: Service, looked_at: bool) -> None:
+    """What it held is written into the file, and what comes next is not written into nothing."""
+    service.write(10)
+    service.until(lambda: service.has(10, 20))
+    without_log(service)
+    if looked_at:
+        elsewhere(service.path, "SELECT count(*) FROM sqlite_master")
+    service.until(lambda: said(service, "its -wal was removed"))
+    service.write(20)
+    service.until(lambda: service.has(0, 30))
+    service.end()
+    assert len(service.rows()) == 30
+    with sqlite3.connect(service.path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_log_that_somebody_wrote_meanwhile_is_not_mixed_with_ours(
+    settings: Settings, engine: Engine
+) -> None:
+    """Two logs of one file break it: ours stays out, and it is said what is lost."""
+    with store.writing(engine) as connection:
+        connection.exec_driver_sql("CREATE TABLE ours (x)")
+    path = Path(f"{config.database_path(settings)}")
+    for name in ("-wal", "-shm"):
+        Path(f"{path}{name}").unlink()
+    elsewhere(path, "CREATE TABLE theirs (x)")
+    with (
+        pytest.raises(store.StoreError, match="what only one of the two held is lost"),
+        store.writing(engine) as connection,
+    ):
+        connection.exec_driver_sql("INSERT INTO ours VALUES (1)")
+    engine.dispose()
+    with store.writing(engine) as connection:
+        connection.exec_driver_sql("CREATE TABLE after (x)")
+    elsewhere(path, "SELECT * FROM after")
+    with sqlite3.connect(path) as looked:
+        assert looked.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 def test_a_store_that_was_removed_is_missed_not_made_anew(service: Service) -> None:

@@ -160,7 +160,12 @@ class Recorder:
         now = store.files(path)
         what = self._files.changed(now)
         if what is None:
-            self._files = now
+            lost, self._files = self._files.log_lost(now), now
+            if lost and self._engine is not None:
+                with store.reading(self._engine):
+                    # It was written into the file, or this has failed.
+                    text = "its -wal was removed; what that held is in the file now"
+                self._log("warning", f"recorder: store {path}: {text}")
         elif what == "replaced":
             self._log("warning", f"recorder: store {path}: its file was replaced; it is read anew")
             self._forget()

@@ -135,6 +135,12 @@ _SQLITE = (
         "remove these two, or better: milterctl db restore FILE",
         True,
     ),
+    (
+        file_identity.LOG_GONE,
+        "its -wal was replaced while it was open, and what only one of the two held is lost",
+        "look at what else touches these files",
+        True,
+    ),
     ("readonly database", "is read-only", "look at owner and mode of file and directory", True),
     ("unable to open", "cannot be opened", "look at owner and mode of file and directory", True),
     ("disk I/O error", "the disk reports an error", "look at the kernel's log", True),

@@ -18,6 +18,7 @@ Inode = tuple[int, int]
 
 REMOVED = "database file removed"
 STALE = "database file replaced beside its old log"
+LOG_GONE = "write-ahead log replaced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,10 @@ class Files:
         if now.main is None:
             return REMOVED
         return STALE if now.log is not None and now.log == self.log else "replaced"
+
+    def log_lost(self, now: "Files") -> bool:
+        """True where an open connection writes into a log that has no name any more."""
+        return now.main == self.main and self.log is not None and now.log != self.log
 
 
 def files(path: Path | str) -> Files:
@@ -68,6 +73,10 @@ def watch(engine: Engine) -> None:
         was: Files = record.info["files"]
         now = files(path)
         what = was.changed(now)
+        if was.log_lost(now):
+            if not _saved(dbapi, path):
+                raise OperationalError("BEGIN", {}, sqlite3.OperationalError(LOG_GONE))
+            raise DisconnectionError("the log was removed")
         if what is None:
             record.info["files"] = now
         elif what == "replaced":
@@ -80,7 +89,25 @@ def watch(engine: Engine) -> None:
         # It may have been replaced while we waited for its lock.
         was: Files = connection.connection.info["files"]
         if connection.get_execution_options().get("gatepost_writing"):
-            what = was.changed(files(path))
+            now = files(path)
+            what = LOG_GONE if was.log_lost(now) else was.changed(now)
             if what is not None:
                 text = what if what != "replaced" else "unable to open: the file was replaced"
                 raise OperationalError("COMMIT", {}, sqlite3.OperationalError(text))
+
+
+def _saved(dbapi: Any, path: str) -> bool:
+    """Write what only the nameless log holds into the file. False where that would break it.
+
+    Somebody who only reads may have made a new log meanwhile: it is empty. One that is not holds
+    another program's transactions, made on pages without ours.
+    """
+    if dbapi.execute("PRAGMA query_only").fetchone()[0]:
+        return True  # whoever writes does it
+    try:
+        if os.stat(f"{path}-wal").st_size:
+            return False
+    except FileNotFoundError:
+        pass
+    busy, pages, written = dbapi.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+    return not busy and pages == written

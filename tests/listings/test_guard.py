@@ -22,10 +22,15 @@ SETTINGS = Settings.model_validate(
     }
 )
 OWN = Own(domains=("mta.example",), networks=(ip_network("198.51.100.77/32"),))
+TRANSLATED = "IPv4 in IPv6, under which no client is known: name the IPv4 address"
 REFUSED = [
     ("0.0.0.0/0", "one of our own networks"),
     ("64.0.0.0/5", "too wide"),
     ("2000::/12", "too wide"),
+    ("2001::/16", "too wide"),
+    ("2002:c000:200::/40", TRANSLATED),
+    ("64:ff9b::/96", TRANSLATED),
+    ("2001:0:1::/64", TRANSLATED),
     ("127.0.0.1", "this machine, or nobody's address"),
     ("100.64.1.1", "this machine, or nobody's address"),
     ("fd00::1", "this machine, or nobody's address"),
@@ -50,6 +55,15 @@ REFUSED = [
 @pytest.mark.parametrize(("name", "why"), REFUSED)
 def test_refusal(name: str, why: str | None) -> None:
     assert listings.refusal(listings.identify(name), SETTINGS, OWN) == why
+
+
+@pytest.mark.parametrize("name", [
+    "1.2.3", "1.2.3.4.5", "0192.0.2.1", "spam.example,other.example", "spam..example",
+    "-spam.example", "spam-.example", "http://spam.example", "a" * 64 + ".example", "com",
+])  # fmt: skip
+def test_what_is_nobodys_name(name: str) -> None:
+    with pytest.raises(ValueError, match="want an IP address"):
+        listings.identify(name)
 
 
 def test_what_it_would_have_met(engine: Engine, settings: Settings) -> None:

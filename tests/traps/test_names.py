@@ -9,17 +9,20 @@ NEVER = [
     "mailto:trap@home.example", "MAILTO:trap@home.example", "a@home.example, b@home.example",
     "a@home.example b@home.example", "a@home.example;b@home.example", "a@b@home.example",
     "a b@home.example", "Trap <trap@home.example>", "<trap@home.example", "trap@home.example>",
+    "trap@home..example", "trap@.home.example", "trap@-home.example", "trap@home.example#x",
+    "trap@" + "x" * 64 + ".example", "tr\u200bap@home.example", "@home..example", "@home.example/x",
     "trap@home.example\tOK", "trap@home.example:", "(x)trap@home.example", "home.example",
 ]  # fmt: skip
 FINE = [
     "trap@home.example", "<trap@home.example>", " trap@home.example ", '"a b"@home.example',
     "@old.example", "o'neil+x@home.example", "info-*@home.example", "x@[192.0.2.1]",
+    "a..b@home.example", "t@b\u00fccher.example", "t@home_x.example", "t@localhost",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NEVER)
 def test_never(name: str) -> None:
-    with pytest.raises(ValueError, match="want"):
+    with pytest.raises(ValueError, match="want|no mail can come"):
         traps.classify(name)
 
 

@@ -35,7 +35,7 @@ def identify(name: str) -> Identity:
         return Identity(IdentityKind.PREFIX, client_prefix(ip_address(name.strip("[]"))), True)
     except ValueError:
         domain = address.canonical_domain(name)
-        if "." not in domain or any(c.isspace() or c in "@:/*" for c in domain):
+        if "." not in domain or not address.can_be_domain(domain):
             raise ValueError(wanted) from None
         return Identity(IdentityKind.DKIM, domain, True)
 

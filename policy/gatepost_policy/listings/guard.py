@@ -15,11 +15,12 @@ from gatepost_policy.mail.facts import Identity, IdentityKind
 from gatepost_policy.mail.organisation import covering as domains_above
 from gatepost_policy.mail.organisation import is_public_suffix
 from gatepost_policy.mail.own import NOTHING_OWN, Own
-from gatepost_policy.mail.real_address import NOBODYS
+from gatepost_policy.mail.real_address import NOBODYS, TRANSLATED
 from gatepost_policy.store.tables import Listing, Message, MessageDomain
 
-# Wider than these nobody lists by accident: such a line would shut out half a country.
-WIDEST_V4, WIDEST_V6 = 8, 16
+# Wider than these nobody lists by accident: such a line would shut out half a country. No provider
+# has more IPv6 than a /19.
+WIDEST_V4, WIDEST_V6 = 8, 19
 DAYS = 30
 # Of a domain's index entries, so many are counted; of a network's clients, as many.
 COUNT_MAX = 10_000
@@ -40,6 +41,8 @@ def prefix_refusal(network: AnyNetwork, settings: Settings, own: Own = NOTHING_O
         return "too wide"
     if any(_overlap(network, n) for n in NOBODYS):
         return "this machine, or nobody's address"
+    if any(_overlap(network, n) for n in TRANSLATED):
+        return "IPv4 in IPv6, under which no client is known: name the IPv4 address"
     for name in settings.sender.never_list:
         try:
             never = ip_network(name, strict=False)

@@ -92,6 +92,16 @@ def canonical_domain(text: str) -> str:
         return text
 
 
+# RFC 1034 3.1 and 3.5; underscores are in use. A label of digits alone at the end is an address.
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_CAN_BE_DOMAIN = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)*(?!\d+\Z){_LABEL}\Z")
+
+
+def can_be_domain(domain: str) -> bool:
+    """True where DNS can have `domain`, in canonical form: a typing error is none."""
+    return _CAN_BE_DOMAIN.match(domain) is not None
+
+
 def reversed_domain(domain: str) -> str:
     """`mail.example.org` as `org.example.mail.`: subdomains become a prefix range.
 

@@ -18,6 +18,8 @@ _LAST_32 = tuple(
 _SIX_TO_FOUR = IPv6Network("2002::/16")  # RFC 3056 2: the 32 bits behind the prefix
 # RFC 4380: the server's address and the obfuscated one of a NAT: neither names who sent.
 _TEREDO = IPv6Network("2001::/32")
+# No client is ever seen under one of these: what is listed there meets nobody, or all of IPv4.
+TRANSLATED = (*_LAST_32, _SIX_TO_FOUR, _TEREDO)
 NOBODYS: tuple[IPv4Network | IPv6Network, ...] = tuple(
     ip_network(text)
     for text in (

@@ -14,7 +14,8 @@ from gatepost_policy.mail.address import OPEN
 
 MAX_NAME = 320
 # The plain address of a published list: no quotes, no tag, ASCII. All others go through `parse`.
-_PLAIN = re.compile(r"[A-Za-z0-9!#$%&'*/=?^_`{|}~.-]+@(?:[A-Za-z0-9_-]+\.)*[A-Za-z0-9_-]+\Z")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_PLAIN = re.compile(rf"[A-Za-z0-9!#$%&'*/=?^_`{{|}}~.-]+@(?:{_LABEL}\.)*{_LABEL}\Z")
 _NOT_ONE = re.compile(r"[\s,;:<>()\"\\]")
 _LITERAL_DOMAIN = re.compile(r"(?:[*?.]|\*\.)*[^*?.@]+\.[^*?.@]+\Z")
 
@@ -41,7 +42,7 @@ def classify(name: str, *, patterns: bool = True) -> tuple[str, str]:
         raise ValueError("want one address a line: no blanks, commas, colons or brackets in it")
     if name.startswith("@"):
         domain = address.canonical_domain(name[1:])
-        if not domain or re.search(r"[\s@*?]", domain):
+        if not domain or not _can_get_mail(domain):
             raise ValueError("want a domain after the @")
         return "domain", "@" + domain
     if patterns and not name.startswith('"') and ("*" in name or "?" in name):
@@ -52,8 +53,16 @@ def classify(name: str, *, patterns: bool = True) -> tuple[str, str]:
             raise ValueError("want a pattern whose domain names at least two labels")
         return "pattern", f"{local.lower()}@{domain}"
     parsed = address.parse(name)
-    if not parsed.local or not parsed.domain or re.search(r"[\x00-\x1f\x7f]", name):
+    # Among what does not print are blanks of no width, which come along when a page is copied.
+    if not parsed.local or not parsed.domain or not name.isprintable():
         raise ValueError("want an address, @domain or a pattern such as info-*@example.org")
+    if not _can_get_mail(parsed.domain):
+        raise ValueError(f"no mail can come to a domain {parsed.domain}")
     if parsed.trap_key.partition("@")[0] in OPEN:
         raise ValueError("postmaster@ and abuse@ are always open and cannot be traps")
     return "exact", parsed.trap_key
+
+
+def _can_get_mail(domain: str) -> bool:
+    """True for what DNS can have, and for an address literal (RFC 5321 4.1.3)."""
+    return address.can_be_domain(domain) or (domain.startswith("[") and domain.endswith("]"))

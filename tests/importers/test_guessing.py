@@ -45,6 +45,7 @@ def names(records: list[Any]) -> list[str]:
         "UGFzc3dvcmQ6", "VXNlcm5hbWU6", "ugfzc3dvcmq6", "dGVzdA==", "cGFzc3dvcmQ", "c2VjcmV0MTIz",
         "correct horse", "p@ss w0rd", "Passw0rd", "hunter#2", "x7k2p9q1", "123456", "deadbeef1234",
         "strpfxlq", "a" * 65, "tRoub4dor", "\x00a", "\udce4a", "", "Zq9x8Yw7v6Uu5Tt4Ss3",
+        "P@ssw0rd", "aGVsbG8", "x@y",
     ],
 )  # fmt: skip
 def test_what_may_be_a_password_is_no_name(text: str) -> None:
@@ -61,6 +62,7 @@ def test_what_may_be_a_password_is_no_name(text: str) -> None:
     [
         "aaron", "Alice", "margaret", "catherine", "christopher", "McDonald", "jean-pierre",
         "o'brien", "info123", "first.last2024", "schwarz", "aaron@home.example", "müller",
+        "Bob7", "R2D2", "bob@mail.home.example",
     ],
 )  # fmt: skip
 def test_names_are_names(text: str) -> None:

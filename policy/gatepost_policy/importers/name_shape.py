@@ -15,7 +15,9 @@ from math import log2
 MAX_OCTETS = 64  # RFC 5321 4.5.3.1.1
 _PLAIN = re.compile(r"[^\W_](?:[\w.+'-]*[^\W_])?\Z")
 # Most names: small letters alone, short or with a vowel among them, and a domain perhaps.
-_WORD = re.compile(r"(?:[a-z]{1,7}|(?=[a-z]*[aeiouy])[a-z]{8,40})(?:@[a-z0-9.-]{1,200})?\Z")
+_WORD = re.compile(
+    r"(?:[a-z]{1,7}|(?=[a-z]*[aeiouy])[a-z]{8,40})(?:@[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){1,10})?\Z"
+)
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{8,}\Z")
 _HEX = re.compile(r"[0-9a-f]{12,}\Z", re.I)
 _VOWEL = re.compile(r"[aeiouyäöüáéíóúàèâêåøæ]", re.I)
@@ -35,7 +37,8 @@ def may_be_kept(name: str) -> bool:
         return False
     if not name.isprintable() or not _PLAIN.match(local):
         return False
-    if "@" in name and not re.fullmatch(r"[\w.-]+", domain):
+    # `P@ssw0rd`: a domain has a dot.
+    if "@" in name and not re.fullmatch(r"[\w-]+(?:\.[\w-]+)+", domain):
         return False
     return not _looks_random(local)
 
@@ -44,9 +47,10 @@ def _looks_random(local: str) -> bool:
     letters = [c for c in local if c.isalpha()]
     if not letters:
         return True  # a number: a PIN as well as a name
-    if len(local) < LONG:
-        return False
     digits = any(c.isdigit() for c in local)
+    if len(local) < LONG:
+        # `Bob7` is a name, `aGVsbG8` is none.
+        return digits and any(c.isupper() for c in local[1:]) and any(c.islower() for c in local)
     upper = sum(c.isupper() for c in letters)
     # `Meyer` and `ALICE` are names; `tRoub4dor` and `Passw0rd` are none.
     if digits and 0 < upper < len(letters):

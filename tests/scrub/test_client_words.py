@@ -1,5 +1,6 @@
 """The words that name a client, found as whole words in whatever spelling; message ids masked."""
 
+import base64
 from ipaddress import ip_address
 
 import pytest
@@ -50,6 +51,14 @@ def test_not_found(value: bytes) -> None:
 ])  # fmt: skip
 def test_told_by_what_a_reader_undoes(value: bytes) -> None:
     assert CLIENT.told_by(value)
+
+
+def test_no_word_is_found_in_what_is_no_text() -> None:
+    """A signature in base64 holds any short word somewhere."""
+    words = ClientWords.of(None, ("pc",), None)
+    noise = b"".join(bytes((n, 0xFF)) + b"-pc-" for n in range(0x80, 0x90))
+    assert not words.told_by(b"sig=" + base64.b64encode(noise))
+    assert words.told_by(b"on=" + base64.b64encode(b"made on pc at home"))
 
 
 def test_a_login_without_its_domain() -> None:

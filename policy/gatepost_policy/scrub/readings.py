@@ -16,6 +16,7 @@ _ENCODED = re.compile(
 )
 _PAIR = re.compile(rb"\\(.)", re.S)  # RFC 5322 3.2.1
 _BASE64 = re.compile(rb"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{6,400}(?![A-Za-z0-9+/_-])")
+_TEXT = bytes(range(0x20, 0x7F)) + b"\0\t\r\n"
 _MAX_TOKENS = 64  # a value is as long as its writer likes
 
 
@@ -42,9 +43,12 @@ def _unpacked(value: bytes) -> Iterator[bytes]:
             return
         token = match.group().translate(bytes.maketrans(b"-_", b"+/"))  # RFC 4648 5
         try:
-            yield binascii.a2b_base64(token + b"=" * (-len(token) % 4))
+            octets = binascii.a2b_base64(token + b"=" * (-len(token) % 4))
         except binascii.Error:
             continue
+        # In a signature or a picture any short word comes up by chance.
+        if not octets.translate(None, _TEXT):
+            yield octets
 
 
 def _decoded(match: re.Match[bytes]) -> bytes:

@@ -138,6 +138,8 @@ BROKEN = "[milter]\nsokcet = 1\n"
         (["--config", "broken.toml", "check"], 2, "milter.sokcet: unknown key; did you mean"),
         (["--config", "broken.toml", "run"], 2, "milter.sokcet: unknown key; did you mean"),
         (["--store", "oracle://x", "report"], 2, "--store: want a store"),
+        (["--store", "", "report"], 2, "--store: want a URL or a file's name, got nothing"),
+        (["--store", "sqlite:///x.sqlite?mode=ro", "report"], 2, "options behind the ?"),
         (["--store", "damaged.sqlite", "report"], 3, "is damaged or no SQLite file"),
         (["--store", "damaged.sqlite", "db", "check"], 3, "is damaged or no SQLite file"),
         (["--store", "damaged.sqlite", "trap", "list"], 3, "is damaged or no SQLite file"),

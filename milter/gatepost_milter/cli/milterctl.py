@@ -97,6 +97,9 @@ class LazyGroup(click.Group):
 @click.pass_context
 def cli(context: click.Context, config_file: Path | None, store: str | None) -> None:
     """gatepost hides the senders you have and remembers the ones who knock."""
+    if store == "":
+        # A script's variable that is not set must not mean the service's own store.
+        raise click.BadParameter("want a URL or a file's name, got nothing", param_hint="--store")
     context.obj = App(config_file, store)
     context.call_on_close(context.obj.close)
 

@@ -56,7 +56,10 @@ def store_url(settings: "Settings") -> str:
         return f"sqlite:///{Path(url).absolute()}"  # a plain path is a SQLite file
     if scheme == "sqlite":
         # `sqlite:///` and a path: three slashes and a relative one, or four and an absolute one.
-        path = rest[1:].partition("?")[0]
+        path, mark, _ = rest[1:].partition("?")
+        if mark:
+            # They would go unheard: `?mode=ro` and the file is written to, or made.
+            raise ValueError("got a sqlite URL with options behind the ?, of which there are none")
         if "@" in rest.partition("/")[0]:
             raise ValueError("got a sqlite URL with a user or a host")
         if not rest.startswith("/") or path in ("", ":memory:"):

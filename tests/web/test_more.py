@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine
 
 import story
+from fix_report import Mail, fill, signature
 from gatepost_policy.config.settings import Settings, Store
 from gatepost_policy.store import open_engine
 from gatepost_policy.web.app import create
@@ -56,3 +57,26 @@ def test_what_stands_beside_a_report(web: FlaskClient) -> None:
     assert "The week as a table" in sender and "<title>" in sender
     assert "Day and hour" not in web.get("/").text
     assert "finders" not in (web.get("/sender/slow.example.com.json").json or {})
+
+
+def test_no_page_is_too_long_to_load(tmp_path: Path) -> None:
+    """Lists of 120 recipients, two signatures each: what a page holds is bounded all the same."""
+    settings = Settings(store=Store(url=f"sqlite:///{tmp_path}/gatepost.sqlite"))
+    engine = open_engine(settings)
+    everybody = tuple(f"somebody.with.a.name{i}@home.example" for i in range(120))
+    mail = [
+        Mail(f"2026-01-{1 + n % 28:02}T00:{n % 60:02}:00", "list@many.example", everybody,
+             name=f"host-with-a-long-name-{n}.pool.many.example",
+             signatures=(signature("many.example"), signature("esp.example")))
+        for n in range(120)
+    ]  # fmt: skip
+    fill(engine, mail, settings)
+    web = create(settings, lambda: engine, hosts=frozenset({"localhost"})).test_client()
+    for path in ("/", "/sender/many.example", "/sender/list@many.example", f"/trap/{everybody[0]}"):
+        got = web.get(path)
+        assert got.status_code == 200 and len(got.data) < 300_000, (path, len(got.data))
+    text = web.get("/sender/many.example").text
+    assert "50 of 120 shown" in text and "and 95 more; the JSON has all" in text
+    told = web.get("/sender/many.example.json?limit=1").json
+    assert told is not None and len(told["messages"][0]["recipients"]) == 120
+    engine.dispose()

@@ -63,7 +63,7 @@ from gatepost_policy.web.addresses import Addresses, place
 ACTOR_MAX = 100
 KINDS = ("sender", "host", "trap", "name")
 API = 1  # of the JSON and CSV behind each address: it grows when a key changes or goes
-LIMIT, LIMIT_OVERVIEW, LIMIT_MAX = 100, 25, 1000
+LIMIT, LIMIT_OVERVIEW, LIMIT_MAX = 50, 25, 1000
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"

@@ -95,9 +95,10 @@ VALUES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["X-Gadget", "x-gadget", "Comments", "X-MS-TNEF-Correlator"])
+@pytest.mark.parametrize("name", ["X-Gadget", "x-gadget", "X-Face", "X-MS-TNEF-Correlator"])
 def test_whole_words(running: EximInstance, name: str) -> None:
-    """A word of the client's in a field that nobody knows; known fields are the author's own."""
+    """A word of the client's in a field that nobody knows; known fields are the author's own, but
+    for those that programs write (test_nothing_is_left)."""
     fresh = Canaries.fresh("ipv4", LOGIN)
     address = f"127.{fresh.port % 250}.78.9"
     told, goes = "", []
@@ -108,7 +109,7 @@ def test_whole_words(running: EximInstance, name: str) -> None:
         )  # fmt: skip
         told += f"{name}-{number}: {text}\nSubject: {number}\n"
         goes.append(gone)
-    known = name in ("Comments", *DEFAULT_KEEP)
+    known = name in ("X-Face", *DEFAULT_KEEP)
     told = re.sub(rf"^({name})-\d+:", r"\1:", told, flags=re.M) if known else told
     client = running.submission(helo=fresh.helo, source=address)
     sent = client.send(f"{told}From: alice@local.test\n\nx\n".encode(), "alice@local.test",
@@ -135,3 +136,22 @@ def test_odd_helo_names(running: EximInstance, helo: str) -> None:
     (data,) = running.collect()
     assert b"\nX-Two: two\n" in data and b"\nX-Three:" not in data, data.decode()
     assert (b"\nX-One:" in data) is (helo in ("localhost", "mx.local.test")), data.decode()
+
+
+@pytest.mark.parametrize(("sender", "stays"), [
+    (LOGIN, False), ("alice@local.test", True), ("<root@{helo}>", False), ("x@y.example", True),
+    (f'"{LOGIN}" <post@local.test>', False),
+])  # fmt: skip
+def test_addresses_that_programs_put_in(running: EximInstance, sender: str, stays: bool) -> None:
+    """They go where they tell more of who handed the mail in than From does."""
+    fresh = Canaries.fresh("ipv4", LOGIN)
+    value = sender.format(helo=fresh.helo)
+    told = f"Sender: {value}\nDisposition-Notification-To: {value}\nErrors-To: {value}\n"
+    sent = running.submission(helo=fresh.helo).send(
+        f"{told}From: Alice <alice@local.test>\n\nx\n".encode(), "alice@local.test",
+        ["bob@local.test"],
+    )  # fmt: skip
+    assert sent.code == 250, (sent, running.log_text())
+    (data,) = running.collect()
+    for line in told.splitlines():
+        assert (line.encode() in data) is stays, data.decode()

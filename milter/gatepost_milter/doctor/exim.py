@@ -132,9 +132,9 @@ def _removed(statements: tuple[Statement, ...], settings: Settings) -> tuple[str
     """Names of the removal list that no remove_header covers."""
     # \N switches Exim's own escapes off in a regular expression and is no part of it.
     lists = (v for s in statements for v in s.values("remove_header") if not _WORDS.search(v))
-    text = " ".join(lists).replace(r"\N", "")
+    text = " ".join(lists).replace(r"\N", "").replace("[!-9;-~]*", "*")
     names = {n.strip().lower() for n in re.split(r"[:\s]+", text)}
-    starts = {w.lower() for w in re.findall(r"[A-Za-z][A-Za-z0-9-]*-?(?=[|)])", text)}
+    starts = {w.lower() for w in re.findall(r"[A-Za-z][A-Za-z0-9*-]*-?(?=[|)])", text)}
     missing = []
     for glob in settings.submission.remove:
         low = glob.lower()

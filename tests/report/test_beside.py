@@ -1,5 +1,7 @@
 """The week by hour, a trap's finders, two senders compared, the tree of networks."""
 
+from typing import Any
+
 from sqlalchemy import Engine
 
 from fix_store import AT, message, signature
@@ -13,11 +15,11 @@ THURSDAY = 20 * 86_400 - 6 * 86_400 + 7 * 86_400 * 100  # midnight, as 1970-01-0
 T1, T2, T3 = "one@home.example", "two@home.example", "three@else.example"
 
 
-def hit(engine: Engine, settings: Settings, *records: dict[str, object]) -> None:
+def hit(engine: Engine, settings: Settings, *records: dict[str, Any]) -> None:
     recorder.record_batch(engine, [message(n, **r) for n, r in enumerate(records)], settings)
 
 
-def spam(at: float, who: str, *traps: str, client: str = "192.0.2.7") -> dict[str, object]:
+def spam(at: float, who: str, *traps: str, client: str = "192.0.2.7") -> dict[str, Any]:
     return {
         "at": at, "sender": f"news@{who}", "author": None, "to": (), "traps": traps,
         "client": client, "signatures": (signature(who, selector="x"),),

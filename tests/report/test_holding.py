@@ -62,7 +62,7 @@ def test_the_newest_are_told_and_the_rest_is_said(
     assert part.summary.messages == 4
     assert [line.at for line in part.messages] == [line.at for line in whole.messages[:4]]
     assert less == Held(4, of, part.messages[-1].at)
-    assert part.summary.first_seen == less.since
+    assert less is not None and part.summary.first_seen == less.since
 
 
 def test_sums_are_never_cut(any_engine: Engine, any_settings: Settings) -> None:

@@ -37,7 +37,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     path: Path = tmp_path_factory.mktemp("browser") / "gatepost.sqlite"
     settings = Settings(
-        store=Store(url=f"sqlite:///{path}"), sender=Sender(own_domains=["home.example"])
+        store=Store(url=f"sqlite:///{path}"), sender=Sender(own_domains=("home.example",))
     )
     engine = open_engine(settings)
     story.fill(engine, settings)

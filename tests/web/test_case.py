@@ -116,7 +116,7 @@ def test_what_is_no_report(engine: Engine, settings: Settings, address: str, cod
 
 
 def test_own_domain_reports(engine: Engine, settings: Settings) -> None:
-    own = settings.model_copy(update={"sender": Sender(own_domains=["us.example"])})
+    own = settings.model_copy(update={"sender": Sender(own_domains=("us.example",))})
     got = client(engine, own).get("/evidence/sender/spam.example?form=xarf")
     assert got.json is not None and got.json["reporter"]["contact"] == "abuse@us.example"
 

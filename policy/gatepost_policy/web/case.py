@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.report import casework, history
-from gatepost_policy.report.evidence import NoEvidence
+from gatepost_policy.report.evidence import NoEvidence, Reporter
 from gatepost_policy.report.masking import StillThere
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.store import reading
@@ -41,15 +41,14 @@ def add(
         form = request.args.get("form")
         if form and form not in TYPES:
             abort(400, f"form: want one of {', '.join(TYPES)}")
+        by: Reporter | None = None
         try:
             chosen = replace(select(kind, value, now), limit=LINES)
-            by = casework.reporter(settings, request.args.get("contact"), request.args.get("org"))
-        except casework.NoReporter as error:
-            if form:
-                abort(400, f"{error}.")
-            by = None
+            by = _reporter(settings)
         except ValueError as error:
             abort(400, f"{error}.")
+        if form and by is None:
+            abort(400, "say who reports: contact, an address that is read.")
         try:
             with reading(engine()) as connection:
                 report = history.tell(connection, chosen, settings, now, marks=0)
@@ -69,3 +68,11 @@ def add(
             title=f"Abuse report on {shown(value)}", at=at, back=at.link(kind, value), by=by,
             found=found, said=said, version=version("gatepost"),
         )  # fmt: skip
+
+
+def _reporter(settings: Settings) -> Reporter | None:
+    """Who reports, as the request or the settings say; None: nobody is named. Raises ValueError."""
+    try:
+        return casework.reporter(settings, request.args.get("contact"), request.args.get("org"))
+    except casework.NoReporter:
+        return None

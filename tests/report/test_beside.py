@@ -1,9 +1,11 @@
 """The week by hour, a trap's finders, two senders compared, the tree of networks."""
 
+import json
 from typing import Any
 
 from sqlalchemy import Engine
 
+from fix_cli import Run
 from fix_store import AT, message, signature
 from gatepost_policy import recorder, store
 from gatepost_policy.config.settings import Settings
@@ -127,3 +129,18 @@ def test_networks_as_a_tree(engine: Engine, settings: Settings) -> None:
     assert (wide.first, wide.last) == (AT, AT + 2)
     assert root.inner["2001:db8::/32"].json()["inner"][0]["prefix"] == "2001:db8:5::/48"
     assert networks.tree([("no prefix", 1, 1, AT, AT)]).clients == 0
+
+
+def test_the_command_compares(run: Run, engine: Engine, settings: Settings) -> None:
+    hit(engine, settings, spam(AT, "a.example", T1), spam(AT + 5, "b.example", T1))
+    code, text = run("report", "--sender", "a.example", "--compare", "b.example")
+    assert code == 0 and "1 shared client: 192.0.2.7" in text and f"1 shared trap: {T1}" in text
+    code, text = run(
+        "report", "--sender", "a.example", "--compare", "b.example", "--format", "json"
+    )
+    assert code == 0 and json.loads(text)["shared"]["traps"] == [T1]
+    both = ["--sender", "a.example", "--compare", "b.example"]
+    for words in (
+        both[2:], ["x.example", *both[2:]], [*both, "--dkim", "fail"], [*both, "--format", "csv"],
+    ):  # fmt: skip
+        assert run("report", *words)[0] == 2, words

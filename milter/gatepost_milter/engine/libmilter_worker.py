@@ -118,7 +118,10 @@ def _wait_for_word(context: Context, listener: Listener, control: int) -> None:
                 said = time.monotonic()
                 hint = "new connections wait; raise LimitNOFILE, or milter.workers"
                 context.gate.log.event("error", "no-descriptors", open=used, hint=hint)
-        elif paused and used < most - 2 * SPARE:
+        elif paused and (
+            used < most - 2 * SPARE or (used < most - 2 and not listener.sessions()[0])
+        ):
+            # Without a session nobody can give a descriptor back: what is held is our own.
             listener.resume()
             paused = False
     if paused:

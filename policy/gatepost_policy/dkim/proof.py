@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 
-from gatepost_policy.dkim.body import CRLF, HASHES
+from gatepost_policy.dkim.blanks import CRLF
+from gatepost_policy.dkim.body import HASHES
 from gatepost_policy.dkim.keys import Key
 
 _PADDING = PKCS1v15()

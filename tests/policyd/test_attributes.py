@@ -198,7 +198,11 @@ def test_exim_message() -> None:
 
 def test_what_a_header_says_of_its_message() -> None:
     """Only known words, only of a whole message; left out is not known."""
-    wanted = {"reply,auto,": {"reply", "auto"}, "": set(), "list,,x=y,LIST": {"list"}}
+    wanted = {
+        "reply,auto,": frozenset(("reply", "auto")),
+        "": frozenset[str](),
+        "list,,x=y,LIST": frozenset(("list",)),
+    }
     for told, marks in wanted.items():
         assert attributes.facts(one(exim("data", marks=told)), AT, SETTINGS).marks == marks
         assert attributes.facts(one(exim("rcpt", marks=told)), AT, SETTINGS).marks is None

@@ -17,7 +17,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import sysconfig
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -164,14 +163,15 @@ def machine() -> list[str]:
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
-    how = str(sysconfig.get_config_var("CONFIG_ARGS"))
-    build = "profile-guided" if "--enable-optimizations" in how else "without profile"
+    # Debian builds its own with a profile, which says so nowhere; most others are built without.
+    build = "the system's" if sys.base_prefix == "/usr" else "not the system's"
     packages = ", ".join(
         f"{name} {version(name)}" for name in ("pymilter", "dkimpy", "cryptography", "dnspython")
     )
     return [
         f"{os.cpu_count()} cores, {model}, {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()} ({build} build), {packages}, gatepost {version('gatepost')}.",
+        f"Python {platform.python_version()} ({build}), {packages}, "
+        f"gatepost {version('gatepost')}.",
         f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
     ]
 

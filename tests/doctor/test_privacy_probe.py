@@ -89,7 +89,7 @@ def test_leaks_without_gatepost(bare: Stack) -> None:
     assert done.returncode == 1, (done.stdout, done.stderr)
     found = {f["field"]: f for f in json.loads(done.stdout)["findings"]}
     assert found["Received"]["setting"]
-    assert {"X-Mailer", "User-Agent", "X-Enigmail", "X-Originating-Probe"} <= set(found)
+    assert {"X-MailerProbe", "User-Agent", "X-Enigmail", "X-OriginatingProbe"} <= set(found)
     done = probe(bare.postfix, None, *mailbox(bare.postfix))
     assert done.returncode == 1 and "submission.own_received" in done.stdout
     assert LOGIN in done.stdout  # what leaks is told to the operator

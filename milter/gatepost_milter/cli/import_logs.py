@@ -23,6 +23,7 @@ from gatepost_policy.importers.postfix import Postfix
 from gatepost_policy.importers.syslog import is_export, read_export
 from gatepost_policy.importers.wrapping import likely_reason, unwrapped
 from gatepost_policy.journal.record import Json, Seen
+from gatepost_policy.system.garbage import collect_less_often
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.plural import plural
 
@@ -125,6 +126,7 @@ def _run(
     year: int | None,
     verbose: bool,
 ) -> None:
+    collect_less_often()
     where = zone_named(zone)
     now = time.time()
     damaged = False

@@ -63,7 +63,8 @@ def test_the_marks_are_the_milters(exim_programs: mta_unpack.Programs, asked: As
             assert sent.code == 250, (sent, exim.log_text())
             exim.collect()
             (line,) = (x for x in asked.lines if b"stage=data" in x)
-            told = dict(part.partition(b"=")[::2] for part in line.split())
+            pairs = (part.partition(b"=") for part in line.split())
+            told = {name: value for name, _, value in pairs}
             fields: dict[str, list[bytes]] = {}
             for line_ in header.replace("\n ", " ").replace("\n\t", " ").splitlines():
                 name, _, value = line_.partition(":")

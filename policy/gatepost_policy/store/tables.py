@@ -19,6 +19,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 # The whole schema is here: whoever imports this module has every table in Base.metadata.
 from gatepost_policy.store import guess_tables as guess_tables
+from gatepost_policy.store.host_tables import Counter as Counter
+from gatepost_policy.store.host_tables import JournalGap as JournalGap
+from gatepost_policy.store.host_tables import JournalMark as JournalMark
+from gatepost_policy.store.host_tables import Revision as Revision
 from gatepost_policy.store.import_tables import ImportAgain as ImportAgain
 from gatepost_policy.store.import_tables import ImportCount as ImportCount
 from gatepost_policy.store.import_tables import ImportRun as ImportRun
@@ -364,49 +368,3 @@ class MessageCount(Base):
     action: Mapped[str] = mapped_column(String(16), primary_key=True)
     reason: Mapped[str] = mapped_column(String(32), primary_key=True)
     messages: Mapped[int] = mapped_column(BigInteger)
-
-
-class JournalMark(Base):
-    """How far a journal segment has been ingested. Gone once the segment is gone."""
-
-    __tablename__ = "journal_mark"
-
-    segment: Mapped[str] = mapped_column(String(64), primary_key=True)
-    offset: Mapped[int] = mapped_column(BigInteger)
-    host: Mapped[str] = mapped_column(Text)
-    updated: Mapped[float] = mapped_column(Float(53))
-
-
-class JournalGap(Base):
-    """Records that were lost because the journal could not be written."""
-
-    __tablename__ = "journal_gap"
-
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    since: Mapped[float] = mapped_column(Float(53))
-    until: Mapped[float] = mapped_column(Float(53))
-    lost: Mapped[int] = mapped_column(BigInteger)
-
-
-class Revision(Base):
-    """One row a topic: a number that only grows.
-
-    `traps`, `listings`, `repeat`: one more with every change. `message`: the last id given out
-    (SQLite). `purge-*`: the last id that retention has looked at, for each class; `purge-clock`:
-    up to which time it has forgotten.
-    """
-
-    __tablename__ = "revision"
-
-    topic: Mapped[str] = mapped_column(String(16), primary_key=True)
-    number: Mapped[int] = mapped_column(BigInteger)
-
-
-class Counter(Base):
-    """One counter of the metrics endpoint, over all hosts and restarts. `labels` is a JSON list."""
-
-    __tablename__ = "counter"
-
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    labels: Mapped[str] = mapped_column(String(200), primary_key=True)
-    value: Mapped[int] = mapped_column(BigInteger)

@@ -38,8 +38,9 @@ missing() {
 unpacked() { [ -x ".venv/debs/bin/$1" ] || command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ]; }
 
 packages=$(missing | tr '\n' ' ')
-brought="promtool munin-run unbound"
-if [ -z "$packages" ] && unpacked promtool && unpacked munin-run && unpacked unbound; then
+brought="prometheus promtool munin-run unbound"
+if [ -z "$packages" ] && unpacked prometheus && unpacked promtool && unpacked munin-run &&
+    unpacked unbound; then
     exit 0
 fi
 if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
@@ -96,11 +97,12 @@ unpack() {
     ) || say "could not unpack $1; see $log"
     rm -rf .venv/debs/new
 }
-unpacked promtool || {
-    # A package of its own from Debian 13 on.
-    if apt-cache show promtool >/dev/null 2>&1; then promtool=promtool; else promtool=prometheus; fi
-    unpack promtool $promtool
-    ln -sf ../usr/bin/promtool .venv/debs/bin/promtool
+unpacked prometheus && unpacked promtool || {
+    # promtool is a package of its own from Debian 13 on.
+    if apt-cache show promtool >/dev/null 2>&1; then promtool=promtool; else promtool=; fi
+    # shellcheck disable=SC2086  # no word where there is none
+    unpack prometheus prometheus $promtool
+    ln -sf ../usr/bin/prometheus ../usr/bin/promtool .venv/debs/bin/
 }
 unpacked munin-run || {
     unpack munin-node munin-node munin-common munin-plugins-core libnet-server-perl

@@ -216,10 +216,22 @@ def pss_mb(daemon: Daemon) -> float:
 
 # 5 MB show it already: kept bodies would be 100 MB. The slow ring does what is promised.
 @pytest.mark.parametrize(
-    "size", [5_000_000, pytest.param(12_500_000, marks=pytest.mark.crash)], ids=["5 MB", "12.5 MB"]
+    ("size", "most"),
+    [
+        (5_000_000, 150),
+        pytest.param(12_500_000, 150, marks=pytest.mark.crash),
+        (5_000_000, 185),  # with the extra `fast`
+    ],
+    ids=["5 MB", "12.5 MB", "5 MB, numpy"],
 )
-def test_memory_with_twenty_bodies_half_way(dns: dnskit.Server, size: int) -> None:
-    """20 connections half-way through 25 MB: the promise is 150 MB for all workers together."""
+def test_memory_with_twenty_bodies_half_way(
+    dns: dnskit.Server, size: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 connections half-way through 25 MB: the promise is 150 MB for all workers together, and
+    35 more where numpy is installed."""
+    if most == 150:  # read by every Python process that finds it (site)
+        (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['numpy'] = None\n")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     line = b"An  ordinary line \t of text that  relaxed has to look at.\r\n"
     body = line * (size // len(line))
     message = join([signature(HEADER, BODY), *HEADER], body)  # whatever it proves
@@ -242,7 +254,7 @@ def test_memory_with_twenty_bodies_half_way(dns: dnskit.Server, size: int) -> No
             time.sleep(0.2)
             held = pss_mb(daemon)
             print(f"PSS at rest {rest:.0f} MB, 20 half-way {held:.0f} MB")
-            assert held < 150
+            assert held < most
         finally:
             for session in sessions:
                 session.close()

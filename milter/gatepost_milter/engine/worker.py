@@ -78,7 +78,7 @@ def _report(report: int, word: bytes) -> None:
 def pin(core: int | None) -> bool:
     """Stay on `core`. One lock (the GIL) lets one thread of this process run at a time; on two
     cores they wake each other and move their data across for it: 0.43 against 0.60 ms a small
-    message (bench/RESULTS.md)."""
+    message on libmilter, when this was decided."""
     if core is not None:
         try:
             os.sched_setaffinity(0, {core})

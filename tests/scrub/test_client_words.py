@@ -82,6 +82,21 @@ def test_a_login_that_from_holds() -> None:
     assert CLIENT.beside([]) == CLIENT and NOBODY.beside([b"alice7"]) == NOBODY
 
 
+@pytest.mark.timeout(20)
+def test_one_long_name_is_read_once() -> None:
+    """Each label is the client's machine, of another domain: a header of 300 kB, as one may be."""
+    words = ClientWords.of(None, ("laptop-7.lan",), None, ())
+    assert not words.told_by(b"laptop-7." * 33_000 + b"example")
+    assert words.told_by(b"laptop-7." * 3 + b"lan")
+
+
+@pytest.mark.timeout(20)
+def test_a_long_word_that_is_no_id_is_read_once() -> None:
+    word = b"x" * 300_000
+    assert mask_host.mask_hosts(word, b"mask", "references", CLIENT) == word
+    assert mask_host.mask_hosts(b"a@b@[192.168.7.7]", b"m", "references", CLIENT) == b"a@b@m"
+
+
 def test_what_tells_nothing_is_no_word() -> None:
     words = ClientWords.of(None, ("localhost", "", None, "-", "Example.org."), "", ("example.org",))
     assert words == NOBODY

@@ -26,7 +26,7 @@ from gatepost_milter.filter.context import Context
 from gatepost_policy.system import sockets
 from gatepost_policy.system.socket_address import SocketAddress
 
-READ_BYTES = 65_536
+READ_BYTES = 65_536  # a whole small message, and an MTA's chunk of a large one
 MAX_CONNECTIONS = 2_000
 SPARE_DESCRIPTORS = 16  # for the journal, the store, look-ups
 IDLE_S = 7_210.0  # as libmilter

@@ -30,6 +30,7 @@ _PORT = re.compile(rb"(?<=.):\d{5}\Z")
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 2.1
 # What is no word of everybody's language: of a host name's first label and a login's local part.
 _DISTINCT = re.compile(r"(?=.*[\d.-])[^\s@]{4,}\Z")
+MAX_DOMAIN = 255  # RFC 1035 2.3.4
 _DOMAIN = re.compile(rb"(?:\.[a-z0-9-]+)+", re.I)
 _SILENT = frozenset(("localhost", "localhost.localdomain", "unknown"))
 
@@ -141,7 +142,8 @@ def _whole(word: str, value: bytes) -> Iterator[tuple[int, int]]:
 def _alone(word: str, value: bytes) -> Iterator[tuple[int, int]]:
     """Without what is another machine: laptop in laptop.example, but not in laptop.local."""
     for start, end in _whole(word, value):
-        domain = _DOMAIN.match(value, end)
+        # Not to the end of a value that is one long name: that would be quadratic.
+        domain = _DOMAIN.match(value, end, end + MAX_DOMAIN)
         if domain is None or domain.group().lower().endswith(PRIVATE):
             yield start, end
 

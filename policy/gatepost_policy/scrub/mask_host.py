@@ -17,7 +17,10 @@ from gatepost_policy.scrub.private_names import PRIVATE
 OWN_IDS = ("message-id", "resent-message-id", "content-id")
 OTHER_IDS = ("in-reply-to", "references")
 
-_ID = re.compile(rb"([^<>@\s]*)@\s*(\[[^\[\]<>]{0,100}\]|[^<>@\s]{1,512})(?=\s*(?:>|\Z)|\s)")
+# Begins behind what is no part of an id: else a long word without an @ is read once an octet.
+_ID = re.compile(
+    rb"(?<![^<>@\s])([^<>@\s]*)@\s*(\[[^\[\]<>]{0,100}\]|[^<>@\s]{1,512})(?=\s*(?:>|\Z)|\s)"
+)
 
 
 def is_literal(host: bytes) -> bool:

@@ -33,6 +33,8 @@ class Broken:
     new: str
 
 
+RCPT, DATA = "  require acl = gatepost_rcpt\n", "  require acl = gatepost_data\n"
+OUT = "outbound:\n  driver = appendfile\n"
 BROKEN = (
     Broken("without remove_header", "remove-header", "remove_header = GATEPOST_REMOVE",
            "logwrite = GATEPOST_REMOVE"),
@@ -72,7 +74,65 @@ BROKEN = (
     Broken("no acl_not_smtp", "not-smtp", "acl_not_smtp = gatepost_not_smtp\n", ""),
     Broken("local_from_check", "local-from",
            "local_from_check = false\nlocal_sender_retain = true\n", ""),
+    Broken("one of two ACLs does not ask", "stage-rcpt", "acl_smtp_rcpt = acl_rcpt\n",
+           "acl_smtp_rcpt = ${if eq{$received_port}{587}{acl_other}{acl_rcpt}}\n"),
+    Broken("accept for logins above the scrub", "scrub-order", DATA,
+           "  accept authenticated = *\n" + DATA),
+    Broken("accept by size above the scrub", "scrub-order", DATA,
+           "  accept condition = ${if >{$message_size}{300K}}\n" + DATA),
+    Broken("accept above the scrub of local mail", "not-smtp", "gatepost_not_smtp:\n",
+           "gatepost_not_smtp:\n  accept senders = root@*\n"),
+    Broken("unknown users refused by !verify", "policy-order", RCPT,
+           "  deny    domains = +local_domains\n          ! verify = recipient\n" + RCPT),
+    Broken("unknown users refused behind endpass", "policy-order", RCPT,
+           "  accept  domains = +local_domains\n          endpass\n          verify = recipient\n"
+           + RCPT),
+    Broken("local mail accepted first", "policy-order", RCPT,
+           "  accept  domains = +local_domains\n" + RCPT),
+    Broken("a transport adds the client", "headers-add", OUT,
+           OUT + "  headers_add = X-Client-Info: $sender_host_address\n"),
+    Broken("a router adds the login", "headers-add", "out_r:\n", "out_r:\n  headers_add = "
+           "X-Who: ${if def:authenticated_id{$authenticated_id}{none}}\n"),
+    Broken("the data ACL adds the client", "headers-add", DATA,
+           DATA + "  warn add_header = X-Scanned-For: [$sender_host_address]\n"),
+    Broken("a transport takes Received away", "headers-remove", OUT,
+           OUT + "  headers_remove = Received : X-Foo\n"),
+    Broken("ports in local_interfaces", "ports", "local_interfaces = <; 127.0.0.1 ; ::1",
+           "local_interfaces = <; [127.0.0.1]:25 ; [::1]:587 ; 127.0.0.1.465"),
+    Broken("no signature is verified for anybody", "dkim-off", RCPT,
+           "  warn    control = dkim_disable_verify\n" + RCPT),
+    Broken("a DKIM ACL that accepts first", "stage-dkim", "acl_smtp_dkim = gatepost_dkim",
+           "acl_smtp_dkim = acl_dkim"),
 )  # fmt: skip
+# What people have and is right.
+ODD = (
+    (RCPT, "  deny    ! acl = gatepost_rcpt\n"),
+    (DATA, "  deny    !acl = gatepost_data\n"),
+    (DATA, "  accept  !authenticated = *\n          hosts = 192.0.2.1\n" + DATA),
+    (DATA, "  deny    condition = ${if >{$max_received_linelength}{998}}\n" + DATA),
+    (DATA, DATA + "  warn    !authenticated = *\n          add_header = X-A: $sender_fullhost\n"),
+    (RCPT, "  accept  local_parts = postmaster\n          domains = +local_domains\n" + RCPT),
+    (RCPT, "  accept  authenticated = *\n" + RCPT),
+    (RCPT, "  warn    authenticated = *\n          control = dkim_disable_verify\n" + RCPT),
+    ("acl_smtp_rcpt = acl_rcpt\n",
+     "acl_smtp_rcpt = ${if eq{$received_port}{587}{acl_rcpt}{acl_rcpt}}\n"),
+    ("local_r:\n", "local_r:\n  headers_add = "
+     "${if def:authenticated_id{}{X-Client: $sender_host_address}}\n"),
+    (OUT, OUT + "  headers_remove = X-Spam-Score : X-Received-By\n"),
+    ("acl_smtp_dkim = gatepost_dkim", "acl_smtp_dkim = acl_asks_dkim"),
+    ("local_from_check = false\n", "no_local_from_check\n"),
+)  # fmt: skip
+MORE_ACLS = """begin acl
+acl_other:
+  accept
+acl_dkim:
+  accept  dkim_status = none:invalid:fail
+  warn    acl = gatepost_dkim
+  accept
+acl_asks_dkim:
+  require acl = gatepost_dkim
+  accept
+"""
 
 
 @pytest.fixture(scope="module")
@@ -119,13 +179,14 @@ def test_nothing_to_say_about_a_right_one(exim: EximInstance, policy: Path) -> N
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda b: b.name.replace(" ", "-"))
 def test_broken(broken: Broken, exim: EximInstance, policy: Path) -> None:
     # The operator's own lines stand in comments of gatepost-acl.conf as well.
-    own = broken.old.startswith("  require")
+    own = broken.old in (RCPT, DATA)
     paths = [exim.config] if own else [p for p in exim.root.iterdir() if p.suffix == ".conf"]
     before = {p: p.read_text() for p in paths}
     assert any(broken.old in text for text in before.values()), broken.name
     try:
         for path, text in before.items():
-            path.write_text(text.replace(broken.old, broken.new))
+            changed = text.replace(broken.old, broken.new)
+            path.write_text(changed.replace("begin acl\n", MORE_ACLS))
         # A configuration without the acl_data line has no scrub either.
         also = {"remove-header"} if broken.code == "stage-data" else set()
         if broken.name == "the scrub is not called":
@@ -134,6 +195,33 @@ def test_broken(broken: Broken, exim: EximInstance, policy: Path) -> None:
     finally:
         for path, text in before.items():
             path.write_text(text)
+
+
+@pytest.mark.parametrize("old, new", ODD, ids=range(len(ODD)))
+def test_odd_and_right(old: str, new: str, exim: EximInstance, policy: Path) -> None:
+    paths = [exim.config] if old in (RCPT, DATA) else list(exim.root.glob("*.conf"))
+    before = {p: p.read_text() for p in paths}
+    assert any(old in text for text in before.values())
+    try:
+        for path, text in before.items():
+            path.write_text(text.replace(old, new).replace("begin acl\n", MORE_ACLS))
+        assert codes(exim, policy) == set()
+    finally:
+        for path, text in before.items():
+            path.write_text(text)
+
+
+def test_what_is_pasted_for_a_header_of_a_transport(exim: EximInstance, policy: Path) -> None:
+    """Strangers' mail keeps the field, our own users' goes without, and that is right."""
+    before = exim.config.read_text()
+    try:
+        exim.config.write_text(before.replace(OUT, OUT + "  headers_add = X-A: $sender_fullhost\n"))
+        live = exim_config.read(exim.config, program(exim))
+        (finding,) = exim_checks.check(live, settings(policy))
+        exim.config.write_text(before.replace(OUT, f"{OUT}  {finding.change}\n"))
+        assert codes(exim, policy) == set()
+    finally:
+        exim.config.write_text(before)
 
 
 @pytest.mark.parametrize("key, value", [

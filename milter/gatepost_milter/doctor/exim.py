@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from gatepost_milter.doctor import exim_around
+from gatepost_milter.doctor import exim_added, exim_around, exim_order
 from gatepost_milter.doctor.exim_config import EximConfig, Statement
 from gatepost_milter.doctor.finding import Finding
 from gatepost_milter.doctor.sockets import may_connect, reachable
@@ -27,7 +27,8 @@ _SOCKET = re.compile(r"\$\{readsocket\{\s*((?:inet:|/)[^{},]+)")
 def check(config: EximConfig, settings: Settings) -> tuple[Finding, ...]:
     """Every finding; none means right."""
     return (*_sockets(config, settings), *_stages(config), *_scrub(config, settings),
-            *exim_around.check(config, settings), *_reachable(settings))  # fmt: skip
+            *exim_added.check(config), *exim_around.check(config, settings),
+            *_reachable(settings))  # fmt: skip
 
 
 def _spelling(address: SocketAddress) -> str:
@@ -83,12 +84,6 @@ def _unix(settings: Settings) -> str:
     )
 
 
-def _asks(statements: tuple[Statement, ...], stage: str) -> bool:
-    # Any value may travel in base64 (docs/policy-protocol.md).
-    wanted = re.compile(rf"\{{exim [^\n]*?\b(?:stage={stage}\b|b64\.stage=\$\{{base64:{stage}\}})")
-    return any(wanted.search(value) for s in statements for _, value in s.parts)
-
-
 def _stages(config: EximConfig) -> Iterator[Finding]:
     """The policy service is asked at RCPT, for each signature, and at DATA."""
     for stage, option, change in (
@@ -97,35 +92,23 @@ def _stages(config: EximConfig) -> Iterator[Finding]:
         ("data", "acl_smtp_data", "require acl = gatepost_data"),
     ):
         acl = config.options.get(option, "")
-        if not _asks(config.reached(option), stage):
+        roots = config.roots(option)
+        if not roots:
             yield Finding(
                 f"stage-{stage}", f"{option} = {acl}" if acl else f"{option} is not set",
                 f"gatepost-policyd is not asked at this stage ({stage})", change,
             )  # fmt: skip
-    yield from _order(config)
+        for root in dict.fromkeys(roots):
+            if not exim_order.asks(config.within(root), stage):
+                yield Finding(
+                    f"stage-{stage}", f"{option}, ACL {root}",
+                    f"gatepost-policyd is not asked at this stage ({stage})",
+                    change if option != "acl_smtp_dkim" else "warn acl = gatepost_dkim",
+                )  # fmt: skip
+    yield from exim_order.check(config)
     if config.options.get("dkim_verify_signers", "$dkim_signers") == "":
         yield Finding("dkim-off", "dkim_verify_signers", "no signature is verified",
                       "dkim_verify_signers = $dkim_signers")  # fmt: skip
-
-
-def _order(config: EximConfig) -> Iterator[Finding]:
-    """Unknown users must not be refused before the trap is looked for."""
-    name = config.options.get("acl_smtp_rcpt", "")
-    for statement in config.acls.get(name, ()):
-        called = [v.split()[0] for v in statement.values("acl") if v.split()]
-        if _asks((statement,), "rcpt") or any(
-            _asks(config.acls.get(c, ()), "rcpt") for c in called
-        ):
-            return
-        conditions = {key for key, _ in statement.parts}
-        if statement.verb in ("deny", "drop", "require") and "verify" in conditions:
-            if any(v.startswith("recipient") for v in statement.values("verify")):
-                yield Finding(
-                    "policy-order", f"ACL {name}",
-                    "unknown users are refused before gatepost-policyd is asked",
-                    f"require acl = gatepost_rcpt, above: {statement.verb} verify = recipient",
-                )  # fmt: skip
-                return
 
 
 def _removed(statements: tuple[Statement, ...], settings: Settings) -> tuple[str, ...]:

@@ -3,10 +3,15 @@
 import re
 from collections.abc import Iterator
 
+from gatepost_milter.doctor import exim_order
 from gatepost_milter.doctor.exim_config import EximConfig, Statement
 from gatepost_milter.doctor.finding import Finding
 from gatepost_policy.config.settings import Settings, Submission
 
+# [192.0.2.1]:587, [2001:db8::1]::587 (a list with colons between), 192.0.2.1.587, 2001:db8::1.587
+_PORT = re.compile(
+    r"(?:\]\s*::?|(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}\.|:[0-9a-f]+\.(?!\d+\.))(\d{1,5})(?![\d.])"
+)
 NAMED_PORTS = {"submission": "587", "submissions": "465", "smtps": "465"}
 # The keys of [submission] that conf/exim, or gatepost-policyd behind it, does as they say.
 OBEYED = frozenset({"daemon_names", "trusted_relays", "remove", "local", "client_received",
@@ -59,6 +64,7 @@ def _ports(config: EximConfig) -> Iterator[Finding]:
         return  # not our text, which _scrub looks at
     ours = _list(match.group(1))
     listens = _list(config.options.get("daemon_smtp_ports", ""))
+    listens += _PORT.findall(config.options.get("local_interfaces", ""))
     tls = _list(config.options.get("tls_on_connect_ports", ""))
     missing = [p for p in dict.fromkeys([*listens, *tls])
                if (p in ("587", "465") or p in tls) and p not in ours]  # fmt: skip
@@ -74,8 +80,7 @@ def _verbs(config: EximConfig) -> Iterator[Finding]:
     """The answer of gatepost-policyd counts only where the ACL that asks is required."""
     for option, stage in (("acl_smtp_rcpt", "rcpt"), ("acl_smtp_data", "data")):
         for statement in config.reached(option):
-            for called in statement.values("acl"):
-                name = called.split()[0] if called.split() else ""
+            for name in config.calls(statement):
                 inner = config.acls.get(name, ())
                 if statement.verb != "warn" or not _refuses(inner, stage):
                     continue
@@ -113,6 +118,13 @@ def _router(config: EximConfig) -> Iterator[Finding]:
 
 def _local(config: EximConfig) -> Iterator[Finding]:
     """Mail of cron and web programs goes by an ACL of its own, and gets a Sender."""
+    above = exim_order.unscrubbed_local(config)
+    if above is not None:
+        yield Finding(
+            "not-smtp", f"acl_not_smtp = {config.options['acl_not_smtp']}",
+            f"{exim_order.written(above)} ends the ACL, and this mail leaves as programs wrote it",
+            f"warn acl = gatepost_scrub, above: {exim_order.written(above)}",
+        )  # fmt: skip
     if not any(s.values("remove_header") for s in config.reached("acl_not_smtp")):
         acl = config.options.get("acl_not_smtp", "")
         yield Finding(

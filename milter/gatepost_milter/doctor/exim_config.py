@@ -14,6 +14,14 @@ from gatepost_milter.doctor.postfix_config import Unreadable
 
 TIMEOUT = 30
 VERBS = ("accept", "defer", "deny", "discard", "drop", "require", "warn")
+# Of the Exim specification, "ACL modifiers": the others are conditions.
+MODIFIERS = frozenset((
+    "add_header", "continue", "control", "delay", "endpass", "log_message", "log_reject_target",
+    "logwrite", "message", "queue", "remove_header", "set", "udpsend",
+))  # fmt: skip
+
+
+_ACL_CALL = re.compile(r"\bacl\s*\{\s*\{?\s*([A-Za-z0-9_]+)")  # ${acl{name}}, {acl {{name}}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,19 @@ class Statement:
     def values(self, name: str) -> tuple[str, ...]:
         return tuple(value for key, value in self.parts if key == name)
 
+    @property
+    def strangers_only(self) -> bool:
+        """True where a condition keeps everybody out who has logged in."""
+        return any(
+            key == "!authenticated" or (key == "condition" and "authenticated_id" in value)
+            for key, value in self.parts
+        )
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of its conditions, a `!` before those that are turned round."""
+        return tuple(key for key, _ in self.parts if key not in MODIFIERS)
+
 
 @dataclass(frozen=True, slots=True)
 class EximConfig:
@@ -35,11 +56,34 @@ class EximConfig:
     acls: dict[str, tuple[Statement, ...]]
     text: str
 
+    def roots(self, option: str) -> tuple[str, ...]:
+        """The ACLs that an option names: one, or each that its expansion may come to."""
+        value = self.options.get(option, "")
+        return (value,) if value in self.acls else self._named(value)
+
+    def _named(self, text: str) -> tuple[str, ...]:
+        return tuple(w for w in re.findall(r"[A-Za-z0-9_]+", text) if w in self.acls)
+
+    def calls(self, statement: Statement) -> tuple[str, ...]:
+        """The ACLs that a statement calls, in a condition (`acl`, `!acl`) or in an expansion."""
+        found: list[str] = []
+        for key, value in statement.parts:
+            if key in ("acl", "!acl"):
+                first = value.split()[:1]
+                found += first if first and first[0] in self.acls else self._named(value)
+            elif "acl" in value:
+                found += (n for n in _ACL_CALL.findall(value) if n in self.acls)
+        return tuple(found)
+
     def reached(self, option: str) -> tuple[Statement, ...]:
-        """Every statement of the ACL that an option names, and of those it calls."""
+        """Every statement of the ACLs that an option names, and of those they call."""
+        return self.within(*self.roots(option))
+
+    def within(self, *names: str) -> tuple[Statement, ...]:
+        """Every statement of the ACLs of these names, and of those they call."""
         found: list[Statement] = []
         seen: set[str] = set()
-        todo = [self.options.get(option, "")]
+        todo = list(names)
         while todo:
             name = todo.pop()
             if name in seen or name not in self.acls:
@@ -47,7 +91,7 @@ class EximConfig:
             seen.add(name)
             for statement in self.acls[name]:
                 found.append(statement)
-                todo += [v.split()[0] for v in statement.values("acl") if v.split()]
+                todo += self.calls(statement)
         return tuple(found)
 
 
@@ -114,5 +158,5 @@ def _add(statements: list[Statement], line: str) -> None:
     key, _, value = line.partition("=")
     last = statements[-1]
     # "set acl_m_x = ..." is one modifier; its value may hold "=" again.
-    name = "set" if key.strip().startswith("set ") else key.strip()
+    name = "set" if key.strip().startswith("set ") else key.replace(" ", "").strip()
     statements[-1] = Statement(last.verb, (*last.parts, (name, value.strip())))

@@ -27,6 +27,7 @@ from gatepost_policy.system.socket_address import SocketAddress
 
 SAFE = ("tempfail", "reject", "shutdown")  # shutdown: 3.11, hangs up with a 421
 CONNECT_MACROS = ("j", "{daemon_name}", "v")
+RCPT_MACROS = ("{rcpt_host}", "{rcpt_mailer}")
 
 
 def check(config: PostfixConfig, settings: Settings) -> tuple[Finding, ...]:
@@ -157,11 +158,42 @@ class Checker:
                 f"gatepost is not in smtpd_milters: {why}",
                 self.config.set(name, self.with_ours(service, "accept"), target),
             )  # fmt: skip
+        yield from self.inbound_action(service)
         yield from self.switched_off(service)
         # Webmail and printers come in here as well.
         yield from self.milter_maps(service)
         yield from postfix_around.proxy_filter(self.live, service)
         yield from postfix_around.stranger_name(self.live, service)
+
+    def wanted_action(self, service: Service) -> str:
+        """What has to become of a listener's mail while gatepost is down."""
+        ours = self.config.is_submission(service, self.names) or service.type == "unix"
+        logins = self.config.yes("smtpd_sasl_auth_enable", service)
+        return "tempfail" if ours or logins else "accept"
+
+    def inbound_action(self, service: Service) -> Iterator[Finding]:
+        """While gatepost is down strangers' mail must flow; where users log in as well it waits."""
+        item = self.own(service)
+        if item is None:
+            return
+        logins = self.config.yes("smtpd_sasl_auth_enable", service)
+        action = self.action(item, service)
+        if action == "accept" or (logins and action == "tempfail"):
+            return
+        if self.is_ours(self.milters(service)[0].target) is False:
+            return  # `chain` puts it first, with the right action
+        name, wanted = "smtpd_milters", self.wanted_action(service)
+        effect = {
+            "tempfail": "is refused for now", "reject": "is refused for good",
+            "shutdown": "is turned away at once", "quarantine": "is held until you release it",
+        }  # fmt: skip
+        yield self.live.mend(
+            "inbound-action", place(service, name),
+            f"while gatepost is down, all mail {effect.get(action, 'has no way in')} (default "
+            f"action {action!r})",
+            self.config.set(name, self.with_ours(service, wanted),
+                            self.live.where_set(service, name)),
+        )  # fmt: skip
 
     def milter_maps(self, service: Service) -> Iterator[Finding]:
         """Clients for whom a table names other milters, or none."""
@@ -221,7 +253,7 @@ class Checker:
             item is None
             or self.config.is_submission(service, self.names)
             or service.type == "unix"
-            or self.config.get(name, service) != "yes"
+            or not self.config.yes(name, service)
             or self.action(item, service) in SAFE
         ):
             return
@@ -249,12 +281,15 @@ class Checker:
         if mine:
             name = "smtpd_milters"
             words = postfix_lines.words(self.config.get(name, service))
+            wanted = self.wanted_action(service)
+            right = self.action(milters[mine], service) == wanted
+            ours = words[mine].text if right else postfix_lines.milter(self.ours, wanted)
             yield self.live.mend(
                 "chain-order", place(service, name),
                 f"{milters[0].target} comes before gatepost: a signer would sign what gatepost "
                 "then changes",
                 self.config.set(
-                    name, postfix_lines.milters(self.config.get(name, service), words[mine].text,
+                    name, postfix_lines.milters(self.config.get(name, service), ours,
                                                 self.is_ours),
                     self.live.where_set(service, name),
                 ),
@@ -278,6 +313,8 @@ class Checker:
             )  # fmt: skip
         yield from self.macros(service, "milter_mail_macros", ("{auth_authen}",), "mail-macros",
                                "who logged in")  # fmt: skip
+        yield from self.macros(service, "milter_rcpt_macros", RCPT_MACROS, "rcpt-macros",
+                               "which recipients Postfix refuses")  # fmt: skip
         yield from self.macros(service, "milter_connect_macros", CONNECT_MACROS, "connect-macros",
                                "who and which listener it talks to")  # fmt: skip
 
@@ -315,7 +352,8 @@ class Checker:
         if self.settings.submission.local != "scrub":
             return
         name, pickup = "non_smtpd_milters", self.config.service("pickup")
-        cleanup = self.config.service("cleanup")
+        used = self.config.get("cleanup_service_name", pickup) or "cleanup"
+        cleanup = self.config.service(used) or self.config.service("cleanup")
         if not any(self.is_ours(i.target) for i in self.milters(cleanup, name)):
             target = self.live.where_set(cleanup, name) if cleanup is not None else None
             yield self.live.mend(

@@ -117,7 +117,7 @@ def completion(live: Live) -> Iterator[Finding]:
                         f"strangers' headers are completed with {domain} before gatepost "
                         "verifies them", live.config.set("remote_header_rewrite_domain", ""),
                         )  # fmt: skip
-    if live.config.get("always_add_missing_headers") == "yes":
+    if live.config.yes("always_add_missing_headers"):
         yield live.mend("header-completion", "main.cf",
                         "missing headers are added to strangers' mail before gatepost verifies "
                         "it", live.config.set("always_add_missing_headers", "no"))  # fmt: skip

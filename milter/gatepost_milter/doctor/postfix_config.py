@@ -18,6 +18,7 @@ TIMEOUT = 30
 SENDMAIL = Path("/etc/mail/sendmail.cf")
 SUBMISSION_NAMES = ("submission", "submissions", "smtps")
 SUBMISSION_PORTS = ("587", "465")
+LISTENS = ("inet", "pass")
 
 
 class Unreadable(Exception):
@@ -83,15 +84,16 @@ class PostfixConfig:
             return service.overrides[name]
         return self.parameters.get(name, "")
 
+    def yes(self, name: str, service: Service | None = None) -> bool:
+        """True where a boolean parameter is on; Postfix takes `Yes` as well."""
+        return self.get(name, service).lower() == "yes"
+
     def _expand(self, value: str, service: Service | None, depth: int) -> str:
         if depth > 10:
             return value
-
-        def put(match: re.Match[str]) -> str:
-            name = match.group(1) or match.group(2)
-            return self._expand(self.raw(name, service), service, depth + 1)
-
-        return re.sub(r"\$(?:[{(]([A-Za-z0-9_]+)[})]|([A-Za-z0-9_]+))", put, value)
+        return postfix_lines.expanded(
+            value, lambda name: self._expand(self.raw(name, service), service, depth + 1)
+        )
 
     def smtpd(self) -> tuple[Service, ...]:
         """Every smtpd, listener or not."""
@@ -103,10 +105,16 @@ class PostfixConfig:
             return False
         return (
             service.port in (*SUBMISSION_NAMES, *SUBMISSION_PORTS)
-            or service.overrides.get("milter_macro_daemon_name", "") in daemon_names
+            or (
+                "milter_macro_daemon_name" in service.overrides
+                and self.get("milter_macro_daemon_name", service) in daemon_names
+                # A port for strangers under our own name is a fault, and stays one for strangers.
+                and service.port not in ("smtp", "25")
+            )
             # A port for strangers where users may log in as well stays one for strangers.
             or (
-                service.overrides.get("smtpd_sasl_auth_enable") == "yes"
+                "smtpd_sasl_auth_enable" in service.overrides
+                and self.yes("smtpd_sasl_auth_enable", service)
                 and service.port not in ("smtp", "25")
                 and service.type == "inet"
             )
@@ -119,13 +127,14 @@ class PostfixConfig:
         if (
             service.type != "inet"
             or service.port in ("smtp", "25")
-            or self.get("smtpd_sasl_auth_enable", service) != "yes"
+            or not self.yes("smtpd_sasl_auth_enable", service)
         ):
             return False
-        if self.get("smtpd_tls_wrappermode", service) == "yes":
+        if self.yes("smtpd_tls_wrappermode", service):
             return True
         for stage in ("client", "helo", "sender", "relay", "recipient"):
-            words = self.get(f"smtpd_{stage}_restrictions", service).replace(",", " ").split()
+            value = self.get(f"smtpd_{stage}_restrictions", service).lower()
+            words = value.replace(",", " ").split()
             if "permit_sasl_authenticated" in words and words[-1] in ("reject", "defer"):
                 return not set(words) & {"permit_auth_destination", "permit"}
         return False
@@ -194,8 +203,8 @@ class PostfixConfig:
         return replace(self, parameters=parameters, services=tuple(services))
 
     def service(self, name: str) -> Service | None:
-        """The unix service of this name."""
-        return next((s for s in self.services if s.name == name and s.type == "unix"), None)
+        """The service of this host with this name, whichever local socket it has (unix, fifo)."""
+        return next((s for s in self.services if s.name == name and s.type not in LISTENS), None)
 
     def chrooted(self, service: Service) -> bool:
         """True where the service runs in the queue directory."""

@@ -50,6 +50,65 @@ def words(value: str) -> tuple[Word, ...]:
     return tuple(found)
 
 
+def keyword(word: str) -> str:
+    """A word as Postfix compares the names of restrictions and actions: in any case."""
+    return word.lower()
+
+
+_REFERENCE = re.compile(r"\$(?:([A-Za-z0-9_]+)|\(([A-Za-z0-9_]+)\))|\$\{")
+_BRANCH = re.compile(r"([A-Za-z0-9_]+)\s*(?:([?:])(.*))?\Z", re.S)
+
+
+def expanded(value: str, look_up: Callable[[str], str]) -> str:
+    """`value` with `$name`, `$(name)` and `${name}` replaced by what `look_up` says of them, and
+    `${name?text}`, `${name:text}`, `${name?{text}:{text}}` by the text that holds (postconf(5)).
+    A comparison (`${{a} == {b} ? ...}`) stays as it is written."""
+    out: list[str] = []
+    at = 0
+    while (match := _REFERENCE.search(value, at)) is not None:
+        out.append(value[at : match.start()])
+        at = match.end()
+        name = match.group(1) or match.group(2)
+        if name:
+            out.append(look_up(name))
+            continue
+        end = _closing(value, at)
+        inner = _BRANCH.match(value[at:end])
+        if inner is None:
+            out.append(value[match.start() : end + 1])
+        else:
+            out.append(_chosen(inner, look_up))
+        at = end + 1
+    return "".join((*out, value[at:]))
+
+
+def _closing(value: str, start: int) -> int:
+    """Where the brace that was opened before `start` is closed; the end where it is not."""
+    depth = 1
+    for at in range(start, len(value)):
+        depth += (value[at] == "{") - (value[at] == "}")
+        if depth == 0:
+            return at
+    return len(value)
+
+
+def _chosen(branch: "re.Match[str]", look_up: Callable[[str], str]) -> str:
+    """What a name between braces, with or without a condition, stands for."""
+    name, kind, text = branch.groups()
+    if kind is None:
+        return look_up(name)
+    text = text.strip()
+    other = ""
+    if text.startswith("{"):
+        end = _closing(text, 1)
+        text, rest = text[1:end], text[end + 1 :].strip()
+        if kind == "?" and rest.startswith(":"):
+            other = rest[1:].strip()
+            other = other[1 : _closing(other, 1)] if other.startswith("{") else other
+    holds = bool(look_up(name)) is (kind == "?")
+    return expanded((text if holds else other).strip(), look_up)
+
+
 def spelling(address: SocketAddress, queue_directory: str) -> str:
     """A socket as smtpd finds it: within the queue directory by a relative name, which holds in a
     chroot and outside of one (postconf(5), smtpd_milters)."""
@@ -99,9 +158,9 @@ def recipient_restrictions(value: str, server: str, is_ours: Callable[[str], boo
         return f"permit_mynetworks, permit_sasl_authenticated, {ours}"
     last = -1
     for number, word in enumerate(found):
-        if word.text in ENDS_FOR_STRANGERS:
+        if keyword(word.text) in ENDS_FOR_STRANGERS:
             break
-        if word.text in PERMITS_OWN:
+        if keyword(word.text) in PERMITS_OWN:
             last = number
     if last < 0:
         return f"{ours}, {value}"

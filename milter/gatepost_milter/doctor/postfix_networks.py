@@ -8,6 +8,7 @@ that is a printer or a backup MX only its owner knows.
 
 import fcntl
 import re
+import shlex
 import socket
 import struct
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
-from gatepost_milter.doctor import postfix_lines
+from gatepost_milter.doctor import postfix_lines, postfix_tables
 from gatepost_milter.doctor.finding import Finding, Live, place
 from gatepost_milter.doctor.postfix_config import PostfixConfig
 
@@ -97,10 +98,34 @@ def propose(
     return Proposal(tuple(found), tuple(left))
 
 
+def listed(word: str) -> tuple[str, ...] | None:
+    """The entries of a file (`/etc/postfix/networks`) or table (`cidr:`, `hash:`...) in mynetworks,
+    from the text that it is made of; None where that cannot be read (postconf(5))."""
+    kind, _, path = word.rpartition(":")
+    if not path.startswith("/") or (kind and kind not in postfix_tables.TEXTS):
+        return None
+    try:
+        lines = Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    rows = [line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    found = [row[0] for row in rows] if kind else [w for row in rows for w in row]
+    return tuple(w.strip(",") for w in found)
+
+
+def entries(mynetworks: str) -> str:
+    """The value with what stands in files and tables in their place, as far as they can be read."""
+    found: list[str] = []
+    for word in postfix_lines.words(mynetworks):
+        inner = listed(word.text)
+        found += [word.text] if inner is None else inner
+    return " ".join(found)
+
+
 def for_postfix(live: Live) -> Proposal:
     """The proposal for this Postfix on this host."""
     return propose(
-        live.config.get("mynetworks"), tuple(live.settings.submission.trusted_relays),
+        entries(live.config.get("mynetworks")), tuple(live.settings.submission.trusted_relays),
         local_bridges(),
     )  # fmt: skip
 
@@ -136,6 +161,7 @@ def strangers(live: Live) -> Iterator[Finding]:
     where = [None, *(s for s in live.config.smtpd() if "mynetworks" in s.overrides)]
     for service in where:
         words = [w.text for w in postfix_lines.words(live.config.get("mynetworks", service))]
+        yield from _in_files(live, place(service, "mynetworks"), words, named)
         public = [w for w in words if not w.startswith("!") and _public(w, named)]
         if not public:
             continue
@@ -158,6 +184,34 @@ def strangers(live: Live) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _in_files(
+    live: Live, where: str, words: list[str], named: tuple[Network, ...]
+) -> Iterator[Finding]:
+    """Public addresses in the files and tables that mynetworks names."""
+    for word in words:
+        public = [w for w in listed(word) or () if not w.startswith("!") and _public(w, named)]
+        if not public:
+            continue
+        kind, _, path = word.rpartition(":")
+        drop = " ".join(f"-e {shlex.quote(_without(w, bool(kind)))}" for w in public)
+        change = f"sed -i -E {drop} {shlex.quote(path)}"
+        if kind and kind not in postfix_tables.PLAIN_TEXTS:
+            program = live.config.called[0].removesuffix("postconf") + "postmap"
+            change += f" && {shlex.join([program, *live.config.called[1:], word])}"
+        yield Finding(
+            "public-networks", where,
+            f"{', '.join(public)} in {word}, which mynetworks names: whoever connects from there "
+            "may send to anywhere without a login, and what leaves so is not scrubbed",
+            change,
+        )  # fmt: skip
+
+
+def _without(word: str, row: bool) -> str:
+    """A sed(1) command that takes an entry out: the whole row of a table, a word of a file."""
+    text = re.escape(word)
+    return rf"\#^{text}([ \t]|$)#d" if row else rf"s#(^|[ \t,]){text}([ \t,]|$)#\1\2#g"
+
+
 def everybody(network: Network) -> bool:
     """True for a network that no site has: wider than any that was ever given to one."""
     widest = 8 if network.version == 4 else 16
@@ -165,6 +219,8 @@ def everybody(network: Network) -> bool:
 
 
 def _public(word: str, named: tuple[Network, ...]) -> bool:
+    if word.startswith("static:"):
+        return True  # every client matches
     network = parse(word)
     return network is not None and not (
         inside(network, LOOPBACK) or inside(network, PRIVATE) or inside(network, named)
@@ -174,7 +230,7 @@ def _public(word: str, named: tuple[Network, ...]) -> bool:
 def unread(config: PostfixConfig) -> Iterator[str]:
     """Parts of mynetworks that are tables, files or names."""
     for word in postfix_lines.words(config.get("mynetworks")):
-        if parse(word.text) is None:
+        if parse(word.text) is None and listed(word.text) is None:
             yield f"{word.text} in mynetworks"
 
 

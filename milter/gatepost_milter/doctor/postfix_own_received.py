@@ -47,7 +47,7 @@ def own_hop(live: Live, service: Service) -> Iterator[Finding]:
                 f'gatepost.toml: [submission] own_received = "{better}"'
                 + ("; then milterctl setup postfix --apply" if better == "proxy" else ""),
             )  # fmt: skip
-        elif live.config.get("smtpd_hide_client_session", service) != "yes":
+        elif not live.config.yes("smtpd_hide_client_session", service):
             yield live.mend(
                 "client-session", where, "Postfix writes the client into its Received field",
                 live.config.set("smtpd_hide_client_session", "yes", service),
@@ -118,6 +118,6 @@ def proxy(live: Live, service: Service) -> Iterator[Finding]:
     if "speed_adjust" in live.config.get("smtpd_proxy_options", service):
         yield mend("speed-adjust", "one refused recipient refuses the whole message",
                    "smtpd_proxy_options", "")  # fmt: skip
-    if live.config.get("smtpd_sasl_authenticated_header", service) != "yes":
+    if not live.config.yes("smtpd_sasl_authenticated_header", service):
         yield mend("proxy-login", "the second hop cannot see who logged in: 451",
                    "smtpd_sasl_authenticated_header", "yes")  # fmt: skip

@@ -38,8 +38,32 @@ def server(live: Live) -> str:
     return postfix_lines.policy_server(postfix_lines.spelling(address, queue))
 
 
-def position(live: Live, value: str) -> int | None:
-    return postfix_lines.policy_position(value, lambda item: is_ours(live, item))
+def position(live: Live, value: str) -> tuple[int, int] | None:
+    """The words of a restriction list, from and to, that ask gatepost-policyd: by its socket, or by
+    the name of a restriction class that does; None where none do."""
+    at = postfix_lines.policy_position(value, lambda item: is_ours(live, item))
+    if at is not None:
+        return at - 1, at + 1
+    for number, word in enumerate(postfix_lines.words(value)):
+        if any(_direct(live, inner) for _, inner in classes(live, word.text)):
+            return number, number + 1
+    return None
+
+
+def _direct(live: Live, value: str) -> bool:
+    return postfix_lines.policy_position(value, lambda item: is_ours(live, item)) is not None
+
+
+def classes(
+    live: Live, value: str, service: Service | None = None, depth: int = 0
+) -> Iterator[tuple[str, str]]:
+    """Name and value of every restriction class that a list reaches (smtpd_restriction_classes)."""
+    known = [w.text for w in postfix_lines.words(live.config.get("smtpd_restriction_classes"))]
+    for word in postfix_lines.words(value) if depth < 8 else ():
+        if word.text in known:
+            inner = live.config.get(word.text, service)
+            yield word.text, inner
+            yield from classes(live, inner, service, depth + 1)
 
 
 def _set(
@@ -51,17 +75,19 @@ def _set(
 
 def _server(live: Live, service: Service) -> Iterator[Finding]:
     """While the policy service is down mail must flow: the default answer is 451."""
-    for name in STAGES:
-        value = live.config.get(name, service)
-        at = position(live, value)
-        if at is None:
+    lists = {name: live.config.get(name, service) for name in STAGES}
+    for value in tuple(lists.values()):
+        lists.update(classes(live, value, service))
+    for name, value in lists.items():
+        if not _direct(live, value):
             continue
-        item = postfix_lines.words(value)[at].text
+        first, _ = position(live, value) or (0, 0)
+        item = postfix_lines.words(value)[first + 1].text
         _, own = postfix_lines.settings_of(item)
         action = own.get("default_action") or live.config.get(
             "smtpd_policy_service_default_action", service
         )
-        if action.split()[:1] != ["DUNNO"]:
+        if action.upper().split()[:1] != ["DUNNO"]:
             new = postfix_lines.recipient_restrictions(
                 value, server(live), lambda i: is_ours(live, i)
             )
@@ -82,10 +108,12 @@ def _order(live: Live, service: Service) -> Iterator[Finding]:
     for name in STAGES[: STAGES.index(asked[0])]:
         value = live.config.get(name, service)
         found = [w.text for w in postfix_lines.words(value)]
-        if any(w in UNLISTED for w in found):
-            rest = ", ".join(w for w in found if w not in UNLISTED)
+        if any(postfix_lines.keyword(w) in UNLISTED for w in found):
+            rest = ", ".join(w for w in found if postfix_lines.keyword(w) not in UNLISTED)
             edits = live.config.set(name, rest, live.where_set(service, name))
-            if UNLISTED[1] in found:  # Postfix refuses unlisted ones by itself, later
+            if UNLISTED[1] in map(
+                postfix_lines.keyword, found
+            ):  # Postfix refuses unlisted ones by itself, later
                 last = STAGES[-1]
                 edits += live.config.set(
                     last, f"{live.config.get(last, service)}, {UNLISTED[1]}",
@@ -94,12 +122,15 @@ def _order(live: Live, service: Service) -> Iterator[Finding]:
             yield live.mend("policy-order", place(service, name), problem, edits)
     value = live.config.get(asked[0], service)
     listed = [w.text for w in postfix_lines.words(value)]
-    at = position(live, value)
-    assert at is not None
-    before = listed[: at - 1]
+    span = position(live, value)
+    assert span is not None
+    first, end = span
+    before = [postfix_lines.keyword(w) for w in listed[:first]]
     if any(w in postfix_lines.ENDS_FOR_STRANGERS for w in before):
-        rest = ", ".join(w for n, w in enumerate(listed) if n not in (at - 1, at))
+        rest = ", ".join(w for n, w in enumerate(listed) if not first <= n < end)
         new = postfix_lines.recipient_restrictions(rest, server(live), lambda i: is_ours(live, i))
+        if end - first == 1:  # a class of restrictions moves as a whole
+            new = new.replace(f"check_policy_service {server(live)}", listed[first], 1)
         if not any(w in UNLISTED for w in before):
             problem = "strangers are let through before gatepost-policyd is asked"
         yield _set(live, "policy-order", service, asked[0], new, problem)
@@ -110,16 +141,16 @@ def _relaying(live: Live, service: Service) -> Iterator[Finding]:
     name, relay = STAGES[-1], live.config.get("smtpd_relay_restrictions", service)
     value = live.config.get(name, service)
     found = [w.text for w in postfix_lines.words(value)]
-    allowed = [w.text for w in postfix_lines.words(relay) if w.text in postfix_lines.PERMITS_OWN]
-    at = next((n for n, w in enumerate(found) if w in postfix_lines.REFUSES_RELAYING[:2]), None)
+    names = [postfix_lines.keyword(w) for w in found]
+    relays = [postfix_lines.keyword(w.text) for w in postfix_lines.words(relay)]
+    allowed = [w for w in relays if w in postfix_lines.PERMITS_OWN]
+    at = next((n for n, w in enumerate(names) if w in postfix_lines.REFUSES_RELAYING[:2]), None)
     if at is None or position(live, value) is None or not allowed:
         return
-    missing = [w for w in allowed if w not in found[:at]]
+    missing = [w for w in allowed if w not in names[:at]]
     if not missing:
         return
-    protected = any(
-        w.text in postfix_lines.REFUSES_RELAYING[:2] for w in postfix_lines.words(relay)
-    )
+    protected = any(w in postfix_lines.REFUSES_RELAYING[:2] for w in relays)
     # Where smtpd_relay_restrictions refuse relaying, the second refusal only hits our own people.
     new = [w for n, w in enumerate(found) if n != at] if protected else [
         *found[:at], *missing, *found[at:]

@@ -24,6 +24,7 @@ from gatepost_policy.system.socket_address import SocketAddress
 # PREPEND, logins on port 25): the doctor names them, their owner decides.
 MENDS = frozenset({
     "milter-missing", "no-milters", "daemon-name", "submission-milter", "default-action",
+    "inbound-action", "rcpt-macros",
     "client-session", "chain-order", "leading-space", "mail-macros", "connect-macros",
     "second-pass", "non-smtpd-milters", "policy-default", "relay-refused", "token-name",
     "stranger-name", "macro-version", "proxy-missing", "proxy-login", "speed-adjust", "proxy-tcp",

@@ -1,0 +1,83 @@
+"""What Exim's routers, transports and ACLs add to a message or take from it behind the scrub."""
+
+import re
+from collections.abc import Iterator
+
+from gatepost_milter.doctor.exim_config import EximConfig
+from gatepost_milter.doctor.exim_order import written
+from gatepost_milter.doctor.finding import Finding
+
+_CLIENT = re.compile(
+    r"\$\{?(?:[a-z0-9]+:)*(?:sender_(?:host_(?:address|name|port)|fullhost|rcvhost|helo_name|ident)"
+    r"|authenticated_(?:id|sender)|originator_[ug]id|caller_[ug]id)\b"
+)
+# ${if def:authenticated_id{}{text}}: nothing of it for whoever has logged in.
+_IF_NOT = re.compile(r"\$\{if\b(.*?)\{\s*\}\s*\{")
+_IF_STRANGER = re.compile(r"\$\{if\s*!\s*def:authenticated_id\b")
+_OPTION = re.compile(r"^\s*(headers_add|headers_remove)\s*=\s*(.*)$")
+_INSTANCE = re.compile(r"^\s*([A-Za-z0-9_]+):\s*$")
+_CONDITION = re.compile(r"^\s*condition\s*=.*authenticated_id")
+
+
+def check(config: EximConfig) -> Iterator[Finding]:
+    """Every finding."""
+    for where, option, value, asked in _options(config.text):
+        if option == "headers_add" and _CLIENT.search(value):
+            if not (asked or _for_strangers(value)):
+                yield Finding(
+                    "headers-add", where,
+                    f"{option} tells of whoever handed the mail in, behind the scrub",
+                    f"{option} = ${{if GATEPOST_SUBMISSION {{}}{{{value}}}}}",
+                )  # fmt: skip
+        elif option == "headers_remove":
+            names = [n.strip() for n in value.split(":")]
+            rest = [n for n in names if n.lower() != "received"]
+            if rest != names:
+                yield Finding(
+                    "headers-remove", where,
+                    "headers_remove takes every Received away: nobody finds a loop, and where "
+                    "other people's mail came from is lost",
+                    f"headers_remove = {' : '.join(rest)}",
+                )  # fmt: skip
+    for option in ("acl_smtp_data", "acl_not_smtp"):
+        for statement in config.reached(option):
+            added = [v for v in statement.values("add_header") if _CLIENT.search(v)]
+            added = [v for v in added if not _for_strangers(v)]
+            if added and not statement.strangers_only:
+                yield Finding(
+                    "headers-add", f"{option} = {config.options[option]}",
+                    f"{written(statement)} tells of whoever handed the mail in, behind the scrub",
+                    f"!authenticated = *, above: add_header = {added[0]}",
+                )  # fmt: skip
+
+
+def _for_strangers(value: str) -> bool:
+    """True where a text comes to nothing for whoever has logged in."""
+    match = _IF_NOT.search(value)
+    return bool(_IF_STRANGER.search(value) or (match and "authenticated_id" in match.group(1)))
+
+
+def _options(text: str) -> Iterator[tuple[str, str, str, bool]]:
+    """Where, name and value of the header options of routers and transports; True where a
+    condition of the same router asks who has logged in."""
+    for section in ("router", "transport"):
+        parts = re.split(rf"^begin {section}s\s*$", text, maxsplit=1, flags=re.M)
+        body = re.split(r"^begin ", parts[1], maxsplit=1, flags=re.M)[0] if parts[1:] else ""
+        for name, lines in _instances(body):
+            asked = any(_CONDITION.match(line) for line in lines)
+            for line in lines:
+                if match := _OPTION.match(line):
+                    yield f"{section} {name}", match.group(1), match.group(2), asked
+
+
+def _instances(body: str) -> Iterator[tuple[str, list[str]]]:
+    name, lines = "", list[str]()
+    for line in body.splitlines():
+        if match := _INSTANCE.match(line):
+            if name:
+                yield name, lines
+            name, lines = match.group(1), []
+        else:
+            lines.append(line)
+    if name:
+        yield name, lines

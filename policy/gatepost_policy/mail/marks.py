@@ -17,8 +17,11 @@ ALL = frozenset((LIST, AUTO, REPORT, REPLY))
 MAX_BODY = 262_144
 # RFC 6047 2.4: somebody accepts or declines an invitation; mail programs name no message in it.
 _ANSWERS_INVITATION = re.compile(rb"text/calendar\b.*;\s*method=\"?(?:reply|counter)\b", re.S).match
-# Programs older than RFC 3834, and rules of mailboxes; lists older than RFC 2919.
-_OF_ROBOTS = ("x-autoreply", "x-auto-reply", "x-autorespond", "x-autoresponder")
+# Programs older than RFC 3834, rules of mailboxes, lists older than RFC 2919,
+# and a ticket system that says no more (Request Tracker).
+_OF_ROBOTS = (
+    "x-autoreply", "x-auto-reply", "x-autorespond", "x-autoresponder", "x-rt-loop-prevention",
+)  # fmt: skip
 _OF_LISTS = ("mailing-list", "x-mailing-list", "x-beenthere")
 _ANSWERING = frozenset((b"auto_reply", b"auto-reply"))
 _NOT_AUTOMATIC = frozenset((b"", b"no"))

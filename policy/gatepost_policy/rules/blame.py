@@ -18,7 +18,7 @@ from gatepost_policy.mail.decision import Reason
 from gatepost_policy.mail.facts import Direction, Facts, Identity, IdentityKind
 from gatepost_policy.mail.organisation import organisation, same
 from gatepost_policy.rules.case import Case
-from gatepost_policy.rules.excuses import CLASSES, WRITTEN, against_client, licensed
+from gatepost_policy.rules.excuses import CLASSES, HANDED_ON, WRITTEN, against_client, licensed
 from gatepost_policy.rules.known import EarlierHit, Known, mode_of
 
 # A client that brought mail of a domain to people here on so many days is known to send for it.
@@ -60,12 +60,23 @@ def blame(facts: Facts, known: Known, settings: Settings) -> Blame:
                 may_excuse = licensed(case)
             if not may_excuse:
                 continue
+        if reason in HANDED_ON and _guilty_itself(case):
+            continue
         mode = mode_of(reason, facts.at, settings)
         if mode == "enforce":
             return Blame(reason, shadow=tuple(shadow), whose=case.whose)
         if mode == "shadow":
             shadow.append(reason)
     return _judged(case, shadow)
+
+
+def _guilty_itself(case: Case) -> bool:
+    """True where a d= of the envelope's own organisation sent this to the trap, by two witnesses.
+
+    A class of mail that was handed on speaks for its author; it never excuses who hands it on.
+    """
+    own = (d for d in case.punishable if not case.elsewhere(d))
+    return any(_witnessed(case, d, [])[1] is not None for d in own)
 
 
 def _judged(case: Case, shadow: list[Reason]) -> Blame:
@@ -104,9 +115,38 @@ def _signed(case: Case, shadow: list[Reason]) -> tuple[Reason, tuple[Identity, .
         if kinds == {IdentityKind.PREFIX}:
             return Reason.REPLAYED, tuple(listed)
         # The client may be a pool that thousands share: proven names take it alone.
-        return Reason.TRAP, tuple(i for i in listed if i.kind is not IdentityKind.PREFIX)
+        named = [i for i in listed if i.kind is not IdentityKind.PREFIX]
+        return Reason.TRAP, _without_service(case, named)
     order = (Reason.TRAP, Reason.GOOD_SENDER, Reason.ONE_WITNESS, Reason.REPLAYED)
     return min(reasons, key=order.index), ()
+
+
+def _without_service(case: Case, listed: list[Identity]) -> tuple[Identity, ...]:
+    """Without the d= of a sending service, for its first hit, where its customer is listed.
+
+    It signs for the envelope, beside the customer who wrote: all others who send through it would
+    be refused with him. Another message of it to a trap shows that it is no better than he.
+    """
+    author = case.facts.header_from
+    if author is None or not author.domain:
+        return tuple(listed)
+
+    def wrote(identity: Identity) -> bool:
+        return identity.kind is IdentityKind.AUTHOR or same(identity.value, author.domain)
+
+    def came_before(domain: str) -> bool:
+        mine = {s.b_hash for s in case.facts.signatures if s.b_hash}
+        message_id = case.facts.message_id
+        return any(
+            hit.reason in (*WITNESSED, Reason.ONE_WITNESS)
+            and (hit.b_hash is None or hit.b_hash not in mine)
+            and (message_id is None or hit.message_id != message_id)
+            for hit in case.hits(organisation(domain))
+        )
+
+    if not any(map(wrote, listed)):
+        return tuple(listed)
+    return tuple(i for i in listed if wrote(i) or came_before(i.value))
 
 
 def _witnessed(case: Case, domain: str, shadow: list[Reason]) -> tuple[Reason, Identity | None]:

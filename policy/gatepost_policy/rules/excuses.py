@@ -56,14 +56,26 @@ def mailing_list(case: Case) -> bool:
     of its own."""
     if not case.facts.says("list"):
         return False
-    return all(case.elsewhere(d) for d in case.punishable or _author(case))
+    return _of_others(case, case.punishable or _author(case))
 
 
 def forwarder(case: Case) -> bool:
     """A rewritten sender: the client forwards what others wrote. Nobody forwards his own mail."""
     if not is_forwarder(case.facts.sender):
         return False
-    return all(case.elsewhere(d) for d in case.punishable)
+    return _of_others(case, case.punishable)
+
+
+def _of_others(case: Case, domains: tuple[str, ...]) -> bool:
+    """True where the author is of another organisation than the envelope sender.
+
+    A list or forwarder may sign as well, beside the author's signature: that makes its mail no
+    worse. Where only its own d= is proven it excuses nothing (`blame` looks at that one, too).
+    """
+    away = [d for d in domains if case.elsewhere(d)]
+    if len(away) == len(domains):
+        return True
+    return any(same(author, d) for author in _author(case) for d in away)
 
 
 def auto_reply(case: Case) -> bool:
@@ -126,6 +138,8 @@ CLASSES: tuple[tuple[Reason, Class], ...] = (
     (Reason.NOT_VERIFIED, not_verified),
     (Reason.SHARED_CLIENT, shared_client),
 )
+# Others wrote the message: whoever hands it on may have signed it beside its author.
+HANDED_ON = frozenset({Reason.LIST, Reason.FORWARDER})
 # What the sender writes himself.
 WRITTEN = frozenset({
     Reason.BACKSCATTER, Reason.LIST, Reason.FORWARDER, Reason.AUTO_REPLY, Reason.ANSWER,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from ipaddress import ip_address
 from pathlib import Path
@@ -66,6 +67,29 @@ MATCHES = [
     ("a@b.gone.example", True), ("a@gone.example", False), ("postmaster@old.example", False),
     ("ABUSE@old.example", False), ("x[1]@glob.example", True), ("x1@glob.example", False),
 ]  # fmt: skip
+
+
+def test_two_first_messages_at_once(
+    state: KnownState, engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither is judged as if nothing were known while the other one maps the files."""
+    publish(engine, settings)
+    others: list[threading.Thread] = []
+    seen: list[bool] = []
+    really = state._map_tick
+
+    def slowly() -> object:
+        if not others:
+            one = threading.Thread(target=lambda: seen.append(state.current().hashed is not None))
+            others.append(one)
+            one.start()
+            one.join(0.2)
+        return really()
+
+    monkeypatch.setattr(state, "_map_tick", slowly)
+    assert state.current().hashed is not None
+    others[0].join(10)
+    assert seen == [True]
 
 
 def test_matching(state: KnownState, engine: Engine, settings: Settings) -> None:

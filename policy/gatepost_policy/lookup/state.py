@@ -65,8 +65,11 @@ class KnownState:
         """The newest snapshot; loads it where the counter has moved."""
         moment = time.monotonic()
         if moment >= self._look_at:
-            self._look_at = moment + LOOK_AGAIN_S
-            self._map_tick()
+            with self._lock:
+                # Whoever comes meanwhile waits: two messages may be the first of a process at the
+                # same time, and neither may be judged as if nothing were known.
+                if moment >= self._look_at:
+                    self._look_at = self._map_tick()
         tick = self._tick
         if tick is not None and tick[0] != self._seen:
             with self._lock:
@@ -112,21 +115,25 @@ class KnownState:
             traps=traps, listed=now.listed(facts), repeat=repeat, past=past, own=self.own()
         )
 
-    def _map_tick(self) -> None:
-        """Map the counter, or map it again where its file was replaced."""
+    def _map_tick(self) -> float:
+        """Map the counter, or map it again where its file was replaced.
+
+        When to look again (monotonic).
+        """
         path = self.state_dir / TICK_FILE
+        again = time.monotonic() + LOOK_AGAIN_S
         try:
             with path.open("rb") as file:
                 status = os.fstat(file.fileno())
                 if (status.st_dev, status.st_ino) == self._tick_file:
-                    return
+                    return again
                 mapped = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
         except (OSError, ValueError):
-            self._look_at = time.monotonic() + 0.1  # nothing there yet: look again soon
-            return
+            return time.monotonic() + 0.1  # nothing there yet: look again soon
         self._tick_file = (status.st_dev, status.st_ino)
         self._tick = memoryview(mapped).cast("Q")
         self._seen = -1
+        return again
 
     def _load(self, tick: int) -> None:
         if tick == self._seen:

@@ -68,6 +68,10 @@ def journal(at: int, program: str, text: str) -> dict[str, str]:
     }
 
 
+def pieces(line: str) -> tuple[str, str, str]:
+    return line[:40], line[40:60], line[60:]
+
+
 FORMS: dict[str, Form] = {
     "rfc3164": bsd,
     "docker compose": lambda n, p, t: f"mail-postfix-1  | {bsd(n, p, t)}",
@@ -107,6 +111,108 @@ FORMS: dict[str, Form] = {
     "the year behind the time": lambda n, p, t: f"Nov 20 10:00:{n:02} 2026 mx {p}[9]: {t}",
     "no host": lambda n, p, t: f"Nov 20 10:00:{n:02} {p}[9]: {t}",
     "macOS": lambda n, p, t: f"2026-11-20 10:00:{n:02}.123456+0000  mx {p}[9]: {t}",
+    "AIX": lambda n, p, t: f"Nov 20 10:00:{n:02} mx mail:info {p}[9]: {t}",
+    "metalog": lambda n, p, t: f"Nov 20 10:00:{n:02} [{p}] {t}",
+    "svlogd": lambda n, p, t: (
+        f"2026-11-20_10:00:{n:02}.12345 mail.info: Nov 20 10:00:{n:02} {p}[9]: {t}"
+    ),
+    "multilog": lambda n, p, t: f"@4000000069d{n:x}a1b2c3d4e5f6 mail.info: {bsd(n, p, t)}",
+    "Loki": lambda n, p, t: f'2026-11-20T10:00:{n:02}Z {{job="mail"}} {bsd(n, p, t)}',
+    "what grep found": lambda n, p, t: f"/var/log/mail.log.2.gz:{n}:{bsd(n, p, t)}",
+    "a weekday, and the year": lambda n, p, t: f"Fri Nov 20 10:00:{n:02} 2026 mx {p}[9]: {t}",
+    "two blanks": lambda n, p, t: f"Nov 20 10:00:{n:02}  mx {p}[9]: {t}",
+    "blanks at the end": lambda n, p, t: bsd(n, p, t) + "  ",
+    "a blank behind the priority": lambda n, p, t: f"<22> {bsd(n, p, t)}",
+    "short-precise": lambda n, p, t: f"Nov 20 10:00:{n:02}.123456 mx {p}[9]: {t}",
+    "RFC 5424, nothing known": lambda n, p, t: f"<22>1 2026-11-20T10:00:{n:02}Z - {p} - - - {t}",
+    "verbose": lambda n, p, t: (
+        f"Fri 2026-11-20 10:00:{n:02}.1 UTC [s=ab;i=1;b=cd;m=1;t=2;x=3]\n    _HOSTNAME=mx\n"
+        f"    SYSLOG_IDENTIFIER={p}\n    _PID=9\n    MESSAGE={t}"
+    ),
+    "CRI, in pieces": lambda n, p, t: "\n".join(
+        f"2026-11-20T10:00:{n:02}.1Z stdout {mark} {piece}"
+        for mark, piece in zip("PPF", pieces(bsd(n, p, t)), strict=True)
+    ),
+    "CRI, two streams": lambda n, p, t: "\n".join(
+        (
+            f"2026-11-20T10:00:{n:02}.1Z stdout P {p}[9",
+            f"2026-11-20T10:00:{n:02}.1Z stderr F {p}[8]: statistics: max connection rate",
+            f"2026-11-20T10:00:{n:02}.1Z stdout F ]: {t}",
+        )
+    ),
+    "GELF of docker": lambda n, p, t: json.dumps(
+        {"version": "1.1", "host": "x", "short_message": bsd(n, p, t), "timestamp": 1795168800.5}
+    ),
+    "GELF": lambda n, p, t: json.dumps(
+        {
+            "host": "mx",
+            "short_message": t,
+            "timestamp": 1795168800.5 + n,
+            "level": 6,
+            "_application_name": p,
+            "_process_id": "9",
+        }
+    ),
+    "GELF of the journal": lambda n, p, t: json.dumps(
+        {"host": "mx", "short_message": t, "timestamp": 1795168800 + n, "facility": p, "_pid": 9}
+    ),
+    "rsyslog's jsonmesg": lambda n, p, t: json.dumps(
+        {
+            "msg": f" {t}",
+            "rawmsg": f"<22>{bsd(n, p, t)}",
+            "hostname": "mx",
+            "timereported": f"2026-11-20T10:00:{n:02}.1+00:00",
+            "syslogtag": f"{p}[9]:",
+            "programname": p.split("/")[0],
+            "procid": "9",
+            "structured-data": "-",
+            "uuid": None,
+        }
+    ),
+    "rsyslog's old times": lambda n, p, t: json.dumps(
+        {"msg": f" {t}", "timereported": f"Nov 20 10:00:{n:02}", "syslogtag": f"{p}[9]:"}
+    ),
+    "a template of rsyslog": lambda n, p, t: json.dumps(
+        {
+            "@timestamp": f"2026-11-20T10:00:{n:02}Z",
+            "message": t,
+            "sysloghost": "mx",
+            "programname": p,
+            "procid": "9",
+        }
+    ),
+    "syslog-ng's JSON": lambda n, p, t: json.dumps(
+        {"PROGRAM": p, "PID": "9", "MESSAGE": t, "HOST": "mx", "DATE": f"Nov 20 10:00:{n:02}"}
+    ),
+    "ECS": lambda n, p, t: json.dumps(
+        {
+            "@timestamp": f"2026-11-20T10:00:{n:02}.000Z",
+            "message": t,
+            "process": {"name": p, "pid": 9},
+            "host": {"hostname": "mx"},
+            "log": {"offset": 3},
+        }
+    ),
+    "Vector": lambda n, p, t: json.dumps(
+        {
+            "appname": p,
+            "hostname": "mx",
+            "message": t,
+            "procid": 9,
+            "facility": "mail",
+            "timestamp": f"2026-11-20T10:00:{n:02}.123456Z",
+        }
+    ),
+    "Fluent Bit's syslog": lambda n, p, t: json.dumps(
+        {
+            "date": 1795168800.5 + n,
+            "time": f"Nov 20 10:00:{n:02}",
+            "host": "mx",
+            "ident": p,
+            "pid": "9",
+            "message": t,
+        }
+    ),
 }
 
 
@@ -204,3 +310,27 @@ def test_nothing_understood_is_a_finding(
     code, output = run("import", mta, str(log))
     assert code == 1
     assert re.search(rf"x\.log: .*{re.escape(reason)}", output), output
+
+
+def test_a_unit_in_the_place_of_the_program(run: Run, tmp_path: Path) -> None:
+    """journalctl -o with-unit tells no lines apart: exit 0 would say that nobody ever tried."""
+    log = tmp_path / "x.log"
+    log.write_text(written(lambda n, p, t: bsd(n, "postfix@-.service", t), POSTFIX))
+    assert run("import", "postfix", str(log), "--zone", "UTC")[0] == 1
+
+
+def test_docker_cuts_what_is_long(run: Run, tmp_path: Path) -> None:
+    """16384 octets a piece; the last one has the line feed."""
+    log = tmp_path / "x.log"
+    # The answer of a far server, behind the words that count.
+    line = bsd(0, "postfix/lmtp", POSTFIX[3][1].replace("250 ok", "250 " + "x" * 20_000)) + "\n"
+    lines = [bsd(n, *event) + "\n" for n, event in enumerate(POSTFIX)]
+    lines[3:4] = [line[:16_384], line[16_384:]]
+    log.write_text(
+        "".join(
+            json.dumps({"log": text, "stream": "stdout", "time": "2026-11-20T10:00:00.1Z"}) + "\n"
+            for text in lines
+        )
+    )
+    code, output = run("import", "postfix", str(log), "--zone", "UTC")
+    assert (code, output.split(",")[0]) == (0, "6 lines: 2 new")

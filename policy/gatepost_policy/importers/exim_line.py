@@ -11,7 +11,8 @@ LINE = re.compile(
 )
 # A syslog daemon's or the journal's own prefix; exim's time may follow it, or be left out.
 PREFIX = re.compile(
-    r"(?:(?:<\d+>)?(?:(?P<mon>[A-Z][a-z]{2}) +(?P<day>\d{1,2}) (?P<min>\d\d:\d\d):(?P<sec>\d\d)"
+    r"(?:(?:<\d+>)?(?:(?P<mon>[A-Z][a-z]{2}) +(?P<day>\d{1,2}) "
+    r"(?P<min>\d\d:\d\d):(?P<sec>\d\d(?:\.\d+)?)"
     r"|(?P<iso>\d{4}-\d\d-\d\d[T ]\d\d:\d\d):(?P<isosec>\d\d(?:\.\d+)?)"
     r"(?P<zone>Z|[+-]\d\d:?\d\d)?) )?"
     r"(?:\S+ )?exim[\w-]*(?:\[(?P<pid>\d+)\])?: (?P<rest>.*)",

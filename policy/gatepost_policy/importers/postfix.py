@@ -157,6 +157,8 @@ class Postfix:
             self._delivery((entry.host, queue_id), text)
         elif service == "pickup" and text.startswith("uid="):
             yield from self._arrive(entry, queue_id, Client(family=Family.UNIX), LOCAL)
+        elif service.endswith(".service"):
+            self.tally.unparsed(entry.text)  # journalctl -o with-unit: no program is named
         else:
             self.tally.kinds["other"] += 1
 

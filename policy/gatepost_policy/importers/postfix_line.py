@@ -91,6 +91,7 @@ def read_refusal(text: str) -> Refusal | None:
     if head is None:
         return None
     what, stage, peer, rest = head.groups()
+    rest = rest.rstrip()  # some collectors put a blank behind each line
     code = _CODE.match(rest)
     assert code is not None  # it matches nothing as well
     fields = _fields(rest, code.end() if code.group(2) else None, peer)

@@ -4,11 +4,11 @@ A log is looked at once, by its first lines: what most of them are wrapped in is
 line of it, layer by layer (a docker log may hold the lines of a BusyBox syslog). What remains is a
 line as rsyslog, Postfix or Exim write it. A log in one of these forms costs nothing here.
 
-Understood: docker compose (in colours, too), docker's json-file and `-t`, Kubernetes' CRI and
-`kubectl logs --prefix`, JSON lines with a `log` or `message` (Fluent Bit, Elastic), journalctl's
-short-full, short-unix, json-pretty, json-seq and json-sse, Solaris' message ids, the facility words
-of BusyBox, FreeBSD and syslog-ng, years beside the day, no host, macOS, RFC 5424 without priority
-or octet-counted (RFC 6587 3.4.1).
+Understood: docker compose (in colours, too) and docker's `-t`, Kubernetes' CRI and
+`kubectl logs --prefix`, JSON lines of collectors (`json_lines`), journalctl's short-full,
+short-unix, verbose, json-pretty, json-seq and json-sse, Solaris' message ids, the facility words of
+AIX, BusyBox, FreeBSD and syslog-ng, years beside the day, no host, macOS, multilog, svlogd,
+metalog, Loki, what grep found, RFC 5424 without priority or octet-counted (RFC 6587 3.4.1).
 """
 
 import json
@@ -16,15 +16,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
+from gatepost_policy.importers import json_lines
+
 _ISO = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)"
 _BSD = r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d"
-_STREAM = r"(?:(?:stdout|stderr) [FP] )?"
-_LEVEL = r"\w+\.(?:emerg|alert|crit|err|error|warn|warning|notice|info|debug)"
+_LEVEL = r"\w+[.:](?:emerg|alert|crit|err|error|warn|warning|notice|info|debug)"
 # A layer is taken off where so great a part of the first lines has it.
 MOST = 0.6
 MAX_LAYERS = 4
 # An object of more lines than this is none of the journal's.
 MAX_OBJECT_LINES = 200
+# A line that comes in pieces is cut there.
+MAX_JOINED = 1 << 16
 
 Lines = Iterable[list[str]]
 
@@ -48,6 +51,12 @@ def _counted(match: re.Match[str]) -> str:
     return f"{datetime.fromtimestamp(int(match[1]), UTC):%Y-%m-%dT%H:%M:%S}{match[2] or ''}Z "
 
 
+def _named(match: re.Match[str]) -> str:
+    """RFC 5424's time, host and program, and its number where it has one."""
+    at, host, program, pid = match.groups()
+    return f"{at} {host} {program}[{pid}]: " if pid.isdigit() else f"{at} {host} {program}: "
+
+
 _MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
 _MONTH = r"(?P<month>Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _TIME = r"(?P<time>\d\d:\d\d:\d\d(?:\.\d+)?)"
@@ -57,9 +66,11 @@ _REWRITTEN = (
     _substitute(r"[\w.@-]+ +\| ", ""),  # docker compose: which container said it
     _substitute(rf"{_COLOUR}+[\w.@-]+ +\| *{_COLOUR}* ?", ""),
     _substitute(r"\[?pod/[\w./-]+\]? ", ""),  # kubectl logs --prefix
-    # docker -t and CRI, around a line with a time of its own, and around one without.
-    _substitute(rf"{_ISO} {_STREAM}(?={_BSD}|\d{{4}}-\d\d-\d\d[T ]|<\d|\{{)", ""),
-    _substitute(rf"({_ISO}) {_STREAM}(?=(?:postfix|exim)\S*(?:\[\d+\])?: )", r"\1 - "),
+    # Loki's labels.
+    _substitute(rf"{_ISO} \{{[^{{}}]*\}} (?={_BSD}|\d{{4}}-\d\d-\d\d[T ])", ""),
+    # docker -t, around a line with a time of its own, and around one without.
+    _substitute(rf"{_ISO} (?={_BSD}|\d{{4}}-\d\d-\d\d[T ]|<\d|\{{)", ""),
+    _substitute(rf"({_ISO}) (?=(?:postfix|exim)\S*(?:\[\d+\])?: )", r"\1 - "),
     _substitute(r"[A-Z][a-z]{2} (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) (?:UTC|GMT) ", r"\1Z "),
     _substitute(r"[A-Z][a-z]{2} (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) [A-Z]{2,5} ", r"\1 "),
     _substitute(rf"({_BSD} \S+ [^\s\[:]+(?:\[\d+\])?: )\[ID \d+ \w+\.\w+\] ", r"\1"),
@@ -70,16 +81,27 @@ _REWRITTEN = (
     _substitute(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+[+-]\d{4})  (?=\S)", r"\1 "),
     _substitute(rf"(?:<\d+>)?{_MONTH} +(?P<day>\d{{1,2}}) (?P<year>\d{{4}}) {_TIME} ", _dated),
     _substitute(rf"(?:<\d+>)?{_MONTH} +(?P<day>\d{{1,2}}) {_TIME} (?P<year>\d{{4}}) ", _dated),
+    # multilog and svlogd, with and without a time of theirs; metalog; cron's weekday.
+    _substitute(rf"(?:@[0-9a-f]{{24}} |[\d-]+_[\d:.]+ )?{_LEVEL}: (?={_BSD})", ""),
+    _substitute(rf"({_BSD}) \[([^\]\s]+)\] ", r"\1 - \2: "),
+    _substitute(rf"[A-Z][a-z]{{2}} (?={_BSD})", ""),
+    _substitute(rf"((?:<\d+>)?{_BSD})  (?=\S)", r"\1 "),
+    _substitute(rf"(<\d+>) (?={_BSD})", r"\1"),
+    # grep's file name or number.
+    _substitute(rf"[^\s:{{]+:(?:\d+:)?(?=(?:<\d+>)?(?:{_BSD}|\d{{4}}-\d\d-\d\d[T ]))", ""),
     _substitute(rf"(\d{{10}})(\.\d{{1,9}})? (?=\S+ {_SAID})", _counted),
     _substitute(rf"((?:<\d+>)?{_BSD}) (?=(?:postfix/\S+|exim\d?)\[\d+\]: )", r"\1 - "),
     _substitute(
         rf"(?:\d{{1,6}} )?(?:<\d{{1,3}}>)?1 ({_ISO}) (\S+) (\S+) (\S+) \S+ "
         r"(?:-|(?:\[(?:[^\]\\]|\\.)*\])+) ?(?:\ufeff)?",
-        r"\1 \2 \3[\4]: ",
+        _named,
     ),
 )  # fmt: skip
 _RFC5424 = re.compile(r"<\d{1,3}>1 ")
 _OBJECT = re.compile(r"\s*\{\s*\Z")
+_CRI = re.compile(rf"({_ISO}) (stdout|stderr) ([FP])(?:[\w:]*) ")
+_NAMED = re.compile(r"(?:postfix|exim)\S*(?:\[\d+\])?: ")
+_VERBOSE = re.compile(r"[A-Z][a-z]{2} (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) (\w+) \[s=\w+;")
 
 
 def unwrapped(head: list[str]) -> Callable[[Lines], Lines] | None:
@@ -115,8 +137,12 @@ def _layer(lines: list[str]) -> Callable[[Lines], Lines] | None:
     enough = max(1, int(len(lines) * MOST))
     if sum(map(_is_journal, lines)) >= enough:
         return _objects
-    if sum(map(_is_json, lines)) >= enough:
-        return _docker_json
+    if sum(map(json_lines.is_wrapped, lines)) >= enough:
+        return json_lines.bare
+    if sum(bool(_CRI.match(line)) for line in lines) >= enough:
+        return _cri
+    if _VERBOSE.match(lines[0]):
+        return _verbose
     # These are read as they are.
     if sum(bool(_RFC5424.match(line)) for line in lines) >= enough and "exim" not in lines[0]:
         return None
@@ -128,13 +154,6 @@ def _layer(lines: list[str]) -> Callable[[Lines], Lines] | None:
 
 def _is_journal(line: str) -> bool:
     return line.startswith("{") and '"__REALTIME_TIMESTAMP"' in line
-
-
-def _is_json(line: str) -> bool:
-    """True for an object that holds a line of a log; the journal's is read as it is."""
-    if not line.startswith('{"') or '"__REALTIME_TIMESTAMP"' in line:
-        return False
-    return '"log"' in line or '"message"' in line
 
 
 def _made(replacement: Replacement, found: re.Match[str]) -> str:
@@ -161,26 +180,48 @@ def _rewriter(pattern: re.Pattern[str], replacement: Replacement) -> Callable[[L
     return rewrite
 
 
-def _docker_json(blocks: Lines) -> Iterator[list[str]]:
-    """docker's json-file driver: `{"log": "line\\n", "stream": ..., "time": ...}`, and its like."""
+def _cri(blocks: Lines) -> Iterator[list[str]]:
+    """Kubernetes' CRI: a long line comes in pieces, P and P and then F, each stream's its own."""
+    begun: dict[str, str] = {}
     for lines in blocks:
-        yield [_docker_line(line) for line in lines]
+        out = []
+        for line in lines:
+            found = _CRI.match(line)
+            if found is None:
+                out.append(line)
+                continue
+            at, stream, mark = found.groups()
+            text = begun.pop(stream, "") + line[found.end() :]
+            if mark == "P":
+                begun[stream] = text[:MAX_JOINED]
+            else:
+                out.append(f"{at} - {text}" if _NAMED.match(text) else text)
+        yield out
 
 
-def _docker_line(line: str) -> str:
-    try:
-        data = json.loads(line)
-    except (ValueError, RecursionError):
-        return line
-    if not isinstance(data, dict):
-        return line
-    said = data.get("log") if isinstance(data.get("log"), str) else data.get("message")
-    if not isinstance(said, str):
-        return line
-    text = said.rstrip("\n").replace("\n", " ")
-    at = data.get("time") or data.get("@timestamp")
-    bare = re.match(r"(?:postfix|exim)\S*(?:\[\d+\])?: ", text)
-    return f"{at} - {text}" if bare and isinstance(at, str) else text
+def _verbose(blocks: Lines) -> Iterator[list[str]]:
+    """`journalctl -o verbose`: a line with the time, and below it a field a line."""
+    entry: dict[str, str] = {}
+
+    def told() -> list[str]:
+        if not {"at", "SYSLOG_IDENTIFIER", "MESSAGE"} <= entry.keys():
+            return []
+        pid = entry.get("SYSLOG_PID") or entry.get("_PID") or ""
+        said = f"{entry['SYSLOG_IDENTIFIER']}[{pid}]: {entry['MESSAGE']}"
+        return [f"{entry['at']} {entry.get('_HOSTNAME') or '-'} {said}"]
+
+    for lines in blocks:
+        out = []
+        for line in lines:
+            found = _VERBOSE.match(line)
+            if found is not None:
+                out += told()
+                entry = {"at": found[1] + ("Z" if found[2] in ("UTC", "GMT") else "")}
+            elif line.startswith("    "):
+                name, _, value = line.strip().partition("=")
+                entry.setdefault(name, value)
+        yield out
+    yield told()
 
 
 def _objects(blocks: Lines) -> Iterator[list[str]]:

@@ -31,7 +31,22 @@ _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 2.1
 # What is no word of everybody's language: of a host name's first label and a login's local part.
 _DISTINCT = re.compile(r"(?=.*[\d.-])[^\s@]{4,}\Z")
 MAX_DOMAIN = 255  # RFC 1035 2.3.4
+_NUMBER = re.compile(rb"\.\d+\Z")
 _DOMAIN = re.compile(rb"(?:\.[a-z0-9-]+)+", re.I)
+_SIGN = rb"[^0-9a-z\s;,]{1,4}"  # also the octets of a hyphen that ASCII does not have
+_BEHIND = b"|".join(
+    rb"(?<=" + word + rb"-)"
+    for word in (
+        b"bounce",
+        b"bounces",
+        b"return",
+        b"returns",
+        b"owner",
+        b"errors",
+        b"verp",
+        b"prvs",
+    )
+)
 _SILENT = frozenset(("localhost", "localhost.localdomain", "unknown"))
 
 
@@ -88,25 +103,29 @@ class ClientWords:
         return self
 
     def told_by(self, value: bytes) -> bool:
-        """True where `value`, a field's, names the client in any of its `readings`. A machine's
-        name counts without its domain and a login without its own, where they are no everyday
-        words."""
+        """True where `value`, a field's, names the client in any of its `readings`."""
         if self == NOBODY:
             return False
-        parts = [h.partition(".")[0] for h in self.hosts]
-        parts += [(self.login or "").rpartition("@")[0]]
-        short = [part for part in parts if _DISTINCT.match(part)]
+        short = self._short()
         return any(
             self.within(reading) or any(next(_alone(part, reading), None) for part in short)
             for reading in readings(value)
         )
+
+    def _short(self) -> list[str]:
+        """A machine's name without its domain and a login without its own, where they are no
+        everyday words."""
+        parts = [h.partition(".")[0] for h in self.hosts]
+        parts += [(self.login or "").rpartition("@")[0]]
+        return [part for part in parts if _DISTINCT.match(part)]
 
     def within(self, value: bytes) -> bool:
         """True where one of the words stands in `value`, as a whole word and in any case."""
         return next(self._found(value), None) is not None
 
     def without(self, value: bytes) -> bytes:
-        """`value` with each word replaced by `x`, an address also between the dots of an id."""
+        """`value` with each word replaced by `x`, an address also between the dots of an id, and a
+        machine's name or a login without their domains, where they are no everyday words."""
         reached = len(value)
         # An IPv4 address at the end of an IPv6 one is found as well: the last to start goes first.
         for start, end in sorted(self._found(value), key=lambda span: (span[1], -span[0]))[::-1]:
@@ -116,6 +135,9 @@ class ClientWords:
         for address in self.addresses:
             raw = re.escape(str(address).encode())
             value = re.sub(rb"(?<![0-9a-f])" + raw + rb"(?![0-9a-f])", b"x", value, flags=re.I)
+        for part in self._short():
+            for start, end in [*_alone(part, value)][::-1]:
+                value = value[:start] + b"x" + value[end:]
         return value
 
     def _found(self, value: bytes) -> Iterator[tuple[int, int]]:
@@ -125,18 +147,32 @@ class ClientWords:
                     if _address(match.group()) in self.addresses:
                         yield match.span()
             for address in self.addresses:
-                for pattern in _spellings(address):
-                    for match in pattern.finditer(value):
-                        yield match.span()
-        for word in (*self.hosts, *((self.login,) if self.login else ())):
-            yield from _whole(word, value)
+                for match in _spellings(address).finditer(value):
+                    yield match.span()
+        for host in self.hosts:
+            yield from _whole(host, value)
+        if self.login:
+            yield from _whole(self.login, value)
 
 
 def _whole(word: str, value: bytes) -> Iterator[tuple[int, int]]:
-    raw = re.escape(word.encode("utf-8", "surrogateescape"))
-    # A name may stand behind a dot or before one (laptop in laptop.lan), and between underscores.
-    for match in re.finditer(rb"(?<![a-z0-9-])" + raw + rb"(?![a-z0-9-])", value, re.I):
+    for match in _word(word).finditer(value):
         yield match.span()
+
+
+@lru_cache(maxsize=256)
+def _word(word: str) -> re.Pattern[bytes]:
+    """A name may stand behind a dot or before one (laptop in laptop.lan), between underscores, and
+    behind what mail programs put before a user's name (`bounce-`); what is no letter or digit in it
+    may be another sign (`alice_laptop`, `laptop[.]lan`)."""
+    parts = re.split(r"([a-z0-9]+)", word, flags=re.I)
+    raw = b"".join(
+        re.escape(part.encode("utf-8", "surrogateescape"))
+        if n % 2 or not part.isascii() or len(part) > 1 or n in (0, len(parts) - 1)
+        else _SIGN
+        for n, part in enumerate(parts) if part
+    )  # fmt: skip
+    return re.compile(rb"(?:(?<![a-z0-9-])|" + _BEHIND + rb")" + raw + rb"(?![a-z0-9-])", re.I)
 
 
 def _alone(word: str, value: bytes) -> Iterator[tuple[int, int]]:
@@ -144,7 +180,12 @@ def _alone(word: str, value: bytes) -> Iterator[tuple[int, int]]:
     for start, end in _whole(word, value):
         # Not to the end of a value that is one long name: that would be quadratic.
         domain = _DOMAIN.match(value, end, end + MAX_DOMAIN)
-        if domain is None or domain.group().lower().endswith(PRIVATE):
+        # A number is no top-level domain: in an id, more of it follows.
+        if (
+            domain is None
+            or domain.group().lower().endswith(PRIVATE)
+            or _NUMBER.search(domain.group())
+        ):
             yield start, end
 
 
@@ -154,26 +195,48 @@ def _address(text: bytes) -> Ip | None:
     if ":" not in plain:
         plain = ".".join(part.lstrip("0") or "0" for part in plain.split("."))
     found = parse(plain)
-    if isinstance(found, IPv6Address) and found in _NAT64:
-        return IPv4Address(found.packed[12:])
+    if isinstance(found, IPv6Address):
+        if found in _NAT64:
+            return IPv4Address(found.packed[12:])
+        return found.sixtofour or found
     return found
 
 
 @lru_cache(maxsize=64)
-def _spellings(address: Ip) -> tuple[re.Pattern[bytes], ...]:
-    """`address` as host names and numbers have it: 203-0-113-77.dsl.example, 77.113.0.203.in-addr.
-    arpa, cb00714d, 3405803853."""
+def _spellings(address: Ip) -> re.Pattern[bytes]:
+    """`address` as host names, numbers and programs have it: 203-0-113-77.dsl.example, cb00714d,
+    77.113.0.203.in-addr.arpa, 3405803853, 203.0.113[.]77, "203","0","113","77", cb:00:71:4d."""
     plain, full = str(address), address.exploded
     texts = {address.packed.hex(), address.reverse_pointer}
+    more: list[bytes] = []
     if isinstance(address, IPv6Address):
         short = ":".join(part.lstrip("0") or "0" for part in full.split(":"))
-        texts |= {text.replace(":", "-") for text in (plain, short, full)}
+        texts |= {text.replace(":", sign) for text in (plain, short, full) for sign in "-_."}
     else:
-        texts |= {plain.replace(".", "-"), str(int(address))}
-    return tuple(
-        re.compile(rb"(?<![0-9a-f])" + re.escape(text.encode()) + rb"(?![0-9a-f])", re.I)
-        for text in sorted(texts)
+        octets = [*address.packed]
+        last = octets[2] * 256 + octets[3]
+        texts |= {
+            str(int(address)), "".join(f"{n:03}" for n in octets),
+            # inet_aton(3) takes these as well.
+            f"{octets[0]}.{octets[1]}.{last}", f"{octets[0]}.{octets[1] * 65536 + last}",
+        }  # fmt: skip
+        numbers = [rb"(?:0{0,2}%d|0x0?%x|0+%o)" % (n, n, n) for n in octets]
+        # Glued to letters (ip203.0.113.77) it is still read; to digits it is another address.
+        more.append(rb"(?<![0-9])(?<![0-9]\.)" + rb"[^0-9a-z]{1,4}".join(numbers)
+                    + rb"(?![0-9]|\.[0-9])")  # fmt: skip
+        # dsl-77-113-0-203.isp.example: turned round, and part of a host name.
+        turned = [b"%d" % n for n in octets[::-1]]
+        more += (
+            rb"(?<![0-9])(?<![0-9]\.)" + sign.join(turned) + rb"(?=[.-][a-z])"
+            for sign in (rb"\.", b"-", b"_")
+        )
+        more.append(
+            rb"(?<![0-9a-f])" + rb"[:. -]".join(b"%02x" % n for n in octets) + rb"(?![0-9a-f])"
+        )
+    more += (
+        rb"(?<![0-9a-f])" + re.escape(text.encode()) + rb"(?![0-9a-f])" for text in sorted(texts)
     )
+    return re.compile(b"|".join(more), re.I)
 
 
 NOBODY = ClientWords()

@@ -8,6 +8,7 @@ that a thread stays a thread.
 `localhost` tells nothing, and some programs write it on purpose.
 """
 
+import hashlib
 import re
 
 from gatepost_policy.mail.client_address import parse
@@ -50,27 +51,55 @@ def tells(host: bytes, name: str, client: ClientWords = NOBODY) -> bool:
 
 
 def mask_hosts(value: bytes, mask: bytes, name: str, client: ClientWords = NOBODY) -> bytes:
-    """`value` of the field `name` (lower-case) with telling hosts replaced by `mask`."""
+    """`value` of the field `name` (lower-case) with telling hosts replaced by `mask`, and without
+    the client's words in what is no id."""
 
-    def masked(match: re.Match[bytes]) -> bytes:
+    out: list[bytes] = []
+    reached = 0
+    for match in _ID.finditer(value):
         left, host = match.group(1), match.group(2)
         if name in OWN_IDS:
-            left = client.without(left)
+            left = _own_left(left, client)
         if host != mask and tells(host, name, client):
             host = mask
-        between = value[match.end(1) : match.start(2)]
-        return left + between + host
+        out += (_outside(value[reached : match.start()], client), left,
+                value[match.end(1) : match.start(2)], host)  # fmt: skip
+        reached = match.end()
+    out.append(_outside(value[reached:], client))
+    return b"".join(out)
 
-    return _ID.sub(masked, value)
+
+def _own_left(left: bytes, client: ClientWords) -> bytes:
+    """What stands before the @ of an id of this message, without the client's words; where they
+    are written so that a part cannot be taken out (base64), the same for the same id."""
+    plain = client.without(left)
+    if plain == left and client.told_by(left):
+        return hashlib.sha256(left).hexdigest()[:32].encode()
+    return plain
+
+
+def _outside(text: bytes, client: ClientWords) -> bytes:
+    """What is no id: a comment, or the phrase of an old program (RFC 5322 4.5.4). An id without an
+    @ between angle brackets is an id all the same, and whose is not known."""
+    parts = re.split(rb"(<[^<>]*>)", text)
+    return b"".join(p if p.startswith(b"<") else client.without(p) for p in parts)
 
 
 def telling(value: bytes, name: str, client: ClientWords = NOBODY) -> str | None:
-    """The first host in `value` of the field `name` that `mask_hosts` would replace, or the id in
+    """The first host in `value` of the field `name` that `mask_hosts` would replace, or the text in
     which it would replace a word; None where it would leave `value` alone."""
+    reached = 0
     for match in _ID.finditer(value):
         left, host = match.group(1), match.group(2)
+        outside = value[reached : match.start()]
+        if _outside(outside, client) != outside:
+            return outside.strip().decode("utf-8", "replace")
         if tells(host, name, client):
             return host.decode("utf-8", "replace")
-        if name in OWN_IDS and client.without(left) != left:
+        if name in OWN_IDS and _own_left(left, client) != left:
             return left.decode("utf-8", "replace")
+        reached = match.end()
+    outside = value[reached:]
+    if _outside(outside, client) != outside:
+        return outside.strip().decode("utf-8", "replace")
     return None

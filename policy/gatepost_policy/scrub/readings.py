@@ -5,7 +5,9 @@ comes out where a layer is taken off.
 """
 
 import binascii
+import html
 import re
+import unicodedata
 from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
@@ -16,14 +18,48 @@ _ENCODED = re.compile(
 )
 _PAIR = re.compile(rb"\\(.)", re.S)  # RFC 5322 3.2.1
 _BASE64 = re.compile(rb"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{6,400}(?![A-Za-z0-9+/_-])")
+_HEX = re.compile(rb"(?<![0-9a-f])(?:[2-7][0-9a-f]){6,400}(?![0-9a-f])", re.I)
+# RFC 2231 3 and 4.1: client*0="alice-"; client*1*=laptop%2Elan
+_PIECE = re.compile(rb"([\w-]{1,60})\*(\d{1,3})(\*?)=(?:\"([^\"]*)\"|([^;\s\"]*))")
+_ESCAPE = re.compile(rb"\\(?:u([0-9a-f]{4})|x([0-9a-f]{2}))", re.I)  # JSON, JavaScript, C
+# How an address is written so that no program makes a link of it: 192.0.2[.]1, name (at) example.
+_DEFANGED = re.compile(rb"\s?[\[({]\s?(\.|dot|:|@|at)\s?[\])}]\s?|\s(dot|at)\s", re.I)
+_SIGNS = {b"dot": b".", b"at": b"@"}
+# What NFKC leaves apart and a reader does not: hyphens and dots of other scripts, and what has no
+# width at all.
+_LOOK_ALIKE = {
+    **dict.fromkeys((*range(0x2010, 0x2016), 0x2212, 0x2E3A, 0x2E3B), "-"),
+    **dict.fromkeys((0x3002, 0xFF61, 0x2024, 0x00B7), "."),
+    **dict.fromkeys((0x00AD, *range(0x200B, 0x2010), *range(0x2060, 0x2065), 0xFEFF), ""),
+}  # fmt: skip
 _TEXT = bytes(range(0x20, 0x7F)) + b"\0\t\r\n"
 _MAX_TOKENS = 64  # a value is as long as its writer likes
+_LAYERS = 3  # one within another, as deep
+_MAX_FORMS = 32
+_MAX_NESTED = 16_384  # octets of a form that is looked into again
 
 
 def readings(value: bytes) -> Iterator[bytes]:
     """`value`, and what is left of it without folds, encoded words (RFC 2047), percent signs
-    (RFC 3986 2.1), quoted pairs and base64."""
+    (RFC 3986 2.1), pieces (RFC 2231), entities, escapes and base64; and where one of these lay
+    within another."""
+    done = {value}
+    todo = [value]
     yield value
+    for _ in range(_LAYERS):
+        found: list[bytes] = []
+        for outer in todo:
+            if len(outer) > _MAX_NESTED and outer is not value:
+                continue
+            for inner in _without_one_layer(outer):
+                if inner not in done and len(done) < _MAX_FORMS:
+                    done.add(inner)
+                    found.append(inner)
+                    yield inner
+        todo = found
+
+
+def _without_one_layer(value: bytes) -> Iterator[bytes]:
     if b"\n" in value:
         yield _FOLD.sub(b"", value)
     if b"=?" in value:
@@ -32,9 +68,47 @@ def readings(value: bytes) -> Iterator[bytes]:
         yield unquote_to_bytes(value)
     if b"\\" in value:
         yield _PAIR.sub(rb"\1", value)
+        yield _ESCAPE.sub(_escaped, value)
+    if b"&" in value and b";" in value:
+        yield html.unescape(value.decode("utf-8", "surrogateescape")).encode(
+            "utf-8", "surrogateescape"
+        )
+    if b"*" in value and (whole := _joined(value)):
+        yield whole
+    if not value.isascii():
+        yield _plain(value)
+    if _DEFANGED.search(value):
+        yield _DEFANGED.sub(_undone, value)
     found = b"\n".join(_unpacked(value))
     if found:
         yield found
+
+
+def _escaped(match: re.Match[bytes]) -> bytes:
+    return chr(int(match.group(1) or match.group(2), 16)).encode("utf-8", "surrogatepass")
+
+
+def _undone(match: re.Match[bytes]) -> bytes:
+    sign = (match.group(1) or match.group(2)).lower()
+    return _SIGNS.get(sign, sign)
+
+
+def _joined(value: bytes) -> bytes:
+    """The parameters that come in pieces, each on a line of its own."""
+    pieces: dict[bytes, list[tuple[int, bytes]]] = {}
+    for match in _PIECE.finditer(value):
+        name, number, coded, quoted, token = match.groups()
+        text = token if quoted is None else quoted
+        if coded:
+            text = unquote_to_bytes(text.rpartition(b"'")[2] if number == b"0" else text)
+        pieces.setdefault(name.lower(), []).append((int(number), text))
+    return b"\n".join(b"".join(text for _, text in sorted(p)) for p in pieces.values())
+
+
+def _plain(value: bytes) -> bytes:
+    """Letters, digits, hyphens and dots of other scripts that look like those of ASCII as these."""
+    text = value.decode("utf-8", "surrogateescape").translate(_LOOK_ALIKE)
+    return unicodedata.normalize("NFKC", text).encode("utf-8", "surrogateescape")
 
 
 def _unpacked(value: bytes) -> Iterator[bytes]:
@@ -49,6 +123,10 @@ def _unpacked(value: bytes) -> Iterator[bytes]:
         # In a signature or a picture any short word comes up by chance.
         if not octets.translate(None, _TEXT):
             yield octets
+    for number, match in enumerate(_HEX.finditer(value)):
+        if number == _MAX_TOKENS:
+            return
+        yield binascii.unhexlify(match.group())
 
 
 def _decoded(match: re.Match[bytes]) -> bytes:

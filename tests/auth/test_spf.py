@@ -183,3 +183,13 @@ def test_hostile_records_cost_little(record: str) -> None:
     got = check("a@h.example", zone={"h.example": record}).spf.mail_from
     assert got.result in ("permerror", "fail", "none")
     assert time.process_time() - begun < 0.5
+
+
+@pytest.mark.parametrize("term", [
+    "exists:%{d0}.x.example", "exists:%{d.x.example", "include:%{l0r}", "redirect=%{d", "foo=%{d",
+    "exp=%{o00-}", "exists:%{d}%",
+])  # fmt: skip
+def test_macros_that_are_none(term: str) -> None:
+    """RFC 7208 7.1: asks for no part at all, or is not closed."""
+    got = check("joe@d.example", zone={"d.example": f"v=spf1 {term} -all"}).spf.mail_from
+    assert (got.result, got.reason) == ("permerror", "syntax")

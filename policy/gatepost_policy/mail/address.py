@@ -22,11 +22,15 @@ OPEN = ("postmaster", "abuse")  # nobody may close these: RFC 5321 4.5.1, RFC 21
 T = TypeVar("T")
 # RFC 5321 4.1.2: a dot-string needs no quotes. UTF-8 per RFC 6531 3.3.
 _DOT_STRING = re.compile(r"[^\s\x00-\x1f\"(),:;<>@\[\\\]]+\Z")
-# The common header From: one addr-spec, with or without a display name free of specials.
+# The common header From: one addr-spec, with or without a display name free of specials. No blank
+# can belong to two parts of it, so that a long run of them is read once.
+_ADDR_SPEC = r"[^\s\"(),:;<>@\[\\\]]+@[A-Za-z0-9.-]+"
 _PLAIN_FROM = re.compile(
-    r"[ \t\r\n]*(?:(?:\"[^\"\\\r\n]*\"|[^\"(),:;<>@\[\\\]=]*)[ \t\r\n]*<([^\s\"(),:;<>@\[\\\]]+@"
-    r"[A-Za-z0-9.-]+)>|([^\s\"(),:;<>@\[\\\]]+@[A-Za-z0-9.-]+))[ \t\r\n]*\Z"
+    rf"(?:\"[^\"\\\r\n]*\"[ \t\r\n]*|[^\"(),:;<>@\[\\\]=]*)<({_ADDR_SPEC})>\Z|({_ADDR_SPEC})\Z"
 )
+# An address as the display name without the quotes that it wants, as many programs write.
+_NAMED_BY_ADDRESS = re.compile(rf"([^\"(),:;<>\[\\\]=]*)<({_ADDR_SPEC})>\Z")
+_BLANKS = " \t\r\n"
 MAX_FROM_BYTES = 8192
 
 
@@ -168,10 +172,17 @@ def header_from(values: Sequence[bytes]) -> Address | None:
     """
     if len(values) != 1 or len(values[0]) > MAX_FROM_BYTES:
         return None
-    text = values[0].decode("utf-8", "surrogateescape")
+    text = values[0].decode("utf-8", "surrogateescape").strip(_BLANKS)
     plain = _PLAIN_FROM.match(text)
     if plain:
         return parse(plain.group(1) or plain.group(2))
+    named = _NAMED_BY_ADDRESS.match(text)
+    if named:
+        author = parse(named.group(2))
+        # Some readers take what stands first: only where all come to one domain is it an answer.
+        claimed = [word.rpartition("@")[2] for word in named.group(1).split() if "@" in word]
+        same = all(canonical_domain(domain) == author.domain for domain in claimed)
+        return author if same else None
     unfolded = text.replace("\r", "").replace("\n", "").strip()
     try:
         header = email_policy.SMTP.header_factory("From", unfolded)

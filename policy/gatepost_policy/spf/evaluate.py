@@ -25,6 +25,8 @@ MAX_PTR = 10  # RFC 7208 4.6.4: names of a client that are looked at
 MAX_VOID = 2  # RFC 7208 4.6.4: look-ups that find nothing
 # Macros whose value is not the same for every sender of a domain.
 _PERSONAL = re.compile(r"%\{[slh]", re.I)
+# RFC 7208 7.1: a macro is closed, and asks for no part or for more than none.
+_MACROS = re.compile(r"(?:[^%]|%[%_-]|%\{[a-z](?!0+[^0-9])\d{0,3}r?[-.+,/_=]*\})*", re.I)
 # RFC 7208 4.3: a domain has several labels. A last label of digits is an address, not a name.
 _LABEL = r"[^\x00-\x20.\\\x7f-\U0010ffff]{1,63}"
 _DOMAIN = re.compile(rf"(?:{_LABEL}\.)+(?!\d+\Z){_LABEL}")
@@ -118,6 +120,8 @@ class _Query(pyspf.query):  # type: ignore[misc]
             most = max(map(len, terms))
             if len(found) > MAX_RECORD or len(terms) > MAX_TERMS or most > MAX_TERM:
                 raise self._permanent(Why.TOO_LONG)
+            if not all(_MACROS.fullmatch(term) for term in terms if "%" in term):
+                raise self._permanent(Why.SYNTAX)
         self.why = Why.MISSING if found is None else Why.SYNTAX
         return found
 

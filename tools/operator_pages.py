@@ -204,6 +204,13 @@ COLUMNS: dict[str, tuple[dict[str, str], str]] = {
         "`guesses`",
     ),
     "groper": ({"prefix": CLIENT}, "`guesses`"),
+    "waiting_hit": (
+        {
+            "hit": "the record of a message that hit a trap: its sender, recipients and client",
+            "host": "the random name of a journal",
+        },
+        "until its host has the turn to judge it: a second",
+    ),
     "waiting_sums": ({"sums": f"{DOMAIN} and clients"}, "until the next batch counts them"),
 }
 # Tables in which nothing is about a person: numbers by day, and the store's own bookkeeping.

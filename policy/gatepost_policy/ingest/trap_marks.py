@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, and_, not_, or_, select, update
 
 from gatepost_policy import store, traps
-from gatepost_policy.ingest import deltas, rows, totals, waiting
+from gatepost_policy.ingest import deltas, rows, totals, waiting, waiting_hits
 from gatepost_policy.ingest.rows import RecipientRow, Row
 from gatepost_policy.mail.address import OPEN
 from gatepost_policy.mail.decision import Reason
@@ -138,6 +138,11 @@ def _hit_by(connection: Connection, kind: str, key: str) -> dict[int, list[str]]
 def _forget_hits(connection: Connection, flips: dict[int, dict[str, bool]]) -> None:
     from gatepost_policy import listings
 
+    waiting_hits.change(
+        connection,
+        sorted(flips),
+        lambda number, told: waiting_hits.without_traps(told, flips[number]),
+    )
     if listings.take_back(connection, {number: list(keys) for number, keys in flips.items()}):
         revision.bump(connection, "listings")
 

@@ -44,7 +44,7 @@ def add(connection: Connection, sums: deltas.Sums, learned: float) -> deltas.Sum
     Gives what was counted, own sums included. `learned` is now, in Unix seconds. Raises
     SQLAlchemyError.
     """
-    if not _turn(connection):
+    if not turn(connection, SUMS_TURN):
         leave(connection, sums, learned)
         waiting = sqltext.execute(connection, "SELECT count(*) FROM waiting_sums").scalar_one()
         if waiting <= QUEUE_MAX:
@@ -140,17 +140,18 @@ def _perhaps_repeat(connection: Connection, since: float, settings: "Settings") 
     return sqltext.execute(connection, _REPEAT, values).first() is not None
 
 
-def wait(connection: Connection, turn: int) -> None:
+def wait(connection: Connection, which: int) -> None:
     """Have this turn until the transaction ends, and wait for it; a SQLite writer has it."""
     if connection.dialect.name == "postgresql":
-        sqltext.execute(connection, "SELECT pg_advisory_xact_lock(?)", (turn,))
+        sqltext.execute(connection, "SELECT pg_advisory_xact_lock(?)", (which,))
 
 
-def _turn(connection: Connection) -> bool:
+def turn(connection: Connection, which: int) -> bool:
+    """Have this turn until the transaction ends; False where another host has it."""
     if connection.dialect.name == "sqlite":
         return True
     sql = "SELECT pg_try_advisory_xact_lock(?)"
-    return bool(sqltext.execute(connection, sql, (SUMS_TURN,)).scalar())
+    return bool(sqltext.execute(connection, sql, (which,)).scalar())
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 Each record counts once in every place: message, recipients, signatures, search keys, the sums per
 domain, the identities, the DKIM keys. Sums are folded per batch and upserted in sorted order, the
 tables always in the same order, so that the recorders of several hosts take their locks alike.
-Listings are computed in the same transaction.
+Listings are computed in the same transaction, or wait for their turn (`waiting_hits`).
 """
 
 import json
@@ -13,11 +13,18 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from gatepost_policy import config, traps
-from gatepost_policy.config import own_names
-from gatepost_policy.ingest import deltas, guesses, import_runs, merge, rows, waiting
+from gatepost_policy import traps
+from gatepost_policy.ingest import (
+    deltas,
+    guesses,
+    import_runs,
+    merge,
+    rows,
+    waiting,
+    waiting_hits,
+)
 from gatepost_policy.ingest.rows import Row
-from gatepost_policy.journal.record import Json, read_seen
+from gatepost_policy.journal.record import Json
 from gatepost_policy.mail import index_key
 from gatepost_policy.store import partitions, sqltext
 
@@ -36,6 +43,7 @@ class Outcome:
     bad: dict[int, str] = field(default_factory=dict)
     listings: bool = False  # what has to be published after the commit
     repeat: bool = False
+    hits_wait: int = 0  # trap hits of this journal that nobody has judged yet
 
 
 def ingest(
@@ -44,8 +52,11 @@ def ingest(
     settings: "Settings",
     learned: float,
     import_id: int | None = None,
+    host: str = "",
 ) -> Outcome:
     """Write `records` (at most a few thousand); `learned` is now, in Unix seconds.
+
+    `host` names the journal they come from ("": none), whose hits may wait to be judged.
 
     A message whose `key` is known already is left out. What is new belongs to `import_id` (None:
     it was seen live). Raises SQLAlchemyError, and ImportGoneError for one that was taken back.
@@ -93,7 +104,7 @@ def ingest(
         outcome.messages = len(merged.fresh)
         known.update(dict.fromkeys(merged.known))
         added = waiting.add(connection, sums, learned)
-        _judge(connection, batch, merged, added, settings, outcome, import_id)
+        _judge(connection, batch, merged, added, settings, learned, outcome, import_id, host)
     new = merge.new_keys(connection, keyed, import_id)
     of_log: dict[tuple[object, ...], int] = {}
     for key in new.values():
@@ -167,36 +178,28 @@ def _judge(
     merged: merge.Merged,
     counted: deltas.Sums | None,
     settings: "Settings",
+    learned: float,
     outcome: Outcome,
     import_id: int | None,
+    host: str,
 ) -> None:
     """Listings, repeat senders, traps that turn out to be somebody's address.
 
     `counted`: what was added to the sums; None where that waits, and the repeat senders with it.
     """
-    from gatepost_policy import listings
-
     inbound = [row for row in batch if row.message.direction == "inbound"]
     if not inbound:
         return
-    fresh = [
-        listings.Fresh(
-            one.holder.id,
-            read_seen(one.record.data),
-            tuple(one.holder.merged),
-            fresh=bool(one.record.data.get("fresh")),
-        )
+    hits = [
+        waiting_hits.Hit(one.holder.id, one.record.data, tuple(one.holder.merged))
         for one in sorted(merged.recorded, key=lambda one: one.record.at)
         if one.record.data is not None
         # A row's own hit may have been taken over, or given back, since it was recorded.
         and ((one.holder.hit if one.record is one.holder else one.hit) or one.holder.merged)
     ]
-    if fresh:
-        # Two hosts that list one identity at once would list it twice.
-        waiting.wait(connection, waiting.LISTINGS_TURN)
-        own = own_names.read(config.state_dir(settings))
-        changes = listings.apply(connection, fresh, settings, own)
-        outcome.listings, outcome.repeat = changes.listings, changes.repeat
+    judged = waiting_hits.judge(connection, hits, settings, host, learned)
+    outcome.listings, outcome.repeat = judged.listings, judged.repeat
+    outcome.hits_wait = judged.waiting
     first, last = min(row.at for row in inbound), max(row.at for row in inbound)
     # A RCPT TO that joins a stored row makes its sender no later than that row.
     since = min([first, *(row.at for row in merged.rewritten.values())])

@@ -9,6 +9,7 @@ A record that the database refuses for what it says is found by bisection and pu
 `quarantine/`; what the database refuses for the state it is in, waits.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -30,7 +31,7 @@ from sqlalchemy.exc import (
 )
 
 from gatepost_policy import config, journal, retention, store
-from gatepost_policy.ingest import Outcome, ingest
+from gatepost_policy.ingest import Outcome, ingest, waiting_hits
 from gatepost_policy.journal.record import Json
 from gatepost_policy.monitoring import counters
 from gatepost_policy.store import StoreError, journal_mark, partitions
@@ -79,6 +80,7 @@ class Intake:
         self.host = host
         self.changed = False
         self.more = False
+        self._hits_wait = 1  # trap hits; what a crash left is not known yet
         self._log = log
         self._marks: dict[str, int] | None = None  # None: read them again
         self._floor = 0.0  # the store is past this time, whatever the clock says
@@ -87,6 +89,51 @@ class Intake:
 
     def once(self, engine: Callable[[], Engine]) -> int:
         """Ingest one batch of waiting records; how many. Raises StoreError or OSError."""
+        took = self._once(engine)
+        if self._hits_wait:
+            self._judge(engine(), wait=self._hits_wait > waiting_hits.QUEUE_MAX)
+        return took
+
+    def finish(self, engine: Callable[[], Engine]) -> None:
+        """Judge all hits that this host has left. Raises StoreError or OSError."""
+        while self._hits_wait:
+            self._judge(engine(), wait=True)
+
+    def _judge(self, engine: Engine, *, wait: bool) -> None:
+        try:
+            self._judge_some(engine, wait, waiting_hits.TAKE)
+        except Exception as error:
+            if not _is_of_record(error):
+                raise
+            # One of them: the others must not be held up by it.
+            try:
+                self._judge_some(engine, wait, 1)
+            except Exception as of_one:
+                if not _is_of_record(of_one):
+                    raise
+                self._set_aside(engine, type(of_one.__cause__ or of_one).__name__)
+
+    def _judge_some(self, engine: Engine, wait: bool, most: int) -> None:
+        def work(connection: Connection) -> waiting_hits.Judged:
+            _be_durable(connection)
+            return waiting_hits.judge_waiting(
+                connection, self.settings, self.host, self._now(), wait=wait, most=most
+            )
+
+        judged = store.persistently(engine, work)
+        faults.point("after-judging")
+        self.changed = self.changed or judged.listings or judged.repeat
+        self._hits_wait = judged.waiting
+
+    def _set_aside(self, engine: Engine, why: str) -> None:
+        """The oldest hit that waits cannot be judged: its record goes into quarantine."""
+        with store.writing(engine) as connection:
+            _be_durable(connection)
+            for text in waiting_hits.set_aside(connection, self.host, self._now()):
+                name = f"hit-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+                self._keep(name, json.dumps({"why": why, "hit": text}).encode(), why)
+
+    def _once(self, engine: Callable[[], Engine]) -> int:
         segments = journal.segments(self.directory)
         if not segments and not self._done and self._marks is not None:
             return 0
@@ -115,6 +162,7 @@ class Intake:
     def forget(self) -> None:
         """Nothing that is remembered of the store is sure any more."""
         self._marks = None
+        self._hits_wait = 1
 
     def _now(self) -> float:
         """When what is recorded now was learned (Unix seconds)."""
@@ -207,7 +255,7 @@ class Intake:
             _be_durable(connection)
             for name, end in sorted(ends.items()):
                 self._move_mark(connection, name, self._marks.get(name), end, learned)
-            outcome = ingest(connection, records, self.settings, learned)
+            outcome = ingest(connection, records, self.settings, learned, host=self.host)
             for position, why in outcome.bad.items():
                 self._quarantine(whence[position], why)
             counters.add(
@@ -217,6 +265,7 @@ class Intake:
             faults.point("before-commit")
         faults.point("after-commit")
         self._marks.update(ends)
+        self._hits_wait = max(self._hits_wait, outcome.hits_wait)
         return outcome
 
     def _move_mark(
@@ -276,13 +325,16 @@ class Intake:
 
     def _quarantine(self, entry: _Entry, why: str) -> None:
         """Keep what the store refused, under a name that a second attempt would use again."""
-        self.quarantine.mkdir(mode=0o700, parents=True, exist_ok=True)
         name = f"{entry.segment.stem}-{entry.piece.start}"
         if entry.piece.data is None:
-            target, content = self.quarantine / f"{name}.bin", entry.piece.raw
+            self._keep(f"{name}.bin", entry.piece.raw, why)
         else:
             kept = {"why": why, "record": entry.piece.data}
-            target, content = self.quarantine / f"{name}.json", json.dumps(kept).encode()
+            self._keep(f"{name}.json", json.dumps(kept).encode(), why)
+
+    def _keep(self, name: str, content: bytes, why: str) -> None:
+        self.quarantine.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target = self.quarantine / name
         flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC
         with os.fdopen(os.open(target, flags, 0o600), "wb") as file:
             file.write(content)
@@ -329,6 +381,13 @@ def _is_data(error: SQLAlchemyError) -> bool:
         # Raised by the driver, not by the server: a value it cannot hand over.
         return getattr(error.orig, "sqlstate", None) is None
     return isinstance(error, StatementError) and not isinstance(error, DBAPIError)
+
+
+def _is_of_record(error: Exception) -> bool:
+    """True where `error` comes from what a record says."""
+    if isinstance(error, StoreError):
+        return isinstance(error.__cause__, SQLAlchemyError) and _is_data(error.__cause__)
+    return not isinstance(error, OSError)
 
 
 def _as_damage(piece: journal.Piece) -> journal.Piece:

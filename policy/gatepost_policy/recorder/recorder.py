@@ -10,7 +10,6 @@ them, what every process knows by heart (`lookup`) is published.
 
 import fcntl
 import os
-import secrets
 import select
 import threading
 import time
@@ -22,7 +21,8 @@ from sqlalchemy import Connection, Engine
 
 from gatepost_policy import config, journal, lookup, retention, store, traps
 from gatepost_policy.config import own_names
-from gatepost_policy.ingest import trap_marks
+from gatepost_policy.ingest import trap_marks, waiting_hits
+from gatepost_policy.recorder import host_name
 from gatepost_policy.recorder.intake import Intake, Log
 from gatepost_policy.store import Files, StoreError, journal_mark
 from gatepost_policy.system import mta_tables
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 LOCK = "recorder.lock"
 MARK_S = 0.5  # spent on marking old mail before new mail is looked for again
-HOST = "host"
 LOOK_S = 0.2  # how often the journal and the revisions are looked at; a trap hit pokes
 # A commit costs as much as fifty messages in it: where many come, more of them share one.
 MANY, LOOK_MANY_S = 50, 0.5
@@ -96,6 +95,7 @@ class Recorder:
                 with suppress(StoreError, OSError):
                     while self.ingest_once():
                         pass
+                    self._taking().finish(self.engine)
         finally:
             self.close()
 
@@ -192,7 +192,7 @@ class Recorder:
             os.close(handle)
             return False
         self._lock = handle
-        self._host = _host(self.directory, self._host)
+        self._host = host_name.of(self.directory, self._host)
         self._intake = Intake(self.settings, self._host, self._log, self._taken_away)
         poke = self.directory / journal.POKE
         with suppress(FileExistsError):
@@ -322,6 +322,7 @@ def wait_until_ingested(settings: "Settings", timeout: float = 2.0) -> bool:
             if own.lock():
                 while own.ingest_once():
                     pass
+                own._taking().finish(own.engine)
                 own._publish()
                 return True
             if _ingested(engine, directory, wanted):
@@ -367,26 +368,13 @@ def publish_now(settings: "Settings") -> None:
 def _ingested(engine: Engine, directory: Path, wanted: dict[str, int]) -> bool:
     with store.reading(engine) as connection:
         marks = journal_mark.read(connection)
+        with suppress(OSError):
+            if waiting_hits.waits(connection, host_name.read(directory)):
+                return False
     return all(
         marks.get(name, 0) >= size or not (directory / name).exists()
         for name, size in wanted.items()
     )
-
-
-def _host(directory: Path, known: str = "") -> str:
-    """The name of this journal among all hosts of one store, made at first use.
-
-    `known` where this process has read it before, and the directory was taken away since.
-    """
-    path = directory / HOST
-    try:
-        return path.read_text("ascii").strip()
-    except FileNotFoundError:
-        name = known or secrets.token_hex(8)
-        aside = directory / f".{name}"
-        aside.write_text(name, "ascii")
-        aside.rename(path)
-        return name
 
 
 def _to_stderr(level: str, line: str) -> None:

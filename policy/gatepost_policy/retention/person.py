@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Boolean, Connection, Engine, Float
 
 from gatepost_policy import config, ingest, store
-from gatepost_policy.ingest import rows
+from gatepost_policy.ingest import rows, waiting_hits
 from gatepost_policy.listings import table as listings_table
 from gatepost_policy.mail import address, index_key
 from gatepost_policy.retention import erased_times, person_files, purger
@@ -189,6 +189,11 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
                     ).rowcount
                 if table == "recipient":
                     done.received += count
+            waiting_hits.change(
+                connection,
+                part,
+                lambda _, told: waiting_hits.without_recipient(told, person.key, ERASED),
+            )
     with _wiping(engine) as connection:
         ingest.fold(connection, settings, whole=True)
         known = _identities(connection, person)

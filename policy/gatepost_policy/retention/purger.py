@@ -293,7 +293,7 @@ def to_counts(connection: Connection, ids: list[int], now: float) -> int:
         [(*key, n) for key, n in sorted(counts.items())],
     )
     ingest.import_runs.counted(connection, [row.id for row in gone])
-    for table in ("evidence", "message_key", "trap_hit"):
+    for table in ("evidence", "message_key", "trap_hit", "waiting_hit"):
         sql = f"DELETE FROM {table} WHERE message_id = ?"
         sqltext.many(connection, sql, [(row.id,) for row in gone])
     return len(gone)

@@ -103,6 +103,18 @@ class TrapHit(Base):
     )
 
 
+class WaitingHit(Base):
+    """A trap hit that nobody has judged yet: another host had the turn (`ingest.waiting_hits`)."""
+
+    __tablename__ = "waiting_hit"
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    host: Mapped[str] = mapped_column(Text)  # the journal that it comes from
+    learned: Mapped[float] = mapped_column(Float(53))
+    message_id: Mapped[int] = mapped_column(BigKey)
+    hit: Mapped[str] = mapped_column(Text)  # JSON: the record
+
+
 class TrapRow(Base):
     """One trap. `kind` is exact (an address), domain (`@example.org`) or pattern (a glob)."""
 

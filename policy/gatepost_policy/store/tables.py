@@ -34,6 +34,7 @@ from gatepost_policy.store.listing_tables import Listing as Listing
 from gatepost_policy.store.listing_tables import ListingChange as ListingChange
 from gatepost_policy.store.listing_tables import TrapHit as TrapHit
 from gatepost_policy.store.listing_tables import TrapRow as TrapRow
+from gatepost_policy.store.listing_tables import WaitingHit as WaitingHit
 from gatepost_policy.store.notify_tables import Notice as Notice
 from gatepost_policy.store.notify_tables import NotifyState as NotifyState
 from gatepost_policy.store.schema import Base, BigKey, Ordered

@@ -90,7 +90,10 @@ VALUES = (
     ("[{address}]", True), ("host={address};", True), ("{login}", True),
     ("user {login}, desk", True), ("{address}:52012", True), ("on_{helo}_", True),
     ("{label}", True), ("alice.login", True),
-    ("x{helo}", False), ("{label}.x.example", False), ("1{address}", False), ("{address}0", False),
+    ("{fanged}", True), ("ip{address}", True), ("{address}x", True), ("{hyphen}", True),
+    ("{underscored}", True), ("{spaced}", True),
+    ("x{helo}", False), ("{label}.x.example", False), ("7{address}", False),
+    ("1{address}", False), ("{address}0", False),
     ("my-{login}", False), ("local.test", False), ("localhost", False), ("nothing", False),
 )  # fmt: skip
 
@@ -105,7 +108,9 @@ def test_whole_words(running: EximInstance, name: str) -> None:
     for number, (value, gone) in enumerate(VALUES):
         text = value.format(
             label=fresh.helo.partition(".")[0], helo=fresh.helo, upper=fresh.helo.upper(),
-            address=address, login=LOGIN,
+            address=address, login=LOGIN, fanged=address.replace(".", "[.]"),
+            hyphen=fresh.helo.replace("-", "\u2010"), underscored=fresh.helo.replace("-", "_"),
+            spaced=address.replace(".", " . "),
         )  # fmt: skip
         told += f"{name}-{number}: {text}\nSubject: {number}\n"
         goes.append(gone)

@@ -33,8 +33,8 @@ from gatepost_policy.mail.facts import Direction, Identity, IdentityKind, Source
 from gatepost_policy.mail.organisation import organisation
 from gatepost_policy.mail.own import NOTHING_OWN, Own
 from gatepost_policy.rules import Known, blame
-from gatepost_policy.store import revision
-from gatepost_policy.store.tables import Evidence, Listing, Message, SenderIdentity
+from gatepost_policy.store import revision, sqltext
+from gatepost_policy.store.tables import Evidence, Listing, Message
 
 # RFC 5321 4.5.4.1: a sender gives up after four or five days.
 RETRY_S = 5 * 86_400
@@ -109,11 +109,8 @@ def _list(
     if last is not None and last["forgiven"] is None:
         if at - last["until"] <= settings.sender.listing_memory:
             previous = last["seconds"]
-    repeat = connection.scalar(
-        select(SenderIdentity.repeat).where(
-            SenderIdentity.kind == identity.kind, SenderIdentity.value == identity.value
-        )
-    )
+    sql = "SELECT repeat FROM identity WHERE kind = ? AND value = ?"
+    repeat = sqltext.execute(connection, sql, (identity.kind, identity.value)).scalar()
     network = None
     siblings: list[str] = []
     if identity.kind is IdentityKind.PREFIX:

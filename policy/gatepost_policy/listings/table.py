@@ -13,7 +13,7 @@ from sqlalchemy import Connection, RowMapping, insert
 from gatepost_policy.journal.record import Seen
 from gatepost_policy.mail import address, index_key
 from gatepost_policy.store import sqltext
-from gatepost_policy.store.tables import Listing, ListingChange
+from gatepost_policy.store.tables import Listing
 
 EVIDENCE_MAX = 100
 
@@ -49,9 +49,8 @@ CHANGES_KEPT = 100_000
 
 def changed(connection: Connection, identities: Iterable[tuple[str, str]]) -> None:
     """The listings of these (kind, value) are not what they were: they have to be published."""
-    rows = [{"kind": kind, "value": value} for kind, value in identities]
-    if rows:
-        connection.execute(insert(ListingChange), rows)
+    sql = "INSERT INTO listing_change (kind, value) VALUES (?, ?)"
+    sqltext.many(connection, sql, list(identities))
 
 
 def begin(

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from gatepost_policy.lookup.snapshot import LISTED_HEAD, MAGIC_LISTED, Hash
-from gatepost_policy.store.sqltext import chunks
+from gatepost_policy.store.sqltext import chunks, execute
 from gatepost_policy.store.tables import Listing, ListingChange
 
 # So many changes beside the large file, then it is made anew from both.
@@ -24,7 +24,8 @@ DELTA_MAX = 2_000
 # Listings that have ended leave the large file this often.
 REBUILD_S = 86_400.0
 # Numbers are given before a commit: another host's change may show after one with a larger number.
-OVERLAP = 1_000
+# SQLite gives them to one writer at a time: there the newest one is looked at, to know the store.
+OVERLAP = {"sqlite": 1, "postgresql": 1_000}
 
 
 @dataclass(slots=True)
@@ -103,12 +104,9 @@ def head(base: int, count: int) -> bytes:
 def step(connection: Connection, state: State, hashed: Hash, now: float) -> bool:
     """Take what changed since `state` into it. False: too much, read the store whole."""
     limit = DELTA_MAX * 10
-    rows = connection.execute(
-        select(ListingChange.id, ListingChange.kind, ListingChange.value)
-        .where(ListingChange.id > state.mark - OVERLAP)
-        .order_by(ListingChange.id)
-        .limit(limit + 1)
-    ).all()
+    after = state.mark - OVERLAP[connection.dialect.name]
+    sql = "SELECT id, kind, value FROM listing_change WHERE id > ? ORDER BY id LIMIT ?"
+    rows = execute(connection, sql, (after, limit + 1)).all()
     if len(rows) > limit or now - state.built > REBUILD_S:
         return False
     newest = max((row.id for row in rows), default=0)
@@ -122,16 +120,11 @@ def step(connection: Connection, state: State, hashed: Hash, now: float) -> bool
         for value in values:
             fresh[hashed(f"{kind}\0{value}")] = 0.0
         for part in chunks(sorted(values)):
-            for value, until in connection.execute(
-                select(Listing.value, func.max(Listing.until))
-                .where(
-                    Listing.kind == kind,
-                    Listing.value.in_(part),
-                    Listing.until > now,
-                    Listing.forgiven.is_(None),
-                )
-                .group_by(Listing.value)
-            ):
+            sql = (
+                "SELECT value, max(until) FROM listing WHERE kind = ? AND until > ?"
+                f" AND forgiven IS NULL AND value IN ({', '.join('?' * len(part))}) GROUP BY value"
+            )
+            for value, until in execute(connection, sql, (kind, now, *part)):
                 fresh[hashed(f"{kind}\0{value}")] = float(until)
                 state.sees(kind, value)
     state.mark = newest

@@ -6,22 +6,23 @@ newest import of traps that is complete). The recorder polls them and publishes 
 compared with the traps (`traps` and `old-mail` together).
 """
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, select
 
+from gatepost_policy.store.sqltext import execute
 from gatepost_policy.store.tables import Revision, WaitingSums
 
 
 def number(connection: Connection, topic: str) -> int:
     """The current number of `topic`, 0 before its first change."""
-    found = connection.scalar(select(Revision.number).where(Revision.topic == topic))
+    sql = "SELECT number FROM revision WHERE topic = ?"
+    found = execute(connection, sql, (topic,)).scalar_one_or_none()
     return 0 if found is None else int(found)
 
 
 def bump(connection: Connection, topic: str) -> None:
     """One more, in the caller's transaction: the change and its announcement commit together."""
-    changed = connection.execute(
-        update(Revision).where(Revision.topic == topic).values(number=Revision.number + 1)
-    )
+    sql = "UPDATE revision SET number = number + 1 WHERE topic = ?"
+    changed = execute(connection, sql, (topic,))
     if not changed.rowcount:
         connection.execute(insert(Revision).values(topic=topic, number=1))
 

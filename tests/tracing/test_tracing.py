@@ -1,7 +1,9 @@
 """Accountable anonymity: tokens that tell nothing, and that only the keys' owner can read."""
 
+import base64
 import itertools
 import json
+import quopri
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -124,6 +126,24 @@ def test_reports_and_bounces(home: Path, kind: str) -> None:
     answer = tracing.resolve(report, Keyring(home / "keys"))
     assert answer.outcome is Outcome.RESOLVED
     assert answer.body_known is (kind == "message/rfc822")
+
+
+@pytest.mark.parametrize("kind, coding", [
+    ("message/rfc822", "base64"), ("application/octet-stream; name=x.eml", "base64"),
+    ("application/octet-stream; name=x.eml", "quoted-printable"),
+])  # fmt: skip
+def test_messages_in_a_coding(home: Path, kind: str, coding: str) -> None:
+    """A message that is attached as a file, and one coded where RFC 2046 5.2.1 wants none."""
+    inner = message(seal(home))
+    coded = base64.encodebytes(inner) if coding == "base64" else quopri.encodestring(inner)
+    mail = (
+        f"From: abuse@example.net\nContent-Type: multipart/mixed; boundary=b\n\n--b\n"
+        f"Content-Type: {kind}\nContent-Transfer-Encoding: {coding}\n\n"
+    ).encode() + coded + b"\n--b--\n"  # fmt: skip
+    answer = tracing.resolve(mail, Keyring(home / "keys"))
+    assert answer.outcome is Outcome.RESOLVED and answer.body_known
+    broken = mail.replace(coded, b"!" + coded[7:])
+    assert tracing.resolve(broken, Keyring(home / "keys")).outcome is not Outcome.RESOLVED
 
 
 def test_a_key_a_week_and_none_afterwards(home: Path) -> None:

@@ -66,7 +66,10 @@ def resolve(what: str, keys: Path, case: str) -> None:
 
     path = Path(what)
     is_file = len(what) < 256 and path.is_file()
-    data = path.read_bytes() if is_file else what.encode()
+    try:
+        data = path.read_bytes() if is_file else what.encode()
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from None
     try:
         keyring = tracing.Keyring(keys)
         answer = tracing.resolve(data, keyring)

@@ -4,6 +4,7 @@ The account is named only where the MAC is ours and, where there is a message, i
 Message-ID are those that were sealed: a token in somebody else's message accuses nobody.
 """
 
+import binascii
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -103,7 +104,24 @@ def _messages(data: bytes) -> Iterator[tuple[list[tuple[str, bytes]], bytes | No
         elif kind in ("message/rfc822", "message/global") and part.is_multipart():
             inner = part.get_payload(0)
             if isinstance(inner, Message):
-                yield _split(inner.as_bytes(policy=_POLICY))
+                whole = inner.as_bytes(policy=_POLICY)
+                yield _split(whole)
+                # RFC 2046 5.2.1 forbids a coding here, and some programs code all the same.
+                yield from _coded(whole, part.get("Content-Transfer-Encoding", ""))
+        elif not part.is_multipart() and kind not in ("text/plain", "text/html"):
+            payload = part.get_payload(decode=True)  # a message saved as a file: x.eml
+            if isinstance(payload, bytes) and FIELD.lower().encode() in payload.lower():
+                yield _split(payload)
+
+
+def _coded(text: bytes, coding: str) -> Iterator[tuple[list[tuple[str, bytes]], bytes]]:
+    """The message that lies in base64 under a type that allows none."""
+    if coding.strip().lower() != "base64":
+        return
+    try:
+        yield _split(binascii.a2b_base64(text))
+    except binascii.Error:
+        return
 
 
 def _attached(message: Message, depth: int) -> Iterator[Message]:

@@ -117,6 +117,35 @@ def test_a_cut_request_is_none() -> None:
     assert reader.idle
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"", b"sender_x=a=b==\n", b"helo_name=\xff\xc3\n", b"helo_name=\xc3\xa9\n", b"=x\n",
+        b"no attribute\n", b"sender\n", b"b64.ccert_subject=YQ==\n", b"new.name=1\n",
+        b"sender=x@spam.example\n", b"sender=other@x.example\n", b"size=\0\n", b"size=1\r\n",
+        b"request=smtpd_access_policy\n", b"a b=c\n", b"size= \n", b"x=" + b"y" * 4000 + b"\n",
+        *(b"".join(b"n%d=\n" % n for n in range(count)) for count in (150, 190, 200)),
+    ],
+)  # fmt: skip
+def test_one_piece_says_what_many_say(more: bytes) -> None:
+    """The usual request is read in one go: it must not be another one for that."""
+
+    def said(pieces: list[bytes]) -> list[Any]:
+        reader = Reader(4096)
+        out: list[Any] = []
+        try:
+            for piece in pieces:
+                out += reader.feed(piece)
+        except ProtocolError:
+            out.append("no protocol")
+        return [*out, reader.idle]
+
+    data = b"request=smtpd_access_policy\n" + more + postfix().partition(b"\n")[2]
+    octets = [data[n : n + 1] for n in range(len(data))]
+    assert said([data]) == said([data]) == said(octets)
+    assert said([data + b"\n"]) == said([*octets, b"\n"])
+
+
 CLIENTS = [
     ("192.0.2.7", "ipv4", "192.0.2.7"),
     ("::ffff:192.0.2.7", "ipv4", "192.0.2.7"),

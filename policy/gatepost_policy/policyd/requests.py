@@ -22,6 +22,10 @@ _EXIM = b"exim "
 # Checked names, so that the usual ones cost one look-up. Bounded: strangers may invent names.
 _NAMES_MAX = 500
 _names: set[bytes] = set()
+_texts: set[str] = set()  # the same, as text
+# What Postfix begins with. A request of its own in one piece is read in one go; whatever is
+# unusual about one is found below, line by line.
+_BEGINS, _UNUSUAL = b"request=smtpd_access_policy\n", (b"\0", b"\r", b"\nb64.")
 
 
 class ProtocolError(Exception):
@@ -67,6 +71,11 @@ class Reader:
 
         Raises ProtocolError beyond the limits and for a line that is no attribute.
         """
+        if not self._buffer and not self._lines and data.startswith(_BEGINS):
+            whole = self._whole(data)
+            if whole is not None:
+                yield whole
+                return
         buffer = self._buffer + data if self._buffer else data
         start = 0
         while (end := buffer.find(b"\n", start)) >= 0:
@@ -97,6 +106,23 @@ class Reader:
         if len(self._buffer) + self._bytes > self._max:
             raise ProtocolError("request too long")
 
+    def _whole(self, data: bytes) -> Request | None:
+        """One usual request and nothing else; None where it has to be read line by line."""
+        if data.find(b"\n\n") != len(data) - 2 or len(data) - 1 > self._max:
+            return None
+        for octets in _UNUSUAL:
+            if octets in data:
+                return None
+        lines = data[:-2].decode("utf-8", "surrogateescape").split("\n")
+        # Without "=" a line makes no pair, and dict() raises.
+        try:
+            values = dict([line.split("=", 1) for line in lines])
+        except ValueError:
+            return None
+        if len(values) != len(lines) or len(lines) > MAX_LINES or not values.keys() <= _texts:
+            return None
+        return Request(Form.POSTFIX, values)
+
 
 def _is_name(name: bytes) -> bool:
     """True for what an attribute may be called."""
@@ -106,6 +132,7 @@ def _is_name(name: bytes) -> bool:
         return False
     if len(_names) < _NAMES_MAX:
         _names.add(name)
+        _texts.add(name.decode("ascii"))
     return True
 
 

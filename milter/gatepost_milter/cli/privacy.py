@@ -246,7 +246,14 @@ def _password(login: str, file: Path | None) -> str:
     if not login:
         return ""
     if file is not None:
-        return file.read_text().splitlines()[0]
+        try:
+            lines = file.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "no UTF-8 text"
+            raise Failure(f"{file}: {why}; want the password in its first line", USAGE) from None
+        if not lines or not lines[0]:
+            raise Failure(f"{file} is empty; want the password in its first line", USAGE)
+        return lines[0]
     if PASSWORD in os.environ:
         return os.environ[PASSWORD]
     if sys.stdin.isatty():

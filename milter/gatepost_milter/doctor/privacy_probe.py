@@ -118,8 +118,13 @@ def send(target: Target, probe: Probe) -> tuple[str, int]:
         ) from error
     except smtplib.SMTPRecipientsRefused as error:
         code, text = error.recipients[target.recipient]
-        raise ProbeError(f"{where} refuses the recipient: {code} {_text(text)}") from error
+        later = "; try again in some minutes (greylisting?)" if code // 100 == 4 else ""
+        raise ProbeError(f"{where} refuses the recipient: {code} {_text(text)}{later}") from error
     except smtplib.SMTPResponseException as error:
+        if error.smtp_code < 100:
+            raise ProbeError(
+                f"{where}: no answer of an SMTP server; does --tls say what the port speaks?"
+            ) from error
         raise ProbeError(f"{where}: {error.smtp_code} {_text(error.smtp_error)}") from error
     except ssl.SSLCertVerificationError as error:
         raise ProbeError(
@@ -128,11 +133,25 @@ def send(target: Target, probe: Probe) -> tuple[str, int]:
         ) from error
     except (smtplib.SMTPException, ssl.SSLError) as error:
         raise ProbeError(f"{where}: {error}; does --tls say what the port speaks?") from error
+    except ValueError as error:
+        # smtplib: an address or a password that is no ASCII, a challenge that is no base64.
+        if isinstance(error, UnicodeError):
+            raise ProbeError(
+                f"{where}: {_odd(target)} is not in ASCII, and this test writes nothing else"
+            ) from None
+        raise ProbeError(f"{where}: {error}: the server, or an address, is none") from None
     except OSError as error:
         step = "name the submission server with --host and --port"
         if isinstance(error, ConnectionRefusedError):
             step = f"nobody listens there: start the submission service, or {step}"
         raise ProbeError(f"{where}: {error.strerror or error}; {step}", unreachable=True) from error
+
+
+def _odd(target: Target) -> str:
+    """What of a target cannot be sent."""
+    named = (("--sender", target.sender), ("--recipient", target.recipient),
+             ("--login", target.login))  # fmt: skip
+    return next((name for name, text in named if not text.isascii()), "the password")
 
 
 def _text(text: bytes | str) -> str:

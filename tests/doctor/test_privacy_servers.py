@@ -1,0 +1,80 @@
+"""`milterctl privacy test` against servers that answer oddly: one line with what to do, always."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gatepost_milter.cli import main
+from gatepost_milter.doctor import privacy_probe
+from gatepost_milter.doctor.privacy_probe import ProbeError, Target
+from gatepost_policy.config.settings import Settings
+
+TARGET = Target("127.0.0.1", 0, "a@local.test", "b@local.test", tls="none", timeout=0.5)
+GREETING, EHLO = b"220 mx ESMTP\r\n", b"250-mx\r\n250 AUTH CRAM-MD5\r\n"
+
+
+@contextmanager
+def server(*answers: bytes) -> Iterator[int]:
+    """Says each answer when a line comes, the first at once, and hangs up behind the last; nothing
+    is said for an empty one."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def run() -> None:
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rb") as lines:
+                for number, answer in enumerate(answers):
+                    if number and not lines.readline():
+                        return
+                    connection.sendall(answer)
+                if answers and not answers[-1]:
+                    lines.readline()  # hangs until the client has had enough
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(5)
+
+
+@pytest.mark.parametrize("answers, target, said", [
+    ((b"",), TARGET, "timed out"),
+    ((GREETING,), TARGET, "Connection unexpectedly closed"),
+    ((b"what do you want\r\n",), TARGET, "does --tls say"),
+    ((b"\xff\xfe\x00\r\n",), TARGET, "does --tls say"),
+    ((b"421 4.3.2 too busy\r\n",), TARGET, "421 4.3.2 too busy"),
+    ((GREETING, b"250 mx\r\n"), replace(TARGET, login="a", password="b"), "AUTH"),
+    ((GREETING, b"250 mx\r\n"), replace(TARGET, tls="starttls"), "STARTTLS"),
+    ((GREETING, EHLO, b"334 ***\r\n"), replace(TARGET, login="a", password="b"), "127.0.0.1:"),
+    ((GREETING, EHLO, b"334 AAAA\r\n"), replace(TARGET, login="a", password="\u00fc"),
+     "the password is not in ASCII"),
+    ((GREETING, b"250 mx\r\n"), replace(TARGET, sender="\u00fc@local.test"),
+     "--sender is not in ASCII"),
+    ((GREETING, b"250 mx\r\n", b"250 ok\r\n"), replace(TARGET, recipient="a@b\r\nDATA"),
+     "127.0.0.1:"),
+    ((GREETING, b"250 mx\r\n", b"250 ok\r\n", b"450 4.2.0 greylisted\r\n", b"250 ok\r\n"), TARGET,
+     "450 4.2.0 greylisted; try again in some minutes"),
+])  # fmt: skip
+def test_one_line(answers: tuple[bytes, ...], target: Target, said: str) -> None:
+    with server(*answers) as port:
+        there = replace(target, port=port)
+        probe = privacy_probe.make(replace(there, recipient="b@local.test"), Settings())
+        with pytest.raises(ProbeError) as error:
+            privacy_probe.send(there, probe)
+    assert said in str(error.value) and "\n" not in str(error.value).strip()
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe"])
+def test_a_password_file_that_is_none(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "password"
+    path.write_bytes(content)
+    with pytest.raises(SystemExit) as ended:
+        main(["privacy", "test", "--login", "a", "--password-file", str(path)])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and str(path) in said

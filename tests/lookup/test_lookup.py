@@ -72,11 +72,11 @@ MATCHES = [
 def test_two_first_messages_at_once(
     state: KnownState, engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither is judged as if nothing were known while the other one maps the files."""
+    """Neither is judged as if nothing were known while the other one reads the files."""
     publish(engine, settings)
     others: list[threading.Thread] = []
     seen: list[bool] = []
-    really = state._map_tick
+    really = state._open_tick
 
     def slowly() -> object:
         if not others:
@@ -86,7 +86,7 @@ def test_two_first_messages_at_once(
             one.join(0.2)
         return really()
 
-    monkeypatch.setattr(state, "_map_tick", slowly)
+    monkeypatch.setattr(state, "_open_tick", slowly)
     assert state.current().hashed is not None
     others[0].join(10)
     assert seen == [True]

@@ -1,6 +1,6 @@
-"""What every process knows by heart: traps, listings and repeat senders, mapped from two files."""
+"""What every process knows by heart: traps, listings and repeat senders, read from files."""
 
-from gatepost_policy.lookup.publisher import anew, publish
+from gatepost_policy.lookup.publisher import anew, publish, touched
 from gatepost_policy.lookup.state import KnownState
 
-__all__ = ["KnownState", "anew", "publish"]
+__all__ = ["KnownState", "anew", "publish", "touched"]

@@ -47,6 +47,8 @@ MAX_DELTA = 20_000
 SLACK_S = 3_600.0
 # Where this process has compared what it found published with the store.
 _checked: set[Path] = set()
+# What it has written there: names, and what tells whether somebody else has written since.
+_written: dict[Path, dict[str, "_Look"]] = {}
 
 
 def publish(
@@ -123,13 +125,39 @@ def publish(
             path.unlink(missing_ok=True)  # on a full disk they would be more with each attempt
         raise
     bump(state_dir / TICK_FILE)
+    _written[state_dir] = _look(state_dir, [NOW_FILE, TICK_FILE, *named.values()])
     if made or not known_good:
         _tidy(state_dir, set(named.values()))
+
+
+_Look = tuple[int, int, int] | None  # inode, size and time of change; None: it is not there
+
+
+def _look(state_dir: Path, names: Iterable[str]) -> dict[str, _Look]:
+    found: dict[str, _Look] = {}
+    for name in names:
+        try:
+            status = os.stat(state_dir / name)
+            found[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
+        except OSError:
+            found[name] = None
+    return found
+
+
+def touched(state_dir: Path) -> str | None:
+    """A published file that somebody else has changed or removed since; None where none was.
+
+    What processes know already they know on, but one that starts would know nothing.
+    """
+    was = _written.get(state_dir, {})
+    now = _look(state_dir, was)
+    return next((name for name in was if was[name] != now[name]), None)
 
 
 def anew(state_dir: Path) -> None:
     """The next `publish` writes everything: what is published came from another store."""
     _checked.discard(state_dir)
+    _written.pop(state_dir, None)
     (state_dir / NOW_FILE).unlink(missing_ok=True)
 
 
@@ -303,7 +331,7 @@ def _tidy(state_dir: Path, named: set[str]) -> None:
 
 
 def bump(path: Path) -> None:
-    """Move the counter. The file is made once and then only written to: it is mapped by all."""
+    """Move the counter. The file is made once and then only written to: all keep it open."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
         before = os.pread(descriptor, 8, 0)

@@ -1,7 +1,7 @@
-"""One state of what is known by heart, mapped from three files: traps, listings, repeat senders.
+"""One state of what is known by heart, read from three files: traps, listings, repeat senders.
 
-* `known.traps.ID`: the sorted 64-bit hashes of all exact traps. Large, and shared by all processes,
-  because it is only mapped. Rebuilt after an import or many changes.
+* `known.traps.ID`: the sorted 64-bit hashes of all exact traps. Where there are more than half a
+  million, only looked into (`numbers`). Rebuilt after an import or many changes.
 * `known.listed.ID`: the sorted hashes of all listings with their ends, made anew when many changed.
 * `known.now`: everything small or short-lived: the few traps and listings that came or went since
   then, domain and pattern traps, repeat senders. Rebuilt with every change.
@@ -17,18 +17,19 @@ Numbers are in this machine's byte order: the files never leave it.
 """
 
 import json
-import mmap
+import os
 import re
 import struct
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import translate
 from hashlib import blake2b
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+from gatepost_policy.lookup.numbers import COPY_MAX, OnDisk, contains, whole
 from gatepost_policy.mail.address import OPEN, Address
 from gatepost_policy.mail.facts import Direction, Facts, Identity, IdentityKind
 from gatepost_policy.mail.organisation import covering
@@ -63,12 +64,6 @@ def hasher(key: bytes) -> Hash:
     return hashed
 
 
-def contains(numbers: Any, wanted: int) -> bool:
-    """True where `wanted` is among the sorted `numbers`."""
-    index = bisect_left(numbers, wanted)
-    return index < len(numbers) and numbers[index] == wanted
-
-
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One state of what is known. `base` is the large file's array, all else is small."""
@@ -91,7 +86,6 @@ class Snapshot:
     v6_bits: tuple[int, ...] = ()
     by_sender: bool = False
     by_author: bool = False
-    keep: tuple[Any, ...] = field(default=(), compare=False)  # maps that must live as long
 
     def is_trap(self, address: Address) -> bool:
         """True where mail to `address` is for a trap."""
@@ -190,7 +184,7 @@ def file_names(meta: dict[str, Any]) -> tuple[str, str]:
 
 
 def load(state_dir: Path, old: Snapshot = EMPTY) -> Snapshot:
-    """Map the published files. Raises OSError or ValueError where they are not there or broken."""
+    """Read the published files. Raises OSError or ValueError where they are not there or broken."""
     for _ in range(LOADS - 1):
         try:
             return _load(state_dir, old)
@@ -203,8 +197,7 @@ def load(state_dir: Path, old: Snapshot = EMPTY) -> Snapshot:
 
 
 def _load(state_dir: Path, old: Snapshot) -> Snapshot:
-    with (state_dir / NOW_FILE).open("rb") as file:
-        now = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+    now = whole(state_dir / NOW_FILE)
     magic, octets, listed, repeated = NOW_HEAD.unpack_from(now)
     start = NOW_HEAD.size + octets
     if magic != MAGIC_NOW or start % 8 or len(now) != start + 16 * listed + 8 * repeated:
@@ -215,8 +208,7 @@ def _load(state_dir: Path, old: Snapshot) -> Snapshot:
     if meta["listed"] == old.listed_id and old.hashed is not None:
         listings, untils = old.listings, old.untils
     else:
-        with (state_dir / listed_name).open("rb") as file:
-            wide = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+        wide = whole(state_dir / listed_name)
         magic, listed_id, count = LISTED_HEAD.unpack_from(wide)
         if magic != MAGIC_LISTED or len(wide) != LISTED_HEAD.size + 16 * count:
             raise ValueError("known.listed: damaged")
@@ -225,17 +217,12 @@ def _load(state_dir: Path, old: Snapshot) -> Snapshot:
         half = LISTED_HEAD.size + 8 * count
         listings, untils = wide[LISTED_HEAD.size : half].cast("Q"), wide[half:].cast("d")
     if meta["base"] == old.base_id and old.hashed is not None:
-        key, hashed, base, keep = old.key, old.hashed, old.base, old.keep
+        key, hashed, base = old.key, old.hashed, old.base
     else:
-        with (state_dir / traps_name).open("rb") as file:
-            large = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-        magic, key, base_id, count = TRAPS_HEAD.unpack_from(large)
-        if magic != MAGIC_TRAPS or len(large) != TRAPS_HEAD.size + 8 * count:
-            raise ValueError("known.traps: damaged")
+        key, base_id, base = _traps(state_dir / traps_name)
         if base_id != meta["base"]:
             raise ValueError("known.traps: of another moment")
-        base = large[TRAPS_HEAD.size :].cast("Q")
-        hashed, keep = hasher(key), (large,)
+        hashed = hasher(key)
     return Snapshot(
         key=key,
         hashed=hashed,
@@ -255,7 +242,6 @@ def _load(state_dir: Path, old: Snapshot) -> Snapshot:
         v6_bits=tuple(meta["v6_bits"]),
         by_sender=meta["by_sender"],
         by_author=meta.get("by_author", False),
-        keep=keep,
     )
 
 
@@ -264,3 +250,19 @@ def _pattern(glob: str) -> tuple[str, re.Pattern[str]]:
     literal = "" if "*" in domain or "?" in domain else domain
     # `[` is legal in no unquoted address: here it is a character, not a class.
     return literal, re.compile(translate(glob.replace("[", "[[]")))
+
+
+def _traps(path: Path) -> tuple[bytes, int, Any]:
+    """(hash key, id, sorted hashes) of the large file. Raises OSError, ValueError, struct.error."""
+    file = path.open("rb")
+    size = os.fstat(file.fileno()).st_size
+    magic, key, base_id, count = TRAPS_HEAD.unpack(os.pread(file.fileno(), TRAPS_HEAD.size, 0))
+    if magic != MAGIC_TRAPS or size != TRAPS_HEAD.size + 8 * count:
+        raise ValueError("known.traps: damaged")
+    if size > COPY_MAX:
+        return key, base_id, OnDisk(file, TRAPS_HEAD.size, count)
+    with file:
+        octets = file.read()
+    if len(octets) != size:
+        raise ValueError("known.traps: damaged")
+    return key, base_id, memoryview(octets)[TRAPS_HEAD.size :].cast("Q")

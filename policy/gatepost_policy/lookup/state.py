@@ -1,20 +1,20 @@
 """What one process knows by heart: traps, listings and repeat senders, for the rules.
 
 How it works: the process that records writes two files into the state directory (`publisher`) and
-bumps a counter in a third, `known.tick`, which everybody maps. `KnownState` compares the counter at
-MAIL or at a request (a few hundred nanoseconds) and maps the new files (`snapshot`) when it moved.
+bumps a counter in a third, `known.tick`. `KnownState` reads the counter at MAIL or at a request (a
+microsecond) and the new files (`snapshot`) when it moved. Nothing is mapped: `numbers` says why.
 
 Rule: a reader never writes, never raises, and never waits for the store, but for one bounded read
 (`history`) after a trap hit.
 """
 
-import mmap
 import os
 import threading
 import time
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gatepost_policy.config import own_names
 from gatepost_policy.lookup.history import History
@@ -54,8 +54,8 @@ class KnownState:
             state_dir = config.state_dir(settings)
         self.state_dir = state_dir
         self._now = EMPTY
-        self._tick: Any = None  # the mapped counter
-        self._tick_file: tuple[int, int] | None = None  # device and inode of what is mapped
+        self._tick: FileIO | None = None  # the counter
+        self._tick_file: tuple[int, int] | None = None  # its device and inode
         self._seen = -1
         self._look_at = 0.0  # monotonic: when the path of the counter is looked at again
         self._lock = threading.Lock()
@@ -69,11 +69,13 @@ class KnownState:
                 # Whoever comes meanwhile waits: two messages may be the first of a process at the
                 # same time, and neither may be judged as if nothing were known.
                 if moment >= self._look_at:
-                    self._look_at = self._map_tick()
-        tick = self._tick
-        if tick is not None and tick[0] != self._seen:
-            with self._lock:
-                self._load(tick[0])
+                    self._look_at = self._open_tick()
+        file = self._tick
+        if file is not None:
+            tick = _read(file)
+            if tick not in (None, self._seen):
+                with self._lock:
+                    self._load(tick)
         return self._now
 
     def is_trap(self, address: Address) -> bool:
@@ -115,28 +117,31 @@ class KnownState:
             traps=traps, listed=now.listed(facts), repeat=repeat, past=past, own=self.own()
         )
 
-    def _map_tick(self) -> float:
-        """Map the counter, or map it again where its file was replaced.
+    def _open_tick(self) -> float:
+        """Open the counter, or open it again where its file was replaced.
 
         When to look again (monotonic).
         """
         path = self.state_dir / TICK_FILE
         again = time.monotonic() + LOOK_AGAIN_S
         try:
-            with path.open("rb") as file:
-                status = os.fstat(file.fileno())
-                if (status.st_dev, status.st_ino) == self._tick_file:
-                    return again
-                mapped = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
-        except (OSError, ValueError):
+            status = path.stat()
+            if (status.st_dev, status.st_ino) == self._tick_file:
+                return again
+            file = path.open("rb", buffering=0)
+        except OSError:
             return time.monotonic() + 0.1  # nothing there yet: look again soon
+        if _read(file) is None:
+            file.close()
+            return time.monotonic() + 0.1
+        status = os.fstat(file.fileno())
         self._tick_file = (status.st_dev, status.st_ino)
-        self._tick = memoryview(mapped).cast("Q")
+        self._tick = file
         self._seen = -1
         return again
 
-    def _load(self, tick: int) -> None:
-        if tick == self._seen:
+    def _load(self, tick: int | None) -> None:
+        if tick is None or tick == self._seen:
             return  # another thread was faster
         try:
             self._now = load(self.state_dir, self._now)
@@ -145,3 +150,12 @@ class KnownState:
             # the next look tries again.
             return
         self._seen = tick
+
+
+def _read(file: FileIO) -> int | None:
+    """The counter; None where somebody has emptied its file, until it is written again."""
+    try:
+        number = os.pread(file.fileno(), 8, 0)
+    except OSError:
+        return None
+    return int.from_bytes(number, "little") if len(number) == 8 else None

@@ -2,14 +2,17 @@
 
 A worker writes its own slot and nobody else's; whoever serves the metrics adds the slots up.
 The file lies in the state directory and is made anew by the milter's parent before it forks, so
-it starts from zero with every start of the milter. Nothing but numbers is in it.
+it starts from zero with every start of the milter. Nothing but numbers is in it. It is written, not
+mapped: a mapped file that somebody cuts short in place is the end of the worker (SIGBUS), while a
+file that is written heals, because each worker has its own numbers.
 
 Layout: MAGIC, then SLOTS slots of WORDS unsigned 64-bit words in the machine's own order.
 """
 
-import mmap
 import os
+from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -56,33 +59,50 @@ class Slot:
     """One worker's numbers. Callbacks run on several threads of one process: hence the lock."""
 
     def __init__(self, path: Path, number: int) -> None:
-        """Map slot `number` (0 to SLOTS-1) of the file. Raises OSError, ValueError."""
+        """Take slot `number` (0 to SLOTS-1) of the file. Raises OSError, ValueError."""
         if not 0 <= number < SLOTS:
             raise ValueError(f"slot {number}: want 0 to {SLOTS - 1}")
-        with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), SIZE)
-        start = 64 + number * WORDS * 8
-        self._words = memoryview(self._map)[start : start + WORDS * 8].cast("Q")
+        self._file = path.open("r+b", buffering=0)
+        self._start = 64 + number * WORDS * 8
+        known = os.pread(self._file.fileno(), WORDS * 8, self._start)
+        self._words = array("Q", known.ljust(WORDS * 8, b"\0"))
         self._lock = Lock()
         # A slot that is used again keeps its counters: only the process is another one.
         self._words[PID] = os.getpid()
         self._words[IN_FLIGHT] = 0
+        self._write()
+
+    def _heal(self) -> None:
+        """Somebody may have emptied the file: it is one again, with what its workers write."""
+        with suppress(OSError):
+            if os.pread(self._file.fileno(), len(MAGIC), 0) != MAGIC:
+                os.pwrite(self._file.fileno(), MAGIC.ljust(64, b"\0"), 0)
+                os.ftruncate(self._file.fileno(), SIZE)
+
+    def _write(self) -> None:
+        # 256 octets at once: a figure that is read meanwhile is the old or the new one.
+        with suppress(OSError):
+            os.pwrite(self._file.fileno(), self._words, self._start)
 
     def connected(self) -> None:
         """One more connection from an MTA."""
         with self._lock:
             self._words[CONNECTIONS] += 1
+            self._heal()
+            self._write()
 
     def began(self) -> None:
         """A message is in flight from MAIL FROM on."""
         with self._lock:
             self._words[IN_FLIGHT] += 1
+            self._write()
 
     def ended(self) -> None:
         """A message was answered or abandoned."""
         with self._lock:
             if self._words[IN_FLIGHT]:
                 self._words[IN_FLIGHT] -= 1
+                self._write()
 
     def answered(self, seconds: float) -> None:
         """A message got its final answer, `seconds` after its end had arrived."""
@@ -95,16 +115,19 @@ class Slot:
             self._words[MESSAGES] += 1
             self._words[LATENCY_US] += max(0, int(seconds * 1e6))
             self._words[BUCKETS + place] += 1
+            self._write()
 
     def failed(self) -> None:
         """A callback ended in the `except` that carries the direction's stance."""
         with self._lock:
             self._words[EXCEPTIONS] += 1
+            self._write()
 
     def capture_failed(self) -> None:
         """A trap message could not be kept."""
         with self._lock:
             self._words[CAPTURES_FAILED] += 1
+            self._write()
 
 
 def read(directory: Path) -> Sum | None:

@@ -255,7 +255,7 @@ class Intake:
             _be_durable(connection)
             for name, end in sorted(ends.items()):
                 self._move_mark(connection, name, self._marks.get(name), end, learned)
-            outcome = ingest(connection, records, self.settings, learned, host=self.host)
+            outcome = ingest(connection, records, self.settings, learned, None, self.host)
             for position, why in outcome.bad.items():
                 self._quarantine(whence[position], why)
             counters.add(

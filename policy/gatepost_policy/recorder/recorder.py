@@ -238,6 +238,11 @@ class Recorder:
             if of_traps != self._traps or time.monotonic() >= self._own_at:
                 self._find_own(connection)
                 self._traps = of_traps
+            if (name := lookup.touched(self.state)) is not None:
+                text = "was changed or removed by somebody else; it is written again"
+                self._log("warning", f"recorder: {self.state / name} {text}")
+                lookup.anew(self.state)
+                self._revision = None
             if revision != self._revision or self._taking().changed:
                 lookup.publish(connection, self.state, self.settings)
                 self._revision, self._taking().changed = revision, False

@@ -2,7 +2,8 @@
 
 A content filter, a list manager or a Sieve rule hands mail back; the Received field of its first
 pass has the queue id, and only an id that is in here proves that gatepost has had it. All workers
-map one file in the state directory, which survives a restart.
+share one file in the state directory, which survives a restart. It is read and written, not mapped:
+a mapped file that somebody cuts short in place is the end of the worker (SIGBUS).
 
 How it works: the hash of an id chooses a bucket of WAYS words and is kept in one of them beside the
 minute; a full bucket loses its oldest. A lost id costs a second record, no more. Words are written
@@ -13,13 +14,17 @@ sooner. The key lies in the same file (0600): it keeps the ids out of copies and
 read at a glance, not from whoever may read the state directory.
 """
 
-import mmap
 import os
 import secrets
+import sys
+import time
+from array import array
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
 KEPT_S = 5 * 86_400  # Postfix gives up on a message after five days (maximal_queue_lifetime)
+AGAIN_S = 10.0
 NAME = "answered-ids"
 MAGIC = b"gpids001"
 HEADER = 64
@@ -34,13 +39,31 @@ class AnsweredIds:
     """The table in `directory`, made where there is none. Raises OSError."""
 
     def __init__(self, directory: Path) -> None:
-        path = directory / NAME
-        if not _sound(path):
-            _create(path)
-        with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), SIZE)
-        self._key = self._map[8:24]
-        self._words = memoryview(self._map)[HEADER:].cast("Q")
+        self._path = directory / NAME
+        self._again_at = 0.0  # monotonic: a file that was cut short is made anew then
+        self._open()
+
+    def _open(self) -> None:
+        if not _sound(self._path):
+            _create(self._path)
+        file = self._path.open("r+b", buffering=0)
+        self._key = os.pread(file.fileno(), 24, 0)[8:]
+        self._file = file
+
+    def _bucket(self, first: int) -> "array[int]":
+        """The words of a bucket; none known where the file was cut short. Never raises."""
+        try:
+            got = os.pread(self._file.fileno(), WAYS * 8, HEADER + first * 8)
+        except OSError:
+            got = b""
+        if len(got) == WAYS * 8:
+            return array("Q", got)
+        moment = time.monotonic()
+        if moment >= self._again_at:
+            self._again_at = moment + AGAIN_S
+            with suppress(OSError):
+                self._open()
+        return array("Q", bytes(WAYS * 8))
 
     def _place(self, host: str, queue_id: str) -> tuple[int, int]:
         """(first word of the bucket, the hash's part that is kept)."""
@@ -52,17 +75,17 @@ class AnsweredIds:
         """`host` ({j}) has been answered for `queue_id` at `at` (Unix seconds)."""
         first, kept = self._place(host, queue_id)
         now = int(at) // 60 % _MINUTES
-        words = self._words
-        chosen, oldest = first, -1
-        for place in range(first, first + WAYS):
-            word = words[place]
+        chosen, oldest = 0, -1
+        for place, word in enumerate(self._bucket(first)):
             if not word or word & ~(_MINUTES - 1) == kept:
                 chosen = place
                 break
             age = (now - word) % _MINUTES
             if age > oldest:
                 chosen, oldest = place, age
-        words[chosen] = kept | now
+        with suppress(OSError):
+            octets = (kept | now).to_bytes(8, sys.byteorder)
+            os.pwrite(self._file.fileno(), octets, HEADER + (first + chosen) * 8)
 
     def knows(self, host: str, queue_id: str, at: float) -> bool:
         """True where `host` was answered for `queue_id` within KEPT_S before `at`."""
@@ -70,7 +93,7 @@ class AnsweredIds:
         now = int(at) // 60 % _MINUTES
         return any(
             word & ~(_MINUTES - 1) == kept and word and (now - word) % _MINUTES <= _KEPT_MINUTES
-            for word in self._words[first : first + WAYS]
+            for word in self._bucket(first)
         )
 
 
@@ -90,8 +113,7 @@ def _create(path: Path) -> None:
             os.fchmod(file.fileno(), 0o600)
             file.write(MAGIC + secrets.token_bytes(16))
             file.flush()
-            # Not a sparse file: where the disk is full a write to a page of it that is not there
-            # yet is SIGBUS, and with it the end of the worker in the middle of a message.
+            # Not a sparse file: on a full disk an id could not be remembered.
             os.posix_fallocate(file.fileno(), 0, SIZE)
         if path.exists():
             if not _sound(path):

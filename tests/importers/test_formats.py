@@ -1,5 +1,7 @@
 """The same two events in every form in which somebody has a log: one delivery, one refusal."""
 
+import bz2
+import gzip
 import io
 import json
 import lzma
@@ -270,6 +272,19 @@ def test_packed_with_lzma(run: Run, tmp_path: Path) -> None:
     log.write_bytes(lzma.compress(written(bsd, POSTFIX).encode(), lzma.FORMAT_ALONE))
     code, output = run("import", "postfix", str(log), "--zone", "UTC")
     assert (code, output.split(",")[0]) == (0, "6 lines: 2 new")
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, gzip.compress, lzma.compress])
+def test_a_damaged_block(run: Run, tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """What stands before it is read, and it is said that the rest is not."""
+    log = tmp_path / "mail.log.packed"
+    # Digits: long enough for two blocks of bzip2.
+    filler = b"".join(b"Nov 20 10:00:00 mx cron[1]: %d\n" % 7**n for n in range(1_000, 2_000))
+    packed = bytearray(pack(written(bsd, POSTFIX).encode() + filler))
+    packed[len(packed) * 9 // 10] ^= 0xFF
+    log.write_bytes(packed)
+    code, output = run("import", "postfix", str(log), "--zone", "UTC")
+    assert code == 1 and "damaged, read up to there" in output and " 2 new" in output, output
 
 
 def test_an_archive_is_no_log(run: Run, tmp_path: Path) -> None:

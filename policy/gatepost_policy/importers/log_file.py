@@ -86,6 +86,10 @@ class LogFile:
                     yield data[:cut]
         except DAMAGED as error:
             self.damage = str(error) or type(error).__name__
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            self.damage = str(error)  # what bzip2 calls a damaged block
         if rest:
             yield rest
 

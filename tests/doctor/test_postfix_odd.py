@@ -112,6 +112,19 @@ def test_odd_and_wrong(code: str, made: PostfixConfig) -> None:
     assert codes(made) == []
 
 
+def test_no_restriction_goes() -> None:
+    """A refusal of relaying without permits before it gets them, and stays."""
+    before = "permit_mynetworks, reject_rbl_client bl.example, reject_unauth_destination"
+    made = config({"smtpd_recipient_restrictions": before, "smtpd_relay_restrictions":
+                   "permit_mynetworks permit_sasl_authenticated defer_unauth_destination"}
+                  )  # fmt: skip
+    after = made.changed(postfix_plan.plan(made, Settings()).edits)
+    words = [w.text for w in postfix_lines.words(after.get("smtpd_recipient_restrictions"))]
+    assert [w for w in words if w in before] == before.replace(",", "").split()
+    assert words.index("permit_sasl_authenticated") < words.index("reject_unauth_destination")
+    assert codes(after) == []
+
+
 def test_mynetworks_in_files(tmp_path: Path) -> None:
     """A LAN in a file is proposed, a public network there is found, and its line takes it out."""
     flat, table = tmp_path / "networks", tmp_path / "networks.cidr"

@@ -150,11 +150,8 @@ def _relaying(live: Live, service: Service) -> Iterator[Finding]:
     missing = [w for w in allowed if w not in names[:at]]
     if not missing:
         return
-    protected = any(w in postfix_lines.REFUSES_RELAYING[:2] for w in relays)
-    # Where smtpd_relay_restrictions refuse relaying, the second refusal only hits our own people.
-    new = [w for n, w in enumerate(found) if n != at] if protected else [
-        *found[:at], *missing, *found[at:]
-    ]  # fmt: skip
+    # The restriction stays: somebody put it there, and our own people pass it by the permits.
+    new = [*found[:at], *missing, *found[at:]]
     yield _set(
         live, "relay-refused", service, name, ", ".join(new),
         f"{found[at]} refuses mail that {' and '.join(missing)} in smtpd_relay_restrictions let "

@@ -4,6 +4,7 @@ In memory, as postconf would have told them; tests/doctor/test_postfix.py asks t
 """
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,8 @@ def test_odd_and_right(made: PostfixConfig) -> None:
     ("policy-order", config({"smtpd_recipient_restrictions": f"Permit_Auth_Destination, {ASKED}"})),
     ("policy-order", config({"smtpd_recipient_restrictions": "reject_unlisted_recipient, gp",
                              "smtpd_restriction_classes": "gp", "gp": ASKED})),
+    ("policy-default", config({"smtpd_end_of_data_restrictions":
+                               "check_policy_service inet:127.0.0.1:10040"})),
     ("policy-default", config({"smtpd_recipient_restrictions": "gp", "gp": ASKED.replace(
         "DUNNO", "451"), "smtpd_restriction_classes": "gp"})),
     ("no-milters", config(pickup=Service("pickup", "fifo", "n", "pickup",
@@ -157,6 +160,12 @@ def test_header_checks_that_only_log(postfix_programs: mta_unpack.Programs) -> N
             (made.etc / "checks").write_text(f"/^Received:.*/ {action}\n")
             touches = postfix_tables.touches_received(live, f"regexp:{made.etc}/checks")
             assert touches is changes, action
+        # Whatever a transport is called.
+        (made.etc / "checks").write_text("/^Received:/ IGNORE\n")
+        slow = {"smtp_header_checks": f"regexp:{made.etc}/checks"}
+        services = (*live.config.services, Service("slow", "unix", "n", "smtp", slow))
+        live = Live(replace(live.config, services=services), Settings())
+        assert [f.code for f in postfix_tables.header_checks(live)] == ["header-checks"]
 
 
 @pytest.mark.parametrize("value, comes", [

@@ -11,6 +11,8 @@ from gatepost_policy.system.socket_address import SocketAddress
 STAGES = tuple(
     f"smtpd_{stage}_restrictions" for stage in ("client", "helo", "sender", "relay", "recipient")
 )
+# Where a policy service may be asked as well, though no recipient is refused there.
+LATE = ("smtpd_data_restrictions", "smtpd_end_of_data_restrictions")
 UNLISTED = ("reject_unlisted_recipient", "reject_unverified_recipient")
 
 
@@ -75,7 +77,7 @@ def _set(
 
 def _server(live: Live, service: Service) -> Iterator[Finding]:
     """While the policy service is down mail must flow: the default answer is 451."""
-    lists = {name: live.config.get(name, service) for name in STAGES}
+    lists = {name: live.config.get(name, service) for name in (*STAGES, *LATE)}
     for value in tuple(lists.values()):
         lists.update(classes(live, value, service))
     for name, value in lists.items():
@@ -164,7 +166,7 @@ def answers(live: Live, listeners: tuple[Service, ...]) -> Iterator[Finding]:
     queue = live.config.get("queue_directory")
     done: set[str] = set()
     for service in listeners:
-        for name in STAGES:
+        for name in (*STAGES, *LATE):
             for item in postfix_lines.policy_servers(live.config.get(name, service)):
                 target, _ = postfix_lines.settings_of(item)
                 address = _address(target, queue)

@@ -17,7 +17,6 @@ PLAIN_TEXTS = ("cidr", "texthash")
 TEXTS = (*PLAIN_TEXTS, "hash", "btree", "lmdb", "cdb", "dbm", "sdbm")
 _TABLE = re.compile(r"\b([a-z0-9_-]+):(/[^\s,{}]+)")
 _PREPEND = re.compile(r"\bPREPEND\s+([!-9;-~]+):", re.I)
-CLIENTS = ("smtp", "relay", "lmtp")
 ONLY_LOGS = ("DUNNO", "INFO", "OK", "WARN")  # header_checks(5): these change nothing
 
 
@@ -30,12 +29,14 @@ def header_checks(live: Live) -> Iterator[Finding]:
         for s in live.config.submissions(live.settings.submission.daemon_names)
         if token
     }
+    # Any name may be a transport's: `slow`, `smtp-amavis`, `gmail`.
+    clients = tuple(s.name for s in live.config.services if s.command in ("smtp", "lmtp"))
     cleanups = tuple(s.name for s in live.config.services if s.command == "cleanup")
     for name, services in (
         ("milter_header_checks", cleanups),
         ("header_checks", tuple(c for c in cleanups if c == "cleanup" or c not in own)),
-        ("smtp_header_checks", CLIENTS),
-        ("lmtp_header_checks", CLIENTS),
+        ("smtp_header_checks", clients),
+        ("lmtp_header_checks", clients),
     ):
         for called in services:
             service = live.config.service(called)

@@ -74,6 +74,8 @@ BROKEN = (
     Broken("no acl_not_smtp", "not-smtp", "acl_not_smtp = gatepost_not_smtp\n", ""),
     Broken("local_from_check", "local-from",
            "local_from_check = false\nlocal_sender_retain = true\n", ""),
+    Broken("accept for require at RCPT", "verb", RCPT, "  accept acl = gatepost_rcpt\n"),
+    Broken("deny without ! at DATA", "verb", DATA, "  deny acl = gatepost_data\n"),
     Broken("one of two ACLs does not ask", "stage-rcpt", "acl_smtp_rcpt = acl_rcpt\n",
            "acl_smtp_rcpt = ${if eq{$received_port}{587}{acl_other}{acl_rcpt}}\n"),
     Broken("accept for logins above the scrub", "scrub-order", DATA,
@@ -108,6 +110,9 @@ BROKEN = (
 ODD = (
     (RCPT, "  deny    ! acl = gatepost_rcpt\n"),
     (DATA, "  deny    !acl = gatepost_data\n"),
+    (RCPT, "  require\n    acl = \\\n      gatepost_rcpt\n"),
+    ("acl_smtp_data = acl_data\n", "acl_smtp_data = gatepost_data\n"),
+    ("acl_not_smtp = gatepost_not_smtp\n", "acl_not_smtp = gatepost_scrub\n"),
     (DATA, "  accept  !authenticated = *\n          hosts = 192.0.2.1\n" + DATA),
     (DATA, "  deny    condition = ${if >{$max_received_linelength}{998}}\n" + DATA),
     (DATA, DATA + "  warn    !authenticated = *\n          add_header = X-A: $sender_fullhost\n"),

@@ -76,17 +76,32 @@ def _ports(config: EximConfig) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+# What a statement with the wrong verb does with the answer of the ACL that asks.
+_WRONG = {
+    "warn": "does not care for the answer",
+    "accept": "lets everything in that is not refused, to any domain",
+    "discard": "throws away what is not refused",
+    "deny": "refuses what is not refused", "drop": "refuses what is not refused",
+    "defer": "puts off what is not refused", "require": "refuses what is not refused",
+}  # fmt: skip
+
+
 def _verbs(config: EximConfig) -> Iterator[Finding]:
     """The answer of gatepost-policyd counts only where the ACL that asks is required."""
     for option, stage in (("acl_smtp_rcpt", "rcpt"), ("acl_smtp_data", "data")):
         for statement in config.reached(option):
+            denies = statement.verb in exim_order.ENDS
+            right = "!acl" if denies else "acl"
             for name in config.calls(statement):
                 inner = config.acls.get(name, ())
-                if statement.verb != "warn" or not _refuses(inner, stage):
+                wrong = not any(key == right and name in value for key, value in statement.parts)
+                known = statement.verb == "require" or denies
+                if (known and not wrong) or not _refuses(inner, stage):
                     continue
                 yield Finding(
                     "verb", f"{option} = {config.options[option]}",
-                    f"warn acl = {name} asks gatepost-policyd and does not care for the answer",
+                    f"{exim_order.written(statement)} asks gatepost-policyd and "
+                    f"{_WRONG[statement.verb]}",
                     f"require acl = {name}",
                 )  # fmt: skip
 

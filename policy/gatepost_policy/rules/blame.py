@@ -18,13 +18,18 @@ from gatepost_policy.mail.decision import Reason
 from gatepost_policy.mail.facts import Direction, Facts, Identity, IdentityKind
 from gatepost_policy.mail.organisation import organisation, same
 from gatepost_policy.rules.case import Case
-from gatepost_policy.rules.excuses import CLASSES, HANDED_ON, WRITTEN, against_client, licensed
+from gatepost_policy.rules.excuses import (
+    CLASSES,
+    HABIT_DAYS,
+    HANDED_ON,
+    WRITTEN,
+    against_client,
+    licensed,
+)
 from gatepost_policy.rules.known import EarlierHit, Known, mode_of
 
 # A client that brought mail of a domain to people here on so many days is known to send for it.
 INTRODUCED_DAYS = 2
-# A habit: hits on so many days, and more than `sender.trap_ratio` of all its mail here.
-HABIT_DAYS = 3
 # Reasons of hits by which a sender is known to have sent here himself.
 WITNESSED = (Reason.TRAP, Reason.GOOD_SENDER)
 

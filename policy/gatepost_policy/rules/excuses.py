@@ -17,6 +17,8 @@ from gatepost_policy.mail.organisation import same
 from gatepost_policy.rules.case import Case, is_forwarder
 
 EXCUSE_DAYS = 30
+# A habit: hits on so many days, and more than `sender.trap_ratio` of all its mail here.
+HABIT_DAYS = 3
 # Senders that are programs: a bounce of a bounce, an address probe (Postfix), a bounce that has a
 # sender. Written by the client, like all of this.
 ROBOTS = frozenset({"mailer-daemon", "double-bounce"})
@@ -107,8 +109,25 @@ def not_verified(case: Case) -> bool:
 
 
 def shared_client(case: Case) -> bool:
-    """Nothing is proven, and the client brings good mail as well: many share it."""
-    return not case.aligned and case.client_is_shared
+    """Nothing is proven, and the client brings good mail as well: many share it.
+
+    That they are many is proven by two domains. A bot that signs nothing may have brought some
+    mail that looked good before: it has no more patience than a signer, whose habit is one.
+    """
+    if case.aligned or not case.client_is_shared:
+        return False
+    return not _habit(case)
+
+
+def _habit(case: Case) -> bool:
+    past = case.past
+    if past is None or case.prefix is None or past.client.domains > 1:
+        return False
+    before = [h for h in case.hits(case.prefix) if h.reason in (Reason.SHARED_CLIENT, Reason.TRAP)]
+    hits = len({hit.message_id or str(hit.at) for hit in before}) + 1
+    ratio = hits / (past.client.messages + hits)
+    days = {hit.day for hit in before} | {case.today}
+    return len(days) >= HABIT_DAYS and ratio > case.settings.sender.trap_ratio
 
 
 def against_client(case: Case, domain: str) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import random
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def test_a_number_is_found_on_disk_as_in_memory(tmp_path: Path, count: int) -> N
     for values in (known, [n >> 40 for n in known], [0, *known[:-1], 2**64 - 1]):
         numbers_ = sorted(set(values))
         path = tmp_path / "numbers"
-        path.write_bytes(b"head" * 4 + numbers.array("Q", numbers_).tobytes())
+        path.write_bytes(b"head" * 4 + array("Q", numbers_).tobytes())
         disk = numbers.OnDisk(path.open("rb"), 16, len(numbers_))
         assert list(disk) == numbers_ == list(disk[:])
         there = set(numbers_)

@@ -111,7 +111,7 @@ def test_a_replaced_store_is_not_mixed_with_the_old_log(service: Service) -> Non
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def elsewhere(path: Path, sql: str) -> None:
+def elsewhere(path: Path | str, sql: str) -> None:
     """`sql` in another process: within one SQLite shares what it knows of the log."""
     code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
     code += " c.execute(sys.argv[2]).fetchone()"
@@ -139,6 +139,30 @@ def test_the_log_of_an_open_store_is_removed(service: Service, looked_at: bool) 
     assert len(service.rows()) == 30
     with sqlite3.connect(service.path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_it_is_not_said_that_a_removed_log_is_saved_before_it_is(settings: Settings) -> None:
+    """One connection is in use elsewhere and alone holds the log; another one proves nothing."""
+    told: list[str] = []
+    recorder = Recorder(settings, lambda level, text: told.append(text))
+    assert recorder.lock()
+    recorder.step()
+    in_use = recorder.engine().connect().execution_options(gatepost_writing=True)
+    with in_use.begin():
+        in_use.exec_driver_sql("CREATE TABLE held (x)")
+    path = f"{config.database_path(settings)}"
+    for name in ("-wal", "-shm"):
+        os.unlink(f"{path}{name}")
+    recorder._look_at_files()
+    assert ["removed" in text for text in told] == [True]
+    assert "in the file now" not in told[0]
+    with pytest.raises(subprocess.CalledProcessError):
+        elsewhere(path, "SELECT * FROM held")
+    in_use.close()
+    recorder._look_at_files()
+    assert [text for text in told if "is in the file now" in text] == told[1:] != []
+    elsewhere(path, "SELECT * FROM held")
+    recorder.close()
 
 
 def test_a_log_that_somebody_wrote_meanwhile_is_not_mixed_with_ours(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gatepost_policy.lookup.numbers import contains
 from gatepost_policy.lookup.snapshot import (
     DAMAGE,
     EMPTY,
@@ -29,7 +30,6 @@ from gatepost_policy.lookup.snapshot import (
     TRAPS_FILE,
     TRAPS_HEAD,
     Snapshot,
-    contains,
     file_names,
     hasher,
     load,

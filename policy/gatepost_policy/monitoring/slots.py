@@ -10,6 +10,7 @@ Layout: MAGIC, then SLOTS slots of WORDS unsigned 64-bit words in the machine's 
 """
 
 import os
+import time
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ FIXED = ("pid", "in_flight", "connections", "exceptions", "messages", "latency_u
 WORDS = 32
 SIZE = 64 + SLOTS * WORDS * 8
 NAME = "slots"
+LATE_S = 0.05  # figures of messages may be written so much later
 
 PID, IN_FLIGHT, CONNECTIONS, EXCEPTIONS, MESSAGES, LATENCY_US, BUCKETS = range(len(FIXED) + 1)
 CAPTURES_FAILED = BUCKETS + len(BOUNDS) + 1
@@ -67,6 +69,7 @@ class Slot:
         known = os.pread(self._file.fileno(), WORDS * 8, self._start)
         self._words = array("Q", known.ljust(WORDS * 8, b"\0"))
         self._lock = Lock()
+        self._write_at = 0.0  # monotonic
         # A slot that is used again keeps its counters: only the process is another one.
         self._words[PID] = os.getpid()
         self._words[IN_FLIGHT] = 0
@@ -80,6 +83,7 @@ class Slot:
                 os.ftruncate(self._file.fileno(), SIZE)
 
     def _write(self) -> None:
+        self._write_at = time.monotonic() + LATE_S
         # 256 octets at once: a figure that is read meanwhile is the old or the new one.
         with suppress(OSError):
             os.pwrite(self._file.fileno(), self._words, self._start)
@@ -95,14 +99,18 @@ class Slot:
         """A message is in flight from MAIL FROM on."""
         with self._lock:
             self._words[IN_FLIGHT] += 1
-            self._write()
+            if time.monotonic() >= self._write_at:
+                self._write()
 
     def ended(self) -> None:
         """A message was answered or abandoned."""
         with self._lock:
             if self._words[IN_FLIGHT]:
                 self._words[IN_FLIGHT] -= 1
-                self._write()
+                # A write is as dear as all other figures of a message: none is late for longer
+                # than messages are in flight.
+                if not self._words[IN_FLIGHT] or time.monotonic() >= self._write_at:
+                    self._write()
 
     def answered(self, seconds: float) -> None:
         """A message got its final answer, `seconds` after its end had arrived."""
@@ -115,7 +123,8 @@ class Slot:
             self._words[MESSAGES] += 1
             self._words[LATENCY_US] += max(0, int(seconds * 1e6))
             self._words[BUCKETS + place] += 1
-            self._write()
+            if not self._words[IN_FLIGHT]:
+                self._write()  # else `ended` follows
 
     def failed(self) -> None:
         """A callback ended in the `except` that carries the direction's stance."""

@@ -24,7 +24,7 @@ from gatepost_policy.config import own_names
 from gatepost_policy.ingest import trap_marks, waiting_hits
 from gatepost_policy.recorder import host_name
 from gatepost_policy.recorder.intake import Intake, Log
-from gatepost_policy.store import Files, StoreError, journal_mark
+from gatepost_policy.store import Files, Inode, StoreError, journal_mark
 from gatepost_policy.system import mta_tables
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Recorder:
         self._opened = False
         self._taken_away = False
         self._files: Files | None = None  # of the store that was opened, where it is SQLite
+        self._lost_log: Inode | None = None  # a -wal that was removed and may hold something
         self._revision: tuple[tuple[str, int], ...] | None = None
         self._complained: dict[str, float] = {}
         self._purge_at = 0.0
@@ -160,12 +161,16 @@ class Recorder:
         now = store.files(path)
         what = self._files.changed(now)
         if what is None:
-            lost, self._files = self._files.log_lost(now), now
-            if lost and self._engine is not None:
-                with store.reading(self._engine):
-                    # It was written into the file, or this has failed.
-                    text = "its -wal was removed; what that held is in the file now"
-                self._log("warning", f"recorder: store {path}: {text}")
+            if self._files.log_lost(now):
+                self._log("warning", f"recorder: store {path}: its -wal was removed")
+                self._lost_log = self._files.log
+            self._files = now
+            if self._lost_log is None or self._engine is None:
+                return
+            if store.rescued(self._engine, self._lost_log):
+                text = "what the removed -wal held is in the file now"
+                self._log("info", f"recorder: store {path}: {text}")
+                self._lost_log = None
         elif what == "replaced":
             self._log("warning", f"recorder: store {path}: its file was replaced; it is read anew")
             self._forget()
@@ -300,6 +305,10 @@ class Recorder:
 
     def _forget(self) -> None:
         """Begin anew with the store: after an error nothing we remember of it is sure."""
+        if self._lost_log is not None:
+            text = "whether all that the removed -wal held is in the file is not known"
+            self._log("error", f"recorder: store {config.database_path(self.settings)}: {text}")
+            self._lost_log = None
         if self._engine is not None:
             self._engine.dispose()
         self._engine, self._purger = None, None

@@ -9,13 +9,15 @@ from gatepost_policy.store.engine import (
     name,
     persistently,
     reading,
+    rescued,
     retryable,
     writing,
 )
-from gatepost_policy.store.file_identity import Files, files
+from gatepost_policy.store.file_identity import Files, Inode, files
 
 __all__ = [
     "Files",
+    "Inode",
     "StoreError",
     "again",
     "explain",
@@ -26,6 +28,7 @@ __all__ = [
     "open_url",
     "persistently",
     "reading",
+    "rescued",
     "retryable",
     "writing",
 ]

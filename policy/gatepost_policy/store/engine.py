@@ -181,6 +181,15 @@ def explain(error: SQLAlchemyError, engine: Engine) -> StoreError:
     return StoreError(f"{what}: {line}")
 
 
+def rescued(engine: Engine, log: file_identity.Inode) -> bool:
+    """True where what the removed write-ahead log held is known to be in the file.
+
+    Raises StoreError.
+    """
+    with _translated(engine):
+        return file_identity.rescue(engine, log)
+
+
 def gone(path: Path, what: str) -> StoreError:
     """The error for a SQLite file that is not the one we opened (`Files.changed`)."""
     meaning, step = next((m, s) for sign, m, s, _ in _SQLITE if sign == what)

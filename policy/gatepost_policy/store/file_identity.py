@@ -10,11 +10,15 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DisconnectionError, OperationalError
+from sqlalchemy.pool import QueuePool
 
 Inode = tuple[int, int]
+# Logs without a name whose whole content this process has written into the file, by engine.
+_rescued: "WeakKeyDictionary[Engine, set[Inode]]" = WeakKeyDictionary()
 
 REMOVED = "database file removed"
 STALE = "database file replaced beside its old log"
@@ -74,7 +78,12 @@ def watch(engine: Engine) -> None:
         now = files(path)
         what = was.changed(now)
         if was.log_lost(now):
-            if not _saved(dbapi, path):
+            if dbapi.execute("PRAGMA query_only").fetchone()[0]:
+                pass  # whoever writes does it
+            elif _saved(dbapi, path):
+                if was.log is not None:
+                    _rescued.setdefault(engine, set()).add(was.log)
+            else:
                 raise OperationalError("BEGIN", {}, sqlite3.OperationalError(LOG_GONE))
             raise DisconnectionError("the log was removed")
         if what is None:
@@ -102,8 +111,6 @@ def _saved(dbapi: Any, path: str) -> bool:
     Somebody who only reads may have made a new log meanwhile: it is empty. One that is not holds
     another program's transactions, made on pages without ours.
     """
-    if dbapi.execute("PRAGMA query_only").fetchone()[0]:
-        return True  # whoever writes does it
     try:
         if os.stat(f"{path}-wal").st_size:
             return False
@@ -111,3 +118,16 @@ def _saved(dbapi: Any, path: str) -> bool:
         pass
     busy, pages, written = dbapi.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
     return not busy and pages == written
+
+
+def rescue(engine: Engine, log: Inode) -> bool:
+    """True where a connection of `engine` has written all of the removed `log` into the file.
+
+    Those that are idle are looked at. One that is in use is when it is used next; until then, as
+    where none had it open, nobody knows. Raises SQLAlchemyError where it cannot be written.
+    """
+    for _ in range(engine.pool.checkedin() if isinstance(engine.pool, QueuePool) else 1):
+        if log in _rescued.get(engine, ()):
+            break
+        engine.connect().close()  # the pool gives them out in turn, and each is looked at
+    return log in _rescued.get(engine, ())

@@ -53,9 +53,20 @@ def test_told(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["2001_db8_5_1__4d", "2001.db8.5.1.0.0.0.4d.isp.example",
-                                   "2001[:]db8[:]5:1::4d"])  # fmt: skip
+                                   "2001[:]db8[:]5[:]1[::]4d", "addr2001:db8:5:1::4d",
+                                   "2001:db8:5:1::4dport25", "2001 : db8 : 5 : 1 :: 4d",
+                                   "D.4.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.5.0.0.0.8.B.D.0.1.0.0.2",
+                                   str(int(ip_address("2001:db8:5:1::4d")))])  # fmt: skip
 def test_told_of_ipv6(value: str) -> None:
     assert V6.told_by(value.encode())
+
+
+@pytest.mark.parametrize("value", [
+    "2001:db8:5:1::4e", "2001:db8:5:1::4d1", "2001:db8:5:1::4d:1", "12001:db8:5:1::4d",
+    "2001:db8:5:2::4d", "::4d", "2001:db8:5:1::/64", "a:2001:db8:5:1::4d0",
+])  # fmt: skip
+def test_somebody_elses_ipv6(value: str) -> None:
+    assert not V6.told_by(value.encode())
 
 
 @pytest.mark.parametrize("value", [

@@ -94,9 +94,10 @@ def _verbs(config: EximConfig) -> Iterator[Finding]:
             right = "!acl" if denies else "acl"
             for name in config.calls(statement):
                 inner = config.acls.get(name, ())
-                wrong = not any(key == right and name in value for key, value in statement.parts)
+                keys = {k for k, value in statement.parts if name in value and k in ("acl", "!acl")}
                 known = statement.verb == "require" or denies
-                if (known and not wrong) or not _refuses(inner, stage):
+                # Called in an expansion, the text that comes back decides, not the verb.
+                if not keys or (known and right in keys) or not _refuses(inner, stage):
                     continue
                 yield Finding(
                     "verb", f"{option} = {config.options[option]}",

@@ -212,6 +212,14 @@ def _spellings(address: Ip) -> re.Pattern[bytes]:
     if isinstance(address, IPv6Address):
         short = ":".join(part.lstrip("0") or "0" for part in full.split(":"))
         texts |= {text.replace(":", sign) for text in (plain, short, full) for sign in "-_."}
+        texts |= {str(int(address)), address.reverse_pointer.removesuffix(".ip6.arpa")}
+        # Glued to letters that are no digits of it, or with blanks round the colons.
+        more += (
+            rb"(?<![0-9a-f])(?<![0-9a-f]:)"
+            + rb"\s?:\s?".join(re.escape(part.encode()) for part in text.split(":"))
+            + rb"(?![0-9a-f]|:[0-9a-f])"
+            for text in sorted({plain, short, full})
+        )
     else:
         octets = [*address.packed]
         last = octets[2] * 256 + octets[3]

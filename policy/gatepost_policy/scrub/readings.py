@@ -23,7 +23,7 @@ _HEX = re.compile(rb"(?<![0-9a-f])(?:[2-7][0-9a-f]){6,400}(?![0-9a-f])", re.I)
 _PIECE = re.compile(rb"([\w-]{1,60})\*(\d{1,3})(\*?)=(?:\"([^\"]*)\"|([^;\s\"]*))")
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-f]{4})|x([0-9a-f]{2}))", re.I)  # JSON, JavaScript, C
 # How an address is written so that no program makes a link of it: 192.0.2[.]1, name (at) example.
-_DEFANGED = re.compile(rb"\s?[\[({]\s?(\.|dot|:|@|at)\s?[\])}]\s?|\s(dot|at)\s", re.I)
+_DEFANGED = re.compile(rb"\s?[\[({]\s?(\.|dot|::?|@|at)\s?[\])}]\s?|\s(dot|at)\s", re.I)
 _SIGNS = {b"dot": b".", b"at": b"@"}
 # What NFKC leaves apart and a reader does not: hyphens and dots of other scripts, and what has no
 # width at all.

@@ -54,19 +54,26 @@ def mask_hosts(value: bytes, mask: bytes, name: str, client: ClientWords = NOBOD
     """`value` of the field `name` (lower-case) with telling hosts replaced by `mask`, and without
     the client's words in what is no id."""
 
+    words = _worth_a_look(value, client)
     out: list[bytes] = []
     reached = 0
     for match in _ID.finditer(value):
         left, host = match.group(1), match.group(2)
         if name in OWN_IDS:
-            left = _own_left(left, client)
+            left = _own_left(left, words)
         if host != mask and tells(host, name, client):
             host = mask
-        out += (_outside(value[reached : match.start()], client), left,
+        out += (_outside(value[reached : match.start()], words), left,
                 value[match.end(1) : match.start(2)], host)  # fmt: skip
         reached = match.end()
-    out.append(_outside(value[reached:], client))
+    out.append(_outside(value[reached:], words))
     return b"".join(out)
+
+
+def _worth_a_look(value: bytes, client: ClientWords) -> ClientWords:
+    """The words, and none where the whole value has none: a header may hold thousands of ids."""
+    found = client.told_by(value) or client.without(value) != value
+    return client if found else NOBODY
 
 
 def _own_left(left: bytes, client: ClientWords) -> bytes:
@@ -88,18 +95,19 @@ def _outside(text: bytes, client: ClientWords) -> bytes:
 def telling(value: bytes, name: str, client: ClientWords = NOBODY) -> str | None:
     """The first host in `value` of the field `name` that `mask_hosts` would replace, or the text in
     which it would replace a word; None where it would leave `value` alone."""
+    words = _worth_a_look(value, client)
     reached = 0
     for match in _ID.finditer(value):
         left, host = match.group(1), match.group(2)
         outside = value[reached : match.start()]
-        if _outside(outside, client) != outside:
+        if _outside(outside, words) != outside:
             return outside.strip().decode("utf-8", "replace")
         if tells(host, name, client):
             return host.decode("utf-8", "replace")
-        if name in OWN_IDS and _own_left(left, client) != left:
+        if name in OWN_IDS and _own_left(left, words) != left:
             return left.decode("utf-8", "replace")
         reached = match.end()
     outside = value[reached:]
-    if _outside(outside, client) != outside:
+    if _outside(outside, words) != outside:
         return outside.strip().decode("utf-8", "replace")
     return None

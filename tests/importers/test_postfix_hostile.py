@@ -4,12 +4,17 @@
 client that chose HELO, sender and recipient. Envelope and direction come out as they were.
 """
 
+import time
 from dataclasses import dataclass
+from datetime import UTC
 
+import pytest
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from gatepost_policy.importers.clock import Clock
+from gatepost_policy.importers.postfix import Postfix
 from gatepost_policy.importers.postfix_line import DELIVERED_TO, QUEUED, read_refusal
 
 BAIT = (
@@ -106,3 +111,15 @@ def test_a_login_is_what_stands_behind_the_helo() -> None:
     line = Session("a@home.example", "b@else.example", "h", "none").refusal()
     got = read_refusal(f"{line} sasl_username=alice")
     assert got is not None and got.logged_in
+
+
+@pytest.mark.parametrize(
+    "start", ["4XbcdF1z2y3wD: client=", "4XbcdF1z2y3wD: to=<", "NOQUEUE: reject: "]
+)
+@pytest.mark.parametrize("filler", ["[", ", orig_client=x", " from "])
+def test_long_lines_are_read_once(start: str, filler: str) -> None:
+    """300 kB without an end: what would be looked at anew from each octet takes hours."""
+    line = f"2026-11-20T10:00:00Z mx postfix/smtpd[9]: {start}{filler * (300_000 // len(filler))}"
+    before = time.process_time()
+    assert list(Postfix().lines([line], Clock(UTC, 0.0))) == []
+    assert time.process_time() - before < 5

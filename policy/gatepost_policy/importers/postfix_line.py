@@ -27,13 +27,13 @@ DELIVERED_TO = re.compile(
 # What a delivery's answer ends in where a Postfix took the message.
 QUEUED_AS = re.compile(r" queued as (\w+)\)+\Z")
 CLIENT = re.compile(
-    r"client=(\S*\[[^\]\s]*\](?::\d+)?)"
+    r"client=([^\s\[]*\[[^\]\s]*\](?::\d+)?)"
     r"(?:(, sasl_(?:method|username)=)?(?:.*?(, orig_queue_id=))?"
-    r"(?:.*?, orig_client=(\S*\[[^\]\s]*\]))?.*|)\Z",
+    r"(?:.*?, orig_client=([^\s\[]*\[[^\]\s]*\]))?.*|)\Z",
     re.S,
 )
 _REFUSED = re.compile(
-    r"(?:milter-)?(reject|discard): ([A-Z-]+) from (\S*\[[^\]\s]*\](?::\d+)?): ?(.*)", re.S
+    r"(?:milter-)?(reject|discard): ([A-Z-]+) from ([^\s\[]*\[[^\]\s]*\](?::\d+)?): ?(.*)", re.S
 )
 _CHECKED = ("reject: header ", "reject: body ", "discard: header ", "discard: body ")
 _CODE = re.compile(r"(\d\S*)? ?(?:\d\.\d+\.\d+ )?(<)?")
@@ -48,7 +48,7 @@ _STRICT = re.compile(rf"; from=<({_PATH})>(?:,? to=<({_PATH})>)?{_TAIL}\Z", re.S
 _LOOSE = re.compile(rf"; from=<(.*?)>(?:,? to=<(.*?)>)?{_TAIL}\Z", re.S)
 _LOGGED_IN = re.compile(r"[^>] sasl_username=\S*[^\s>]\Z|> sasl_username=\S*[^\s>]\Z")
 _CHECK_TAIL = re.compile(
-    rf" from (\S*\[[^\]\s]*\](?::\d+)?); from=<({_PATH})> to=<({_PATH})>"
+    rf" from ([^\s\[]*\[[^\]\s]*\](?::\d+)?); from=<({_PATH})> to=<({_PATH})>"
     r" proto=(?:SMTP|ESMTP) helo=<(.*?)>(?:: .*)?\Z",
     re.S,
 )

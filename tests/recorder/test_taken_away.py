@@ -275,3 +275,49 @@ def test_somebody_elses_file_under_our_name(service: Service) -> None:
     service.until(lambda: service.has(0, 12))
     assert len(service.rows()) == 12
     assert segment.read_bytes() == b"precious"
+
+
+def test_a_log_that_sqlite_itself_removes_is_no_news(settings: Settings) -> None:
+    """The last connection that is closed takes the log away: after any error of the store."""
+    told: list[str] = []
+    recorder = Recorder(settings, lambda level, text: told.append(text))
+    assert recorder.lock()
+    recorder.step()
+    recorder._forget()
+    assert not Path(f"{config.database_path(settings)}-wal").exists()
+    recorder.step()
+    recorder.close()
+    assert told == []
+
+
+def test_a_name_that_cannot_be_read_is_said(service: Service) -> None:
+    """The recorder goes on once it can be, and does not die of it."""
+    place = journal_of(service.settings)
+    service.write(0)
+    service.until(lambda: service.has(0, 10))
+    for name in ("recorder.lock", "host"):
+        (place / name).unlink()
+    (place / "host").mkdir()
+    service.until(lambda: said(service, "Is a directory"))
+    (place / "host").rmdir()
+    service.write(10)
+    service.until(lambda: service.has(0, 20))
+    service.end()
+
+
+def test_records_are_taken_in_while_nothing_can_be_published(service: Service) -> None:
+    """A directory lies where a published file should be: said once, and mail is recorded."""
+    service.write(0)
+    service.until(lambda: service.has(0, 10))
+    known = config.state_dir(service.settings) / "known.now"
+    service.until(known.is_file)
+    known.unlink()
+    known.mkdir()
+    service.until(lambda: said(service, "stays as it was"))
+    for first in range(10, 110, 10):
+        service.write(first)
+        service.until(lambda last=first + 10: service.has(0, last))  # type: ignore[misc]
+    known.rmdir()
+    service.until(known.is_file)
+    service.end()
+    assert len(service.said) == len(set(service.said)), "each trouble is said once"

@@ -8,9 +8,9 @@ After a commit that changed traps, listings or repeat senders, and when another 
 them, what every process knows by heart (`lookup`) is published.
 """
 
-import fcntl
 import os
 import select
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -105,7 +105,10 @@ class Recorder:
         self._look_at_files()
         self._pace.begin(self.engine())
         took = self._took = self.ingest_once()
-        self._publish()
+        try:
+            self._publish()
+        except OSError as error:  # records are taken in all the same
+            self._complain(error, "what the services know of traps and listings stays as it was")
         if took:
             return self._taking().more
         # With what waits; so many old hits that they take longer are done in several steps.
@@ -161,7 +164,8 @@ class Recorder:
         now = store.files(path)
         what = self._files.changed(now)
         if what is None:
-            if self._files.log_lost(now):
+            # Where we have nothing open, whoever closed it last has taken it away: SQLite does.
+            if self._files.log_lost(now) and self._engine is not None:
                 self._log("warning", f"recorder: store {path}: its -wal was removed")
                 self._lost_log = self._files.log
             self._files = now
@@ -191,13 +195,10 @@ class Recorder:
         for directory in (self.directory, self.state):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(self.directory / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
+        if not host_name.locked(handle):
             return False
+        self._host = host_name.under(handle, self.directory, self._host)
         self._lock = handle
-        self._host = host_name.of(self.directory, self._host)
         self._intake = Intake(self.settings, self._host, self._log, self._taken_away)
         poke = self.directory / journal.POKE
         with suppress(FileExistsError):
@@ -205,7 +206,7 @@ class Recorder:
         # Both ends: a pipe without a writer would be "readable" (end of file) all the time.
         self._poke = os.open(poke, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         for stale in self.directory.glob(".*"):
-            # Made by a writer that was killed before it could use it. Old enough, or still new.
+            # Of a writer that was killed before it could use it. Old enough, or still new.
             with suppress(OSError):
                 if time.time() - stale.stat().st_mtime > 60 and journal.abandoned(stale):
                     stale.unlink()
@@ -246,8 +247,8 @@ class Recorder:
             if (name := lookup.touched(self.state)) is not None:
                 text = "was changed or removed by somebody else; it is written again"
                 self._log("warning", f"recorder: {self.state / name} {text}")
-                lookup.anew(self.state)
                 self._revision = None
+                lookup.anew(self.state)
             if revision != self._revision or self._taking().changed:
                 lookup.publish(connection, self.state, self.settings)
                 self._revision, self._taking().changed = revision, False
@@ -291,15 +292,14 @@ class Recorder:
                     os.read(self._poke, 65_536)
                 return
 
-    def _complain(self, error: Exception) -> None:
+    def _complain(self, error: Exception, kept: str = "") -> None:
         now = time.monotonic()
         # Each trouble at once, and then once a minute.
         self._complained = {t: at for t, at in self._complained.items() if now - at < COMPLAIN_S}
         if str(error) not in self._complained:
             self._complained[str(error)] = now
-            why = journal.refused(self.directory)
-            kept = "the journal keeps what comes"
-            if why is not None:
+            kept = kept or "the journal keeps what comes"
+            if (why := journal.refused(self.directory)) is not None:
                 kept = f"the journal cannot keep what comes either: {why.strerror or why}"
             self._log("error", f"recorder: {error}; {kept}")
 
@@ -392,6 +392,4 @@ def _ingested(engine: Engine, directory: Path, wanted: dict[str, int]) -> bool:
 
 
 def _to_stderr(level: str, line: str) -> None:
-    import sys
-
     print(f"{level}: {line}", file=sys.stderr, flush=True)

@@ -349,3 +349,12 @@ def test_docker_cuts_what_is_long(run: Run, tmp_path: Path) -> None:
     )
     code, output = run("import", "postfix", str(log), "--zone", "UTC")
     assert (code, output.split(",")[0]) == (0, "6 lines: 2 new")
+
+
+def test_pieces_that_are_read_apart() -> None:
+    """`watch` reads what there is: the rest of a line comes with the next look."""
+    lines = written(FORMS["CRI, in pieces"], POSTFIX).rstrip("\n").split("\n")
+    unwrap = unwrapped(lines[:8])  # the head ends amid a line
+    assert unwrap is not None
+    seen = [line for one in lines for block in unwrap([[one]]) for line in block]
+    assert seen == [bsd(n, *event) for n, event in enumerate(POSTFIX)]

@@ -171,6 +171,7 @@ class _Log:
     head: list[str]
     start: bytes
     unwrap: Callable[[Iterable[list[str]]], Iterable[list[str]]] | None
+    wrapped: list[str]  # the head as it came
     first: float | None = None
 
 
@@ -200,11 +201,11 @@ def _opened(stack: ExitStack, path: str, zone: tzinfo | None, now: float) -> _Lo
         stack.callback(file.close)
         # A line without a year is not later than its file.
         clock = Clock(zone, now if file.modified is None else file.modified)
-        head = file.head(HEAD_LINES)
+        head = wrapped = file.head(HEAD_LINES)
         unwrap = unwrapped(head)
         if unwrap is not None:
             head = [line for block in unwrap([head]) for line in block]
-        return _Log(file, clock, head, file.start(), unwrap)
+        return _Log(file, clock, head, file.start(), unwrap, wrapped)
     except OSError as error:
         raise Failure(f"{shown(path)}: {error.strerror or error}") from None
 
@@ -225,6 +226,7 @@ def _settle_years(
     for lines in _bare(log, lambda count: None):
         years.take(lines)
     log.file.again()
+    log.unwrap = unwrapped(log.wrapped)  # without what the end of the log left unfinished
     end = log.file.named_date() or log.file.packed_at()
     begin = year if year is not None else years.begin(end) if end is not None else None
     if begin is None:

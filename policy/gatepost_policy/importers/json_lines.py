@@ -44,9 +44,11 @@ def is_wrapped(line: str) -> bool:
     return any(f'"{name}"' in line for name in _TEXT)
 
 
-def bare(blocks: Iterable[list[str]]) -> Iterator[list[str]]:
-    """The lines of syslog that these objects hold."""
-    begun: dict[str, str] = {}
+def bare(begun: dict[str, str], blocks: Iterable[list[str]]) -> Iterator[list[str]]:
+    """The lines of syslog that these objects hold.
+
+    `begun` are docker's lines that are not whole yet: who follows a log reads it part by part.
+    """
     for lines in blocks:
         out = []
         for line in lines:

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 
 from gatepost_policy.importers import json_lines
 
@@ -115,7 +116,8 @@ def unwrapped(head: list[str]) -> Callable[[Lines], Lines] | None:
         step = _layer(lines)
         if step is None:
             break
-        steps.append(step)
+        # One of its own: what the head leaves unfinished comes again with the log.
+        steps.append(_layer(lines) or step)
         lines = [line for block in step([lines]) for line in block]
     if not steps:
         return None
@@ -138,9 +140,9 @@ def _layer(lines: list[str]) -> Callable[[Lines], Lines] | None:
     if sum(map(_is_journal, lines)) >= enough:
         return _objects
     if sum(map(json_lines.is_wrapped, lines)) >= enough:
-        return json_lines.bare
+        return partial(json_lines.bare, {})
     if sum(bool(_CRI.match(line)) for line in lines) >= enough:
-        return _cri
+        return partial(_cri, {})
     if _VERBOSE.match(lines[0]):
         return _verbose
     # These are read as they are.
@@ -180,9 +182,11 @@ def _rewriter(pattern: re.Pattern[str], replacement: Replacement) -> Callable[[L
     return rewrite
 
 
-def _cri(blocks: Lines) -> Iterator[list[str]]:
-    """Kubernetes' CRI: a long line comes in pieces, P and P and then F, each stream's its own."""
-    begun: dict[str, str] = {}
+def _cri(begun: dict[str, str], blocks: Lines) -> Iterator[list[str]]:
+    """Kubernetes' CRI: a long line comes in pieces, P and P and then F, each stream's its own.
+
+    `begun` are the lines that are not whole yet: who follows a log reads it part by part.
+    """
     for lines in blocks:
         out = []
         for line in lines:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from sqlalchemy import Connection, Engine
 
 from gatepost_policy import store
@@ -187,19 +188,34 @@ def dump(sums: deltas.Sums) -> str:
             "fields": names,
             "rows": [[key, values(one)] for key, one in getattr(sums, name).items()],
         }
-    return json.dumps(out, separators=(",", ":"), default=sorted)
+    try:
+        return orjson.dumps(out, default=sorted).decode()
+    except TypeError:  # half of a surrogate pair
+        return json.dumps(out, separators=(",", ":"), default=sorted)
 
 
 def load(text: str) -> deltas.Sums:
     """The sums that `dump` wrote."""
     sums = deltas.Sums()
-    for name, told in json.loads(text).items():
-        found = getattr(sums, name)
+    try:
+        tables = orjson.loads(text)
+    except ValueError:
+        tables = json.loads(text)
+    for name, told in tables.items():
+        found, kind = getattr(sums, name), _KINDS[name]
+        names = [field.name for field in fields(kind)]
+        seen = names.index("seen") if "seen" in names else -1
+        if told["fields"] == names:
+            for key, values in told["rows"]:
+                if seen >= 0:
+                    values[seen] = set(values[seen])
+                found[tuple(key)] = kind(*values)
+            continue
         for key, values in told["rows"]:
             given = dict(zip(told["fields"], values, strict=True))
             if "seen" in given:
                 given["seen"] = set(given["seen"])
-            found[tuple(key)] = _KINDS[name](**given)
+            found[tuple(key)] = kind(**given)
     return sums
 
 

@@ -45,6 +45,7 @@ BATCH_RECORDS = 1_000
 # for the store would else be one transaction of half a minute, for which the other hosts wait.
 HIT_RECORDS = 20
 SHORT_S = 60.0
+FINISH_S = 10.0
 PEEK_BYTES = 65_536
 
 Log = Callable[[str, str], None]  # level, text
@@ -91,15 +92,19 @@ class Intake:
         """Ingest one batch of waiting records; how many. Raises StoreError or OSError."""
         took = self._once(engine)
         if self._hits_wait:
-            self._judge(engine(), wait=self._hits_wait > waiting_hits.QUEUE_MAX)
+            self._judge(engine(), self._hits_wait > waiting_hits.QUEUE_MAX)
         return took
 
     def finish(self, engine: Callable[[], Engine]) -> None:
-        """Judge all hits that this host has left. Raises StoreError or OSError."""
-        while self._hits_wait:
-            self._judge(engine(), wait=True)
+        """Judge what this host has left, for FINISH_S; the rest after the next start."""
+        end = time.monotonic() + FINISH_S
+        while self._hits_wait and time.monotonic() < end:
+            left = self._hits_wait
+            self._judge(engine())
+            if self._hits_wait >= left:
+                time.sleep(0.02)
 
-    def _judge(self, engine: Engine, *, wait: bool) -> None:
+    def _judge(self, engine: Engine, wait: bool = False) -> None:
         try:
             self._judge_some(engine, wait, waiting_hits.TAKE)
         except Exception as error:

@@ -68,7 +68,7 @@ class History:
         self._settings = settings
         self._questions: SimpleQueue[_Question] = SimpleQueue()
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._asker: threading.Thread | None = None
         self._loaded = threading.Event()
         self._pause_until = 0.0
         self._open: dict[_Key, _Question] = {}  # asked and not answered
@@ -87,9 +87,9 @@ class History:
         ):
             return known.answer
         with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="history", daemon=True)
-                self._thread.start()
+            if self._asker is None:
+                self._asker = threading.Thread(target=self._serve, name="history", daemon=True)
+                self._asker.start()
         self._loaded.wait(LOAD_S)
         asked_at = time.monotonic()
         with self._lock:

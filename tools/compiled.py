@@ -2,10 +2,10 @@
 
     python tools/compiled.py INTO
 
-INTO is a folder with the packages gatepost_milter and gatepost_policy (site-packages of an install);
-or the top of a checkout. Each module of MODULES gets an extension module beside its source, which
-Python prefers; the source stays, for tracebacks. The same source runs either way. Wants mypy (which
-brings mypyc), a C compiler and Python's headers; exit 2 where one of them is missing.
+INTO is a folder with the packages gatepost_milter and gatepost_policy (the site-packages of an
+install), or the top of a checkout. Each module of MODULES gets an extension module beside its
+source, which Python prefers; the source stays, for tracebacks, and is the same either way. Wants
+mypy (which brings mypyc), a C compiler and Python's headers; exit 2 where one of them is missing.
 
 Not compiled: what is asked once (settings, commands, pages), `filter.session`, whose methods a
 debugger and the tests want to get at, and modules that mypyc does not take.
@@ -23,7 +23,73 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
 MODULES = """
-{modules}
+gatepost_milter.engine.dialogue
+gatepost_milter.engine.native
+gatepost_milter.filter.answers
+gatepost_milter.filter.checks
+gatepost_milter.filter.context
+gatepost_milter.filter.gate
+gatepost_milter.filter.hop
+gatepost_milter.filter.own_results
+gatepost_milter.filter.tracer
+gatepost_milter.filter.transcript
+gatepost_milter.filter.trap_mail
+gatepost_milter.protocol.constants
+gatepost_milter.protocol.negotiation
+gatepost_milter.protocol.order
+gatepost_milter.protocol.packets
+gatepost_milter.protocol.peer
+gatepost_milter.protocol.text
+gatepost_policy.dkim.answers
+gatepost_policy.dkim.arc
+gatepost_policy.dkim.authresults
+gatepost_policy.dkim.blanks
+gatepost_policy.dkim.body
+gatepost_policy.dkim.claimed_name
+gatepost_policy.dkim.fields
+gatepost_policy.dkim.keys
+gatepost_policy.dkim.outcome
+gatepost_policy.dkim.proof
+gatepost_policy.dkim.reasons
+gatepost_policy.dkim.signature
+gatepost_policy.dkim.verifier
+gatepost_policy.dmarc.checker
+gatepost_policy.dmarc.record
+gatepost_policy.dmarc.walk
+gatepost_policy.dns.answer
+gatepost_policy.dns.task
+gatepost_policy.ingest.deltas
+gatepost_policy.ingest.row_values
+gatepost_policy.ingest.rows
+gatepost_policy.journal.record
+gatepost_policy.journal.segment
+gatepost_policy.journal.writer
+gatepost_policy.lookup.snapshot
+gatepost_policy.lookup.state
+gatepost_policy.mail.address
+gatepost_policy.mail.addressed
+gatepost_policy.mail.client_address
+gatepost_policy.mail.dates
+gatepost_policy.mail.decision
+gatepost_policy.mail.dkim_reason
+gatepost_policy.mail.facts
+gatepost_policy.mail.index_key
+gatepost_policy.mail.marks
+gatepost_policy.mail.organisation
+gatepost_policy.mail.own
+gatepost_policy.mail.real_address
+gatepost_policy.mail.reason_words
+gatepost_policy.mail.received
+gatepost_policy.mail.trail
+gatepost_policy.rules.blame
+gatepost_policy.rules.excuses
+gatepost_policy.rules.known
+gatepost_policy.rules.rules
+gatepost_policy.rules.trace
+gatepost_policy.rules.whose_mail
+gatepost_policy.spf.checker
+gatepost_policy.system.answered_ids
+gatepost_policy.system.socket_address
 """.split()
 PACKAGES = ("gatepost_milter", "gatepost_policy")
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")

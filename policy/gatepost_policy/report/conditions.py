@@ -29,7 +29,6 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.orm import aliased
 
 from gatepost_policy.mail import client_address, index_key
 from gatepost_policy.mail.address import Address
@@ -132,7 +131,7 @@ def _by_name(name: str) -> ColumnElement[bool]:
 def _by_dkim(result: str) -> ColumnElement[bool]:
     """A message with a signature of this result; `none` is one that was seen whole, unsigned."""
     # A name of its own: the query around it may look at the signatures as well.
-    row = aliased(MessageSignature)
+    row = MessageSignature.__table__.alias().c
     mine = exists().where(row.message_id == Message.id)
     if result == "none":
         return and_(Message.stage == "end", or_(~mine, mine.where(row.result == "none")))

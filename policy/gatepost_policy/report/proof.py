@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select
-from sqlalchemy.orm import InstrumentedAttribute
 
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.address import is_within
@@ -22,6 +21,7 @@ from gatepost_policy.report.conditions import (
     proven,
 )
 from gatepost_policy.report.selection import Selection, key_range
+from gatepost_policy.store.schema import Mapped
 from gatepost_policy.store.tables import (
     Message,
     MessageDomain,
@@ -103,7 +103,7 @@ def _any(connection: Connection, found: Select[int]) -> bool:
     return connection.scalar(found.limit(1)) is not None
 
 
-def _speaks_for(column: InstrumentedAttribute[str | None], domain: str) -> ColumnElement[bool]:
+def _speaks_for(column: Mapped[str | None], domain: str) -> ColumnElement[bool]:
     """True for `domain`, what is above it and what is below it, as in alignment.
 
     No pattern: `_` and `%` are characters like others.

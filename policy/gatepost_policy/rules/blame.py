@@ -143,7 +143,7 @@ def _without_service(case: Case, listed: list[Identity]) -> tuple[Identity, ...]
         mine = {s.b_hash for s in case.facts.signatures if s.b_hash}
         message_id = case.facts.message_id
         return any(
-            hit.reason in (*WITNESSED, Reason.ONE_WITNESS)
+            (hit.reason in WITNESSED or hit.reason is Reason.ONE_WITNESS)
             and (hit.b_hash is None or hit.b_hash not in mine)
             and (message_id is None or hit.message_id != message_id)
             for hit in case.hits(organisation(domain))

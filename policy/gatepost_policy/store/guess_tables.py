@@ -5,9 +5,8 @@ back by deleting its rows; whoever reads adds the sources up (`traps.mined`).
 """
 
 from sqlalchemy import BigInteger, Float, String, Text
-from sqlalchemy.orm import Mapped, mapped_column
 
-from gatepost_policy.store.schema import Base, BigKey, Ordered
+from gatepost_policy.store.schema import Base, BigKey, Mapped, Ordered, mapped_column
 
 MAX_ROWS = 1_000_000  # addresses, and as many hosts: later ones are left out
 LIVE = 0  # the source of what `milterctl watch` has followed

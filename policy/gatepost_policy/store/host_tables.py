@@ -1,9 +1,8 @@
 """The tables with which hosts keep the store going; `tables` has them too."""
 
 from sqlalchemy import BigInteger, Float, String, Text
-from sqlalchemy.orm import Mapped, mapped_column
 
-from gatepost_policy.store.schema import Base, BigKey
+from gatepost_policy.store.schema import Base, BigKey, Mapped, mapped_column
 
 
 class JournalMark(Base):

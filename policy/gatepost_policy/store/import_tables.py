@@ -4,9 +4,8 @@ Which messages an import brought stands beside their keys (`message_key.import_i
 """
 
 from sqlalchemy import BigInteger, Boolean, Float, Integer, String, Text
-from sqlalchemy.orm import Mapped, mapped_column
 
-from gatepost_policy.store.schema import Base, BigKey, Ordered
+from gatepost_policy.store.schema import Base, BigKey, Mapped, Ordered, mapped_column
 
 
 class ImportRun(Base):

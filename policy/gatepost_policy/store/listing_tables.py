@@ -11,9 +11,8 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.orm import Mapped, mapped_column
 
-from gatepost_policy.store.schema import Base, BigKey, Ordered
+from gatepost_policy.store.schema import Base, BigKey, Mapped, Ordered, mapped_column
 
 NOUGHT = text("0")
 

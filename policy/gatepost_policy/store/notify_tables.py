@@ -1,9 +1,8 @@
 """The tables of `milterctl notify`. `tables` has them too: it is the whole schema."""
 
 from sqlalchemy import BigInteger, Float, Index, String, Text
-from sqlalchemy.orm import Mapped, mapped_column
 
-from gatepost_policy.store.schema import Base, BigKey
+from gatepost_policy.store.schema import Base, BigKey, Mapped, mapped_column
 
 
 class Notice(Base):

@@ -15,7 +15,6 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.orm import Mapped, mapped_column
 
 # The whole schema is here: whoever imports this module has every table in Base.metadata.
 from gatepost_policy.store import guess_tables as guess_tables
@@ -37,7 +36,7 @@ from gatepost_policy.store.listing_tables import TrapRow as TrapRow
 from gatepost_policy.store.listing_tables import WaitingHit as WaitingHit
 from gatepost_policy.store.notify_tables import Notice as Notice
 from gatepost_policy.store.notify_tables import NotifyState as NotifyState
-from gatepost_policy.store.schema import Base, BigKey, Ordered
+from gatepost_policy.store.schema import Base, BigKey, Mapped, Ordered, mapped_column
 
 NOUGHT = text("0")
 # The domain of a recipient's key, with its `@`: what stands behind the last one (a quoted local

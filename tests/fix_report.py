@@ -18,6 +18,7 @@ from gatepost_policy.journal import record
 from gatepost_policy.journal.record import Seen
 from gatepost_policy.mail import address
 from gatepost_policy.mail.decision import Action, Decision, Reason
+from gatepost_policy.mail.dkim_reason import Why
 from gatepost_policy.mail.facts import Client, Facts, Family, Recipient, Signature, Source
 from gatepost_policy.report import history
 from gatepost_policy.report.report import Report
@@ -92,7 +93,7 @@ def signature(domain: str, result: str = "pass", **other: object) -> Signature:
         "body_limit": 2236144,
         "crypto": "pass" if result == "pass" else "fail",
         "result": result,
-        "reason": None if result == "pass" else "signature did not verify",
+        "reason": None if result == "pass" else Why.BAD_SIGNATURE,
     }
     return Signature(**{**given, **other})  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""What tools/compiled.py compiles: modules that are there, and none that reads rows of the store."""
+"""What tools/compiled.py compiles is there, and does not take rows of the store apart."""
 
 import importlib.util
 from pathlib import Path

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 TOP = Path(__file__).resolve().parent.parent
 MODULES = """
@@ -96,7 +97,7 @@ SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 FLAGS = ["-O2", "-g0", "-DNDEBUG", "-fwrapv", "-fPIC", "-w"]
 
 
-def die(text: str) -> None:
+def die(text: str) -> NoReturn:
     """One line, and exit 2."""
     print(f"compiled: {text}", file=sys.stderr)
     sys.exit(2)

@@ -149,7 +149,16 @@ def _hit(
     return Event("sender-back" if back else "trap-hit", value, first, now, len(lines), data)
 
 
-def _gaps(connection: Connection) -> list[JournalGap]:
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A time (Unix seconds) in which so many records were lost."""
+
+    since: float
+    until: float
+    lost: int
+
+
+def _gaps(connection: Connection) -> list[Gap]:
     """The newest losses. Not by number: SQLite gives those of rows that went out again."""
     gap = JournalGap
     rows = connection.execute(
@@ -157,10 +166,10 @@ def _gaps(connection: Connection) -> list[JournalGap]:
         .order_by(gap.until.desc(), gap.id.desc())
         .limit(GAPS_MOST)
     )
-    return [JournalGap(since=row.since, until=row.until, lost=row.lost) for row in rows]
+    return [Gap(row.since, row.until, row.lost) for row in rows]
 
 
-def _gap_key(gap: JournalGap) -> str:
+def _gap_key(gap: Gap) -> str:
     return f"{gap.since!r} {gap.until!r} {gap.lost}"
 
 

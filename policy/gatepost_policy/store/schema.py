@@ -7,7 +7,7 @@ of which nothing else is used: importing it took a fifth of the time of a short 
 """
 
 from types import NoneType
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Never, get_args
 
 from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text
 
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
         """The base of all tables."""
 
         metadata = METADATA
+
+        def __init__(self, never: Never) -> None:
+            """A row is no object of its table's class."""
 
 else:
     mapped_column = Column

@@ -136,7 +136,7 @@ def test_every_log_of_the_corpus() -> None:
     assert len(files) > 100
     wanted: list[tuple[Exim | Postfix, tuple[str, ...]]] = [
         (Exim(), ("inbound", "refused", "submission", "local", "dkim")),
-        (Postfix(), ("inbound", "refused")),
+        (Postfix(), ("local", "refused", "logins")),
     ]
     for importer, kinds in wanted:
         seen = 0

@@ -154,6 +154,10 @@ def test_the_seed(corpus: Path, tmp_path: Path) -> None:
         "last_seen": "2011-04-28T12:40:26Z",
         "families": {"ipv4": 4, "ipv6": 1},
         "dkim": {"pass": 4, "fail": 1},
+        "dkim_own": {"pass": 4, "fail": 1},
+        "dkim_others": {},
+        "spf": {},
+        "dmarc": {},
         "trap_hits": 5,
         "median_gap_days": 42.1,
     }

@@ -2,10 +2,9 @@
 
     python tools/compiled.py INTO
 
-INTO is a folder with the packages gatepost_milter and gatepost_policy (the site-packages of an
-install), or the top of a checkout. Each module of MODULES gets an extension module beside its
-source, which Python prefers; the source stays, for tracebacks, and is the same either way. Wants
-mypy (which brings mypyc), a C compiler and Python's headers; exit 2 where one of them is missing.
+INTO is the top of a checkout. Each module of MODULES gets an extension module beside its source,
+which Python prefers; the source stays, for tracebacks, and is the same either way. Wants mypy
+(which brings mypyc), a C compiler and Python's headers; exit 2 where one of them is missing.
 
 Not compiled: what is asked once (settings, commands, pages), `filter.session`, whose methods a
 debugger and the tests want to get at, and modules that mypyc does not take.
@@ -104,13 +103,11 @@ def die(text: str) -> NoReturn:
 
 
 def places(into: Path) -> dict[str, Path]:
-    """Where each package lies below `into`: side by side, or as in a checkout."""
-    found = {}
-    for package in PACKAGES:
-        room = into / package.removeprefix("gatepost_") / package
-        found[package] = room if room.is_dir() else into / package
-        if not found[package].is_dir():
-            die(f"{into}: no {package} in it")
+    """Where each package lies in the checkout `into`. Exit 2 where one is missing."""
+    found = {name: into / name.removeprefix("gatepost_") / name for name in PACKAGES}
+    for name, room in found.items():
+        if not room.is_dir():
+            die(f"{into}: no {name} in it")
     return found
 
 

@@ -141,3 +141,12 @@ def test_slots_outlive_a_worker(tmp_path: Path) -> None:
     total = slots.read(tmp_path)
     assert total is not None
     assert (total.messages, total.in_flight) == (1, 0)
+
+
+def test_a_message_that_hangs_is_in_flight(tmp_path: Path) -> None:
+    """Nothing follows it that would write the figures."""
+    slot = slots.Slot(slots.create(tmp_path), 0)
+    slot.connected()
+    slot.began()
+    total = slots.read(tmp_path)
+    assert total is not None and total.in_flight == 1

@@ -17,6 +17,7 @@ ACLS_WITH_CONTROLS = ("acl_smtp_connect", "acl_smtp_helo", "acl_smtp_mail", "acl
 
 
 def asks(statements: tuple[Statement, ...], stage: str) -> bool:
+    """True where one of these asks gatepost-policyd at this stage: rcpt, dkim or data."""
     # Any value may travel in base64 (docs/policy-protocol.md).
     wanted = re.compile(rf"\{{exim [^\n]*?\b(?:stage={stage}\b|b64\.stage=\$\{{base64:{stage}\}})")
     return any(wanted.search(value) for s in statements for _, value in s.parts)

@@ -113,9 +113,8 @@ def _order(live: Live, service: Service) -> Iterator[Finding]:
         if any(postfix_lines.keyword(w) in UNLISTED for w in found):
             rest = ", ".join(w for w in found if postfix_lines.keyword(w) not in UNLISTED)
             edits = live.config.set(name, rest, live.where_set(service, name))
-            if UNLISTED[1] in map(
-                postfix_lines.keyword, found
-            ):  # Postfix refuses unlisted ones by itself, later
+            # Unlisted ones Postfix refuses by itself, later.
+            if UNLISTED[1] in map(postfix_lines.keyword, found):
                 last = STAGES[-1]
                 edits += live.config.set(
                     last, f"{live.config.get(last, service)}, {UNLISTED[1]}",

@@ -99,7 +99,9 @@ class Slot:
         """A message is in flight from MAIL FROM on."""
         with self._lock:
             self._words[IN_FLIGHT] += 1
-            if time.monotonic() >= self._write_at:
+            # The first one at once: where it hangs, nothing would be written any more, and the
+            # figures would say that nothing is in flight.
+            if self._words[IN_FLIGHT] == 1 or time.monotonic() >= self._write_at:
                 self._write()
 
     def ended(self) -> None:

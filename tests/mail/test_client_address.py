@@ -1,11 +1,12 @@
 """A client's address: the forms it comes in, and the networks it lies in."""
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 
 from gatepost_policy.mail import client_address
-from gatepost_policy.mail.facts import Family
+from gatepost_policy.mail.facts import Family, client_prefix
+from gatepost_policy.mail.index_key import prefix_of
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,20 @@ def test_networks_and_families() -> None:
         client_address.family(client_address.parse(t)) for t in ("::ffff:1.2.3.4", "::", "")
     ]
     assert families == [Family.IPV4, Family.IPV6, Family.UNKNOWN]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0.0.0.0", "9.10.99.100", "199.200.249.255", "2001:db8::1", "::ffff:192.0.2.1",
+     "64:ff9b::c000:201", "256.0.0.1", "01.2.3.4", "1.2.3", "1.2.3.4.5", "1.2.3.4\n", "١.2.3.4",
+     " 1.2.3.4", "1.2.3.4/32", ""],
+)  # fmt: skip
+def test_prefix_is_what_the_library_says(text: str) -> None:
+    """The short way for IPv4 takes what `ip_address` takes, and nothing else."""
+    try:
+        want = client_prefix(ip_address(text))
+    except ValueError:
+        with pytest.raises(ValueError, match="IP"):
+            prefix_of(text)
+    else:
+        assert prefix_of(text) == want

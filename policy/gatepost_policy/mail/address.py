@@ -111,7 +111,11 @@ def reversed_domain(domain: str) -> str:
 
     The closing dot keeps `example.org` from matching `example.orgy`.
     """
-    return ".".join(reversed(domain.split("."))) + "." if domain else ""
+    if not domain:
+        return ""
+    labels = domain.split(".")
+    labels.reverse()
+    return ".".join(labels) + "."
 
 
 def is_within(domain: str, parent: str) -> bool:

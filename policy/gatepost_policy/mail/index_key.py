@@ -4,6 +4,7 @@ A key is fit for an index: no NUL, no lone surrogate (neither database stores th
 MAX_KEY characters.
 """
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
@@ -14,6 +15,8 @@ from gatepost_policy.mail.facts import client_prefix
 
 # A PostgreSQL index entry holds 2704 octets; four octets a character, several columns.
 MAX_KEY = 400
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}\Z")
 # The name under which the sums of all messages are kept; it lies in no domain's range.
 EVERYTHING = ""
 
@@ -40,6 +43,8 @@ reverse = lru_cache(maxsize=16_384)(reversed_domain)
 @lru_cache(maxsize=16_384)
 def prefix_of(address: str) -> str:
     """The identity of a client address: /32 or /64. Raises ValueError."""
+    if _IPV4.match(address):
+        return f"{address}/32"  # as most are; `ip_address` takes ten times as long
     return client_prefix(ip_address(address))
 
 

@@ -70,6 +70,71 @@ def test_what_was_pasted(
     assert told(filled, any_settings, **query).summary.messages == messages
 
 
+PASTED = {
+    ("news@slow.example", Kind.SENDER): (
+        "Good News <news@slow.example>",
+        '"News, good" <news@slow.example>', "mailto:news@slow.example",
+        "mailto:news@slow.example?subject=stop", "from=<news@slow.example>,",
+        "F=<news@slow.example>",
+        "'news@slow.example'", '"news@slow.example"', "(news@slow.example)", "news@slow.example;",
+        "news[at]slow[.]example", "news (at) slow (dot) example", "\u200bnews@slow.example\u200b",
+        "From: Good News <news@slow.example>", "\u201cnews@slow.example\u201d",
+        "smtp.mailfrom=news@slow.example", "Return-Path: <news@slow.example>",
+    ),
+    ("slow.example", Kind.DOMAIN): (
+        "https://slow.example/unsubscribe?u=1", "http://slow.example:8080",
+        "hxxps://slow[.]example/x",
+        "slow[.]example", "d=slow.example", "header.d=slow.example", "'slow.example'",
+        "slow.example,",
+        "https://user@slow.example/",
+    ),
+    ("192.0.2.25", Kind.HOST): (
+        "192.0.2.25:40123", "mo.hoster.example[192.0.2.25]", "mo.hoster.example[192.0.2.25]:40123",
+        "client=mo.hoster.example[192.0.2.25]",
+        "H=mo.hoster.example (helo.example) [192.0.2.25]:25",
+        "unknown [192.0.2.25],", "192[.]0[.]2[.]25", "192.0.2.25,",
+    ),
+    ("2001:db8:1::7", Kind.HOST): (
+        "[IPv6:2001:db8:1::7]", "IPv6:2001:DB8:1::7", "[2001:db8:1::7]:25",
+        "out.hoster.example[2001:db8:1::7]",
+    ),
+    ("1Ab2601", Kind.QUEUE_ID): (
+        "1Ab2601:", "queue id: 1Ab2601", "(1Ab2601)",
+        "Jan  5 00:00:00 mx postfix/smtpd[12]: 1Ab2601: client=mo.hoster.example[198.51.100.9]",
+    ),
+    ("one@slow.example", Kind.MESSAGE_ID): (
+        "Message-ID: <one@slow.example>", "message-id=<one@slow.example>,", "id=one@slow.example",
+    ),
+    (TRAP, Kind.TRAP): (f"to=<{TRAP}>,", f"orig_to=<{TRAP}>", f"Never Given <{TRAP}>"),
+}  # fmt: skip
+
+
+def test_what_stands_around_a_pasted_name_is_taken_off(filled: Engine) -> None:
+    with store.reading(filled) as connection:
+        for (_, kind), texts in PASTED.items():
+            for text in texts:
+                got = asked.ask(connection, text, Selection())
+                assert (text, got.kind, got.known) == (text, kind, True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["news@slow example", "a@", "@", "one@a.example two@b.example", "a.example b.example",
+     "x <y> <a@b.example> <c@d.example>"],
+)  # fmt: skip
+def test_no_name_at_all_is_not_called_unknown(text: str) -> None:
+    """ "Nothing is known of it" would be a wrong answer about whoever was meant."""
+    with pytest.raises(ValueError, match="no address"):
+        asked.candidates(text, Selection())
+
+
+def test_a_name_that_is_one_is_left_as_it_is() -> None:
+    for text in ("prvs=00ff=user@slow.example", "SRS0=a=b=c=d@slow.example", '"a b"@slow.example',
+                 "user@[192.0.2.1]", "from=x@slow.example"):  # fmt: skip
+        first = asked.candidates(text, Selection())[1]
+        assert first == (Kind.SENDER, Selection(sender=text))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

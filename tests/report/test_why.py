@@ -10,7 +10,7 @@ from fix_store import AT, message, signature
 from gatepost_policy import listings, recorder, store, traps
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.decision import Action, Reason
-from gatepost_policy.mail.facts import Direction, Identity, IdentityKind
+from gatepost_policy.mail.facts import Direction, Identity, IdentityKind, Source
 from gatepost_policy.render import why as render
 from gatepost_policy.report import why
 from gatepost_policy.report.why import Why
@@ -133,3 +133,15 @@ def test_command_for_a_bare_client(run: Run, engine: Engine, settings: Settings)
     code, out = run("why", "--client", "198.51.100.9", "--sender", "a@b.example", "--recipient",
                     "user@home.example", "--format", "json")  # fmt: skip
     assert json.loads(out)["decision"]["reason"] == "no-bad-signal"
+
+
+def test_an_imported_message_was_decided_by_nobody_here(
+    any_engine: Engine, any_settings: Settings
+) -> None:
+    """Its log says what the MTA did; `no-bad-signal` is no finding of ours."""
+    imported = message(5, traps=(TRAP,), to=(TRAP,), source=Source.POSTFIX_LOG)
+    recorder.record_batch(any_engine, [imported], any_settings)
+    with store.writing(any_engine) as connection:
+        traps.add(connection, TRAP, at=AT)
+    words = render.differs(told(any_engine, any_settings, "Q5"))
+    assert words.startswith("By its log the MTA said accept; ") and "no-bad-signal" not in words

@@ -112,6 +112,23 @@ def test_a_trap_made_by_mistake_is_taken_back_with_its_hits(web: Web, engine: En
     assert web.post("/undo", act=number.group(1), kind="trap", value=REAL).status_code == 400
 
 
+def test_what_is_called_done_was_done_here(web: Web) -> None:
+    """The word stands in the address: another's link must not make the page say it."""
+    answer = web.post("/act", action="note", value="paper.example", note="a friend")
+    assert answer.location is not None
+    assert "Done: note on paper.example kept." in web.see(answer.location)
+    for forged in (
+        "paper.example is a trap",
+        "",
+        '"paper.example is a trap"',
+        answer.location[-30:],
+    ):
+        assert (
+            "Done:"
+            not in web.client.get("/sender/paper.example", query_string={"done": forged}).text
+        )
+
+
 def rows(engine: Engine) -> list[tuple[Any, ...]]:
     with reading(engine) as connection:
         found = connection.execute(

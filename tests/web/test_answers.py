@@ -12,6 +12,7 @@ import story
 from fix_report import Mail, fill, signature
 from gatepost_policy.config.settings import Settings, Store
 from gatepost_policy.store import open_engine
+from gatepost_policy.web.addresses import place
 from gatepost_policy.web.app import create
 
 NOW = story.START + 200 * story.DAY
@@ -126,3 +127,17 @@ def test_tonight_is_on_top(any_engine: Engine, any_settings: Settings) -> None:
     top = " ".join(re.sub("<[^>]*>", " ", text[: text.index("All that is known")]).split())
     assert "Back after" in top and "slow.example (claimed), 1 hit before, 1 message to" in top
     assert "no privacy test is recorded" in top
+
+
+def test_every_sender_has_an_address_of_its_own(any_engine: Engine, any_settings: Settings) -> None:
+    """Slashes at the front, in twos and threes, a way up, and a line end from a decoded field."""
+    names = ["/a@odd.example", "a//b@odd.example", "a/../b@odd.example", "../b@odd.example",
+             "a?b#c@odd.example", "per%2Fcent@odd.example", "l\nf@odd.example"]  # fmt: skip
+    fill(any_engine, [Mail(f"2026-01-{n:02}T00:00:00", name, ("u@x.example",))
+                      for n, name in enumerate(names, 1)], any_settings)  # fmt: skip
+    web = client(any_engine, any_settings)
+    for name in names:
+        answer = web.get(place("sender", name))
+        assert (name, answer.status_code) == (name, 200)
+        told = web.get(place("sender", name) + ".json").json
+        assert told is not None and told["summary"]["messages"] == 1, name

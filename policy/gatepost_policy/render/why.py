@@ -181,12 +181,16 @@ def _said(said: Said, effects: Mapping[str, str] = _RULE) -> str:
 
 def differs(why: Why) -> str:
     """One line where what was decided is not what the rules say to it."""
+    # A log tells what the MTA did: no rule gave a reason, so there is none to compare.
+    imported = why.line.source.endswith("-log")
+    done = why.line.action if imported else f"{why.line.action} {why.line.reason}"
     said = []
     for found, when in ((why.then, "with what was known then"), (why.now, "now")):
         if found is not None:
-            decided = (found.decision.action.value, found.decision.reason.value)
-            if decided != (why.line.action, why.line.reason):
-                said.append(f"{when} the rules say {' '.join(decided)}")
+            decided = f"{found.decision.action.value} {found.decision.reason.value}"
+            if done != (found.decision.action.value if imported else decided):
+                said.append(f"{when} the rules say {decided}")
     if not said:
         return ""
-    return f"It was decided {shown(f'{why.line.action} {why.line.reason}')}; {', '.join(said)}."
+    start = "By its log the MTA said" if imported else "It was decided"
+    return f"{start} {shown(done)}; {', '.join(said)}."

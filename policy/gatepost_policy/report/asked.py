@@ -2,12 +2,14 @@
 
 How it works: by its form a text may be several of these (`candidates`, pure); the store is asked
 for each, in that order, and the first of which it knows a message is meant. What else it may be is
-told beside it, and where nothing is known that is said, with what was looked for.
+told beside it, and where nothing is known that is said, with what was looked for. Quotes, a display
+name, a log's `client=` and the like are taken off where the text as it stands is nothing.
 
 Limits: a trap that is a pattern is found as the address that it caught.
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -16,7 +18,7 @@ from sqlalchemy import Connection, or_, select
 
 from gatepost_policy.mail.address import canonical_domain, parse
 from gatepost_policy.mail.index_key import clean
-from gatepost_policy.report import messages, selection
+from gatepost_policy.report import messages, pasted, selection
 from gatepost_policy.report.conditions import TooWide
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.store.tables import TrapRow
@@ -24,6 +26,11 @@ from gatepost_policy.store.tables import TrapRow
 LONGEST = 1_000  # characters; a longer text is none of these
 _LABEL = r"(?!-)[^\s@<>/:;,\[\]()\"\\]+"
 _DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?\Z")
+_QUOTED = re.compile(r'\A"(?:[^"\\]|\\.)*"')
+_BLANK = re.compile(r"[\s<>]")
+WANTED = (
+    "want an address, a domain, an IP address, a prefix, a host name, a queue id or a Message-ID"
+)
 # Postfix (short and long), Exim (old and new), Sendmail.
 _QUEUE_ID = re.compile(r"[0-9A-Za-z]{5,24}(-[0-9A-Za-z]{4,11}-[0-9A-Za-z]{2,4})?\Z", re.ASCII)
 
@@ -95,13 +102,31 @@ def _or(kinds: tuple[Kind, ...], word: str = "or") -> str:
 
 
 def candidates(text: str, base: Selection) -> list[tuple[Kind, Selection]]:
-    """What `text` may be by its form, the likeliest first. Pure. Raises ValueError: nothing."""
+    """What `text` may be by its form, the likeliest first. Pure. Raises ValueError: nothing.
+
+    As it stands comes before what is left when quotes, names and the like are taken off.
+    """
     text = clean(text).strip()
-    if not text or len(text) > LONGEST or not text.isprintable():
+    if not text or len(text) > LONGEST:
+        raise ValueError(WANTED)
+    found: list[tuple[Kind, Selection]] = []
+    for reading in pasted.readings(text):
+        with suppress(ValueError):
+            found += [one for one in _as_it_stands(reading, base) if one not in found]
+    if not found:
+        printable = text.isprintable()
         raise ValueError(
-            "want an address, a domain, an IP address, a prefix, a host name, a queue id or a "
-            "Message-ID"
+            f"{text!r} is no address, domain, IP address, queue id or Message-ID"
+            if printable
+            else WANTED
         )
+    return found
+
+
+def _as_it_stands(text: str, base: Selection) -> list[tuple[Kind, Selection]]:
+    """What `text` may be with nothing taken off. Raises ValueError: nothing."""
+    if not text.isprintable():
+        raise ValueError(WANTED)
     network = _network(text)
     if network is not None:
         return [(network, replace(base, host=selection.host(text)))]
@@ -111,6 +136,8 @@ def candidates(text: str, base: Selection) -> list[tuple[Kind, Selection]]:
     found: list[tuple[Kind, Selection]] = []
     if "@" in bare:
         address = parse(bare)
+        if not address.domain or _BLANK.search(_QUOTED.sub("", bare)):
+            raise ValueError(WANTED)
         found.append((Kind.TRAP, replace(base, trap=address)))
         if address.local and address.domain:
             found.append((Kind.SENDER, replace(base, sender=bare)))
@@ -125,8 +152,6 @@ def candidates(text: str, base: Selection) -> list[tuple[Kind, Selection]]:
         name = canonical_domain(bare)
         found.append((Kind.DOMAIN, replace(base, sender=bare)))
         found.append((Kind.NAME, replace(base, name=name)))
-    elif not found:
-        raise ValueError(f"{bare!r} is no address, domain, IP address, queue id or Message-ID")
     return found
 
 

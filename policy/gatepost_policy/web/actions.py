@@ -8,6 +8,7 @@ socket, and the history says that it is not known.
 import logging
 from dataclasses import dataclass
 
+from itsdangerous import BadSignature, URLSafeSerializer
 from sqlalchemy import Connection, Engine, select, update
 
 from gatepost_policy import listings, traps
@@ -25,6 +26,28 @@ log = logging.getLogger("gatepost.web")
 NOTE_MAX = 500
 ASKED = ("list", "trap")  # what hits somebody, and is asked about before it is done
 WANTED = "want list, forgive, trap, untrap or note"
+
+
+class Sayings:
+    """What was done, in the address of the page that shows it next.
+
+    It is shown as true, so it is signed with this process' `key`: a link from elsewhere must not
+    make the page say "Done".
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._signer = URLSafeSerializer(key, salt="done")
+
+    def sign(self, text: str) -> str:
+        """`text` as a parameter of an address."""
+        return str(self._signer.dumps(text))
+
+    def read(self, given: str | None) -> str | None:
+        """The text; None where it was not signed here."""
+        try:
+            return None if given is None else str(self._signer.loads(given))
+        except BadSignature:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

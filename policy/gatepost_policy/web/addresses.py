@@ -7,10 +7,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
+from werkzeug.routing import BaseConverter
+
 from gatepost_policy.report import filters
 from gatepost_policy.text.times import timestamp
 
 FILTERS = filters.NAMES
+
+
+class Value(BaseConverter):
+    """What a permalink is about: any text, slashes and line ends included."""
+
+    regex = r"(?s:.+?)"
+    part_isolating = False
+    weight = 200  # as werkzeug's own `path`: whatever is more exact comes first
 
 
 def place(kind: str, value: str) -> str:

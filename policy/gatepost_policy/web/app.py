@@ -58,7 +58,7 @@ from gatepost_policy.text import times
 from gatepost_policy.text.escape import shown
 from gatepost_policy.web import actions as acting
 from gatepost_policy.web import case, more
-from gatepost_policy.web.addresses import Addresses, place
+from gatepost_policy.web.addresses import Addresses, Value, place
 
 ACTOR_MAX = 100
 KINDS = ("sender", "host", "trap", "name")
@@ -108,8 +108,13 @@ def create(
     )
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(page.FILTERS)
+    # A local part may begin with a slash, and have two (RFC 5321 4.1.2): they are not merged.
+    app.url_map.merge_slashes = False
+    app.url_map.converters["value"] = Value
     if actions:
         CSRFProtect(app)
+
+    sayings = acting.Sayings(app.config["SECRET_KEY"])
 
     def tell(kind: str | None, value: str, now: float) -> Told:
         try:
@@ -160,7 +165,7 @@ def create(
             notes=told.notes,
             actions=actions,
             token=generate_csrf if actions else None,
-            done=request.args.get("done"),
+            done=sayings.read(request.args.get("done")),
             is_trap=told.is_trap,
             older=at.shift(told.chosen.limit, **kept) if older else None,
             form=lambda extension: at.form(extension, **kept, **skipped),
@@ -237,7 +242,7 @@ def create(
             return redirect(addresses().link("message", str(found[0])))
         chosen = asked.selection
         if chosen.host is not None:
-            return redirect(addresses().link("host", value.strip("[]")))
+            return redirect(addresses().link("host", chosen.query()["host"]))
         if chosen.trap is not None:
             return redirect(addresses().link("trap", chosen.trap.raw))
         if chosen.name is not None:
@@ -265,7 +270,7 @@ def create(
             explained=why_text.explained, version=version("gatepost"),
         )  # fmt: skip
 
-    @app.get("/<any(sender, host, trap, name):kind>/<path:value>")
+    @app.get("/<any(sender, host, trap, name):kind>/<value:value>")
     def one(kind: str, value: str) -> Any:
         bare, dot, extension = value.rpartition(".")
         if dot and extension in ("json", "csv"):
@@ -306,7 +311,7 @@ def create(
             except ValueError as error:
                 abort(400, str(error))
             where = place(_kind_of(name, value), value)
-            return redirect(addresses().to(where, done=done), 303)
+            return redirect(addresses().to(where, done=sayings.sign(done)), 303)
 
         @app.post("/undo")
         def undo() -> Any:
@@ -316,7 +321,7 @@ def create(
             except ValueError as error:
                 abort(400, str(error))
             where = place(kind, value) if kind in KINDS else "/"
-            return redirect(addresses().to(where, done=done), 303)
+            return redirect(addresses().to(where, done=sayings.sign(done)), 303)
 
     @app.errorhandler(CSRFError)
     @app.errorhandler(HTTPException)

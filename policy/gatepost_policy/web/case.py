@@ -34,7 +34,7 @@ def add(
     """The addresses `/evidence/KIND/VALUE`. `select` reads whom it is about, with the filters, and
     raises ValueError."""
 
-    @app.get("/evidence/<any(sender, host):kind>/<path:value>")
+    @app.get("/evidence/<any(sender, host):kind>/<value:value>")
     def evidence(kind: str, value: str) -> Any:
         now = clock()
         said: list[str] = []

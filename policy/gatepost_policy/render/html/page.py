@@ -34,7 +34,7 @@ from gatepost_policy.text.times import timestamp
 Link = Callable[[str, str], str]
 
 WHOLE_MAX = 28  # characters of a name that is never broken: it fits a phone's column
-BREAKS = re.compile(r"(?<=[@.:/_\-])")  # where a longer one may be
+BREAKS = re.compile(r"(?<=[@.:/_=+\-])")  # where a longer one may be
 
 
 def environment() -> Environment:
@@ -123,10 +123,19 @@ TITLES = {
 
 def title(query: Mapping[str, Any]) -> str:
     """What the report is about, in words."""
+    return _title(query, shown)
+
+
+def _title(query: Mapping[str, Any], written: Callable[[str], str]) -> str:
     subject = _subject(query)
     if subject is None:
         return "Who keeps coming back?"
-    return TITLES[subject].format(shown(str(query[subject])))
+    return TITLES[subject].format(written(str(query[subject])))
+
+
+def heading(query: Mapping[str, Any]) -> str:
+    """The same as HTML, with the places where a long name may be broken."""
+    return Markup(_title(query, _soft))  # TITLES are ours, and _soft escapes
 
 
 def filters(query: Mapping[str, Any]) -> list[str]:
@@ -194,6 +203,7 @@ def context(
         drawn = [line] if line else [charts.families(series, zoom), charts.results(series, zoom)]
     return {
         "title": title(report.query),
+        "heading": heading(report.query),
         "report": told,
         "acts": report.acts,
         "filters": narrowed,

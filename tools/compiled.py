@@ -55,7 +55,7 @@ gatepost_policy.dkim.signature
 gatepost_policy.dkim.verifier
 gatepost_policy.dmarc.checker
 gatepost_policy.dmarc.record
-gatepost_policy.dmarc.walk
+gatepost_policy.dmarc.tree_walk
 gatepost_policy.dns.answer
 gatepost_policy.dns.task
 gatepost_policy.ingest.deltas

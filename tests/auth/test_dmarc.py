@@ -9,7 +9,7 @@ from dmarc_walks import CASES, Case, zone_of
 from dnskit import serving
 from gatepost_policy.config.settings import Dkim
 from gatepost_policy.dmarc import Checker
-from gatepost_policy.dmarc.walk import walk
+from gatepost_policy.dmarc.tree_walk import walk
 from gatepost_policy.dns import Answer, Lookups
 from gatepost_policy.mail import address
 from gatepost_policy.mail.facts import Dmarc, Signature, Spf, SpfCheck

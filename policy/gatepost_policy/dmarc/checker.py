@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from gatepost_policy.dmarc.evaluate import Why, evaluate
-from gatepost_policy.dmarc.walk import Walk, walk
+from gatepost_policy.dmarc.tree_walk import Walk, walk
 from gatepost_policy.dns import Ask, Lookups, Share, Task
 from gatepost_policy.dns import Why as DnsWhy
 from gatepost_policy.dns.task import BROKEN

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from gatepost_policy.dmarc.record import Record
-from gatepost_policy.dmarc.walk import Walk
+from gatepost_policy.dmarc.tree_walk import Walk
 from gatepost_policy.mail.address import is_within
 from gatepost_policy.mail.facts import Dmarc, Signature, Spf
 

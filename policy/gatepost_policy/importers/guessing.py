@@ -26,7 +26,7 @@ from gatepost_policy.config.settings import Submission
 from gatepost_policy.importers.login_lines import Login
 from gatepost_policy.importers.name_shape import may_be_kept
 from gatepost_policy.journal.record import VERSION, Json
-from gatepost_policy.mail import address, client_address, walk
+from gatepost_policy.mail import address, alphabetical, client_address
 from gatepost_policy.mail.address import Address
 from gatepost_policy.mail.facts import client_prefix
 from gatepost_policy.rules.whose_mail import INBOUND, whose_mail
@@ -212,11 +212,11 @@ class Guessing:
     def _told(self, there: set[str], until: float | None) -> list[str]:
         """The hosts that are no user's."""
         sure: set[str] = set()
-        steps: list[walk.Step] = []
-        single: list[walk.Step] = []
+        steps: list[alphabetical.Step] = []
+        single: list[alphabetical.Step] = []
         for prefix, host in self._hosts.items():
             fresh = [
-                walk.Step(tried.first, prefix, name)
+                alphabetical.Step(tried.first, prefix, name)
                 for name, tried in host.names.items()
                 if name not in there and (until is None or tried.first <= until)
             ]
@@ -227,7 +227,7 @@ class Guessing:
             steps += fresh
         for some in (steps, single):
             some.sort(key=lambda step: step.at)
-            for run in walk.walks(some):
+            for run in alphabetical.walks(some):
                 sure.update(step.host for step in run)
         for prefix in sure:
             self._hosts[prefix].told = True

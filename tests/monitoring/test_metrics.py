@@ -1,5 +1,7 @@
 """The metrics endpoint: right figures, legal text, red health, no addresses."""
 
+import os
+import sys
 import threading
 from pathlib import Path
 
@@ -150,3 +152,29 @@ def test_a_message_that_hangs_is_in_flight(tmp_path: Path) -> None:
     slot.began()
     total = slots.read(tmp_path)
     assert total is not None and total.in_flight == 1
+
+
+def test_a_pid_that_is_somebody_elses_is_no_worker(tmp_path: Path) -> None:
+    """After a kill or a boot the file is still there, and the numbers are given out again."""
+    path = slots.create(tmp_path)
+    slot = slots.Slot(path, 0)
+    slot.began()
+    total = slots.read(tmp_path)
+    assert total is not None and (total.workers, total.in_flight) == (1, 1)
+    data = bytearray(path.read_bytes())
+    data[64:72] = os.getppid().to_bytes(8, sys.byteorder)
+    path.write_bytes(data)
+    total = slots.read(tmp_path)
+    assert total is not None and (total.workers, total.in_flight) == (0, 0)
+
+
+def test_ready_says_who_is(settings: Settings, tmp_path: Path) -> None:
+    assert metrics.readiness(settings, milter=False)[0]
+    assert metrics.readiness(settings, milter=True)[1].startswith("not known")
+    path = slots.create(tmp_path)
+    assert metrics.readiness(settings, milter=True) == (
+        False,
+        "not ready: the milter has no worker",
+    )
+    slots.Slot(path, 0)
+    assert metrics.readiness(settings, milter=True) == (True, "ready: 1 milter worker")

@@ -1,6 +1,7 @@
 """Tonight: who hit a trap, who came back and after how long, what was listed and lost."""
 
 import json
+import re
 
 import pytest
 from sqlalchemy import Engine, insert
@@ -107,12 +108,21 @@ def test_a_quiet_night_says_so(any_engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("clean", "words"), [({"a": True}, "clean, on"), ({}, "not known: no way was tried")]
+    ("clean", "age", "words"),
+    [
+        ({"a": True}, 0, "probe  clean, on"),
+        ({"a": False}, 0, "probe  NOT CLEAN: a, on"),
+        ({}, 0, "probe  not known: no way was tried"),
+        # It is run every day: what was clean last month says nothing about tonight.
+        ({"a": True}, 30 * DAY, "probe  not known for this time: the last privacy test says clean"),
+        ({"a": True}, -30 * DAY, "probe  not known for this time"),
+    ],
 )
-def test_the_probe_is_clean_only_where_a_way_was_tried(
-    any_engine: Engine, clean: dict[str, bool], words: str
+def test_the_probe_is_clean_only_where_a_way_was_tried_now(
+    any_engine: Engine, clean: dict[str, bool], age: float, words: str
 ) -> None:
-    assert words in "\n".join(render.lines(read(any_engine, Result(NOW, clean))))
+    text = "\n".join(render.lines(read(any_engine, Result(NOW - age, clean))))
+    assert words in re.sub(r"probe +", "probe  ", text)
 
 
 def test_command(run: Run, engine: Engine, settings: Settings) -> None:

@@ -106,7 +106,7 @@ def record(settings: Settings, stop: threading.Event) -> None:
     if settings.metrics.listen:
         from gatepost_policy.monitoring import metrics
 
-        metrics.start(settings, stop)
+        metrics.start(settings, stop, milter=True)
     Recorder(settings).run(stop)
 
 

@@ -37,6 +37,7 @@ from gatepost_policy.text.plural import plural
 
 log = logging.getLogger(__name__)
 RETRY_S = 2.0
+UNAVAILABLE = "503 Service Unavailable"
 # A journal this full is a store that has been away for long: red before anything is lost.
 RED_JOURNAL_SHARE = 0.8
 
@@ -215,8 +216,22 @@ class Collector:
             yield family
 
 
-def application(settings: Settings, engine: Callable[[], Engine]) -> Any:
-    """The WSGI application behind `metrics.listen`."""
+def readiness(settings: Settings, milter: bool) -> tuple[bool, str]:
+    """Whether mail can be looked at here, and by whom. `milter`: the milter answers, which is not
+    ready without a worker; else the policy service, which is while it answers."""
+    if not milter:
+        return True, "ready: the policy service; the milter is not looked at here"
+    total = slots.read(config.state_dir(settings))
+    if total is None:
+        return False, "not known: no worker has written its figures (event=no-worker-metrics)"
+    if not total.workers:
+        return False, "not ready: the milter has no worker"
+    return True, f"ready: {plural(total.workers, 'milter worker')}"
+
+
+def application(settings: Settings, engine: Callable[[], Engine], milter: bool) -> Any:
+    """The WSGI application behind `metrics.listen`; `milter`: the milter's, not the policy
+    service's."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collector(settings, engine))
     metrics = make_wsgi_app(registry)
@@ -228,10 +243,11 @@ def application(settings: Settings, engine: Callable[[], Engine]) -> Any:
             body: Iterable[bytes] = metrics(environ, start_response)
             return body
         if path == "/readyz":
-            return _text(start_response, "200 OK", ["ready"])
+            ready, words = readiness(settings, milter)
+            return _text(start_response, "200 OK" if ready else UNAVAILABLE, [words])
         if path == "/healthz":
             found = health.findings()
-            status = "503 Service Unavailable" if found else "200 OK"
+            status = UNAVAILABLE if found else "200 OK"
             return _text(start_response, status, found or ["ok"])
         return _text(start_response, "404 Not Found", ["want /metrics, /healthz or /readyz"])
 
@@ -277,7 +293,9 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
 
-def start(settings: Settings, stop: threading.Event) -> list[threading.Thread]:
+def start(
+    settings: Settings, stop: threading.Event, *, milter: bool = False
+) -> list[threading.Thread]:
     """Serve `metrics.listen` from daemon threads until `stop` is set. Call it after any fork.
 
     Milter and policy service may both call this: the first one answers, the other one waits for
@@ -292,7 +310,7 @@ def start(settings: Settings, stop: threading.Event) -> list[threading.Thread]:
                 engines.append(open_engine(settings, create=False))
             return engines[0]
 
-    app = application(settings, engine)
+    app = application(settings, engine, milter)
     threads = [
         threading.Thread(target=_serve, args=(a, app, stop), name=f"metrics {a}", daemon=True)
         for a in settings.metrics.listen

@@ -30,6 +30,7 @@ LATE_S = 0.05  # figures of messages may be written so much later
 
 PID, IN_FLIGHT, CONNECTIONS, EXCEPTIONS, MESSAGES, LATENCY_US, BUCKETS = range(len(FIXED) + 1)
 CAPTURES_FAILED = BUCKETS + len(BOUNDS) + 1
+STARTED = CAPTURES_FAILED + 1  # when the process `pid` began, as proc(5) counts it
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Slot:
         self._write_at = 0.0  # monotonic
         # A slot that is used again keeps its counters: only the process is another one.
         self._words[PID] = os.getpid()
+        self._words[STARTED] = _started(os.getpid()) or 0
         self._words[IN_FLIGHT] = 0
         self._write()
 
@@ -152,7 +154,7 @@ def read(directory: Path) -> Sum | None:
     words = memoryview(data)[64:].cast("Q")
     slots: list[Sequence[int]] = [words[n * WORDS : (n + 1) * WORDS] for n in range(SLOTS)]
     used = [slot for slot in slots if slot[PID]]
-    alive = [slot for slot in used if os.path.exists(f"/proc/{slot[PID]}")]
+    alive = [slot for slot in used if _started(slot[PID]) == slot[STARTED]]
     return Sum(
         workers=len(alive),
         in_flight=sum(slot[IN_FLIGHT] for slot in alive),
@@ -163,3 +165,15 @@ def read(directory: Path) -> Sum | None:
         buckets=tuple(sum(slot[BUCKETS + n] for slot in used) for n in range(len(BOUNDS) + 1)),
         captures_failed=sum(slot[CAPTURES_FAILED] for slot in used),
     )
+
+
+def _started(pid: int) -> int | None:
+    """When process `pid` began, in clock ticks since the boot (proc(5), field 22 of stat); None
+    where there is none. A number alone is no proof of life: after a boot or a kill it is given to
+    somebody else, and the file is still there."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state, *rest = file.read().rpartition(b")")[2].split()
+    except (OSError, ValueError):
+        return None
+    return None if state in (b"Z", b"X") else int(rest[18])

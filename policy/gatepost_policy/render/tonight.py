@@ -62,6 +62,8 @@ def _probe(found: Tonight) -> Iterator[str]:
     word = f"NOT CLEAN: {shown(', '.join(bad))}" if bad else "clean"
     if not probe.clean:
         word = "not known: no way was tried"
+    if found.probe_stale:
+        word = f"not known for this time: the last privacy test says {word}"
     yield f"{word}, on {minute(probe.at)}"
 
 

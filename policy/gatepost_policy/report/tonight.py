@@ -33,6 +33,7 @@ HOURS = 24
 HITS_MAX = 2_000
 LISTINGS_MAX = 50
 DAY = 86_400
+PROBE_STALE_S = 2 * DAY  # its timer runs every day
 BACK_AFTER_S = 7 * DAY  # somebody who was here last week has not come back, he is still here
 Json = dict[str, Any]
 
@@ -118,6 +119,13 @@ class Tonight:
     days: Mapping[str, int] = field(default_factory=dict)  # own_users by day
 
     @property
+    def probe_stale(self) -> bool:
+        """The last privacy test is too old to say anything about this window, or of a clock that
+        was ahead."""
+        probe = self.probe
+        return probe is not None and not -DAY <= self.until - probe.at <= PROBE_STALE_S
+
+    @property
     def back(self) -> tuple[Hitter, ...]:
         """Known senders who came back, the longest away first."""
         found = [hitter for hitter in self.hitters if hitter.came_back]
@@ -138,7 +146,11 @@ class Tonight:
             "records_lost": self.lost,
             "privacy_probe": None
             if probe is None
-            else {"at": timestamp(probe.at), "clean": dict(probe.clean)},
+            else {
+                "at": timestamp(probe.at),
+                "clean": dict(probe.clean),
+                "stale": self.probe_stale,
+            },
         }
 
 

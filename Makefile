@@ -60,7 +60,7 @@ test: rings  ## every ring; K=trap for one topic
 corpus: dev  ## the tests that read a corpus: make corpus CORPUS=DIR
 	GATEPOST_REQUIRE=corpus GATEPOST_CORPUS="$(abspath $(CORPUS))" $(BIN)/pytest -m corpus -s
 
-neighbours: rings ## amavis beside a real Postfix (root; unpacks Debian's packages)
+neighbours: rings ## amavis, rspamd, mlmmj, Sieve, Sendmail for real (root; unpacks Debian's packages)
 	GATEPOST_REQUIRE=neighbours,postfix $(BIN)/pytest -m neighbours
 
 crash: rings ## kill -9, 200 rounds on each database

@@ -1,8 +1,9 @@
 """What the tests of docs/neighbours.md share: its lines, the programs, a Postfix with gatepost."""
 
 import re
+import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,12 +42,38 @@ def shown(heading: str) -> list[str]:
 def program(
     command: list[str | Path], programs: mta_unpack.Programs, output: Path, port: int
 ) -> Iterator[Process]:
-    """A neighbour in the foreground, until its port greets."""
+    """A neighbour in the foreground, from when its port greets."""
+    with _until(command, programs, output, lambda: answers(port)) as running:
+        yield running
+
+
+@contextmanager
+def listening(
+    command: list[str | Path], programs: mta_unpack.Programs, output: Path, port: int
+) -> Iterator[Process]:
+    """A neighbour that says nothing by itself, a milter, from when its port is open."""
+
+    def there() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", port), 5).close()
+        except OSError:
+            return False
+        return True
+
+    with _until(command, programs, output, there) as running:
+        yield running
+
+
+@contextmanager
+def _until(
+    command: list[str | Path], programs: mta_unpack.Programs, output: Path,
+    ready: Callable[[], bool],
+) -> Iterator[Process]:  # fmt: skip
     libraries = programs.environment().get("LD_LIBRARY_PATH", "")
     running = Process(["env", f"LD_LIBRARY_PATH={libraries}", *command], output)
     try:
         end = time.monotonic() + 30
-        while not answers(port):
+        while not ready():
             assert running.child.poll() is None and time.monotonic() < end, running.text()
             time.sleep(0.05)
         yield running
@@ -57,13 +84,22 @@ def program(
 @contextmanager
 def mail_server(
     programs: mta_unpack.Programs, services: str, config: str = "",
-    main: Mapping[str, str] | None = None,
+    main: Mapping[str, str] | None = None, behind: str = "", dns: str = "",
 ) -> Iterator[Stack]:  # fmt: skip
-    """Postfix with gatepost on the shipped recipe, and a neighbour's services of master.cf."""
-    with Daemon(BASE_CONFIG + config) as daemon:
+    """Postfix with gatepost on the shipped recipe, and a neighbour's services of master.cf.
+
+    `behind`: a milter that stands behind gatepost on both listeners. `dns`: the address of a DNS
+    that gatepost asks.
+    """
+    base = BASE_CONFIG
+    if dns:
+        base = base.replace("127.0.0.1:9", dns).replace("lookup_timeout_ms = 100", "")
+    with Daemon(base + config) as daemon:
         milter = f"{{ {daemon.socket}, default_action=accept }}"
+        milter += f", {behind}" if behind else ""
         setup = Setup(main={**TALKATIVE, "smtpd_milters": milter, **(main or {})},
                       recipe=adapted(shipped("master.cf.milter"), "@ETC@", daemon.socket),
+                      submission={"smtpd_milters": f"{daemon.socket}, {behind}"} if behind else {},
                       services=adapted(services, "@ETC@", daemon.socket))  # fmt: skip
         with PostfixInstance(programs, setup) as postfix:
             yield Stack(postfix, daemon)

@@ -129,9 +129,9 @@ def session(programs: mta_unpack.Programs, recipe: bool, mode: str = "milter") -
                 postfix.submission, helo="canary-laptop.example",
                 xclient="ADDR=203.0.113.77 NAME=canary-home.example",
             )  # fmt: skip
-            message = (
-                b"From: alice@local.test\r\nSubject: x\r\nMessage-ID: <1@local.test>\r\n\r\nx\r\n"
-            )
+            header = b"From: alice@local.test\r\nSubject: x\r\nMessage-ID: <1@%b>\r\n\r\nx\r\n"
+            # As most mail programs write it: with the name of the machine.
+            message = header % b"canary-laptop.example"
             sent = user(tls=True).send(message, "alice@local.test", ["bob@local.test"])
             assert sent.code == 250, sent
             port = sent.port
@@ -143,7 +143,8 @@ def session(programs: mta_unpack.Programs, recipe: bool, mode: str = "milter") -
             stranger = postfix.inbound(
                 helo="stranger.example", xclient="ADDR=198.51.100.9 NAME=mx.stranger.example"
             )
-            assert stranger.send(message, "x@stranger.example", ["bob@local.test"]).code == 250
+            mail = header % b"stranger.example"
+            assert stranger.send(mail, "x@stranger.example", ["bob@local.test"]).code == 250
             postfix.settle()
             wait(lambda: log.exists() and "disconnect from mx.stranger.example" in log.read_text(),
                  log.read_text() if log.exists() else "no log")  # fmt: skip
@@ -164,6 +165,7 @@ def test_canaries(mode: str, postfix_programs: mta_unpack.Programs, tmp_path: Pa
     # A submission is still known as one, and a stranger's lines are whole.
     assert "client=unknown[unknown], sasl_method=PLAIN, sasl_username=-" in text
     assert "client=mx.stranger.example[198.51.100.9]" in text
+    assert "message-id=<1@stranger.example>" in text
     assert "reject: RCPT from unknown[unknown]: 550 5.1.1; from=<alice@local.test>" in text
     # Both as `milterctl import` reads them: a submission is counted, the stranger is recorded.
     log = tmp_path / "mail.log"

@@ -104,3 +104,23 @@ def test_completion_makes_nothing_and_says_nothing(
         assert completed(tmp_path, "sender", "show", of="") == []
     assert not (tmp_path / "none.db").exists()
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_output_is_never_what_we_live_on(
+    filled: Run, settings: Settings, tmp_path: Path
+) -> None:
+    """`-o` with the wrong name would leave a report where the store was."""
+    database = tmp_path / str(settings.store.url).rpartition("/")[2]
+    assert database.exists()
+    alias = tmp_path / "alias"
+    alias.symlink_to(database)
+    inside = Path(settings.store.journal) / "x.seg"
+    for name in (database, f"{database}-wal", tmp_path / "gatepost.toml", alias, inside):
+        for words in (
+            ("report", "--format", "csv", "-o"), ("report", "--tonight", "-o"),
+            ("export", "plain", "-o"), ("data", "export", "a@b.example", "-o"), ("db", "backup"),
+        ):  # fmt: skip
+            code, text = filled(*words, str(name))
+            assert code == 2 and "gatepost's own" in text, (words, name, text)
+    assert filled("trap", "list")[0] == 0
+    assert filled("db", "backup", f"{database}.tar")[0] == 0

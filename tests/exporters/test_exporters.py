@@ -367,3 +367,18 @@ def test_trap_tables(engine: Engine, config_file: Path, tmp_path: Path) -> None:
     assert recipients == ["@old.example\tOK", "trap@home.example\tOK"]
     assert transport == ["old.example\tdiscard:trap", "trap@home.example\tdiscard:trap"]
     assert [t.key for t in found if postfix.usable(t)] == ["@old.example", "trap@home.example"]
+
+
+def test_a_device_stays_one_and_a_link_too(tmp_path: Path) -> None:
+    """Root's `export -o /dev/stdout` would else put a file in its place."""
+    fifo, link, file = tmp_path / "fifo", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        exporters.write(fifo, iter(["a"]))
+        assert os.read(reader, 10) == b"a\n" and fifo.is_fifo()
+    finally:
+        os.close(reader)
+    link.symlink_to(file)
+    exporters.write(link, iter(["b"]))
+    assert link.is_symlink() and file.read_text() == "b\n"

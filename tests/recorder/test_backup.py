@@ -166,3 +166,59 @@ def test_commands(settings: Settings, tmp_path: Path) -> None:
     done = run("restore", "--yes", target)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     shutil.rmtree(tmp_path / "journal", ignore_errors=True)
+
+
+def test_what_is_no_backup_is_not_overwritten(settings: Settings, tmp_path: Path) -> None:
+    """The store, the configuration, a device: whoever types the wrong name loses nothing."""
+    database = config.database_path(settings)
+    assert database is not None
+    text, fifo, link = tmp_path / "notes.txt", tmp_path / "fifo", tmp_path / "link.tar"
+    text.write_text("mine")
+    os.mkfifo(fifo)
+    for wrong in (database, text, fifo):
+        before = wrong.lstat()
+        with pytest.raises(backup.BackupError):
+            backup.make(settings, wrong)
+        assert wrong.lstat() == before
+    store.open_engine(settings).dispose()
+    link.symlink_to("there.tar")
+    for _ in range(2):  # the second takes the place of the first
+        backup.make(settings, link)
+        assert link.is_symlink() and backup.verify(tmp_path / "there.tar").traps == 0
+
+
+def test_a_linked_database_is_restored_where_it_lies(settings: Settings, tmp_path: Path) -> None:
+    """The link stays: the other disk has the room, and SQLite keeps the -wal there."""
+    database = config.database_path(settings)
+    assert database is not None
+    far = tmp_path / "far"
+    far.mkdir()
+    backup.make(settings, tmp_path / "x.tar")
+    (far / "real.sqlite").write_bytes(database.read_bytes())
+    database.unlink()
+    database.symlink_to(far / "real.sqlite")
+    done = backup.restore(settings, tmp_path / "x.tar")
+    assert database.is_symlink() and done.kept is not None and done.kept.parent == far
+    store.open_engine(settings).dispose()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_restores_is_the_services_at_once(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the new file's name and the end of the command the recorder opens it."""
+    database = config.database_path(settings)
+    assert database is not None
+    target = tmp_path / "x.tar"
+    backup.make(settings, target)
+    os.chown(database, 65_534, 65_534)
+    owners: list[int] = []
+    replace = os.replace
+
+    def watched(old: Path, new: Path) -> None:
+        replace(old, new)
+        owners.append(os.stat(new).st_uid)
+
+    monkeypatch.setattr(backup.os, "replace", watched)
+    backup.restore(settings, target)
+    assert owners[0] == 65_534

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from gatepost_policy import config
+from gatepost_policy.text.escape import shown
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
 FINE, FINDINGS, USAGE, UNREACHABLE = 0, 1, 2, 3
+
+
+DATABASE_ENDS = ("", "-wal", "-shm", "-journal", ".migrate")
 
 
 class Failure(Exception):
@@ -88,6 +92,25 @@ class App:
             with store.writing(engine) if write else store.reading(engine) as connection:
                 yield connection
 
+    def outside(self, output: Path) -> Path:
+        """`output`, unless it is what gatepost lives on: a report over the store would be all that
+        is left of it. Raises Failure."""
+        from gatepost_milter.doctor import ownership
+
+        settings, real = self.settings, Path(os.path.realpath(output))
+        whole = [config.journal_dir(settings), config.quarantine_dir(settings)]
+        files = [] if self.config_path is None else [self.config_path]
+        if (path := config.database_path(settings)) is not None:
+            files += [path.with_name(path.name + end) for end in DATABASE_ENDS]
+        state = Path(os.path.realpath(config.state_dir(settings)))
+        if (
+            any(real.is_relative_to(os.path.realpath(place)) for place in whole)
+            or any(_is(real, file) for file in files)
+            or (real.parent == state and real.name.startswith(ownership.OURS))
+        ):
+            raise Failure(f"{shown(str(output))}: is gatepost's own; name another file", USAGE)
+        return output
+
     def close(self) -> None:
         """What this run left in the state directory, as root, belongs to the services."""
         # Where no settings were wanted, or they could not be loaded, nothing was made.
@@ -97,6 +120,14 @@ class App:
             path = config.database_path(self.settings)
             name = "" if path is None else path.name
             ownership.give_back(config.state_dir(self.settings), name)
+
+
+def _is(real: Path, file: Path) -> bool:
+    """True where `file` is `real`, by whatever name."""
+    try:
+        return real.samefile(file)
+    except OSError:
+        return real == Path(os.path.realpath(file))
 
 
 MARK_S = 3.0  # that a report waits for old mail to be compared with new traps

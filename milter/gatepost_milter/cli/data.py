@@ -30,6 +30,8 @@ def export(app: App, address: str, output: Path | None) -> None:
     """Write everything that is held about ADDRESS, as JSON."""
     from gatepost_policy.retention import person
 
+    if output is not None:
+        app.outside(output)
     with app.opened() as engine:
         _ingest(app)
         try:
@@ -37,7 +39,7 @@ def export(app: App, address: str, output: Path | None) -> None:
         except ValueError as error:
             raise Failure(str(error), USAGE) from None
     text = json.dumps(found, indent=2) + "\n"
-    if output is None:
+    if output is None or str(output) == "-":
         sys.stdout.write(text)
     else:
         output.touch(mode=0o600)

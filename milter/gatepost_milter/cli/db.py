@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from gatepost_milter.cli.common import USAGE, App, Failure, note, on_terminal, working
+from gatepost_policy.text.escape import shown
 from gatepost_policy.text.times import timestamp
 
 # What each figure of a purge counts.
@@ -144,10 +145,10 @@ def backup(app: App, file: Path) -> None:
 
     try:
         with working("copying"):
-            contents = backups.make(app.settings, file)
+            contents = backups.make(app.settings, app.outside(file))
     except backups.BackupError as error:
         raise Failure(str(error)) from None
-    print(f"{file}: {contents}; read back and checked")
+    print(f"{shown(str(file))}: {contents}; read back and checked")
 
 
 @command.command()
@@ -166,7 +167,7 @@ def restore(app: App, file: Path, yes: bool, verify: bool) -> None:
 
     try:
         if verify:
-            print(f"{file}: {backups.verify(file)}; checked")
+            print(f"{shown(str(file))}: {backups.verify(file)}; checked")
             return
         if not yes:
             if not on_terminal(sys.stdin):
@@ -181,7 +182,7 @@ def restore(app: App, file: Path, yes: bool, verify: bool) -> None:
         held = "what SQLite could not read" if done.before is None else (
             f"{done.before.messages} messages, {done.before.traps} traps"
         )  # fmt: skip
-        print(f"the old store is kept: {done.kept} ({held})")
+        print(f"the old store is kept: {shown(str(done.kept))} ({held})")
     if recorder.wait_until_ingested(app.settings, timeout=30.0):
         print("what the journal held is in the store")
     else:

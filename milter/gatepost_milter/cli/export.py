@@ -48,6 +48,8 @@ def command(app: App, form: str, output: Path | None, gropers: bool) -> None:
     nft -f /etc/gatepost/listed.nft
     milterctl export rbldnsd -o /var/lib/rbldns/gatepost  # ZONE:combined:gatepost
     """
+    if output is not None:
+        app.outside(output)
     from gatepost_policy import config, exporters, recorder
     from gatepost_policy.config import own_names
     from gatepost_policy.listings import dossier

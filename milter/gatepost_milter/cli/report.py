@@ -81,6 +81,8 @@ def command(
     """
     from gatepost_policy.report import selection
 
+    if output is not None:
+        app.outside(output)
     now = time.time()
     if what is not None and (sender is not None or host is not None or given["trap"] is not None):
         raise click.UsageError("Say who it is about once: WHATEVER, --sender, --host or --trap.")

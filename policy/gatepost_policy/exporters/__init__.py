@@ -133,7 +133,16 @@ def _overlap(a: IPv4Network | IPv6Network, b: IPv4Network | IPv6Network) -> bool
 
 
 def write(path: Path, lines: Iterator[str]) -> None:
-    """Write aside, sync, rename: a reader sees the old file or the new one. Raises OSError."""
+    """Write aside, sync, rename: a reader sees the old file or the new one. Raises OSError.
+
+    A symbolic link stays one; a device or a pipe is written to, and not replaced by a file.
+    """
+    # Who is root would else make a file of /dev/null.
+    if path.exists() and not path.is_file():
+        with path.open("w", encoding="ascii", errors="backslashreplace") as device:
+            device.writelines(f"{line}\n" for line in lines)
+        return
+    path = Path(os.path.realpath(path))
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
     try:

@@ -74,10 +74,14 @@ def _database(settings: "Settings") -> Path:
 
 
 def make(settings: "Settings", target: Path) -> Contents:
-    """Write a backup to `target`, and read it back. Raises BackupError, StoreError, OSError."""
+    """Write a backup to `target`, and read it back. Raises BackupError, StoreError, OSError.
+
+    What is there already is replaced only where it is an earlier backup, whole or cut short.
+    """
     path = _database(settings)
+    target = Path(os.path.realpath(target))
+    _may_replace(target)
     store.open_engine(settings, create=False).dispose()
-    target = target.absolute()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gatepost-backup-") as aside:
         members = list(_linked(settings, Path(aside)))
         copy = Path(aside) / DATABASE
@@ -95,6 +99,21 @@ def make(settings: "Settings", target: Path) -> Contents:
         contents = verify(made)
         os.replace(made, target)
         return contents
+
+
+def _may_replace(target: Path) -> None:
+    """Raises BackupError where `target` is something else than a backup, OSError."""
+    where = shown(str(target))
+    if target.exists() and not target.is_file():
+        raise BackupError(f"{where}: is no plain file; a backup is read back, and wants one")
+    try:
+        with target.open("rb") as file:
+            head = file.read(tarfile.BLOCKSIZE)
+    except FileNotFoundError:
+        return
+    # A tar begins with the name of its first member, and `_write` puts the database first.
+    if head and not head.startswith(DATABASE.encode() + b"\0"):
+        raise BackupError(f"{where}: is there, and is no backup; it is not overwritten")
 
 
 def _linked(settings: "Settings", aside: Path) -> Iterator[tuple[str, Path]]:
@@ -247,7 +266,8 @@ def restore(settings: "Settings", source: Path) -> Restored:
 
     Raises BackupError, StoreError, OSError. No commit goes by between the old and the new database.
     """
-    path = _database(settings)
+    # Where it is a link, what it names is the store: its directory has the room, and the -wal.
+    path = Path(os.path.realpath(_database(settings)))
     migrate.make_directory(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".gatepost-restore-") as name:
         aside = Path(name)
@@ -257,6 +277,8 @@ def restore(settings: "Settings", source: Path) -> Restored:
         engine.dispose()
         with closing(sqlite3.connect(aside / DATABASE)) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")
+        # Root's file would shut the services out until this command ends.
+        _owned_as(aside / DATABASE, path if path.exists() else path.parent)
         with _old(path) as old:
             before, kept = old
             os.replace(aside / DATABASE, path)
@@ -326,8 +348,21 @@ def _put_back(source: Path, target: Path) -> None:
         aside = target / f".{path.name}"
         shutil.copyfile(path, aside)
         aside.chmod(0o600)
+        _owned_as(aside, target)
         os.replace(aside, final)
     _sync(target)
+
+
+def _owned_as(file: Path, model: Path) -> None:
+    """Give `file`, which we have made, the owner of `model`; only root can."""
+    if os.geteuid() != 0:
+        return
+    owner = model.stat()
+    handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(handle, owner.st_uid, owner.st_gid)
+    finally:
+        os.close(handle)
 
 
 def _sync(directory: Path) -> None:

@@ -1,5 +1,8 @@
 """db backup and db restore: whole, verified, while mail flows; nothing lost, nothing twice."""
 
+import hashlib
+import io
+import json
 import os
 import shutil
 import sqlite3
@@ -123,6 +126,45 @@ def test_an_archive_decides_nothing_about_paths(
         tar.add(tmp_path / "evil-content", name)
     with pytest.raises(backup.BackupError, match="is no backup of gatepost"):
         backup.restore(settings, tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize(
+    ("change", "files"),
+    [
+        ("UPDATE alembic_version SET version_num = '9999'", None),
+        ("DELETE FROM alembic_version", None),
+        ("DROP TABLE message", None),
+        ("SELECT 1", []), ("SELECT 1", 7), ("SELECT 1", {"gatepost.sqlite": None}),
+    ],
+)  # fmt: skip
+def test_a_backup_that_is_none_is_named(
+    settings: Settings, tmp_path: Path, change: str, files: object
+) -> None:
+    """One error that names the backup, not what it was unpacked into; the store stays."""
+    target, database = tmp_path / "x.tar", tmp_path / "gatepost.sqlite"
+    backup.make(settings, target)
+    with tarfile.open(target) as tar:
+        content = tar.extractfile("gatepost.sqlite")
+        assert content is not None
+        database.write_bytes(content.read())
+    with sqlite3.connect(database) as connection:
+        connection.execute(change)
+    connection.close()
+    data = database.read_bytes()
+    sums = {"gatepost.sqlite": [len(data), hashlib.sha256(data).hexdigest()]}
+    text = json.dumps({"format": 1, "files": sums if files is None else files}).encode()
+    with tarfile.open(target, "w") as tar:
+        for name, octets in (("gatepost.sqlite", data), ("manifest.json", text)):
+            info = tarfile.TarInfo(name)
+            info.size = len(octets)
+            tar.addfile(info, io.BytesIO(octets))
+    path = config.database_path(settings)
+    assert path is not None
+    before = path.read_bytes()
+    with pytest.raises(backup.BackupError, match=str(target)):
+        backup.restore(settings, target)
+    assert path.read_bytes() == before
+    assert not list(tmp_path.glob(".gatepost-*"))
 
 
 def test_a_link_in_an_archive(settings: Settings, tmp_path: Path) -> None:

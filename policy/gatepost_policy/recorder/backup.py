@@ -210,7 +210,7 @@ def _unpack(path: Path, to: Path) -> Contents:
         manifest = json.loads(text)
         if manifest["format"] != FORMAT:
             raise BackupError(f"{where}: was made by a later gatepost")
-        wanted = manifest["files"]
+        wanted = dict(manifest["files"])
     except (tarfile.TarError, ValueError, KeyError, TypeError, EOFError) as error:
         what = type(error).__name__
         raise BackupError(f"{where}: is no whole backup of gatepost ({what})") from None
@@ -224,6 +224,7 @@ def _unpack(path: Path, to: Path) -> Contents:
         to / DATABASE,
         sum(name.startswith(JOURNAL) for name in found),
         sum(name.startswith(QUARANTINE) for name in found),
+        f"{where}: its database",
     )
 
 
@@ -237,18 +238,20 @@ def _is_ours(name: str) -> bool:
     )
 
 
-def _check(path: Path, segments: int = 0, quarantined: int = 0) -> Contents:
-    """What is in the database at `path`. Raises BackupError where SQLite finds it damaged."""
+def _check(path: Path, segments: int = 0, quarantined: int = 0, said: str = "") -> Contents:
+    """What is in the database at `path`, which errors call `said`. Raises BackupError where SQLite
+    finds it damaged."""
+    said = said or shown(str(path))
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if found != "ok":
-                raise BackupError(f"{shown(str(path))}: {found}")
+                raise BackupError(f"{said}: {found}")
             messages = connection.execute("SELECT count(*) FROM message").fetchone()[0]
             sql = "SELECT count(*) FROM trap WHERE removed IS NULL"
             traps = connection.execute(sql).fetchone()[0]
     except sqlite3.Error as error:
-        raise BackupError(f"{shown(str(path))}: {error}") from None
+        raise BackupError(f"{said}: {error}") from None
     return Contents(messages, traps, segments, quarantined)
 
 
@@ -273,8 +276,11 @@ def restore(settings: "Settings", source: Path) -> Restored:
         aside = Path(name)
         contents = _unpack(source, aside)
         # Upgraded where it is older; refused where it is newer.
-        engine = store.open_url(f"sqlite:///{aside / DATABASE}")
-        engine.dispose()
+        try:
+            store.open_url(f"sqlite:///{aside / DATABASE}").dispose()
+        except StoreError as error:
+            _, _, why = str(error).partition(f"{DATABASE}: ")
+            raise BackupError(f"{shown(str(source))}: its database {why or error}") from None
         with closing(sqlite3.connect(aside / DATABASE)) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")
         # Root's file would shut the services out until this command ends.
@@ -319,6 +325,7 @@ def _old(path: Path) -> Iterator[tuple[Contents | None, Path | None]]:
         try:
             with closing(sqlite3.connect(path)) as reader, closing(sqlite3.connect(kept)) as into:
                 reader.backup(into)
+                into.execute("PRAGMA journal_mode=DELETE")  # one file, without -wal and -shm
             before = _check(kept)
         except (sqlite3.Error, BackupError):
             shutil.copyfile(path, kept)  # damaged, which is why it is replaced

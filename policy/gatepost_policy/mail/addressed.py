@@ -15,8 +15,18 @@ from gatepost_policy.mail.facts import Recipient
 
 # Enough to see who is meant; a header with more names is no letter to one of them.
 ADDRESSES_MAX = 100
-_ADDRESS = re.compile(r"[^\s<>(),:;\"\\@\[\]]+@[^\s<>(),:;\"\\@\[\]]+")
-_COMMENT = re.compile(r"\"(?:[^\"\\]|\\.)*\"(?!@)|\([^()]*\)")
+# A To may be as long as a header: each of these reads a text once, whatever stands in it.
+_IN_WORD = r"[^\s<>(),:;\"\\@\[\]]"
+_WORD = rf"{_IN_WORD}++"
+# RFC 5322 3.4.1: a local part may be quoted, and names the same mailbox.
+_ADDRESS = re.compile(rf"(?:(?<!{_IN_WORD}){_WORD}|\"(?:[^\"\\]|\\.){{1,64}}+\")@{_WORD}", re.S)
+# Names in quotes and comments; `kept` is a local part in quotes, or a quote that never ends.
+_COMMENT = re.compile(r"\"(?:[^\"\\]|\\.|\\\Z)*+(?:\"(?!@)|(?P<kept>\"|\Z))|\([^()]*+\)", re.S)
+
+
+def _without_comments(text: str) -> str:
+    """`text` without what reads like an address and is a name."""
+    return _COMMENT.sub(lambda m: " " if m["kept"] is None else m.group(), text)
 
 
 def addresses(values: Iterable[bytes]) -> tuple[str, ...]:
@@ -25,7 +35,7 @@ def addresses(values: Iterable[bytes]) -> tuple[str, ...]:
     for value in values:
         text = value.decode("utf-8", "surrogateescape")
         if '"' in text or "(" in text:
-            text = _COMMENT.sub(" ", text)  # a name that reads like an address is none
+            text = _without_comments(text)
         found += _ADDRESS.findall(text)
         if len(found) > ADDRESSES_MAX:
             break

@@ -1,12 +1,16 @@
 """Files in the state directory that somebody cuts short in place cost no worker and no message."""
 
 import os
+import pickle
 import random
+import subprocess
+import sys
 from array import array
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from fix_store import AT, message
 from gatepost_policy import config, store, traps
@@ -157,3 +161,19 @@ def test_nothing_is_mapped() -> None:
         for path in (Path(__file__).parents[2] / package).rglob("*.py"):
             for line in path.read_text().splitlines():
                 assert "mmap.mmap(" not in line or "mmap.mmap(-1" in line, path
+
+
+def test_who_had_the_lock_meanwhile_is_nobody_else(engine: Engine, settings: Settings) -> None:
+    """The policy service records while the milter's recorder is dead, and the other way round."""
+    said: list[str] = []
+    for number in range(2):
+        mine = Recorder(settings, lambda level, text: said.append(text))
+        assert mine.lock()
+        mine.step()
+        mine.close()
+        with store.writing(engine) as connection:
+            traps.add(connection, f"trap{number}@home.example", at=AT)
+        other = "import sys, pickle; from gatepost_policy.recorder import publish_now; "
+        other += "publish_now(pickle.loads(sys.stdin.buffer.read()))"
+        subprocess.run([sys.executable, "-c", other], input=pickle.dumps(settings), check=True)
+    assert said == []

@@ -154,6 +154,11 @@ def touched(state_dir: Path) -> str | None:
     return next((name for name in was if was[name] != now[name]), None)
 
 
+def take_over(state_dir: Path) -> None:
+    """Another process may have published since this one did, as was its right."""
+    _written.pop(state_dir, None)
+
+
 def anew(state_dir: Path) -> None:
     """The next `publish` writes everything: what is published came from another store."""
     _checked.discard(state_dir)

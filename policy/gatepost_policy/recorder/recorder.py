@@ -197,6 +197,7 @@ class Recorder:
         handle = os.open(self.directory / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         if not host_name.locked(handle):
             return False
+        lookup.take_over(self.state)
         self._host = host_name.under(handle, self.directory, self._host)
         self._lock = handle
         self._intake = Intake(self.settings, self._host, self._log, self._taken_away)

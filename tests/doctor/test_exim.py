@@ -230,7 +230,7 @@ def test_what_is_pasted_for_a_header_of_a_transport(exim: EximInstance, policy: 
 
 
 @pytest.mark.parametrize("key, value", [
-    ("date", "utc"), ("message_id", "mask-host"), ("networks", ["192.168.7.0/24"]),
+    ("date", "utc"), ("networks", ["192.168.7.0/24"]),
     ("relay_logins", ["list@local.test"]), ("client_received", "keep"), ("local", "leave"),
     ("own_received", "proxy"), ("unknown_fields", "drop"), ("trace_keys", "/nowhere/bundle"),
     ("keep", []), ("second_pass_names", ["FILTERED"]),
@@ -248,6 +248,21 @@ def test_keys_that_exim_cannot_obey(
     mended = Settings.model_validate({"policy": {"listen": f"unix:{policy}"},
                                       "submission": tomllib.loads(line)})  # fmt: skip
     assert exim_checks.check(live, mended) == ()
+
+
+def test_message_ids_are_masked_where_exim_is_told(exim: EximInstance, policy: Path) -> None:
+    said = Settings.model_validate({"policy": {"listen": f"unix:{policy}"},
+                                    "submission": {"message_id": "mask-host"}})  # fmt: skip
+    (finding,) = exim_checks.check(exim_config.read(exim.config, program(exim)), said)
+    assert finding.where == "gatepost.toml, submission.message_id"
+    file = exim.root / "gatepost-main.conf"
+    before = file.read_text()
+    line = finding.change.partition(" (")[0]
+    try:
+        file.write_text(re.sub(rf"^{line.partition(' =')[0]} = .*$", line, before, flags=re.M))
+        assert exim_checks.check(exim_config.read(exim.config, program(exim)), said) == ()
+    finally:
+        file.write_text(before)
 
 
 def test_nobody_listens(exim: EximInstance) -> None:

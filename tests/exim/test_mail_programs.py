@@ -18,13 +18,15 @@ from gatepost_policy.config.field_lists import (
     PROGRAM_ADDRESSES,
     PROGRAM_TEXT,
 )
+from gatepost_policy.scrub.private_names import PRIVATE
 from mail_programs import BODY, PROGRAMS, message
-from mta_common import LOGIN
+from mta_common import HOST, LOGIN
 from ports import free_port
 
 pytestmark = [pytest.mark.exim, pytest.mark.timeout(300)]
 
-# README: message ids and the time zone stay; Exim has no other choice.
+MASK = "GATEPOST_MASK_HOST"
+# README: message ids and the time zone stay.
 STAYS = re.compile(
     rb"^(?:Message-ID|Resent-Message-ID|Content-ID|In-Reply-To|References|Date|Return-path|Envelope-to):"
     rb".*\n(?:[ \t].*\n)*",
@@ -42,6 +44,14 @@ def running(exim_programs: mta_unpack.Programs) -> Iterator[EximInstance]:
 @pytest.fixture(scope="module")
 def bare(exim_programs: mta_unpack.Programs) -> Iterator[EximInstance]:
     with EximInstance(exim_programs, free_port(), gatepost=False) as exim:
+        yield exim
+
+
+@pytest.fixture(scope="module")
+def masking(exim_programs: mta_unpack.Programs) -> Iterator[EximInstance]:
+    """With what `message_id = "mask-host"` asks for."""
+    told = ((f"{MASK} = no", f"{MASK} = yes"),)
+    with EximInstance(exim_programs, free_port(), replace=told) as exim:
         yield exim
 
 
@@ -72,9 +82,68 @@ def test_nothing_is_left(running: EximInstance, bare: EximInstance, program: str
     assert data.partition(b"\n\n")[2] == BODY
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nothing_is_left_in_message_ids(masking: EximInstance, program: str) -> None:
+    canaries, data = through(masking, program)
+    header, _, body = data.partition(b"\n\n")
+    header = re.sub(rb"^(?:Date|Return-path|Envelope-to):.*\n", b"", header + b"\n", flags=re.M)
+    left = set(canaries.found(header)) - {"host name"}
+    assert left == set(), header.decode(errors="replace")
+    assert canaries.helo.partition(".")[0].encode() not in header and body == BODY
+
+
+HOME = f"@{HOST}"
+IDS = (
+    ("Message-ID", "<a@{helo}>", f"<a{HOME}>"), ("Message-ID", "<a@{label}>", f"<a{HOME}>"),
+    ("Message-ID", "<a@[192.168.0.3]>", f"<a{HOME}>"), ("Message-ID", "<a@localhost>", None),
+    ("Message-ID", "<a@desk.fritz.box>", f"<a{HOME}>"), ("Message-ID", "<a@example.net>", None),
+    ("Message-ID", "<a.{address}.1@example.net>", "<a.x.1@example.net>"),
+    ("Message-ID", "<{label}@post.test> ({helo})", "<x@post.test>\n\t(x)"),
+    ("Message-ID", "<a@{label}.example.net>", f"<a{HOME}>"),
+    ("Resent-Message-ID", "<a@{helo}>", f"<a{HOME}>"), ("Content-ID", "<a@{helo}>", f"<a{HOME}>"),
+    ("In-Reply-To", "<1@desk.lan> <2@{helo}> <3@localhost>",
+     f"<1@desk.lan>\n\t<2{HOME}>\n\t<3@localhost>"),
+    ("References", "<1@desk.lan>\n <2@[10.0.0.1]>\n <3@{label}.x.example>",
+     f"<1@desk.lan>\n\t<2{HOME}>\n\t<3@{{label}}.x.example>"),
+    ("References", "<1@desk.lan>\n <2@x.example>", None),
+)  # fmt: skip
+
+
+def test_ids(masking: EximInstance) -> None:
+    """Own ids lose what tells of the client; other people's lose what is the client's own."""
+    for name, value, want in IDS:
+        fresh = Canaries.fresh("ipv4", LOGIN)
+        address = f"127.{fresh.port % 250}.77.9"
+        words = {"helo": fresh.helo, "label": fresh.helo.partition(".")[0], "address": address}
+        told = f"{name}: {value.format(**words)}\nFrom: alice@local.test\n\nx\n"
+        sent = masking.submission(helo=fresh.helo, source=address).send(
+            told.encode(), "alice@local.test", ["bob@local.test"]
+        )
+        assert sent.code == 250, (sent, masking.log_text())
+        (data,) = masking.collect()
+        line = f"{name}: {(value if want is None else want).format(**words)}\n"
+        assert line.encode() in data, (value, data.decode())
+
+
+def test_more_ids_than_exim_can_add(masking: EximInstance) -> None:
+    """Exim breaks off over an added field of more than 32 kB: the rest of it is cut off."""
+    many = "\n ".join(f"<{n}@ehlo-many.example>" for n in range(1600))
+    sent = masking.submission(helo="ehlo-many.example").send(
+        f"References: {many}\nFrom: alice@local.test\n\nx\n".encode(), "alice@local.test",
+        ["bob@local.test"],
+    )  # fmt: skip
+    assert sent.code == 250, (sent, masking.log_text())
+    (data,) = masking.collect()
+    assert b"ehlo-many" not in data and data.count(HOME.encode()) > 1000
+
+
 def test_the_known_fields_are_the_known_fields() -> None:
     """conf/exim knows what the milter knows, no more and no less."""
     text = (CONF / "gatepost-main.conf").read_text().replace("\\\n", "")
+    private = re.search(r"^GATEPOST_PRIVATE = (.*)$", text, re.M)
+    assert private is not None
+    names = private[1].replace(" ", "").replace("[.]", ".").split("|")
+    assert names == [name.decode().removeprefix(".") for name in PRIVATE]
     lists = {"KNOWN": KNOWN_FIELDS, "PROGRAM_TEXT": PROGRAM_TEXT,
              "PROGRAM_ADDRESSES": PROGRAM_ADDRESSES}  # fmt: skip
     for name, want in lists.items():

@@ -22,7 +22,7 @@ ONLY = {"client_received": "anonymise", "local": "scrub"}
 
 def check(config: EximConfig, settings: Settings) -> Iterator[Finding]:
     """Every finding about what stands around gatepost's own files."""
-    yield from _not_obeyed(settings.submission)
+    yield from _not_obeyed(config, settings.submission)
     yield from _ports(config)
     yield from _verbs(config)
     yield from _router(config)
@@ -30,13 +30,30 @@ def check(config: EximConfig, settings: Settings) -> Iterator[Finding]:
         yield from _local(config)
 
 
-def _not_obeyed(submission: Submission) -> Iterator[Finding]:
+def _masks(config: EximConfig) -> bool:
+    """True where message ids are written again and that is not switched off."""
+    return any(
+        "message-id" in (v.strip().lower() for v in statement.values("remove_header"))
+        and not any("bool{no}" in value for value in statement.values("condition"))
+        for statement in config.reached("acl_smtp_data")
+    )
+
+
+def _not_obeyed(config: EximConfig, submission: Submission) -> Iterator[Finding]:
     """Keys that say something which Exim cannot do: no set-up is right that promises it."""
     plain = Submission()
     for key in type(submission).model_fields:
         value, default = getattr(submission, key), getattr(plain, key)
         wanted = ONLY.get(key, default)
         if value == wanted or (key in OBEYED and key not in ONLY):
+            continue
+        if key == "message_id":
+            if not _masks(config):
+                yield Finding(
+                    "not-obeyed", "gatepost.toml, submission.message_id",
+                    "Exim leaves host names in message ids unless it is told to take them out",
+                    "GATEPOST_MASK_HOST = yes (conf/exim/gatepost-main.conf)",
+                )  # fmt: skip
             continue
         text = str(list(map(str, wanted))) if isinstance(wanted, tuple) else f'"{wanted}"'
         yield Finding(

@@ -1,1 +1,1 @@
-"""gatepost's doors: the milter that Postfix talks to, and `milterctl` for the people."""
+"""The milter service that the MTA talks to, and `milterctl`, the command for administrators."""

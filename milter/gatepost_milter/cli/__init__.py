@@ -1,4 +1,4 @@
-"""milterctl: one module a command."""
+"""milterctl: one module for each command."""
 
 from gatepost_milter.cli.milterctl import main
 

@@ -1,4 +1,4 @@
-"""`milterctl backtest`: a changed configuration, tried on the history."""
+"""`milterctl backtest`: try a changed configuration on the stored history."""
 
 import json
 import sys

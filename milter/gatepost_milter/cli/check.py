@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class MtaGroup(click.Group):
-    """`check` with the MTAs' own checks behind it, imported when they are asked for."""
+    """The group `check`, whose commands for the MTAs are imported only when they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The MTAs that this installation can look at."""
+        """The MTAs that can be checked."""
         return ["postfix", "exim"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

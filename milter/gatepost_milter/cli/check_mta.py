@@ -69,8 +69,8 @@ def _finish(
     unchecked: Sequence[str] = (),
     warnings: Sequence[str] = (),
 ) -> None:
-    """Print, and leave with 1 where there is something to mend. A warning is nothing of the kind:
-    as JSON, where all is to be mended, it goes to stderr."""
+    """Print all, and leave with 1 where there are findings. Warnings are not findings: with JSON,
+    whose list holds findings only, they go to stderr."""
     if form == "json":
         for one in warnings:
             note(f"milterctl: {shown(one)}")

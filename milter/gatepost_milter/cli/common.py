@@ -29,7 +29,7 @@ DATABASE_ENDS = ("", "-wal", "-shm", "-journal", ".migrate")
 
 
 class Failure(Exception):
-    """A command cannot go on. The text is one line with the next step."""
+    """A command cannot go on. The text is one line with the next step, `code` the exit code."""
 
     def __init__(self, text: str, code: int = FINDINGS) -> None:
         super().__init__(text)
@@ -38,7 +38,7 @@ class Failure(Exception):
 
 @dataclass
 class App:
-    """One run of `milterctl`: what its own options said."""
+    """One run of `milterctl`, with the options given before the command."""
 
     config_option: Path | None = None
     store_option: str | None = None
@@ -55,7 +55,7 @@ class App:
 
     @property
     def has_replica(self) -> bool:
-        """True where reports read from another server than the one that is written to."""
+        """True where reports are read from a replica (store.read_url)."""
         return self.store_option is None and bool(self.settings.store.read_url)
 
     @contextmanager
@@ -112,8 +112,8 @@ class App:
         return output
 
     def close(self) -> None:
-        """What this run left in the state directory, as root, belongs to the services."""
-        # Where no settings were wanted, or they could not be loaded, nothing was made.
+        """Give files that this run made in the state directory, as root, to the services' user."""
+        # Without loaded settings this run has made no files.
         if "settings" in self.__dict__:
             from gatepost_milter.doctor import ownership
 
@@ -134,12 +134,12 @@ MARK_S = 3.0  # that a report waits for old mail to be compared with new traps
 
 
 def _mark(app: App, engine: "Engine") -> None:
-    """Compare old mail with the traps, and say on stderr how far that is where it takes long."""
+    """Compare old mail with new traps, MARK_S at most; if that is not enough, say so on stderr."""
     from gatepost_policy.store import reading, revision
 
     with reading(engine) as connection:
         if not revision.old_mail_waits(connection):
-            return  # as on most days: what would do the work is not even imported
+            return  # mostly so; then `trap_marks` is not imported either, which takes time
 
     from gatepost_policy.ingest import trap_marks
 
@@ -163,7 +163,7 @@ def _ingested(app: App) -> bool:
     """True once all that was accepted up to now is in the store. Raises StoreError, OSError."""
     from gatepost_policy.journal import segments
 
-    # With an empty journal the recorder has nothing to say, and need not be imported.
+    # With an empty journal nothing is waiting, and the recorder need not be imported.
     if not segments(config.journal_dir(app.settings)):
         return True
     from gatepost_policy import recorder
@@ -172,10 +172,10 @@ def _ingested(app: App) -> bool:
 
 
 def catch_up(app: App, engine: "Engine") -> None:
-    """Bring the store up to this moment, before it is asked: the journal, and what is a trap now.
+    """Bring the store up to date before it is read: records of the journal, and new traps.
 
-    `engine` may be a replica's. Says so on stderr where the recorder does not keep up. Raises
-    StoreError.
+    `engine` may be a replica's. Says on stderr where the recorder is behind. Raises StoreError,
+    OSError.
     """
     from gatepost_policy.store import StoreError
 
@@ -188,20 +188,21 @@ def catch_up(app: App, engine: "Engine") -> None:
         else:
             _mark(app, engine)
     except StoreError as error:
-        # What can be read is still worth reading: from a replica, from a store that is busy.
+        # A store that is busy, or has only a replica, can still be read.
         if not error.temporary:
             raise
         note(f"milterctl: {error}; until then old mail does not know of new traps")
 
 
 def note(text: str) -> None:
-    """A word on progress or a hint: on stderr, so that stdout stays data."""
+    """Print progress or a hint on stderr, so that stdout has data only."""
     print(text, file=sys.stderr)
 
 
 @contextmanager
 def working(what: str) -> Iterator[Callable[[object], None]]:
-    """A sign of life on stderr while something takes its time; call it with what is done so far."""
+    """Show on stderr, on a terminal only, that work goes on; call the yielded function with the
+    progress so far."""
     if not on_terminal(sys.stderr):
         yield lambda done: None
         return
@@ -212,7 +213,7 @@ def working(what: str) -> Iterator[Callable[[object], None]]:
 
 
 def on_terminal(stream: TextIO) -> bool:
-    """True where a person looks at `stream`."""
+    """True where `stream` is a terminal."""
     try:
         return stream.isatty()
     except ValueError:  # closed

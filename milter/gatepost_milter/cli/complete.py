@@ -1,6 +1,6 @@
-"""What the shell may complete: traps, senders, reasons. Never fails, never makes a store.
+"""Words for the shell's completion: traps, senders, reasons. Never fails, never makes a store.
 
-At a key press nobody waits for a server that is away, and nobody wants to read an error.
+An error message in the middle of a command line would only disturb, so there are none.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ MOST = 50
 
 
 def traps(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """The traps that begin so."""
+    """The traps that begin with `incomplete`."""
 
     def read(connection: "Connection") -> list[str]:
         from gatepost_policy import traps
 
-        # `match` finds it anywhere in the name.
+        # `match` finds the text anywhere in a name, so more rows are read than are needed.
         found = traps.listing(connection, match=incomplete, limit=20 * MOST)
         return [trap.key for trap in found]
 
@@ -29,7 +29,7 @@ def traps(context: click.Context, parameter: click.Parameter, incomplete: str) -
 
 
 def senders(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Those who are listed or come again and again, and begin so."""
+    """The listed and the repeat senders that begin with `incomplete`."""
 
     def read(connection: "Connection") -> list[str]:
         import time
@@ -44,7 +44,7 @@ def senders(context: click.Context, parameter: click.Parameter, incomplete: str)
 
 
 def reasons(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """The reasons of decisions that begin so."""
+    """The reasons of decisions that begin with `incomplete`."""
     from gatepost_policy.mail.decision import Reason
 
     return [reason for reason in map(str, Reason) if reason.startswith(incomplete)]
@@ -57,15 +57,15 @@ def _from_store(
     from gatepost_policy import config, store
     from gatepost_policy.text.escape import shown
 
-    # While it completes click calls no group: what its options say is read here.
+    # During completion click does not call the group, so its options are read here.
     said: dict[str, Any] = context.find_root().params
-    with suppress(Exception):  # whatever it is: there is nothing to complete then
+    with suppress(Exception):  # on any error there are no words to complete
         app = App(said.get("config_file"), said.get("store"))
         path = config.database_path(app.settings)
         if path is not None and not path.exists():
             return []
         with app.opened(ensure=False) as engine, store.reading(engine) as connection:
             found = read(connection)
-        # What would have to be quoted, or is not what the terminal shows, is typed by hand.
+        # Leave out names with characters that must be escaped on a terminal.
         return [n for n in found if n.startswith(incomplete) and shown(n) == n][:MOST]
     return []

@@ -10,7 +10,7 @@ import click
 from gatepost_milter.cli.common import App
 from gatepost_milter.cli.options import FORMAT
 
-# Values that open something: of these only that they are set is shown.
+# Values that are secret: only whether they are set is shown.
 SECRET = {("submission", "mta_token"), ("notify", "webhook")}
 PASSWORD = re.compile(r"(://[^:@/]*:)[^@/]*(@)")
 IN_QUERY = re.compile(r"((?:password|passfile|sslpassword)=)[^&]*", re.I)
@@ -49,7 +49,7 @@ def show(app: App, changed: bool, form: str) -> None:
 
 
 def _shipped(sender: dict[str, Any], changed: bool) -> None:
-    """The hundreds of names that come with gatepost under the one name they have in the file."""
+    """Replace the names of the packaged never_list by the one word that means it in the file."""
     from gatepost_policy.config.settings import PACKAGED, packaged_never_list
 
     names, shipped = sender.get("never_list", []), set(packaged_never_list())
@@ -60,7 +60,7 @@ def _shipped(sender: dict[str, Any], changed: bool) -> None:
 
 
 def _hidden(table: str, values: dict[str, Any]) -> dict[str, Any]:
-    """`values` without what opens a door."""
+    """`values` without passwords, tokens and other secrets."""
 
     def one(key: str, value: Any) -> Any:
         if (table, key) in SECRET and value:
@@ -73,7 +73,7 @@ def _hidden(table: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table(name: str, values: dict[str, Any]) -> None:
-    """One table, its keys and then the tables in it (`[rules.REASON]`)."""
+    """Print one table: its keys, then the tables in it (`[rules.REASON]`)."""
     below = {key: value for key, value in values.items() if isinstance(value, dict)}
     if len(below) < len(values):
         print(f"\n[{name}]")

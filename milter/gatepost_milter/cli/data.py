@@ -1,4 +1,4 @@
-"""`milterctl data`: what is held about one person, and taking it out again."""
+"""`milterctl data`: export or erase what is stored about one person."""
 
 import json
 import sys
@@ -92,7 +92,8 @@ def erase(app: App, address: str, yes: bool, dry_run: bool, form: str) -> None:
 
 
 def _ingest(app: App) -> None:
-    """What is still in the journal could come back after it was erased."""
+    """Wait until the journal is in the store: records that are stored later would bring erased data
+    back. Raises Failure."""
     from gatepost_policy import recorder
 
     if not recorder.wait_until_ingested(app.settings, timeout=10.0):

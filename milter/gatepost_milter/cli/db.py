@@ -11,7 +11,7 @@ from gatepost_milter.cli.common import USAGE, App, Failure, note, on_terminal, w
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.times import timestamp
 
-# What each figure of a purge counts.
+# What each figure of a purge counts; these texts are printed.
 PURGED = {
     "recipients": "messages that lost their recipients",
     "addresses": "messages whose client is now a network",

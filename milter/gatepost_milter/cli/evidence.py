@@ -18,7 +18,7 @@ FORMS = ("xarf", "arf")
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What the command line says. `now` in Unix seconds."""
+    """The options of the command line. `form`: one of FORMS; `now`: Unix seconds."""
 
     form: str
     now: float
@@ -27,7 +27,8 @@ class Asking:
 
 
 def write(app: App, report: "Report", asking: Asking, output: Path | None) -> None:
-    """Write the abuse report, after a word on stderr about what it could still tell."""
+    """Write the abuse report to `output` (None or "-": stdout), after a warning on stderr about
+    what in it could still name a trap. Raises Failure, UsageError, StoreError."""
     from gatepost_policy.report import casework
     from gatepost_policy.report.evidence import NoEvidence
     from gatepost_policy.report.masking import StillThere

@@ -76,7 +76,7 @@ def command(app: App, form: str, output: Path | None, gropers: bool) -> None:
 
 
 def _gropers(connection: "Connection", seconds: float, now: float) -> "list[Entry]":
-    """Hosts that try logins, as if they were listed."""
+    """Hosts that tried logins since `now - seconds`, in the form of listings."""
     from gatepost_policy.listings.dossier import Entry
     from gatepost_policy.report import gropers
 

@@ -1,4 +1,4 @@
-"""`milterctl import --list` and `--undo`: the imports in the store, and taking one back."""
+"""`milterctl import --list` and `--undo`: show the imports in the store, or undo one."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def show(app: App, form: str) -> None:
-    """Every import that the store knows of, oldest first. Raises StoreError."""
+    """Print all imports in the store, oldest first. Raises StoreError."""
     from gatepost_policy.ingest import import_runs
 
     with app.store() as connection:
@@ -68,7 +68,7 @@ def _json(run: "Run") -> dict[str, Any]:
 
 
 def take_back(app: App, number: int, yes: bool, form: str) -> None:
-    """Take the import `number` back. Raises StoreError, Failure."""
+    """Undo the import `number`, after a question unless `yes`. Raises StoreError, Failure."""
     from gatepost_policy import ingest
 
     with app.opened() as engine:

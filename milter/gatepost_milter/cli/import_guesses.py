@@ -1,4 +1,4 @@
-"""What an imported log tells of guesses: addresses that nobody has, hosts that try logins."""
+"""Guesses in an imported log: recipients that do not exist, and hosts that try logins."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 BATCH = 2_000
-MANY = 50_000  # refused addresses in memory
+MANY = 50_000  # refused addresses kept in memory before they are written
 
 
 class ImportedGuesses:
-    """Takes them from the importer into the store, as rows of this import's own."""
+    """Writes the guesses that the importer found into the store, marked with the import's number.
+
+    `learned`: Unix seconds of the import; `told`: how many records were written.
+    """
 
     def __init__(self, engine: "Engine", guessing: Guessing, number: int, learned: float) -> None:
         self.told = 0
@@ -26,12 +29,12 @@ class ImportedGuesses:
         self._no_room = 0
 
     def so_far(self) -> None:
-        """Write the refused addresses where they are many. Raises StoreError, Failure."""
+        """Write the refused addresses if there are MANY. Raises StoreError, Failure."""
         if self._guessing.many_refused >= MANY:
             self._write(self._guessing.take_refused())
 
     def finish(self) -> None:
-        """Write all; says what had no room. Raises StoreError, Failure."""
+        """Write all; prints how many rows had no room. Raises StoreError, Failure."""
         self._write(self._guessing.take_refused())
         if self._guessing.waits():
             self._write(self._guessing.take_logins(self._exist))

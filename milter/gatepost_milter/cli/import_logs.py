@@ -171,7 +171,7 @@ class _Log:
     head: list[str]
     start: bytes
     unwrap: Callable[[Iterable[list[str]]], Iterable[list[str]]] | None
-    wrapped: list[str]  # the head as it came
+    wrapped: list[str]  # the head as it stands in the file, before `unwrap`
     first: float | None = None
 
 
@@ -199,7 +199,7 @@ def _opened(stack: ExitStack, path: str, zone: tzinfo | None, now: float) -> _Lo
     try:
         file = LogFile(path)
         stack.callback(file.close)
-        # A line without a year is not later than its file.
+        # No line of a log is later than the file's last change.
         clock = Clock(zone, now if file.modified is None else file.modified)
         head = wrapped = file.head(HEAD_LINES)
         unwrap = unwrapped(head)
@@ -226,7 +226,7 @@ def _settle_years(
     for lines in _bare(log, lambda count: None):
         years.take(lines)
     log.file.again()
-    log.unwrap = unwrapped(log.wrapped)  # without what the end of the log left unfinished
+    log.unwrap = unwrapped(log.wrapped)  # a new one: the old one still holds an unfinished line
     end = log.file.named_date() or log.file.packed_at()
     begin = year if year is not None else years.begin(end) if end is not None else None
     if begin is None:
@@ -260,7 +260,7 @@ def _imported_before(
 
 
 def _in_order(logs: list[_Log], importer: Importer) -> list[_Log]:
-    """Oldest first: the lines of a message may stand in two rotated files."""
+    """The logs, oldest first: the lines of one message may stand in two rotated files."""
     for log in logs:
         log.first = importer.first_time(log.head, log.clock)
         log.clock.rewind()
@@ -307,8 +307,8 @@ def _bare(log: _Log, advance: Callable[[int], None]) -> Iterable[list[str]]:
 
 
 class _Sink:
-    """Gathers what was seen and writes it in batches, in a thread: the disk and the parser need
-    not wait for each other."""
+    """Gathers records and writes them in batches, in a thread, so that the parser does not wait for
+    the disk. `told`: records so far; `new`: those that the store did not have."""
 
     def __init__(self, engine: "Engine", settings: "Settings", learned: float) -> None:
         self.new = 0
@@ -330,7 +330,7 @@ class _Sink:
         return self.number
 
     def end(self, lines: int, *, told: bool) -> None:
-        """Close the book. Raises StoreError."""
+        """Mark this import as ended. Raises StoreError."""
         from gatepost_policy import store
         from gatepost_policy.ingest import import_runs
 
@@ -375,7 +375,7 @@ class _Sink:
 
 
 def _size(logs: list[_Log]) -> int | None:
-    """Octets of all logs; None where one is standard input: nobody knows how much is to come."""
+    """Octets of all logs; None where one is standard input, whose size is not known."""
     sizes = [log.file.size for log in logs]
     return None if None in sizes else sum(size for size in sizes if size is not None)
 

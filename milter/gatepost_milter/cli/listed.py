@@ -1,4 +1,4 @@
-"""Lists for a spreadsheet: CSV (RFC 4180), safe to open."""
+"""Lists as CSV (RFC 4180), with cells that a spreadsheet cannot take for formulas."""
 
 import csv
 import sys
@@ -7,7 +7,8 @@ from typing import Any
 
 
 def write_csv(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """One line a row under a line of names; what is not known is empty, a list has blanks."""
+    """Write `columns` as the first line, then one line for each row. None becomes an empty cell, a
+    list its items with blanks between."""
     from gatepost_policy.render import csv_file
 
     names = tuple(columns)

@@ -1,4 +1,4 @@
-"""`milterctl`: one entry for every command. A command's module is imported when it is asked for.
+"""`milterctl`: the entry of all commands. A command's module is imported only when it is used.
 
 Errors come out as one line on stderr. Exit codes: 0 fine, 1 findings or a file that failed,
 2 usage or configuration, 3 store or socket not reachable.
@@ -22,8 +22,8 @@ from gatepost_policy.config import ConfigError, DeniedError
 from gatepost_policy.system import std_files
 from gatepost_policy.text.escape import shown
 
-# name: (module with a click command called `command`, its first help line). The help stands here
-# as well so that `milterctl --help` imports none of them; a test holds the two together.
+# name: (module with a click command called `command`, its first help line). The help is repeated
+# here so that `milterctl --help` imports no module; a test compares the two.
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "Run milter and policy service in the foreground."),
     "report": ("report", "Tell the history: of one sender, host or trap, or of all."),
@@ -67,14 +67,15 @@ class LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; click would end it with code 1 where the reader has seen enough."""
+        """Run the command. Without this, click would end with code 1 where the reader of a pipe
+        has closed it (`| head`)."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             _nobody_reads()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands from the table, with nothing imported."""
+        """Print the list of commands from the table, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
@@ -98,7 +99,7 @@ class LazyGroup(click.Group):
 def cli(context: click.Context, config_file: Path | None, store: str | None) -> None:
     """gatepost hides the senders you have and remembers the ones who knock."""
     if store == "":
-        # A script's variable that is not set must not mean the service's own store.
+        # --store "$UNSET" in a script must not use the service's own store.
         raise click.BadParameter("want a URL or a file's name, got nothing", param_hint="--store")
     context.obj = App(config_file, store)
     context.call_on_close(context.obj.close)
@@ -107,7 +108,7 @@ def cli(context: click.Context, config_file: Path | None, store: str | None) -> 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `milterctl` and leave the process with the exit code of the manual."""
     std_files.ensure()
-    # What cannot be shown in the locale's encoding is escaped, never a traceback.
+    # Characters outside the locale's encoding are escaped; else print would raise.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -118,7 +119,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         try:
             code = cli.main(arguments, prog_name="milterctl", standalone_mode=False)
-        except SystemExit as done:  # a command's way to say 1, findings
+        except SystemExit as done:  # a command ends so with code 1, findings
             code = done.code
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -128,7 +129,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "milterctl"
         message = error.format_message().rstrip(".")
-        # click has a guess of its own, which cannot be pasted.
+        # Remove click's own guess: ours (`_meant`) is a whole command that can be pasted.
         message = re.sub(r"^(No such command '.+?')\..*", r"\1", message)
         return _fail(f"{message}.{_meant(error, message)} See '{command} --help'.", USAGE)
     except click.ClickException as error:
@@ -146,18 +147,18 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 0
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        _nobody_reads()  # where it is the output that failed, it would fail again at the end
+        _nobody_reads()  # if stdout itself failed, its flush at exit would fail again
         return _fail(what, UNREACHABLE if isinstance(error, ConnectionError) else FINDINGS)
     except Exception as error:
         if _is_store_error(error):
             owner = getattr(error, "owner", None)
             hint = "" if owner is None else f"; {_as_user(owner, arguments)}"
             return _fail(f"{error}{hint}", UNREACHABLE)
-        raise  # a bug, and loud
+        raise  # a bug: show the traceback
 
 
 def _meant(error: click.UsageError, message: str) -> str:
-    """What was probably meant, or nothing: a mistyped command."""
+    """The command that was probably meant where one was mistyped; else ''."""
     context = error.ctx
     if context is None:
         return ""
@@ -169,18 +170,19 @@ def _meant(error: click.UsageError, message: str) -> str:
 
 
 def _nobody_reads() -> None:
-    """The reader has seen enough (`| head`): what is left in the buffer must not fail again."""
+    """Send the rest of stdout to /dev/null: the reader has closed the pipe (`| head`), and the
+    buffer would fail again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _as_user(user: str, arguments: Sequence[str] | None) -> str:
-    """What to type instead."""
+    """The same command as another user, as one types it."""
     words = sys.argv[1:] if arguments is None else arguments
     return f"type: sudo -u {user} {shlex.join(['milterctl', *words])}"
 
 
 def _is_store_error(error: Exception) -> bool:
-    """Without importing the store: where it never was imported, nothing of it was raised."""
+    """True for a StoreError. Does not import the store: if nobody has, it is no StoreError."""
     store = sys.modules.get("gatepost_policy.store")
     return store is not None and isinstance(error, store.StoreError)
 

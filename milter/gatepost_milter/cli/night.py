@@ -1,4 +1,4 @@
-"""`milterctl report --tonight`: what somebody who is woken up wants to know first."""
+"""`milterctl report --tonight`: the first things to know for somebody who is woken by an alarm."""
 
 import json
 from contextlib import AbstractContextManager
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def read(app: App, connection: "Connection", until: float, since: float | None = None) -> "Tonight":
-    """What happened up to `until`; without `since` in the 24 hours before (Unix seconds)."""
+    """What happened from `since` (None: 24 hours before) to `until`, both Unix seconds. Raises
+    StoreError."""
     from gatepost_policy import config
     from gatepost_policy.monitoring import privacy_result
     from gatepost_policy.report import tonight
@@ -32,7 +33,8 @@ def tell(
     form: str,
     output: AbstractContextManager[TextIO],
 ) -> None:
-    """Write what happened since `chosen.since`, or in the last day, to `output`."""
+    """Write what happened since `chosen.since`, or in the last day, to `output`; `form`: "json",
+    else text. `now`: Unix seconds. Raises StoreError."""
     until = now if chosen.until is None else chosen.until
     with app.store(caught_up=True, replica=True) as connection:
         found = read(app, connection, until, chosen.since)

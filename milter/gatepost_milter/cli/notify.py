@@ -1,4 +1,4 @@
-"""`milterctl notify`: tell people about events, a process of its own beside the services."""
+"""`milterctl notify`: tell people about events; runs in its own process beside the services."""
 
 import signal
 import socket
@@ -87,7 +87,8 @@ def _follow(found: "Round", log: "MailLog") -> None:
         alive()
         try:
             if not ready:
-                # What comes from now on is told of, also if this process ends at once.
+                # Stores the place from which events are told, so that later ones are told even if
+                # this process ends at once.
                 found.look()
                 ready = True
                 print("milterctl notify ready", flush=True)

@@ -1,4 +1,4 @@
-"""What several commands offer alike: `--format`, and a progress bar for a person who waits."""
+"""Options shared by several commands: `--format`; and a progress bar."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from gatepost_milter.cli.common import on_terminal
 
 
 def format_option(*forms: str, text: str = "For people or for programs.") -> Callable[[Any], Any]:
-    """`--format`, handed on as `form`: `table` unless said otherwise."""
+    """The option `--format`, given to the command as `form`; the default is `table`."""
     return click.option(
         "--format",
         "form",
@@ -30,9 +30,10 @@ LIST_FORMAT = format_option("json", "csv", text="For people, for programs, for a
 def progress(
     what: str, total: float | None, unit: Literal["share", "octets", "files"] = "share"
 ) -> Iterator[Callable[[float], None]]:
-    """A bar on stderr, gone in the end; call it with what was done since. None: no known end.
+    """A progress bar on stderr, removed at the end; none where stderr is not a terminal.
 
-    Nothing where nobody looks at stderr.
+    Call the yielded function with the amount done since the last call. `total`: the whole amount,
+    None where it is not known.
     """
     if not on_terminal(sys.stderr):
         yield lambda done: None
@@ -56,7 +57,7 @@ def progress(
     columns: Sequence[str | ProgressColumn] = (
         what, BarColumn(), units[unit], TimeRemainingColumn(),
     )  # fmt: skip
-    # Without the redirections rich would print to stderr what is meant for stdout.
+    # With its redirections rich would print to stderr what is meant for stdout.
     with Progress(
         *columns, console=Console(stderr=True), transient=True,
         redirect_stdout=False, redirect_stderr=False,

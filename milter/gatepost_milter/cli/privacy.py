@@ -118,7 +118,7 @@ def test(app: App, /, form: str, **options: Any) -> None:
 
 
 def _every_way(app: App, form: str, target: "Target", options: dict[str, Any]) -> None:
-    """Each way by itself; one that could not be tried is not clean."""
+    """Try each way by itself; one that could not be tried is not clean."""
     from dataclasses import replace
 
     from gatepost_milter.doctor import privacy_ways as ways
@@ -161,7 +161,7 @@ def _every_way(app: App, form: str, target: "Target", options: dict[str, Any]) -
 
 
 def _tell(tried: "Tried") -> None:
-    """What came of one way, in words."""
+    """Print the result of one way."""
     from gatepost_policy.text.escape import shown
 
     what = f"{tried.way} {tried.where}"
@@ -188,7 +188,7 @@ def _record(app: App, clean: dict[str, bool]) -> None:
 
 
 def _one_way(app: App, form: str, target: "Target", options: dict[str, Any]) -> None:
-    """The submission port alone."""
+    """Try the submission port alone."""
     from gatepost_milter.doctor import privacy_probe, privacy_ways
     from gatepost_policy.scrub import audit as leaks
     from gatepost_policy.text.escape import shown
@@ -242,7 +242,8 @@ def _sink(text: str) -> tuple[str, int]:
 
 
 def _password(login: str, file: Path | None) -> str:
-    """Never on the command line, where every user of the host could read it."""
+    """The password, from the file, the environment or a prompt. Never an option's value: every user
+    of the host can read command lines. Raises Failure."""
     if not login:
         return ""
     if file is not None:
@@ -273,7 +274,7 @@ def _json(finding: "Finding") -> dict[str, str | int | None]:
 
 
 def _show(what: str, found: Sequence["Finding"]) -> None:
-    """One line a finding on a pipe, a table on a terminal."""
+    """Print the findings: one line each on a pipe, a table on a terminal."""
     from gatepost_policy.text import terminal
     from gatepost_policy.text.escape import shown
     from gatepost_policy.text.fitted import fitted

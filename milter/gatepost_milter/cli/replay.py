@@ -28,7 +28,7 @@ from gatepost_policy.system.socket_address import SocketAddress
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
-# Below this a progress bar is more trouble than the wait.
+# With fewer files no progress bar is shown.
 MANY_FILES = 20
 
 
@@ -152,7 +152,8 @@ def _dns(file: Path | None) -> dict[str, Any] | None:
 
 
 def _version(settings: "Settings") -> str:
-    """What Postfix calls itself: with own_received = "mta" by the token the milter looks for."""
+    """The macro {v} to send; with submission.mta_token it begins with the token, as the milter
+    expects."""
     token = settings.submission.mta_token
     return f"{token} 3.7.11" if token else VERSION
 
@@ -178,9 +179,9 @@ def _check_socket(socket: str) -> None:
 
 
 def _progress(stack: ExitStack, files: int, quiet: bool) -> Callable[[], None]:
-    """A progress bar on stderr where many files are played for a person.
+    """A progress bar on stderr where there are many files and stderr is a terminal.
 
-    Where the outcomes run down the same screen they are progress enough: `quiet` says they do not.
+    None where the outcomes are printed to the terminal one by one; `quiet`: they are not printed.
     """
     if files < MANY_FILES or not on_terminal(sys.stderr):
         return lambda: None

@@ -1,4 +1,4 @@
-"""Print what replays came to: one JSON object a line, blocks to read, or what has changed."""
+"""Print the outcomes of replays: one JSON object a line, blocks of text, or the differences."""
 
 import json
 import sys
@@ -12,17 +12,17 @@ from gatepost_milter.replay.play import Outcome
 from gatepost_policy.journal.record import Json
 from gatepost_policy.text.escape import shown
 
-# So many files get a line each about what was assumed; more are summed up.
+# Up to this many files get a line each about what was assumed; for more, a summary is printed.
 SAID_SINGLY = 20
 
 
 def print_json(outcome: Outcome) -> None:
-    """One object, one line, ASCII."""
+    """Print one outcome as a JSON object on one line, in ASCII."""
     sys.stdout.write(json.dumps(outcome.json) + "\n")
 
 
 def print_plain(outcome: Outcome) -> None:
-    """A block a person reads and grep finds things in: no line is cut."""
+    """Print one outcome as a block of lines. No line is cut, so that grep finds everything."""
     data = outcome.json
     lines = [shown(outcome.file)]
     if outcome.failed:
@@ -47,7 +47,7 @@ def print_plain(outcome: Outcome) -> None:
 def _facts(outcome: Outcome) -> list[str]:
     data, lines = outcome.json, list[str]()
     first = f"  facts     {data['direction']} {data['family']}"
-    # A submission's client is nobody's business, not even on the screen.
+    # A submission's client is private; it is not shown on the screen either.
     if outcome.request is not None and data["direction"] == "inbound":
         envelope = outcome.request.envelope
         name = f" {envelope.client_name}" if envelope.client_name else ""
@@ -74,7 +74,7 @@ def _signature(signature: Json) -> str:
 
 
 def _spf(spf: Json | None) -> list[str]:
-    """A line for each identity; a bounce has one."""
+    """A line for each SPF identity; one line where both have the same result (a bounce)."""
     if spf is None:
         return []
     found = {name: check for name, check in spf.items() if name == "helo" or check != spf["helo"]}
@@ -105,7 +105,7 @@ def _edit(edit: Json) -> str:
 
 @dataclass
 class Assumptions:
-    """What nobody said about the messages, told on stderr: file by file, or summed up."""
+    """What was assumed about the messages, printed on stderr: file by file, or summed up."""
 
     lines: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -125,7 +125,7 @@ class Assumptions:
             self.lines.append(f"{shown(outcome.file)}: assumed {', '.join(words)}")
 
     def tell(self) -> None:
-        """Say it."""
+        """Print it on stderr."""
         if self.files <= SAID_SINGLY:
             for line in self.lines:
                 note(line)
@@ -139,7 +139,7 @@ Decided = tuple[str | None, str | None]
 
 @dataclass
 class Differences:
-    """What is decided differently from an earlier run, by file."""
+    """What is decided differently from an earlier run, by file. `old`: (action, reason) by file."""
 
     old: dict[str, Decided]
     changed: list[dict[str, Any]] = field(default_factory=list)
@@ -148,7 +148,7 @@ class Differences:
 
     @classmethod
     def read(cls, file: Path) -> "Differences":
-        """An earlier `replay --format json` output. Raises Failure."""
+        """Read an earlier output of `replay --format json`. Raises Failure."""
         old: dict[str, Decided] = {}
         number = 0
         try:
@@ -189,7 +189,7 @@ class Differences:
         return bool(self.changed)
 
     def print(self, form: str) -> None:
-        """Changed files, then how often each change happens."""
+        """Print the changed files, then how often each change happens."""
         if form == "json":
             for change in self.changed:
                 sys.stdout.write(json.dumps(change) + "\n")

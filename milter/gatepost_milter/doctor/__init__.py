@@ -1,1 +1,1 @@
-"""What is wrong with this installation or its MTA, and which line to change."""
+"""Find what is wrong with this installation or its MTA, and which line to change."""

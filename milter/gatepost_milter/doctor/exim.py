@@ -1,7 +1,7 @@
 """What is wrong with an Exim that works with gatepost-policyd. Each finding has the line to change.
 
-Pure but for one connection attempt to the policy service. What it asks for is what conf/exim does;
-another configuration that does the same in its own words draws no finding.
+Pure except for connection attempts to the policy service. It looks for what the files of conf/exim
+do; a configuration that does the same with other words gets no finding.
 """
 
 import pwd
@@ -19,13 +19,13 @@ from gatepost_policy.system.socket_address import SocketAddress
 
 SHIPPED = "/run/gatepost/exim/policy.sock"  # conf/exim/gatepost-main.conf
 SCRUB_FILE = "conf/exim/gatepost-acl.conf, gatepost_scrub"
-# The removal of fields that nobody knows: what tells of the client is in it, and no removal list.
+# The remove_header for fields on no list: its value compares them with the client's names.
 _WORDS = re.compile(r"\$\{?(?:[a-z0-9]+:)*sender_helo_name")
 _SOCKET = re.compile(r"\$\{readsocket\{\s*((?:inet:|/)[^{},]+)")
 
 
 def check(config: EximConfig, settings: Settings) -> tuple[Finding, ...]:
-    """Every finding; none means right."""
+    """Every finding; an empty tuple means that no fault was found."""
     return (*_sockets(config, settings), *_stages(config), *_scrub(config, settings),
             *exim_added.check(config), *exim_around.check(config, settings),
             *_reachable(settings))  # fmt: skip
@@ -37,9 +37,9 @@ def _spelling(address: SocketAddress) -> str:
 
 
 def _sockets(config: EximConfig, settings: Settings) -> Iterator[Finding]:
-    """Every question must go where gatepost-policyd listens."""
+    """Each readsocket that asks for a verdict must name a socket where gatepost-policyd listens."""
     ours = {_spelling(a) for a in settings.policy.listen}
-    # Unix sockets first: over inet nothing that Exim says of signatures is believed.
+    # Unix sockets first: over inet, Exim's DKIM results are not believed by default.
     wanted = min(ours, key=lambda spelling: (spelling.startswith("inet"), spelling))
     for target in dict.fromkeys(_SOCKET.findall(config.text)):
         plain = target.strip().replace("inet:localhost:", "inet:127.0.0.1:")
@@ -62,18 +62,18 @@ def _sockets(config: EximConfig, settings: Settings) -> Iterator[Finding]:
 
 
 def _user_problem(config: EximConfig, path: str) -> str | None:
-    """Why Exim's user cannot ask: with GATEPOST_DOWN = OK nothing else would show it."""
-    user = config.options.get("exim_user", "Debian-exim")  # not told where it is compiled in
+    """Why Exim's user cannot connect. With GATEPOST_DOWN = OK, mail would pass without notice."""
+    user = config.options.get("exim_user", "Debian-exim")  # not in the output if compiled in
     try:
         user = pwd.getpwuid(int(user)).pw_name if user.isdigit() else pwd.getpwnam(user).pw_name
     except KeyError:
         return None
-    # That nobody listens is another finding.
+    # Where no socket exists, `_reachable` has the finding.
     return may_connect(Path(path), user) if Path(path).is_socket() else None
 
 
 def _unix(settings: Settings) -> str:
-    """A unix socket of the policy service, and where there is none, how to have one."""
+    """A unix socket of the policy service; where there is none, how to configure one."""
     for address in settings.policy.listen:
         if address.kind == "unix":
             return address.path
@@ -112,8 +112,8 @@ def _stages(config: EximConfig) -> Iterator[Finding]:
 
 
 def _removed(statements: tuple[Statement, ...], settings: Settings) -> tuple[str, ...]:
-    """Names of the removal list that no remove_header covers."""
-    # \N switches Exim's own escapes off in a regular expression and is no part of it.
+    """The entries of submission.remove that no remove_header covers."""
+    # \N switches Exim's string expansion off; it is not part of the regular expression.
     lists = (v for s in statements for v in s.values("remove_header") if not _WORDS.search(v))
     text = " ".join(lists).replace(r"\N", "").replace("[!-9;-~]*", "*")
     names = {n.strip().lower() for n in re.split(r"[:\s]+", text)}
@@ -131,7 +131,8 @@ def _removed(statements: tuple[Statement, ...], settings: Settings) -> tuple[str
 
 
 def _scrub(config: EximConfig, settings: Settings) -> Iterator[Finding]:
-    """Submitted mail loses its own hop and the telling fields."""
+    """Submitted mail must lose the client in our own Received, and the fields of
+    submission.remove."""
     statements = config.reached("acl_smtp_data") + config.reached("acl_smtp_rcpt")
     missing = _removed(statements, settings)
     if missing:

@@ -1,4 +1,4 @@
-"""What Exim's routers, transports and ACLs add to a message or take from it behind the scrub."""
+"""What Exim's routers, transports and ACLs add to a message, or remove, after the scrub."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _CLIENT = re.compile(
     r"\$\{?(?:[a-z0-9]+:)*(?:sender_(?:host_(?:address|name|port)|fullhost|rcvhost|helo_name|ident)"
     r"|authenticated_(?:id|sender)|originator_[ug]id|caller_[ug]id)\b"
 )
-# ${if def:authenticated_id{}{text}}: nothing of it for whoever has logged in.
+# ${if def:authenticated_id{}{text}}: empty where the client has logged in.
 _IF_NOT = re.compile(r"\$\{if\b(.*?)\{\s*\}\s*\{")
 _IF_STRANGER = re.compile(r"\$\{if\s*!\s*def:authenticated_id\b")
 _OPTION = re.compile(r"^\s*(headers_add|headers_remove)\s*=\s*(.*)$")
@@ -52,14 +52,14 @@ def check(config: EximConfig) -> Iterator[Finding]:
 
 
 def _for_strangers(value: str) -> bool:
-    """True where a text comes to nothing for whoever has logged in."""
+    """True where a text is empty after a login."""
     match = _IF_NOT.search(value)
     return bool(_IF_STRANGER.search(value) or (match and "authenticated_id" in match.group(1)))
 
 
 def _options(text: str) -> Iterator[tuple[str, str, str, bool]]:
-    """Where, name and value of the header options of routers and transports; True where a
-    condition of the same router asks who has logged in."""
+    """(place, option, value, asked) for each header option of routers and transports; `asked`: a
+    condition of the same one tests authenticated_id."""
     for section in ("router", "transport"):
         parts = re.split(rf"^begin {section}s\s*$", text, maxsplit=1, flags=re.M)
         body = re.split(r"^begin ", parts[1], maxsplit=1, flags=re.M)[0] if parts[1:] else ""
@@ -71,6 +71,7 @@ def _options(text: str) -> Iterator[tuple[str, str, str, bool]]:
 
 
 def _instances(body: str) -> Iterator[tuple[str, list[str]]]:
+    """(name, lines) of each router or transport of a section."""
     name, lines = "", list[str]()
     for line in body.splitlines():
         if match := _INSTANCE.match(line):

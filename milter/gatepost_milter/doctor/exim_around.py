@@ -1,4 +1,4 @@
-"""What can stand around gatepost's files in an Exim and undo them, and what no Exim can do."""
+"""Other parts of an Exim configuration that undo gatepost's files, and keys that Exim cannot obey."""
 
 import re
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ _PORT = re.compile(
     r"(?:\]\s*::?|(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}\.|:[0-9a-f]+\.(?!\d+\.))(\d{1,5})(?![\d.])"
 )
 NAMED_PORTS = {"submission": "587", "submissions": "465", "smtps": "465"}
-# The keys of [submission] that conf/exim, or gatepost-policyd behind it, does as they say.
+# The keys of [submission] that conf/exim, or gatepost-policyd behind it, obeys.
 OBEYED = frozenset({"daemon_names", "trusted_relays", "remove", "local", "client_received",
                     "mta_token", "proxy_daemon_name"})  # fmt: skip
-# Of these the value here is the only one that conf/exim can do.
+# Of these keys, conf/exim can do only the value given here.
 ONLY = {"client_received": "anonymise", "local": "scrub"}
 
 
@@ -65,7 +65,8 @@ def _not_obeyed(config: EximConfig, submission: Submission) -> Iterator[Finding]
 
 
 def _list(value: str) -> list[str]:
-    """An Exim list: colons between, or what `<` names."""
+    """The items of an Exim list, separated by colons, or by the character after `<`; names of
+    ports as numbers."""
     value = value.strip()
     sep = ":"
     if value.startswith("<") and len(value) > 1:
@@ -74,11 +75,11 @@ def _list(value: str) -> list[str]:
 
 
 def _ports(config: EximConfig) -> Iterator[Finding]:
-    """Every port where our own users hand in mail must be one of GATEPOST_PORTS."""
+    """Every port where our own users submit mail must be in GATEPOST_PORTS."""
     received = config.options.get("received_header_text", "")
     match = re.search(r"\{inlist\{\$received_port\}\{([^{}]*)\}\}", received)
     if match is None:
-        return  # not our text, which _scrub looks at
+        return  # not the text of conf/exim: exim.py has a finding for that
     ours = _list(match.group(1))
     listens = _list(config.options.get("daemon_smtp_ports", ""))
     listens += _PORT.findall(config.options.get("local_interfaces", ""))
@@ -93,7 +94,7 @@ def _ports(config: EximConfig) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-# What a statement with the wrong verb does with the answer of the ACL that asks.
+# What a statement with the wrong verb does with the answer of gatepost's ACL.
 _WRONG = {
     "warn": "does not care for the answer",
     "accept": "lets everything in that is not refused, to any domain",
@@ -113,7 +114,7 @@ def _verbs(config: EximConfig) -> Iterator[Finding]:
                 inner = config.acls.get(name, ())
                 keys = {k for k, value in statement.parts if name in value and k in ("acl", "!acl")}
                 known = statement.verb == "require" or denies
-                # Called in an expansion, the text that comes back decides, not the verb.
+                # An ACL called in an expansion has no `acl` condition: its text decides there.
                 if not keys or (known and right in keys) or not _refuses(inner, stage):
                     continue
                 yield Finding(
@@ -130,7 +131,7 @@ def _refuses(statements: tuple[Statement, ...], stage: str) -> bool:
 
 
 def _router(config: EximConfig) -> Iterator[Finding]:
-    """Recipients that get no copy are kept out by a router, the first of all."""
+    """gatepost's router, which drops the recipients that get no copy, must be the first one."""
     routers = re.split(r"^begin routers\s*$", config.text, maxsplit=1, flags=re.M)
     section = re.split(r"^begin ", routers[1], maxsplit=1, flags=re.M)[0] if routers[1:] else ""
     names = list(re.finditer(r"^[ \t]*([A-Za-z0-9_]+):\s*$", section, re.M))
@@ -150,7 +151,7 @@ def _router(config: EximConfig) -> Iterator[Finding]:
 
 
 def _local(config: EximConfig) -> Iterator[Finding]:
-    """Mail of cron and web programs goes by an ACL of its own, and gets a Sender."""
+    """Mail of cron and web programs goes through acl_not_smtp, and Exim adds a Sender to it."""
     above = exim_order.unscrubbed_local(config)
     if above is not None:
         yield Finding(

@@ -1,6 +1,7 @@
-"""The live configuration of an Exim, as `exim -bP config` tells it: macros and includes resolved.
+"""The configuration in force of an Exim, by `exim -bP config`: macros and includes are resolved.
 
-`read(...)` raises `Unreadable` with one line; parsing never fails, what it does not know it skips.
+`read(...)` raises `Unreadable` with one line. `parse` never fails: it skips lines that it does not
+know.
 """
 
 import os
@@ -32,11 +33,12 @@ class Statement:
     parts: tuple[tuple[str, str], ...]
 
     def values(self, name: str) -> tuple[str, ...]:
+        """The values of all its conditions or modifiers of this name, in order."""
         return tuple(value for key, value in self.parts if key == name)
 
     @property
     def strangers_only(self) -> bool:
-        """True where a condition keeps everybody out who has logged in."""
+        """True where a condition excludes clients that have logged in."""
         return any(
             key == "!authenticated" or (key == "condition" and "authenticated_id" in value)
             for key, value in self.parts
@@ -44,20 +46,20 @@ class Statement:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The names of its conditions, a `!` before those that are turned round."""
+        """The names of its conditions; negated ones with `!` in front."""
         return tuple(key for key, _ in self.parts if key not in MODIFIERS)
 
 
 @dataclass(frozen=True, slots=True)
 class EximConfig:
-    """Main options by name, ACLs by name."""
+    """`options`: main options by name; `acls`: statements by ACL name; `text`: the whole output."""
 
     options: dict[str, str]
     acls: dict[str, tuple[Statement, ...]]
     text: str
 
     def roots(self, option: str) -> tuple[str, ...]:
-        """The ACLs that an option names: one, or each that its expansion may come to."""
+        """The ACLs that an option names: one, or all that its expansion may give."""
         value = self.options.get(option, "")
         return (value,) if value in self.acls else self._named(value)
 
@@ -96,7 +98,8 @@ class EximConfig:
 
 
 def read(file: Path | None = None, program: Path | None = None) -> EximConfig:
-    """What `program` makes of `file` (None: its own). Raises Unreadable."""
+    """The configuration as `program` (None: the installed Exim) reads `file` (None: its own).
+    Raises Unreadable."""
     command: list[str | Path] = [program or _find()]
     if file is not None:
         command += ["-C", file]
@@ -124,7 +127,7 @@ def _find() -> Path:
 
 
 def parse(text: str) -> EximConfig:
-    """The output of `exim -bP config`."""
+    """Read the output of `exim -bP config`."""
     options: dict[str, str] = {}
     acls: dict[str, list[Statement]] = {}
     section, name = "main", ""

@@ -1,6 +1,7 @@
-"""Does every message of an Exim come to the statements that ask gatepost, and that scrub?
+"""Does every message of an Exim reach the statements that ask gatepost, and those that scrub?
 
-An ACL ends at the first `accept` whose conditions hold, so that what stands above ours decides.
+An ACL ends at the first `accept` whose conditions hold, so an `accept` above ours can keep mail
+from it.
 """
 
 import re
@@ -10,7 +11,7 @@ from gatepost_milter.doctor.exim_config import EximConfig, Statement
 from gatepost_milter.doctor.finding import Finding
 
 ENDS = ("deny", "drop", "defer")
-# Conditions of an accept that leave out nobody who writes to a mailbox here.
+# Conditions of an accept that are true for all mail to mailboxes here.
 _OF_THE_RECIPIENT = frozenset(("domains", "verify", "!verify"))
 ACLS_WITH_CONTROLS = ("acl_smtp_connect", "acl_smtp_helo", "acl_smtp_mail", "acl_smtp_rcpt",
                       "acl_smtp_predata", "acl_smtp_data")  # fmt: skip
@@ -18,7 +19,7 @@ ACLS_WITH_CONTROLS = ("acl_smtp_connect", "acl_smtp_helo", "acl_smtp_mail", "acl
 
 def asks(statements: tuple[Statement, ...], stage: str) -> bool:
     """True where one of these asks gatepost-policyd at this stage: rcpt, dkim or data."""
-    # Any value may travel in base64 (docs/policy-protocol.md).
+    # Any value may be sent in base64 (docs/policy-protocol.md).
     wanted = re.compile(rf"\{{exim [^\n]*?\b(?:stage={stage}\b|b64\.stage=\$\{{base64:{stage}\}})")
     return any(wanted.search(value) for s in statements for _, value in s.parts)
 
@@ -46,13 +47,13 @@ def check(config: EximConfig) -> Iterator[Finding]:
 
 
 def written(statement: Statement) -> str:
-    """A statement in one line, as a person finds it again."""
+    """A statement in one line, as the administrator can search for it (120 characters at most)."""
     parts = (f"{key} = {value}" if value else key for key, value in statement.parts)
     return f"{statement.verb} {' '.join(parts)}".strip()[:120]
 
 
 def scrubs(statements: tuple[Statement, ...]) -> bool:
-    """True where these take header fields away."""
+    """True where one of these removes header fields."""
     return any(s.values("remove_header") for s in statements)
 
 
@@ -75,13 +76,13 @@ def _accepts_above(
 
 
 def unscrubbed_local(config: EximConfig) -> Statement | None:
-    """What lets mail of the exim program go before the scrub of acl_not_smtp is reached."""
+    """The `accept` of acl_not_smtp that lets local mail go before the scrub; None where none does."""
     above = (_accepts_above(config, root, scrubs) for root in config.roots("acl_not_smtp"))
     return next((s for s in above if s is not None), None)
 
 
 def _recipients(config: EximConfig) -> Iterator[Finding]:
-    """Unknown users must not be refused, nor anybody let in, before the trap is looked for."""
+    """gatepost-policyd must be asked before unknown users are refused or recipients accepted."""
     for root in dict.fromkeys(config.roots("acl_smtp_rcpt")):
         if not asks(config.within(root), "rcpt"):
             continue
@@ -97,7 +98,7 @@ def _recipients(config: EximConfig) -> Iterator[Finding]:
 
 
 def _decides(statement: Statement) -> str | None:
-    """What a statement does to strangers' recipients; None where it lets most of them go on."""
+    """What a statement does to recipients of inbound mail; None where it decides few of them."""
     verify = [v for k, v in statement.parts if k.lstrip("!") == "verify"]
     if statement.verb in (*ENDS, "require") and any(v.startswith("recipient") for v in verify):
         return "unknown users are refused"

@@ -11,8 +11,9 @@ from gatepost_policy.config.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`code` is a stable word, `where` the file and service, `change` the line that mends it: for
-    the shell, or for the file that it names. `edits` are the same where postconf can do it."""
+    """`code` is a word that does not change between releases, `where` the file and service,
+    `change` the line that corrects it: for the shell, or for the file that it names. `edits`: the
+    same change for postconf, empty where postconf cannot make it."""
 
     code: str
     where: str
@@ -22,12 +23,12 @@ class Finding:
 
 
 def master(service: Service) -> str:
-    """Where a service stands."""
+    """A service's place as a finding names it."""
     return f"master.cf, {service.name} {service.type}"
 
 
 def place(service: Service | None, name: str) -> str:
-    """Where the value of `name` that holds for `service` is set."""
+    """The file (and service) in which the value of `name` for `service` is set."""
     if service is not None and name in service.overrides:
         return master(service)
     return "main.cf"
@@ -35,17 +36,17 @@ def place(service: Service | None, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """One configuration under one gatepost.toml."""
+    """A Postfix configuration and the gatepost settings that it is checked against."""
 
     config: PostfixConfig
     settings: Settings
 
     def mend(self, code: str, where: str, problem: str, edits: tuple[Postconf, ...]) -> Finding:
-        """A finding that postconf mends."""
+        """A finding that postconf can correct by `edits`."""
         return Finding(code, where, problem, typed(self.config, edits), edits)
 
     def joined(self, one: Finding, other: Finding) -> Finding:
-        """The same fault in two places as one finding, which mends both."""
+        """One finding for the same fault in two places; its change corrects both."""
         edits = tuple(dict.fromkeys((*one.edits, *other.edits)))
         if edits == one.edits:
             return one

@@ -1,8 +1,7 @@
-"""What is wrong with this installation, each finding with the line or the command that helps.
+"""What is wrong with this installation; each finding has the line or the command that corrects it.
 
-`examine` looks at everything that can be seen from here: configuration file, state directory,
-store, journal, quarantine, recorder, traps. It changes nothing. Sockets and MTAs are looked at by
-the upper layer, which knows how to talk to them.
+`examine` looks at configuration file, state directory, store, journal, quarantine, recorder and
+traps. It changes nothing. Sockets and MTAs are checked by the caller.
 """
 
 import fcntl
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 FREE_WANTED_BYTES = 268_435_456
 GAP_DAYS = 30
 NAMES_SHOWN = 20
-QUIET_S = 10.0  # what waits longer than this is not being recorded
+QUIET_S = 10.0  # records that wait longer than this are not being stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,8 @@ class Finding:
 
 
 def examine(settings: "Settings", path: Path | None, now: float) -> Iterator[Finding]:
-    """Everything that was looked at, fine or not, in the order in which to read it."""
+    """Every finding, with and without a problem, in the order to read them. `path`: the
+    configuration file, None for built-in defaults; `now`: Unix seconds."""
     yield from _configuration(settings, path, now)
     state = config.state_dir(settings)
     if not state.exists():
@@ -61,7 +61,7 @@ def examine(settings: "Settings", path: Path | None, now: float) -> Iterator[Fin
 
 
 def _ours(settings: "Settings", state: Path) -> Finding:
-    """Which domains are never listed because they are ours, and that nobody has asked yet."""
+    """Which domains are never listed because they are ours; or that this is not known yet."""
     if not (state / own_names.FILE).exists():
         return Finding("ours", "not known: the recorder has not asked the MTA yet")
     own = own_names.read(state)
@@ -72,7 +72,7 @@ def _ours(settings: "Settings", state: Path) -> Finding:
 
 
 def _has_secret(settings: "Settings") -> bool:
-    """True where whoever reads the configuration learns a password of the database."""
+    """True where the configuration file holds a password of the database."""
     return any(
         url.partition("://")[0] in server_url.SCHEMES and server_url.parse(url).has_secret
         for url in (settings.store.url, settings.store.read_url)
@@ -246,7 +246,8 @@ def _journal(settings: "Settings", now: float) -> Iterator[Finding]:
 
 
 def _waiting(settings: "Settings", directory: Path) -> tuple[int, float | None]:
-    """Bytes that are not in the store yet, and since when the oldest segment waits."""
+    """(octets that are not in the store yet, Unix seconds of the oldest segment's last write or
+    None). Raises OSError and StoreError."""
     engine = store.open_engine(settings, ensure=False)
     try:
         with store.reading(engine) as connection:

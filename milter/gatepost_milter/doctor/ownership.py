@@ -1,10 +1,10 @@
-"""What root makes in the services' state directory belongs to the services.
+"""Give files that root made in the services' state directory to the directory's owner.
 
-`milterctl` is often run by root, and the services are not. A lock, a segment or a database that
-root left behind would lock them out, so it is handed over to the directory's owner when the
-command ends. Only plain files, pipes and directories that are root's are given away, through a
-descriptor, and never one with a second name: whoever owns the directory could have linked any
-file of root's into it.
+`milterctl` is often run by root, and the services are not. They could not open a lock, a segment
+or a database that root made, so its owner is changed when the command ends. Only regular files,
+pipes and directories of root are changed, through a descriptor (so no symbolic link is followed),
+and no file with a second hard link: the directory's owner could have linked any file of root
+into it, and would become its owner.
 """
 
 import os
@@ -12,14 +12,15 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-# What gatepost makes in a state directory. With a database in somebody's home, that is the home.
+# Names that gatepost makes in a state directory. Only these are touched: with a database in a
+# user's home directory, the home is the state directory.
 OURS = ("journal", "quarantine", "known.", "slots", "privacy-test")
 
 
 def give_back(state: Path, database: str = "") -> int:
-    """Hand root's files in `state` to its owner; how many. Does nothing for other users.
+    """Give root's files in `state` to its owner; returns how many. Only root can do this.
 
-    `database` is the SQLite file's name: it and what lies beside it under that name are ours.
+    `database` is the SQLite file's name: files whose names start with it are ours (-wal, -shm).
     """
     if os.geteuid() != 0:
         return 0
@@ -33,7 +34,7 @@ def give_back(state: Path, database: str = "") -> int:
 
 
 def foreign(state: Path, database: str = "") -> Iterator[Path]:
-    """What of ours in `state` does not belong to its owner."""
+    """The files of ours in `state` that do not belong to the owner of `state`. Raises OSError."""
     uid = state.stat().st_uid
     for path in _ours(state, database):
         try:

@@ -1,9 +1,8 @@
-"""What is wrong with a Postfix that gatepost sits behind. Each finding has the line that mends it.
+"""What is wrong with a Postfix that uses gatepost. Each finding has the line that corrects it.
 
-`check(config, settings)` answers with findings in the order in which mail meets the settings;
-none means that nothing of what is looked for was found (`unchecked` names what was not looked at).
-Every listener is looked at by itself; a fault of main.cf is one finding, however many listeners it
-reaches. Only `socket_findings` looks at the file system and the network.
+`check(config, settings)` returns findings in the order in which mail meets the settings; no finding
+means that no known fault was found (`unchecked` names what could not be checked). Every listener
+is checked by itself; a fault of main.cf is one finding, however many listeners it affects.
 """
 
 import os
@@ -41,7 +40,7 @@ def check(config: PostfixConfig, settings: Settings) -> tuple[Finding, ...]:
 
 
 def unchecked(config: PostfixConfig, settings: Settings) -> tuple[str, ...]:
-    """What this run could not look at, each in a few words."""
+    """What this run could not check, each in a few words."""
     elsewhere = (
         ("whether another program serves ports 587 and 465 of this host",)
         if "-c" in config.called
@@ -55,7 +54,7 @@ def unchecked(config: PostfixConfig, settings: Settings) -> tuple[str, ...]:
 
 
 class Checker:
-    """One configuration under one gatepost.toml."""
+    """Checks one Postfix configuration against the settings of gatepost.toml."""
 
     def __init__(self, config: PostfixConfig, settings: Settings) -> None:
         self.config, self.settings = config, settings
@@ -78,8 +77,8 @@ class Checker:
         yield from self.socket_findings()
 
     def settings_findings(self) -> Iterator[Finding]:
-        """What main.cf and master.cf say by themselves; asks no file and no socket for it but for
-        the tables of PREPEND and of the token."""
+        """Findings from main.cf and master.cf alone; of other files only lookup tables are read,
+        and no socket is tried."""
         inbound = self.config.inbound(self.names)
         listeners = list(inbound)
         for service in inbound:
@@ -113,14 +112,15 @@ class Checker:
         return postfix_lines.same_socket(item, self.socket, self.queue)
 
     def milters(self, service: Service | None, name: str = "smtpd_milters") -> tuple[Item, ...]:
+        """The milters of a service (None: of main.cf), in order."""
         return items(self.config.get(name, service))
 
     def own(self, service: Service) -> Item | None:
-        """Our item among the milters of a listener."""
+        """Our item among the milters of a listener; None where we are not there."""
         return next((i for i in self.milters(service) if self.is_ours(i.target)), None)
 
     def with_ours(self, service: Service | None, action: str, name: str = "smtpd_milters") -> str:
-        """The milters of a service as they should be."""
+        """The value of `name` with our milter in it, first and with this default_action."""
         raw, full = self.config.raw(name, service), self.config.get(name, service)
         # A reference such as $smtpd_milters stays one, unless we are behind it.
         inside = any(self.is_ours(w.text) for w in postfix_lines.words(full))
@@ -128,11 +128,12 @@ class Checker:
         return postfix_lines.milters(value, postfix_lines.milter(self.ours, action), self.is_ours)
 
     def action(self, item: Item, service: Service) -> str:
-        """What happens on this listener while our milter does not answer."""
+        """The default_action in force on this listener while our milter does not answer."""
         own = item.settings.get("default_action")
         return own or self.config.get("milter_default_action", service)
 
     def switched_off(self, service: Service) -> Iterator[Finding]:
+        """receive_override_options must not hold no_milters."""
         name = "receive_override_options"
         value = self.config.get(name, service)
         if "no_milters" in value:
@@ -166,13 +167,14 @@ class Checker:
         yield from postfix_around.stranger_name(self.live, service)
 
     def wanted_action(self, service: Service) -> str:
-        """What has to become of a listener's mail while gatepost is down."""
+        """The default_action that a listener should have: what happens while gatepost is down."""
         ours = self.config.is_submission(service, self.names) or service.type == "unix"
         logins = self.config.yes("smtpd_sasl_auth_enable", service)
         return "tempfail" if ours or logins else "accept"
 
     def inbound_action(self, service: Service) -> Iterator[Finding]:
-        """While gatepost is down strangers' mail must flow; where users log in as well it waits."""
+        """While gatepost is down, inbound mail must be accepted; where users can log in on the same
+        port, it may also be refused for now (tempfail)."""
         item = self.own(service)
         if item is None:
             return
@@ -209,7 +211,8 @@ class Checker:
             )  # fmt: skip
 
     def submission(self, service: Service, outer: Service) -> Iterator[Finding]:
-        """What a listener of our own users needs. `service` is where the milter sits."""
+        """What a submission listener needs. `service`: the one that asks the milter (the second hop
+        with own_received = "proxy"); `outer`: the one that users connect to."""
         where = master(service)
         wanted = (
             self.settings.submission.proxy_daemon_name
@@ -260,7 +263,7 @@ class Checker:
         if name in service.overrides:
             edits = self.config.set(name, "no", service)
         else:
-            # Off for strangers, and on where users hand in: those may lean on main.cf.
+            # Off in main.cf, and on for each submission listener that had it from main.cf.
             edits = self.config.set(name, "no")
             for other in self.config.submissions(self.names):
                 if name not in other.overrides:

@@ -1,4 +1,5 @@
-"""What stands around gatepost in Postfix and can undo or blind it: rewriting, proxies, PREPEND."""
+"""Other Postfix settings that undo gatepost's work or hide mail from it: rewriting, proxies,
+PREPEND."""
 
 import re
 import socket
@@ -35,7 +36,7 @@ def prepended(live: Live, service: Service) -> Iterator[Finding]:
                 )
             elif field.lower() == scrub.TOKEN_FIELD:
                 continue  # the token recipe's own; gatepost takes it out
-            # The sweep of mode milter takes every Received with it.
+            # In mode "milter" the scrub removes every Received anyway.
             elif (own and live.settings.submission.own_received == "milter") or not (kept or own):
                 continue
             elif not own:
@@ -49,14 +50,15 @@ def prepended(live: Live, service: Service) -> Iterator[Finding]:
                 continue
             else:
                 problem = f"a PREPEND action adds {field} to submitted mail, and nothing removes it"
-            # The actions stay for strangers; on this listener the list goes without them.
+            # Only this listener gets the list without PREPEND; inbound listeners keep it.
             value = postfix_tables.without_prepend(live, name, service)
             yield live.mend("prepend", place(service, name), problem,
                             live.config.set(name, value, service))  # fmt: skip
 
 
 def stranger_name(live: Live, service: Service) -> Iterator[Finding]:
-    """A listener for strangers with the name of our own: their mail is taken for our users'."""
+    """An inbound listener whose daemon name is one of our submission listeners' names: its mail
+    would be taken for our own users' mail."""
     name = "milter_macro_daemon_name"
     ours = live.settings.submission
     called = live.config.get(name, service)
@@ -70,7 +72,8 @@ def stranger_name(live: Live, service: Service) -> Iterator[Finding]:
 
 
 def macro_version(live: Live, service: Service) -> Iterator[Finding]:
-    """Without Postfix's version in {v} nobody knows what it hides, and submissions get 451."""
+    """Without Postfix's version in {v} gatepost cannot know which field Postfix hides from milters,
+    so submissions get 451."""
     name = "milter_macro_v"
     version = live.config.get("mail_version", service)
     if version and version not in live.config.get(name, service):
@@ -82,7 +85,7 @@ def macro_version(live: Live, service: Service) -> Iterator[Finding]:
 
 
 def proxy_filter(live: Live, service: Service) -> Iterator[Finding]:
-    """With a filter before the queue Postfix shows a milter the envelope and nothing else."""
+    """With a filter before the queue, Postfix sends milters only the envelope, not the message."""
     name = "smtpd_proxy_filter"
     target = live.config.get(name, service)
     if not target:
@@ -100,7 +103,7 @@ def proxy_filter(live: Live, service: Service) -> Iterator[Finding]:
             f"smtpd_proxy_filter {target} on every listener: Postfix shows milters the envelope "
             "only, and what our own users hand in leaves with everything in it"
         )
-    # The same filter after the queue gets the mail as gatepost leaves it, and may sign that.
+    # The same filter as content_filter gets the mail after gatepost's edits, and may sign it.
     where = live.where_set(service, name)
     edits = live.config.set(name, "", where)
     host = re.fullmatch(r"(?:inet:)?\[?([^\[\]]*?)\]?:(\w+)", target)
@@ -111,7 +114,7 @@ def proxy_filter(live: Live, service: Service) -> Iterator[Finding]:
 
 
 def completion(live: Live) -> Iterator[Finding]:
-    """Nothing may be added to a stranger's header before the milter verifies it."""
+    """Nothing may be added to the header of inbound mail before the milter verifies it."""
     if domain := live.config.get("remote_header_rewrite_domain"):
         yield live.mend("header-completion", "main.cf",
                         f"strangers' headers are completed with {domain} before gatepost "
@@ -137,8 +140,7 @@ def foreign_submission(
 ) -> Iterator[Finding]:
     """A submission port of this host that Postfix does not serve: Dovecot's proxy, mostly.
 
-    Looked at for Postfix's own configuration only: that of another directory need not be the one
-    that serves this host's ports.
+    Not checked with -c: the Postfix of another directory may not be the one on this host's ports.
     """
     if "-c" in live.config.called:
         return

@@ -1,6 +1,6 @@
-"""The live configuration of a Postfix, as its own `postconf` tells it.
+"""The configuration in force of a Postfix, read by its own `postconf`.
 
-`read(...)` runs postconf three times (all parameters, services, overrides) and answers with a
+`read(...)` runs postconf three times (all parameters, services, overrides) and returns a
 `PostfixConfig`; nothing is parsed that postconf can parse. Raises `Unreadable` with one line.
 """
 
@@ -22,7 +22,7 @@ LISTENS = ("inet", "pass")
 
 
 class Unreadable(Exception):
-    """The configuration cannot be had; the text says what was tried."""
+    """The configuration cannot be read; the text says what was tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +37,18 @@ class Service:
 
     @property
     def key(self) -> str:
+        """`name/type`, as postconf -P and -M name a service."""
         return f"{self.name}/{self.type}"
 
     @property
     def port(self) -> str:
+        """The port of an inet listener, number or name, without the host."""
         return self.name.rpartition(":")[2]
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One milter or policy server of a list, with its own settings in braces."""
+    """One milter or policy server of a list; `settings`: those in its own braces."""
 
     target: str
     settings: dict[str, str] = field(default_factory=dict)
@@ -66,7 +68,8 @@ class PostfixConfig:
     """main.cf with defaults, and master.cf. A parameter that this release does not know is in
     `parameters` only where another one refers to it.
 
-    `called` is how postconf is called for this configuration, as a person would type it.
+    `directory` holds main.cf, `commands` holds postconf and postmap. `called` is the postconf
+    command for this configuration, as one types it.
     """
 
     parameters: dict[str, str]
@@ -80,6 +83,7 @@ class PostfixConfig:
         return self._expand(self.raw(name, service), service, 0).strip()
 
     def raw(self, name: str, service: Service | None = None) -> str:
+        """The value for a service as written, `$name` not expanded; '' where there is none."""
         if service is not None and name in service.overrides:
             return service.overrides[name]
         return self.parameters.get(name, "")
@@ -100,7 +104,7 @@ class PostfixConfig:
         return tuple(s for s in self.services if s.command == "smtpd")
 
     def is_submission(self, service: Service, daemon_names: tuple[str, ...] = ()) -> bool:
-        """True for a listener where our own users hand in mail, and strangers do not."""
+        """True for a listener where only our own users submit mail."""
         if service.type not in ("inet", "pass"):
             return False
         return (
@@ -108,10 +112,10 @@ class PostfixConfig:
             or (
                 "milter_macro_daemon_name" in service.overrides
                 and self.get("milter_macro_daemon_name", service) in daemon_names
-                # A port for strangers under our own name is a fault, and stays one for strangers.
+                # Port 25 with a submission name is a fault, and still gets inbound mail.
                 and service.port not in ("smtp", "25")
             )
-            # A port for strangers where users may log in as well stays one for strangers.
+            # Port 25 where users can log in as well still gets inbound mail.
             or (
                 "smtpd_sasl_auth_enable" in service.overrides
                 and self.yes("smtpd_sasl_auth_enable", service)
@@ -122,8 +126,8 @@ class PostfixConfig:
         )
 
     def _takes_logins_only(self, service: Service) -> bool:
-        """True where main.cf lets users log in and this listener has nobody else: strangers' MTAs
-        speak no TLS from the start, and are refused by a list that ends so."""
+        """True where main.cf allows logins and only users can send here: other MTAs do not begin
+        with TLS (wrappermode), and are refused by a restriction list that ends with reject."""
         if (
             service.type != "inet"
             or service.port in ("smtp", "25")
@@ -140,9 +144,9 @@ class PostfixConfig:
         return False
 
     def is_reinjection(self, service: Service, daemon_names: tuple[str, ...] = ()) -> bool:
-        """True for a listener where a content filter hands back mail that came in once before.
+        """True for a listener where a content filter hands back mail that it got from Postfix.
 
-        The mark is that the filter is switched off there: else the mail would go in circles.
+        It is known by an empty content_filter: else the mail would go to the filter again.
         """
         return (
             service.type == "inet"
@@ -152,10 +156,11 @@ class PostfixConfig:
         )
 
     def submissions(self, daemon_names: tuple[str, ...] = ()) -> tuple[Service, ...]:
+        """Listeners where only our own users submit mail."""
         return tuple(s for s in self.smtpd() if self.is_submission(s, daemon_names))
 
     def inbound(self, daemon_names: tuple[str, ...] = ()) -> tuple[Service, ...]:
-        """Listeners for strangers."""
+        """Listeners for inbound mail."""
         return tuple(
             s for s in self.smtpd()
             if s.type in ("inet", "pass") and not self.is_submission(s, daemon_names)
@@ -177,8 +182,8 @@ class PostfixConfig:
         short = postfix_lines.compact(value)
         if short is not None:
             return (Postconf("-P", f"{service.key}/{name}={short}"),)
-        # White space is part of a word: `postconf -P` of Postfix 3.7 takes none, so the value
-        # goes to main.cf under a name of its own.
+        # `postconf -P` of Postfix 3.7 refuses white space, and here it is part of a word. So the
+        # value goes to main.cf under a name of its own, and master.cf refers to that.
         own = re.sub(r"\W+", "_", f"gatepost_{service.name}_{name}")
         return (
             Postconf("-e", f"{own} = {value}"),
@@ -186,7 +191,7 @@ class PostfixConfig:
         )
 
     def changed(self, edits: Iterable[Postconf]) -> "PostfixConfig":
-        """This configuration after `edits`, without any file being touched."""
+        """This configuration as it would be after `edits`; no file is changed."""
         parameters, services = dict(self.parameters), list(self.services)
         for edit in edits:
             name, _, value = (part.strip() for part in edit.value.partition("="))

@@ -1,8 +1,8 @@
-"""The values that Postfix gets from us, merged with what stands there. Pure text.
+"""The values that Postfix gets from us, merged with the values that it has. Pure text.
 
 Everything that prints such a line takes it from here: `milterctl run`, `milterctl setup postfix`,
-the doctor's advice; a test holds conf/postfix and docs/postfix.md to it. Nothing that stands there
-is ever dropped or moved: our item is put in, the rest stays as it is written.
+the doctor's advice; a test compares conf/postfix and docs/postfix.md with it. When our item is put
+into a list, the other items keep their text and their order.
 """
 
 import re
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.system.socket_address import SocketAddress
 
-# Restrictions that let through our own people and nobody else.
+# Restrictions that permit our own users and hosts only.
 PERMITS_OWN = ("permit_mynetworks", "permit_sasl_authenticated", "permit_tls_clientcerts",
                "permit_tls_all_clientcerts")  # fmt: skip
-# Behind these the policy service is not asked about strangers' recipients, or not about unknown
-# ones, which is what most traps are.
+# After one of these, the policy service is not asked about recipients of inbound mail any more, or
+# not about unknown recipients; and most traps are addresses without a mailbox.
 ENDS_FOR_STRANGERS = ("permit", "permit_auth_destination", "permit_mx_backup", "reject", "defer",
                       "reject_unlisted_recipient", "reject_unverified_recipient")  # fmt: skip
 # Postfix's own list of what keeps a server from being an open relay.
@@ -60,9 +60,9 @@ _BRANCH = re.compile(r"([A-Za-z0-9_]+)\s*(?:([?:])(.*))?\Z", re.S)
 
 
 def expanded(value: str, look_up: Callable[[str], str]) -> str:
-    """`value` with `$name`, `$(name)` and `${name}` replaced by what `look_up` says of them, and
-    `${name?text}`, `${name:text}`, `${name?{text}:{text}}` by the text that holds (postconf(5)).
-    A comparison (`${{a} == {b} ? ...}`) stays as it is written."""
+    """`value` with `$name`, `$(name)` and `${name}` replaced by the value that `look_up` returns,
+    and `${name?text}`, `${name:text}`, `${name?{text}:{text}}` by the text that applies
+    (postconf(5)). A comparison (`${{a} == {b} ? ...}`) stays as it is written."""
     out: list[str] = []
     at = 0
     while (match := _REFERENCE.search(value, at)) is not None:
@@ -83,7 +83,7 @@ def expanded(value: str, look_up: Callable[[str], str]) -> str:
 
 
 def _closing(value: str, start: int) -> int:
-    """Where the brace that was opened before `start` is closed; the end where it is not."""
+    """The index at which the brace opened before `start` is closed; the length if never."""
     depth = 1
     for at in range(start, len(value)):
         depth += (value[at] == "{") - (value[at] == "}")
@@ -93,7 +93,7 @@ def _closing(value: str, start: int) -> int:
 
 
 def _chosen(branch: "re.Match[str]", look_up: Callable[[str], str]) -> str:
-    """What a name between braces, with or without a condition, stands for."""
+    """The value of a name between braces, with or without a condition."""
     name, kind, text = branch.groups()
     if kind is None:
         return look_up(name)
@@ -110,8 +110,8 @@ def _chosen(branch: "re.Match[str]", look_up: Callable[[str], str]) -> str:
 
 
 def spelling(address: SocketAddress, queue_directory: str) -> str:
-    """A socket as smtpd finds it: within the queue directory by a relative name, which holds in a
-    chroot and outside of one (postconf(5), smtpd_milters)."""
+    """A socket as Postfix writes it: within the queue directory by a relative name, which is right
+    inside and outside a chroot (postconf(5), smtpd_milters)."""
     inside = queue_directory.rstrip("/") + "/"
     if address.kind == "unix" and address.path.startswith(inside):
         return f"unix:{address.path.removeprefix(inside)}"
@@ -125,7 +125,7 @@ def milter(where: str, action: str) -> str:
 
 
 def policy_server(where: str) -> str:
-    """Our policy server with its own settings: without an answer it has no opinion."""
+    """Our policy server with its own settings: where it does not answer, mail goes on (DUNNO)."""
     return f"{{ {where}, timeout=5s, default_action=DUNNO }}"
 
 
@@ -143,11 +143,12 @@ def without(value: str, is_ours: Callable[[str], bool]) -> str:
 
 
 def recipient_restrictions(value: str, server: str, is_ours: Callable[[str], bool]) -> str:
-    """`smtpd_recipient_restrictions` with our policy service in it, by default settings harmless.
+    """`smtpd_recipient_restrictions` with our policy service in it.
 
-    Right behind the permits for our own people, so that none of them is ever asked about, and
-    before whatever lets strangers in or refuses unknown users. In an empty list the two permits
-    come with it: they change no answer, relaying is refused by smtpd_relay_restrictions.
+    It comes right after the permits for our own users, so that it is never asked about them, and
+    before anything that permits other clients or refuses unknown users. Into an empty list the two
+    permits are put as well: they change no answer, because smtpd_relay_restrictions refuses
+    relaying.
     """
     ours = f"check_policy_service {server}"
     found = words(value)
@@ -170,7 +171,7 @@ def recipient_restrictions(value: str, server: str, is_ours: Callable[[str], boo
 
 
 def policy_position(value: str, is_ours: Callable[[str], bool]) -> int | None:
-    """Which word of a restriction list names our policy server; None where none does."""
+    """The index of the word that names our policy server in a restriction list, else None."""
     found = words(value)
     for number, word in enumerate(found[:-1]):
         if word.text.lower() == "check_policy_service" and is_ours(found[number + 1].text):
@@ -238,7 +239,7 @@ def policy_sockets(settings: Settings) -> tuple[SocketAddress, ...]:
 
 
 def for_an_empty_postfix(settings: Settings) -> Iterator[tuple[str, str]]:
-    """main.cf, name and value, for a Postfix in which none of these is set."""
+    """(name, value) pairs for the main.cf of a Postfix in which none of these is set."""
     where = SocketAddress.parse(settings.milter.socket).postfix()
     server = policy_server(policy_sockets(settings)[0].postfix())
     yield "smtpd_milters", milter(where, "accept")
@@ -247,23 +248,23 @@ def for_an_empty_postfix(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def ours_of(value: str) -> str:
-    """Of a value for an empty Postfix, what is ours."""
+    """Our part of a value of `for_an_empty_postfix`."""
     return value[value.find("check_policy_service") :] if "check_policy_service" in value else value
 
 
 def submission_options(settings: Settings) -> Iterator[tuple[str, str]]:
-    """master.cf, name and value, for a submission listener in which none of these is set."""
+    """(name, value) pairs for the master.cf entry of a submission listener in which none is set."""
     where = SocketAddress.parse(settings.milter.socket).postfix()
     yield "smtpd_milters", compact(milter(where, "tempfail")) or ""
     yield "milter_macro_daemon_name", listener_name(settings)
 
 
 def listener_name(settings: Settings) -> str:
-    """What a submission listener calls itself for us."""
+    """The milter_macro_daemon_name by which gatepost knows a submission listener."""
     names = settings.submission.daemon_names
     return names[0] if names else "ORIGINATING"
 
 
 def second_pass_names(settings: Settings) -> tuple[str, ...]:
-    """What listeners call themselves where mail comes back that gatepost has seen."""
+    """The daemon names of listeners where mail comes back that gatepost has already seen."""
     return settings.submission.second_pass_names

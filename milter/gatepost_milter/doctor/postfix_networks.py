@@ -1,9 +1,9 @@
-"""Whose mail without a login is ours: what of `mynetworks` may go into `submission.networks`.
+"""Which networks of `mynetworks` may go into `submission.networks` (our own mail without a login).
 
-`mynetworks` says who may relay, and a backup MX or a container bridge through which strangers come
-may stand there too. Only loopback and private networks are proposed, and of these none in which a
-bridge of this host lies, none that gatepost knows as a relay, and no single private host: whether
-that is a printer or a backup MX only its owner knows.
+`mynetworks` says who may relay. It may also hold a backup MX, or a container bridge through which
+anybody's mail comes. So only loopback and private networks are proposed, and none with a bridge of
+this host or a trusted relay in it, nor a single private host: it may be a printer or a backup MX,
+and only the administrator knows which.
 """
 
 import fcntl
@@ -28,8 +28,8 @@ PRIVATE = tuple(
     ip_network(n)
     for n in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10")
 )
-# Bridges that Docker and Podman make where nobody says otherwise; the published ports of a
-# container are reached from the bridge's own address, so strangers come from there.
+# The default bridges of Docker and Podman. Connections to published ports of a container seem to
+# come from the bridge's own address, whoever made them.
 BRIDGES = (ip_network("172.17.0.0/16"), ip_network("10.88.0.0/16"))
 _BRIDGE_NAMES = re.compile(r"(?:docker|br-|podman|cni|virbr|lxcbr|lxdbr|incusbr|veth|flannel|cali)")
 _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
@@ -37,14 +37,14 @@ _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """`networks` may go into submission.networks; `left_out` says of the others why not."""
+    """`networks` may go into submission.networks; `left_out`: (network, reason) of the others."""
 
     networks: tuple[Network, ...]
     left_out: tuple[tuple[str, str], ...]
 
 
 def parse(word: str) -> Network | None:
-    """One word of mynetworks; None where it is no network (a table, a host name)."""
+    """One word of mynetworks as a network; None where it is a table or a host name."""
     text = word.removeprefix("!").replace("[", "").replace("]", "")
     try:
         network = ip_network(text, strict=False)
@@ -100,7 +100,7 @@ def propose(
 
 def listed(word: str) -> tuple[str, ...] | None:
     """The entries of a file (`/etc/postfix/networks`) or table (`cidr:`, `hash:`...) in mynetworks,
-    from the text that it is made of; None where that cannot be read (postconf(5))."""
+    read from its text source; None where that cannot be read (postconf(5))."""
     kind, _, path = word.rpartition(":")
     if not path.startswith("/") or (kind and kind not in postfix_tables.TEXTS):
         return None
@@ -114,7 +114,7 @@ def listed(word: str) -> tuple[str, ...] | None:
 
 
 def entries(mynetworks: str) -> str:
-    """The value with what stands in files and tables in their place, as far as they can be read."""
+    """The value with files and tables replaced by their entries, as far as they can be read."""
     found: list[str] = []
     for word in postfix_lines.words(mynetworks):
         inner = listed(word.text)
@@ -131,19 +131,20 @@ def for_postfix(live: Live) -> Proposal:
 
 
 def line(live: Live, networks: tuple[Network, ...]) -> str:
-    """The line of gatepost.toml with what is there already and these."""
+    """The line of gatepost.toml that adds `networks` to those already there."""
     every = dict.fromkeys([*map(str, live.settings.submission.networks), *map(str, networks)])
     return "gatepost.toml: [submission] networks = [" + ", ".join(f'"{n}"' for n in every) + "]"
 
 
 def missing(live: Live) -> tuple[Network, ...]:
-    """What is proposed and not in submission.networks."""
+    """The proposed networks that are not in submission.networks yet."""
     have = tuple(live.settings.submission.networks)
     return tuple(n for n in for_postfix(live).networks if not inside(n, have))
 
 
 def check(live: Live) -> Iterator[Finding]:
-    """Clients of this host and its LAN hand in mail without a login, and it is not theirs."""
+    """Clients of this host and its LAN that send without a login must be in submission.networks,
+    or their mail counts as inbound and is not scrubbed."""
     if lacking := missing(live):
         yield Finding(
             "networks", "main.cf, mynetworks",
@@ -154,8 +155,8 @@ def check(live: Live) -> Iterator[Finding]:
 
 
 def strangers(live: Live) -> Iterator[Finding]:
-    """Public addresses in `mynetworks`: they may send anywhere without a login, and what they hand
-    in is a stranger's mail to gatepost. Looked at for main.cf and for each listener of its own."""
+    """Public addresses in `mynetworks`: they may relay without a login, but gatepost treats their
+    mail as inbound. Checked for main.cf and for each listener with its own mynetworks."""
     ours = live.settings.submission
     named = tuple(n for n in (*ours.networks, *ours.trusted_relays) if not everybody(n))
     where = [None, *(s for s in live.config.smtpd() if "mynetworks" in s.overrides)]
@@ -213,7 +214,8 @@ def _without(word: str, row: bool) -> str:
 
 
 def everybody(network: Network) -> bool:
-    """True for a network that no site has: wider than any that was ever given to one."""
+    """True for a public network that is too wide to belong to one site (IPv4 wider than /8, IPv6
+    wider than /16)."""
     widest = 8 if network.version == 4 else 16
     return network.prefixlen < widest and not inside(network, PRIVATE)
 
@@ -228,7 +230,7 @@ def _public(word: str, named: tuple[Network, ...]) -> bool:
 
 
 def unread(config: PostfixConfig) -> Iterator[str]:
-    """Parts of mynetworks that are tables, files or names."""
+    """Words of mynetworks that could not be read: host names, and tables or files."""
     for word in postfix_lines.words(config.get("mynetworks")):
         if parse(word.text) is None and listed(word.text) is None:
             yield f"{word.text} in mynetworks"

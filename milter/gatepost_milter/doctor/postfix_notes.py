@@ -1,5 +1,5 @@
-"""What is no fault of this Postfix, and yet to be known. Each is one line; none of them is mended
-by postconf, and none makes `check` fail."""
+"""Notes on a Postfix: not faults, but an administrator should know them. Each is one line;
+postconf cannot change them, and none makes `check` fail."""
 
 from collections.abc import Iterator
 
@@ -10,15 +10,17 @@ from gatepost_policy.config.settings import Settings
 
 
 def notes(config: PostfixConfig, settings: Settings) -> tuple[str, ...]:
-    """Every one, each once."""
+    """All notes, without repeats."""
     checker = Checker(config, settings)
     return tuple(dict.fromkeys((*_behind(checker), *_open_to_all(checker))))
 
 
 def _behind(checker: Checker) -> Iterator[str]:
-    """Milters that strangers' mail meets after ours: what they refuse we have seen as accepted.
+    """Milters that get inbound mail after gatepost: gatepost records mail that they refuse as
+    accepted.
 
-    History would then count it as good mail of its sender, who is not listed for a trap hit.
+    It then counts as good mail of its sender, and may keep the sender from being listed for a
+    trap hit.
     """
     where: dict[str, list[str]] = {}
     for service in checker.config.inbound(checker.names):
@@ -38,7 +40,7 @@ def _behind(checker: Checker) -> Iterator[str]:
 
 
 def _open_to_all(checker: Checker) -> Iterator[str]:
-    """Sockets of ours that Postfix reaches over TCP: so does everybody on this machine."""
+    """Our sockets that Postfix uses over TCP: every local user can connect to them as well."""
     config, queue = checker.config, checker.queue.rstrip("/")
     found: dict[str, None] = {}
     for service in (*config.smtpd(), None):

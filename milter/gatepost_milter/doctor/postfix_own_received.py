@@ -1,6 +1,6 @@
 """Is our own Received hidden the way gatepost.toml says: by the milter, by Postfix, behind a proxy?
 
-The token table is tried out with postmap on a field as smtpd writes it, not read and guessed at.
+The token table is tested with postmap on a field as smtpd writes it.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ CLIENT = ("ehlo.example", "ptr.example", "192.0.2.77", "login")
 
 
 def own_hop(live: Live, service: Service) -> Iterator[Finding]:
-    """How our own Received is hidden, by mode."""
+    """Findings on how our own Received is hidden, by submission.own_received."""
     where = master(service)
     mode, token = live.settings.submission.own_received, live.settings.submission.mta_token
     name = live.config.get("mail_name", service) or "Postfix"
@@ -38,7 +38,7 @@ def own_hop(live: Live, service: Service) -> Iterator[Finding]:
         return
     if not token:
         if not knows:
-            # In 3.7 the option is no error, and does nothing.
+            # An older Postfix ignores the option without an error.
             better = "milter" if scrub.verified(f"Postfix {version}") else "proxy"
             yield Finding(
                 "client-session", where,
@@ -72,6 +72,7 @@ def own_hop(live: Live, service: Service) -> Iterator[Finding]:
 
 
 def token_table(live: Live, cleanup: Service, table: str, token: str) -> Iterator[Finding]:
+    """header_checks of `cleanup` must rewrite our own Received, and only in the message's header."""
     host = live.config.get("myhostname", cleanup)
     path = table.partition(":")[2]
     where = master(cleanup)
@@ -86,7 +87,7 @@ def token_table(live: Live, cleanup: Service, table: str, token: str) -> Iterato
         yield Finding("token-table", where,
                       f"{table} does not rewrite our own Received field", advice)  # fmt: skip
     for name in ("mime_header_checks", "nested_header_checks"):
-        # Left alone they are header_checks again, and match inside attached messages.
+        # Their default is $header_checks, which would match inside attached messages too.
         if live.config.get(name, cleanup) == table:
             yield live.mend("nested-checks", where, f"{name} applies the table to attachments",
                             live.config.set(name, "", cleanup))  # fmt: skip
@@ -106,7 +107,7 @@ def second_hop(live: Live, service: Service) -> Service | None:
 
 
 def proxy(live: Live, service: Service) -> Iterator[Finding]:
-    """The two-hop set-up's own traps."""
+    """Faults of the set-up with two hops (own_received = "proxy")."""
     where = master(service)
 
     def mend(code: str, problem: str, name: str, value: str) -> Finding:

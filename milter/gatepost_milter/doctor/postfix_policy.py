@@ -1,4 +1,4 @@
-"""Is gatepost-policyd asked in the right place, and does its line refuse mail that used to come?"""
+"""Is gatepost-policyd asked in the right place, and is no good mail refused because of its line?"""
 
 from collections.abc import Iterator
 
@@ -11,13 +11,13 @@ from gatepost_policy.system.socket_address import SocketAddress
 STAGES = tuple(
     f"smtpd_{stage}_restrictions" for stage in ("client", "helo", "sender", "relay", "recipient")
 )
-# Where a policy service may be asked as well, though no recipient is refused there.
+# A policy service may be asked here too, but no single recipient can be refused here.
 LATE = ("smtpd_data_restrictions", "smtpd_end_of_data_restrictions")
 UNLISTED = ("reject_unlisted_recipient", "reject_unverified_recipient")
 
 
 def check(live: Live, listeners: tuple[Service, ...]) -> Iterator[Finding]:
-    """Every listener for strangers, by itself."""
+    """Check each of `listeners` (those for inbound mail) by itself."""
     for service in listeners:
         yield from _server(live, service)
         yield from _order(live, service)
@@ -41,8 +41,8 @@ def server(live: Live) -> str:
 
 
 def position(live: Live, value: str) -> tuple[int, int] | None:
-    """The words of a restriction list, from and to, that ask gatepost-policyd: by its socket, or by
-    the name of a restriction class that does; None where none do."""
+    """(first, end) of the words in a restriction list that ask gatepost-policyd, by its socket or
+    by the name of a restriction class that asks it; None where none do. `end` is not included."""
     at = postfix_lines.policy_position(value, lambda item: is_ours(live, item))
     if at is not None:
         return at - 1, at + 1
@@ -76,7 +76,7 @@ def _set(
 
 
 def _server(live: Live, service: Service) -> Iterator[Finding]:
-    """While the policy service is down mail must flow: the default answer is 451."""
+    """While the policy service is down, mail must be accepted (Postfix's default answer is 451)."""
     lists = {name: live.config.get(name, service) for name in (*STAGES, *LATE)}
     for value in tuple(lists.values()):
         lists.update(classes(live, value, service))
@@ -113,7 +113,8 @@ def _order(live: Live, service: Service) -> Iterator[Finding]:
         if any(postfix_lines.keyword(w) in UNLISTED for w in found):
             rest = ", ".join(w for w in found if postfix_lines.keyword(w) not in UNLISTED)
             edits = live.config.set(name, rest, live.where_set(service, name))
-            # Unlisted ones Postfix refuses by itself, later.
+            # smtpd_reject_unlisted_recipient refuses unlisted recipients later anyway, so only
+            # reject_unverified_recipient must be put in again.
             if UNLISTED[1] in map(postfix_lines.keyword, found):
                 last = STAGES[-1]
                 edits += live.config.set(
@@ -138,7 +139,7 @@ def _order(live: Live, service: Service) -> Iterator[Finding]:
 
 
 def _relaying(live: Live, service: Service) -> Iterator[Finding]:
-    """The restriction that keeps relays shut must not shut out our own people."""
+    """reject_unauth_destination must not refuse our own users."""
     name, relay = STAGES[-1], live.config.get("smtpd_relay_restrictions", service)
     value = live.config.get(name, service)
     found = [w.text for w in postfix_lines.words(value)]
@@ -151,7 +152,8 @@ def _relaying(live: Live, service: Service) -> Iterator[Finding]:
     missing = [w for w in allowed if w not in names[:at]]
     if not missing:
         return
-    # The restriction stays: somebody put it there, and our own people pass it by the permits.
+    # The restriction stays, because the administrator put it there; the permits of our own users
+    # are put before it.
     new = [*found[:at], *missing, *found[at:]]
     yield _set(
         live, "relay-refused", service, name, ", ".join(new),

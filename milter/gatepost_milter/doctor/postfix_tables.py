@@ -1,4 +1,4 @@
-"""Tables that Postfix looks things up in, as far as they can be read or tried with postmap."""
+"""Postfix lookup tables, as far as their text can be read or they can be tested with postmap."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -9,10 +9,10 @@ from gatepost_milter.doctor.finding import Finding, Live, place
 from gatepost_milter.doctor.postfix_config import Service, Unreadable
 from gatepost_milter.doctor.postfix_own_received import PROBE
 
-# Their text can be read: the file that is named, or the one that it was made from.
+# Table types with a text that can be read: the named file, or the source of an indexed one.
 READABLE = ("regexp", "pcre", "cidr", "texthash", "hash", "btree", "lmdb", "cdb", "dbm", "sdbm",
             "inline", "static", "pipemap", "unionmap", "randmap")  # fmt: skip
-# Of these the rows are keys and values as they stand in the text; PLAIN_TEXTS have no other form.
+# TEXTS: each row of the text is a key and a value. PLAIN_TEXTS are used as text, not indexed.
 PLAIN_TEXTS = ("cidr", "texthash")
 TEXTS = (*PLAIN_TEXTS, "hash", "btree", "lmdb", "cdb", "dbm", "sdbm")
 _TABLE = re.compile(r"\b([a-z0-9_-]+):(/[^\s,{}]+)")
@@ -21,15 +21,16 @@ ONLY_LOGS = ("DUNNO", "INFO", "OK", "WARN")  # header_checks(5): these change no
 
 
 def header_checks(live: Live) -> Iterator[Finding]:
-    """Rules on Received that are left over from another way of hiding the client."""
-    # The token recipe's own table is tried by itself (`postfix_own_received`).
+    """Findings on header_checks that act on Received, left over from another way of hiding the
+    client."""
+    # The token's own table is tested in `postfix_own_received`.
     token = live.settings.submission.own_received == "mta" and live.settings.submission.mta_token
     own = {
         live.config.get("cleanup_service_name", s)
         for s in live.config.submissions(live.settings.submission.daemon_names)
         if token
     }
-    # Any name may be a transport's: `slow`, `smtp-amavis`, `gmail`.
+    # By command, not by name: a transport may have any name (`slow`, `smtp-amavis`, `gmail`).
     clients = tuple(s.name for s in live.config.services if s.command in ("smtp", "lmtp"))
     cleanups = tuple(s.name for s in live.config.services if s.command == "cleanup")
     for name, services in (
@@ -74,7 +75,7 @@ def _text(path: str) -> list[str]:
 
 
 def _rules(path: str) -> list[int]:
-    """The lines of a table that speak of Received, from 1."""
+    """The numbers (from 1) of the lines of a table that contain "received"."""
     return [
         n for n, line in enumerate(_text(path), start=1)
         if not line.lstrip().startswith("#") and "received" in line.lower()
@@ -86,8 +87,8 @@ def _count(path: str) -> int:
 
 
 def touches_received(live: Live, table: str) -> bool:
-    """True where a table of header checks does something with a trace field; also where it
-    cannot be tried."""
+    """True where a table of header checks changes a Received field; also where it cannot be
+    tested."""
     ours = "Received:\n\tby mx.example (Postfix)\n"
     host = live.config.get("myhostname") or "mx.example"
     name = live.config.get("mail_name") or "Postfix"
@@ -105,7 +106,7 @@ def touches_received(live: Live, table: str) -> bool:
 
 
 def _values(live: Live, value: str, service: Service | None, depth: int = 0) -> Iterator[str]:
-    """A restriction list, and the restriction classes that it names."""
+    """A restriction list, and the values of all restriction classes that it reaches."""
     yield value
     classes = [w.text for w in postfix_lines.words(live.config.get("smtpd_restriction_classes"))]
     for word in postfix_lines.words(value):
@@ -131,7 +132,7 @@ def prepends(live: Live, name: str, service: Service) -> set[str]:
 
 
 def without_prepend(live: Live, name: str, service: Service) -> str:
-    """A restriction list of a listener without the look-ups whose actions PREPEND."""
+    """A restriction list of a listener without the tables that have a PREPEND action."""
     kept: list[str] = []
     for word in postfix_lines.words(live.config.get(name, service)):
         if any(_prepends(v) for v in _values(live, word.text, service)):
@@ -150,7 +151,7 @@ def every_row(table: str, right: Callable[[str], bool]) -> bool:
 
 
 def unread(live: Live) -> Iterator[str]:
-    """Restrictions whose actions cannot be read from here."""
+    """Tables in restriction lists whose results cannot be read, each in a few words."""
     from gatepost_milter.doctor.postfix_around import RESTRICTIONS
 
     seen: set[str] = set()

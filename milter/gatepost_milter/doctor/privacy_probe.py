@@ -1,8 +1,8 @@
-"""Send one telling message through a real submission port and read it again where it arrives.
+"""Send a test message full of private data through a real submission port, and read it again.
 
-The probe carries every field of the removal list, Received fields of a made-up laptop and an EHLO
-name of its own, so that whatever the set-up lets through is recognised. It is read from a mailbox
-(mbox file or Maildir) or from a small SMTP server that the operator routes one recipient to.
+This probe has every field of submission.remove, a Received field of an invented laptop and an EHLO
+name of its own, so that everything that is not removed can be recognised. It is read from a mailbox
+(mbox file or Maildir) or from a small SMTP server to which the operator routes one recipient.
 Raises `ProbeError` where no verdict is possible.
 """
 
@@ -24,7 +24,8 @@ POLL_SECONDS = 0.2
 
 
 class ProbeError(Exception):
-    """The probe was not sent or did not arrive; one line with the next step."""
+    """The probe was not sent or did not arrive; one line with the next step. `unreachable`: the
+    server could not be reached."""
 
     def __init__(self, text: str, unreachable: bool = False) -> None:
         super().__init__(text)
@@ -33,7 +34,8 @@ class ProbeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A submission port and who to be there. `tls` is starttls, tls or none."""
+    """A submission port, and the addresses and login to use there. `tls` is starttls, tls or none;
+    `timeout` is in seconds."""
 
     host: str
     port: int
@@ -48,16 +50,20 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What was sent. `known` are the texts that may stand nowhere in what arrives."""
+    """What was sent. `token`: the text by which the probe is found again."""
 
     token: str
     helo: str
     message: bytes
 
     def known(self, target: Target, address: str, port: int) -> dict[str, str]:
+        """{what: text} of each text that must not be found in the probe as it arrives.
+
+        `address` and `port` are our end of the SMTP connection; port 0: there was none.
+        """
         secret = {"EHLO name": self.helo, "probe's own trace": self.token + "-trace"}
         if not address.startswith("127.0.0.") and address != "::1":
-            # Those two are every mail server's own address as well.
+            # Loopback addresses are no secret: mail servers write their own as well.
             secret["client address"] = address
         if port:
             secret["source port"] = str(port)
@@ -70,9 +76,11 @@ class Probe:
 
 
 def make(target: Target, settings: Settings, received: bool = True) -> Probe:
-    """A probe that asks for what the configuration promises. What stays by default (a private host
-    in the Message-ID, the time zone) is in it too: `audit` calls it a hint then. `received`: with
-    a trace of its own, which without a login would make it somebody else's mail."""
+    """A probe with everything that the configuration promises to remove, and with what stays by
+    default (a private host in the Message-ID, the time zone), which `audit` calls a hint.
+
+    `received`: with a Received field of its own. Without a login that would make it mail that is
+    only forwarded, not submitted."""
     token = "gatepost-probe-" + secrets.token_hex(8)
     trace = token + "-trace"
     domain = target.sender.rpartition("@")[2] or "localhost"
@@ -94,7 +102,7 @@ def make(target: Target, settings: Settings, received: bool = True) -> Probe:
 
 
 def send(target: Target, probe: Probe) -> tuple[str, int]:
-    """Hand the probe in; the address and port that we came from. Raises ProbeError."""
+    """Send the probe; returns (address, port) of our end of the connection. Raises ProbeError."""
     where = f"{target.host}:{target.port}"
     context = ssl.create_default_context()
     if not target.verify:
@@ -134,7 +142,8 @@ def send(target: Target, probe: Probe) -> tuple[str, int]:
     except (smtplib.SMTPException, ssl.SSLError) as error:
         raise ProbeError(f"{where}: {error}; does --tls say what the port speaks?") from error
     except ValueError as error:
-        # smtplib: an address or a password that is no ASCII, a challenge that is no base64.
+        # smtplib raises this for an address or password not in ASCII, and a challenge that is not
+        # base64.
         if isinstance(error, UnicodeError):
             raise ProbeError(
                 f"{where}: {_odd(target)} is not in ASCII, and this test writes nothing else"
@@ -148,7 +157,7 @@ def send(target: Target, probe: Probe) -> tuple[str, int]:
 
 
 def _odd(target: Target) -> str:
-    """What of a target cannot be sent."""
+    """The option whose value is not ASCII."""
     named = (("--sender", target.sender), ("--recipient", target.recipient),
              ("--login", target.login))  # fmt: skip
     return next((name for name, text in named if not text.isascii()), "the password")
@@ -162,7 +171,7 @@ Look = Callable[[], bytes | None]
 
 
 def in_mailbox(path: Path, probe: Probe) -> Look:
-    """Looks for the probe in a Maildir or an mbox file."""
+    """A function that looks for the probe in a Maildir or an mbox file: its octets, or None."""
     wanted = b"Subject: " + probe.token.encode()
 
     def look() -> bytes | None:
@@ -189,7 +198,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _around(data: bytes, at: int) -> bytes:
-    """The one message of an mbox that holds position `at`; a single message as it is."""
+    """The message of an mbox that contains offset `at`; `data` itself where it is no mbox."""
     if not data.startswith(b"From "):
         return data
     start = data.rfind(b"\nFrom ", 0, at) + 1
@@ -199,7 +208,8 @@ def _around(data: bytes, at: int) -> bytes:
 
 @contextmanager
 def sink(host: str, port: int, probe: Probe) -> Iterator[Look]:
-    """An SMTP server that takes mail until the probe has come. Raises ProbeError."""
+    """An SMTP server that accepts all mail; yields a function that returns the probe once it has
+    come, else None. Raises ProbeError."""
     from aiosmtpd.controller import Controller
 
     arrived: list[bytes] = []
@@ -212,7 +222,7 @@ def sink(host: str, port: int, probe: Probe) -> Iterator[Look]:
 
     class Server(Controller):
         def _trigger_server(self) -> None:
-            """No test connection of its own: an address other than localhost may be bound."""
+            """aiosmtpd's own test connection goes to localhost; this address may be another."""
             socket.create_connection((self.hostname, self.port), 5).close()
 
     controller = Server(Handler(), hostname=host, port=port, server_hostname="gatepost.invalid")
@@ -227,7 +237,7 @@ def sink(host: str, port: int, probe: Probe) -> Iterator[Look]:
 
 
 def wait(look: Look, timeout: float) -> bytes:
-    """The probe as it arrived. Raises ProbeError when it does not come."""
+    """The probe as it arrived. Raises ProbeError when it does not come in `timeout` seconds."""
     end = time.monotonic() + timeout
     while True:
         data = look()

@@ -1,8 +1,8 @@
-"""The ways by which mail of our own leaves this host, each tried with a probe of its own.
+"""The ways by which our own mail leaves this host: each is tested with a probe of its own.
 
-What can be found out is found out: who we are, where our mail is delivered, whether there is a
-sendmail. A way that could not be tried is no clean way, and says what to type. Where a probe came
-through untouched, `reason` says why: it was not taken for a submission, and by which rule.
+User, mailbox and sendmail program are found by themselves where possible. A way that could not be
+tested is not clean, and says what to type. Where nothing was removed from a probe, `reason` says
+by which rule it was not taken for a submission.
 """
 
 import os
@@ -24,12 +24,13 @@ from gatepost_policy.rules import trace
 from gatepost_policy.scrub import audit
 
 SUBMISSION, PORT_25, SENDMAIL = "submission", "port25", "sendmail"
-UNTOUCHED = 0.9  # this share of the fields that were to go came through: nobody removed any
+UNTOUCHED = 0.9  # where this share of the fields to remove arrives, gatepost removed none
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One way. `findings` of a probe that arrived; `missed` says why none did, and what to do."""
+    """The result of one way. `findings`: of the probe that arrived; `missed`: why none arrived,
+    and what to do; `header`: the header as it arrived, lines with LF."""
 
     way: str
     where: str
@@ -50,12 +51,12 @@ class Tried:
 
 
 def own_address() -> str:
-    """Who runs this, with the host's own name."""
+    """The address of the user who runs this, at the host's own name."""
     return f"{pwd.getpwuid(os.geteuid()).pw_name}@{socket.getfqdn()}"
 
 
 def mailboxes(user: str) -> tuple[Path, ...]:
-    """Where a local user's mail is delivered, as far as the usual places go."""
+    """The usual places of a local user's mailbox; they may not exist."""
     try:
         home = Path(pwd.getpwnam(user).pw_dir)
     except KeyError:
@@ -74,14 +75,14 @@ def anywhere(paths: tuple[Path, ...], probe: Probe) -> Look:
                 if (data := one()) is not None:
                     return data
             except OSError:
-                continue  # a mailbox of somebody else
+                continue  # no permission: another user's mailbox
         return None
 
     return look
 
 
 def by_smtp(way: str, target: Target, settings: Settings, look: Callable[[Probe], Look]) -> Tried:
-    """A probe through a port."""
+    """Send a probe through a port and look for it with `look`. Errors are in `missed`."""
     where = f"{target.host}:{target.port}"
     probe = privacy_probe.make(target, settings, received=way == SUBMISSION)
     try:
@@ -89,7 +90,6 @@ def by_smtp(way: str, target: Target, settings: Settings, look: Callable[[Probe]
         data = privacy_probe.wait(look(probe), target.timeout)
     except ProbeError as error:
         return Tried(way, where, missed=str(error))
-    # The source port tells where nothing else can; without a login it is ours to know.
     found = audit.find(data, probe.known(target, address, port), settings.submission)
     return Tried(way, where, found, reason=reason(way, probe, data, address, target, settings),
                  header=data.replace(b"\r\n", b"\n").partition(b"\n\n")[0])  # fmt: skip
@@ -98,7 +98,7 @@ def by_smtp(way: str, target: Target, settings: Settings, look: Callable[[Probe]
 def by_sendmail(
     sender: str, recipient: str, settings: Settings, look: Callable[[Probe], Look], timeout: float
 ) -> Tried:
-    """A probe handed to sendmail(1)."""
+    """Send a probe through sendmail(1). `timeout`: seconds. Errors are in `missed`."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/lib"
     program = shutil.which("sendmail", path=path)
     if program is None:
@@ -124,7 +124,8 @@ def by_sendmail(
 def reason(
     way: str, probe: Probe, data: bytes, address: str, target: Target, settings: Settings
 ) -> str:
-    """Why nothing was removed, in words; '' where something was."""
+    """Why nothing was removed, in words; '' where anything was. `address`: our end of the SMTP
+    connection, '' for sendmail(1)."""
     if not untouched(probe, data, settings):
         return ""
     why = _why(way, address, target, settings)
@@ -137,8 +138,8 @@ def reason(
 
 
 def untouched(probe: Probe, data: bytes, settings: Settings) -> bool:
-    """True where the fields that were to go are still there, nearly all of them: an MTA takes one
-    or two (Bcc) by itself."""
+    """True where nearly all fields of submission.remove are still there. Not all: an MTA removes
+    one or two (Bcc) by itself."""
     header = data.replace(b"\r\n", b"\n").partition(b"\n\n")[0].lower()
     names = [g.replace("*", "Probe").encode().lower() for g in settings.submission.remove]
     sent = [n for n in names if b"\n" + n + b":" in b"\n" + probe.message.lower()]

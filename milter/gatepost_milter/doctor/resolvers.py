@@ -1,7 +1,8 @@
-"""Ask the resolvers what a verifier needs of them: do they answer, with EDNS, over TCP, validating?
+"""Test the resolvers: do they answer, with EDNS, over TCP, and do they validate DNSSEC?
 
-One question each way, `.` SOA with DO and AD set: the root is signed, so a resolver that validates
-says AD in its answer (RFC 4035 3.2.3, RFC 6840 5.7). All at once, for `SECONDS` at most.
+The question is `.` SOA with DO and AD set, once over UDP and once over TCP. The root is signed, so
+a resolver that validates sets AD in its answer (RFC 4035 3.2.3, RFC 6840 5.7). All resolvers are
+asked at the same time; each answer is waited for `SECONDS`.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ WHAT = "dkim.nameservers"
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one resolver did. `answers`: anything at all came back over UDP."""
+    """What one resolver can do. `answers`: it sent any answer over UDP."""
 
     answers: bool
     edns: bool = False
@@ -75,7 +76,7 @@ def _ask(place: tuple[str, int]) -> Seen:
     found = _answer(dns.query.udp, host, port, edns=True)
     edns = found is not None and found.edns >= 0
     if found is None or not edns:
-        # A server that has never heard of EDNS may say nothing at all to it.
+        # A server that does not know EDNS may not answer such a question at all.
         found = _answer(dns.query.udp, host, port, edns=False) or found
     if found is None:
         return Seen(False)

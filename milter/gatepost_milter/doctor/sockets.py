@@ -1,4 +1,4 @@
-"""Can a user connect to a socket? Answers None, or the problem in words."""
+"""Can a user connect to a socket? Each function returns None, or the problem in words."""
 
 import grp
 import os

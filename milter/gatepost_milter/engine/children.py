@@ -27,7 +27,7 @@ class Child:
     slot: int | None
     core: int | None = None  # where it is pinned
     helper: "Helper | None" = None
-    retired: bool = False  # it was told to leave: its end is no surprise
+    retired: bool = False  # it was told to leave, so its end is not logged as an error
     born: float = field(default_factory=time.monotonic)
 
     @property
@@ -36,14 +36,14 @@ class Child:
         return time.monotonic() - self.born
 
     def tell(self, word: bytes) -> None:
-        """Say `r` or `q`; a child that is gone does not hear it."""
+        """Write `r` (retire) or `q` (quit) to the control pipe. No error if the child is gone."""
         try:
             os.write(self.control, word)
         except OSError:
             pass
 
     def retire(self) -> None:
-        """Let it finish its sessions and leave."""
+        """Tell a worker to finish its sessions and leave, a helper to leave now."""
         self.retired = True
         self.tell(b"r" if self.helper is None else b"q")
 
@@ -69,7 +69,7 @@ class Child:
 class Helper:
     """A service in a child of its own: `run(settings, stop)` returns soon after `stop` is set.
 
-    `last`: it ends after the workers, because it works on what they leave (the recorder).
+    `last`: it is ended after the workers, because it works on what they wrote (the recorder).
     """
 
     name: str
@@ -92,7 +92,7 @@ class Helper:
 
 
 def _watch(control: int, stop: threading.Event) -> None:
-    os.read(control, 1)  # whatever it is, also end of file: leave
+    os.read(control, 1)  # any octet, and end of file (the parent died), means: leave
     stop.set()
     time.sleep(HELPER_GRACE_S)
     os._exit(1)

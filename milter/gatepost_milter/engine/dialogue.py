@@ -1,13 +1,14 @@
 """One MTA connection of the native engine, without a socket: octets in, octets out.
 
 How it works. `protocol` makes packets of octets and says in which order they may come; here they
-drive a `Session`, and its answers become packets. What may block (`Session.may_wait`) is not done:
-`feed` stops before it and `blocked` is True. Whoever feeds then calls `work` where waiting hurts
-nobody, and `feed(b"")` afterwards; until then nothing more is read of this connection.
+drive a `Session`, and its answers become packets. `feed` does nothing that may block
+(`Session.may_wait`): it stops before that command, and `blocked` is True. The caller of `feed` then
+calls `work` in a thread of its own and `feed(b"")` afterwards; until then it must not read more
+from this connection.
 
 Differences from libmilter, all of them more lenient: a packet may have 1 MiB (64 kB there), text
 of the client that is not UTF-8 is taken as it is, SKIP is used where the MTA offers it, and the
-next SMTP client on one connection (SMFIC_QUIT_NC) keeps what was agreed on.
+next SMTP client on the same connection (SMFIC_QUIT_NC) keeps the negotiated options.
 """
 
 from collections.abc import Iterator
@@ -70,7 +71,8 @@ DISCARD = packet(SMFIR_DISCARD)
 REJECT, TEMPFAIL = packet(SMFIR_REJECT), packet(SMFIR_TEMPFAIL)
 PROGRESS = packet(SMFIR_PROGRESS)
 DISCARDED = Deliver(discard=True)
-# Macros come for these commands, in this order; those of later stages go when an earlier one comes.
+# Macros come for these commands, in this order. When a command comes again, the macros of all later
+# stages are forgotten: they belonged to the previous transaction.
 STAGES = {
     command: index
     for index, command in enumerate(
@@ -85,7 +87,7 @@ ENDS = {SMFIC_MAIL, SMFIC_ABORT, SMFIC_QUIT_NC, SMFIC_BODYEOB}
 
 
 class Dialogue:
-    """One conversation. `over`: nothing more will be said; `blocked`: see the module."""
+    """One connection. `over`: nothing more will be sent; `blocked`: see the module."""
 
     __slots__ = ("_agreed", "_allowed", "_context", "_decoder", "_macros", "_out", "_packets",
                  "_session", "_state", "_steps", "_waiting", "over", "why")  # fmt: skip
@@ -111,7 +113,10 @@ class Dialogue:
         return self._waiting is not None
 
     def feed(self, data: bytes) -> bytes:
-        """Take what was read; what is to be written. Never raises for what an MTA can send."""
+        """Take the octets that were read; returns the octets to write (may be empty).
+
+        Octets that break the protocol raise nothing: `over` and `why` are set.
+        """
         try:
             if data:
                 self._packets = self._decoder.feed(data)
@@ -173,7 +178,10 @@ class Dialogue:
         return None
 
     def _may_follow(self, command: int) -> Session | None:
-        """The session to tell of `command`; None where it is passed over."""
+        """The session that gets `command`; None where it came out of order and is ignored.
+
+        Raises ProtocolError for a command that does not exist.
+        """
         state = order.LEADS_TO.get(command)
         if state is None:
             raise ProtocolError(f"command {command:#x}")
@@ -283,7 +291,7 @@ class Dialogue:
             self._state = order.HELO
 
     def _words(self, session: Session, answer: Answer, stage: str) -> list[bytes]:
-        """`answer` without edits as packets; in the MTA's words where ours cannot be sent."""
+        """`answer` without edits as packets; without a reply text where ours cannot be sent."""
         try:
             return _encoded(answer)
         except Exception:
@@ -302,7 +310,7 @@ class Dialogue:
             names = words[::2]
             found = dict(zip(names, words[1::2], strict=False))
             if len(found) != len(words) >> 1:
-                # Of a name that comes twice the first one counts.
+                # Where a name comes twice, the first value counts.
                 found = dict(reversed(list(zip(names, words[1::2], strict=False))))
             self._macros[index] = found
 
@@ -327,7 +335,7 @@ def _encoded(answer: Answer, leading_space: bool = True) -> list[bytes]:
     """`answer` as packets. Raises UnicodeError for text that cannot be sent."""
     if isinstance(answer, Refuse):
         words = answer.reply
-        # As libmilter: words of the other kind are not sent.
+        # As libmilter does: a 5xx reply is not sent with TEMPFAIL, nor a 4xx reply with REJECT.
         if words is None or str(words.code)[0] != ("4" if answer.temporary else "5"):
             return [TEMPFAIL if answer.temporary else REJECT]
         return [reply(f"{words.code} {words.status} {reply_text(words.text)}")]

@@ -34,8 +34,8 @@ class Engine(Protocol):
         control: int,
         report: Callable[[bytes], None],
     ) -> None:
-        """Serve in a worker until the parent's word on `control` has been obeyed. Reports `+`
-        once it listens, `-` once it takes no more connections."""
+        """Serve in a worker until the parent tells it on `control` to leave, and it has left its
+        sessions in order. Reports `+` once it listens, `-` once it takes no more connections."""
 
 
 def load(name: str) -> Engine:

@@ -1,8 +1,8 @@
 """The session on libmilter: its callbacks in, the session's answers out, through pymilter.
 
-Nothing is decided here. What pymilter cannot do is told to the session (`settle(False)`). An
-exception that pymilter raises before Python is asked (a HELO that is not UTF-8) leaves the
-callback out.
+Nothing is decided here. Where pymilter cannot carry out an answer, the session learns it
+(`settle(False)`). Where pymilter fails before it calls us (a HELO that is not UTF-8), our
+callback is not called at all, and the session does not learn of that event.
 """
 
 from functools import partial
@@ -34,7 +34,8 @@ _context: list[Context] = []
 
 
 class Link:
-    """One MTA connection as libmilter's private data: its session, and how to be silent in it."""
+    """One MTA connection, kept as libmilter's private data: its session, and the return values
+    of callbacks that have no answer to give (NOREPLY where the MTA agreed not to wait)."""
 
     __slots__ = ("after_body", "after_header", "field", "macros", "session", "steps")
 
@@ -44,11 +45,11 @@ class Link:
         self.macros = partial(macro, ctx)
         self.steps = agreed.steps
         self.after_header = int(self.quiet(SMFIP_NR_HDR))
-        # An answer costs as much as a chunk: SKIP only where one has to be given anyway.
+        # SKIP only where the MTA offered it: then it waits for an answer to each chunk anyway.
         self.after_body = SKIP if agreed.skips_body else self.quiet(SMFIP_NR_BODY)
 
     def quiet(self, step: int) -> int:
-        """What a callback returns that has nothing to say."""
+        """What a callback returns that has no answer to give at `step` (an SMFIP_NR_* bit)."""
         return NOREPLY if self.steps & step else CONTINUE
 
 
@@ -98,7 +99,10 @@ def carry_out(ctx: Any, answer: Answer, leading_space: bool = True) -> int:
 
 
 def negotiate(ctx: Any, options: list[int]) -> int:
-    """Take what this configuration needs of the MTA's offer."""
+    """Take what this configuration needs from the MTA's offer.
+
+    `options`: [actions (SMFIF_*), steps (SMFIP_*), 0, 0]; changed in place to what we want.
+    """
     context = _context[0]
     agreed = context.agree(Offer(options[0], options[1]))
     ctx.setpriv(Link(ctx, context, agreed))
@@ -108,7 +112,7 @@ def negotiate(ctx: Any, options: list[int]) -> int:
 
 
 def connect(ctx: Any, hostname: str, family: int, hostaddr: object) -> int:
-    """The first callback of an MTA that does not negotiate."""
+    """A new SMTP client. For an MTA that does not negotiate, this is the first callback."""
     link = ctx.getpriv()
     if link is None:
         link = Link(ctx, _context[0], UNASKED)
@@ -118,18 +122,21 @@ def connect(ctx: Any, hostname: str, family: int, hostaddr: object) -> int:
 
 
 def helo(ctx: Any, name: str) -> int:
+    """HELO or EHLO with the client's name."""
     link = ctx.getpriv()
     link.session.helo(name)
     return int(link.quiet(SMFIP_NR_HELO))
 
 
 def envfrom(ctx: Any, sender: bytes, *params: bytes) -> int:
+    """MAIL FROM: the path with its brackets, and the ESMTP parameters as sent (`SIZE=10`)."""
     link = ctx.getpriv()
     link.session.mail(sender, params, link.macros)
     return int(link.quiet(SMFIP_NR_MAIL))
 
 
 def envrcpt(ctx: Any, recipient: bytes, *params: bytes) -> int:
+    """RCPT TO: the path with its brackets. Where our reply cannot be sent, the MTA goes on."""
     link = ctx.getpriv()
     answer = link.session.rcpt(recipient, link.macros)
     if isinstance(answer, Refuse):
@@ -141,18 +148,20 @@ def envrcpt(ctx: Any, recipient: bytes, *params: bytes) -> int:
 
 
 def header(ctx: Any, name: str, value: bytes) -> int:
+    """One header field; `value` still folded."""
     link: Link = ctx.getpriv()
     link.field(name, value)
     return link.after_header
 
 
 def eoh(ctx: Any) -> int:
-    """Nothing to do: the first chunk of the body, or the end, tells as much. It comes over TCP,
-    and from an MTA that does not negotiate."""
+    """End of the header: nothing to do, because the first chunk of the body, or the end of the
+    message, says the same. Called for an MTA that does not negotiate, and over TCP."""
     return int(ctx.getpriv().quiet(SMFIP_NR_EOH))
 
 
 def body(ctx: Any, chunk: bytes) -> int:
+    """A chunk of the body (libmilter: at most 65535 octets)."""
     link = ctx.getpriv()
     if isinstance(link.session.body(chunk), Skip):
         return int(link.after_body)
@@ -160,6 +169,10 @@ def body(ctx: Any, chunk: bytes) -> int:
 
 
 def eom(ctx: Any) -> int:
+    """End of the message: decide, then carry the answer out.
+
+    Where it cannot be carried out, the session gives a safe answer instead (`settle`).
+    """
     link = ctx.getpriv()
     session: Session = link.session
     answer = session.end(link.macros)
@@ -181,6 +194,7 @@ def eom(ctx: Any) -> int:
 
 
 def abort(ctx: Any) -> int:
+    """The transaction has ended without a message (RSET, QUIT, a lost connection)."""
     ctx.getpriv().session.abort()
     return int(CONTINUE)
 
@@ -207,7 +221,6 @@ def register(name: str = "gatepost") -> None:
     milter.set_eom_callback(eom)
     milter.set_abort_callback(abort)
     milter.set_close_callback(close)
-    # Text of libmilter's own answer to an exception that pymilter raises; see `Session`.
     milter.register(name, negotiate=negotiate)
 
 

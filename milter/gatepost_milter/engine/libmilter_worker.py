@@ -25,9 +25,9 @@ RETIRE_S = 600.0  # a retired worker leaves after this, whatever its sessions do
 MAX_GRACE_S = 4.0  # TERM ends everything within 5 s
 WATCH_S = 0.5
 SAY_S = 60.0
-SPARE = 8  # descriptors that a session, a look-up and the journal may want at once
+SPARE = 8  # descriptors that a session, a look-up and the journal may need at the same time
 FDS = "/proc/self/fd"
-ANSWER_S = 0.1  # how long libmilter may need to send an answer that the callback has given
+ANSWER_S = 0.1  # how long libmilter may need to send the value that our callback returned
 
 
 def open_socket(address: SocketAddress) -> int:
@@ -41,7 +41,8 @@ def open_socket(address: SocketAddress) -> int:
         milter.opensocket(True)
     except milter.error:
         raise OSError(0, "libmilter cannot open it") from None
-    # By the sockets' own identities: listing /proc opens a descriptor whose number comes back.
+    # Compared by inode, not by number alone: listing /proc opens a descriptor too, and the new
+    # socket may get the number which that one had.
     found = [fd for fd, link in open_sockets().items() if before.get(fd) != link]
     if len(found) != 1:
         raise OSError(0, f"want one new socket, found {len(found)}")
@@ -51,7 +52,7 @@ def open_socket(address: SocketAddress) -> int:
 def serve(
     context: Context, listener: Listener, control: int, report: Callable[[bytes], None]
 ) -> None:
-    """Serve in this process until the parent's word has been obeyed."""
+    """Serve in this process until the parent has told it to leave, and it has."""
     sys.excepthook = _excepthook(context)
     libmilter.attach(context)
     threading.Thread(target=_listen, name="libmilter", daemon=True).start()
@@ -86,7 +87,8 @@ def _obey(
         elif word in (b"q", b""):
             grace: float = context.gate.settings.milter.drain
             if word == b"q":
-                grace = min(grace, MAX_GRACE_S)  # nobody waits for us where the parent is gone
+                # The parent ends us after this time. At end of file it is gone: no limit then.
+                grace = min(grace, MAX_GRACE_S)
             deadline = time.monotonic() + grace
             while not listener.queue_is_empty() and time.monotonic() < deadline - 1:
                 time.sleep(0.002)
@@ -99,10 +101,10 @@ def _obey(
 
 
 def _wait_for_word(context: Context, listener: Listener, control: int) -> None:
-    """Until the parent speaks. Meanwhile: no descriptor left means no accept(2) either.
+    """Return once the parent has written. Meanwhile stop accepting while descriptors run out.
 
-    libmilter would try it again and again, without a pause; the others, or the MTA's patience,
-    have to do until sessions have ended.
+    libmilter would call accept(2) again and again without a pause. Until sessions have ended,
+    new connections go to the other workers or wait in the queue.
     """
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     paused, said = False, 0.0
@@ -121,7 +123,8 @@ def _wait_for_word(context: Context, listener: Listener, control: int) -> None:
         elif paused and (
             used < most - 2 * SPARE or (used < most - 2 and not listener.sessions()[0])
         ):
-            # Without a session nobody can give a descriptor back: what is held is our own.
+            # Without a session no descriptor will be freed: those in use are this worker's own,
+            # so waiting for 2 * SPARE free ones could last for ever.
             listener.resume()
             paused = False
     if paused:
@@ -134,14 +137,15 @@ def _drain(context: Context, listener: Listener, deadline: float) -> None:
     while quiet < 2 and time.monotonic() < deadline:
         quiet = 0 if context.busy or listener.sessions()[1] else quiet + 1
         time.sleep(0.01 if context.open else 0.001)
-    # The callback has answered, libmilter may not yet have sent it.
+    # The callback has returned its answer, but libmilter may not have sent it yet.
     time.sleep(max(0.0, context.last_end + ANSWER_S - time.monotonic()))
 
 
 def _excepthook(
     context: Context,
 ) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
-    """What pymilter reports by itself: a value it could not decode. One line, no value."""
+    """Log what pymilter reports by itself (a value it could not decode): one line, without the
+    value, which may be private."""
 
     def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if context.slot is not None:

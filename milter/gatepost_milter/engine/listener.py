@@ -1,7 +1,8 @@
 """The milter's listening socket: opened once, by the engine, before anybody is forked.
 
-Raises SocketError with one clear line where that is impossible. The address may be held for a
-moment by workers of a parent that was killed (they notice and leave), hence the patience.
+Raises SocketError with one clear line where that is impossible. Workers of a parent that was
+killed may hold the address for a moment, until they notice and leave; so it is tried for
+PATIENCE_S seconds.
 """
 
 import errno
@@ -31,7 +32,8 @@ class SocketError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """The open socket's descriptor, and one that never hears anything to put in its place."""
+    """The listening socket's descriptor, and that of a second socket that nobody can connect to,
+    which takes its place when this process must stop accepting."""
 
     address: SocketAddress
     descriptor: int
@@ -40,9 +42,9 @@ class Listener:
     kept: int = -1  # the same socket as `descriptor`, which `pause` takes away
 
     def go_deaf(self) -> None:
-        """Stop accepting in this process alone: libmilter polls the same number, but behind it
-        is now a socket that nobody can reach. Closing or shutting down would end open sessions
-        and, as the socket is shared, everybody else's listening too."""
+        """Stop accepting in this process alone: libmilter polls the same descriptor, which is
+        now a socket that nobody can reach. Closing the real socket would make libmilter end its
+        open sessions, and shutdown(2) would stop all other processes from listening too."""
         self.pause()
         if self.kept >= 0:
             os.dup2(self.deaf, self.kept)
@@ -107,7 +109,7 @@ class Listener:
             sockets.remove(self.address.path, self.inode)
 
     def lost(self) -> bool:
-        """True where the unix socket's name is gone: no MTA can reach it any more."""
+        """True where the unix socket's name is gone or is another file: no MTA can reach us."""
         return self.address.kind == "unix" and sockets.inode(self.address.path) != self.inode
 
 
@@ -186,7 +188,7 @@ def _own(path: Path, mode: int, group: str) -> None:
 
 
 def open_sockets() -> dict[int, str]:
-    """The sockets of this process: descriptor and identity."""
+    """The sockets of this process: {descriptor: "socket:[inode]"}."""
     found: dict[int, str] = {}
     for name in os.listdir("/proc/self/fd"):
         try:

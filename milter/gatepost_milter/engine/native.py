@@ -1,13 +1,13 @@
 """The native engine: accept, read, feed a `Dialogue`, write. One thread, one epoll.
 
-How it works. What may block is done in a thread of its own (`Dialogue.work`), its connection is
-not read meanwhile, and the MTA hears each PROGRESS_S that we are still there. Answers that an MTA
-does not take are queued; it is not read before it has taken them.
+How it works. What may block is done in a thread of its own (`Dialogue.work`). Meanwhile its
+connection is not read, and the MTA gets SMFIR_PROGRESS every PROGRESS_S, so that it does not time
+out. Answers that an MTA does not read are queued; nothing more is read from it until it has.
 
-Limits: MAX_CONNECTIONS a worker, or what its descriptors allow; beyond, and where there is no
-descriptor left, new ones wait in the listening socket's queue until one has gone. A connection is
-ended after IDLE_S of silence and after UNREAD_S without taking its answers. A bug ends the
-connection that it shows in, and the loop goes on.
+Limits: MAX_CONNECTIONS per worker, or what its descriptors allow. Beyond that, new connections wait
+in the listening socket's queue until one has ended. A connection is ended after IDLE_S of silence,
+and after UNREAD_S in which the MTA read none of its answers. A bug ends the connection in which it
+occurs, and the loop goes on.
 """
 
 import os
@@ -81,14 +81,15 @@ class Loop:
         self._done: deque[Link] = deque()
         self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._accepting = False
-        self._full = False  # whether that was said already
-        self._accept_at = 0.0  # no earlier; 0: now
+        self._full = False  # whether "no-descriptors" has been logged
+        self._accept_at = 0.0  # monotonic: accept no earlier than this; 0: now
         self._hears = True
         self._leave_at: float | None = None
         self._drained = False  # leave when no message is under way, not only with the last session
 
     def run(self) -> None:
-        """Until the parent's word (one octet: `r` retire, `q` quit; end of file: it died)."""
+        """Serve until the parent says to leave (one octet on the control pipe: `r` retire, `q`
+        quit; end of file: the parent died), and the sessions have ended or their time is over."""
         self._epoll.register(self._control, _IN)
         self._epoll.register(self._woken, _IN)
         self._listen(True)
@@ -121,13 +122,14 @@ class Loop:
         if word == b"r":
             self._leave_at = now + RETIRE_S
         else:
-            # Nobody waits for us where the parent is gone.
+            # The parent ends us after MAX_GRACE_S. At end of file it is gone: no limit then.
             grace = min(self._drain, MAX_GRACE_S) if word == b"q" else self._drain
             self._leave_at = now + grace
             self._drained = True
             self._epoll.unregister(self._control)
         if self._hears:
-            # What was connected before the word came is still ours, if nobody else takes it.
+            # Connections that wait in the queue were made before we were told to leave: serve
+            # those that no other worker takes, or their MTAs would see them reset.
             while self._drained and self._accept():
                 pass
             self._hears = False
@@ -167,7 +169,7 @@ class Loop:
         link = Link(connection, self._context)
         self._links[link.number] = link
         self._epoll.register(link.number, _IN)
-        self._read(link)  # the MTA's offer is mostly there already
+        self._read(link)  # the MTA's first packet (its offer) has mostly arrived by now
         return True
 
     def _pause(self, held: int) -> None:
@@ -268,7 +270,7 @@ class Loop:
         link.told = time.monotonic()
         try:
             threading.Thread(target=self._work, args=(link,), daemon=True).start()
-        except RuntimeError:  # no thread to be had: the others wait, which is better than a loss
+        except RuntimeError:  # no thread can be started: better block here than lose the message
             self._work(link)
 
     def _work(self, link: Link) -> None:
@@ -338,11 +340,11 @@ def open_socket(address: SocketAddress) -> int:
 def serve(
     context: Context, listener: Listener, control: int, report: Callable[[bytes], None]
 ) -> None:
-    """Serve in this process until the parent's word has been obeyed."""
+    """Serve in this process until the parent has told it to leave, and it has."""
     with socket.socket(fileno=os.dup(listener.descriptor)) as listening:
         drain = context.gate.settings.milter.drain
         loop = Loop(context, listening, control, drain, lambda: report(b"-"))
-        # The parent's own copy has done its work here.
+        # `listening` is our own copy; the inherited descriptor is not needed any more.
         listener.go_deaf()
         report(b"+")
         loop.run()

@@ -1,4 +1,4 @@
-"""The parent: one listening socket, a generation of workers, the recorder, and their lives.
+"""The parent: opens the socket, starts the workers and the recorder, replaces and ends them.
 
 How it works. The parent opens the socket, forks, and then only waits for signals; it has no
 thread, no database engine and no part in any message. Each child has a control pipe whose writing
@@ -83,10 +83,10 @@ class Supervisor:
         return self._wait()
 
     def _publish(self) -> None:
-        """Traps and listings as they are now, for workers not yet there; PUBLISH_S at most.
+        """Publish today's traps and listings before the first worker starts; PUBLISH_S at most.
 
-        In a child of its own: no database engine may exist in this process. What goes wrong here
-        goes wrong for the recorder too, which says so and tries again.
+        Done in a child, because no database engine may exist in this process. Errors are not
+        logged here: the recorder meets the same ones, logs them and tries again.
         """
         pid = os.fork()
         if pid == 0:
@@ -130,7 +130,8 @@ class Supervisor:
             self._bury()
             self._respawn()
             if self.listener.lost():
-                # libmilter cannot open another one in this process: whoever started it can.
+                # libmilter cannot open a second socket in one process, so we end, and systemd
+                # (or whatever started us) starts us again.
                 self.log.event(
                     "error", "socket-lost", socket=str(self.listener.address),
                     hint="its name was removed or replaced: no MTA can reach it; ending",
@@ -139,7 +140,7 @@ class Supervisor:
                 return self._stop(3)
 
     def _start_generation(self, count: int) -> bool:
-        """Fork `count` workers; True once all have reported, else they are gone again."""
+        """Fork `count` workers; True once all listen. False: one failed, and all were killed."""
         born: list[Child] = []
         for _ in range(count):
             born.append(self._fork_worker(born))
@@ -171,7 +172,7 @@ class Supervisor:
             self.respawns.clear()  # whoever died has a successor in the new generation
             for child in old:
                 child.retire()
-            # From here on nobody works by the old configuration but for sessions that are open.
+            # After this, only sessions that are already open still use the old configuration.
             _heard([child for child in old if child.helper is None], b"-", DEAF_S)
             for helper in self.helpers:
                 self._fork_helper(helper)
@@ -245,7 +246,7 @@ class Supervisor:
         return child
 
     def _bury(self) -> None:
-        """Take note of the children that have ended."""
+        """Reap the children that have ended (without waiting), and schedule replacements."""
         for child in list(self.children):
             status = child.ended()
             if status is None:
@@ -272,7 +273,8 @@ class Supervisor:
             self.children.remove(child)
 
     def _stop(self, status: int) -> int:
-        """Let everybody finish: workers first, because the recorder takes in their last words."""
+        """End all children: workers first, because the recorder stores their last records.
+        Returns `status`, the exit status."""
         begin = time.monotonic()
         for child in self.children:
             if child.helper is None or not child.helper.last:
@@ -295,9 +297,9 @@ class Supervisor:
 
 
 def try_journal(settings: Settings, log: MailLog) -> None:
-    """Where nothing can be written nothing would be remembered. Raises ConfigError.
+    """Check that the journal can be written. Raises ConfigError where it cannot.
 
-    A disk that is full is no reason to stop mail: it is said, now and with every loss.
+    A full disk is no reason to stop mail: it is only logged, now and with every lost record.
     """
     directory = config.journal_dir(settings)
     why = journal.refused(directory)
@@ -312,7 +314,8 @@ def try_journal(settings: Settings, log: MailLog) -> None:
 
 
 def _heard(children: Sequence[Child], word: bytes, seconds: float) -> bool:
-    """True once each of `children` has said `word`; False where one ended, or time is over."""
+    """True once each of `children` has reported `word`; False where one ended, or after `seconds`
+    without a report."""
     deadline = time.monotonic() + seconds
     waiting = {child.report for child in children}
     while waiting:

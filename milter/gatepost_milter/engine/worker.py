@@ -1,9 +1,9 @@
 """One milter worker process, whatever its engine.
 
-The parent's word, one byte on the control pipe: `r` retire (stop accepting, leave when the last
-session is over), `q` quit (stop accepting, leave when no message is in flight or the grace is
-over). End of file means that the parent died, which is `q` as well, so nothing is left behind by
-kill -9. Signals are ignored: Ctrl-C reaches the whole process group.
+The parent writes one octet to the control pipe: `r` retire (stop accepting, leave when the last
+session is over), `q` quit (stop accepting, leave when no message is in flight or the grace time is
+over). End of file means that the parent died, and is treated as `q`, so that no worker is left
+after kill -9. Signals are ignored, because Ctrl-C reaches the whole process group.
 """
 
 import os
@@ -24,7 +24,7 @@ IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def quiet_signals() -> None:
-    """Ignore and unblock what the parent handles; the control pipe speaks for it."""
+    """Ignore and unblock the signals that the parent handles; it tells us by the control pipe."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -58,17 +58,17 @@ def serve(
         gate.close()
         status = 0
     except BaseException:
-        # Nothing may run on in a child that still believes to be the parent.
+        # An exception must not leave this function: the child would run on in the parent's code.
         import traceback
 
         traceback.print_exc()
     finally:
-        # Not sys.exit: the engine's threads would be waited for.
+        # Not sys.exit: that would wait for the engine's threads.
         os._exit(status)
 
 
 def _report(report: int, word: bytes) -> None:
-    """`+`: listening; `-`: no longer."""
+    """Tell the parent: `+` listening, `-` no longer."""
     try:
         os.write(report, word)
     except OSError:
@@ -76,9 +76,11 @@ def _report(report: int, word: bytes) -> None:
 
 
 def pin(core: int | None) -> bool:
-    """Stay on `core`. One lock (the GIL) lets one thread of this process run at a time; on two
-    cores they wake each other and move their data across for it: 0.43 against 0.60 ms a small
-    message on libmilter, when this was decided."""
+    """Stay on `core` (None: anywhere); False where the kernel refuses.
+
+    The GIL lets only one thread of this process run at a time; on two cores they wake each other
+    and move their data across. Measured with libmilter when this was decided: 0.43 ms for a small
+    message on one core, 0.60 ms on two."""
     if core is not None:
         try:
             os.sched_setaffinity(0, {core})
@@ -91,4 +93,4 @@ def _slot(settings: Settings, number: int) -> Slot | None:
     try:
         return Slot(config.state_dir(settings) / slots.NAME, number)
     except (OSError, ValueError):
-        return None  # no figures of this worker: the parent has said so
+        return None  # no metrics from this worker; the parent has logged that

@@ -1,1 +1,1 @@
-"""One message through facts, knowledge, rules, scrub, record. No libmilter here."""
+"""One message: gather facts, apply the rules, scrub the header, record it. No libmilter here."""

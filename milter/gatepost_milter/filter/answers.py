@@ -1,4 +1,4 @@
-"""What a session answers to an event. Values: the engine puts them on the wire."""
+"""What a session answers to an event, as values; the engine sends them to the MTA."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """This recipient or message is not taken. Without `reply` the MTA finds its own words."""
+    """This recipient or message is not taken. Without `reply` the MTA uses its own text."""
 
     reply: Reply | None
     temporary: bool
@@ -39,7 +39,7 @@ class Deliver:
 
 
 Answer = Go | Skip | Refuse | Deliver
-# One of each: most events are answered so.
+# Made once, because most events get one of these.
 GO, SKIP, DELIVER = Go(), Skip(), Deliver()
 
 

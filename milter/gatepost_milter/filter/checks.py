@@ -1,7 +1,7 @@
 """Everything that is verified about one inbound message while it arrives: DKIM, ARC, SPF, DMARC.
 
-`Checker` is one for a process. `begin` starts the checks of a message whose header is complete;
-`Checks` is fed with the body and says in the end what came of it, as `Results`.
+There is one `Checker` per process. `begin` starts the checks of a message whose header is complete;
+the `Checks` that it returns is fed with the body, and `finish` gives the `Results`.
 """
 
 import json
@@ -25,7 +25,7 @@ from gatepost_policy.mail.facts import Arc, Dmarc, Signature, Spf
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What the checks came to. None: not evaluated."""
+    """The results of all checks of one message. None: not evaluated."""
 
     signatures: tuple[Signature, ...] = ()
     arc: Arc | None = None
@@ -44,7 +44,7 @@ class Results:
 
 
 class Checker:
-    """What checks share in one process: the answers of DNS, and the verdicts that rest on them."""
+    """What the checks of one process share: caches of DNS answers and of results based on them."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -60,14 +60,17 @@ class Checker:
         dns: str | None = None,
         keys_only: bool = False,
     ) -> "Checks":
-        """Start the checks of `message`, whose header is complete. `dns` plays answers back: JSON,
-        or `@` and the name of a file; `keys_only`: nobody asked for more than DKIM keys then."""
+        """Start the checks of `message`, whose header is complete.
+
+        `dns` (replay only): recorded DNS answers to use, as JSON, or `@` and the name of a file.
+        `keys_only`: only DKIM keys were recorded in it, so SPF and DMARC are not evaluated.
+        """
         lookups, of_spf, of_dmarc = self.lookups, self._spf, self._dmarc
         if dns is not None:
-            # More than fits a milter packet comes in a file.
+            # Answers too long for one milter packet come in a file.
             played = Path(dns[1:]).read_text("utf-8") if dns.startswith("@") else dns
             lookups = Lookups(self._settings.dkim, json.loads(played))
-            # What is played back is this message's alone: nothing of it is remembered.
+            # Recorded answers belong to this message alone: they must not get into the caches.
             of_spf, of_dmarc = spf.Checker(), dmarc.Checker()
         client = connection.client.address
         whose = message.whose
@@ -76,7 +79,7 @@ class Checker:
         def author() -> str:
             return "" if message.author is None else message.author.domain
 
-        # Many send through a relay of our own: its address says nothing about any of them.
+        # Many clients send through a trusted relay: its address tells nothing about any of them.
         asker = Asker(None if relayed else client, author)
         dkim = self._verifier.begin(message.at, lookups, asker)
         dkim.headers(message.fields)
@@ -85,7 +88,7 @@ class Checker:
         sender = address.parse(text(message.sender))
         checks = Checks(dkim)
         share = lookups.on_behalf(asker)
-        # A relay of our own forwards what others sent: its address is not the sender's.
+        # SPF needs the sender's own client; a trusted relay only forwards what others sent.
         known = not (relayed or client is None or keys_only)
         if self._settings.spf.check and client is not None and known:
             checks.spf = of_spf.begin(share, client, sender, connection.helo, deadline)
@@ -107,7 +110,7 @@ class Checks:
         self.wants_body = dkim.wants_body
 
     def body(self, chunk: bytes) -> None:
-        """The next piece of the body, cut anywhere."""
+        """The next octets of the body; a chunk may end anywhere, also within a line."""
         self._dkim.body(chunk)
 
     @property
@@ -120,7 +123,7 @@ class Checks:
         )
 
     def finish(self) -> Results:
-        """The message is complete: what came of each check."""
+        """The results; call it once the whole body was fed. Waits for DNS (see `waits`)."""
         outcome: Outcome = self._dkim.finish()
         found_spf, found_dmarc = None, None
         used: tuple[Used, ...] = ()

@@ -1,4 +1,4 @@
-"""What all sessions of one worker process share, and what they are asked with."""
+"""What all sessions of one worker process share, and how a session asks for a macro's value."""
 
 import sys
 from collections.abc import Callable, Hashable
@@ -10,21 +10,21 @@ from gatepost_policy.monitoring.slots import Slot
 # A macro's value by its name as Postfix writes it (`i`, `{auth_authen}`): None where the MTA sent
 # none or an empty one, UNDECODABLE where it is not UTF-8.
 Macros = Callable[[str], str | None]
-# It was sent, so it is not missing: for {auth_authen} that makes a difference.
+# Not None: an {auth_authen} that we cannot decode still means that the client has logged in.
 UNDECODABLE = "\ufffd"
-MAX_OFFERS = 64  # of different MTAs, that are remembered
+MAX_OFFERS = 64  # how many different MTA offers are remembered
 
 
 class Context:
-    """One for a worker process, made after the fork and handed to each `Session`."""
+    """Made once in a worker process, after the fork, and given to each `Session`."""
 
     def __init__(self, gate: Gate, slot: Slot | None = None) -> None:
         self.gate = gate
         self.slot = slot  # this worker's figures for the metrics endpoint
-        # Sets: adding and discarding are atomic between threads, a counter's += is not.
+        # Sets, not counters: add and discard are atomic between threads, `+=` is not.
         self.open: set[Hashable] = set()  # sessions
         self.busy: set[Hashable] = set()  # sessions between MAIL and the end of the message
-        # By what was offered: every connection of an MTA offers the same.
+        # {(actions, steps) offered: what we chose}; every connection of one MTA offers the same.
         self._agreed: dict[tuple[int, int], Offer] = {}
         self.last_end = 0.0  # monotonic seconds when a message was answered last
 

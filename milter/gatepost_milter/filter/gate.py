@@ -1,11 +1,11 @@
-"""Take one finished message through the gate: facts, knowledge, rules, edits, record, log.
+"""Decide on one finished message: facts, traps and listings, rules, edits, record, log.
 
-A `Gate` is one for a worker process, made after the fork: it holds the checks with their DNS
-cache, what is known of traps and listings, the journal segment and the log. `session` brings it
-transcripts, and makes answers of its verdicts.
+There is one `Gate` per worker process, made after the fork: it holds the checks with their DNS
+cache, the traps and listings, the journal segment and the log. `session` gives it what the MTA
+sent (`transcript`), and turns its verdicts into answers.
 
-Stance: where an exception leaves nothing decided, inbound mail gets `milter.on_error` and mail of
-our own users 451, because letting it pass would let out what the scrub takes away.
+Stance: the answer where an exception prevented a decision. Inbound mail gets `milter.on_error`;
+mail of our own users gets 451, because letting it pass would reveal what the scrub removes.
 """
 
 import re
@@ -45,7 +45,7 @@ from gatepost_policy.system.answered_ids import AnsweredIds
 from gatepost_policy.system.socket_address import SocketAddress
 
 INTERNAL_REJECT = Reply(554, "5.3.0", "Local problem")
-MAX_COUNTED_NAMES = 100  # of dropped fields, in the life of a worker
+MAX_COUNTED_NAMES = 100  # different names of dropped fields that a worker counts in its life
 _PLAIN_NAME = re.compile(r"[a-z][a-z0-9-]{1,39}\Z")
 NO_EDITS: tuple[Edit, ...] = ()
 # Looking a member up in its class costs as much as a call (enum defines __getattr__).
@@ -54,7 +54,8 @@ _INBOUND, _ACCEPT, _SECOND_PASS = Direction.INBOUND, Action.ACCEPT, Reason.SECON
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of a message. `traps` are the raw recipient addresses that are traps."""
+    """The decision on a message and its edits. `traps`: the raw recipient addresses that are
+    traps."""
 
     facts: Facts
     decision: Decision
@@ -63,7 +64,7 @@ class Verdict:
 
 
 class Gate:
-    """One worker's knowledge and its way to the journal. Methods may run in parallel threads."""
+    """One worker's traps, listings, checks and journal. Methods may run in parallel threads."""
 
     def __init__(
         self, settings: Settings, *, replay: bool = False, log: MailLog | None = None
@@ -80,7 +81,7 @@ class Gate:
             sync=settings.store.sync,
             tell=lambda text: self.log.event("error", "journal", text=text),
         )
-        # Only these two answer a trap at RCPT; every other action lets the message come.
+        # Only these two actions answer at RCPT; all others need the whole message.
         self.answers_rcpt = settings.trap.action in ("reject", "tempfail")
         self.over_tcp = SocketAddress.parse(settings.milter.socket).kind != "unix"
         self.slow_journal = settings.store.sync == "power"  # a record waits for the disk
@@ -93,14 +94,15 @@ class Gate:
         self._counted_names: set[str] = set()
 
     def tell_once(self, level: str, event: str, **fields: Any) -> None:
-        """Log an event that would otherwise come with every message."""
+        """Log an event once in the life of this worker, not with every message."""
         key = f"{event} {fields}"
         if key not in self._told:
             self._told.add(key)
             self.log.event(level, event, **fields)
 
     def tell_cannot_edit(self) -> None:
-        """What an MTA without header edits means for inbound mail; submissions are refused."""
+        """Log once that the MTA offers no header edits: inbound mail passes without our fields.
+        (Submissions are refused then, because they cannot be scrubbed.)"""
         hint = "the MTA offers no header edits: inbound mail is recorded, not marked"
         self.tell_once("error", "mta-cannot-edit", hint=hint)
 
@@ -117,7 +119,7 @@ class Gate:
             return None
 
     def confirmed(self, connection: Connection, message: Message) -> Ownership:
-        """Whose mail it is, where only its header can tell."""
+        """Whose mail it is, for mail where only the header can show that (`Ownership.open`)."""
         host, at = connection.mta_name, message.at
         known = self.answered
         way = trace.Trace(
@@ -137,12 +139,13 @@ class Gate:
         return whose
 
     def remember(self, connection: Connection, message: Message, queue_id: str | None) -> None:
-        """The MTA is about to be told that it may go on with `message`."""
+        """Remember the queue id of a message that we are about to let pass, so that it is known
+        when a content filter or list manager hands it back."""
         if self.answered is not None and queue_id is not None:
             host = connection.mta_name or ""
             self.answered.remember(host, queue_id, message.at)
             if message.written is not None and self.settings.submission.trusted_relays:
-                # For `_unproven`.
+                # `OwnResults.unproven` compares with this when the message comes again.
                 token = own_results.token(queue_id, message, message.written.encode())
                 self.answered.remember(host, token, message.at)
 
@@ -153,13 +156,13 @@ class Gate:
         dns: str | None = None,
         keys_only: bool = False,
     ) -> Checks:
-        """Start what is verified about `message`, whose header is complete; `dns` plays answers
-        back (replay only), `keys_only` says that those are DKIM's."""
+        """Start the checks of `message`, whose header is complete. `dns` and `keys_only`: see
+        `Checker.begin` (replay only)."""
         return self.checker.begin(connection, message, dns, keys_only)
 
     def capture(self, message: Message) -> TrapMail | None:
-        """What is to be kept of the body of `message` where it is for a trap: a copy that begins
-        with its header, and what its parts may say. The header has been heard to its end."""
+        """What to keep of the body where `message` is for a trap: a copy that begins with the
+        header, and the start of its MIME parts. None: nothing. The header must be complete."""
         parts = marks.has_parts(message.values)
         if not (parts or self.sink.enabled) or message.over_limit is not None:
             return None
@@ -175,11 +178,11 @@ class Gate:
         return TrapMail(copy, message.opening)
 
     def hits_trap(self, message: Message) -> bool:
-        """True where a recipient that was taken is a trap."""
+        """True where a recipient that was accepted is a trap."""
         return any(self.known.is_trap(r.address) for r in message.recipients)
 
     def _capture_failed(self, why: str) -> None:
-        """Counted each time, said once: what fills the disk fails with every message."""
+        """Count every failure, log the first one: a full disk fails with every message."""
         if self.slot is not None:
             self.slot.capture_failed()
         hint = "trap mail is recorded but not kept; look at trap.capture, and at milterctl check"
@@ -203,7 +206,8 @@ class Gate:
         queue_id: str | None,
         hop: Hop | None,
     ) -> Verdict:
-        """Judge a message whose last octet was heard. `hop` is given for our own users' mail."""
+        """Judge a complete message. `outcome`: the results of its checks, None where there were
+        none. `hop` is given for mail of our own users only."""
         if message.whose.second_pass:
             seen = Facts(message.at, queue_id=queue_id)
             edits = self.results.unproven(connection, message, self.answered)
@@ -236,7 +240,8 @@ class Gate:
             seen = self._addressed(seen)
         decision = judge(seen, known, self.settings)
         if message.beyond is not None and message.beyond.overflow:
-            # What it says in our name cannot all be taken away, and nobody honest writes so much.
+            # More forged fields in our name than we keep places of, so not all could be deleted.
+            # No honest sender writes so many.
             decision = Decision(
                 Action.REJECT, Reason.TOO_LARGE, HEADER_TOO_LARGE, shadow=decision.shadow
             )
@@ -246,7 +251,8 @@ class Gate:
         return Verdict(seen, decision, edits, known.traps)
 
     def _addressed(self, seen: Facts) -> Facts:
-        """`seen` with what its signatures' To and Cc say, now that the traps are known."""
+        """`seen`, where each signature has `addressed`: what its signed To and Cc say about the
+        recipients. Only possible now, because it needs to know the traps."""
         is_trap = self.known.is_trap
         signatures = tuple(
             replace(s, addressed=addressed(s.signed_to, seen.recipients, is_trap))
@@ -259,10 +265,10 @@ class Gate:
     def _own(
         self, connection: Connection, message: Message, queue_id: str | None, hop: Hop
     ) -> Verdict:
-        """Mail of our own users: scrubbed or refused, hardly judged."""
+        """Mail of our own users: scrubbed or refused; few rules apply to it."""
         seen = facts(connection, message, queue_id=queue_id)
         if message.over_limit is not None:
-            # Unscrubbed it must not go, and it will be no smaller in five days.
+            # It must not leave unscrubbed. 5xx, not 4xx: a retry would be just as large.
             return Verdict(seen, Decision(Action.REJECT, Reason.TOO_LARGE, HEADER_TOO_LARGE))
         leave = seen.direction is Direction.LOCAL and self.settings.submission.local == "leave"
         edits = NO_EDITS
@@ -273,7 +279,7 @@ class Gate:
             plan = self.scrubber.plan(message.fields, hop, message.at, message.login, client)
             seen = replace(seen, relayed=plan.relayed, dropped=self._counted(plan.dropped, client))
             ours = self.settings.dkim.authserv_id or hop.name or "localhost"
-            # rspamd takes a listener's name for its own, and writes the login beside it.
+            # rspamd may use the listener's name as authserv-id, and writes the login beside it.
             names = self.settings.submission.daemon_names
             edits = _together(forged(message, ours, *names), plan.edits)
             refusal, plan_login = plan.refusal, plan.login
@@ -295,8 +301,8 @@ class Gate:
         return Verdict(seen, decision, edits, known.traps)
 
     def _counted(self, names: tuple[str, ...], client: ClientWords) -> tuple[str, ...]:
-        """`names` as they may be counted: a name is chosen by whoever writes the mail, so it may
-        tell something itself, and each other one is a counter."""
+        """`names` of dropped fields as they may be counted, else "other". The writer of the mail
+        chooses the names: one may hold private data, and each new one makes a new counter."""
         out: list[str] = []
         for name in names:
             if name not in self._counted_names:
@@ -311,7 +317,7 @@ class Gate:
         self, connection: Connection, message: Message, seen: Facts, hop: Hop
     ) -> ClientWords:
         author = None if seen.header_from is None else seen.header_from.domain
-        # These stand in our own Received and in From.
+        # Not private: these names stand in our own Received and in From anyway.
         silent = (hop.name or "", author or "", *self.settings.sender.own_domains)
         words = ClientWords.of(
             connection.client.address,
@@ -321,14 +327,16 @@ class Gate:
         )
         newest = next(iter(message.values("received")), None)
         if newest is not None and received.read(newest).submitted:
-            # A webmail or a submission proxy: its client is the user's.
+            # Our client is a webmail or a submission proxy. The user's own client is in the
+            # Received that it wrote, so that one's address and names are private too.
             words = words.joined(ClientWords.first_hop(newest, None, silent))
         return words
 
     def refused_recipients(
         self, connection: Connection, message: Message, queue_id: str | None
     ) -> Verdict | None:
-        """A transaction that ends without a message: the traps among its refused recipients."""
+        """The verdict on a transaction that ended without a message, where traps are among its
+        refused recipients; else None."""
         seen = facts(connection, message, queue_id=queue_id, stage=Stage.RCPT)
         if seen.direction is not _INBOUND or seen.trusted_relay:
             return None
@@ -338,12 +346,12 @@ class Gate:
             return None
         decision = judge(seen, known, self.settings)
         if decision.action is _ACCEPT:
-            # The rules would have let the recipient pass: it was the MTA that refused it.
+            # The rules would have accepted the recipient, but the MTA refused it.
             decision = replace(decision, action=Action.REJECT)
         return Verdict(seen, decision, traps=known.traps)
 
     def stance(self, direction: Direction) -> Decision:
-        """The decision where an exception left none."""
+        """The decision where an exception prevented one (see the module)."""
         on_error = self.settings.milter.on_error
         if direction is not _INBOUND or on_error == "tempfail":
             return Decision(Action.TEMPFAIL, Reason.INTERNAL_ERROR, INTERNAL)
@@ -367,7 +375,7 @@ class Gate:
         self.log.message(seen, decision, len(verdict.traps))
 
     def close(self) -> None:
-        """Seal the journal segment: called when no message is in flight any more."""
+        """Close the journal segment. Call it when no message is in flight any more."""
         self.journal.close()
 
 

@@ -1,4 +1,4 @@
-"""What our own MTA is about to write of itself: the `Received` that the scrub has to meet."""
+"""The `Received` that our own MTA is about to write: the scrub works out its text beforehand."""
 
 from gatepost_milter.filter.context import Macros
 from gatepost_milter.filter.transcript import Connection, Message
@@ -8,9 +8,9 @@ from gatepost_policy.scrub import Hop
 def own_hop(
     connection: Connection, message: Message, macros: Macros, queue_id: str | None, can_edit: bool
 ) -> Hop:
-    """The hop between the submitting client and this MTA, by the macros of the end of message.
+    """What our MTA's own Received will say, by the macros at the end of the message.
 
-    `can_edit`: the MTA has offered header edits, and leaves the octets of a value as they are.
+    `can_edit`: the MTA has offered header edits, and does not change the blanks of a value.
     """
     return Hop(
         name=connection.mta_name or macros("j"),

@@ -1,7 +1,7 @@
-"""What gatepost writes into an inbound message in its own name, and what nobody else may.
+"""The fields that gatepost adds to inbound mail: Authentication-Results and the tag header.
 
-Authentication-Results and the tag header: those from outside that bear our names are deleted, ours
-stand on top. Pure but for the table of answered queue ids that `unproven` asks.
+Fields from outside that use our authserv-id or tag name are deleted, ours are inserted on top. Pure
+except for the table of answered queue ids, in which `unproven` looks.
 """
 
 from collections.abc import Sequence
@@ -30,15 +30,16 @@ class OwnResults:
     def marks(
         self, connection: Connection, message: Message, seen: Facts, decision: Decision
     ) -> tuple[Edit, ...]:
-        """Our Authentication-Results and tag at the top, after those that claim to be ours.
+        """The edits: delete fields that claim to be ours, insert our own at the top.
 
-        Mail of a trusted relay gets them too: whoever wants to forge our results needs only the
-        backup MX. Its tag stays: a tag punishes, and the relay may be our own content filter.
+        For mail of a trusted relay too: else forged results would only have to be sent by way of
+        the backup MX. A tag header that comes from a trusted relay is kept: the relay may be our
+        own content filter, and a forged tag would only harm its sender.
         """
         ours = self.authserv_id(connection)
         edits = forged(message, ours)
         if message.whose.unknown_client and not edits:
-            return NO_EDITS  # handed in by our own: nothing of it is false, so nothing is touched
+            return NO_EDITS  # from a machine of ours, and nothing in it claims to be our results
         if not seen.trusted_relay:
             tag = self.settings.sender.tag_header
             beyond = message.beyond
@@ -58,7 +59,7 @@ class OwnResults:
         return tuple(edits)
 
     def authserv_id(self, connection: Connection) -> str:
-        """The name that our Authentication-Results bear (RFC 8601 2.5)."""
+        """The authserv-id of our Authentication-Results (RFC 8601 2.5)."""
         return self.settings.dkim.authserv_id or connection.mta_name or "localhost"
 
     def own_fields(self, connection: Connection) -> OwnFields:
@@ -67,7 +68,7 @@ class OwnResults:
         return OwnFields(self.authserv_id(connection), self.tag_name, limit)
 
     def disowned(self, connection: Connection, message: Message) -> tuple[Edit, ...]:
-        """The edits for a message that passes without a verdict: nothing forged stays."""
+        """The edits for a message that passes without a verdict: forged results are deleted."""
         ours = self.authserv_id(connection)
         edits = forged(message, ours)
         if edits:
@@ -78,12 +79,13 @@ class OwnResults:
     def unproven(
         self, connection: Connection, message: Message, known: AnsweredIds | None
     ) -> tuple[Edit, ...]:
-        """What a second pass loses: nothing where it comes from this machine or by a listener of
-        its own, else the results in our name that are not those we wrote.
+        """The edits for a message that seems to come back to us (a second pass).
 
-        Anybody may learn a queue id from our answer, write it into a Received field, and send that
-        by way of a backup MX. What he cannot do is to make us have written his results, for the
-        same author, date, subject and Message-ID, under that id.
+        None where it comes from this machine or through `submission.second_pass_names`. Else the
+        results in our name that we did not write are deleted: anybody can learn a queue id from
+        the MTA's reply, write it into a Received field, and send that through a backup MX. But
+        they cannot know of results that we wrote under that id for a message with the same From,
+        Date, Subject and Message-ID, unless that message was theirs.
         """
         address = connection.client.address
         names = self.settings.submission.second_pass_names
@@ -111,7 +113,7 @@ class OwnResults:
 
 
 def forged(message: Message, *ours: str) -> list[Edit]:
-    """The edits that delete what claims to be by one of `ours`."""
+    """The edits that delete each Authentication-Results whose authserv-id is one of `ours`."""
     # RFC 8601 5: a border MTA removes every field that claims its own authserv-id.
     indexes: Sequence[int]
     if message.beyond is not None:
@@ -120,12 +122,13 @@ def forged(message: Message, *ours: str) -> list[Edit]:
         values = message.values(RESULTS)
         claimed = (authresults.forged(values, name) for name in ours) if values else ()
         indexes = sorted({index for found in claimed for index in found})
-    # Highest first: deleting one renumbers those below it.
+    # Highest index first: deleting one renumbers those below it.
     return [Edit("delete", "Authentication-Results", k) for k in reversed(indexes)]
 
 
 def token(queue_id: str, message: Message, results: bytes) -> str:
-    """What is remembered of results that were written for a message: blanks and folds apart."""
+    """A text to recognise `results` that we wrote for `message` under `queue_id`: a digest of them
+    and of From, Date, Subject and Message-ID, all without blanks and folds."""
     digest = blake2b(results.translate(None, _BLANKS), digest_size=16)
     for name in ("from", "date", "subject", "message-id"):
         for value in message.values(name):

@@ -1,13 +1,13 @@
-"""One MTA connection: told what happens, saying what to answer. Knows no engine and no socket.
+"""One MTA connection: it gets the events, and returns the answers. Knows no engine and no socket.
 
-How it works. Events gather (`transcript`), the end of message judges (`gate`). Only RCPT (where
-traps are refused there) and the end of message have something to say. `end` gives the answer, the
-engine carries out its edits, `settle` writes the message down; only then may the MTA be answered,
-because what was answered must not be lost.
+How it works. Events are gathered (`transcript`); at the end of the message `gate` decides. Only
+RCPT (where traps are refused there) and the end of message are answered. `end` gives the answer,
+the engine carries out its edits, `settle` writes the record; only then may the MTA be answered,
+because a message that was answered must not be missing from the records.
 
 Rules: calls for one session never overlap but may come on different OS threads, so a session
-owns no thread and no thread-local. No exception gets out: it marks the message as failed, and its
-end gets the stance of its direction. Nothing depends on HELO, which an engine may leave out.
+owns no thread and no thread-local. No exception gets out: it marks the message as failed, which is
+answered with the stance (see `gate`). Nothing depends on HELO, which an engine may leave out.
 """
 
 import time
@@ -58,7 +58,7 @@ class Session:
         self.leading_space = agreed.leading_space
         limits = gate.settings.milter
         self._max_bytes, self._max_fields = limits.max_header_bytes, limits.max_header_fields
-        # Until connect() says more; libmilter leaves it out where it cannot decode a name.
+        # Failed unless connect() is called: libmilter leaves it out for a name not in UTF-8.
         self.connection = Connection(failed=True)
         self.message: Message | None = None
         self.check: Checks | None = None  # what is verified about this message
@@ -75,8 +75,8 @@ class Session:
             self._slot.connected()
 
     def failed(self, stage: str) -> None:
-        """An exception in `stage`: counted and named, without a word of the message. Call it where
-        the exception is being handled."""
+        """Count and log an exception in `stage`, without any data of the message, and mark the
+        message as failed. Call it inside the `except` block."""
         self._context.failed(stage)
         if self.message is not None:
             self.message.failed = True
@@ -84,7 +84,7 @@ class Session:
             self.connection.failed = True
 
     def connect(self, peer: Peer, macros: Macros) -> Answer:
-        """The SMTP client, and what the MTA says of itself."""
+        """The SMTP client, and the MTA's macros about itself."""
         try:
             client, local = client_of(peer)
             self.connection = Connection(
@@ -136,7 +136,7 @@ class Session:
         return GO
 
     def _suspected(self, message: Message) -> Ownership:
-        """Whose mail it is where `whose_mail` could not be asked."""
+        """Whose mail it is where an exception kept `whose_mail` from telling."""
         return suspected(
             self._gate.settings.submission,
             login=message.login,
@@ -152,8 +152,8 @@ class Session:
             gate = self._gate
             parsed = address.parse(text(recipient))
             if macros("{rcpt_mailer}") == "error":
-                # Only an unknown user says something about the sender: a full mailbox or a
-                # refused relay (other codes) would turn our own trouble into their hit.
+                # Only "unknown user" tells something about the sender. A full mailbox or refused
+                # relaying (other codes) is our own trouble and must not count as a trap hit.
                 status = macros("{rcpt_host}") or ""
                 if status.startswith("5.1.1") and len(message.refused) < MAX_REFUSED:
                     message.refused.append(Recipient(parsed, accepted=False))
@@ -182,7 +182,7 @@ class Session:
                     return GO
                 fields = message.fields
                 fields.append((name, value))
-                # The colon and CRLF.
+                # + 3: the colon and CRLF.
                 size = message.header_bytes = message.header_bytes + len(name) + len(value) + 3
                 over = "bytes" if size > self._max_bytes else "fields"
                 if over == "bytes" or len(fields) > self._max_fields:
@@ -196,7 +196,7 @@ class Session:
         message = self.message
         try:
             if message is not None and message.beyond is None and self.leading_space:
-                # The colon and CRLF of each.
+                # 3 for each: the colon and CRLF.
                 size = sum(map(len, chain.from_iterable(fields))) + 3 * len(fields)
                 size += message.header_bytes
                 count = len(message.fields) + len(fields)
@@ -225,7 +225,7 @@ class Session:
         self.copy = gate.capture(message)
 
     def body(self, chunk: bytes) -> Answer:
-        """The next octets of the body. The first ones say that the header is complete."""
+        """The next octets of the body. The first call means that the header is complete."""
         message = self.message
         try:
             if message is not None and not message.complete:
@@ -249,9 +249,9 @@ class Session:
         return GO
 
     def may_wait(self) -> bool:
-        """True where what comes next for this message may block: `end` for DNS, the store, a copy
-        of trap mail or a journal on the disk, and whatever ends a transaction with traps among its
-        refused recipients for the store. All else returns at once."""
+        """True where the end of this message or transaction may block: `end` waits for DNS, the
+        store, a copy of trap mail or a journal that is synced; and where recipients were refused,
+        any end waits for the store. All other calls return at once."""
         message = self.message
         if message is None:
             return False
@@ -262,9 +262,9 @@ class Session:
         return self._gate.hits_trap(message)
 
     def end(self, macros: Macros) -> Answer:
-        """The message is complete: judge it. `settle` has to follow, and has the last word.
+        """The message is complete: judge it. `settle` must follow; only its answer counts.
 
-        May wait: for DKIM keys, for the store's word on good mail.
+        May wait for DNS (DKIM, SPF, DMARC) and for the store (good mail of the sender).
         """
         message = self.message
         if message is None:  # an MTA that ends what it never began
@@ -286,10 +286,10 @@ class Session:
         return self._answer
 
     def settle(self, carried_out: bool = True) -> Answer:
-        """Write the message down; what to answer the MTA, all things considered.
+        """Write the record; returns the final answer for the MTA.
 
-        `carried_out` is False where the engine could not do what `end` said (call from where
-        that exception is handled): then, or where nothing can be written, the answer is the
+        `carried_out` is False where the engine could not carry out the answer of `end` (call it
+        inside the `except` block). Then, or where no record can be written, the answer is the
         stance of the direction, which needs no edits.
         """
         message = self.message
@@ -340,9 +340,9 @@ class Session:
         return verdict
 
     def _last_resort(self, message: Message, edit: bool = False) -> None:
-        """The verdict on a message that an exception has hit: the stance of its direction.
+        """Set the answer and verdict after an exception: the stance of the direction.
 
-        With `edit` a message that passes loses what it says in our name, where that can be had.
+        With `edit`, forged results in our name are deleted from a message that passes, if possible.
         """
         gate = self._gate
         if self.connection.failed and message.direction is _INBOUND:
@@ -366,7 +366,7 @@ class Session:
     def _over(self) -> None:
         """The transaction ended without a message (RSET, QUIT, lost connection, a new MAIL).
 
-        Called once more than needed: libmilter aborts twice after a failed transaction.
+        May be called twice for one transaction: libmilter aborts twice after a failed one.
         """
         message, self.message = self.message, None
         self.check = self._verdict = None

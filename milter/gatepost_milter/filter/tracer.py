@@ -1,7 +1,7 @@
-"""Give our own users' mail the sealed word on who wrote it (`submission.trace_keys`).
+"""Add to our own users' mail the sealed trace: who submitted it (`submission.trace_keys`).
 
-A message leaves without where there is no key for its week: a provider that promises mail would
-rather owe an answer. It is said in the log, once, and counted.
+Where there is no key for the week, the message leaves without a trace: that it can be delivered
+matters more than that it can be traced. This is logged once, and counted.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,15 @@ from gatepost_policy.tracing import token as tokens
 
 
 class Teller(Protocol):
-    """Who says things once in the log."""
+    """What can log an event once."""
 
-    def tell_once(self, level: str, event: str, **fields: Any) -> None: ...
+    def tell_once(self, level: str, event: str, **fields: Any) -> None:
+        """Log `event` the first time it comes with these fields."""
+        ...
 
 
 class Tracer:
-    """The bundle of one worker; off where none is configured."""
+    """The key bundle of one worker; does nothing where `submission.trace_keys` is not set."""
 
     def __init__(self, settings: Settings, teller: Teller) -> None:
         self._teller = teller
@@ -73,12 +75,12 @@ class Tracer:
         except ValueError as error:
             self._lost(str(error))
             return ()
-        # Below our own Received: on top it would be the first field, which Postfix hides.
+        # Index 1, below our own Received: Postfix hides the first field from later milters.
         return (Edit("insert", FIELD, 1, tokens.folded(token)),)
 
 
 def leaving(fields: Sequence[Field], edits: Sequence[Edit]) -> list[Field]:
-    """The fields that the token is about as they will be after `edits`."""
+    """Those fields that the token covers (`tokens.HASHED`), as they will be after `edits`."""
     changes = {(e.name.lower(), e.index): e for e in edits if e.op != "insert"}
     out: list[Field] = []
     count: dict[str, int] = {}

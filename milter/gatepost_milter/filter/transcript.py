@@ -1,4 +1,4 @@
-"""What was heard on one milter connection. Pure: values in, Facts out; no clock, no engine.
+"""What the MTA sent on one milter connection. Pure: values in, Facts out; no clock, no engine.
 
 `Connection` is what holds for the whole SMTP session, `Message` what holds from MAIL FROM to the
 end of the message; a new MAIL FROM gets a new `Message`, so that nothing of one message can reach
@@ -43,27 +43,27 @@ class Connection:
     mta_name: str | None = None  # {j}
     mta_version: str | None = None  # {v}
     daemon_name: str | None = None
-    failed: bool = False  # an exception while connecting: the stance of each message decides
+    failed: bool = False  # an exception while connecting: each message gets the stance
 
 
 @dataclass(slots=True)
 class OwnFields:
-    """Of a header over a limit: where its fields stand that nobody outside may write in our name.
+    """For a header over a limit: the places of fields that only we may write, to delete them.
 
-    Places are 1-based among the fields of one name. No more than `limit` are kept; where there are
-    more, `overflow` says so, and the message cannot be made fit to be believed.
+    Places count from 1 among the fields of one name. At most `limit` are kept; `overflow`: there
+    are more, so the forged ones cannot all be deleted.
     """
 
     authserv_id: str
     tag_name: str  # lower-case
     limit: int
-    results: int = 0  # Authentication-Results seen so far, whosever they are
-    claimed: list[int] = field(default_factory=list)
-    tags: int = 0
+    results: int = 0  # how many Authentication-Results so far, of any authserv-id
+    claimed: list[int] = field(default_factory=list)  # places of those with our authserv-id
+    tags: int = 0  # how many tag headers
     overflow: bool = False
 
     def add(self, name: str, value: bytes) -> None:
-        """The next field."""
+        """Look at the next field of the header."""
         if self.overflow:
             return
         key = field_key(name)
@@ -80,7 +80,7 @@ class OwnFields:
 
 @dataclass(slots=True)
 class Message:
-    """One message from MAIL FROM on."""
+    """One message from MAIL FROM on. `at`: Unix seconds of MAIL FROM."""
 
     at: float
     sender: bytes = b"<>"
@@ -93,18 +93,18 @@ class Message:
     header_bytes: int = 0
     body_bytes: int | None = 0  # None: the body was skipped
     complete: bool = False  # the header: no field will follow
-    over_limit: str | None = None
-    written: str | None = None  # our Authentication-Results, where it is added
-    beyond: OwnFields | None = None  # over a limit: what is kept of the header all the same
-    opening: bytearray | None = None  # of a body for a trap whose parts may say what it is
-    hashed: Body | None = None  # the body of a submission that is to get a trace
-    failed: bool = False  # an exception on the way: the stance decides at the end
+    over_limit: str | None = None  # the key of the limit that the header exceeds
+    written: str | None = None  # the value of our Authentication-Results, where we add one
+    beyond: OwnFields | None = None  # header over a limit: places of fields to delete
+    opening: bytearray | None = None  # start of a multipart body for a trap, to read its marks
+    hashed: Body | None = None  # hashes the body of a submission that gets a trace
+    failed: bool = False  # there was an exception: the end is answered with the stance
     _named: dict[str, list[bytes]] | None = None
     _author: tuple[address.Address | None] | None = None
 
     @property
     def direction(self) -> Direction:
-        """Where it comes from, as far as is known by now."""
+        """Inbound, submission or local, as far as is known by now."""
         return self.whose.direction
 
     @property
@@ -113,12 +113,12 @@ class Message:
         return any(p.upper() == b"SMTPUTF8" for p in self.params)
 
     def count_folds(self) -> None:
-        """Count what the MTA left out of the fields that are kept: CRLF is LF in a fold."""
+        """Add to `header_bytes` the CRs that the MTA left out: it sends a fold's CRLF as LF."""
         self.header_bytes += b"".join([value for _, value in self.fields]).count(b"\n")
 
     def give_up(self, what: str, own: OwnFields) -> None:
-        """The header is over the limit of `what`: from here on its fields are counted, not kept,
-        but for the places of those that bear our names."""
+        """The header is over the limit of `what` (bytes or fields): from now on its fields are
+        counted and not kept; only the places of fields that only we may write are (`own`)."""
         self.over_limit = f"milter.max_header_{what}"
         self.beyond = own
         self.count_folds()
@@ -127,14 +127,14 @@ class Message:
         self.fields.clear()
 
     def beyond_limit(self, name: str, value: bytes) -> None:
-        """The next field of a header that was given up."""
+        """The next field of a header that is over a limit."""
         self.header_bytes += len(name) + len(value) + 3 + value.count(b"\n")
         if self.beyond is not None:
             self.beyond.add(name, value)
 
     @property
     def author(self) -> address.Address | None:
-        """Who wrote it, by its From; read once, as soon as the header is complete."""
+        """The address in From, None where it has none; cached once the header is complete."""
         read = self._author
         if read is None:
             fields = self.values("from")
@@ -144,9 +144,9 @@ class Message:
         return read[0]
 
     def values(self, name: str) -> list[bytes]:
-        """The values of all fields called `name` (lower-case), top to bottom: of those that have
-        come so far, and kept for the next call only once the header is complete (a trap refused
-        at RCPT asks before there is one)."""
+        """The values of all fields called `name` (lower-case) that have come so far, top to bottom.
+
+        Cached only once the header is complete: a trap refused at RCPT asks before it comes."""
         named = self._named
         if named is None:
             named = {}
@@ -171,7 +171,7 @@ def text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-# An MTA names the same clients again and again, and `ipaddress` takes its time over each.
+# The same clients come again and again, and `ipaddress` is slow.
 _parsed = lru_cache(maxsize=4096)(client_address.parse)
 
 
@@ -208,8 +208,10 @@ def facts(
     dmarc: Dmarc | None = None,
     relayed: bool = False,
 ) -> Facts:
-    """What is known about `message` so far. Of our own users' client only the family stays, and
-    no Message-ID: mail programs write the name of their machine into it."""
+    """What is known about `message` so far.
+
+    Of mail of our own users only the client's address family is kept, and no Message-ID, because
+    mail programs write the name of their machine into it."""
     client = connection.client
     ids = message.values("message-id")
     if message.direction is not _INBOUND:
@@ -220,7 +222,7 @@ def facts(
     elif connection.helo is not None:
         client = Client(client.family, client.address, client.port, client.name, connection.helo)
     hops = None
-    # Of our own users' mail no hop is anybody's business.
+    # The hops of mail of our own users are private.
     if message.direction is _INBOUND and message.complete and message.over_limit is None:
         hops = trail.read(message.values("received"), connection.mta_name)
     body = message.body_bytes

@@ -1,4 +1,4 @@
-"""What is kept of a message for a trap while its body is heard: a copy, and what its parts say."""
+"""What is kept of a message for a trap while its body comes: a copy, and the start of its parts."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,8 @@ from gatepost_policy.mail import marks
 
 
 class TrapMail:
-    """`copy`: where copies of trap mail are kept. `opening`: where the headers of the message's
-    parts may say what it is, the first octets of its body go there."""
+    """`copy`: the file that gets the whole mail, None where copies are not kept. `opening`: gets
+    the first octets of a multipart body, whose parts' headers may tell what kind of mail it is."""
 
     __slots__ = ("_copy", "_opening")
 
@@ -25,10 +25,10 @@ class TrapMail:
             self._opening += chunk[: marks.MAX_BODY - len(self._opening)]
 
     def finish(self, sidecar: dict[str, Any]) -> Path | None:
-        """Keep the copy; where it lies, if there is one."""
+        """Keep the copy, with `sidecar` beside it; returns its path, None where there is none."""
         return None if self._copy is None else self._copy.finish(sidecar)
 
     def abandon(self) -> None:
-        """Nothing is kept."""
+        """Remove the copy."""
         if self._copy is not None:
             self._copy.abandon()

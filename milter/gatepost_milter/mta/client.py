@@ -3,9 +3,9 @@
     result = client.send("inet:8894@127.0.0.1", message, client="192.0.2.1",
                          sender="a@example.org", recipients=["b@example.net"])
 
-`milterctl replay`, `smtp_server` and the tests all use this. The conversation is that of
-`conversation`, the message a `queue_file`, macros and own Received are from `envelope`; here they
-make a session.
+`milterctl replay`, `smtp_server` and the tests all use this. It joins three parts to a session:
+`conversation` speaks the protocol, `queue_file` holds the message, `envelope` makes the macros and
+our own Received.
 """
 
 import secrets
@@ -35,7 +35,7 @@ TIMEOUT = 300.0  # seconds; milter_content_timeout
 class Result:
     """What became of one message.
 
-    `message` is what would be delivered, our own Received included unless it was swept;
+    `message` is what would be delivered, with our own Received unless the milter replaced it;
     `queued` is the same before the milter's edits. `reply` is the last SMTP reply, given at
     `stage`. `replies` are the answers to each RCPT, in order.
     """
@@ -56,9 +56,9 @@ class Session:
     """One SMTP session: one milter connection, any number of messages from one client.
 
     `send` is a whole transaction; `mail`, `rcpt` and `data` are its steps, for an SMTP server
-    that answers its client in between. Every step may raise ProtocolError, when the milter goes
-    away or breaks the protocol: Postfix would then take its default action, and here nobody
-    should have to guess. The session then starts again with the next message.
+    that answers its client in between. Every step raises ProtocolError when the milter goes away
+    or breaks the protocol. (Postfix would take its default action and hide the failure, so this
+    does not.) The next message then begins a new milter connection.
     """
 
     socket: str
@@ -121,7 +121,8 @@ class Session:
             self.milter = None
 
     def send(self, message: bytes, envelope: Envelope | None = None) -> Result:
-        """One transaction. `envelope` differs from the session's in its transaction only."""
+        """One transaction. `envelope` may differ from the session's in sender and recipients,
+        not in the client."""
         envelope = envelope or self.envelope
         refused = self.mail(envelope)
         if refused is not None:
@@ -132,7 +133,8 @@ class Session:
         return self.data(message)
 
     def mail(self, envelope: Envelope) -> Result | None:
-        """MAIL FROM, and the greeting before the first one. A Result is a refusal."""
+        """MAIL FROM; before the first one also connect and HELO. None: accepted, else the
+        refusal."""
         self._current = envelope
         self._queue_id = envelope.queue_id or _random_queue_id()
         self._replies, self._discarded = [], False
@@ -165,7 +167,7 @@ class Session:
             self._lost()
             raise
         if rejected:
-            # A milter that accepts the recipient does not overrule the MTA.
+            # The MTA's own refusal stands, whatever the milter answers.
             reply = reply or f"550 5.1.1 {text}"
         elif reply is None or reply == conversation.DISCARD:
             self._discarded = self._discarded or reply is not None
@@ -177,7 +179,8 @@ class Session:
         return reply
 
     def data(self, message: bytes) -> Result:
-        """DATA and the message; LF or CRLF. The last reply and what would be delivered."""
+        """DATA and the message, with LF or CRLF. Returns the last reply and what would be
+        delivered."""
         milter, envelope = self._running()
         try:
             if not milter.recipients:
@@ -217,7 +220,7 @@ class Session:
         )
 
     def rset(self) -> None:
-        """RSET: the transaction never was."""
+        """RSET: forget the transaction."""
         if self.milter is not None and self._current is not None:
             self.milter.abort()
         self._current = None

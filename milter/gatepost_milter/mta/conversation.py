@@ -45,7 +45,7 @@ FINAL = frozenset((c.SMFIR_CONTINUE, c.SMFIR_ACCEPT, c.SMFIR_DISCARD, c.SMFIR_RE
 
 @dataclass(slots=True)
 class MilterSession:
-    """One milter connection. `values` holds every macro's value; the stage picks from it.
+    """One milter connection. `values` holds every macro's value; each stage sends its own ones.
 
     `extra` names macros sent at MAIL beyond the configured ones (as milter_mail_macros would).
     """
@@ -79,7 +79,7 @@ class MilterSession:
         self._read_macro_lists(body[12:])
 
     def _read_macro_lists(self, rest: bytes) -> None:
-        """SMFIF_SETSYMLIST: one list overrides them all, stages not named get no macros."""
+        """SMFIF_SETSYMLIST: where the milter sends any list, stages without one get no macros."""
         if not rest:
             return
         self.macros = {stage: () for stage in DEFAULT_MACROS}
@@ -117,7 +117,7 @@ class MilterSession:
         )  # fmt: skip
 
     def rcpt(self, args: Sequence[str | bytes], rejected: bool = False) -> str | None:
-        """SMFIC_RCPT. A recipient that the MTA refuses is shown only to those who asked for it."""
+        """SMFIC_RCPT. A recipient that the MTA refuses is sent only with SMFIP_RCPT_REJ."""
         if rejected and not self.steps & c.SMFIP_RCPT_REJ:
             return None
         return self._event(
@@ -147,7 +147,7 @@ class MilterSession:
         keep_space = bool(self.steps & c.SMFIP_HDR_LEADSPC)
         for entry in queued.visible():
             value = entry.value
-            # Sendmail eats one space (not a tab) after the colon.
+            # As Sendmail: without LEADSPC one space (not a tab) after the colon is removed.
             if not keep_space and value.startswith(b" "):
                 value = value[1:]
             answer = self._event(
@@ -227,7 +227,7 @@ class MilterSession:
                 self._skip = event
                 return None
             if command == c.SMFIR_QUARANTINE:
-                continue  # Postfix holds the message; nobody is told
+                continue  # Postfix puts the message on hold; the client is not told
             if queued is None:
                 raise ProtocolError(f"milter answer {command!r} out of place at {event!r}")
             self._edit(command, body, queued)
@@ -291,7 +291,8 @@ _NEEDS = {
 
 
 def _reply(body: bytes) -> str:
-    """SMFIR_REPLYCODE as Postfix sends it on: `%%` is `%`, a single `%` goes."""
+    """The reply of SMFIR_REPLYCODE as Postfix sends it: `%%` becomes `%`, a single `%` is removed.
+    Raises ProtocolError where it is not a 4xx or 5xx reply."""
     text = body.rstrip(b"\0").decode("utf-8", "surrogateescape")
     if not (text[:1] in ("4", "5") and text[:3].isdigit()):
         raise ProtocolError(f"milter gave a malformed reply: {text[:80]!r}")

@@ -1,6 +1,6 @@
-"""What the MTA knows of one SMTP session, and what follows from it: macros and our own Received.
+"""What the MTA knows of one SMTP session, and the macros and own Received that it makes from it.
 
-Pure but for the clock where `Envelope.at` is None.
+Pure, except that it reads the clock where `Envelope.at` is None.
 """
 
 from collections.abc import Mapping

@@ -1,10 +1,10 @@
 """A message in Postfix's queue: physical header list, body, and the edits a milter may ask for.
 
 Behaves like cleanup(8): our own `Received` stands on top and is hidden from milters, header
-edits count without it, inserts count with it. Two generations of the hiding rule are kept, since
-the sweep that replaces the own field must work on both:
+edits count without it, inserts count with it. Both versions of the hiding rule are here, because
+the scrub, which replaces our own field, must work with both:
 
-* up to 3.7.10 (`HIDE_FIRST`): the first header field, whatever it is, is out of reach;
+* up to 3.7.10 (`HIDE_FIRST`): the first header field, whatever it is, cannot be changed;
 * from 3.7.11 (`HIDE_PREFIX`): the first field whose first line is a prefix of the own one.
 
 Pure: bytes in, bytes out.
@@ -128,7 +128,8 @@ class QueueFile:
         return head + b"\r\n" + self.body
 
     def change(self, name: bytes, index: int, value: bytes) -> None:
-        """SMFIR_CHGHEADER. Without such a field a value is appended and a deletion is nothing."""
+        """SMFIR_CHGHEADER. Where there is no such field, a new value is appended, and a deletion
+        does nothing."""
         index = max(index, 1)  # Sendmail compatibility: 0 means 1
         at = self._find(name.lower(), index)
         if not value:

@@ -1,4 +1,4 @@
-"""An SMTP server on loopback that stands in for Postfix: what it is sent goes through the milter.
+"""An SMTP server on loopback that stands in for Postfix: what it gets goes through the milter.
 
 Each SMTP command becomes its milter event while the client waits, so a client sees the milter's
 answers where Postfix would give them. XCLIENT sets the client (Postfix XCLIENT_README), AUTH takes
@@ -29,7 +29,7 @@ UNAVAILABLE = "451 4.7.1 Service unavailable - try again later"
 
 
 class Server(SMTP):
-    """aiosmtpd's SMTP with room for any line that fits a message, and XCLIENT."""
+    """aiosmtpd's SMTP with XCLIENT, and lines as long as a whole message."""
 
     command_size_limit = 4096
     line_length_limit = MAX_BYTES
@@ -47,14 +47,15 @@ class Server(SMTP):
         await self.push("220 mx.example.net ESMTP")
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Also without QUIT the milter hears that the client has gone."""
+        """End the milter session, also where the client has gone without QUIT."""
         if isinstance(self.event_handler, Front):
             self.event_handler.close(self.session)
         super().connection_lost(error)
 
 
 class Front:
-    """The handler: one milter session for each SMTP session. Also the place to read results."""
+    """The handler: one milter session for each SMTP session. `results`: what became of each
+    message, in order (empty where `on_result` is given)."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class Front:
         self._session_fields = session
 
     def xclient(self, smtp: Any, text: str) -> None:
-        """Set what the client claims to be. Raises ValueError for what XCLIENT does not know."""
+        """Set the client as XCLIENT says. Raises ValueError for an attribute that is unknown."""
         envelope: Envelope = getattr(smtp, "gatepost", self.base)
         for item in text.split():
             name, equals, value = item.partition("=")
@@ -96,6 +97,7 @@ class Front:
     async def handle_EHLO(  # noqa: N802
         self, server: Any, session: SmtpSession, envelope: Any, hostname: str, responses: list[str]
     ) -> list[str]:
+        """EHLO: offer XCLIENT as well."""
         session.host_name = hostname
         self._greeted(session, hostname)
         return [*responses[:-1], f"250-XCLIENT {XCLIENT}", responses[-1]]
@@ -103,6 +105,7 @@ class Front:
     async def handle_HELO(  # noqa: N802
         self, server: Any, session: SmtpSession, envelope: Any, hostname: str
     ) -> str:
+        """HELO."""
         session.host_name = hostname
         self._greeted(session, hostname)
         return "250 mx.example.net"
@@ -114,7 +117,7 @@ class Front:
             address = peer[0] if isinstance(peer, tuple) else None
             port = peer[1] if isinstance(peer, tuple) else 0
             known = replace(self.base, client=address, port=port)
-        # What XCLIENT said of HELO holds until the client says something else after it.
+        # A HELO name set by XCLIENT counts until the client sends a new HELO or EHLO.
         session.gatepost = replace(known, helo=hostname)
 
     async def handle_MAIL(  # noqa: N802
@@ -125,6 +128,7 @@ class Front:
         address: str,
         options: list[str],
     ) -> str:
+        """MAIL FROM: the milter's answer, or 250."""
         login = getattr(session, "auth_data", None) if session.authenticated else None
         base: Envelope = session.gatepost
         current = replace(
@@ -155,6 +159,7 @@ class Front:
         address: str,
         options: list[str],
     ) -> str:
+        """RCPT TO: the milter's answer, or 250. Those in `Envelope.rejected` get 550."""
         rejected = address in self.base.rejected
         milter: Session = session.milter
         try:
@@ -168,6 +173,7 @@ class Front:
     async def handle_DATA(  # noqa: N802
         self, server: Any, session: Any, envelope: SmtpEnvelope
     ) -> str:
+        """The whole message: the milter's answer, or 250 with a queue id."""
         content = envelope.original_content or b""
         try:
             result: Result = await asyncio.to_thread(session.milter.data, content)
@@ -177,11 +183,13 @@ class Front:
         return result.reply
 
     async def handle_RSET(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+        """RSET: the milter hears that the transaction is over."""
         if hasattr(session, "milter"):
             await asyncio.to_thread(session.milter.rset)
         return "250 2.0.0 Ok"
 
     async def handle_QUIT(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+        """QUIT: end the milter session."""
         self.close(session)
         return "221 2.0.0 Bye"
 
@@ -194,7 +202,8 @@ class Front:
 
 @contextmanager
 def serving(front: Front, host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
-    """Serve `front` in a thread; the port it got. On leaving, every session is ended."""
+    """Serve `front` in a thread; yields the port (`port` 0: any free one). On leaving, every
+    session is ended."""
     loop = asyncio.new_event_loop()
 
     def protocol() -> Server:
@@ -229,6 +238,6 @@ async def _stop(server: asyncio.Server) -> None:
 
 
 def _anybody(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
-    """Every password is right; the login is what the milter is told."""
+    """Accept every password; the milter gets the login name as {auth_authen}."""
     login = data.login if isinstance(data, LoginPassword) else b""
     return AuthResult(success=True, auth_data=login)

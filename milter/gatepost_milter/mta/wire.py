@@ -1,8 +1,8 @@
-"""Milter packets on a socket, seen from the MTA: bytes in, bytes out.
+"""Milter packets on a socket, from the MTA's side: bytes in, bytes out.
 
-The shapes of commands and replies are miltertest's tables; its own encoder speaks UTF-8 text
-only, and mail is bytes, so packing and unpacking are done here. Writes are gathered and leave
-when an answer is awaited: a message costs a handful of system calls, as it does in Postfix.
+The shapes of commands and replies are miltertest's tables. Its own encoder handles only UTF-8
+text, and mail is bytes, so packing and unpacking are done here. Writes are gathered and sent when
+an answer is needed: a message costs few system calls, as it does in Postfix.
 """
 
 import struct
@@ -51,7 +51,7 @@ def octets(text: str | bytes) -> bytes:
 
 
 def _string(value: str | bytes) -> bytes:
-    # A NUL ends the string on the wire: the rest would be taken for the next field.
+    # A NUL ends the string in the packet: what follows would be read as the next string.
     return octets(value).partition(b"\0")[0] + b"\0"
 
 
@@ -95,14 +95,15 @@ class Wire:
             raise ProtocolError(f"{address}: {error.strerror or error}") from None
 
     def send(self, packet: bytes) -> None:
-        """Queue `packet`; it leaves at the next `receive` or when much has gathered."""
+        """Queue `packet`; it is sent at the next `receive`, or when FLUSH_BYTES have gathered.
+        Raises ProtocolError where the peer has gone."""
         self._pending.append(packet)
         self._pending_bytes += len(packet)
         if self._pending_bytes >= FLUSH_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Raises ProtocolError where the peer has gone."""
+        """Send what is queued. Raises ProtocolError where the peer has gone."""
         data, self._pending, self._pending_bytes = b"".join(self._pending), [], 0
         if data:
             try:
@@ -111,7 +112,7 @@ class Wire:
                 raise ProtocolError(f"milter went away: {error.strerror or error}") from None
 
     def receive(self) -> tuple[str, bytes]:
-        """The next answer that is not "still working". Raises ProtocolError."""
+        """The next answer, (command, payload); SMFIR_PROGRESS is skipped. Raises ProtocolError."""
         self.flush()
         while True:
             (size,) = struct.unpack("!L", self._take(4))
@@ -138,5 +139,5 @@ class Wire:
         return taken
 
     def close(self) -> None:
-        """Close without a word; whatever was queued is dropped."""
+        """Close the socket. What is queued is not sent."""
         self._socket.close()

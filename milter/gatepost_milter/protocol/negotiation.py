@@ -1,9 +1,9 @@
-"""What we ask of an MTA, and what comes out of its offer. Pure.
+"""The milter protocol's negotiation: what we want of an MTA, and what its offer allows. Pure.
 
 Only RCPT (where traps are refused there) and the end of message are answered; everything else is
 negotiated as "no reply", which halves the cost of a message. That goes for the body too: an answer
-to each chunk costs a tenth of a large message. SKIP, which needs one, is used only with an MTA
-that cannot do without answers.
+to each chunk costs a tenth of a large message. SKIP is such an answer, so it is used only with an
+MTA that does not offer "no reply" for the body.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from gatepost_milter.protocol.constants import (
 
 EDITING = SMFIF_ADDHDRS | SMFIF_CHGHDRS
 WANTED_ACTIONS = EDITING | SMFIF_DELRCPT
-# RCPT is added where nothing is refused there.
+# `choose` adds SMFIP_NR_RCPT where no recipient is refused at RCPT.
 WANTED_STEPS = (
     SMFIP_NR_CONN
     | SMFIP_NR_HELO
@@ -64,8 +64,8 @@ class Offer:
 
     @property
     def leading_space(self) -> bool:
-        """True where header values come and go with the blanks after the colon. Else the MTA eats
-        one, and puts one in front of every value that it is given."""
+        """True where header values are sent, both ways, with the blanks after the colon. Else the
+        MTA removes one space from each value, and puts one before each value that we send."""
         return self.steps & SMFIP_HDR_LEADSPC != 0
 
     @property

@@ -1,8 +1,8 @@
 """Which command may follow which, as libmilter sees it (its engine.c, `next_states`).
 
-How it works: a command leads to a state. Where the present one does not lead there, the
-transaction is over and the command is tried from HELO; where that does not lead there either, it
-is passed over without an answer. A state that the MTA was told to leave out may be jumped.
+How it works: a command leads to a state. Where the present state does not allow that one, the
+transaction is over and the command is tried again from HELO; where that does not allow it either,
+the command is ignored, without an answer. A state that the MTA was told to leave out is skipped.
 """
 
 from functools import lru_cache

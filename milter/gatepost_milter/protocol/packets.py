@@ -1,7 +1,7 @@
-"""Octets to packets and back, without a socket: octets in, octets out, one exception.
+"""Milter packets: decode those of the MTA, encode ours. No socket; the only error: ProtocolError.
 
 A packet is a length of four octets (network order), a command, and length - 1 octets of payload;
-strings end with NUL. `Decoder` is fed with what was read, cut anywhere.
+strings end with NUL. `Decoder` is fed with the octets read, which may end anywhere in a packet.
 """
 
 import re
@@ -24,7 +24,7 @@ from gatepost_milter.protocol.peer import UNKNOWN, Peer
 # libmilter takes 64 kB; Postfix sends a field of 100 kB in one packet where it is told to.
 MAX_PACKET = 1_048_576
 VERSION, OLDEST_VERSION = 6, 2
-# What a first milter version could do (SMFI_V1_ACTS, SMFI_V1_PROT): an offer of nothing means it.
+# What the first milter version could do (SMFI_V1_ACTS, SMFI_V1_PROT): an offer of 0 means these.
 V1 = Offer(0xF, 0x7F)
 # A piece of a body packet whose end has not come yet.
 BODY_PIECE = 0x62
@@ -43,24 +43,25 @@ _FIELDS = re.compile(rb".{4}L([^\0]+)\0([^\0]*)\0", re.S).findall
 
 
 class ProtocolError(Exception):
-    """The other side broke the protocol: the connection is of no more use. The text holds
-    nothing of what was sent."""
+    """The other side broke the protocol: the connection must be closed. The text holds no data
+    that was sent."""
 
 
 class Decoder:
-    """The MTA's packets. Feed it, take all that it yields, feed it again."""
+    """Decodes the MTA's packets. Take all that `feed` yields before you call it again."""
 
     __slots__ = ("_body_left", "_need", "_rest")
 
     def __init__(self) -> None:
         self._rest: bytearray = bytearray()
-        self._need = 0  # octets without which nothing more can be told from `_rest`
+        self._need = 0  # how long `_rest` must be before the next packet can be decoded
         self._body_left = 0  # octets of a body packet that have not come yet
 
     def feed(self, data: bytes) -> Iterator[Packet]:
-        """What `data` completes: (command, payload). A row of header packets comes as one, with
-        the list of its fields; of a body packet no end is waited for (BODY_PIECE).
+        """Yield (command, payload) for each packet that `data` completes.
 
+        Header packets in a row are yielded as one, its payload the list of fields. A body packet
+        is not waited for to its end: its parts are yielded as BODY_PIECE, the last as SMFIC_BODY.
         Raises ProtocolError.
         """
         rest = self._rest
@@ -117,7 +118,7 @@ class Decoder:
 def _fields(block: bytes, count: int) -> list[Field]:
     """The fields of `count` header packets. Raises ProtocolError."""
     found: list[Field] = _FIELDS(block)
-    # Each has seven octets beside its name and value: then nothing was passed over.
+    # Each packet has seven octets besides name and value: the sum shows that none was skipped.
     if len(found) == count and sum(map(len, chain.from_iterable(found))) + 7 * count == len(block):
         return found
     found, at = [], 0
@@ -134,7 +135,8 @@ def _fields(block: bytes, count: int) -> list[Field]:
 
 
 def strings(payload: bytes) -> list[bytes]:
-    """The strings of a payload; what follows the last NUL is none. Raises ProtocolError."""
+    """The NUL-terminated strings of a payload; octets after the last NUL are ignored.
+    Raises ProtocolError where there is no NUL."""
     found = payload.split(b"\0")
     if len(found) < 2:
         raise ProtocolError("a string without its end")
@@ -167,7 +169,7 @@ def read_peer(payload: bytes) -> Peer:
 
 
 def packet(command: int, payload: bytes = b"") -> bytes:
-    """One packet."""
+    """One packet: `command` is the octet after the length."""
     return _HEAD(len(payload) + 1, command) + payload
 
 
@@ -193,7 +195,7 @@ def _indexed(command: int, index: int, name: str, value: str) -> bytes:
 
 
 def delete_recipient(recipient: str) -> bytes:
-    """Take away `recipient`, as it was told at RCPT."""
+    """Remove `recipient`, written as it was sent at RCPT."""
     return packet(SMFIR_DELRCPT, recipient.encode("utf-8", "surrogateescape") + b"\0")
 
 

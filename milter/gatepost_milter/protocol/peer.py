@@ -7,7 +7,7 @@ UNIX, INET, INET6, UNKNOWN = "L", "4", "6", "U"  # SMFIA_*
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The client's name, how it came (`family` is one of SMFIA_*), and from where.
+    """The client's host name, address family (one of SMFIA_*), port and address.
 
     `address` is an IP address, or the path of a unix socket; empty where the family is unknown.
     """

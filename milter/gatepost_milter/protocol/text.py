@@ -1,4 +1,4 @@
-"""Text on its way into a packet: a reply, and a field's value. Pure.
+"""Make a reply text or a field's value safe to send in a packet. Pure.
 
 Rules: `%` is doubled in replies, because the MTA reads it as the start of a sequence (and pymilter
 raises over a single one); CR and LF never get into a value, so one field stays one field.

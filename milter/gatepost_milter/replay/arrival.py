@@ -1,4 +1,4 @@
-"""What a saved message tells of its own arrival: client, HELO, envelope and time.
+"""Read from a saved message how it arrived: client, HELO, envelope and time.
 
 Pure. The newest Received field names the client that handed the message to the last server; the
 forms of Postfix, Exim, Sendmail, qmail and Exchange are read (RFC 5321 4.4 and what is really
@@ -13,7 +13,7 @@ from gatepost_milter.mta.queue_file import Field
 from gatepost_policy.mail import client_address
 from gatepost_policy.mail.dates import parse_date
 
-# A hostile field is cut before any expression looks at it.
+# A field is cut to this before a regular expression reads it: a hostile one could cost seconds.
 MAX_FIELD_BYTES = 8192
 MAX_HOPS = 5
 _COMMENT = re.compile(r"\([^()]*(?:\([^()]*\)[^()]*)*\)")
@@ -46,7 +46,7 @@ def arrival(fields: list[Field]) -> Arrival:
     received = [f for f in fields if f.label == b"received"][:MAX_HOPS]
     hops = [read_received(f.value) for f in received]
     newest = hops[0] if hops else Arrival()
-    # A hop inside the last server ("invoked by", "with local") has no client: the next one tells.
+    # A hop inside the last server ("invoked by", "with local") has no client: use the next one.
     hop = next((h for h in hops if h.client is not None), newest)
     sender, delivered = hop.sender, list(hop.recipients or newest.recipients)
     for entry in fields:
@@ -66,15 +66,16 @@ def arrival(fields: list[Field]) -> Arrival:
 
 
 def _signed_later(fields: list[Field]) -> bool:
-    """True where a signature stands above every Received: whoever signed was not there yet when
-    that hop was written, so it is not the hop that received the message."""
+    """True where a DKIM-Signature stands above every Received: it was added after the newest hop
+    was written, so that hop is not the one that received the message."""
     labels = (f.label for f in fields)
     first = next((x for x in labels if x in (b"received", b"dkim-signature")), None)
     return first == b"dkim-signature"
 
 
 def read_received(value: bytes) -> Arrival:
-    """One Received field. An empty envelope-from (a blog ate it) counts as not said."""
+    """Read one Received field. An empty envelope-from counts as unknown, not as the null sender:
+    web pages that show mail often lose what stands in angle brackets."""
     text = _text(value)
     clauses, _, date = text.rpartition(";")
     clauses = clauses or text

@@ -1,7 +1,7 @@
-"""Recorded DNS answers, as `replay --dns FILE` reads them: name to TXT text, list, null, error or
-an object of record types, each with one of these.
+"""Recorded DNS answers, as `replay --dns FILE` reads them: a JSON object, name to answer.
 
-What has another shape would be played back as some failure that nobody recorded, so it is refused.
+An answer is a TXT text, a list of them, null, an error, or an object of record types, each with one
+of these. Any other shape is refused: it would look like a DNS failure that was never recorded.
 """
 
 import json
@@ -19,7 +19,7 @@ _EXCHANGE = re.compile(r"\d{1,5} \S+")
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The answers in `file`. Raises OSError; ValueError, one line, where they are none."""
+    """The answers in `file`. Raises OSError, and ValueError (one line) for any other shape."""
     try:
         answers = json.loads(file.read_bytes())
     except RecursionError:

@@ -1,8 +1,8 @@
-"""Find what a milter wrote about one message: its journal record, by queue id.
+"""Find the journal record that a milter wrote about one message, by its queue id.
 
-A record is in the journal before the milter answers, so it is there when the answer is. Only a
-transaction that ends at RCPT TO has no answer of its own and no queue id: its record, known by
-client, port and sender, is waited for a moment. Segments are read on from where the last look
+The milter writes the record before it answers, so it is there when the answer comes. Only a
+transaction that ends at RCPT TO has no final answer and no queue id: its record is found by client,
+port and sender, and is waited for (REFUSED_WAIT_S). Each look reads on from where the last one
 ended.
 """
 
@@ -15,9 +15,9 @@ from gatepost_milter.mta.envelope import Envelope
 from gatepost_policy import journal
 from gatepost_policy.journal.record import Json
 
-# Records of strangers' messages pass by when an external milter is watched.
+# The journal of an external milter also holds records of messages that are not ours.
 MAX_UNCLAIMED = 10_000
-# The milter may wait 2.5 s for the store's word on good mail before it writes.
+# The milter may wait 2.5 s for the store (good mail of the sender) before it writes.
 REFUSED_WAIT_S = 10.0
 
 
@@ -66,7 +66,7 @@ class JournalTail:
             try:
                 self._read(path)
             except FileNotFoundError:
-                self._offsets.pop(path, None)  # ingested and gone
+                self._offsets.pop(path, None)  # stored by the recorder and removed
 
     def _read(self, path: Path) -> None:
         while True:
@@ -85,7 +85,7 @@ class JournalTail:
 
 
 def _name(data: Json) -> str | None:
-    """What a record is found by."""
+    """The key under which a record is kept: its queue id, or `_refused`; None for other kinds."""
     if data.get("kind") == "message":
         return data.get("queue_id")
     client = data.get("client")

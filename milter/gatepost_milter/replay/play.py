@@ -1,8 +1,8 @@
-"""Put one saved message through a milter and say what came of it.
+"""Put one saved message through a milter and return the outcome.
 
-What is not given is taken from the sidecar, then from the message itself, and else assumed
-(`request`). The signatures, the ARC state and the reason are read from the record that the
-milter wrote, never judged a second time here.
+Of client, envelope and time, what is not given is taken from the sidecar, then from the message
+itself, else assumed (`request`). The signatures, the ARC state and the reason are read from the
+record that the milter wrote; nothing is evaluated a second time here.
 """
 
 import time
@@ -31,7 +31,7 @@ Find = Callable[[Result, Envelope], Json | None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one message: `json` is what `--format json` prints, `record` the journal's."""
+    """The outcome of one message: `json` is what `--format json` prints, `record` the journal's."""
 
     file: str
     json: Json
@@ -46,7 +46,7 @@ class Outcome:
 
 
 def run(item: Item, given: Given, socket: str, find: Find, *, spool: Path | None = None) -> Outcome:
-    """Put `item` through the milter at `socket`. Never raises for what a message can hold."""
+    """Put `item` through the milter at `socket`. Errors are in the Outcome, not raised."""
     if item.error is not None:
         return failure(item.file, item.error)
     try:
@@ -57,7 +57,7 @@ def run(item: Item, given: Given, socket: str, find: Find, *, spool: Path | None
     except ProtocolError as error:
         return failure(item.file, str(error))
     except (OSError, ValueError, OverflowError) as error:
-        # A client address or a time that is none, on the command line or in a sidecar.
+        # An invalid client address or time, on the command line or in a sidecar.
         return failure(item.file, f"{type(error).__name__}: {error}")
     return Outcome(item.file, _json(item, asked, result, record), result, asked, record)
 
@@ -106,9 +106,9 @@ def _json(item: Item, asked: Request, result: Result, record: Json | None) -> Js
 
 
 def _without_record(asked: Request, result: Result) -> Json:
-    """What can be told of an external milter's verdict whose record cannot be read.
+    """What is known of the verdict of an external milter whose journal cannot be read.
 
-    The signatures are those its Authentication-Results name; why it decided is not known.
+    The signatures are those that its Authentication-Results name; the reason is not known.
     """
     from gatepost_milter.replay.read_results import signatures
 

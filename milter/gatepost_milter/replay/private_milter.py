@@ -1,9 +1,9 @@
-"""Start a gatepost-milter of one's own: private socket, private journal, the configured knowledge.
+"""Start a private gatepost-milter for a replay: own socket, own journal, the configured store.
 
 It reads the traps and listings of the configured store and records nothing there: its journal is in
-a temporary directory that goes with it, and in replay mode it runs no recorder. Submissions are
-written to that private journal in full (without client data, as always), so that a replay can
-tell what was decided about each.
+a temporary directory that is removed at the end, and in replay mode it runs no recorder.
+Submissions are written to that private journal in full (without client data, as always), so that a
+replay can show what was decided about each.
 """
 
 import json
@@ -29,7 +29,7 @@ STOP_S = 15.0
 
 
 class StartError(Exception):
-    """The private milter did not come up. The text says what it said last."""
+    """The private milter did not start. The text is the last line that it logged."""
 
 
 class PrivateMilter:
@@ -50,7 +50,7 @@ class PrivateMilter:
         file.write_text(to_toml(_private(settings, self, workers)), encoding="utf-8")
         self._process: subprocess.Popen[bytes] | None = None
         self._options = ["--config", str(file), "--replay"]
-        self._term: Any = None  # what TERM did before
+        self._term: Any = None  # the handler of TERM before ours
 
     def __enter__(self) -> "PrivateMilter":
         try:
@@ -76,7 +76,7 @@ class PrivateMilter:
 
         publish_now(self._settings)
         with self._log.open("wb") as log:
-            # Ctrl-C reaches the replay alone: it ends its milter when it is done with it.
+            # Own session: Ctrl-C ends only the replay, which then stops the milter in order.
             self._process = services.start_service(
                 services.MILTER, self._options, stdout=log, stderr=log, own_session=True
             )
@@ -88,11 +88,11 @@ class PrivateMilter:
             time.sleep(0.02)
 
     def said(self) -> str:
-        """What it has logged so far."""
+        """The text that the milter has logged so far."""
         return self._log.read_text("utf-8", "replace") if self._log.exists() else ""
 
     def stop(self) -> None:
-        """End it and remove all it wrote; calling it twice is fine."""
+        """End the milter and remove its directory; calling it twice is fine."""
         process, self._process = self._process, None
         if process is not None:
             services.stop_services([process], STOP_S)
@@ -103,17 +103,18 @@ class PrivateMilter:
 
 
 def _leave(number: int, frame: object) -> None:
-    """TERM ends the program as an exception does: what was started is ended as well."""
+    """Handler of TERM: leave by an exception, so that the private milter is stopped as well."""
     raise SystemExit(128 + number)
 
 
 def _private(settings: "Settings", own: PrivateMilter, workers: int) -> dict[str, Any]:
-    """The settings in force, but for what must not touch the service beside us."""
+    """The configured settings, changed where they would touch the running service (socket, journal,
+    copies of trap mail, metrics)."""
     tree: dict[str, Any] = settings.model_dump(mode="json", exclude_defaults=True)
     milter = {"socket": own.socket, "socket_mode": "0600", "socket_group": ""}
     tree["milter"] = tree.get("milter", {}) | milter | {"workers": workers}
-    # A replay needs no extra: both engines give the same answers, so where pymilter is not
-    # installed the other one plays. A folder of that name in the way has no origin.
+    # Both engines give the same answers, so where pymilter is not installed the native one is
+    # used. A plain folder named `milter` is found as a module too, but has no origin.
     pymilter = find_spec("milter")
     if settings.milter.engine == "libmilter" and (pymilter is None or pymilter.origin is None):
         tree["milter"]["engine"] = "native"
@@ -129,7 +130,8 @@ def _private(settings: "Settings", own: PrivateMilter, workers: int) -> dict[str
 
 
 def to_toml(tree: dict[str, Any]) -> str:
-    """`tree`, tables of plain values and lists, as TOML. `rules` holds tables one level down."""
+    """`tree` (tables of plain values and lists) as TOML. A table may hold tables, one level deep
+    (`rules`)."""
     lines: list[str] = []
     for name, table in tree.items():
         nested = {k: v for k, v in table.items() if isinstance(v, dict)}

@@ -1,4 +1,5 @@
-"""The envelope of a saved message: from the command line, its sidecar, itself, or assumed."""
+"""The envelope of a saved message: from the command line, else its sidecar, else the message
+itself, else assumed."""
 
 import itertools
 import json
@@ -19,7 +20,7 @@ CLIENT = "192.0.2.1"
 RECIPIENT = "postmaster@localhost"
 VERSION = "Postfix 3.7.11"
 FIRST_PORT, PORTS = 1_024, 64_000
-# A milter packet holds 64 KiB, with the other macros of the stage.
+# A milter packet holds 64 KiB, and the other macros of the stage go into the same one.
 MAX_MACRO_BYTES = 48_000
 _run = secrets.token_hex(3).upper()
 _numbers = itertools.count(1)
@@ -27,7 +28,8 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the command line says; None and () leave it to the message."""
+    """What the command line says; None and (): take it from sidecar or message. `at`: Unix
+    seconds. `dns`: recorded answers, name to answer (`dns_file`)."""
 
     client: str | None = None
     helo: str | None = None
@@ -41,15 +43,18 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One message ready to go. `assumed` holds (what, value) pairs that nobody said."""
+    """The envelope to replay with. `assumed`: (what, value) pairs that were found nowhere."""
 
     envelope: Envelope
     assumed: tuple[tuple[str, str], ...] = ()
 
 
 def request(item: Item, given: Given, *, spool: Path | None, now: float) -> Request:
-    """The envelope for `item`. With `spool`, a directory of the private milter, the milter takes
-    time and DNS from us."""
+    """The envelope for `item`. `now`: Unix seconds, used where no time of arrival is found.
+
+    With `spool` (a directory of the private milter) time and DNS answers are sent to the milter as
+    macros. Raises OSError where long answers cannot be written to `spool`.
+    """
     said = _Said.of(item, given)
     assumed: list[tuple[str, str]] = []
 
@@ -77,7 +82,7 @@ def request(item: Item, given: Given, *, spool: Path | None, now: float) -> Requ
     envelope = Envelope(
         client=client,
         client_name=said.client_name,
-        # One of its own: what is recorded of two messages must not look like one session.
+        # A port of its own, so that the records of two messages do not look like one session.
         port=said.port or FIRST_PORT + number % PORTS,
         helo=said.helo or "localhost",
         sender=or_assume("sender", said.sender, said.author or ""),
@@ -114,11 +119,11 @@ class _Said:
     rejected: tuple[str, ...]
     at: float | None
     dns: Mapping[str, Any] | None
-    keys_only: bool  # `dns` was recorded when nothing but DKIM was asked for
+    keys_only: bool  # `dns` holds answers for DKIM only, none for SPF or DMARC
 
     @classmethod
     def of(cls, item: Item, given: Given) -> "_Said":
-        """The command line before the sidecar before the message."""
+        """The command line comes first, then the sidecar, then the message."""
         side = item.sidecar or {}
         known = side.get("envelope") if isinstance(side.get("envelope"), dict) else {}
         client = side.get("client") if isinstance(side.get("client"), dict) else {}
@@ -143,13 +148,13 @@ class _Said:
             rejected=() if given.recipients else _refused(side.get("recipients")),
             at=given.at if given.at is not None else _number(side.get("at"), came.at),
             dns=given.dns if given.dns is not None else side.get("dns"),
-            # What capture wrote before SPF and DMARC were checked has no `checked`.
+            # Sidecars from before gatepost checked SPF and DMARC have no key `checked`.
             keys_only=given.dns is None and "queue_id" in side and "checked" not in side,
         )
 
 
 def _author(fields: Sequence[Field]) -> str | None:
-    """The address in From: who sent it, most likely, where nobody wrote down the envelope."""
+    """The address in From: the most likely sender where the envelope was not recorded."""
     found = header_from([f.value for f in fields if f.label == b"from"])
     return found.raw if found else None
 

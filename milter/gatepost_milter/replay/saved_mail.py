@@ -1,12 +1,12 @@
 """Find saved messages and read them as they were sent: .eml, mbox, Maildir, directories, gzip.
 
-A directory stands for every regular file below it, whatever its name; a file that starts with an
-mbox separator line for every message in it. Nothing is guessed from names but the sidecar:
-`X.json` beside `X.eml` tells envelope, client, DNS answers and time of that message.
+A directory means every regular file below it, whatever its name; a file that starts with an mbox
+separator line means every message in it. A file's name matters only for its sidecar: `X.json`
+beside `X.eml` holds envelope, client, DNS answers and time of that message.
 
-What cannot be read is an `Item` with an error, never an exception. Bytes are handed out as they
-are in the file, but for a UTF-8 byte-order mark, the mbox separator and its `>From ` quoting;
-line ends are the MTA's business (`queue_file.crlf`).
+A file that cannot be read is an `Item` with an error, never an exception. Bytes are given as they
+are in the file, except for a UTF-8 byte-order mark, the mbox separator and its `>From ` quoting;
+line ends are changed later (`queue_file.crlf`).
 
 Limits: a message of MAX_MESSAGE_BYTES, an mbox in gzip of MAX_UNPACKED_BYTES; a link to a
 directory is not followed.
@@ -30,14 +30,15 @@ MAX_SIDECAR_BYTES = 16 * 1024 * 1024
 BOM = b"\xef\xbb\xbf"
 GZIP = b"\x1f\x8b"
 
-# "From sender Tue Oct  1 10:36:56 2002": a time of day tells a separator from a sentence.
+# "From sender Tue Oct  1 10:36:56 2002": without a time of day it is a sentence of the body.
 _SEPARATOR = re.compile(rb"From (\S*) .*\d\d?:\d\d(?::\d\d)?\b.*\Z", re.S)
 _QUOTED = re.compile(rb">+From ")
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One message, or why there is none. `file` is how it is named: the path, `#3` in an mbox."""
+    """One message, or the error that prevented reading it. `file`: the path, in an mbox with the
+    number of the message (`path#3`)."""
 
     file: str
     data: bytes = b""
@@ -50,7 +51,7 @@ def find(paths: Sequence[str]) -> list[str]:
     """Every file to read for `paths`, in order; directories give theirs sorted.
 
     A sidecar is left out where its message is there. A path that does not exist stays in the
-    list: reading it says so.
+    list: `read` gives the error.
     """
     out: list[str] = []
     for path in paths:
@@ -79,7 +80,7 @@ def _has_message(stem: str, present: set[str]) -> bool:
 
 
 def _worth_reading(path: str) -> bool:
-    """True for a regular file, and for one where only reading can say what is wrong."""
+    """True for a regular file, and for one without access: `read` then gives the error."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
@@ -139,7 +140,7 @@ def _mbox(path: str, head: bytes, file: BinaryIO, total: int | None) -> Iterator
         elif (size := size + len(line)) <= MAX_MESSAGE_BYTES:
             lines.append(line[1:] if _QUOTED.match(line) else line)
         blank = line in (b"\n", b"\r\n")
-    # A lone message that was cut out of an mbox keeps its file's name.
+    # A single message in mbox form gets the file's name, without a number.
     yield _one(path, number if number > 1 else 0, separator, lines, size)
 
 

@@ -1,8 +1,8 @@
-"""Find what an external milter wrote about a message in the store, where its journal is not here.
+"""Find an external milter's record of a message in the store, where its journal is not here.
 
 The milter may run on another host, or as another user; its recorder brings the record into the
-store a moment after the answer. Looked for among the messages of the last minutes only: there is
-no index on queue ids.
+store a moment after the answer. Only messages of the last SPAN_S are searched, because there is no
+index on queue ids.
 """
 
 import threading
@@ -32,17 +32,17 @@ class StoreFind:
         self._engine: Engine | None = None
         self._lock = threading.Lock()
         path = config.database_path(settings)
-        # Nothing is made here: a store that does not exist has nothing to tell.
+        # A store that does not exist is not created here.
         self._there = path is None or path.exists()
 
     def take(self, queue_id: str) -> Json | None:
-        """The record's part that a replay shows; None where the store has none in time."""
+        """The part of the record that a replay shows; None where there is none after WAIT_S."""
         deadline = time.monotonic() + WAIT_S
         while self._there:
             try:
                 found = self._look(queue_id)
             except store.StoreError:
-                # Not ours to read, or not up to date: it stays that way.
+                # No permission, or an older schema: that will not change during this run.
                 self._there = False
                 return None
             if found is not None:
@@ -54,7 +54,7 @@ class StoreFind:
         return None
 
     def close(self) -> None:
-        """Done with the store."""
+        """Close the connections to the store."""
         if self._engine is not None:
             self._engine.dispose()
 

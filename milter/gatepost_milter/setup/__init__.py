@@ -1,1 +1,1 @@
-"""Put gatepost into a mail server: what has to change, merged with what stands there."""
+"""Set gatepost up in a mail server: what must change, merged with the configuration it has."""

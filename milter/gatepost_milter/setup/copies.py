@@ -1,9 +1,9 @@
-"""Copies of a mail server's files, so that a change can be taken back byte for byte.
+"""Copies of a mail server's configuration files, so that a change can be undone byte for byte.
 
-They lie beside the files, in a directory that only their owner reads: in gatepost's own state
-directory the services' user could change what root would put back. Each `take` adds one copy, each
-`put_back` uses up the newest. What a file was after the change is kept as well: where it has been
-edited since, putting the old one back would lose that, so it is refused.
+They are kept beside the files, in a directory that only its owner can read; in gatepost's state
+directory, gatepost's own user could change what root would later put back. Each `take` adds one
+copy, each `put_back` removes the one that it used. The files after the change are kept as well:
+where a file was edited since, an undo would lose that edit, so it is refused.
 """
 
 import difflib
@@ -26,18 +26,18 @@ class NoCopy(Exception):
 
 
 def newest(directory: Path) -> Path | None:
-    """The newest copy, None where there is none."""
+    """The directory of the newest copy of files in `directory`; None where there is none."""
     found = sorted(_all(directory), key=lambda p: int(p.name))
     return found[-1] if found else None
 
 
 def unfinished(copy: Path, names: tuple[str, ...]) -> bool:
-    """True where the change that this copy was for was cut off."""
+    """True where the change after this copy was interrupted (`finish` was not called)."""
     return not all((copy / (name + AFTER)).exists() for name in names)
 
 
 def take(directory: Path, names: tuple[str, ...]) -> Path:
-    """Copy the files as they are. Raises OSError."""
+    """Copy the files before a change; returns the copy's directory. Raises OSError."""
     folder = directory / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     last = newest(directory)
@@ -49,14 +49,15 @@ def take(directory: Path, names: tuple[str, ...]) -> Path:
 
 
 def finish(copy: Path, names: tuple[str, ...]) -> None:
-    """Remember what the files are now, after the change."""
+    """Keep the files after the change too, to see later edits. Raises OSError."""
     directory = copy.parent.parent
     for name in names:
         _write(copy / (name + AFTER), (directory / name).read_bytes(), directory / name)
 
 
 def put_back(copy: Path, names: tuple[str, ...], check: bool = True) -> None:
-    """The files as they were, and the copy is gone. Raises Edited, or OSError."""
+    """Put the files back as they were and remove the copy. Raises OSError, and Edited (unless
+    `check` is False) where a file was edited since."""
     directory = copy.parent.parent
     if check and (text := "".join(difference(copy, names))):
         raise Edited(text)
@@ -69,7 +70,7 @@ def put_back(copy: Path, names: tuple[str, ...], check: bool = True) -> None:
 
 
 def difference(copy: Path, names: tuple[str, ...]) -> Iterator[str]:
-    """What was edited since the change, as a unified diff; nothing where the change was cut off."""
+    """The edits since the change as a unified diff; nothing where the change was interrupted."""
     for name in names:
         after, now = copy / (name + AFTER), copy.parent.parent / name
         if after.exists() and after.read_bytes() != now.read_bytes():
@@ -91,7 +92,7 @@ def _all(directory: Path) -> list[Path]:
 
 
 def _write(path: Path, data: bytes, like: Path) -> None:
-    """Write whole or not at all, with owner and mode of `like`."""
+    """Write `path` atomically, with owner and mode of `like`."""
     info = like.stat()
     new = path.with_name(f".{path.name}.new")
     handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)

@@ -1,4 +1,4 @@
-"""Carry a plan out on a live Postfix, or take the last one back. Whatever fails is undone."""
+"""Carry a plan out on a live Postfix, or undo the last one. Where a step fails, all are undone."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ TIMEOUT = 120
 
 
 class Failed(Exception):
-    """It was not done, and the files are what they were. `unreachable`: gatepost is not there."""
+    """The change was not made, or was undone. `unreachable`: gatepost does not answer."""
 
     def __init__(self, text: str, unreachable: bool = False) -> None:
         super().__init__(text)
@@ -30,7 +30,8 @@ class Failed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What came of it. `running` is False where Postfix does not run and was not reloaded."""
+    """The result. `running`: False where Postfix does not run and so was not reloaded; `left`: the
+    findings that remain."""
 
     running: bool
     left: tuple[Finding, ...]
@@ -95,7 +96,7 @@ def undo(config: PostfixConfig) -> bool:
 
 
 def _before(config: PostfixConfig, settings: Settings) -> None:
-    """What has to be true before anything is touched."""
+    """Checks before any change. Raises Failed."""
     if found := links(config):
         raise Failed(f"{found[0]} is a symbolic link, and postconf would put a file in its place: "
                      f"run the commands on {os.path.realpath(found[0])} yourself")  # fmt: skip
@@ -111,7 +112,7 @@ def _before(config: PostfixConfig, settings: Settings) -> None:
 
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """One setup at a time."""
+    """Lock, so that only one setup runs at a time. Raises Failed."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
@@ -132,7 +133,7 @@ def _again(config: PostfixConfig) -> PostfixConfig:
 
 
 def _reload(config: PostfixConfig) -> bool:
-    """Let a running Postfix read its files; False where it does not run."""
+    """Make a running Postfix read its files again; False where it does not run."""
     program = _program(config, "postfix")
     if _call([*program, "status"]).returncode:
         return False

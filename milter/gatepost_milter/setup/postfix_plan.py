@@ -1,12 +1,12 @@
 """What a Postfix needs for gatepost, as postconf(1) commands merged with what it has.
 
-`plan(config, settings)` is pure but for the tables that the doctor tries with postmap: it asks the
+`plan(config, settings)` is pure, except that the doctor tests tables with postmap. It asks the
 doctor what is wrong, puts the edits of each finding into a copy of the configuration in memory,
-and asks again until nothing is left that it may change. So what setup does and what
-`check postfix` asks for cannot differ, and a second plan of what came out is empty.
+and asks again until no finding is left that it may correct. So what setup does and what
+`check postfix` asks for cannot differ, and a second plan after the first one is empty.
 
-Nobody's answer changes but for what gatepost means to change: no restriction, milter or service
-goes, and listeners that are not for strangers keep the list of restrictions that they had.
+No restriction, milter or service is removed, and listeners that are not for inbound mail keep their
+list of restrictions: mail gets the same answers as before, except those that gatepost gives.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from gatepost_milter.doctor.postfix_config import Postconf, PostfixConfig, Servi
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.system.socket_address import SocketAddress
 
-# What setup mends by itself. The others take something away that somebody put there (a table, a
-# PREPEND, logins on port 25): the doctor names them, their owner decides.
+# The codes of findings that setup corrects by itself. To correct the others something must be
+# removed that the administrator put there (a table, a PREPEND, logins on port 25).
 MENDS = frozenset({
     "milter-missing", "no-milters", "daemon-name", "submission-milter", "default-action",
     "inbound-action", "rcpt-macros",
@@ -30,13 +30,14 @@ MENDS = frozenset({
     "stranger-name", "macro-version", "proxy-missing", "proxy-login", "speed-adjust", "proxy-tcp",
     "nested-checks",
 })  # fmt: skip
-ROUNDS = 100  # more findings than a configuration can have; a loop would be a mistake here
+ROUNDS = 100  # more than any configuration has findings; stops an endless loop (a bug)
 RECIPIENT = "smtpd_recipient_restrictions"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`edits` to make; `left` is what their owner has to do, `aside` what was not proposed."""
+    """`edits` to make; `left`: the findings that the administrator must correct; `aside`:
+    (network, reason) of networks that were not proposed for submission.networks."""
 
     edits: tuple[Postconf, ...]
     left: tuple[Finding, ...]
@@ -48,7 +49,7 @@ class Plan:
 
 
 def plan(config: PostfixConfig, settings: Settings) -> Plan:
-    """The edits that put gatepost into this Postfix; none where it is in it."""
+    """The edits that set gatepost up in this Postfix; none where that is already done."""
     current = config
     edits: list[Postconf] = []
 
@@ -71,14 +72,14 @@ def plan(config: PostfixConfig, settings: Settings) -> Plan:
 
 
 def _last_of_each(edits: list[Postconf]) -> tuple[Postconf, ...]:
-    """One edit a parameter, main.cf before the services that may refer to it."""
+    """The last edit of each parameter; main.cf first, because services may refer to it."""
     last = {(e.option, e.value.partition("=")[0].strip()): e for e in edits}
     order = {"-e": 0, "-M": 1, "-P": 2}
     return tuple(sorted(last.values(), key=lambda e: order[e.option]))
 
 
 def _policy(live: Live) -> tuple[Postconf, ...]:
-    """gatepost-policyd into the restrictions of every listener for strangers."""
+    """The edits that put gatepost-policyd into the restrictions of each inbound listener."""
     config, names = live.config, live.settings.submission.daemon_names
     edits: tuple[Postconf, ...] = ()
     for service in config.inbound(names):
@@ -91,7 +92,7 @@ def _policy(live: Live) -> tuple[Postconf, ...]:
         )
         edits += config.set(RECIPIENT, new, live.where_set(service, RECIPIENT))
     if any(e.option == "-e" for e in edits) and not config.raw(RECIPIENT):
-        # An empty list that was inherited stays empty for those who are no strangers.
+        # The list in main.cf was empty. Other listeners that use it get an empty one of their own.
         for other in (*config.submissions(names), *config.reinjections(names), *_behind(config)):
             if RECIPIENT not in other.overrides:
                 edits += config.set(RECIPIENT, "", other)
@@ -99,12 +100,12 @@ def _policy(live: Live) -> tuple[Postconf, ...]:
 
 
 def _behind(config: PostfixConfig) -> tuple[Service, ...]:
-    """Every smtpd that is no listener of the network."""
+    """Every smtpd on a unix socket."""
     return tuple(s for s in config.smtpd() if s.type == "unix")
 
 
 def _second_hop(config: PostfixConfig, settings: Settings) -> tuple[Postconf, ...]:
-    """Mode proxy: the service behind the submission listeners, where it is missing."""
+    """With own_received = "proxy": the edits that make the second hop, where it is missing."""
     if config.service("hop2in") is not None:
         return ()
     chroot = next((s.chroot for s in config.smtpd()), "-")
@@ -121,7 +122,7 @@ def _second_hop(config: PostfixConfig, settings: Settings) -> tuple[Postconf, ..
     return edits + tuple(Postconf("-P", f"hop2in/unix/{n}={v}") for n, v in options.items())
 
 
-# conf/postfix/master.cf.proxy says what each is for; a test holds the two together.
+# conf/postfix/master.cf.proxy says what each option is for; a test compares the two.
 SECOND_HOP = {
     "syslog_name": "postfix/hop2", "content_filter": "", "smtpd_proxy_filter": "",
     "smtpd_sasl_auth_enable": "no", "mynetworks": "127.0.0.0/8", "smtpd_client_restrictions": "",

@@ -93,8 +93,8 @@ class App:
                 yield connection
 
     def outside(self, output: Path) -> Path:
-        """`output`, unless it is what gatepost lives on: a report over the store would be all that
-        is left of it. Raises Failure."""
+        """`output`, unless it is a file of gatepost's own: writing a report there would destroy the
+        store. Raises Failure."""
         from gatepost_milter.doctor import ownership
 
         settings, real = self.settings, Path(os.path.realpath(output))
@@ -123,14 +123,14 @@ class App:
 
 
 def _is(real: Path, file: Path) -> bool:
-    """True where `file` is `real`, by whatever name."""
+    """True where `file` is the file `real`, also under another name (a link)."""
     try:
         return real.samefile(file)
     except OSError:
         return real == Path(os.path.realpath(file))
 
 
-MARK_S = 3.0  # that a report waits for old mail to be compared with new traps
+MARK_S = 3.0  # how long a report compares old mail with new traps before it goes on
 
 
 def _mark(app: App, engine: "Engine") -> None:

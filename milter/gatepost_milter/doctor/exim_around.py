@@ -1,4 +1,4 @@
-"""Other parts of an Exim configuration that undo gatepost's files, and keys that Exim cannot obey."""
+"""Parts of an Exim configuration that undo gatepost's files, and keys that Exim cannot obey."""
 
 import re
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def check(config: EximConfig, settings: Settings) -> Iterator[Finding]:
 
 
 def _masks(config: EximConfig) -> bool:
-    """True where message ids are written again and that is not switched off."""
+    """True where the ACL replaces Message-ID and no condition switches that off."""
     return any(
         "message-id" in (v.strip().lower() for v in statement.values("remove_header"))
         and not any("bool{no}" in value for value in statement.values("condition"))

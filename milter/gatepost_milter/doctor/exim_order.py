@@ -76,7 +76,7 @@ def _accepts_above(
 
 
 def unscrubbed_local(config: EximConfig) -> Statement | None:
-    """The `accept` of acl_not_smtp that lets local mail go before the scrub; None where none does."""
+    """The `accept` of acl_not_smtp that lets local mail go before the scrub, else None."""
     above = (_accepts_above(config, root, scrubs) for root in config.roots("acl_not_smtp"))
     return next((s for s in above if s is not None), None)
 

@@ -72,7 +72,7 @@ def own_hop(live: Live, service: Service) -> Iterator[Finding]:
 
 
 def token_table(live: Live, cleanup: Service, table: str, token: str) -> Iterator[Finding]:
-    """header_checks of `cleanup` must rewrite our own Received, and only in the message's header."""
+    """header_checks of `cleanup` must rewrite our own Received, only in the message's header."""
     host = live.config.get("myhostname", cleanup)
     path = table.partition(":")[2]
     where = master(cleanup)

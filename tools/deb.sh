@@ -38,7 +38,7 @@ gatepost ($full) unstable; urgency=medium
 
   * See /usr/share/doc/gatepost/NEWS.md.gz.
 
- -- The gatepost authors <postmaster@localhost>  $(date -uRd "@$SOURCE_DATE_EPOCH")
+ -- The gatepost authors <gatepost@example.org>  $(date -uRd "@$SOURCE_DATE_EPOCH")
 EOF
 cp CHANGELOG.md "$tree/debian/NEWS.md"
 echo debian/NEWS.md >>"$tree/debian/gatepost.docs"

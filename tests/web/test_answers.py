@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Semaphore
 
 import pytest
 from flask.testing import FlaskClient
@@ -14,6 +16,7 @@ from gatepost_policy.config.settings import Settings, Store
 from gatepost_policy.store import open_engine
 from gatepost_policy.web.addresses import place
 from gatepost_policy.web.app import create
+from gatepost_policy.web.sharing import Shared
 
 NOW = story.START + 200 * story.DAY
 
@@ -141,3 +144,39 @@ def test_every_sender_has_an_address_of_its_own(any_engine: Engine, any_settings
         assert (name, answer.status_code) == (name, 200)
         told = web.get(place("sender", name) + ".json").json
         assert told is not None and told["summary"]["messages"] == 1, name
+
+
+class Asked(str):
+    """An address that tells how often it was looked up."""
+
+    looked_up = Semaphore(0)
+
+    def __hash__(self) -> int:
+        self.looked_up.release()
+        return str.__hash__(self)
+
+
+def test_what_many_ask_at_once_is_worked_out_once() -> None:
+    """And nobody gets what was begun before something was done."""
+    shared: Shared[int] = Shared()
+    go_on = Event()
+    worked: list[int] = []
+    asked = Asked("/")
+
+    def work_out() -> int:
+        worked.append(1)
+        assert go_on.wait(20)
+        return len(worked)
+
+    with ThreadPoolExecutor(4) as pool:
+        given = [pool.submit(shared.of, asked, work_out) for _ in range(3)]
+        # The first looks, and writes down that it works; the others look.
+        assert all(asked.looked_up.acquire(timeout=20) for _ in range(4))
+        assert shared.of("/else", lambda: 7) == 7
+        shared.changed()
+        assert shared.of("/", lambda: 8) == 8
+        go_on.set()
+        assert [one.result(20) for one in given] == [1, 1, 1]
+    with pytest.raises(ValueError, match="no"):
+        shared.of("/", lambda: int("no"))
+    assert shared.of("/", lambda: 9) == 9

@@ -16,7 +16,7 @@ from gatepost_policy.system.socket_address import SocketAddress
 if TYPE_CHECKING:
     from flask import Flask
 
-THREADS = 4
+THREADS = 8  # requests at once; further ones wait for a turn
 
 
 def _listen(context: click.Context, option: click.Parameter, text: str) -> SocketAddress:

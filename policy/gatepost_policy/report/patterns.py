@@ -11,7 +11,7 @@ is no pattern here.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from ipaddress import ip_network
 
 from sqlalchemy import Connection, select
@@ -118,19 +118,26 @@ def find(hits: Sequence[Hit], settings: Settings) -> tuple[Pattern, ...]:
 
     def domain(hit: Hit) -> str | None:
         # That many hosts write as a freemail service's users says nothing.
-        if hit.domain is None or crowd(hit.domain):
+        if hit.domain is None or of_crowd(hit.domain):
             return None
         return hit.domain
 
+    # Thousands of hits have a few hundred names, and each is looked up in long lists.
+    @cache
+    def of_crowd(name: str) -> bool:
+        return crowd(name)
+
+    @cache
+    def owner_of(name: str) -> str | None:
+        top = organisation(name)
+        return None if of_crowd(name) or is_public_suffix(top) else top
+
     def owner(hit: Hit) -> str | None:
-        if hit.name is None or crowd(hit.name):
-            return None
-        top = organisation(hit.name)
-        return None if is_public_suffix(top) else top
+        return None if hit.name is None else owner_of(hit.name)
 
     def network(bits_v4: int, bits_v6: int) -> Callable[[Hit], str | None]:
         def of(hit: Hit) -> str | None:
-            if hit.name is not None and crowd(hit.name):
+            if hit.name is not None and of_crowd(hit.name):
                 return None
             return _network(hit.prefix, bits_v4, bits_v6)
 

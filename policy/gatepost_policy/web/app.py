@@ -25,8 +25,6 @@ from gatepost_policy import config, traps
 from gatepost_policy.config import own_names
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.ingest import trap_marks
-from gatepost_policy.mail import address
-from gatepost_policy.mail.address import canonical_domain
 from gatepost_policy.monitoring import privacy_result
 from gatepost_policy.notify import feed, notices
 from gatepost_policy.render import csv_file
@@ -57,13 +55,13 @@ from gatepost_policy.store import StoreError, reading, writing
 from gatepost_policy.text import times
 from gatepost_policy.text.escape import shown
 from gatepost_policy.web import actions as acting
-from gatepost_policy.web import case, more
+from gatepost_policy.web import case, more, permalink
 from gatepost_policy.web.addresses import Addresses, Value, place
+from gatepost_policy.web.sharing import Shared
 
 ACTOR_MAX = 100
 KINDS = ("sender", "host", "trap", "name")
 API = 1  # of the JSON and CSV behind each address: it grows when a key changes or goes
-LIMIT, LIMIT_OVERVIEW, LIMIT_MAX = 50, 25, 1000
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -74,6 +72,7 @@ POLICY = (
 class Told:
     """What one page is made of. The report lists the messages after the first `skip`."""
 
+    at: float  # as of when
     chosen: Selection
     report: Report
     series: Series | None
@@ -116,9 +115,15 @@ def create(
 
     sayings = acting.Sayings(app.config["SECRET_KEY"])
 
-    def tell(kind: str | None, value: str, now: float) -> Told:
+    shared: Shared[Told] = Shared()
+
+    def tell(kind: str | None, value: str) -> Told:
+        asked = (kind, value, tuple(request.args.items(multi=True)))
+        return shared.of(asked, lambda: work_out(kind, value, clock()))
+
+    def work_out(kind: str | None, value: str, now: float) -> Told:
         try:
-            chosen, skip = _selection(kind, value, now)
+            chosen, skip = permalink.read(kind, value, request.args, now)
         except ValueError as error:
             abort(400, str(error))
         with suppress(StoreError):  # a busy store, a replica: what can be read is worth reading
@@ -130,6 +135,7 @@ def create(
             probe = privacy_result.read(config.state_dir(settings))
             since = now - tonight.HOURS * 3600
             return Told(
+                now,
                 chosen,
                 report,
                 series.of(connection, held, report, now),
@@ -143,12 +149,12 @@ def create(
             )
 
     def show(kind: str | None, value: str) -> str:
-        now = clock()
         at = addresses()
-        told = tell(kind, value, now)
+        told = tell(kind, value)
+        now = told.at
         limit = told.chosen.limit - told.skip
         more = told.skip + len(told.report.messages) < told.report.summary.messages
-        older = more and told.chosen.limit + limit <= LIMIT_MAX
+        older = more and told.chosen.limit + limit <= permalink.LIMIT_MAX
         kept = {} if "limit" not in request.args else {"limit": str(limit)}
         skipped = {} if not told.skip else {"skip": str(told.skip)}
         template = app.jinja_env.get_template("live.html.j2")
@@ -175,13 +181,12 @@ def create(
 
     def data(kind: str | None, value: str, extension: str) -> Response:
         """The same report for programs; docs/report.md has its keys."""
-        now = clock()
-        told = tell(kind, value, now)
+        told = tell(kind, value)
         if extension == "csv":
             out = io.StringIO()
             csv_file.write(told.report, out)
             return Response(out.getvalue(), content_type="text/csv; charset=utf-8")
-        found = {"api": API, "at": times.timestamp(now), **told.report.json()}
+        found = {"api": API, "at": times.timestamp(told.at), **told.report.json()}
         if told.tonight is not None:
             found["tonight"] = told.tonight.json()
         if told.finders is not None:
@@ -281,7 +286,13 @@ def create(
         return show(kind, value)
 
     more.add(app, settings, engine, clock, API)
-    case.add(app, settings, engine, clock, lambda kind, value, at: _selection(kind, value, at)[0])
+    case.add(
+        app,
+        settings,
+        engine,
+        clock,
+        lambda kind, value, at: permalink.read(kind, value, request.args, at)[0],
+    )
 
     if actions:
 
@@ -308,6 +319,7 @@ def create(
                 with writing(engine()) as connection:
                     at = clock()
                     done = acting.act(connection, name, value, note, at, settings, actor())
+                shared.changed()
             except ValueError as error:
                 abort(400, str(error))
             where = place(_kind_of(name, value), value)
@@ -318,6 +330,7 @@ def create(
             value, kind = form("value"), form("kind")
             try:
                 done = acting.undo(engine(), int(form("act")), clock(), settings, actor())
+                shared.changed()
             except ValueError as error:
                 abort(400, str(error))
             where = place(kind, value) if kind in KINDS else "/"
@@ -364,34 +377,3 @@ def _kind(value: str) -> str:
     except ValueError:
         return "sender"
     return "host"
-
-
-def _selection(kind: str | None, value: str, now: float) -> tuple[Selection, int]:
-    """The selection of a permalink and its filters, and how many messages to skip.
-
-    Its limit is that of the list and what is skipped, together. Raises ValueError.
-    """
-    given = request.args
-    limit = _number("limit", 1) or (LIMIT if kind else LIMIT_OVERVIEW)
-    skip = _number("skip", 0) or 0
-    if limit + skip > LIMIT_MAX:
-        raise ValueError(f"limit and skip: want {LIMIT_MAX} together, at most")
-    wanted = {name: text for name, text in given.items() if (name, kind) != ("trap", "trap")}
-    chosen = Selection(
-        sender=selection.sender(value) if kind == "sender" else None,
-        host=selection.host(value) if kind == "host" else None,
-        trap=address.parse(value) if kind == "trap" else None,
-        name=canonical_domain(value) if kind == "name" else None,
-        limit=limit + skip,
-    )
-    return filters.read(wanted, now, chosen), skip
-
-
-def _number(name: str, least: int) -> int | None:
-    """A number of the query. Raises ValueError."""
-    text = request.args.get(name)
-    if not text:
-        return None
-    if not (text.isascii() and text.isdecimal()) or not least <= int(text) <= LIMIT_MAX:
-        raise ValueError(f"{name}: want a number from {least} to {LIMIT_MAX}")
-    return int(text)

@@ -1,6 +1,7 @@
 """An abuse report names no trap and no recipient, and is what its two standards want."""
 
 import base64
+import codecs
 import email
 import hashlib
 import json
@@ -92,6 +93,76 @@ def test_forms_of_one_address(text: str) -> None:
     masks = Masks({TRAP, "forgotten.one+tag@home.example"})
     assert "masked" in masks.text(f"a {text} b")
     assert "forgotten" not in masks.text(text).lower()
+
+
+def disguised(address: str) -> dict[str, str]:
+    """Ways in which a mailer has whom it writes to in a link, a bounce address, a page."""
+    local, _, domain = address.partition("@")
+    octets = address.encode()
+
+    def digest(name: str, text: bytes = octets) -> bytes:
+        return hashlib.new(name, text, usedforsecurity=False).digest()
+
+    return {
+        "entities": "".join(f"&#{ord(c)};" for c in address),
+        "hex entities": "".join(f"&#x{ord(c):x};" for c in local) + f"&commat;{domain}",
+        "percent": "".join(f"%{ord(c):02X}" for c in address),
+        "percent twice": f"{local}%2540{domain}".replace(".", "%252E"),
+        "dkim quoted": f"z=To:{address}".replace(".", "=2E").replace("@", "=40"),
+        "javascript": "".join(f"\\u{ord(c):04x}" for c in address),
+        "invisible": f"{local[:3]}\u200b{local[3:]}\u00ad@{domain}",
+        "tags": f"<b>{local[:3]}</b>{local[3:]}<i>@</i>{domain}",
+        "full width": address.translate({n: n + 0xFEE0 for n in range(33, 127)}),
+        "bold": "".join(chr(0x1D41A + ord(c) - 97) if c.isalpha() else c for c in address),
+        "words": f"{local.replace('.', ' dot ')} at {domain.replace('.', ' dot ')}",
+        "underscores": f"bounce_{local}_{domain}",
+        "glued": f"b17{local}9@x.example",
+        "joined otherwise": local.replace(".", "_").title(),
+        "hex in pairs": octets.hex(" "),
+        "hex of the local part": local.encode().hex(),
+        "base64 of the local part": B64(local.encode()).decode(),
+        "base64 in capitals": B64(address.upper().encode()).decode(),
+        "base64 of UTF-16": B64(address.encode("utf-16-le")).decode(),
+        "base64 twice": B64(B64(b"ab" + octets)).decode(),
+        "base64 in lines": base64.encodebytes(b"x" * 40 + octets + b"y" * 60).decode().strip(),
+        "base32": base64.b32encode(b"id=" + octets).decode(),
+        "JSON in a link": "https://x.example/c/" + base64.urlsafe_b64encode(
+            b'{"id":7,"to":"' + octets + b'"}').decode().rstrip("="),
+        "turned round": address[::-1],
+        "rot13": codecs.encode(address, "rot13"),
+        "SHA-512": digest("sha512").hex(),
+        "MD5 of capitals": digest("md5", address.upper().encode()).hex(),
+        "MD5 with a line end": digest("md5", octets + b"\n").hex(),
+        "MD5 of the local part": digest("md5", local.encode()).hex(),
+        "half an MD5": digest("md5").hex()[:16],
+        "SHA-1 in base64": base64.urlsafe_b64encode(digest("sha1")).decode().rstrip("="),
+        "SHA-256 in a link": "https://x.example/u/" + B64(digest("sha256")).decode(),
+    }  # fmt: skip
+
+
+def test_disguises_of_one_address() -> None:
+    masks = Masks({TRAP, USER})
+    for name, text in disguised(TRAP).items():
+        got = masks.text(f"a {text} b")
+        assert "masked" in got and text not in got and "orgotten" not in got, (name, got)
+    for name, text in disguised("somebody.else@elsewhere.example").items():
+        assert masks.text(f"a {text} b") == f"a {text} b", name
+
+
+def test_a_name_with_blanks_behind_for_is_left_out_whole() -> None:
+    odd = '"odd trap"@home.example'
+    for named in (f"for <{odd}>", f"for {odd}", f"for <{TRAP}>, <{odd}>"):
+        data = (
+            f"Received: from a by b id Q\r\n\t{named}; Tue, 22 Sep 2026 00:00:00 +0000\r\n\r\nx\r\n"
+        )
+        got = masking.message(data.encode(), Masks({TRAP, odd})).decode()
+        assert "for masked; Tue" in got and "trap" not in got and "home.example" not in got, got
+
+
+def test_a_long_text_is_cut_between_words() -> None:
+    words = (TRAP + " ") * (masking.TEXT_MAX // len(TRAP) + 100) + "a" * masking.TEXT_MAX
+    got = plain(masking.message(b"Subject: x\r\n\r\n" + words.encode(), Masks({TRAP})))
+    assert "more characters: left out]" in got and "orgotten" not in got and "aaaa" not in got
 
 
 def test_other_words_stay() -> None:

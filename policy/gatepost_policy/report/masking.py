@@ -3,9 +3,9 @@
 Who reports spam must not tell the spammer which address is the trap. How it works:
 
 * of a header only fields that an abuse desk needs are kept; every other one has its value masked;
-* an address is looked for in the forms in which mailers write it down: as it is, in a bounce
-  address (`user=example.org`), percent-encoded, in base64 and in hexadecimal, as a digest in a
-  link; and its local part as a word of its own;
+* an address is looked for as it is, in a bounce address (`user=example.org`), and in what does not
+  show it (`disguises`: percent-encoded, base64, digests in links ...); a long local part wherever
+  it stands, a short one as a word of its own;
 * text parts are decoded before they are searched; other parts (pictures, documents) are left out,
   with their type and size in their place;
 * at the end the whole is searched once more, and where anything is found it is no report
@@ -15,26 +15,38 @@ Limits: `remaining` says what nobody can take out: an opaque token may stand for
 """
 
 import base64
-import hashlib
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from email import message_from_bytes, policy
 from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.message import Message
 
 from gatepost_policy.mail.address import parse
+from gatepost_policy.report.disguises import Disguises, squeezed
 
 MASK = "masked"
 SHORTEST_WORD = 3  # a shorter local part is masked in whole addresses only
+LONG_WORD = 8  # letters and digits of a local part that is masked inside of words, too
 # What tells where a message came from and what it is. Received loses its `for`.
 KEPT = (
     "received", "from", "sender", "reply-to", "return-path", "date", "subject", "message-id",
     "dkim-signature", "mime-version", "content-type", "x-mailer", "user-agent",
     "x-originating-ip", "x-php-originating-script",
 )  # fmt: skip
-_FOR = re.compile(r"\bfor\s+<?[^\s;>]+>?", re.I)
+_ONE = r"(?:<[^>;]*>|\"(?:[^\"\\]|\\.)*\"@[^\s;,]+|[^\s;,>]+>?)"
+_FOR = re.compile(rf"\bfor\s+{_ONE}(?:\s*,\s*{_ONE})*", re.I)
+# Lines of base64 that stand in a text; and one place of it that may be written in disguise.
+_LINES = re.compile(
+    r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{40,1000}"
+    r"(?:[ \t]{0,8}\r?\n[ \t]{0,8}[A-Za-z0-9+/_-]{2,1000}={0,2}){1,100}"
+)
+_OCTETS = re.compile(r"(?:[0-9A-Fa-f]{2}[ :,]){7,}[0-9A-Fa-f]{2}")
+# Of all text parts together; more says nothing more to an abuse desk.
+TEXT_MAX = 200_000
+_PLACE = re.compile(r"[^\s\"'()]{6,4000}")
 _TOKEN = re.compile(r"https?://[^\s\"'<>]*?[A-Za-z0-9_-]{16,}[^\s\"'<>]*", re.I)
 _OPAQUE = re.compile(r"[A-Za-z0-9]{12,}|[0-9]{6,}")
 
@@ -43,67 +55,98 @@ class StillThere(Exception):
     """An address is in the result after all masking. The text names the form, not the address."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """What is looked for: where all `parts` stand in a text, `patterns` say how they do."""
+
+    parts: tuple[str, ...]
+    patterns: tuple[str, ...]
+    sure: bool  # a whole address, or a word that is masked wherever it stands
+
+
 class Masks:
     """Finds and masks a set of addresses. `words` are masked as they are, too (a trap domain)."""
 
     def __init__(self, addresses: Iterable[str], words: Iterable[str] = ()) -> None:
-        forms: set[str] = set(filter(None, words))
-        locals_: set[str] = set()
+        names = [_Name(_parts(word), (re.escape(word),), True) for word in words if _parts(word)]
+        hidden: set[str] = set()
         for text in addresses:
             one = parse(text)
             if not one.local:
                 continue
+            bare = text.strip("<> ")
+            names.append(_Name(_parts(bare), (re.escape(bare),), True))
             for local in {one.local, one.trap_key.rpartition("@")[0] or one.trap_key}:
-                forms.update(_forms(local, one.domain))
+                local = local.strip('"').replace("\\", "")
+                if one.domain:
+                    whole = f"{local}@{one.domain}"
+                    hidden.add(whole)
+                    patterns = tuple(_together(local, one.domain))
+                    names.append(_Name(_parts(whole), patterns, True))
                 if len(local) >= SHORTEST_WORD:
-                    locals_.add(local)
-            forms.update(filter(None, (text.strip("<> "),)))
+                    names.append(_Name(_parts(local), (_word(local),), False))
+                # In coded text a short local part may be chance.
+                if _is_long(local):
+                    hidden.add(local)
         # The longest first: a short form may be a part of a longer one.
-        ordered = sorted(forms, key=lambda form: (-len(form), form))
-        sure = [re.escape(form) for form in ordered]
-        words_ = [rf"(?<!\w){re.escape(x)}(?!\w)" for x in sorted(locals_, key=len)[::-1]]
-        self._sure = re.compile("|".join(sure), re.I) if sure else None
-        self._find = re.compile("|".join([*sure, *words_]), re.I) if sure else None
+        self._names = sorted(set(names), key=lambda n: (not n.sure, -len(n.patterns[0]), n.parts))
+        self._disguises = Disguises(hidden)
+
+    def _pattern(self, text: str, only_sure: bool = False) -> re.Pattern[str] | None:
+        """Those that can stand in `text`: a pattern of all would take seconds a megabyte."""
+        bare = squeezed(text)
+        there = tuple(
+            pattern
+            for name in self._names
+            if (name.sure or not only_sure) and all(part in bare for part in name.parts)
+            for pattern in name.patterns
+        )
+        return re.compile("|".join(there), re.I) if there else None
 
     def text(self, text: str) -> str:
         """`text` with every form masked."""
-        return text if self._find is None else self._find.sub(MASK, text)
+        found = self._pattern(text)
+        if found is not None:
+            text = found.sub(MASK, text)
+        for place in (_LINES, _OCTETS, _PLACE):
+            text = place.sub(self._unless_plain, text)
+        return text
+
+    def _unless_plain(self, match: re.Match[str]) -> str:
+        word = match.group()
+        return MASK if self._disguises.within(re.sub(r"\s", "", word)) else word
 
     def check(self, data: str) -> None:
         """Raises StillThere where `data` has a whole address in any form after all."""
-        if self._sure is not None and self._sure.search(data) is not None:
+        found = self._pattern(data, only_sure=True)
+        if found is not None and found.search(data) is not None:
             raise StillThere("a recipient is still named in it")
 
 
-def _forms(local: str, domain: str) -> Iterator[str]:
-    """How mailers write down one address."""
-    if not domain:
-        return
-    whole = f"{local}@{domain}"
-    for between in ("@", "=", "%40", "=40", "%3D", "%3d", "#", "_at_", "-at-", " at ", "(at)",
-                    "[at]", "&#64;", "&#x40;", "\\u0040"):  # fmt: skip
-        yield f"{local}{between}{domain}"
-    yield f"{domain}={local}"
-    yield f"{domain}/{local}"
-    for text in {whole, whole.lower()}:
-        octets = text.encode("utf-8", "surrogateescape")
-        yield octets.hex()
-        yield from _base64(octets)
-        for digest in ("md5", "sha1", "sha256"):
-            yield hashlib.new(digest, octets, usedforsecurity=False).hexdigest()
+def _parts(text: str) -> tuple[str, ...]:
+    """The letters and digits of `text`, in pieces."""
+    return tuple(filter(None, re.split(r"[\W_]+", text.lower())))
 
 
-def _base64(octets: bytes) -> Iterator[str]:
-    """The part of `octets` in base64 that is the same whatever stands around it."""
-    for shift in range(3):
-        coded = base64.b64encode(b"\0" * shift + octets).decode("ascii").rstrip("=")
-        # The first and last characters hold bits of the neighbours.
-        start = (shift * 8 + 5) // 6
-        end = (shift + len(octets)) * 8 // 6
-        core = coded[start:end]
-        if len(core) >= 8:
-            yield core
-            yield core.replace("+", "-").replace("/", "_")
+def _is_long(local: str) -> bool:
+    """True where a local part is none by chance, whatever stands around it."""
+    return len(re.sub(r"[\W_]", "", local)) >= LONG_WORD
+
+
+def _word(local: str) -> str:
+    """A local part alone; its words may be joined otherwise (First Last, first_last)."""
+    parts = [re.escape(part) for part in re.split(r"[\W_]+", local) if part]
+    joined = r"(?:[\W_]{0,3}(?:dot[\W_]{1,3})?)".join(parts) or re.escape(local)
+    return joined if _is_long(local) else rf"(?<![^\W_]){joined}(?![^\W_])"
+
+
+def _together(local: str, domain: str) -> Iterator[str]:
+    """A local part and its domain, in either order, however they are joined."""
+    name = re.escape(local)
+    dotted = r"[\W_]{1,3}(?:dot[\W_]{1,3})?".join(re.escape(part) for part in domain.split("."))
+    at = r"(?:%(?:25)*40|=40|%3d|&#0*64;|&#x0*40;|&commat;|\\u0040|[\W_]{1,3}(?:at[\W_]{1,3})?)"
+    yield name + at + dotted
+    yield rf"{dotted}[=/!_:]{name}"
 
 
 def message(data: bytes, masks: Masks) -> bytes:
@@ -133,7 +176,9 @@ def message(data: bytes, masks: Masks) -> bytes:
 def _fields(found: Message) -> Iterator[tuple[str, str]]:
     """Name and decoded, unfolded value of each field."""
     for name, raw in found.raw_items():
-        text = " ".join(str(raw).split())
+        # Octets that are no ASCII come as surrogates: most are UTF-8 (RFC 6532).
+        octets = str(raw).encode("utf-8", "surrogateescape")
+        text = " ".join(octets.decode("utf-8", "replace").split())
         try:
             value = str(make_header(decode_header(text)))  # RFC 2047
         except (MessageError, ValueError, LookupError):
@@ -151,6 +196,7 @@ def _line(name: str, value: str) -> list[str]:
 
 def _bodies(found: Message, masks: Masks) -> Iterator[str]:
     """The text parts, masked, one after the other; what is left out is told."""
+    left = TEXT_MAX
     for part in found.walk():
         if part.is_multipart():
             continue
@@ -167,7 +213,12 @@ def _bodies(found: Message, masks: Masks) -> Iterator[str]:
         except LookupError:
             text = octets.decode("latin-1")
         yield f"[{kind}]"
-        yield masks.text(text.replace("\r\n", "\n"))
+        # No word in two: half an address is one that is not found.
+        first = text if len(text) <= left else re.sub(r"\S*\Z", "", text[:left])
+        yield masks.text(first.replace("\r\n", "\n"))
+        if len(text) > left:
+            yield f"[{len(text) - left} more characters: left out]"
+        left -= min(left, len(text))
 
 
 def remaining(data: bytes | None, sender: str | None) -> list[str]:

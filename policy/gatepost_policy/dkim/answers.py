@@ -1,6 +1,7 @@
 """The keys that an answer holds: parsed on demand, once for each algorithm, kept with the answer.
 
-Pure. What DNS said becomes the stable words of DKIM (`Why`) here.
+Pure. A failure of DNS becomes a reason of DKIM (`Why`) here; the store keeps those, so they never
+change.
 """
 
 from gatepost_policy.config.settings import Dkim
@@ -25,8 +26,8 @@ _WORDS = {
 def keys_of(answer: Answer, kind: str, settings: Dkim) -> tuple[keys.Key, ...] | Why:
     """The keys at a name that fit `kind` (rsa, ed25519), or why there is none.
 
-    RFC 6376 6.1.2 (4): each usable key is tried. The order of records in DNS means nothing and
-    changes, so it is that of their text: the same verdict every time.
+    RFC 6376 6.1.2 (4): each usable key is tried. DNS gives records in no fixed order; here they are
+    in the order of their text, so that a message gets the same result every time.
     """
     found: tuple[keys.Key, ...] | Why | None = answer.parsed.get(kind)
     if found is None:

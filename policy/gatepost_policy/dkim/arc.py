@@ -1,9 +1,9 @@
 """Validate the ARC chain of a message (RFC 8617 5.2).
 
-How it works. The sets are read when the header is complete and their keys asked for at once; the
-body hash of the newest set streams by with those of DKIM. So no message is kept for ARC's sake and
-every bound of `[dkim]` holds. The chain itself is judged here and not by dkimpy: that one knows no
-Ed25519, no comment round i=, compares times with the machine's clock and has no word for why.
+How it works. The sets are read when the header is complete, and their keys are asked for at once;
+the body hash of the newest set is computed while the body arrives, as for DKIM. So no message is
+kept for ARC and every limit of `[dkim]` holds. dkimpy does not judge the chain, because it knows no
+Ed25519 and no comment beside i=, compares times with the machine's clock and gives no reason.
 
 Only the newest ARC-Message-Signature counts for the chain (5.2, step 4); older ones are not tried.
 """
@@ -43,7 +43,7 @@ _MANDATORY = {
     SEAL: (b"i", b"a", b"b", b"cv", b"d", b"s"),
 }
 # RFC 8617 4.2.1: comments and folds may stand round i= where it comes first. One comment may stand
-# in another; possessive, so that no text makes it try again.
+# in another. The quantifiers are possessive, so that no text makes the expression backtrack.
 _CFWS = rb"(?:[ \t\r\n]++|\((?:[^()\\]++|\\.|\((?:[^()\\]++|\\.)*+\))*+\))*+"
 _INSTANCE = re.compile(rb"%(c)bi%(c)b=%(c)b([0-9]{1,3})%(c)b(?=;|\Z)" % {b"c": _CFWS}, re.S | re.I)
 MAX_KEYS = 3  # of one name that are tried
@@ -52,7 +52,12 @@ _LENGTH = re.compile(rb"[0-9]{1,76}")
 
 
 class ArcField:
-    """One ARC field: where it stands, its instance, its tags (None where they cannot be read)."""
+    """One ARC field: `index` in the header, its instance number (0 where it cannot be read), its
+    tags.
+
+    `tags` is None where they cannot be read, and for ARC-Authentication-Results. `lookup` is the
+    DNS query for its key, None where no key is needed or none can be asked for.
+    """
 
     __slots__ = ("index", "instance", "lookup", "tags")
 
@@ -79,11 +84,11 @@ class ArcField:
 
     @property
     def kind(self) -> str | None:
-        """The key type that a= wants, or None for an algorithm that is none of ours."""
+        """The key type that a= needs (rsa, ed25519), or None for an unknown algorithm."""
         return ALGORITHMS.get(self.tag(b"a").lower())
 
     def key_name(self) -> str | None:
-        """Where the key is, or None where d= or s= name nothing."""
+        """The DNS name of the key, or None where d= or s= is missing, invalid or too long."""
         if self.tags is None:
             return None
         domain = domain_text(self.tag(b"d"))
@@ -94,7 +99,12 @@ class ArcField:
 
 
 class Chain:
-    """The ARC sets of one message. Made when the header is complete, asked when the body is."""
+    """The ARC sets of one message. Made when the header is complete, asked when the body is.
+
+    `at` is the time of receipt (Unix seconds). `sets` holds the fields by (lower-case name,
+    instance), `newest` is the highest instance, 0 for no chain. `refused` says why the chain fails
+    before any signature is checked.
+    """
 
     __slots__ = ("_at", "_doubled", "_fields", "_settings", "_sinks", "newest", "refused", "sets")
 
@@ -129,7 +139,11 @@ class Chain:
                 self.refused = self._structure()
 
     def start(self, lookups: Lookups, bodies: dict[bool, Body], asker: Asker | None = None) -> None:
-        """Ask for the keys and for the body hashes that the newest set wants."""
+        """Ask for the keys, and for the body hash of the newest set.
+
+        `bodies` holds the `Body` for each canonicalization (True: relaxed), shared with DKIM; one
+        that is missing is added.
+        """
         if self.refused is not None or not self.newest:
             return
         for (name, instance), found in self.sets.items():
@@ -148,7 +162,8 @@ class Chain:
 
     def _methods(self, newest: ArcField) -> tuple[Canonicalization, ...]:
         """The canonicalizations to try. RFC 8617 4.1.2 takes over DKIM's default, simple/simple;
-        dkimpy, which many seal with, leaves c= out and signs relaxed."""
+        but dkimpy, with which many servers seal, leaves c= out and signs relaxed/relaxed.
+        """
         c = (newest.tags or {}).get(b"c")
         if c is not None:
             method = CANONICALIZATIONS.get(c.lower())
@@ -161,11 +176,13 @@ class Chain:
         return any(isinstance(f.lookup, Pending) and f.lookup.waits for f in self.sets.values())
 
     def finish(self, deadline: float, used: dict[str, Any]) -> Arc:
-        """The state of the chain, and why. Adds the DNS answers to `used`. Never raises."""
+        """The state of the chain, and why. Waits for keys until `deadline` (monotonic seconds) and
+        adds the DNS answers to `used`, by name. Never raises.
+        """
         if self.refused is not None:
             return Arc("fail", self.refused)
         if not self.newest:
-            return Arc("none")  # fields that name no set are no chain
+            return Arc("none")  # ARC fields without an instance number make no chain
         for found in self.sets.values():
             name = found.key_name() if found.lookup is not None else None
             if name is not None:
@@ -191,7 +208,9 @@ class Chain:
         return None
 
     def _signatures(self, deadline: float) -> Why | ArcWhy | None:
-        """Why the first signature that fails does, newest first; then what the seals say."""
+        """The reason of the first signature that fails, newest set first. Where all hold: STATUS if
+        a seal's cv= does not fit its place in the chain.
+        """
         why = self._wrong(AMS, self.sets[AMS, self.newest], deadline)
         seals = [self.sets[SEAL, instance] for instance in range(self.newest, 0, -1)]
         for seal in seals:
@@ -266,7 +285,7 @@ class Chain:
         """What a message signature covers, its own field last."""
         names = [text.strip() for text in found.tag(b"h").lower().split(b":")]
         if b"from" in names:
-            names.append(b"from")  # one that was added later must not ride along
+            names.append(b"from")  # a From added after signing must not pass (RFC 6376 8.15)
         return [*self._fields.signed(names, relaxed, found.index), self._own(found, relaxed)]
 
     def _own(self, found: ArcField, relaxed: bool) -> bytes:
@@ -289,7 +308,9 @@ class Chain:
 
 
 def _unreadable(name: bytes, found: ArcField) -> ArcWhy | None:
-    """Whether a field says what it has to (RFC 8617 4.1.2, 4.1.3)."""
+    """MALFORMED where a mandatory tag is missing or a tag is wrong (RFC 8617 4.1.2, 4.1.3), else
+    None.
+    """
     tags = found.tags
     if tags is None or any(not tags.get(tag) for tag in _MANDATORY[name]):
         return ArcWhy.MALFORMED

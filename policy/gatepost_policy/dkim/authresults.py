@@ -1,11 +1,12 @@
 """Write our Authentication-Results field, and find the forged ones that carry our name (RFC 8601).
 
-Pure. authres makes each result clause; the clauses of the same key are alike but for `header.b`,
-so they are kept (a build costs 20 us, a thirtieth of a small message).
+Pure. authres makes each result clause; the clauses of the same key are alike but for `header.b`, so
+they are cached (to build one takes 20 us, a thirtieth of a small message's time).
 
-Limits: one field has at most `MAX_RESULTS` results and is no longer than OpenDMARC reads: a field
-of ten full results is dropped there whole. So the author's pass stands first, signatures that
-nobody looked at are left out, and what does not fit is in the store alone.
+Limits: one field has at most `MAX_RESULTS` results and is no longer than OpenDMARC reads: it
+ignores a longer one whole, for example one with ten full results. So a pass of the author's domain
+stands first, signatures that were not checked are left out, and what does not fit is only in the
+store.
 """
 
 import re
@@ -21,12 +22,13 @@ from gatepost_policy.mail.address import is_within
 from gatepost_policy.mail.facts import Arc, Dmarc, Signature, Spf
 
 MAX_RESULTS = 15  # OpenDMARC 1.4 has room for 16, and writes beyond it
-MAX_OCTETS = 960  # of a field, counted as OpenDMARC's tokens lie in its 1026 octets
+MAX_OCTETS = 960  # of a field, counted as OpenDMARC stores its tokens in a buffer of 1026 octets
 UNVERIFIED = "none"  # RFC 8601 2.2: nothing was looked at
 # RFC 2045 5.1: what may stand in a value without quotes.
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+")
-# What a client said of itself is written where it is a domain and nothing else: readers that know
-# no escapes (Mail::AuthenticationResults) would find results of his own in a quoted string.
+# A name that the client gave (HELO, MAIL FROM) is written only where it is a plain domain: in a
+# quoted string the client could hide a result of its own, and a reader that knows no escapes
+# (Mail::AuthenticationResults) would believe it.
 _DOMAIN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 # Looking a member up in its class costs as much as a call (enum defines __getattr__).
 _SKIPPED = Why.SKIPPED
@@ -40,9 +42,10 @@ def value(
     spf: Spf | None = None,
     dmarc: Dmarc | None = None,
 ) -> str:
-    """The field's value with its leading space, folded with LF and a tab, a result a line.
+    """The field's value with its leading space, folded with LF and a tab, one result on each line.
 
-    `author` is the domain of From: a pass that is aligned with it comes first.
+    `author` is the domain of From: a DKIM pass that is aligned with it comes first. Where DMARC
+    passed by SPF alone, the results of SPF come first.
     """
     seen = [s for s in signatures if s.reason is not _SKIPPED] or signatures
     if len(seen) > 1:
@@ -66,11 +69,12 @@ def value(
 
 
 def _senders(spf: Spf) -> list[str]:
-    """The results of SPF. The HELO's is left out where it says nothing, and where the MAIL FROM's
-    passed: a reader may take the last one it finds for the message's."""
+    """The results of SPF. That of HELO is left out where it is none, and where MAIL FROM passed: a
+    reader may use the last SPF result it finds for the whole message.
+    """
     helo = _spf("helo", spf.helo.result, spf.helo.domain, spf.helo.reason)
     if spf.mail_from is spf.helo:
-        return [helo]  # RFC 7208 2.4: a bounce has no other identity
+        return [helo]  # RFC 7208 2.4: with an empty MAIL FROM only HELO is checked
     found = spf.mail_from
     sender = _spf("mailfrom", found.result, found.domain, found.reason)
     return [sender] if found.result == "pass" or spf.helo.result == "none" else [helo, sender]
@@ -94,7 +98,7 @@ def _dmarc(dmarc: Dmarc) -> str:
 
 
 def unverified(authserv_id: str) -> str:
-    """The value of a field that says: whatever else stands here, we verified nothing."""
+    """The value of a field that says that we verified nothing (RFC 8601 2.2, `none`)."""
     return _joined(authserv_id, [UNVERIFIED])
 
 
@@ -111,7 +115,9 @@ def _rank(signature: Signature, author: str) -> int:
 
 @lru_cache(maxsize=8192)
 def _octets(text: str) -> int:
-    """What `text` takes of a reader's room at most: OpenDMARC ends every token with an octet."""
+    """The most octets that `text` takes in OpenDMARC's buffer: it ends every token with one
+    more.
+    """
     return len(text) + 2 * sum(map(text.count, ".=;")) + 2
 
 
@@ -123,7 +129,7 @@ def _clause(signature: Signature) -> str:
         signature.selector,
         signature.algorithm,
     )
-    # RFC 6008: tells two signatures of one domain apart.
+    # RFC 6008: header.b tells two signatures of one domain apart.
     return f"{text} header.b={_quoted(signature.b_prefix)}" if signature.b_prefix else text
 
 

@@ -2,7 +2,7 @@
 
 `squeezed` takes tabs as blanks already and has two ways to the same octets: the standard library's,
 and numpy's for long pieces with many runs, where numpy is installed and `load` was called. 64 kB of
-HTML with 2300 runs take 400 us the one way and 95 the other.
+HTML with 2300 runs take 400 us with the standard library and 95 us with numpy.
 """
 
 import os
@@ -13,7 +13,8 @@ CRLF = b"\r\n"
 # Two blanks or more, written so that the engine looks for two literal ones. `join` of `split` is
 # a fifth faster than `sub`, and than two `replace` (which counts first) by a third.
 _split_runs = re.compile(rb"   *").split
-# Below these numpy's own steps cost more than they save.
+# numpy pays only for a chunk of LONG octets or more with MANY pairs of blanks in its first SAMPLE
+# octets.
 LONG, SAMPLE, MANY = 8_192, 4_096, 24
 _many: Callable[[bytes], bytes] | None = None
 
@@ -36,8 +37,8 @@ def load() -> bool:
 
 def squeezed(chunk: bytes) -> bytes:
     """`chunk` with every run of blanks as one, and none before a line end."""
-    # Behind the text of a part comes an attachment without blanks: finding that it has no pair of
-    # them takes 80 us for 64 kB, finding the last one 2.
+    # After the text often comes an attachment without blanks. To search 64 kB of it for a pair of
+    # blanks takes 80 us, to find the last blank from the end 2 us: what follows that is left alone.
     last = chunk.rfind(b" ") + 3
     rest = chunk[last:]
     if rest:
@@ -64,7 +65,7 @@ def _with_numpy() -> Callable[[bytes], bytes]:
         octets = np.frombuffer(chunk, np.uint8)
         blank = octets == 0x20
         drop = np.zeros(len(octets), np.bool_)
-        # Of a run the last one stays, unless a line end follows it.
+        # The last blank of a run stays, unless a line end follows it.
         np.logical_and(blank[:-1], blank[1:], out=drop[:-1])
         drop[:-2] |= blank[:-2] & (octets[1:-1] == 0x0D) & (octets[2:] == 0x0A)
         kept: bytes = octets[~drop].tobytes()

@@ -1,9 +1,10 @@
 """Canonicalise and hash a message body while it arrives (RFC 6376 3.4.3, 3.4.4, 3.7).
 
-How it works. Chunks come cut anywhere. Of each, the whole is canonicalised at once with bytes
-operations behind prefilters (`in` is memchr: a base64 body never sees a regular expression), and
-only what the next chunk may still change stays back: a blank or a CR at the very end (at most two
-bytes), and how many line ends were seen last. So memory is constant, whatever arrives.
+How it works. Chunks may be cut anywhere. Each is canonicalised as a whole with bytes operations,
+and only where a quick test finds something to do (`in` is memchr: no regular expression runs over a
+base64 body). Only what the next chunk can still change is held back: a blank or a CR at the very
+end (at most two octets), and the number of line ends seen last. So memory is constant, whatever
+arrives.
 
 One `Body` is made for each canonicalization; it feeds one `Sink` for each (hash, `l=`).
 
@@ -27,7 +28,9 @@ HASHES: dict[str, Callable[..., "hashlib._Hash"]] = {
 
 
 class Sink:
-    """One hash over the canonical body, or over its first `limit` octets (`l=`)."""
+    """One hash over the canonical body, or over its first `limit` octets (`l=`). `room` is how many
+    of them are left, `digest` the hash, empty until `Body.close`.
+    """
 
     __slots__ = ("digest", "hash", "limit", "room")
 
@@ -107,7 +110,7 @@ class Body:
         self.size += len(text)
         for sink in self.sinks.values():
             if sink.room is None:
-                sink.hash.update(text)  # without a call more: nearly always so
+                sink.hash.update(text)  # the usual case (no l=), one call less
             else:
                 sink.update(text)
 

@@ -4,12 +4,12 @@ RFC 8601 5: a field from outside that bears our authserv-id must go, for whoever
 us believes it. Readers are more lenient than the grammar: OpenDMARC takes `mx .example.net`,
 `"mx".example.net` and `m\\x).example.net` for our name, Mail::AuthenticationResults strips a second
 field name in front, mail programs decode encoded words. So a name counts as ours when any way of
-dropping comments, blanks, folds, quotes, backslashes and stray parentheses leaves it; what honest
-servers write is compared exactly, and their fields stay. Pure.
+dropping comments, blanks, folds, quotes, backslashes and stray parentheses leaves it; a plain name,
+as honest servers write it, is compared exactly, and fields of other servers stay. Pure.
 
-Limits: what a field says in its first `MAX_HEAD` octets. Where its name has not ended by then, or
-parentheses and quotes are so entangled that readers differ, the field is ours if our name stands
-anywhere in it.
+Limits: only the first `MAX_HEAD` octets of a field are taken apart. Where its name has not ended by
+then, or parentheses and quotes are so entangled that readers differ, the field is ours if our name
+stands anywhere in it.
 """
 
 import re
@@ -58,7 +58,7 @@ def claims(value: bytes, authserv_id: str) -> bool:
 
 @lru_cache(maxsize=16)
 def _forms(authserv_id: str) -> tuple[str, str]:
-    """Our name in A-labels and in U-labels, without what cuts names."""
+    """Our name in A-labels and in U-labels, without the characters that separate names (`_CUT`)."""
     ours = _squeezed(authserv_id.encode("utf-8", "surrogateescape"))
     try:
         return ours, idna.decode(ours)
@@ -87,7 +87,9 @@ def _claims(text: bytes, ours: tuple[str, str], whole: bool) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What stands before the first semicolon without its comments; `closed`: all of them ended."""
+    """What stands before the first semicolon, without comments. `closed`: each comment and string
+    ends.
+    """
 
     name: bytes
     closed: bool
@@ -96,8 +98,8 @@ class _Reading:
 def _without_comments(text: bytes, lenient: bool) -> _Reading:
     """One reader's view of the name.
 
-    A `lenient` reader knows neither escapes nor quotes: Mail::AuthenticationResults has them not
-    in comments, OpenDMARC takes a quoted parenthesis for a comment.
+    A `lenient` reader knows neither escapes nor quotes: Mail::AuthenticationResults ignores them in
+    comments, OpenDMARC takes a quoted parenthesis for a comment.
     """
     out: list[bytes] = []
     start = depth = begun = 0
@@ -147,7 +149,7 @@ def _prefixes(text: bytes) -> Iterator[bytes]:
 
 
 def _squeezed(text: bytes) -> str:
-    """`text` as a domain without all that cuts a name."""
+    """`text` as a domain, without the characters that separate names (`_CUT`)."""
     return canonical_domain(text.translate(None, _CUT).decode("utf-8", "surrogateescape"))
 
 

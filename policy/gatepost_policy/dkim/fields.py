@@ -5,8 +5,8 @@
 or CRLF; without that space c=simple could never verify.
 
 dkimpy's canonicalization runs two regular expressions over every field and takes three times as
-long; a field without a bare CR, VT or FF needs one `split`. The odd ones go the long way here too,
-for dkimpy also strips VT and FF, which are no white space to RFC 6376 2.8.
+long; a field without a bare CR, VT or FF needs one `split`. Fields with one of those take the slow
+way here too, because VT and FF are no white space in RFC 6376 2.8 (dkimpy strips them).
 """
 
 import re
@@ -46,7 +46,9 @@ class Fields:
         self._relaxed: dict[int, bytes] = {}
 
     def take(self, fields: Iterable[tuple[str, bytes]]) -> dict[bytes, list[int]]:
-        """All fields at once, named as text; what `by_name` gives."""
+        """Take all fields of a message at once, as (name, value). Returns what `by_name`
+        returns.
+        """
         every, keys, found = self.all, self._keys, dict[bytes, list[int]]()
         for index, (name, value) in enumerate(fields):
             raw = name.encode("utf-8", "surrogateescape")
@@ -62,7 +64,9 @@ class Fields:
         return found
 
     def by_name(self) -> dict[bytes, list[int]]:
-        """Where each field name stands; names are lower-case, without blanks at the end."""
+        """The indexes in `all` of each field name; names are lower-case, without blanks at the
+        end.
+        """
         if self._by_name is None:
             found: dict[bytes, list[int]] = {}
             # RFC 5322 4.5.8: an obsolete field may have blanks before its colon.

@@ -1,7 +1,8 @@
 """Read a DKIM key record into a key that OpenSSL can use, or into the reason why not.
 
-Pure: TXT text in, `Key` or `Why` out. The bounds of `[dkim]` hold before any arithmetic is done
-with what a stranger published (a 32768-bit modulus costs dkimpy a minute, MTA and all).
+Pure: TXT text in, `Key` or `Why` out. The limits of `[dkim]` are checked before any arithmetic:
+anyone can publish a key with a 32768-bit modulus, and dkimpy takes a minute over one while the MTA
+waits.
 """
 
 import binascii
@@ -51,7 +52,7 @@ def _folded(value: bytes) -> list[str]:
 
 
 def parse(record: str | bytes, settings: Dkim) -> Key | Why:
-    """The key in one TXT record (its strings joined), or why it cannot be used."""
+    """The key in one TXT record (its strings joined), or why it cannot be used (RFC 6376 3.6.1)."""
     raw = record if isinstance(record, bytes) else record.encode("utf-8", "surrogateescape")
     if len(raw) > settings.max_record_bytes:
         return Why.KEY_TOO_LONG

@@ -19,7 +19,9 @@ _SKIPPED = Why.SKIPPED
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All signatures in header order, the ARC chain, and the DNS answers that were used."""
+    """All signatures in header order, the ARC chain (None: there is none, or `dkim.arc` is off),
+    and the DNS answers that were used, by name.
+    """
 
     signatures: tuple[Signature, ...] = ()
     arc: Arc | None = None
@@ -46,7 +48,8 @@ def recorded(
     size: int | None = None,
     signed_to: tuple[str, ...] | None = None,
 ) -> Signature:
-    """The record of one signature: what it claims, `why` it did not simply pass, and the rest.
+    """The record of one signature; `why` is None where it passed. `crypto` is pass or fail, or None
+    where the arithmetic was not done.
 
     `size` is how many octets the canonical body has, `signed_to` whom its To and Cc name.
     """
@@ -70,7 +73,8 @@ def recorded(
     if why is _SKIPPED:
         flags.append("skipped")
     if why is None:
-        # RFC 6376 3.6.1: t=y is to be treated like no signature; 8.2: nor does l= cover the rest.
+        # RFC 6376 3.6.1: t=y is to be treated like no signature; 8.2: octets after the l= limit are
+        # not signed.
         why = Why.TESTING if "testing-key" in flags else Why.PARTIAL if unsigned else None
         result = "pass"
     else:

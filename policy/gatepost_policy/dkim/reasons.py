@@ -1,4 +1,6 @@
-"""Reasons of signatures (`mail.dkim_reason`: facts name them, too) and of ARC chains."""
+"""Reasons of signatures (defined in `mail.dkim_reason`, because facts use them) and of ARC
+chains.
+"""
 
 from enum import StrEnum
 

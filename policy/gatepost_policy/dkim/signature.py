@@ -46,7 +46,7 @@ CANONICALIZATIONS = {
 # RFC 6376 3.5, with the underscore that selectors carry in practice.
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _LABELS = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-# What is no selector (hyphens at the edges, a dot at the end), and still has a place in DNS.
+# What the grammar forbids in a selector (hyphens at the edges, a dot at the end), but DNS can hold.
 _LOOSE_LABEL = r"[a-z0-9_-]{1,63}"
 _LOOSE_LABELS = re.compile(rf"({_LOOSE_LABEL}(?:\.{_LOOSE_LABEL})*)\.?")
 _NUMBER = re.compile(rb"[0-9]{1,12}")
@@ -54,7 +54,8 @@ _LENGTH = re.compile(rb"[0-9]{1,76}")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/=]+")
 _QUOTED = re.compile(rb"=([0-9A-F]{2})")
 # Where b= begins. Linear, anchored at a semicolon or the start, where dkimpy's own takes 2.7 s for
-# 30 kB of blanks. Two of them, because a literal first octet makes the search six times as fast.
+# 30 kB of blanks. There are two expressions, because a literal first octet makes the search six
+# times as fast.
 _B_FIRST = re.compile(rb"[ \t\r\n]*b[ \t\r\n]*=")
 _B_LATER = re.compile(rb";[ \t\r\n]*b[ \t\r\n]*=")
 _BLANKS = b" \t\r\n"
@@ -67,8 +68,9 @@ _SUFFIXES: list[PublicSuffixList] = []
 class Claim:
     """What one DKIM-Signature field says.
 
-    `why` is set where it cannot be verified, `fault` where RFC 6376 refuses it although what the
-    signer meant is plain: the mathematics is done (`crypto`), the result is the fault's.
+    `why` is set where it cannot be verified. `fault` is set where RFC 6376 refuses it although what
+    the signer meant is clear: then the signature is still checked (for `crypto`), but the result is
+    that of the fault.
     """
 
     __slots__ = (
@@ -102,7 +104,7 @@ class Claim:
 
     @property
     def name(self) -> str:
-        """Where the key is: lower-case, no dot at the end."""
+        """The DNS name of the key: lower-case, no dot at the end."""
         return f"{self.place}._domainkey.{self.domain}"
 
 
@@ -119,8 +121,8 @@ def without_b(value: bytes) -> bytes:
 
 
 def domain_text(raw: bytes) -> str | None:
-    """A d= or s= value as lower-case A-labels, or None where it is none (RFC 8616 3)."""
-    # Before the cache: 4096 values of 16 kB would be a lot of memory for a stranger to fill.
+    """A d= or s= value as lower-case A-labels, or None where it is no domain name (RFC 8616 3)."""
+    # Checked before the cache, which a sender could otherwise fill with 4096 values of 16 kB.
     return _domain_text(raw) if len(raw) <= MAX_DOMAIN_BYTES else None
 
 
@@ -149,7 +151,10 @@ def is_public_suffix(domain: str) -> bool:
 
 
 def read(index: int, value: bytes, at: float, settings: Dkim) -> Claim:
-    """The claim of the DKIM-Signature field `value`, which is field number `index`."""
+    """The claim of the DKIM-Signature field `value`, which is field number `index` (from 0).
+
+    `at` is the time of receipt (Unix seconds), with which t= and x= are compared.
+    """
     claim = Claim(index, value)
     if len(value) > settings.max_signature_bytes:
         claim.why = Why.TOO_LONG
@@ -166,7 +171,7 @@ def read(index: int, value: bytes, at: float, settings: Dkim) -> Claim:
 def tags_of(value: bytes) -> dict[bytes, bytes] | None:
     """The tags of a tag list (RFC 6376 3.2), None where it is none.
 
-    As dkimpy's `parse_tag_value`, at a third of its price: each signature of each message is read.
+    Like dkimpy's `parse_tag_value`, in a third of its time: each signature of each message is read.
     """
     specs = value.strip().split(b";")
     if not specs[-1]:
@@ -183,8 +188,8 @@ def tags_of(value: bytes) -> dict[bytes, bytes] | None:
 
 def _fill(claim: Claim, tags: dict[bytes, bytes], at: float, settings: Dkim) -> Why | None:
     # First all that can be recorded, then what is wrong with it, in the order of RFC 6376 6.1.1.
-    # RFC 5234 2.3: literals in a grammar are case-insensitive. RFC 6376 3.2 would have values
-    # case-sensitive; no reader that people run follows it there, nor do signers.
+    # RFC 5234 2.3: literals in a grammar are case-insensitive. RFC 6376 3.2 says that values are
+    # case-sensitive, but no verifier in use follows that, nor do signers.
     a = tags.get(b"a", b"").lower()
     method = ALGORITHMS.get(a)
     if method:
@@ -193,7 +198,7 @@ def _fill(claim: Claim, tags: dict[bytes, bytes], at: float, settings: Dkim) -> 
     c = tags.get(b"c", b"simple").lower()
     canonicalization = CANONICALIZATIONS.get(c)
     blanks = canonicalization is None
-    if blanks:  # round the slash: refused, but it is plain what is meant
+    if blanks:  # blanks beside the slash: refused, but what is meant is clear
         canonicalization = CANONICALIZATIONS.get(c.translate(None, _BLANKS))
     if canonicalization:
         claim.header_relaxed, claim.body_relaxed, claim.canonicalization = canonicalization
@@ -238,7 +243,9 @@ def _fill(claim: Claim, tags: dict[bytes, bytes], at: float, settings: Dkim) -> 
 
 
 def _loose(raw: bytes) -> str:
-    """A selector that is none by the grammar as DNS would have it; empty where DNS cannot."""
+    """A selector that breaks the grammar, as it is looked up in DNS; empty where DNS cannot hold
+    it.
+    """
     found = _LOOSE_LABELS.fullmatch(raw[:256].decode("ascii", "replace").lower())
     return found[1] if found else ""
 
@@ -264,8 +271,8 @@ def _names(claim: Claim, h: bytes, settings: Dkim) -> Why | None:
     # RFC 6376 6.1.1: a signature that leaves From out says nothing about the message.
     if b"from" not in names:
         return Why.FROM_UNSIGNED
-    # A From that was added after signing must not ride on the signature (RFC 6376 8.15): one more
-    # instance than signed is asked for, and there is none in an honest message.
+    # A From that was added after signing must not pass (RFC 6376 8.15). So one From more than h=
+    # lists is hashed: an unchanged message has no further one, and a missing field adds nothing.
     names.append(b"from")
     claim.names = names
     return None
@@ -302,6 +309,7 @@ def _times(
     # RFC 6376 3.5, t=: such a signature MAY be ignored; dkimpy allows ten hours too.
     if signed is not None and int(signed) > at + settings.clock_ahead:
         return Why.FUTURE
-    # Expired signatures are still verified: `crypto` says what they were worth in their time.
+    # Expired signatures are still verified: `crypto` says whether the signature was right before it
+    # expired.
     claim.expired = until is not None and int(until) < at - settings.clock_skew
     return None

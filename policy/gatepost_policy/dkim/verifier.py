@@ -1,12 +1,12 @@
 """Verify every DKIM signature of a message while it arrives; nothing of the body is kept.
 
-How it works. A `Message` is fed by the door: `header` for each field (a DKIM-Signature is read at
+How it works. The caller feeds a `Message`: `header` for each field (a DKIM-Signature is read at
 once and its key look-up started), `end_of_headers` (the body hashes that are wanted are set up),
-`body` for each chunk, `finish`. By then the keys have had the whole transfer to arrive; what is
-still missing is waited for, within `dkim.message_timeout_ms`.
+`body` for each chunk, `finish`. Most keys have arrived by then; those still missing are waited for,
+within `dkim.message_timeout_ms` of the first look-up.
 
-The result of each signature is one of RFC 8601 2.7.1, with a reason (`Why`); `crypto` is what the
-mathematics alone said. Never raises on what a stranger sent.
+The result of each signature is one of RFC 8601 2.7.1, with a reason (`Why`); `crypto` is the result
+of the arithmetic alone. Never raises, whatever a sender wrote.
 
 Not thread-safe within one `Message`; callbacks of one connection never overlap.
 """
@@ -42,7 +42,7 @@ MAX_KEYS = 3  # of one name that are tried for a signature
 
 
 def preload() -> None:
-    """Load now what the first message would: 0.1 s and 3 MB that forked workers then share."""
+    """Load now what the first message would load (0.1 s, 3 MB), so that forked workers share it."""
     is_public_suffix("com")
     blanks.load()
     for kind in ("TXT", "A", "AAAA", "MX", "PTR", "CNAME", "SOA", "OPT"):
@@ -51,7 +51,9 @@ def preload() -> None:
 
 
 class Verifier:
-    """One for a process: the settings and where keys come from. Makes no thread and no socket."""
+    """One for a process: the settings and where keys come from. Starts no thread, opens no
+    socket.
+    """
 
     __slots__ = ("lookups", "settings")
 
@@ -62,13 +64,18 @@ class Verifier:
     def begin(
         self, at: float, lookups: Lookups | None = None, asker: Asker | None = None
     ) -> "Message":
-        """Start a message received at `at` (Unix seconds). `lookups` instead of the usual ones
-        plays answers back for this message alone; `asker` is who shares DNS with others."""
+        """Start a message received at `at` (Unix seconds).
+
+        `lookups` replaces the usual DNS for this message alone, to replay recorded answers; `asker`
+        is the client or domain whose share of the DNS queries this message uses.
+        """
         return Message(self.settings, lookups or self.lookups, at, asker)
 
 
 class Message:
-    """One message on its way through. `wants_body` is False where nothing depends on the body."""
+    """One message while it arrives. `wants_body` is False where nothing depends on the body; it is
+    known after `end_of_headers`.
+    """
 
     __slots__ = ("_arc", "_asker", "_bodies", "_chain", "_claims", "_deadline", "_fields",
                  "_lookups", "_settings", "at", "wants_body")  # fmt: skip
@@ -104,7 +111,8 @@ class Message:
         every = self._fields.all
         for index in found.get(b"dkim-signature", ()):
             name, value = every[index]
-            if len(name) == 14:  # with blanks behind it the name signs nothing
+            # a name with blanks at its end is not read as a signature, as in `header`
+            if len(name) == 14:
                 self._signature(index, value)
         self._arc = any(
             len(every[index][0]) in ARC_LENGTHS
@@ -129,7 +137,7 @@ class Message:
         claim.lookup = self._lookups.ask(claim.name, "TXT", self._asker, claim.domain)
 
     def _start_clock(self) -> None:
-        """The budget for keys runs from the first look-up on."""
+        """`dkim.message_timeout_ms` counts from the first look-up."""
         if not self._deadline:
             self._deadline = time.monotonic() + self._settings.message_timeout_ms / 1000
 
@@ -164,11 +172,11 @@ class Message:
         return good[:most]
 
     def domains(self) -> list[str]:
-        """Each d= that may turn out to have passed. Call it after `end_of_headers`."""
+        """Each d= whose signature may still pass. Call it after `end_of_headers`."""
         return [c.domain for c in self._claims if c.why is None and c.domain]
 
     def body(self, chunk: bytes) -> None:
-        """The next piece of the body, cut anywhere."""
+        """Take the next piece of the body; it may be cut anywhere."""
         for body in self._bodies.values():
             body.update(chunk)
 
@@ -181,7 +189,9 @@ class Message:
         return self._chain is not None and self._chain.waits
 
     def finish(self) -> Outcome:
-        """The message is complete: what became of each signature."""
+        """The message is complete: what became of each signature. May wait for keys; never
+        raises.
+        """
         if not self._claims and self._chain is None:
             return Outcome()
         for body in self._bodies.values():
@@ -197,7 +207,7 @@ class Message:
             return recorded(claim, claim.why)
         try:
             return self._verified(claim, used)
-        except Exception:  # a bug of ours must not take the other signatures along
+        except Exception:  # a bug of ours must not lose the other signatures' results
             return recorded(claim, Why.INTERNAL)
 
     def _verified(self, claim: Claim, used: dict[str, Any]) -> Signature:
@@ -209,7 +219,7 @@ class Message:
         refused = refusal(claim, keys[0])
         usable = [key for key in keys if refusal(claim, key) is None]
         if not usable:
-            # A key that h= keeps from this hash is a key all the same: `crypto` can be had.
+            # The record's h= forbids this hash, but the arithmetic can be done for `crypto`.
             usable = [key for key in keys if refusal(claim, key) is Why.KEY_HASH]
             if not usable:
                 return recorded(claim, claim.fault or refused, key=keys[0])
@@ -222,7 +232,7 @@ class Message:
             return recorded(claim, claim.fault or refused or Why.BODY_SHORT, key=usable[0])
         key, why = self._tried(claim, usable[:MAX_KEYS])
         crypto = "pass" if why is None else "fail"
-        # RFC 8301 3.1, 3.2: whatever the mathematics say, these two are not accepted.
+        # RFC 8301 3.1, 3.2: these two are not accepted, even where the arithmetic is right.
         if claim.hash == "sha1":
             why = Why.WEAK_HASH
         elif key.kind == "rsa" and key.bits < self._settings.min_key_bits:

@@ -1,7 +1,7 @@
-"""DMARC (RFC 9989): does what passed speak for the author's domain, and what if not?
+"""DMARC (RFC 9989): whether SPF or DKIM passed for the author's domain, and the policy if not.
 
 `Checker` is one for a process. `begin` starts the discovery of policy and organisational domains
-for one message; `finish` takes what DKIM and SPF came to and says the result.
+for one message; `finish` takes the results of DKIM and SPF and returns that of DMARC.
 """
 
 from gatepost_policy.dmarc.checker import Checker, Running

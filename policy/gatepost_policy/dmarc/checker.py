@@ -1,4 +1,6 @@
-"""DMARC of one message: its walks started while it arrives, remembered while their answers hold."""
+"""DMARC of one message: the DNS tree walks start while it arrives; they are cached while their DNS
+answers are valid.
+"""
 
 import re
 import threading
@@ -14,8 +16,9 @@ from gatepost_policy.dns.task import BROKEN
 from gatepost_policy.mail.address import Address
 from gatepost_policy.mail.facts import Dmarc, Signature, Spf
 
-MAX_WALKS = 10_000  # that are remembered, and as many messages' sets of them
-# What a name can be made of; a From may hold anything.
+# that are cached; also the limit for cached results of whole messages (`_found`)
+MAX_WALKS = 10_000
+# What can be looked up in DNS; the domain in a From may hold anything.
 _NAME = re.compile(
     r"[^\x00-\x20.\\\x7f-\U0010ffff]{1,63}(?:\.[^\x00-\x20.\\\x7f-\U0010ffff]{1,63})*"
 )
@@ -25,7 +28,11 @@ Used = dict[tuple[str, str], Any]
 
 
 class _Found:
-    """The walks of one message."""
+    """The walks of one message: the author's, and the others' by domain.
+
+    `exists`: the author's domain exists. `until` (monotonic seconds): how long the answers are
+    valid. `used`: the DNS answers behind them, by (name, type).
+    """
 
     __slots__ = ("author", "exists", "others", "until", "used")
 
@@ -40,12 +47,13 @@ class _Found:
 
 
 class Checker:
-    """One for a process. `clock` is that of the answers' `until`: monotonic time."""
+    """One for a process. `clock` gives monotonic seconds, as the answers' `until` does."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._known: dict[str, Walk] = {}
-        # By author and the other domains, in their order: most senders' mail is alike.
+        # Keyed by the author's domain, then the others: a sender's next message mostly has the
+        # same.
         self._found: dict[tuple[str, ...], _Found] = {}
         self._lock = threading.Lock()
 
@@ -53,8 +61,9 @@ class Checker:
         self, lookups: Lookups | Share, author: Address | None, others: Iterable[str | None],
         deadline: float,
     ) -> "Running":  # fmt: skip
-        """Start the walks for mail of `author`. `others` are the domains that may turn out to
-        have passed: each d=, the MAIL FROM's, the HELO name's."""
+        """Start the walks for mail of `author`. `others` are the domains that may still pass: each
+        d=, the MAIL FROM's, the HELO name. `deadline` is in monotonic seconds.
+        """
         domain = "" if author is None else author.domain
         alike = (domain, *(name for name in others if name))
         found = self._found.get(alike)
@@ -111,7 +120,7 @@ class Checker:
 
 
 def _keep(known: dict[K, V], key: K, value: V) -> None:
-    """Remember `value`, the newest; the oldest go."""
+    """Cache `value` as the newest entry; the oldest are dropped."""
     known.pop(key, None)
     while len(known) >= MAX_WALKS:
         known.pop(next(iter(known)))
@@ -133,12 +142,14 @@ class Running:
         return isinstance(self._task, Task) and self._task.waits
 
     def finish(self, signatures: Sequence[Signature], spf: Spf | None) -> tuple[Dmarc, Used]:
-        """The result, given what DKIM and SPF came to, and the DNS answers it rests on."""
+        """The result, from those of DKIM and SPF, and the DNS answers it used, by (name, type).
+        Never raises.
+        """
         if self._task is None:
             return Dmarc("none", self._domain, reason=str(Why.NO_AUTHOR)), {}
         found = self._task.result() if isinstance(self._task, Task) else self._task
         try:
             result = evaluate(found.author, found.others, found.exists, signatures, spf)
-        except Exception:  # a bug of ours must not take the message along
+        except Exception:  # a bug of ours must not stop the message
             result = Dmarc("temperror", self._domain, reason=BROKEN)
         return result, found.used

@@ -1,4 +1,6 @@
-"""What DMARC says of one message, from the walks and from what passed (RFC 9989 5.3). Pure."""
+"""The DMARC result of one message, from the tree walks and from what passed (RFC 9989 5.3).
+Pure.
+"""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -13,11 +15,15 @@ class Why(StrEnum):
     """Why DMARC has no result, beside the failures of DNS (`dns.Why`)."""
 
     NO_AUTHOR = "no-author"  # From holds no single address with a domain
-    BAD_RECORD = "bad-record"  # its policy cannot be read, and nobody wants to be told
+    BAD_RECORD = "bad-record"  # its policy cannot be read, and rua= has no usable address
 
 
 def policy_of(record: Record, place: str, domain: str, exists: bool) -> str:
-    """What the record at `place` asks for mail of `domain` that fails."""
+    """The policy (none, quarantine, reject) that the record at `place` sets for failing mail of
+    `domain`.
+
+    `exists` is False where `domain` is not in DNS: then np= applies before sp=.
+    """
     if place == domain:
         return record.p
     if not exists and record.np is not None:
@@ -35,7 +41,11 @@ def evaluate(
     author: Walk, walks: Mapping[str, Walk], exists: bool, signatures: Sequence[Signature],
     spf: Spf | None,
 ) -> Dmarc:  # fmt: skip
-    """The result for the author's domain. `walks` holds those of the other domains in question."""
+    """The result for the author's domain.
+
+    `walks` holds the tree walks of the other domains by name; a domain that was not walked is
+    outside the author's organisation. `exists` says whether the author's domain is in DNS.
+    """
     domain, organisation = author.domain, author.organisation
     applies = author.applies
     if applies is None or (author.trouble is not None and applies[0] != domain):
@@ -61,7 +71,7 @@ def evaluate(
                 trouble = author.trouble or walks[name].trouble
     if aligned:
         return Dmarc("pass", domain, organisation, policy, tuple(aligned))
-    # A signature or a client that a failure hid may have spoken for the domain.
+    # A signature or SPF check that failed only for now might have passed for this domain.
     trouble = trouble or _undecided(domain, signatures, spf)
     if trouble is not None:
         return Dmarc("temperror", domain, organisation, policy, reason=trouble)
@@ -71,14 +81,16 @@ def evaluate(
 def _same(author: Walk, other: Walk | None) -> bool | None:
     """Whether both have one organisational domain; None where DNS leaves it open."""
     if other is None:
-        return False  # nothing above both of them could be its organisation
+        return False  # not walked, because it is outside the author's organisation
     if author.organisation is None or other.organisation is None:
         return None
     return author.organisation == other.organisation
 
 
 def _undecided(domain: str, signatures: Sequence[Signature], spf: Spf | None) -> str | None:
-    """The temporary failure of a check whose domain is the author's or shares its branch."""
+    """The reason of a temporary failure of a check whose domain could be aligned with the
+    author's.
+    """
     for signature in signatures:
         if signature.result == "temperror" and related(domain, signature.domain or ""):
             return signature.reason

@@ -1,4 +1,4 @@
-"""Read one DMARC policy record (RFC 9989 4.7, 4.8). Pure: TXT text in, `Record` or None out."""
+"""Read one DMARC policy record (RFC 9989 4.7, 4.8). Pure: TXT text in, `Record` out."""
 
 import re
 from dataclasses import dataclass
@@ -7,13 +7,15 @@ MAX_RECORD = 8192  # characters that are read
 POLICIES = ("none", "quarantine", "reject")
 # RFC 9989 4.8: v=DMARC1, in this case, is the first tag; a separator or the end follows.
 _VERSION = re.compile(r"v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
-# What must at least be right of an address in rua= (RFC 3986, RFC 6068).
+# The least that an address in rua= must have (RFC 3986, RFC 6068).
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s,]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a domain's record says. `valid` is False where no policy can be taken from it."""
+    """What a domain's record says. `sp` and `np` are None where not given. `valid` is False where
+    the record gives no policy.
+    """
 
     p: str = "none"
     sp: str | None = None
@@ -32,8 +34,9 @@ def is_record(text: str) -> bool:
 def parse(text: str) -> Record:
     """The record in `text`, for which `is_record` is true.
 
-    RFC 9989 4.7: unknown tags are ignored, and so are tags with a value that is none; 4.10.1: but
-    a policy that cannot be read is p=none where somebody can be told about it, else there is none.
+    RFC 9989 4.7: unknown tags and tags with an invalid value are ignored. 4.10.1: but where p=, sp=
+    or np= is invalid, the policy is p=none if rua= has an address to report to, else the record is
+    not `valid`.
     """
     tags: dict[str, str] = {}
     for part in text[:MAX_RECORD].split(";")[1:]:

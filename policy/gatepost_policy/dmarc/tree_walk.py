@@ -1,7 +1,7 @@
-"""Walk up the DNS tree for DMARC records (RFC 9989 4.10): whose policy, which organisation.
+"""Walk up the DNS tree for DMARC records (RFC 9989 4.10): find the policy and the organisation.
 
-Pure but for the answers that are asked for. No list of public suffixes is read: where no record
-answers, a domain is its own organisation.
+Pure except for the DNS queries, which go through `ask`. No list of public suffixes is read: where
+no record is found, a domain is its own organisation.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ class Walk:
     """What was found from `domain` upwards: (name, record), the longest name first.
 
     `trouble` is the failure of DNS that ended the walk (None: it went to its end); `until` is the
-    monotonic time when the first of its answers grows old, `used` the answers themselves.
+    monotonic time in seconds when the first of its answers expires; `used` holds the answers by
+    (name, type).
     """
 
     domain: str
@@ -58,7 +59,7 @@ class Walk:
 
 
 def walk(ask: Ask, domain: str) -> Walk:
-    """Ask for the DMARC records of `domain` and of what is above it."""
+    """Ask for the DMARC records of `domain` and of the names above it. Never raises."""
     found: list[tuple[str, Record]] = []
     used: dict[tuple[str, str], Any] = {}
     until, trouble = float("inf"), None
@@ -74,7 +75,7 @@ def walk(ask: Ask, domain: str) -> Walk:
             break
         texts = [text for text in answer.records[:MAX_RECORDS] if is_record(text)]
         if len(texts) != 1:
-            continue  # several are as good as none
+            continue  # several records count as none (RFC 9989 4.7)
         record = parse(texts[0])
         found.append((name, record))
         if record.psd != "u":

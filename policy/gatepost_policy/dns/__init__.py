@@ -1,8 +1,8 @@
-"""DNS as the checks of a message ask it: bounded, shared out, cached, recorded, played back.
+"""DNS for the checks of a message: bounded, shared out, cached, recorded, replayed.
 
-`Lookups` finds answers, `Answer` is what was said about one name and type, `Why` says why there
-are no records; an `Asker` is on whose behalf, and `Share` what that one may ask; a `Task` is what
-needs several answers one after the other.
+`Lookups` finds answers, `Answer` is what was said about one name and type, `Why` says why there are
+no records; an `Asker` is the message that asks, and a `Share` is DNS within the limits for that
+message; a `Task` runs a check that needs several answers one after the other.
 """
 
 from gatepost_policy.dns.answer import BUSY, TIMEOUT, Answer, Why

@@ -1,7 +1,7 @@
 """What DNS said about one name and type: records, or why there are none.
 
-Pure. `form` is the answer as `--dns` reads it and `capture` writes it. Who reads records may keep
-what it made of them in `parsed`: it lives as long as the answer does.
+Pure. `form` is the answer as `--dns` reads it and `capture` writes it. A reader of the records can
+keep what it parsed from them in `parsed`, so that it is cached with the answer.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ ERRORS = {
     "permerror": Why.UNUSABLE,
 }
 _WORDS = {why: word for word, why in ERRORS.items()}
-# The types that are asked for, and may stand as keys in a played-back answer.
+# The types that are asked for; they can be keys in a replayed answer.
 TYPES = ("TXT", "A", "AAAA", "MX", "PTR")
 # Looking a member up in its class costs as much as a call (enum defines __getattr__).
 _NO_NAME, _NO_RECORD = Why.NO_NAME, Why.NO_RECORD
@@ -41,8 +41,9 @@ _NO_NAME, _NO_RECORD = Why.NO_NAME, Why.NO_RECORD
 class Answer:
     """What DNS said about one name and type: its records as text, or why not.
 
-    A TXT record is its strings joined, an MX record "10 mx.example.org", the others one value
-    each; names have no dot at the end. `until` is the monotonic time to which the cache keeps it.
+    A TXT record is its strings joined, an MX record "10 mx.example.org", the others one value each;
+    names have no dot at the end. `until` is the monotonic time in seconds up to which it is valid.
+    `used` is set when the cache is asked for it again.
     """
 
     __slots__ = ("form", "parsed", "records", "until", "used", "why")
@@ -67,8 +68,9 @@ class Answer:
     def of(cls, form: Any, kind: str = "TXT") -> "Answer":
         """The answer about records of type `kind`, in the form of `--dns`.
 
-        Text, list of texts, null or {"error": word} speak of TXT records; the last two of every
-        type. An object of types says each: {"TXT": ..., "MX": ["10 mx.example.org"], "A": ...}.
+        A text or a list of texts are TXT records (the name has no others); null and {"error": word}
+        hold for every type. An object holds the answer for each type: {"TXT": ..., "MX": ["10
+        mx.example.org"], "A": ...}.
         """
         if isinstance(form, Mapping) and "error" not in form:
             if not form:
@@ -89,12 +91,14 @@ class Answer:
 
     @property
     def failed(self) -> bool:
-        """True where DNS could not be had: nothing is known about the name."""
+        """True where DNS gave no usable answer: nothing is known about the name."""
         return self.why is not None and self.why not in (_NO_NAME, _NO_RECORD)
 
     @property
     def size(self) -> int:
-        """Octets that this answer holds in the cache, its parsed key (2.6 kB measured) included."""
+        """About how many octets this answer takes in the cache, with its parsed key (2.6 kB
+        measured).
+        """
         return 512 + 2600 * bool(self.records) + sum(map(len, self.records))
 
 

@@ -1,7 +1,8 @@
-"""Who may ask DNS how much at once, so that one sender's dead domains cost nobody else a verdict.
+"""Limit how much of DNS each sender uses, so that dead domains of one do not fail the others'
+checks.
 
-A look-up that nobody answers holds its place for `dkim.lookup_timeout_ms`. Whoever sends signatures
-of dead domains would soon hold every place, so places are shared out:
+A look-up that is not answered holds its place for `dkim.lookup_timeout_ms`. A sender of signatures
+with dead domains would soon hold every place, so the places are divided:
 
 * one client (IPv4 /32, IPv6 /64) and one registered domain get a tenth of them each;
 * a message's own need comes first: one signature of its author's domain may take any place, its
@@ -10,7 +11,7 @@ of dead domains would soon hold every place, so places are shared out:
   a client asks for whose look-ups have failed lately. An attacker has as many dead domains as he
   likes, and perhaps many clients, but each of them is soon known by its failures.
 
-Pure but for its own counts; `Lookups` calls `take` and `give_back` under its lock. `now` is
+Pure except for its own counts; `Lookups` calls `take` and `give_back` under its lock. `now` is
 monotonic time in seconds.
 """
 
@@ -22,17 +23,18 @@ from gatepost_policy.mail.address import is_within
 from gatepost_policy.mail.facts import client_prefix
 from gatepost_policy.mail.organisation import organisation
 
-FAILURES = 3  # of a client's look-ups more than answers, after which it has to share
-FAILURES_SECONDS = 60.0  # since the last one: then it is forgotten
+FAILURES = 3  # how many more failures than answers put a client into REST
+FAILURES_SECONDS = 60.0  # after the last failure a client is forgotten
 MAX_KNOWN = 10_000  # clients whose failures are remembered
 AUTHOR, POLICY, REST = "author", "policy", "rest"
 
 
 class Asker:
-    """One message that wants answers: its client, and whose mail it says it is.
+    """One message that asks DNS: its client, and the domain of its From.
 
     `address` is None where the client is not the sender (a relay of our own): then only the domain
-    counts. `author` gives the domain of From, or '' where there is none; asked for once, late.
+    counts. `author` gives the domain of From, '' where there is none; it is called only when
+    needed, because the header must be complete.
     """
 
     __slots__ = ("_author", "_had_its_own", "address")
@@ -45,7 +47,10 @@ class Asker:
         self._had_its_own = False
 
     def share(self, signer: str | None) -> str:
-        """What a look-up is for: `signer` is a d=, None where it is for SPF or DMARC."""
+        """AUTHOR, POLICY or REST: whose part of the places the look-up uses. `signer` is the d=
+        whose key is looked up, None for SPF and DMARC. The first signature of the author's domain
+        is AUTHOR.
+        """
         if signer is None:
             return POLICY
         author = "" if self._had_its_own else self._author()
@@ -57,7 +62,7 @@ class Asker:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What one look-up counts for: its client, the registered domain, the share it belongs to."""
+    """Where one look-up is counted: its client's prefix, its registered domain, its share."""
 
     client: str | None
     domain: str
@@ -67,7 +72,7 @@ class Place:
 def place_of(asker: Asker, name: str, signer: str | None) -> Place:
     """The place that the look-up of `name` wants (`signer` as in `Asker.share`)."""
     client = None if asker.address is None else client_prefix(asker.address)
-    # A dot in front, so that no domain is taken for a client or a share.
+    # All three are keys of one dict: the dot keeps a domain apart from a client and a share.
     return Place(client, "." + organisation(name), asker.share(signer))
 
 
@@ -81,7 +86,7 @@ class Fairness:
         self._failed: dict[str, tuple[int, float]] = {}  # client: how often, when last
 
     def take(self, wanted: Place, now: float) -> Place | None:
-        """The place that was taken, or None where the look-up has to be done without."""
+        """The place that was taken, or None where there is none free: then it is not looked up."""
         client, domain, share = wanted.client, wanted.domain, wanted.share
         if client is not None and share != REST and self._suspect(client, now):
             share = REST
@@ -96,7 +101,7 @@ class Fairness:
         return Place(client, domain, share)
 
     def give_back(self, place: Place, failed: bool, now: float) -> None:
-        """The look-up is over; `failed`: nobody answered it in its time."""
+        """The look-up is over; `failed`: it was not answered in time."""
         taken = self._taken
         for key in (place.client, place.domain, place.share):
             if key is not None:

@@ -1,19 +1,19 @@
 """Ask DNS: a bounded cache for the process, one look-up in flight for a name and type.
 
-How it works. `ask(name, kind)` gives an `Answer` when the cache (or a played-back file) has it,
-without any thread, else a `Pending` whose look-up has been started in a thread of its own;
-`Pending.wait` gives the answer or, at the caller's deadline, a time-out.
+How it works. `ask(name, kind)` gives an `Answer` at once when the cache (or a replayed file) has
+it, else a `Pending` whose look-up runs in a thread of its own; `Pending.wait` gives the answer or,
+at the caller's deadline, a time-out.
 
-There is a thread for each look-up, at most `dkim.max_lookups` at once: slow domains never stand in
-the way of quick ones, and nothing is left to shut down. Nothing is made before the first look-up,
-so a process may fork after making one. Whose look-ups may take those places is for `fairness` to
-say; an answer that the cache has, or a look-up that is under way, is everybody's.
+There is a thread for each look-up, at most `dkim.max_lookups` at once: slow domains never delay
+quick ones, and there is nothing to shut down. No thread and no socket is made before the first
+look-up, so a process may make a `Lookups` and then fork. `fairness` divides those places between
+the senders; cached answers and look-ups under way are shared by all.
 
 TTLs are honoured up to `dkim.cache_ttl_max`, negative answers up to `dkim.cache_ttl_negative`
 (RFC 2308); a failure is remembered for `FAILURE_SECONDS` (RFC 9520 3.2 wants at least one).
 Only what DNS said is cached, with what was parsed from it: never a verdict.
 
-Limits: DNSSEC is the resolver's business; the AD bit is not looked at.
+Limits: DNSSEC is left to the resolver; the AD bit is not looked at.
 """
 
 import threading
@@ -33,8 +33,8 @@ from gatepost_policy.dns.answer import BUSY, TIMEOUT, Answer, Why
 from gatepost_policy.dns.fairness import Asker, Fairness, Place, place_of
 
 FAILURE_SECONDS = 5.0
-PLAIN_SECONDS = 300.0  # for which a server that knows no EDNS is asked without
-PLAYED_SECONDS = 3600.0  # how long an answer that was played back holds
+PLAIN_SECONDS = 300.0  # how long DNS is asked without EDNS after a server refused it
+PLAYED_SECONDS = 3600.0  # how long a replayed answer is valid
 
 
 class Pending:
@@ -52,13 +52,15 @@ class Pending:
         return not self.done.is_set()
 
     def wait(self, seconds: float) -> Answer:
-        """The answer, or a time-out where there is none after `seconds`."""
+        """The answer, or `TIMEOUT` where there is none after `seconds`."""
         self.done.wait(max(seconds, 0.0))
         return self.answer
 
 
 class Lookups:
-    """DNS, as this process knows it. `played` answers instead, by name (as `Answer.of` reads)."""
+    """The DNS cache and look-ups of this process. With `played` (name to a form that `Answer.of`
+    reads) no query is sent. `clock` gives monotonic seconds.
+    """
 
     def __init__(
         self,
@@ -81,9 +83,12 @@ class Lookups:
     def ask(
         self, name: str, kind: str = "TXT", asker: Asker | None = None, signer: str | None = None
     ) -> Answer | Pending:
-        """What is known about the records of type `kind` at `name` (lower-case, no end dot), or
-        the look-up that was started (or joined) for it. `asker` is who wants to know (None: nobody
-        to share with), `signer` the d= whose key it is."""
+        """What is known about the records of type `kind` at `name` (lower-case, no end dot), or the
+        look-up that was started (or joined) for it.
+
+        `asker` is the message that asks (None: no limits but `dkim.max_lookups`), `signer` the d=
+        whose key it is. The answer is `BUSY` where no place is free. Never raises.
+        """
         place = name if kind == "TXT" else f"{kind} {name}"
         answer = self._cache.get(place)
         if answer is not None and answer.until > self._clock():
@@ -118,7 +123,7 @@ class Lookups:
         return flying
 
     def on_behalf(self, asker: Asker) -> "Share":
-        """This DNS, as `asker` may ask it for SPF and DMARC."""
+        """DNS for SPF and DMARC of `asker`'s message, within the limits of `fairness`."""
         return Share(self, asker)
 
     def _landed(self, place: str, seat: Place | None, failed: bool) -> None:
@@ -131,7 +136,7 @@ class Lookups:
         place = name if kind == "TXT" else f"{kind} {name}"
         try:
             answer, seconds = self._resolve(name, kind)
-        except Exception:  # whatever dnspython raises on hostile wire data: it is an answer too
+        except Exception:  # whatever dnspython raises on hostile wire data: recorded as unusable
             answer, seconds = Answer(why=Why.UNUSABLE), FAILURE_SECONDS
         flying.answer = self._keep(place, answer, seconds)
         self._landed(place, seat, answer.why is Why.TIMEOUT)
@@ -146,7 +151,7 @@ class Lookups:
                 self._bytes -= old.size
             full = self.settings.cache_entries
             while cache and (len(cache) >= full or self._bytes > self.settings.cache_bytes):
-                # Second chance: the oldest goes, unless somebody asked for it meanwhile.
+                # Second chance: the oldest is dropped, unless it was asked for since.
                 first = next(iter(cache))
                 oldest = cache.pop(first)
                 if oldest.used and oldest.until > self._clock():
@@ -168,16 +173,16 @@ class Lookups:
                     for host, port in map(nameserver, self.settings.nameservers)
                 ]
             resolver.lifetime = self.settings.lookup_timeout_ms / 1000
-            # Each server is asked twice within the budget, so that one lost packet is no verdict.
+            # Each server is asked twice within the budget, so that one lost packet is no failure.
             resolver.timeout = resolver.lifetime / 2
             if edns:
-                # DNS flag day 2020: what passes everywhere in one piece.
+                # DNS flag day 2020: answers up to this size pass everywhere without fragments.
                 resolver.use_edns(0, 0, 1232)
             self._resolvers[edns] = resolver
         return resolver
 
     def _resolve(self, name: str, kind: str) -> tuple[Answer, float]:
-        """Ask DNS now: the answer and for how many seconds it holds."""
+        """Ask DNS now: the answer and for how many seconds it is valid."""
         edns = self._clock() >= self._plain_until
         try:
             return self._resolved(name, kind, edns)
@@ -215,7 +220,8 @@ class Lookups:
         """One record as text."""
         if kind == "TXT":
             # RFC 6376 3.6.2.2, RFC 7208 3.3: the strings of one record are joined with nothing
-            # between them. Over the bound only the fact is kept: one octet more than is allowed.
+            # between them. A longer text is cut to one octet over the limit, so that it is still
+            # seen to be too long.
             joined = b"".join(rdata.strings)[: self.settings.max_record_bytes + 1]
             return joined.decode("utf-8", "surrogateescape")
         if kind == "MX":
@@ -236,7 +242,7 @@ class Lookups:
 
 
 class Share:
-    """DNS as one message may ask it."""
+    """DNS for one message: every query counts against its client and its domain."""
 
     __slots__ = ("_asker", "_lookups")
 
@@ -250,13 +256,13 @@ class Share:
 
 
 def _knows_no_edns(error: Any) -> bool:
-    """True where a server answered as one does that knows no EDNS."""
+    """True where a server's answer shows that it knows no EDNS (RFC 6891 7)."""
     tries = error.kwargs.get("errors") or ()
     return any(attempt[3] in ("FORMERR", "NOTIMP", "BADVERS") for attempt in tries)
 
 
 def _failure(error: Any, otherwise: Why) -> Why:
-    """Which failure a set of attempts amounts to: the most telling one."""
+    """One reason for several failed attempts: the one that says most about the cause."""
     tries = error.kwargs.get("errors") or ()
     causes = [attempt[3] for attempt in tries]
     if any(isinstance(cause, dns.message.ChainTooLong) for cause in causes):

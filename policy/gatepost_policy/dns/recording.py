@@ -1,7 +1,7 @@
 """DNS answers that were used, in the form that `--dns` and a capture's sidecar hold.
 
-Pure. Most names were asked for TXT records only and stand with their text alone; a name that was
-asked for others stands with an object of types.
+Pure. A name that was asked for TXT records only has their form as its value; a name that was asked
+for others has an object of types.
 """
 
 from collections.abc import Mapping

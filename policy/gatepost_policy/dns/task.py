@@ -1,11 +1,11 @@
-"""Run what needs several answers one after the other, while the message still arrives.
+"""Run a check that needs several answers one after the other, while the message still arrives.
 
-How it works. A `Task` is begun with a function that asks `Ask` for each answer it needs. It runs at
-once, in the caller's thread, as long as the cache knows every answer. At the first one that must
-be waited for it is begun again in a thread of its own; `result` waits for that one. From the
-deadline on every look-up is answered with a time-out, so that the function ends by itself.
+How it works. A `Task` is given a function that calls `Ask` for each answer it needs. The function
+runs at once, in the caller's thread, as long as the cache has every answer. At the first one that
+must be waited for, it is started again in a thread of its own; `result` waits for that thread. From
+the deadline on every look-up is answered with a time-out, so that the function ends by itself.
 
-Rule: the function is given its answers and does nothing else that could not be done twice.
+Rule: the function may be run twice, so it must have no side effect that matters twice.
 """
 
 import threading
@@ -18,19 +18,22 @@ from gatepost_policy.dns.lookups import Lookups, Pending, Share
 
 Ask = Callable[[str, str], Answer]  # name (lower-case, no end dot), type
 T = TypeVar("T")
-# How long after the deadline a function may still take to end: it has nothing to wait for.
+# Seconds after the deadline in which the function may still end: it only computes then.
 GRACE_S = 0.25
 BROKEN = "internal-error"
 
 
 class _Miss(BaseException):
-    """An answer that has to be waited for. No `except Exception` on the way may swallow it."""
+    """An answer that has to be waited for. A BaseException, so that no `except Exception` catches
+    it.
+    """
 
 
 class Task(Generic[T]):
-    """One function and its look-ups. `deadline` is monotonic time; `otherwise` gives the result
-    where there is none, for a reason: `dns-timeout`, or `internal-error` for a bug of ours, which
-    must not take the message along."""
+    """One function and its look-ups. `deadline` is in monotonic seconds. `otherwise` makes the
+    result from a reason where the function gave none: `dns-timeout`, or `internal-error` where it
+    raised (a bug of ours must not stop the message).
+    """
 
     __slots__ = ("_deadline", "_done", "_lookups", "_otherwise", "_run", "_value")
 
@@ -64,7 +67,7 @@ class Task(Generic[T]):
         return self._done is not None and not self._done.is_set()
 
     def result(self) -> T:
-        """What the function came to. Waits until the deadline at most."""
+        """The function's result. Waits until `GRACE_S` after the deadline at most. Never raises."""
         done = self._done
         if done is not None:
             done.wait(max(self._deadline - time.monotonic(), 0.0) + GRACE_S)

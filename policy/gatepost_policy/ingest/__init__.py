@@ -1,4 +1,4 @@
-"""Journal records into rows and sums, each counted once."""
+"""Turn journal records into rows and sums, and count each once."""
 
 from gatepost_policy.ingest import guesses, import_runs
 from gatepost_policy.ingest.import_undo import CannotUndoError, Undone, undo

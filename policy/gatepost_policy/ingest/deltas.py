@@ -1,8 +1,8 @@
 """What a message's row adds to every sum.
 
-Pure. `Sums.add` with sign 1 says what a new message adds, with sign -1 what taking it out again
-subtracts: ingest, purge, erase and the merging of two sources' rows all go through here, so that
-sums always equal what the rows say.
+Pure. `Sums.add` with sign 1 gives what a new message adds, with sign -1 what its removal subtracts:
+ingest, purge, erase and the merging of two sources' rows all use it, so that the sums always agree
+with the rows.
 
 A sum has one field for each column that it is added to.
 """
@@ -24,7 +24,7 @@ _DMARC_FIELD = {result: f"dmarc_{result}" for result in DMARC_RESULTS}
 
 
 # The primary keys of the tables of sums, in their columns' order. Plain tuples, because a dozen of
-# them are looked up for every message; whoever wants a part of one takes it apart by name.
+# them are looked up for every message; a reader of one part unpacks it into names.
 DayKey = tuple[str, int, str, int]  # reversed, day (since 1970-01-01 UTC), family, shared
 HostKey = tuple[str, str, int]  # reversed, host, shared
 IdentityKey = tuple[str, str]  # kind, value
@@ -73,9 +73,10 @@ class HostSum:
 
 @dataclass(slots=True)
 class IdentitySum:
-    """What one `identity` row gains in one batch; `seen` are the days of its messages.
+    """What one `identity` row gains in one batch; `seen` are the days of its messages (since
+    1970-01-01 UTC).
 
-    `days` is known when it is written, and `learned` where it is 0.
+    `days`, and `learned` where it is 0, are set when it is written. Times are Unix seconds.
     """
 
     kind: str
@@ -96,7 +97,7 @@ class IdentitySum:
 
 @dataclass(slots=True)
 class KeySum:
-    """What one `dkim_key` row gains in one batch; `learned` is known when it is written."""
+    """What one `dkim_key` row gains in one batch; `learned` is set when it is written."""
 
     reversed: str
     selector: str
@@ -111,7 +112,7 @@ class KeySum:
     changed: None = None
 
 
-# What is added up when two sums of one key come together; their times are not.
+# The fields that are added when two sums of one key are merged; times are not.
 _DAY_COUNTS = tuple(f.name for f in fields(DaySum) if f.name not in ("first_at", "last_at"))
 _IDENTITY_COUNTS = ("messages", "trap_messages", "ipv4", "ipv6")
 
@@ -133,12 +134,13 @@ class Sums:
         *,
         identities: bool = True,
     ) -> None:
-        """Count one message (with sign -1: out again). `names` are its domains as `Row.keys` has
-        them: (reversed, shared)."""
+        """Count one message (with sign -1: subtract it). `names` are its domains as `Row.keys` has
+        them: (reversed, shared).
+        """
         message = row.message
         day = int(message.at // DAY)
         results = [_RESULT_FIELD.get(s.result, "dkim_none") for s in row.signatures]
-        # At RCPT TO nobody has seen whether there are signatures.
+        # At RCPT TO it is not known whether there are signatures.
         if not results and message.stage == "end":
             results = ["dkim_none"]
         if message.spf is not None:
@@ -165,7 +167,7 @@ class Sums:
         return min((one.first_seen for one in self.identities.values()), default=None)
 
     def merge(self, later: "Sums") -> None:
-        """Add what a later batch comes to, as if its sums were written after these."""
+        """Add the sums of a later batch, as if they were written after these."""
         for key, day in later.days.items():
             known = self.days.setdefault(key, day)
             if known is not day:
@@ -196,13 +198,15 @@ class Sums:
                 used.messages += key_sum.messages
                 used.last_seen = max(used.last_seen, key_sum.last_seen)
                 used.learned = max(used.learned, key_sum.learned)
-                # What is written later is what was learned later.
+                # The later batch was learned later, so its values count.
                 used.algorithm = key_sum.algorithm or used.algorithm
                 if key_sum.key_bits is not None:
                     used.key_bits = key_sum.key_bits
 
     def move_host(self, row: Row, old: str, new: str) -> None:
-        """`row`'s client is known by another name now: retention made it coarser."""
+        """Count `row` for the host `new` instead of `old`: retention has made its address
+        coarser.
+        """
         family, at = row.message.family, row.at
         for reversed_name, shared in row.keys()[1]:
             self._host((reversed_name, old, shared), family, None, at, -1)
@@ -245,11 +249,11 @@ class Sums:
             if signature.proven and domain not in signers:
                 signers.add(domain)
                 self._identity(row, ("dkim", domain), reverse(domain), day, sign)
-            # Anybody may claim any selector: a key is known once it was fetched and used.
+            # A signature may claim any selector: a key is recorded only after it verified one.
             if signature.selector and signature.crypto == "pass" and sign > 0:
                 self._key(domain, signature.selector, signature, row.at)
         sender, author = row.sender, row.author
-        # A bounce has no sender to speak for: `facts.Facts.spf_domain`.
+        # Not for bounces, as in `facts.Facts.spf_domain`.
         domain = row.message.spf_domain
         if domain and row.message.spf == "pass" and sender is not None:
             self._identity(row, ("spf", domain), reverse(domain), day, sign)

@@ -1,11 +1,11 @@
-"""One message that a door and a followed log have seen is one row: the door's, which knows more.
+"""One message that a followed log and the milter or policy service saw becomes one row.
 
-A log is read beside the milter or the policy service. Whichever is ingested first: the log's row
-goes where the door's comes, and does not come where the door's is. Finished messages are the same
-by their queue id and client; recipients that were refused before there was an id by client, sender
-and recipient. Looked for by the client's prefix and the time, so that it takes no index of its own.
-
-Nothing is looked up for a door's message where no log is followed.
+"Door" means the milter or the policy service here: its row is kept, because it knows more.
+Whichever row is ingested first, the log's row is removed when the door's comes, and not written
+where the door's is there. Finished messages are matched by queue id and client; recipients that
+were refused before there was a queue id by client, sender and recipient. They are looked up by the
+client's prefix and the time, which needs no index of its own. Nothing is looked up for a door's
+message where no log is followed.
 """
 
 from collections.abc import Iterable
@@ -19,14 +19,14 @@ from gatepost_policy.store import sqltext
 
 DOORS = ("milter", "policy")
 LOGS = ("exim-log", "postfix-log")
-# The door's time is that of the end of the message, the log's that of its beginning.
+# Seconds. The door records the end of a message, the log its beginning.
 WINDOW_S = 900.0
-# A refusal is logged at once.
+# Seconds. A refusal is logged at once.
 REFUSAL_S = 60.0
 
 
 def watched(row: Row) -> bool:
-    """True for what `milterctl watch` has read."""
+    """True for a row that `milterctl watch` has read."""
     return bool(row.data and row.data.get("watched"))
 
 
@@ -43,9 +43,9 @@ def is_same(door: Row, log: Row) -> bool:
 
 
 def refused_behind(door: Row, log: Row) -> bool:
-    """True where the log of the same message says that somebody else refused what we took.
+    """True where the log of the same message says that it was refused after gatepost accepted it.
 
-    A milter behind us, or the MTA itself: the door's row says "accept" all the same.
+    That was another milter, or the MTA itself: the door's row still says "accept".
     """
     if log.stage != "end" or log.message.queue_id is None:
         return False
@@ -53,7 +53,7 @@ def refused_behind(door: Row, log: Row) -> bool:
 
 
 def stored(connection: Connection, batch: Iterable[Row]) -> list[Row]:
-    """The stored rows of the other side that may be the same as some of `batch`."""
+    """The stored rows of the other source that may be the same messages as some of `batch`."""
     follows: bool | None = None
     ids: set[int] = set()
     for row in batch:

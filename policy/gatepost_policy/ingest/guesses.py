@@ -1,7 +1,7 @@
-"""Addresses that were tried and nobody has, and hosts that try logins: records into rows.
+"""Write records of tried addresses that do not exist, and of hosts that try logins, to the store.
 
-A source (an import, or 0 for what is followed live) has rows of its own and tells of all that it
-has read, whether another source told of it or not: to take an import back is to delete its rows.
+Each source (an import, or 0 for a followed log) has rows of its own for all that it has read, also
+where another source has read it too: so to undo an import is to delete its rows.
 
 Limits: at most MAX_ROWS addresses and as many hosts; when there are so many, new ones are left out.
 Lines that `milterctl watch` reads twice after a crash are no new hits.
@@ -40,7 +40,9 @@ class _Row:
     hosts: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def add(self, other: "_Row", live: bool) -> None:
-        """`other` was told later. What is followed live comes in order of time, but for repeats."""
+        """Add `other`, which was recorded later. A followed log comes in order of time: a record
+        that is not newer was read twice and is not counted.
+        """
         if not live or other.last > self.last:
             self.count += other.count
         self.first, self.last = min(self.first, other.first), max(self.last, other.last)
@@ -55,15 +57,15 @@ class _Row:
 
 @dataclass(slots=True)
 class Guesses:
-    """Those of a batch of records."""
+    """The rows of a batch of records: `mined` by (address, kind), `gropers` by prefix."""
 
     mined: dict[tuple[str, str], _Row] = field(default_factory=dict)
     gropers: dict[str, _Row] = field(default_factory=dict)
     innocent: set[str] = field(default_factory=set)  # prefixes that logged in with success
-    existing: set[str] = field(default_factory=set)  # names that did
+    existing: set[str] = field(default_factory=set)  # names that logged in with success
 
     def read(self, data: Json, live: bool) -> None:
-        """Take in a record of KINDS. Raises KeyError, TypeError or ValueError where it is none."""
+        """Add a record of KINDS. Raises KeyError, TypeError or ValueError where it is none."""
         if data["kind"] == "no-guess":
             self.innocent.add(str(data["prefix"]))
             if data.get("address"):
@@ -83,7 +85,9 @@ class Guesses:
         _put(self.mined, (address, str(data["what"])), row, live)
 
     def write(self, connection: Connection, learned: float, source: int = LIVE) -> int:
-        """Add them to the store, as told by `source`; how many had no room."""
+        """Add them to the rows of `source`; returns how many had no room. `learned` in Unix
+        seconds.
+        """
         live = source == LIVE
         left_out = 0
         if self.mined:
@@ -111,7 +115,9 @@ class Guesses:
         return left_out
 
     def _take_back(self, connection: Connection, source: int) -> None:
-        """Whoever turned out to be a user: the host, and the name, with what it alone tried."""
+        """Remove hosts and names that turned out to be users, and names that only such a host
+        tried.
+        """
         for prefix in sorted(self.innocent):
             sql = "DELETE FROM groper WHERE prefix = ? AND import_id = ?"
             sqltext.execute(connection, sql, (prefix, source))
@@ -147,7 +153,9 @@ def _hosts(row: _Row) -> list[Host]:
 def _merge(
     connection: Connection, table: str, told: dict[Key, _Row], known: dict[Key, _Row], live: bool
 ) -> int:
-    """Make `told` what the rows have to say; how many had no room and are out of it."""
+    """Add the `known` rows to `told`; returns how many new ones had no room and were removed from
+    it.
+    """
     for key, row in known.items():
         row.add(told[key], live)
         told[key] = row
@@ -199,7 +207,7 @@ def _gropers(connection: Connection, prefixes: Iterable[str], source: int) -> di
 def write(
     connection: Connection, records: Sequence[Json], learned: float, source: int = LIVE
 ) -> int:
-    """Write these records of KINDS as told by `source`; how many had no room.
+    """Write these records of KINDS to the rows of `source`; returns how many had no room.
 
     Raises SQLAlchemyError; KeyError, TypeError or ValueError where a record is none.
     """
@@ -212,24 +220,24 @@ def write(
 def write_import(
     connection: Connection, records: Sequence[Json], learned: float, number: int
 ) -> int:
-    """The same for the import `number`. Raises ImportGoneError where it was taken back."""
+    """`write` for the import `number`. Raises ImportGoneError where it was undone meanwhile."""
     import_runs.add(connection, number, 0, {})
     return write(connection, records, learned, number)
 
 
-# What takes an import back does in one transaction.
+# Rows of a table that are deleted in one transaction when an import is undone.
 UNDO_STEP = 2_000
 
 
 def take_back(connection: Connection, number: int) -> int:
-    """Delete some rows of the import `number`; how many."""
+    """Delete up to UNDO_STEP rows of each table for the import `number`; returns how many."""
     return _delete(connection, "import_id = ?", number, UNDO_STEP)
 
 
 def remember_accepted(connection: Connection, messages: Sequence[int], learned: float) -> None:
-    """The recipients of these messages are about to go: which of them were tried as unknown?
+    """Record which recipients of these messages, about to be deleted, were also tried as unknown.
 
-    An address that once had mail must not look as if nobody ever had it.
+    An address that once had mail must not later look as if it never existed.
     """
     if sqltext.execute(connection, "SELECT 1 FROM mined LIMIT 1").first() is None:
         return
@@ -256,12 +264,16 @@ def remember_accepted(connection: Connection, messages: Sequence[int], learned: 
 
 
 def purge(connection: Connection, before: float, most: int) -> int:
-    """Delete rows that were learned before `before` (Unix seconds), at most `most` a table."""
+    """Delete rows that were learned before `before` (Unix seconds), at most `most` of each table;
+    returns how many.
+    """
     return _delete(connection, "learned < ? ORDER BY learned", before, most)
 
 
 def _delete(connection: Connection, which: str, value: float, most: int) -> int:
-    """Delete the rows that are `which`, at most `most` a table; how many."""
+    """Delete the rows that fit the SQL condition `which`, at most `most` of each table; returns how
+    many.
+    """
     gone = 0
     for table, keys in (("mined", "address, kind, import_id"), ("groper", "prefix, import_id")):
         chosen = f"SELECT {keys} FROM {table} WHERE {which} LIMIT ?"

@@ -1,7 +1,7 @@
 """First and last times, days and repeat flags, counted anew from the rows that are left.
 
-Used where an import is taken back. Only what may have been the import's own is changed: a time
-that lies before or after all that it brought stays what it was.
+Used when an import is undone. Only what the import may have set is changed: a time before or after
+all its messages stays as it was.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,12 +18,15 @@ from gatepost_policy.store import sqltext
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Sender
 
-AT_ONCE = 20  # touched things in one transaction
+AT_ONCE = 20  # so many `Touched` in one transaction
 
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """Something whose times may have been those of messages that went (`tables.ImportTouched`)."""
+    """A day, host, domain or sender whose times may come from deleted messages
+    (`tables.ImportTouched`). // `since` and `until` are the first and last of those messages (Unix
+    seconds).
+    """
 
     kind: str
     value: str
@@ -32,7 +35,7 @@ class Touched:
 
 
 def keys_used(row: Row) -> Iterator[deltas.DkimKeyKey]:
-    """The keys of `dkim_key` that this message counts for: as `deltas.Sums` has them."""
+    """The keys of `dkim_key` for which this message counts, as in `deltas.Sums`."""
     for signature in row.signatures:
         if signature.domain and signature.selector and signature.crypto == "pass":
             back = index_key.fit(index_key.reverse(signature.domain))
@@ -40,7 +43,9 @@ def keys_used(row: Row) -> Iterator[deltas.DkimKeyKey]:
 
 
 def touch(connection: Connection, number: int, gone: Iterable[Row]) -> None:
-    """Note whom these messages were about."""
+    """Record the days, hosts, domains and senders of these messages, which the undo of import
+    `number` deletes.
+    """
     found: dict[tuple[str, str], tuple[float, float]] = {}
     for row in gone:
         message = row.message
@@ -62,7 +67,7 @@ def touch(connection: Connection, number: int, gone: Iterable[Row]) -> None:
 
 
 def recount(connection: Connection, touched: Touched, sender: "Sender") -> None:
-    """Bring what is `touched` up to the rows that are left."""
+    """Set the times and flags of what is `touched` from the rows that are left."""
     if touched.kind == "day":
         _day(connection, touched)
         return
@@ -84,7 +89,7 @@ def recount(connection: Connection, touched: Touched, sender: "Sender") -> None:
 
 @dataclass(slots=True)
 class _Key:
-    """One DKIM key's history, as its messages tell it in the order in which they were learned."""
+    """One DKIM key's history, from its messages in the order in which they were learned."""
 
     first_seen: float
     last_seen: float
@@ -98,7 +103,7 @@ class _Key:
 
 @dataclass(slots=True)
 class _Left:
-    """What the rows that are left come to."""
+    """The sums of the rows that are left."""
 
     sums: deltas.Sums = field(default_factory=deltas.Sums)
     learned: dict[deltas.IdentityKey, float] = field(default_factory=dict)
@@ -107,7 +112,7 @@ class _Left:
     keys: dict[deltas.DkimKeyKey, _Key] = field(default_factory=dict)
 
     def take(self, row: Row) -> None:
-        """One more message, in the order of ids."""
+        """Add one message; they must come in the order of their ids."""
         message = row.message
         one = deltas.Sums()
         one.add(row, row.keys()[1])
@@ -135,10 +140,10 @@ class _Left:
 
 
 def _rows(connection: Connection, touched: Touched) -> Iterator[Row]:
-    """The messages about what is `touched`, by id."""
+    """The messages of what is `touched`, by id."""
     value = touched.value
     if touched.kind == "host":
-        # Its address was in the row, or what retention has left of it.
+        # The row holds its address, or the prefix that retention has left of it.
         sql = "SELECT id FROM message WHERE prefix = ? ORDER BY id"
         values: tuple[object, ...] = (value if "/" in value else index_key.prefix_of(value),)
     elif touched.kind == "domain":
@@ -205,7 +210,7 @@ def _identities(
         who = (stored.kind, stored.value)
         found = left.sums.identities.get(who)
         if found is None:
-            continue  # retention has forgotten its rows: what is remembered is all there is
+            continue  # its rows are purged: the stored sums are all there is
         whole = found.messages == stored.messages
         first, last = stored.first_seen, stored.last_seen
         if whole or first >= touched.since:

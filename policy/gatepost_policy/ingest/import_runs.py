@@ -1,8 +1,8 @@
-"""The book of imports: what each run of `milterctl import` has brought, so that it can go again.
+"""The record of imports: what each run of `milterctl import` has added, so that it can be undone.
 
-A message belongs to the import that told of it first (`message_key.import_id`). Where a later one
-tells of it too, that is noted (`import_again`), and the message passes on to it when the first is
-taken back (`import_undo`). What is seen live as well belongs to no import any more.
+A message belongs to the import that read it first (`message_key.import_id`). Where a later one
+reads it too, that is recorded (`import_again`), and the message passes to it when the first one is
+undone (`import_undo`). A message that is also seen live belongs to no import any more.
 """
 
 import json
@@ -16,12 +16,12 @@ from gatepost_policy.store.tables import ImportRun, TrapRow
 
 
 class ImportGoneError(Exception):
-    """The import that is under way was taken back by somebody else."""
+    """The import that is under way was undone by another process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One import, as `milterctl import --list` tells it. Times are Unix seconds."""
+    """One import, as `milterctl import --list` shows it. Times are Unix seconds."""
 
     id: int
     mta: str
@@ -29,15 +29,15 @@ class Run:
     began: float
     ended: float | None  # None: under way, or stopped half-way
     lines: int
-    messages: int  # that it brought and still has
+    messages: int  # that it added and still has
     submissions: int
-    counted: int  # messages that retention turned into numbers
-    guesses: int  # addresses and hosts that it told of as tried
-    undoing: bool  # it is being taken back, or that was stopped half-way
+    counted: int  # messages that retention has purged to mere counts
+    guesses: int  # tried addresses, and hosts that try logins
+    undoing: bool  # it is being undone, or that was stopped half-way
 
 
 def begin(connection: Connection, mta: str, files: Sequence[str], now: float) -> int:
-    """Open the book for an import that begins now (Unix seconds); its number."""
+    """Record an import that begins `now` (Unix seconds); returns its number."""
     fresh = insert(ImportRun).values(
         mta=mta,
         files=json.dumps(list(files)),
@@ -53,7 +53,9 @@ def begin(connection: Connection, mta: str, files: Sequence[str], now: float) ->
 
 
 def end(connection: Connection, number: int, lines: int, now: float, *, told: bool) -> None:
-    """The import has read all its `lines`; one that had nothing to tell is not listed."""
+    """Record that the import has read all its `lines`, at `now` (Unix seconds). `told` False: it
+    found nothing, and its record is deleted.
+    """
     if told:
         sql = "UPDATE import_run SET ended = ?, lines = ? WHERE id = ?"
         sqltext.execute(connection, sql, (now, lines, number))
@@ -67,9 +69,10 @@ def add(
     messages: int,
     submissions: Mapping[tuple[object, ...], int],
 ) -> None:
-    """The import has brought so many new messages, and these submissions: counts by where.
+    """Record that the import added so many new messages, and these submissions.
 
-    Raises ImportGoneError where it has been taken back meanwhile.
+    `submissions` holds numbers by (day, direction, family, action, reason). Raises ImportGoneError
+    where the import was undone meanwhile.
     """
     new = sum(submissions.values())
     sql = (
@@ -88,9 +91,10 @@ def add(
 def attest(
     connection: Connection, known: Mapping[str, tuple[object, ...] | None], number: int | None
 ) -> None:
-    """Somebody has told of these `known` keys again: the import `number`, or (None) a live source.
+    """Record that these `known` keys were read again: by the import `number`, or (None) seen live.
 
-    A value is where a submission was counted, None for a message.
+    A value is where a submission was counted: (day, direction, family, action, reason), None for a
+    message.
     """
     if not known:
         return
@@ -109,13 +113,13 @@ def attest(
             ],
         )
         return
-    # Only imports have an owner; of live keys there are none to be found here.
+    # `release` changes only keys that belong to an import.
     for part in sqltext.chunks(sorted(known)):
         release(connection, {key: known[key] for key in part})
 
 
 def release(connection: Connection, known: Mapping[str, tuple[object, ...] | None]) -> None:
-    """These keys were seen live: they belong to no import any more."""
+    """Take these keys away from their imports, because they were seen live."""
     marks = ", ".join("?" * len(known))
     sql = (
         "SELECT key, message_id, import_id FROM message_key"
@@ -137,7 +141,9 @@ def release(connection: Connection, known: Mapping[str, tuple[object, ...] | Non
 def move_count(
     connection: Connection, number: int, to: int | None, where: Sequence[object]
 ) -> None:
-    """One submission that `number` has counted is `to`'s now; None: no import's."""
+    """Move one submission that the import `number` has counted to the import `to`; None: to
+    none.
+    """
     sql = (
         "UPDATE import_count SET messages = messages - 1 WHERE import_id = ? AND day = ?"
         " AND direction = ? AND family = ? AND action = ? AND reason = ?"
@@ -149,7 +155,9 @@ def move_count(
 
 
 def counted(connection: Connection, messages: Collection[int]) -> None:
-    """These messages are about to become numbers: whose they were cannot be taken back whole."""
+    """Record that these messages are about to be purged to mere counts: their imports cannot be
+    undone completely any more.
+    """
     for part in sqltext.chunks(sorted(messages)):
         marks = ", ".join("?" * len(part))
         sql = (
@@ -167,7 +175,9 @@ def counted(connection: Connection, messages: Collection[int]) -> None:
 
 
 def note_live(connection: Connection, number: int, traps: Sequence[str], at: float) -> None:
-    """The import is about to say that these traps live: what was known of them before is kept."""
+    """Keep what was known of these traps, before the import records at `at` (Unix seconds) that
+    they are in use.
+    """
     wanted = select(TrapRow.key, TrapRow.live_at, TrapRow.live_as).where(
         TrapRow.kind == "exact", TrapRow.key.in_(traps)
     )
@@ -186,7 +196,7 @@ def note_live(connection: Connection, number: int, traps: Sequence[str], at: flo
 
 
 def runs(connection: Connection) -> list[Run]:
-    """Every import that is in the store, oldest first."""
+    """All imports in the store, oldest first."""
     names = ("id", "mta", "began", "ended", "lines", "messages", "submissions", "counted")
     found = sqltext.execute(
         connection, f"SELECT {', '.join(names)}, files, undoing FROM import_run ORDER BY id"

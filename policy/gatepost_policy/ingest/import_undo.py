@@ -1,17 +1,18 @@
-"""Take an import back: the store is then what it would be if the import had never been.
+"""Undo an import: the store is then as if the import had never been made.
 
-How it works: in bounded transactions, each of which leaves sums that equal the rows. Messages go
-with their keys, out of every sum; what a later import told as well passes on to it. Then whose
-first and last times may have been the import's (`import_touched`) is counted anew from the rows
-that are left, and at last the import goes from the book. A run that was killed is gone on with by
-the next one.
+How it works: in bounded transactions, each of which leaves sums that agree with the rows. Messages
+are deleted with their keys and subtracted from every sum; a message that a later import read too
+passes to that import. Then everything whose first and last times may come from the import
+(`import_touched`) is counted anew from the rows that are left, and at last the record of the import
+is deleted. An undo that was killed is continued by the next one.
 
-What cannot be done exactly is refused: where retention has turned rows into numbers, where an
-erase went through them, where a client that is remembered became a network in them.
+What cannot be done exactly is refused: where retention has purged rows to mere counts, where an
+erase changed them, where retention has cut a client that still has an identity down to a network in
+them.
 
-Limits: a message that passed on keeps the id and the time of learning that it had. Listings made
-while the import was there stay: they answer to hits of live mail. Where retention had already
-forgotten rows of a sender, its days count no fewer than before.
+Limits: a message that passes to another import keeps its id and its `learned` time. Listings made
+while the import was there stay, because they come from hits of live mail. Where retention has
+already purged rows of a sender, its number of days does not go down.
 """
 
 import json
@@ -43,17 +44,17 @@ BATCH = 500  # keys in one transaction
 
 
 class CannotUndoError(Exception):
-    """The import cannot be taken back. The text says why, without the import's number."""
+    """The import cannot be undone. The text says why, without the import's number."""
 
 
 @dataclass(slots=True)
 class Undone:
-    """What went, and what stays because somebody else has told of it."""
+    """How much was deleted, and how much was passed on because another import read it too."""
 
     messages: int = 0
     submissions: int = 0
     passed_on: int = 0
-    guesses: int = 0  # addresses and hosts that it told of as tried
+    guesses: int = 0  # rows of tried addresses and of hosts that try logins
 
 
 def undo(
@@ -62,7 +63,9 @@ def undo(
     number: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Undone:
-    """Take the import `number` back. Raises CannotUndoError, StoreError."""
+    """Undo the import `number`. `progress` is called with the number of rows of each step. Raises
+    CannotUndoError, StoreError.
+    """
     done = Undone()
     store.persistently(engine, partial(_begin, number=number, settings=settings))
     while True:
@@ -97,7 +100,7 @@ def _begin(connection: Connection, number: int, settings: "Settings") -> None:
         " AND NOT EXISTS (SELECT 1 FROM message WHERE message.id = message_key.message_id)"
     )
     erased = int(sqltext.execute(connection, sql, (number,)).scalar_one())
-    # An erase turns messages into numbers as well, and leaves their keys.
+    # `counted` also has messages that an erase removed, but those still have their keys.
     counted = int(row.counted) - erased
     if counted > 0:
         raise CannotUndoError(
@@ -111,7 +114,9 @@ def _begin(connection: Connection, number: int, settings: "Settings") -> None:
 
 
 def _refuse_coarse(connection: Connection, number: int) -> None:
-    """Which client of a network it was, a row does not say: fine where no client is remembered."""
+    """Refuse where a row holds only a network, and a client of that network still has an identity.
+    // The row does not say which client of the network it was. Raises CannotUndoError.
+    """
     sql = (
         "SELECT DISTINCT message.prefix FROM message_key"
         " JOIN message ON message.id = message_key.message_id"
@@ -132,7 +137,9 @@ def _refuse_coarse(connection: Connection, number: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """One key of the import: its message (0: a submission), and to whom it passes on."""
+    """One key of the import: its message (0: a submission), and the import it passes `to` (None: to
+    none), with where that counted a submission.
+    """
 
     key: str
     message: int
@@ -141,7 +148,7 @@ class _Key:
 
 
 def _step(connection: Connection, number: int, settings: "Settings") -> list[_Key]:
-    """Take out, or pass on, at most BATCH keys."""
+    """Delete or pass on at most BATCH keys; returns them."""
     waiting.fold(connection, settings, whole=True)
     sql = (
         "SELECT key, message_id FROM message_key WHERE import_id = ?"
@@ -164,7 +171,9 @@ def _step(connection: Connection, number: int, settings: "Settings") -> list[_Ke
 def _heirs(
     connection: Connection, number: int, keys: list[str]
 ) -> dict[str, tuple[int | None, str | None]]:
-    """For each key that another import told as well: the first of these, and where it counted."""
+    """For each key that other imports read too: the first of those imports, and where it
+    counted.
+    """
     marks = ", ".join("?" * len(keys))
     sql = (
         "SELECT key, import_again.import_id, import_again.counted FROM import_again"
@@ -197,7 +206,7 @@ def _pass_on(connection: Connection, number: int, heirs: list[_Key]) -> None:
 
 
 def _remove(connection: Connection, number: int, messages: Iterable[int]) -> None:
-    """Delete these messages, and take them out of every sum."""
+    """Delete these messages, and subtract them from every sum."""
     gone = list(rows.load(connection, sorted(messages)).values())
     if not gone:
         return
@@ -226,7 +235,7 @@ def _remove(connection: Connection, number: int, messages: Iterable[int]) -> Non
     sqltext.many(connection, sql, [(n, *key) for key, n in sorted(used.items())])
     sql = "DELETE FROM dkim_key WHERE reversed = ? AND selector = ? AND messages <= 0"
     sqltext.many(connection, sql, sorted(used))
-    # Imported mail lists nobody, and yet: no evidence without its message.
+    # Imported mail lists nobody, but make sure that no evidence is left without its message.
     ids = sorted((row.id,) for row in gone)
     for table in ("evidence", "trap_hit"):
         sqltext.many(connection, f"DELETE FROM {table} WHERE message_id = ?", ids)
@@ -234,7 +243,7 @@ def _remove(connection: Connection, number: int, messages: Iterable[int]) -> Non
 
 
 def _recount(connection: Connection, number: int, settings: "Settings") -> bool:
-    """Count one touched thing anew; True where there was one."""
+    """Count up to AT_ONCE touched things anew; True where there was one."""
     waiting.fold(connection, settings, whole=True)
     sql = (
         "SELECT kind, value, since, until FROM import_touched WHERE import_id = ?"
@@ -252,7 +261,9 @@ def _recount(connection: Connection, number: int, settings: "Settings") -> bool:
 
 
 def _finish(connection: Connection, number: int) -> None:
-    """What it counted of submissions, which traps it called alive, and its place in the book."""
+    """Subtract its submissions, restore when traps were seen in use before it, delete its
+    record.
+    """
     sql = (
         "SELECT messages, day, direction, family, action, reason FROM import_count"
         " WHERE import_id = ?"

@@ -1,13 +1,13 @@
-"""One message that two sources saw is one message: the milter's row and the policy service's.
+"""Merge rows of the same message: of the milter, the policy service and a followed log.
 
-How it works: client address, port and envelope sender make a session (a hash). Within WINDOW_S,
-a finished message takes over the recipients that a RCPT TO row of its session has already
-recorded, and that row goes when none is left; a RCPT TO that comes after its finished message
-adds nothing; RCPT TO rows of one Postfix `instance` (or, where there is none, of one session) are
-one message with several recipients. Sums are corrected through `deltas.Sums`.
+How it works: client address, port and envelope sender make a session (a hash). Within WINDOW_S, a
+finished message takes over the recipients that a RCPT TO row of its session has already recorded,
+and that row is deleted when none is left; a RCPT TO that comes after its finished message adds
+nothing; RCPT TO rows of one Postfix `instance` (or, where there is none, of one session) are one
+message with several recipients. Sums are corrected through `deltas.Sums`.
 
 Limits: a finished message without anything remarkable (no trap, nobody refused, nothing decided)
-keeps no session, so a RCPT TO that is ingested after it stands as a row of its own.
+keeps no session, so a RCPT TO that is ingested after it becomes a row of its own.
 """
 
 from collections.abc import Iterable
@@ -43,9 +43,9 @@ _KEYS_OF = select(MessageKey.key, MessageKey.message_id).where(
 
 @dataclass(slots=True)
 class Recorded:
-    """A record that was no mere repetition, and the row that holds it (mostly its own).
+    """A record that brought something new, and the row that holds it (mostly its own).
 
-    `hit`: this record brought a trap hit that nobody has counted yet.
+    `hit`: the record has a trap hit that has not been counted yet.
     """
 
     record: Row
@@ -64,11 +64,12 @@ class Merged:
     adopted: dict[str, Row] = field(default_factory=dict)
     known: list[str] = field(default_factory=list)  # keys of the batch that the store had
     recorded: list[Recorded] = field(default_factory=list)
-    undelivered: list[int] = field(default_factory=list)  # stored rows that a log says it of
+    # ids of stored rows that a log says were refused later
+    undelivered: list[int] = field(default_factory=list)
 
 
 def merge(connection: Connection, batch: list[Row], sums: deltas.Sums) -> Merged:
-    """Sort out what `batch` repeats. Stored rows that change are taken out of `sums` here."""
+    """Find what `batch` repeats. Stored rows that change are subtracted from `sums` here."""
     stored = _candidates(connection, batch)
     work = _Merge(stored, sums)
     work.result.known = sorted(stored.by_key)
@@ -80,7 +81,7 @@ def merge(connection: Connection, batch: list[Row], sums: deltas.Sums) -> Merged
 
 
 def known_keys(connection: Connection, keys: Iterable[str]) -> list[str]:
-    """Those of `keys` (as importers make them) under which the store has something already."""
+    """Those of `keys` (as importers make them) that the store already has."""
     stored = {index_key.fit(index_key.clean(key)): key for key in keys}
     found: list[str] = []
     for part in chunks(sorted(stored)):
@@ -91,9 +92,9 @@ def known_keys(connection: Connection, keys: Iterable[str]) -> list[str]:
 def new_keys(
     connection: Connection, keyed: dict[str, tuple[object, ...]], import_id: int | None
 ) -> dict[str, tuple[object, ...]]:
-    """Those of `keyed` whose key was not known; from now on it is, and `import_id`'s.
+    """Those of `keyed` whose key was not known; they are recorded as keys of `import_id`.
 
-    No message belongs to such a key: a submission is a number, also when it comes from a log.
+    No message belongs to such a key, because a submission is only counted, also from a log.
     """
     known: set[str] = set()
     for part in chunks(sorted(keyed)):
@@ -109,7 +110,9 @@ def new_keys(
 
 @dataclass(slots=True)
 class _Stored:
-    """Stored rows that a batch may speak of: by id, and by key (None: a key without a message)."""
+    """Stored rows that records of a batch may belong to: by id, and by key (None: a key without a
+    message).
+    """
 
     rows: dict[int, Row]
     by_key: dict[str, Row | None]
@@ -122,7 +125,7 @@ def _candidates(connection: Connection, batch: list[Row]) -> _Stored:
     if sessions:
         rcpt = any(row.stage == "rcpt" for row in in_session)
         narrowed = {
-            # A finished message is only ever looked for by a RCPT TO.
+            # Only a RCPT TO looks for a finished message.
             "stages": ["rcpt", "end"] if rcpt else ["rcpt"],
             "since": min(row.at for row in in_session) - WINDOW_S,
             "until": max(row.at for row in in_session) + WINDOW_S,
@@ -141,22 +144,22 @@ def _candidates(connection: Connection, batch: list[Row]) -> _Stored:
 
 
 class _Merge:
-    """The rows that are known while a batch passes by: the stored ones and those before."""
+    """The merging of one batch: it knows the stored rows, and the records of the batch so far."""
 
     def __init__(self, stored: _Stored, sums: deltas.Sums) -> None:
         self.result = Merged()
         self._sums = sums
         self._by_key = stored.by_key
         self._sessions: dict[tuple[str, str], list[Row]] = {}  # by session and stage
-        # By client and sender: what a followed log and the doors may both have seen. Apart, so
-        # that a door's message of a busy client is not held against all others of that client.
+        # By client and sender: rows that a followed log and a door (`doors`) may both have seen. In
+        # two dicts, so that a door's message of a busy client is compared with log rows only.
         self._logs: dict[_Side, list[Row]] = {}
         self._doors: dict[_Side, list[Row]] = {}
         for row in stored.rows.values():
             self._remember(row)
 
     def take(self, row: Row) -> None:
-        """One record of the batch, in the order in which it was written."""
+        """Merge one record; they must come in the order in which they were written."""
         if row.key is not None and row.key in self._by_key:
             holder = self._by_key[row.key]
             # An import that was read before; only `instance` ever brings more recipients.
@@ -178,8 +181,8 @@ class _Merge:
                 if doors.is_same(row, other):
                     self._supersede(other, row)
         if row.stage == "end":
-            # Only what was seen at RCPT TO: a busy client's finished messages share a session,
-            # and looking at all of them for each would take longer with every one.
+            # Only rows of RCPT TO: finished messages of a busy client share a session, and to
+            # compare each with all of them would take longer and longer.
             for other in self._near(row, "rcpt"):
                 self._absorb(row, other)
         elif self._repeats(row):
@@ -191,13 +194,13 @@ class _Merge:
             self._by_key[row.key] = row
 
     def stands_beside(self, row: Row) -> None:
-        """`row` may have been seen by a door and by a followed log."""
+        """Remember `row` as one that both a door and a followed log may have seen."""
         if row.message.prefix is not None:
             side = self._doors if row.message.source in doors.DOORS else self._logs
             side.setdefault(_side(row), []).append(row)
 
     def _supersede(self, other: Row, row: Row) -> None:
-        """A log's row `other` goes, because a door has seen the same message."""
+        """Drop the log's row `other`, because a door has seen the same message."""
         if doors.refused_behind(row, other):
             row.message.delivered = False
         self._logs[_side(row)].remove(other)
@@ -235,14 +238,14 @@ class _Merge:
         return False
 
     def _adopt(self, key: str, holder: Row) -> None:
-        """What still comes of this `instance` belongs to `holder`."""
+        """Later records of this `instance` belong to `holder`."""
         self._by_key[key] = holder
         if holder.stored:
             self.result.adopted[key] = holder
         holder.key = holder.key or key
 
     def _join(self, row: Row, holder: Row) -> None:
-        """One more RCPT TO of a message that is known by an earlier one."""
+        """Add one more RCPT TO to `holder`, the row of an earlier one of the same message."""
         have = _keys(holder.recipients)
         more = [recipient for recipient in row.recipients if recipient.trap_key not in have]
         if not more:
@@ -263,7 +266,8 @@ class _Merge:
         if not common:
             return
         if any(recipient.trap for recipient in common):
-            row.hit = False  # counted when it was seen at RCPT TO, unless that row goes: see below
+            # counted at RCPT TO, unless that row is dropped uncounted (`_take_place`)
+            row.hit = False
         self._touch(other)
         other.recipients = [r for r in other.recipients if r.trap_key not in mine]
         other.message.traps = other.traps
@@ -271,16 +275,16 @@ class _Merge:
             self._replace(other, row)
 
     def _replace(self, other: Row, row: Row) -> None:
-        """Every recipient of `other` is one of the finished message `row`: `other` goes."""
+        """Drop `other`: all its recipients are recipients of the finished message `row`."""
         self._touch(other)
         self._sessions[other.session or "", "rcpt"].remove(other)
         self._take_place(other, row)
 
     def _take_place(self, other: Row, row: Row) -> None:
-        """`row` stands for `other`, too."""
+        """`row` takes the place of `other`."""
         result = self.result
         self._touch(other)
-        # What still comes of this `instance` belongs to the finished message.
+        # Later records of this `instance` belong to the finished message.
         for key in [key for key, holder in self._by_key.items() if holder is other]:
             self._by_key[key] = row
         if other.stored:
@@ -290,19 +294,19 @@ class _Merge:
             return
         row.key = row.key or other.key
         result.fresh = [fresh for fresh in result.fresh if fresh is not other]
-        # Nobody has counted it yet: the hit is this row's after all.
+        # The hit of the dropped row was not counted yet: it is this row's.
         row.hit = row.hit or any(one.hit for one in result.recorded if one.holder is other)
         result.recorded = [one for one in result.recorded if one.holder is not other]
 
     def _touch(self, row: Row) -> None:
-        """A stored row is about to change: the sums lose what it was."""
+        """Call before a stored row changes: subtracts its old values from the sums."""
         if row.stored and row.id not in self.result.rewritten:
             self._sums.add(row, row.keys()[1], -1)
             self.result.rewritten[row.id] = row
 
 
 def _side(row: Row) -> _Side:
-    """Rows of one message agree in this (`doors.is_same`)."""
+    """Rows of one message have the same client prefix and sender key (`doors.is_same`)."""
     return row.message.prefix, row.message.sender_key
 
 

@@ -1,4 +1,4 @@
-"""Rows of the store as values with named fields; the columns' order is the tables'."""
+"""Rows of the store as values with named fields, one for each column."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -11,7 +11,7 @@ from gatepost_policy.mail.facts import Signature
 
 @dataclass(slots=True)
 class MessageRow:
-    """One row of `message`; what the columns mean is said there. Times are Unix seconds."""
+    """One row of `message`; `store.tables` says what the columns mean. Times are Unix seconds."""
 
     id: int
     at: float
@@ -110,7 +110,7 @@ def _proven(
     result: str,
     flags: str | None,
 ) -> bool:
-    """`SignatureRow.proven` where the crypto has passed. Signers come again and again."""
+    """`SignatureRow.proven` where `crypto` is pass. Cached, because the same signers come again."""
     return Signature(
         domain=domain,
         algorithm=algorithm,
@@ -127,9 +127,9 @@ def _proven(
 class Row:
     """One message: its `message` row, its recipients and signatures in their order.
 
-    `hit` is True where this is a trap hit nobody has counted yet; `merged` are the ids of rows of
-    the other source that this one replaced; `stored` is True for what came from the tables.
-    `session` is known while the batch is merged, also where the message's own row keeps none.
+    `hit` is True where this is a trap hit that has not been counted yet; `merged` are the ids of
+    rows of the other source that this one replaced; `stored` is True for what came from the tables.
+    `session` is set while the batch is merged, also where the stored row keeps none.
     """
 
     message: MessageRow

@@ -2,10 +2,10 @@
 
 `MessageRow`, `RecipientRow` and `SignatureRow` have one field for each column, under its name; the
 order in which a statement wants them comes from the tables alone (`message_values` and so on). A
-`Row` is a message with all of its rows, and what is derived from them once. Texts are cleaned here:
-what stands in a row can be stored by both databases.
+`Row` is a message with all of its rows, and what is derived from them once. Texts are cleaned here,
+so that both databases can store them.
 
-Limits: a row takes every value as the record has it; that a record is none shows in `read`.
+Limits: values are taken as the record has them; `read` raises where a record is damaged.
 """
 
 import json
@@ -75,7 +75,7 @@ def read(data: Json, learned: float) -> Row:
     traps = sum(1 for recipient in recipients if recipient.trap)
     end = data["kind"] == "message"
     arc = data["arc"] or (None, None)
-    # A finished message is looked for by its session only where it is remarkable: see `merge`.
+    # A finished message keeps its session only where it is remarkable: see `merge`.
     kept = (
         not end
         or traps
@@ -83,8 +83,8 @@ def read(data: Json, learned: float) -> Row:
         or not all(recipient.accepted for recipient in recipients)
     )
     shadow = data["shadow"]
-    # A row without values, each set by name: a fifth of the time of so many keyword arguments, and
-    # every record of every message is read. A field that was forgotten shows in `message_values`.
+    # Made without values, which are then set by name: this takes a fifth of the time of so many
+    # keyword arguments, and every record passes here. `message_values` fails for a field left out.
     message = MessageRow.__new__(MessageRow)
     message.id = UNNUMBERED
     message.at = at
@@ -114,7 +114,7 @@ def read(data: Json, learned: float) -> Row:
     message.traps = traps
     _fill_checks(message, data)
     message.marks = data.get("marks")
-    message.delivered = None  # only a followed log tells: see `merge`
+    message.delivered = None  # only a followed log says it: see `merge`
     return Row(
         message=message,
         recipients=recipients,
@@ -156,7 +156,7 @@ def _fill_checks(message: MessageRow, data: Json) -> None:
 
 @lru_cache(maxsize=4096)
 def _trail(hops: tuple[tuple[object, ...], ...]) -> str:
-    """As it is stored. Most mail has come one of a few ways."""
+    """The trail as it is stored. Cached, because most mail has one of a few trails."""
     return json.dumps(hops, separators=(",", ":"))
 
 
@@ -175,7 +175,7 @@ def _client(client: Json | None, sender_key: str) -> _ClientFields:
 
 
 def _key(data: Json, session: str | None) -> str | None:
-    """The natural key that makes taking the record in a second time harmless."""
+    """The key by which a record that is read a second time is recognised, or None."""
     key = data.get("key")
     instance = data.get("instance")
     if key is None and instance and data["kind"] != "message":
@@ -189,14 +189,14 @@ def _recipient(r: Json) -> RecipientRow:
     return RecipientRow(shown, key, bool(r["trap"]), bool(r["accepted"]))
 
 
-# Remembered: most texts of a message are names that others' had as well.
+# Cached: most texts of a message are names that other messages have as well.
 @lru_cache(maxsize=16_384)
 def _text(value: str | None) -> str | None:
     return None if value is None else index_key.clean(value)
 
 
 def _own_text(value: str | None) -> str | None:
-    """`_text` of what no other message has."""
+    """`_text` without the cache, for texts that no other message has."""
     return None if value is None else index_key.clean(value)
 
 

@@ -1,6 +1,6 @@
-"""The facts of a message back from the store, as far as it kept them: for the rules, once more.
+"""The facts of a stored message, as far as the store kept them, to ask the rules again.
 
-Pure. What a row does not know is None or empty in the facts, as for a door that cannot see it.
+Pure. What a row does not hold is None or empty in the facts.
 """
 
 from ipaddress import ip_address

@@ -1,7 +1,7 @@
-"""Add what a batch amounts to (`deltas.Sums`) to the store's sums, identities and DKIM keys.
+"""Add the sums of a batch (`deltas.Sums`) to the store's sums, identities and DKIM keys.
 
 Everything is upserted in sorted order, the tables always in the same order, so that the recorders
-of several hosts take their locks alike.
+of several hosts take their locks in the same order and cannot deadlock.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def by_key(sums: Mapping[Key, Sum]) -> list[tuple[Key, Sum]]:
 
 
 def write_sums(connection: Connection, sums: deltas.Sums, learned: float) -> None:
-    """Add `sums` to the store's."""
+    """Add `sums` to those of the store. `learned` (Unix seconds) is set where a sum has none."""
     sqltext.many(
         connection,
         sqltext.upsert("domain_day", *(f"{c}+" for c in _COUNTED), "first_at<", "last_at>"),
@@ -76,7 +76,7 @@ def write_sums(connection: Connection, sums: deltas.Sums, learned: float) -> Non
 
 
 def _drop_empty(connection: Connection, sums: deltas.Sums) -> None:
-    """Sums that something was taken out of, and that count nothing any more."""
+    """Delete sums whose number of messages has gone down to 0."""
     sqltext.many(
         connection,
         "DELETE FROM domain_day WHERE reversed = ? AND day = ? AND family = ? AND shared = ?"
@@ -90,8 +90,8 @@ def _drop_empty(connection: Connection, sums: deltas.Sums) -> None:
     )
 
 
-# A day counts when it lies outside of what is known. One that lies inside and had no message yet
-# (an older log imported late) is not counted: nobody is called a repeat sender by a guess.
+# A day is counted when it is before the first or after the last day seen. Within them it may have
+# been counted before, so it is not counted again: nobody is to become a repeat sender by a guess.
 _NEW_DAY = (
     "days:=old.days + CASE WHEN utc_day(new.first_seen) > utc_day(old.last_seen)"
     " OR utc_day(new.last_seen) < utc_day(old.first_seen) THEN 1 ELSE 0 END"
@@ -103,7 +103,7 @@ _IDENTITY = ("first_seen<", "last_seen>", "learned>", "messages+", "trap_message
 def _identities(connection: Connection, sums: deltas.Sums, learned: float) -> None:
     one_day = sqltext.upsert("identity", *_IDENTITY, _NEW_DAY)
     several = [key for key, found in by_key(sums.identities) if len(found.seen) > 1]
-    # Days on both sides of what is known need a look at it: those outside of it are counted.
+    # With several days the known first and last day must be read, to count those outside of them.
     counted = sqltext.upsert("identity", *_IDENTITY, "days+")
     known = _spans(connection, several)
     # Runs of the same statement go out together; the order over all of them stays sorted, so that
@@ -138,7 +138,9 @@ class _Span:
 def _spans(
     connection: Connection, wanted: Sequence[deltas.IdentityKey]
 ) -> dict[deltas.IdentityKey, _Span]:
-    """The days of the identities that exist, locked until the end on a server."""
+    """The days of the identities that exist; on PostgreSQL their rows stay locked until the
+    commit.
+    """
     sql = "SELECT first_seen, last_seen FROM identity WHERE kind = ? AND value = ?"
     found: dict[deltas.IdentityKey, _Span] = {}
     for key in wanted:

@@ -1,15 +1,16 @@
-"""Mail that came before its recipient became a trap counts as trap mail all the same.
+"""Mark mail that came before its recipient became a trap as trap mail.
 
 How it works: when the traps have changed or a log was imported since the last time (revisions
 `traps` and `old-mail` against `hindsight`), `settle` looks for recipients that are traps now and
-are not marked, marks them, and adds the hits to every sum. A trap that is removed again takes these
-marks with it; a hit on what was a trap when the mail came stays one. Nobody is listed for the past:
-listings answer to hits.
+are not marked, marks them, and adds the hits to every sum. When a trap is removed, these marks are
+removed too; a hit on an address that was a trap when the mail came stays one. Nobody is listed by
+these marks: only a hit at the time of delivery lists a sender.
 
-Locks are taken as `ingest` takes them (messages, sums, identities, each in order), because the
+Locks are taken in the order of `ingest` (messages, sums, identities, each sorted), because the
 recorders of all hosts write meanwhile.
 
-Limits: marks of a domain or a pattern that is removed stay; only exact traps take theirs along.
+Limits: when a domain trap or a pattern is removed, its marks stay; only those of exact traps are
+removed.
 """
 
 import re
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 TOPIC = "hindsight"
 OLD_MAIL = "old-mail"
-# Decisions that a door makes only where a recipient is a trap at that moment.
+# Reasons of decisions that are made only where a recipient is a trap at that moment.
 OF_TRAPS = (
     Reason.TRAP,
     Reason.TRAP_MIXED,
@@ -59,9 +60,9 @@ def settle(
 ) -> int:
     """Bring the marks of old mail up to date with the traps; how many messages changed.
 
-    Works in transactions of `batch` messages and says after each how many of how many are done.
-    Stops once `seconds` are over (None: when all is done); the next call goes on from there. Cheap
-    where the traps have not changed. Raises StoreError.
+    Works in transactions of `batch` messages and calls `progress` (done, total) after each. Stops
+    after `seconds` (None: when all is done); the next call goes on from there. Cheap where the
+    traps have not changed. Raises StoreError.
     """
     begun = time.monotonic()
     waiting.fold_all(engine, settings)
@@ -83,13 +84,14 @@ def settle(
 
 
 def take_back(engine: Engine, settings: "Settings", name: str) -> int:
-    """`name` was a trap by mistake: its hits are none, and what followed from them goes.
+    """Undo all hits of `name`, which was a trap by mistake; returns how many messages were hits.
 
-    Marks, sums, evidence, the listings that rest on nothing else and the flags of repeat senders
-    are taken back, in bounded transactions; how many messages were hits. Call it when the trap has
-    been removed. Raises StoreError, and ValueError for what can be no trap.
+    Marks, sums, evidence, listings with no other evidence and flags of repeat senders are undone,
+    in bounded transactions. Call it after the trap was removed. Raises StoreError, and ValueError
+    for what cannot be a trap.
 
-    Limits: a hit that came when a listing had all the evidence it may keep stays counted there.
+    Limits: a hit that a listing counted without keeping evidence (EVIDENCE_MAX) stays counted
+    there.
     """
     kind, key = traps.classify(name)
     with store.reading(engine) as connection:
@@ -103,7 +105,9 @@ def take_back(engine: Engine, settings: "Settings", name: str) -> int:
 
 
 def _hit_by(connection: Connection, kind: str, key: str) -> dict[int, list[str]]:
-    """The messages that hit this trap, and by which addresses; none of a trap in force."""
+    """The messages that hit this trap, with the addresses that were hit; addresses that are still
+    traps are left out.
+    """
     recipient = MessageRecipient
     query = (
         select(recipient.message_id, recipient.trap_key)
@@ -148,20 +152,22 @@ def _forget_hits(connection: Connection, flips: dict[int, dict[str, bool]]) -> N
 
 
 def unsettle(connection: Connection) -> None:
-    """Old mail came in whose recipients nobody compared with the traps: look at the next report."""
-    # A number that grows, and not the end of ours: a `settle` under way has not seen this mail,
-    # and will remember how far it has come.
+    """Record that old mail was added whose recipients were not compared with the traps: the next
+    `settle` does it.
+    """
+    # A number that grows, not a flag: a `settle` under way may have missed this mail, and at its
+    # end it records only the number that it began with.
     revision.bump(connection, OLD_MAIL)
 
 
 def _remember(connection: Connection, number: int) -> None:
-    # Two programs may be here at once, and neither finds a row.
+    # An upsert, because two processes may be here at once with no row yet.
     sql = sqltext.upsert("revision", "number=")
     sqltext.many(connection, sql, [(TOPIC, number)])
 
 
 def _flips(connection: Connection) -> dict[int, dict[str, bool]]:
-    """For each message whose marks are out of date: trap key and what its mark should be."""
+    """For each message whose marks are out of date: what the mark of each trap key should be."""
     found: dict[int, dict[str, bool]] = {}
     recipient = MessageRecipient
     now = select(recipient.message_id, recipient.trap_key).where(not_(recipient.trap))
@@ -174,8 +180,8 @@ def _flips(connection: Connection) -> dict[int, dict[str, bool]]:
     for keys in sqltext.chunks(_by_pattern(connection)):
         for message_id, key in connection.execute(now.where(recipient.trap_key.in_(keys))):
             found.setdefault(message_id, {})[key] = True
-    # What only hindsight had marked: the mail is older than the trap, and the trap is gone. Where
-    # the decision speaks of a trap it was one even so (and became one again later).
+    # Marks made here for a trap that is removed: the mail is older than the trap. Where the reason
+    # of the decision is one of OF_TRAPS, it was a trap then as well (and was added again later).
     gone = (
         select(recipient.message_id, recipient.trap_key)
         .join(
@@ -210,7 +216,8 @@ def _by_pattern(connection: Connection) -> Iterator[str]:
         if kind == "domain":
             domains.add(key)
         else:
-            # `[` is legal in no unquoted address: here it is a character, not a class.
+            # `[` is not legal in an unquoted address: here it is a plain character, no class as in
+            # a shell.
             patterns.append(re.compile(translate(key.replace("[", "[[]"))))
     if not domains and not patterns:
         return
@@ -237,15 +244,15 @@ def _mark(
     flips: dict[int, dict[str, bool]],
     settings: "Settings",
 ) -> int:
-    """Set the marks of these messages and carry the difference into every sum.
+    """Set the marks of these messages and correct every sum; returns how many changed.
 
-    Whoever becomes a repeat sender by it is flagged here, too: were it left to the end, a
-    `settle` that was interrupted would leave nothing for the next one to find them by.
+    New repeat senders are flagged here, too: at the end, a `settle` that was interrupted would
+    leave nothing by which the next one could find them.
     """
     from gatepost_policy import listings
 
     waiting.fold(connection, settings, whole=True)
-    # The recorder of another host must not replace a row that we are counting.
+    # Locked, so that the recorder of another host cannot replace a row meanwhile.
     lock = select(Message.id).where(Message.id.in_(ids)).order_by(Message.id).with_for_update()
     connection.execute(lock).all()
     sums = deltas.Sums()
@@ -292,7 +299,9 @@ def _recount(
     row: Row,
     recipients: list[RecipientRow],
 ) -> tuple[Iterable[deltas.IdentityKey], int]:
-    """Count `row` with these recipients; whose trap messages have changed, and by how much."""
+    """Count `row` with these recipients; returns the identities whose trap messages change, and by
+    how much.
+    """
     names = row.keys()[1]
     before = row.traps
     sums.add(row, names, -1, identities=False)

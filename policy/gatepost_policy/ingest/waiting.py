@@ -1,15 +1,15 @@
-"""Hosts that share a store do not wait for one another on the sums that all of them count in.
+"""Let hosts that share a store add to the same sums without waiting for one another.
 
-How it works: on a server one host at a time has the turn to add to the sums (a lock that is tried,
-not waited for). Whoever has it not leaves what its batch adds in `waiting_sums`, one row, and
-commits; whoever has it takes the waiting rows along, oldest first. So the sums are what one
-recorder would have counted, a moment later; `fold_all` brings them up to date before they are read
-or before something is taken out of them. SQLite has one writer, whose turn it always is.
+How it works: on PostgreSQL one host at a time has the turn to add to the sums (a lock that is
+tried, not waited for). A host without the turn leaves the sums of its batch in `waiting_sums`, as
+one row, and commits; the host with the turn also adds the waiting rows, oldest first. So the sums
+are what one recorder would have counted, only a little later; `fold_all` brings them up to date
+before they are read or subtracted from. SQLite has one writer, which always has the turn.
 
-Order matters where a message is taken out again: what counted it was committed before, so it waits
-in front. Own sums are never counted before sums that wait.
+Order matters where a message is subtracted: the sums that counted it were committed earlier, so
+they wait before it. A host never adds its own sums before sums that wait.
 
-Limits: beyond QUEUE_MAX rows a host waits for its turn after all, so that the queue stays short.
+Limits: with more than QUEUE_MAX rows a host does wait for its turn, so that the queue stays short.
 """
 
 import json
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FOLD = 16  # rows in one transaction
 QUEUE_MAX = 256
-# Any numbers that are ours: PostgreSQL's advisory locks are one space per database.
+# Numbers that no other program is likely to use: all advisory locks of a database share one space.
 SUMS_TURN = 0x67617465_0001
 LISTINGS_TURN = 0x67617465_0002
 
@@ -40,10 +40,10 @@ _PUT = "INSERT INTO waiting_sums (sums) VALUES (?)"
 
 
 def add(connection: Connection, sums: deltas.Sums, learned: float) -> deltas.Sums | None:
-    """Count `sums` with all that waits, or leave them waiting; None where they do.
+    """Add `sums` and waiting ones to the store, or leave `sums` waiting.
 
-    Gives what was counted, own sums included. `learned` is now, in Unix seconds. Raises
-    SQLAlchemyError.
+    Returns what was added (without `sums` where more than FOLD rows wait before them), None where
+    nothing was. `learned` is now, in Unix seconds. Raises SQLAlchemyError.
     """
     if not turn(connection, SUMS_TURN):
         leave(connection, sums, learned)
@@ -64,7 +64,7 @@ def add(connection: Connection, sums: deltas.Sums, learned: float) -> deltas.Sum
 
 
 def stamp(sums: deltas.Sums, learned: float) -> None:
-    """These were learned at `learned`, whenever they are written."""
+    """Set `learned` (Unix seconds) in `sums`, which may be written later."""
     for identity in sums.identities.values():
         identity.learned = learned
     for key in sums.keys.values():
@@ -72,13 +72,13 @@ def stamp(sums: deltas.Sums, learned: float) -> None:
 
 
 def leave(connection: Connection, sums: deltas.Sums, learned: float) -> None:
-    """Let `sums` wait. Raises SQLAlchemyError."""
+    """Leave `sums` in `waiting_sums`. Raises SQLAlchemyError."""
     stamp(sums, learned)
     sqltext.execute(connection, _PUT, (dump(sums),))
 
 
 def fold_all(engine: Engine, settings: "Settings") -> None:
-    """Count everything that waits now, in bounded transactions. Raises StoreError."""
+    """Add all sums that wait now, in bounded transactions. Raises StoreError."""
     sql = "SELECT max(id) FROM waiting_sums"
     with store.reading(engine) as connection:
         newest = sqltext.execute(connection, sql).scalar()
@@ -87,15 +87,16 @@ def fold_all(engine: Engine, settings: "Settings") -> None:
         more = store.persistently(engine, lambda connection: fold(connection, settings))
         with store.reading(engine) as connection:
             oldest = sqltext.execute(connection, "SELECT min(id) FROM waiting_sums").scalar()
-        # What other hosts leave meanwhile is for their next turn: this ends on a busy store, too.
+        # Rows that other hosts leave meanwhile are not waited for, so this ends on a busy store,
+        # too.
         more = more and oldest is not None and oldest <= newest
 
 
 def fold(connection: Connection, settings: "Settings", *, whole: bool = False) -> bool:
-    """Count what waits, at most FOLD rows unless `whole`; True where more is waiting.
+    """Add waiting sums, at most FOLD rows unless `whole`; True where more is waiting.
 
-    Waits for its turn, and keeps it until the transaction ends: whoever takes something out of
-    the sums calls this first. Raises SQLAlchemyError.
+    Waits for the turn, and keeps it until the transaction ends: call this before anything is
+    subtracted from the sums. Raises SQLAlchemyError.
     """
     wait(connection, SUMS_TURN)
     more = True
@@ -115,9 +116,9 @@ def flag_repeat(
     since: float | None,
     settings: "Settings",
 ) -> bool:
-    """Flag who became a repeat sender by what was counted; True where somebody did.
+    """Flag those of `touched` that became repeat senders; True where there was one.
 
-    `since`: nobody of `touched` was seen last before (Unix seconds); None: nobody was touched.
+    `since` (Unix seconds): all of `touched` were last seen at or after it; None: there are none.
     """
     from gatepost_policy import listings
 
@@ -129,26 +130,26 @@ def flag_repeat(
     return True
 
 
-# A look that hardly ever finds anything, asked of every batch: as plain SQL it costs a tenth.
+# Asked for every batch, and hardly ever finds anything: plain SQL takes a tenth of the time.
 _REPEAT = """SELECT 1 FROM identity WHERE trap_messages > 0 AND last_seen >= ? AND NOT repeat
  AND messages >= ? AND days >= ? AND last_seen - first_seen >= ? LIMIT 1"""
 
 
 def _perhaps_repeat(connection: Connection, since: float, settings: "Settings") -> bool:
-    """True where an identity seen since then may have become a repeat sender."""
+    """True where an identity seen since then (Unix seconds) may have become a repeat sender."""
     sender = settings.sender
     values = (since, sender.repeat_messages, sender.repeat_messages, sender.repeat_span)
     return sqltext.execute(connection, _REPEAT, values).first() is not None
 
 
 def wait(connection: Connection, which: int) -> None:
-    """Have this turn until the transaction ends, and wait for it; a SQLite writer has it."""
+    """Wait for this turn, and keep it until the transaction ends; a SQLite writer always has it."""
     if connection.dialect.name == "postgresql":
         sqltext.execute(connection, "SELECT pg_advisory_xact_lock(?)", (which,))
 
 
 def turn(connection: Connection, which: int) -> bool:
-    """Have this turn until the transaction ends; False where another host has it."""
+    """Take this turn until the transaction ends; False where another host has it."""
     if connection.dialect.name == "sqlite":
         return True
     sql = "SELECT pg_try_advisory_xact_lock(?)"
@@ -157,14 +158,14 @@ def turn(connection: Connection, which: int) -> bool:
 
 @dataclass(slots=True)
 class _Taken:
-    """Sums that waited and are to be written now; `more`: others are waiting still."""
+    """Sums that waited and are to be written now; `more`: others still wait."""
 
     sums: deltas.Sums
     more: bool
 
 
 def _take(connection: Connection) -> _Taken:
-    """Take the oldest FOLD waiting rows."""
+    """Take the oldest FOLD waiting rows out of the table."""
     sums = deltas.Sums()
     found = sqltext.execute(connection, _OLDEST, (FOLD + 1,)).all()
     taken = found[:FOLD]
@@ -174,8 +175,8 @@ def _take(connection: Connection) -> _Taken:
     return _Taken(sums, len(found) > len(taken))
 
 
-# What waits is JSON: for each table the fields' names once, and their values for each key. A
-# release with more of them reads what one with fewer has left.
+# Waiting sums are JSON: for each table the fields' names once, and their values for each key. So a
+# release with more fields can read what one with fewer has left.
 
 
 def dump(sums: deltas.Sums) -> str:

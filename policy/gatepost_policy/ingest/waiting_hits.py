@@ -1,19 +1,19 @@
 """Trap hits that wait to be judged, so that hosts that share a store do not wait for one another.
 
 How it works: two hosts that list one identity at once would list it twice, so one host at a time
-has the turn to judge (a lock that is tried, not waited for). Whoever has it judges in the
-transaction of the batch. Whoever has it not leaves its hits in `waiting_hit`, committed with the
-rows they are of, and judges them in a transaction of its own once the turn is free: a kill -9 in
-between loses and doubles nothing. SQLite has one writer, whose turn it always is.
+has the turn to judge (a lock that is tried, not waited for). The host with the turn judges in the
+transaction of the batch. A host without it leaves its hits in `waiting_hit`, committed with their
+message rows, and judges them in a transaction of its own once the turn is free: a kill -9 in
+between loses nothing and counts nothing twice. SQLite has one writer, which always has the turn.
 
-A host judges its own hits: whom they blame depends on its configuration, and on what its MTA calls
-ours. Those of a host that is gone for ABANDONED_S are judged by another one.
+A host judges its own hits, because the result depends on its configuration, and on its MTA's own
+domains. Hits that have waited for ABANDONED_S are judged by another host.
 
-What is new is never judged before what waits: a message may replace one whose hit waits. A hit
-whose message is gone by then was never one.
+New hits are never judged before waiting ones: a message may replace one whose hit waits. A hit
+whose message is deleted by then lists nobody.
 
-Limits: TAKE hits in one transaction; with more than QUEUE_MAX waiting a host waits for its turn
-after all (`recorder.intake`).
+Limits: TAKE hits in one transaction; with more than QUEUE_MAX waiting a host does wait for its turn
+(`recorder.intake`).
 """
 
 import json
@@ -73,9 +73,8 @@ def judge(
 ) -> Judged:
     """Judge the hits of rows that were just inserted, once each, or leave them waiting.
 
-    `host` names the journal they come from; with none ("": an import) the turn is waited for.
-    `learned` is now, in Unix seconds. Raises SQLAlchemyError, and ValueError and the like for a
-    record that is none.
+    `host` names the journal they come from; "" (an import) waits for the turn. `learned` is now, in
+    Unix seconds. Raises SQLAlchemyError, and ValueError and the like for a record that is none.
     """
     hits = [hit for hit in hits if _counts(hit)]
     if not hits:
@@ -100,7 +99,8 @@ def judge_waiting(
     wait: bool = False,
     most: int = TAKE,
 ) -> Judged:
-    """Judge what this host has left, `most` hits; with `wait` the turn is waited for.
+    """Judge hits that this host has left waiting, at most `most`; with `wait` it waits for the
+    turn.
 
     Raises SQLAlchemyError.
     """
@@ -117,29 +117,30 @@ def judge_waiting(
 
 
 def set_aside(connection: Connection, host: str, learned: float) -> list[str]:
-    """Take the oldest hit out without judging it; its text, if there is one.
+    """Take out the oldest hit, which cannot be judged; returns its text, in a list that may be
+    empty.
 
-    For one that cannot be judged. Raises SQLAlchemyError.
+    Raises SQLAlchemyError.
     """
     waiting.wait(connection, waiting.LISTINGS_TURN)
     return [str(row.hit) for row in _take(connection, host, learned, 1)]
 
 
 def _take(connection: Connection, host: str, learned: float, most: int) -> Sequence[Any]:
-    """The oldest hits that wait for this host, which do so no more. It has the turn."""
+    """Take the oldest hits that wait for this host out of the table. Call it with the turn."""
     found = sqltext.execute(connection, _OLDEST, (host, learned - ABANDONED_S, most)).all()
     sqltext.many(connection, "DELETE FROM waiting_hit WHERE id = ?", [(r.id,) for r in found])
     return found
 
 
 def waits(connection: Connection, host: str) -> int:
-    """How many hits of this host are not judged yet."""
+    """How many hits of this host wait."""
     sql = "SELECT count(*) FROM waiting_hit WHERE host = ?"
     return int(sqltext.execute(connection, sql, (host,)).scalar_one())
 
 
 def leave(connection: Connection, hits: Sequence[Hit], host: str, learned: float) -> None:
-    """Let `hits` wait. Raises SQLAlchemyError."""
+    """Leave `hits` in `waiting_hit`. Raises SQLAlchemyError."""
     rows = [(host, learned, hit.message_id, _dump(hit.record, hit.replaces)) for hit in hits]
     sqltext.many(connection, _PUT, rows)
 
@@ -147,9 +148,10 @@ def leave(connection: Connection, hits: Sequence[Hit], host: str, learned: float
 def change(
     connection: Connection, messages: Sequence[int], to: Callable[[int, Json], Json | None]
 ) -> None:
-    """Replace the records of these messages' hits that wait; None: the hit never was.
+    """Replace the records of waiting hits of these messages by what `to` returns; None deletes the
+    hit.
 
-    For whoever changes the rows of messages (a trap that is none, a person who is erased).
+    For callers that change message rows (a trap that was none, a person who is erased).
     """
     for part in sqltext.chunks(messages):
         marks = ", ".join("?" * len(part))
@@ -165,7 +167,7 @@ def change(
 
 
 def without_traps(record: Json, keys: Collection[str]) -> Json | None:
-    """`record`, of whose recipients these are traps no more; None where no trap is left."""
+    """`record` with these trap keys no longer marked as traps; None where no trap is left."""
     recipients = [
         {**r, "trap": bool(r["trap"] and _key(r["address"]) not in keys)}
         for r in record["recipients"]
@@ -184,7 +186,7 @@ def without_recipient(record: Json, key: str, instead: str) -> Json:
 
 
 def _key(recipient: str) -> str:
-    """The trap key of an address as it came, as the store has it."""
+    """The trap key of a raw address, in the form of the store."""
     return index_key.fit(index_key.read_address(index_key.clean(recipient)).trap_key)
 
 
@@ -195,7 +197,7 @@ def _counts(hit: Hit) -> bool:
 
 
 def _judge(connection: Connection, fresh: Sequence[Fresh], settings: "Settings") -> Judged:
-    """This host has the turn."""
+    """Judge these hits, in the order of their times. Call it with the turn."""
     from gatepost_policy import listings
 
     own = own_names.read(config.state_dir(settings))
@@ -214,7 +216,7 @@ def _there(connection: Connection, messages: Sequence[int]) -> set[int]:
 def _fresh(hit: Hit, *, there: bool = True) -> Fresh:
     seen = read_seen(hit.record)
     if not there:
-        # Another message stands for it, or retention took it: what it replaced goes all the same.
+        # Another message replaced it, or it was purged: what it had replaced must still be undone.
         seen = replace(seen, traps=())
     return Fresh(hit.message_id, seen, hit.replaces, fresh=bool(hit.record.get("fresh")))
 

@@ -1,4 +1,4 @@
-"""What was seen, on disk before the MTA is answered: records, segments, captured mail."""
+"""What was seen, written to disk before the MTA is answered: records, segments, captured mail."""
 
 from gatepost_policy.journal.losses import LOSSES
 from gatepost_policy.journal.segment import (

@@ -1,18 +1,19 @@
-"""Keep trap mail as it came: X.eml, and X.json beside it with what the message itself cannot say.
+"""Keep trap mail as it came: X.eml, and X.json with the client, the envelope and DNS answers.
 
-`milterctl replay` reads both back: the same octets, from the same client, with the same DNS
-answers, at the same time, so that the verdict can be had again years later.
+`milterctl replay` reads both back: the same octets, client, DNS answers and time give the same
+decision, even years later.
 
 Rules: nothing here ever stops mail; a capture that fails is dropped and counted (`failed`), and
-whoever made the sink is told why. A file is complete once it has its name: it is written aside, the
-sidecar is renamed first. Directory and files are for the owner only, because they hold other
-people's mail.
+`lost` is called with the reason. A file with its final name is complete: both are written under
+other names, and the sidecar is renamed first. Directory and files are readable by the owner only,
+because they hold other people's mail.
 
-How it stays bounded: over `capture_max_files` or `capture_max_bytes` the oldest go (names begin
-with the time). The directory is looked at every LOOK_EVERY captures.
+How it stays bounded: over `capture_max_files` or `capture_max_bytes` the oldest are removed (names
+begin with the time). The directory is checked every LOOK_EVERY captures.
 
 Limits: with several processes the bounds may be exceeded by LOOK_EVERY captures each. A message
-over `capture_max_message_bytes` is not kept at all: half of it could not be verified again.
+over `capture_max_message_bytes` is not kept at all: the signatures of a cut one could not be
+verified again.
 """
 
 import json
@@ -28,15 +29,15 @@ from gatepost_policy.config.settings import Trap
 from gatepost_policy.mail.facts import Facts
 
 LOOK_EVERY = 32
-# Pruning goes a little below the bound, so that it need not happen with every message.
+# Remove down to this part of the limits, so that not every message has to remove some.
 PRUNE_TO = 0.95
 STALE_S = 3_600.0  # an unfinished file this old belonged to a process that was killed
 
 
 class Sink:
-    """Where captures go. One a process; safe to make before a fork.
+    """Where captures are written. One for a process; it can be made before a fork.
 
-    `lost` is called for each that fails, with the reason: words that hold nothing of the message.
+    `lost` is called for each that fails, with a reason that holds nothing of the message.
     """
 
     def __init__(self, settings: Trap, lost: Callable[[str], None] = lambda why: None) -> None:
@@ -48,7 +49,9 @@ class Sink:
         self._until_look = 0
 
     def begin(self, at: float) -> "Capture | None":
-        """A new capture of a message received at `at` (Unix seconds); None where it cannot be."""
+        """Begin the capture of a message received at `at` (Unix seconds); None where captures are
+        off or it failed. Never raises.
+        """
         if not self.enabled:
             return None
         try:
@@ -64,7 +67,7 @@ class Sink:
             return None
 
     def lose(self, why: str) -> None:
-        """One message could not be kept."""
+        """Count a message that could not be kept, and report `why`."""
         self.failed += 1
         self._lost(why)
 
@@ -95,7 +98,9 @@ class Sink:
 
 
 class Capture:
-    """One message on its way to the disk. After any error it quietly does nothing."""
+    """One message being written. Never raises: after an error it was reported, and nothing more is
+    written.
+    """
 
     def __init__(self, sink: Sink, name: str) -> None:
         self.name = name
@@ -108,16 +113,16 @@ class Capture:
     def header(self, field: bytes) -> None:
         """One header field as it stands in the message, without the line end behind it.
 
-        A milter is given folding as LF; on the wire it was CRLF (RFC 5322 2.2.3).
+        The MTA gives a milter folds as LF; on the wire they were CRLF (RFC 5322 2.2.3).
         """
         self._write(field.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") + b"\r\n")
 
     def end_of_headers(self) -> None:
-        """The empty line."""
+        """Write the empty line."""
         self._write(b"\r\n")
 
     def body(self, chunk: bytes) -> None:
-        """The next octets of the body, unchanged."""
+        """Write the next octets of the body, unchanged."""
         self._write(chunk)
 
     def finish(self, sidecar: dict[str, Any]) -> Path | None:
@@ -143,7 +148,9 @@ class Capture:
         return final
 
     def abandon(self) -> None:
-        """Forget it: the message was no trap's after all, or never ended. May be called twice."""
+        """Remove what was written: the message did not go to a trap, or never ended. May be called
+        twice.
+        """
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
@@ -169,12 +176,12 @@ class Capture:
 
 
 def _why(error: Exception) -> str:
-    """What the system says, without a path: the name of a file tells when a message came."""
+    """What the system says, without a path: the name of the file would show when a message came."""
     return getattr(error, "strerror", None) or type(error).__name__
 
 
 def sidecar(facts: Facts, traps: frozenset[str], dns: dict[str, Any]) -> dict[str, Any]:
-    """What stands beside a captured message; `dns` in the form that `replay --dns` reads."""
+    """The content of X.json, for JSON; `dns` in the form that `replay --dns` reads."""
     client = facts.client
     return {
         "at": facts.at,
@@ -194,6 +201,7 @@ def sidecar(facts: Facts, traps: frozenset[str], dns: dict[str, Any]) -> dict[st
             ],
         },
         "dns": dns,
-        # Whose answers `dns` holds: what was not asked for must not read as "there is none".
+        # Which checks have their answers in `dns`: a name that was not asked for must not be read
+        # as one without records.
         "checked": ["dkim", "spf", "dmarc"],
     }

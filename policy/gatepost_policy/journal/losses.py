@@ -1,8 +1,8 @@
-"""What the journal could not keep: counted for all processes of a service, and said at once.
+"""What the journal could not keep: counted for all processes of a service, and logged at once.
 
-How it works: the numbers lie in memory that the parent shares with its children (made when this
-module is first imported, which is before any fork). The process that notices a loss says so, if
-none of them did within SAY_S; the one that answers /healthz and /metrics reads them.
+How it works: the numbers are in memory that the parent shares with its children (made when this
+module is first imported, before any fork). The process that notices a loss logs it, unless one of
+them did within SAY_S; the process that answers /healthz and /metrics reads the numbers.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ class Losses:
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
         self._words = memoryview(self._memory).cast("Q")
         made = os.memfd_create("gatepost-losses", os.MFD_CLOEXEC)
-        # Made at import, before anybody looks whether the three standard files are open.
+        # Above 2: at import it is not yet checked that the three standard files are open.
         self._file = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 3)
         os.close(made)
 
@@ -41,7 +41,7 @@ class Losses:
         return bool(last) and _now() - last < RED_S * 1000
 
     def add(self, why: str, tell: Tell) -> None:
-        """One more record is lost; said where nobody did for a minute."""
+        """Count a lost record; `tell` is called with a line for the log, at most once in SAY_S."""
         with _Locked(self._file):
             words = self._words
             words[_LOST] += 1
@@ -54,7 +54,7 @@ class Losses:
 
 
 class _Locked:
-    """One process at a time; the threads of one have their writer's lock."""
+    """A lock between processes; the threads of one process are under their writer's lock."""
 
     def __init__(self, file: int) -> None:
         self._file = file

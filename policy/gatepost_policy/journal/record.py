@@ -1,14 +1,16 @@
-"""What the journal holds: one JSON object for each thing that was seen, and its way back.
+"""What the journal holds: one JSON object for each thing that was seen, and how it is read back.
 
 A record is written before the MTA is answered and read by the recorder, perhaps by a later
 release: every version ever written stays readable. Kinds:
 
 * `message`: one finished message, or one message of an MTA's log;
-* `rcpt`: one RCPT TO that the policy service judged (or a recipient without a mailbox);
+* `rcpt`: one RCPT TO that the policy service judged (or a recipient that the MTA refused as
+  unknown);
 * `count`: one submission, of which only day, direction, family, reason and action are kept;
-* `live-trap`: one of our own users wrote as a trap or logged in as one, so it is none any more;
+* `live-trap`: one of our own users wrote or logged in with a trap's address, so it should be no
+  trap;
 * `guess`: an address that was tried and does not exist; `groper`: a host that tries logins;
-  `no-guess`: one of these logged in with success, and is to be forgotten;
+  `no-guess`: one of these logged in with success, and is removed again;
 * `gap`: records were lost between two times (journal full, disk full).
 
 Rule: a `count` record is made from Facts whose direction is not inbound and holds nothing of the
@@ -53,7 +55,7 @@ class Seen:
     """A `message` or `rcpt` record as values.
 
     `traps` holds the raw addresses that were traps when the mail came. `key` is set by importers
-    only: the natural key that makes an import idempotent. `dns` are recorded key records.
+    only: the key that lets an import recognise a message it has read before.
     """
 
     kind: str
@@ -104,7 +106,7 @@ def message(seen: Seen) -> Json:
             "name": _short(client.name),
             "helo": _short(client.helo),
         }
-    # What is not said is not written: a reader takes it for None, and for no relay.
+    # What is not known is not written: `read_seen` reads a missing value as None, or as no relay.
     if facts.trusted_relay:
         out["relay"] = True
     if facts.spf is not None:
@@ -128,11 +130,11 @@ def message(seen: Seen) -> Json:
 
 
 def _short(text: str | None) -> str | None:
-    """A stranger's text, as much of it as is kept: a history of 60 kB a message is a full disk."""
+    """A client's text, cut to MAX_TEXT characters: 60 kB for each message would fill the disk."""
     return text if text is None or len(text) <= MAX_TEXT else text[:MAX_TEXT]
 
 
-# Whom a signature's To names is recorded as a word only.
+# The addresses in a signed To and Cc are recorded only as the word `addressed`.
 _SIGNATURE = tuple(field.name for field in fields(Signature) if field.name != "signed_to")
 _signature_values = attrgetter(*_SIGNATURE)
 
@@ -201,7 +203,7 @@ def _read_dmarc(data: Json | None) -> Dmarc | None:
 
 
 def count(facts: Facts, decision: Decision) -> Json:
-    """The JSON object that remembers a submission as a number and nothing else."""
+    """The `count` record of a submission: it names nobody."""
     return {
         "v": VERSION,
         "kind": "count",
@@ -222,20 +224,24 @@ def _scrubbed(facts: Facts) -> Json:
 
 
 def live_trap(key: str, how: str, at: float) -> Json:
-    """The trap `key` was used by one of our own: as a `login` or a `submission-sender`.
+    """The record that one of our own users used the trap `key`: as a `login` or a
+    `submission-sender`.
 
-    Only the day is kept: a trap that is none is worth knowing, when somebody was at work is not.
+    Only the UTC day of `at` (Unix seconds) is kept: the operator needs to know of the trap, but not
+    when a user was at work.
     """
     return {"v": VERSION, "kind": "live-trap", "at": at // 86_400 * 86_400, "trap": key, "how": how}
 
 
 def gap(since: float, until: float, lost: int) -> Json:
-    """`lost` records are missing between `since` and `until` (Unix seconds)."""
+    """The record that `lost` records are missing between `since` and `until` (Unix seconds)."""
     return {"v": VERSION, "kind": "gap", "at": until, "since": since, "lost": lost}
 
 
 def read_seen(data: Json) -> Seen:
-    """Back from JSON. Raises KeyError, TypeError or ValueError for a record that is none."""
+    """The values of a `message` or `rcpt` record. Raises KeyError, TypeError or ValueError where it
+    is none.
+    """
     got = data["client"] or {}
     ip = got.get("address")
     facts = Facts(
@@ -261,7 +267,7 @@ def read_seen(data: Json) -> Seen:
         message_id=data["message_id"],
         signatures=tuple(_read_signature(s) for s in data["signatures"]),
         arc=None if data["arc"] is None else Arc(*data["arc"]),
-        # Records of earlier releases know nothing of these three.
+        # Records of earlier releases do not have these three.
         spf=_read_spf(data.get("spf")),
         dmarc=_read_dmarc(data.get("dmarc")),
         trail=_read_trail(data.get("trail")),

@@ -1,4 +1,4 @@
-"""Journal segments as files: how a record is framed, found again, and known to be whole.
+"""Journal segments as files: how a record is framed, found again, and checked.
 
 A record is: 2 bytes magic, 1 byte version of this frame, 1 byte zero, length and CRC-32 of the
 JSON (4 bytes each, big-endian), the JSON in UTF-8. A segment is a row of records; it is locked
@@ -33,12 +33,12 @@ def encode(obj: Json) -> bytes:
     try:
         return orjson.dumps(obj)
     except TypeError:
-        # What a stranger wrote that is no UTF-8 (lone surrogates), and integers beyond 64 bits.
+        # orjson refuses lone surrogates (mail text that is no UTF-8) and integers beyond 64 bits.
         return _encoder.encode(obj).encode("ascii")
 
 
 def _decoded(body: bytes) -> object:
-    """Raises ValueError or RecursionError for what is no JSON."""
+    """The object in `body`. Raises ValueError or RecursionError for what is no JSON."""
     try:
         return orjson.loads(body)
     except ValueError:
@@ -52,7 +52,7 @@ def frame(obj: Json) -> bytes:
 
 
 def blank(size: int, body: bytes) -> bytes:
-    """A sound record of exactly `size` bytes that says `body` (JSON, padded with blanks)."""
+    """A valid record of exactly `size` bytes with the content `body` (JSON, padded with blanks)."""
     body = body.ljust(size - HEAD.size)
     return HEAD.pack(MAGIC, FRAME_VERSION, len(body), zlib.crc32(body)) + body
 
@@ -60,8 +60,8 @@ def blank(size: int, body: bytes) -> bytes:
 def segments(directory: Path) -> list[Path]:
     """Every segment there is, oldest first. Raises OSError where the directory is no directory.
 
-    A file of that name which is none (a directory, a pipe, a link) is left alone: a pipe that
-    nobody writes to would hold the recorder for ever.
+    Other things with such a name (a directory, a pipe, a link) are left out: to read a pipe without
+    a writer would block the recorder for ever.
     """
     try:
         found = [
@@ -76,12 +76,12 @@ def segments(directory: Path) -> list[Path]:
         try:
             aged.append((entry.stat().st_ctime_ns, entry.path))
         except FileNotFoundError:
-            continue  # the recorder was faster
+            continue  # the recorder has removed it meanwhile
     return [Path(path) for _, path in sorted(aged)]
 
 
 def size_of(directory: Path) -> int:
-    """Bytes of all segments together."""
+    """The bytes of all files in `directory` together. Raises OSError."""
     total = 0
     for entry in os.scandir(directory):
         try:
@@ -104,9 +104,9 @@ class Piece:
 def read(path: Path, offset: int, limit: int = 4_194_304) -> Iterator[Piece]:
     """The complete records from `offset` on, up to about `limit` bytes.
 
-    Ends quietly before a record that is not complete: perhaps it is just being written. Damage in
-    the middle is handed out as a piece without data. Where nothing comes, no sound record follows
-    in the whole file, however long a damaged length or a lost block is. Raises OSError.
+    Ends before a record that is not complete: it may just be being written. Damage in the middle is
+    given as a piece without data. Where nothing is given, there is no valid record in the rest of
+    the file, however long a damaged part is. Raises OSError.
     """
     with path.open("rb") as file:
         file.seek(offset)
@@ -130,9 +130,9 @@ def parse(data: bytes, base: int = 0) -> Iterator[Piece]:
     while len(data) - at >= HEAD.size:
         end, obj = _record(data, at)
         if obj is None:
-            # Damage, or the last record, still being written: behind that one nothing is sound. A
-            # length is as little to be believed as anything else: one flipped bit in it would
-            # hide every record behind it.
+            # Damage, or the last record that is still being written: no valid record follows that
+            # one. The length in a damaged head is not used: one wrong bit in it would hide all
+            # records behind it.
             end = _next_record(data, at + 1)
             if end < 0:
                 return
@@ -160,7 +160,7 @@ def _record(data: bytes, at: int) -> tuple[int, Json | None]:
 
 
 def _next_record(data: bytes, at: int) -> int:
-    """Where the next sound record begins, at or after `at`; -1: nowhere in these bytes."""
+    """Where the next valid record begins, at or after `at`; -1: nowhere in these bytes."""
     while (at := data.find(MAGIC, at)) >= 0:
         if len(data) - at >= HEAD.size and _record(data, at)[1] is not None:
             return at
@@ -169,9 +169,9 @@ def _next_record(data: bytes, at: int) -> int:
 
 
 def is_torn(data: bytes) -> bool:
-    """True where `data` is the beginning of one record: what a killed process may leave.
+    """True where `data` is the beginning of one record, as a killed process may leave it.
 
-    A record that says all it had to say but for its length is damaged, not cut short.
+    A record with complete JSON but a wrong length is damaged, not cut short.
     """
     if len(data) < HEAD.size:
         return data.startswith(MAGIC[: len(data)])
@@ -189,7 +189,7 @@ def is_torn(data: bytes) -> bool:
 
 
 def _may_be_text(body: bytes) -> bool:
-    """True for UTF-8, also where it ends within a character."""
+    """True for UTF-8, also where it is cut within a character."""
     try:
         body.decode()
     except UnicodeDecodeError as error:
@@ -198,7 +198,9 @@ def _may_be_text(body: bytes) -> bool:
 
 
 def abandoned(path: Path) -> bool:
-    """True where the segment's writer is gone: nothing will be appended any more."""
+    """True where the segment's writer is gone: nothing will be appended any more. Raises
+    OSError.
+    """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,20 +1,20 @@
-"""The journal: a record is here, in one write(), before the MTA is answered.
+"""The journal: each record is written here, in one write(), before the MTA is answered.
 
-How it works: each process appends to a segment of its own, which lives as long as the process
-(or until it is large). The file is created under a private name, locked (flock) and then renamed,
-so whoever sees `*.seg` without a lock knows that its writer is gone: nothing more will come, and
-a record cut short at its very end is one whose message was never answered. A segment is never
+How it works: each process appends to a segment of its own, which lives as long as the process (or
+until it is large). The file is created under a private name, locked (flock) and then renamed, so a
+reader that sees `*.seg` without a lock knows that its writer is gone: nothing more will come, and a
+record cut short at the end belongs to a message that was never answered. A segment is never
 reopened for appending. It survives kill -9 of every process because the page cache does;
 `sync="power"` adds an fdatasync, shared by all writers that wait at the moment.
 
-A segment that was taken away from under its writer (a directory removed or restored by hand) is
-noticed after each write and made again under its name with all it held: the watermark goes by name
-and offset, so that nothing of it is lost, and nothing is counted twice.
+After each write it is checked that the segment is still there. One that was removed (its directory
+was removed or restored by hand) is made again under the same name with all its content: the
+recorder's watermark is a name and an offset, so nothing is lost or counted twice.
 
-What a record looks like and how it is read: `segment`, whose names are offered here too.
+`segment` says what a record looks like and how it is read.
 
-Limits: the size limit is looked at every LOOK_BYTES, so that it may be exceeded by that much for
-each process. Losses that a process could not write down before it was killed are not counted.
+Limits: the size limit is checked every LOOK_BYTES, so each process may exceed it by that much.
+Losses that a process could not record before it was killed are missing in the gap records.
 """
 
 import errno
@@ -41,21 +41,23 @@ SEGMENT_BYTES = 8_388_608
 LOOK_BYTES = 262_144
 RETRY_S = 0.25
 PROBE_BYTES = 4_096
-FULL = (errno.ENOSPC, errno.EDQUOT)  # what may go by itself
-# How the encoder writes a recipient that is a trap; a text cannot hold it, its quotes are escaped.
+FULL = (errno.ENOSPC, errno.EDQUOT)  # errors that may end without help
+# How the encoder writes a recipient that is a trap. Text from mail cannot contain it, because
+# quotes are escaped there.
 TRAP_HIT = b'"trap":true'
 
 
 def to_stderr(text: str) -> None:
-    """Where nobody else wants to hear of losses."""
+    """Report losses on standard error, where the caller gave no `tell`."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Writer:
-    """This process's end of the journal. Thread-safe; opens its segment at the first write.
+    """The journal's writer of this process. Thread-safe; opens its segment at the first write.
 
-    Make it before or after a fork, but write only after it. `lost` counts the records that could
-    not be written since the last gap record; `tell` is given a line about losses, now and then.
+    It can be made before a fork, but must write only after it. `lost` counts the records that could
+    not be written since the last gap record; `tell` is called with a line about losses, at most
+    once a minute.
     """
 
     def __init__(
@@ -65,7 +67,8 @@ class Writer:
         self._tell = tell
         self._why = ""
         self._path = directory  # of the segment that is open
-        self._name, self._inode = "", (0, 0)  # the same as text, and what it leads to
+        # the path as text, and (inode, device) of the open file
+        self._name, self._inode = "", (0, 0)
         self.max_bytes = max_bytes
         self.lost = 0
         self._lost_since = 0.0
@@ -81,7 +84,7 @@ class Writer:
     def write(self, obj: Json) -> bool:
         """Append one record; False where it is lost (counted, a gap record follows later).
 
-        Never raises OSError: the mail flows on.
+        Never raises OSError: mail must not stop.
         """
         data = frame(obj)
         with self._lock:
@@ -95,13 +98,13 @@ class Writer:
                 self._lose(obj)
                 return False
             handle, ticket = self._handle, self._power.enter() if self._power else 0
-            # A listing has to reach the other processes soon: do not wait for the next look.
+            # A listing must reach the other processes soon: wake the recorder now.
             if TRAP_HIT in data:
                 self._wake()
         return self._power is None or self._power.wait(handle, ticket)
 
     def close(self) -> None:
-        """Leave the segment to the recorder. A later write opens a new one."""
+        """Close the segment, so that the recorder can finish it. A later write opens a new one."""
         with self._lock:
             if self.lost and self._ready(0):
                 self._confess()
@@ -136,7 +139,7 @@ class Writer:
         # 128 random bits: no two segments of any host ever share a name.
         name = name or secrets.token_hex(16)
         aside, final = self.directory / f".{name}", self.directory / f"{name}{SUFFIX}"
-        # Readable, so that it can be made again should it lose its name.
+        # Also open for reading, so that a removed segment can be made again.
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
         handle = os.open(aside, flags, 0o600)
         try:
@@ -156,7 +159,7 @@ class Writer:
         self._inode = mine.st_ino, mine.st_dev
 
     def _kept(self, last: bytes) -> bool:
-        """True where what was written has a name by which the recorder finds it."""
+        """True where the segment is still found by its name; makes it again where it is not."""
         try:
             there = os.stat(self._name)
             if (there.st_ino, there.st_dev) == self._inode:
@@ -166,7 +169,8 @@ class Writer:
         old, size, name = self._handle, self._size, self._path.stem
         try:
             content = os.pread(old, size, 0)
-            # An older copy of it that was put back has less; somebody else's file stays as it is.
+            # A restored older copy holds the beginning of ours and may be replaced; any other file
+            # stays.
             if self._path.exists() and not content.startswith(self._path.read_bytes()):
                 name, content = "", last
             self._open(name, content)
@@ -200,7 +204,7 @@ class Writer:
             return True
         self._room = 0
         if written:
-            # Half a record in the middle would end the segment for every reader.
+            # Half a record in the middle would be read as damage: cut it off.
             try:
                 os.ftruncate(self._handle, self._size)
             except OSError:
@@ -208,7 +212,7 @@ class Writer:
         return False
 
     def _confess(self) -> bool:
-        """Write down what was lost before anything else goes on."""
+        """Write the gap record for what was lost, before any other record."""
         gap = frame(record.gap(self._lost_since, self._lost_until, self.lost))
         if not self._append(gap):
             return False
@@ -217,16 +221,16 @@ class Writer:
         return True
 
     def _wake(self) -> None:
-        """Poke the recorder, where there is one: it holds the other end of a named pipe."""
+        """Wake the recorder, where one runs: it reads the other end of a named pipe."""
         try:
             if self._poke < 0:
                 flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
                 self._poke = os.open(self.directory / POKE, flags)
             os.write(self._poke, b".")
         except BlockingIOError:
-            pass  # it has more than enough to read already
+            pass  # the pipe is full, so it is awake
         except OSError:
-            # No recorder, or one that has gone: the next one looks by itself.
+            # No recorder runs; one that starts reads the journal in any case.
             if self._poke >= 0:
                 os.close(self._poke)
             self._poke = -1
@@ -250,7 +254,8 @@ class Writer:
 def refused(directory: Path, make: bool = True) -> OSError | None:
     """Why no record can be written into `directory` now; None where one can be.
 
-    Tried with a file of one page that has no name. `make`: the directory is made where missing.
+    Tried with a file of PROBE_BYTES that has no name. `make`: a missing directory is made. Never
+    raises.
     """
     try:
         faults.disk_full("open")
@@ -260,12 +265,12 @@ def refused(directory: Path, make: bool = True) -> OSError | None:
         try:
             if os.write(handle, bytes(PROBE_BYTES)) < PROBE_BYTES:
                 return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            # A network file system may find out only here.
+            # A network file system may report a full disk only here.
             os.fsync(handle)
         finally:
             os.close(handle)
     except OSError as error:
-        # EISDIR, EOPNOTSUPP: a file system without files that have no name.
+        # EISDIR, EOPNOTSUPP: this file system has no O_TMPFILE.
         if error.errno in (errno.EISDIR, errno.EOPNOTSUPP):
             return None if os.access(directory, os.W_OK | os.X_OK) else error
         return error
@@ -283,7 +288,7 @@ class _Power:
         self._changed = threading.Condition()
         self._written = 0  # tickets given out; each stands for a record that was written
         self._synced = 0
-        self._failed = 0  # tickets up to this one were in an fdatasync that failed
+        self._failed = 0  # the last ticket that was in an fdatasync that failed
         self._busy = False
 
     def enter(self) -> int:
@@ -293,7 +298,7 @@ class _Power:
             return self._written
 
     def wait(self, handle: int, ticket: int) -> bool:
-        """Until the record of `ticket` is on the disk; False where the disk refused."""
+        """Wait until the record of `ticket` is on the disk; False where fdatasync failed."""
         with self._changed:
             while self._synced < ticket:
                 if self._busy:
@@ -303,7 +308,7 @@ class _Power:
             return ticket > self._failed
 
     def leave(self, handle: int) -> None:
-        """Before a segment is closed: nobody may still wait for it."""
+        """Call before a segment is closed: waits until all its records are synced."""
         with self._changed:
             while self._synced < self._written:
                 if self._busy:

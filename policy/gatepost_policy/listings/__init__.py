@@ -1,4 +1,4 @@
-"""Who is punished for a trap hit, until when, and on what evidence."""
+"""Who is listed for a trap hit, until when, and on what evidence."""
 
 from gatepost_policy.listings.automatic import apply, holding, take_back
 from gatepost_policy.listings.by_hand import forgive, identify, punish, restore, unpunish

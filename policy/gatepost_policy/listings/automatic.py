@@ -1,21 +1,23 @@
-"""List whoever is to blame for a trap hit, for a time that doubles, and remember why.
+"""List whoever is to blame for a trap hit, twice as long each time, and record the evidence.
 
-`apply` is the recorder's: called in its transaction for message rows it has just inserted, once
-each. It is the only place where a listing is made by itself (`by_hand` is the operator's). Each hit
+The recorder calls `apply` in its transaction, once for each message row that it has just inserted.
+It is the only place that makes a listing automatically (`by_hand` is for the operator). Each hit
 costs a fixed number of indexed statements, whatever came before it.
 
-How it works: the newest row of an identity decides. It still holds: the hit adds evidence and
-nothing else. It has ended, less than `listing_memory` ago: the next one lasts twice as long.
-It was forgiven, or there is none: the first length. A repeat sender gets the longest at once.
+How it works: the newest listing of an identity decides. If it still holds, the hit only adds
+evidence. If it ended less than `listing_memory` ago, the next one lasts twice as long. If it was
+forgiven, or there is none, the next one has the first length. A repeat sender gets the longest at
+once.
 
 * One message is one hit, whatever its recipients: the same Message-ID from the same sender adds
-  nothing to a listing that holds, and one that we had answered 4xx nothing after it either.
-* A hit seen at RCPT by the policy service names the client prefix, for want of a signature. Where
-  the milter then sees the same message signed, the recorder says `replaces`, and what the first
-  row had caused is taken back (docs/decisions/0081).
-* Rows of an imported log are history: they make repeat senders, not listings. A log that is
-  followed lists for what it says while that is fresh, and only the client, because a log proves no
-  signature.
+  nothing to a listing that holds. A message that we answered with 4xx and that comes again starts
+  no new listing after it, either.
+* A hit seen at RCPT by the policy service lists the client prefix, because no signature is known
+  then. Where the milter later sees the same message signed, the recorder sets `replaces`, and what
+  the first row had caused is undone (docs/decisions/0081-blame-at-rcpt.md).
+* Rows of an imported log are history: they make repeat senders, not listings. A followed log
+  (`milterctl watch`) makes listings while its lines are fresh, but only of the client, because a
+  log proves no signature.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +44,7 @@ RETRY_S = 5 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What has to be published after the commit."""
+    """What has to be published after the commit; false where nothing."""
 
     listings: bool = False
     repeat: bool = False
@@ -56,8 +58,8 @@ def apply(
 ) -> Changes:
     """List whoever is to blame for the trap hits among fresh message rows, oldest first.
 
-    The revision is bumped where anything changed. Rows of an imported log list nobody, unless
-    fresh. `own` is what is ours without being configured.
+    The revision `listings` is bumped where anything changed. Rows of an imported log list nobody,
+    unless fresh. `own`: domains and networks that are ours beside the configuration.
     """
     listed = False
     read = past.Read(max((row.seen.facts.at for row in rows), default=None))
@@ -80,7 +82,9 @@ def apply(
 
 
 def _hit(connection: Connection, row: Fresh, settings: Settings, own: Own, read: past.Read) -> bool:
-    """One message to traps: list or go on listing whoever is to blame. True for any change."""
+    """One message to traps: list whoever is to blame, or add evidence. True where a listing
+    began.
+    """
     facts = row.seen.facts
     own_rows = (row.message_id, *row.replaces)
     before = past.gather(connection, facts, settings, without=own_rows, read=read)
@@ -104,7 +108,7 @@ def _list(
         return False
     if last is not None and last["forgiven"] is None and at < last["until"]:
         table.add_hit(connection, row, last["id"])
-        return False  # nothing that the other processes need to know
+        return False  # the other processes need no news of it
     previous = None
     if last is not None and last["forgiven"] is None:
         if at - last["until"] <= settings.sender.listing_memory:
@@ -133,10 +137,10 @@ def _list(
 
 
 def _is_retry(connection: Connection, row: Fresh, last: RowMapping) -> bool:
-    """True where this message is evidence for `last` already and merely came again.
+    """True where this message is evidence for `last` already and only came again.
 
     Once the listing has ended, only a message that we had asked to come again (4xx) is a retry:
-    else one Message-ID, used for ever, would be a way round the next listing.
+    else a sender could avoid every later listing by using one Message-ID for all its mail.
     """
     facts = row.seen.facts
     evidence = (
@@ -163,9 +167,10 @@ def _is_retry(connection: Connection, row: Fresh, last: RowMapping) -> bool:
 
 
 def take_back(connection: Connection, hits_of: Mapping[int, Sequence[str]]) -> bool:
-    """These messages hit these traps by mistake: the evidence goes, and what rests on it alone.
+    """Undo hits that were no hits: delete their evidence, and listings with no other evidence.
 
-    True where a listing went. A message that hit another trap as well keeps its hit.
+    `hits_of` holds the trap keys by message number. True where a listing was deleted. A message
+    that hit another trap as well keeps its hit.
     """
     changed = False
     for number, keys in hits_of.items():
@@ -194,7 +199,7 @@ def take_back(connection: Connection, hits_of: Mapping[int, Sequence[str]]) -> b
 
 
 def _drop_without_hits(connection: Connection, listed: Sequence[int]) -> bool:
-    """Listings among these that rest on nothing any more go; True for any."""
+    """Delete those of these listings (ids) that have no hit left; True for any."""
     empty = and_(Listing.id.in_(listed), Listing.hits <= 0, Listing.by_hand.is_(False))
     gone = connection.execute(select(Listing.kind, Listing.value).where(empty)).all()
     connection.execute(delete(Listing).where(empty))
@@ -203,7 +208,7 @@ def _drop_without_hits(connection: Connection, listed: Sequence[int]) -> bool:
 
 
 def _take_back(connection: Connection, void: Sequence[int]) -> bool:
-    """Undo what void rows have caused: their evidence goes, and a listing that had no other."""
+    """Undo what void rows caused: delete their evidence, and listings with no other."""
     hits.forget(connection, void)
     evidence = connection.execute(
         select(Evidence.listing_id).where(Evidence.message_id.in_(void)).distinct()
@@ -218,7 +223,9 @@ def _take_back(connection: Connection, void: Sequence[int]) -> bool:
 
 
 def holding(connection: Connection, now: float) -> list[tuple[str, str, float]]:
-    """(kind, value, until) of every listing that holds at `now`; the longest of each identity."""
+    """(kind, value, until) of every listing that holds at `now` (Unix seconds), one for each
+    identity: the one that ends last.
+    """
     return [
         (kind, value, float(until))
         for kind, value, until in connection.execute(

@@ -1,6 +1,7 @@
-"""The operator's hand on listings: name a sender, punish it, forgive it.
+"""Listings by hand, for the operator: name a sender, list it, forgive it.
 
-All functions work inside the caller's transaction and bump the revision `listings`.
+All functions that write work inside the caller's transaction and bump the revision `listings`.
+Times are Unix seconds.
 """
 
 from ipaddress import ip_address, ip_network
@@ -17,7 +18,7 @@ from gatepost_policy.store.tables import Listing
 def identify(name: str) -> Identity:
     """The identity an operator names: an IP address, a prefix, a domain, or a mail address.
 
-    An IPv6 address means its /64. Raises ValueError saying what was wanted.
+    An IPv6 address means its /64. Raises ValueError with a text that says what was wanted.
     """
     name = name.strip().strip("<>")
     wanted = "want an IP address, a prefix such as 2001:db8::/64, a domain or a mail address"
@@ -73,8 +74,9 @@ def punish(
 
 
 def unpunish(connection: Connection, identity: Identity, *, punished: float, at: float) -> int:
-    """Take back what `punish` did at `punished`: that listing is over and forgotten, and one that
-    it replaced holds again as long as it would have. Returns how many hold again."""
+    """Undo what `punish` did at `punished`: that listing ends and is forgiven, and one that it
+    replaced holds again up to its own end. Returns how many hold again.
+    """
     mine = and_(
         Listing.kind == identity.kind,
         Listing.value == identity.value,
@@ -96,9 +98,9 @@ def unpunish(connection: Connection, identity: Identity, *, punished: float, at:
 
 
 def forgive(connection: Connection, identity: Identity, *, at: float, note: str = "") -> int:
-    """End the listings of `identity` and forget that they were: the next hit is a first one.
+    """End the listings of `identity` and forgive past ones: the next hit counts as a first one.
 
-    A prefix takes the listings of what lies in it along. Returns how many were forgiven.
+    For a prefix the listings of all prefixes within it are forgiven too. Returns how many were.
     """
     names: list[tuple[str, str]] = [(identity.kind, identity.value)]
     if identity.kind is IdentityKind.PREFIX:
@@ -108,7 +110,7 @@ def forgive(connection: Connection, identity: Identity, *, at: float, note: str 
     table.changed(connection, names)
     for condition in wanted:
         values = {"until": at, "forgiven": at} | ({"note": note} if note else {})
-        # What has ended already is forgiven too, or the next hit would count as a second one.
+        # Ended listings are forgiven too, or the next one would last twice as long.
         forgiven += connection.execute(
             update(Listing)
             .where(condition, Listing.forgiven.is_(None), Listing.until > at)
@@ -125,9 +127,9 @@ def forgive(connection: Connection, identity: Identity, *, at: float, note: str 
 
 
 def restore(connection: Connection, identity: Identity, *, forgiven: float, at: float) -> int:
-    """Take back what `forgive` did at `forgiven`: the listings are as they were, memory included.
+    """Undo what `forgive` did at `forgiven`: the listings are as they were before.
 
-    Returns how many there are; those whose time is over by `at` count for escalation alone.
+    Returns how many there are; those that ended before `at` only make the next one longer.
     """
     names: list[tuple[str, str]] = [(identity.kind, identity.value)]
     if identity.kind is IdentityKind.PREFIX:
@@ -151,9 +153,9 @@ def restore(connection: Connection, identity: Identity, *, forgiven: float, at: 
 def _within(
     connection: Connection, prefix: str, forgiven: float | None = None
 ) -> list[tuple[str, str]]:
-    """(kind, value) of the listed prefixes inside `prefix`, itself and those promoted included.
+    """(kind, value) of the listed prefixes inside `prefix`, with itself and promoted ones.
 
-    Those not forgiven, or those that were at `forgiven`.
+    `forgiven` None: those that are not forgiven, else those that were forgiven at that time.
     """
     network = ip_network(prefix)
     rows = connection.execute(

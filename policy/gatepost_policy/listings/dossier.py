@@ -1,4 +1,6 @@
-"""What the store knows of listings and repeat senders, for the eyes of an operator. Reads only."""
+"""What the store knows of listings and repeat senders, to show an operator. Reads only. Times are
+Unix seconds.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +17,7 @@ from gatepost_policy.text.times import timestamp
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """One trap hit that a listing rests on."""
+    """One trap hit that is evidence for a listing. `message` is its number in the store."""
 
     at: float
     message: int
@@ -27,7 +29,7 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One listing. `state` is active, over, or forgiven."""
+    """One listing from `since` to `until`. `state` is active, over, or forgiven."""
 
     kind: str
     value: str
@@ -50,7 +52,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """One identity and how often it came."""
+    """One identity and how often it came: messages, those to traps, UTC days, messages by IPv4 and
+    IPv6.
+    """
 
     kind: str
     value: str
@@ -97,7 +101,9 @@ def listings(
     limit: int | None = 100,
     evidence: bool = False,
 ) -> list[Entry]:
-    """The listings that hold at `now`, the longest first; with `past` all, the newest first."""
+    """The listings that hold at `now`, the one that ends last first; with `past` all, the newest
+    first. At most `limit` (None: all); their evidence only where asked for.
+    """
     query = select(Listing.__table__)
     if limit is not None:
         query = query.limit(limit)
@@ -159,7 +165,9 @@ def _rhythm(row: Any) -> Rhythm:
 
 
 def sender(connection: Connection, identity: Identity, now: float) -> Dossier:
-    """Everything about one sender: as an identity of any kind, its listings, their evidence."""
+    """Everything about one sender: its counts (for a domain, of every kind of identity), its
+    listings, their evidence.
+    """
     kinds = [str(identity.kind)]
     if identity.kind is IdentityKind.DKIM:
         others = (IdentityKind.SPF, IdentityKind.SENDER_DOMAIN, IdentityKind.FROM_DOMAIN)
@@ -181,7 +189,7 @@ def sender(connection: Connection, identity: Identity, now: float) -> Dossier:
 
 
 def _evidence(connection: Connection, listing_ids: Sequence[int]) -> dict[int, tuple[Proof, ...]]:
-    """What these listings rest on, oldest first."""
+    """The evidence of these listings, by listing id, oldest first."""
     found: dict[int, tuple[Proof, ...]] = {}
     for part in chunks(listing_ids):
         rows = connection.execute(

@@ -1,7 +1,7 @@
-"""What nobody should list by accident, and what a listing by hand would have hit. Reads only.
+"""What should not be listed by accident, and what a listing by hand would have hit. Reads only.
 
-`refusal` knows what `export` refuses as well: a listing that no firewall should have is one that
-nobody should have. Whoever means it says --force.
+`refusal` has the same rules as `export`: what must not get into a firewall should not be listed at
+all. An operator who does want it uses --force.
 """
 
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -18,11 +18,11 @@ from gatepost_policy.mail.own import NOTHING_OWN, Own
 from gatepost_policy.mail.real_address import NOBODYS, TRANSLATED
 from gatepost_policy.store.tables import Listing, Message, MessageDomain
 
-# Wider than these nobody lists by accident: such a line would shut out half a country. No provider
-# has more IPv6 than a /19.
+# Wider networks than these are refused: one such listing could refuse the mail of half a country.
+# No provider has more IPv6 than a /19.
 WIDEST_V4, WIDEST_V6 = 8, 19
 DAYS = 30
-# Of a domain's index entries, so many are counted; of a network's clients, as many.
+# At most so many messages are counted.
 COUNT_MAX = 10_000
 
 AnyNetwork = IPv4Network | IPv6Network
@@ -33,7 +33,7 @@ def _overlap(a: AnyNetwork, b: AnyNetwork) -> bool:
 
 
 def prefix_refusal(network: AnyNetwork, settings: Settings, own: Own = NOTHING_OWN) -> str | None:
-    """Why this prefix should not be listed, in a few words; None: nothing speaks against it."""
+    """Why this prefix should not be listed, in a few words; None: there is no reason."""
     mine = (*settings.submission.networks, *settings.submission.trusted_relays, *own.networks)
     if any(_overlap(network, n) for n in mine):
         return "one of our own networks"
@@ -54,7 +54,7 @@ def prefix_refusal(network: AnyNetwork, settings: Settings, own: Own = NOTHING_O
 
 
 def refusal(identity: Identity, settings: Settings, own: Own = NOTHING_OWN) -> str | None:
-    """Why this identity should not be listed, in a few words; None: nothing speaks against it."""
+    """Why this identity should not be listed, in a few words; None: there is no reason."""
     if identity.kind is IdentityKind.PREFIX:
         return prefix_refusal(ip_network(identity.value), settings, own)
     domain = identity.value.rpartition("@")[2]
@@ -70,7 +70,9 @@ def refusal(identity: Identity, settings: Settings, own: Own = NOTHING_OWN) -> s
 
 
 def would_have_hit(connection: Connection, identity: Identity, now: float) -> int:
-    """How many messages of the last DAYS days this listing would have met, COUNT_MAX at most."""
+    """How many messages of the DAYS days before `now` (Unix seconds) this listing would have
+    matched, COUNT_MAX at most.
+    """
     since = now - DAYS * 86_400
     if identity.kind is IdentityKind.PREFIX:
         network = ip_network(identity.value)
@@ -110,7 +112,9 @@ def would_have_hit(connection: Connection, identity: Identity, now: float) -> in
 
 
 def covering(connection: Connection, identity: Identity, now: float) -> list[tuple[str, float]]:
-    """(name, end) of the listings that hold and cover `identity` from above, widest last."""
+    """(name, end in Unix seconds) of the listings that hold at `now` and cover more than `identity`
+    itself, the one that ends first first.
+    """
     if identity.kind is IdentityKind.DKIM:
         names = domains_above(identity.value)[1:]
         kinds = ("dkim", "promoted-dkim")

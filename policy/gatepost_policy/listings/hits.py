@@ -1,7 +1,7 @@
-"""The memory of trap hits: one row for a message and each one whose hit it is.
+"""The record of trap hits: one row for each message and each organisation or prefix it counts for.
 
-What `past` reads. A hit is remembered whatever came of it: what excused nobody the first time may
-do so no longer the third, and what had one witness may get its second.
+`past` reads it. Every hit is recorded, also one that listed nobody: an excuse holds only a few
+times, and a hit with one witness can later get its second.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from gatepost_policy.store.tables import TrapHit
 
 
 def remember(connection: Connection, row: Fresh, found: Blame) -> None:
-    """Write down whose hit this message was, and what it was taken for."""
+    """Record whose hit this message was, and the reason that `blame` found."""
     facts = row.seen.facts
     name = facts.client.name
     # The hash of the organisation's own signature, or of any where nobody is proven.
@@ -43,6 +43,6 @@ def host_of(name: str) -> str:
 
 
 def forget(connection: Connection, messages: Sequence[int]) -> None:
-    """These messages are void, or erased: their hits never were."""
+    """Delete the hits of these messages (numbers), which are void or erased."""
     for part in chunks(messages):
         connection.execute(delete(TrapHit).where(TrapHit.message_id.in_(part)))

@@ -1,12 +1,13 @@
-"""What the store knows of those who may be to blame for a trap hit. Reads only, and bounded.
+"""What the store knows of those who may be listed for a trap hit. Reads only, and bounded.
 
-Good mail is what was delivered, as far as can be known: accepted by every rule, not refused behind
-us, and not tried again. One client, sender, recipients and Message-ID are one message, whatever the
-number of tries: what a milter behind us, or the MTA, answers 4xx comes again and is no good mail.
-What was refused for good behind us does not come again: a followed log tells of it
-(`milterctl watch`), and without one it looks delivered.
+Good mail is what was delivered, as far as can be known: accepted by every rule, not refused later
+by the MTA or another milter, and not tried again. One client, sender, recipients and Message-ID are
+one message, whatever the number of tries: what the MTA or another milter answers with 4xx comes
+again and is no good mail. What they refuse for good does not come again: only a followed log
+(`milterctl watch`) shows that, and without one it counts as delivered.
 
-Only what is older than an hour counts as old: mail of the minutes before a hit says nothing.
+Only what is older than an hour counts as old: a sender can easily send good mail in the minutes
+before a hit.
 
 Limits: OLD_SCAN old and NEW_SCAN newer messages of one identity are looked at.
 """
@@ -34,9 +35,9 @@ from gatepost_policy.store.tables import (
 
 OLD_SCAN, NEW_SCAN = 300, 200
 HITS_MAX = 200
-# So many messages are kept in memory from one hit to the next.
+# At most about so many messages are kept in memory from one hit to the next.
 READ_MAX = 5_000
-# Of one organisation's index entries, so many are looked at for those in the window.
+# At most so many index entries of one organisation are read.
 INDEX_SCAN = 5_000
 
 
@@ -56,16 +57,17 @@ class _Mail:
     same: tuple[object, ...] = ()  # what all tries of one message have in common
 
 
-# A batch's hits may lie so many of one identity's messages, or hits, apart.
+# So many more rows of an identity are read than one hit needs, so that later hits of a batch find
+# theirs.
 SLACK = 1_000
 
 
 class Read:
-    """What was read for one hit and may be asked for by the next one of the same transaction.
+    """What was read for one hit, kept for the next ones of the same transaction.
 
-    A storm of hits asks for the same 500 messages and 200 hits of one client each time. The hits
-    have to come in the order of their times, none later than `until` (Unix seconds); whatever the
-    transaction does to hits meanwhile has to be told (`hit`, `forget_hits`).
+    In a storm, each hit needs the same 500 messages and 200 hits of one client. The hits must come
+    in the order of their times, none later than `until` (Unix seconds). The caller must report what
+    the transaction does to hits meanwhile (`hit`, `forget_hits`).
     """
 
     def __init__(self, until: float | None = None) -> None:
@@ -73,7 +75,8 @@ class Read:
         self.mail: dict[int, _Mail | None] = {}  # None: there is no finished message of this id
         self.old: dict[str, Window[int]] = {}  # ids of a client's messages
         self.new: dict[str, Window[int]] = {}
-        self.named: dict[str, list[tuple[int, float]]] = {}  # of an organisation's: id, time
+        # of an organisation's messages: id, time
+        self.named: dict[str, list[tuple[int, float]]] = {}
         self.hits: dict[str, Window[tuple[int, EarlierHit]]] = {}
 
     @property
@@ -82,7 +85,7 @@ class Read:
         return 0 if self.until is None else SLACK
 
     def hit(self, connection: Connection, message_id: int) -> None:
-        """A hit was remembered."""
+        """To be called when a hit was recorded."""
         if not self.hits:
             return
         for row in execute(connection, f"{_HITS} WHERE h.message_id = ?", (message_id,)):
@@ -91,7 +94,7 @@ class Read:
                 window.add(row.at, row.number, _earlier(row))
 
     def forget_hits(self) -> None:
-        """Hits were taken back."""
+        """To be called when hits were deleted."""
         self.hits.clear()
 
 
@@ -103,7 +106,9 @@ def gather(
     without: Collection[int] = (),
     read: Read | None = None,
 ) -> Past:
-    """What is known before this hit; the rows `without` (its own) are left out."""
+    """What is known before this hit; the message rows `without` (its own) are left out. Raises what
+    the database raises.
+    """
     read = read or Read()
     organisations = list(dict.fromkeys(organisation(d) for d in facts.aligned_domains()))
     prefix = facts.client.prefix
@@ -122,7 +127,7 @@ def gather(
 
 
 def client_good(connection: Connection, prefix: str, at: float, settings: Settings) -> Good:
-    """The good mail of one client before `at`."""
+    """The good mail of one client before `at` (Unix seconds), within `sender.good_window`."""
     since = at - settings.sender.good_window
     read = Read()
     return _good(_mail(connection, _of_client(connection, prefix, since, at, read), (), read), at)
@@ -169,7 +174,7 @@ def _of_organisation(
     named = read.named.get(name)
     if named is None:
         first = index_key.reverse(index_key.clean(name))
-        # Up to, not including, the next name: `/` follows the dot that ends every label.
+        # The end of the range: `/` comes after the dot that ends every label.
         end = first[:-1] + "/"
         sql = (
             "SELECT message_id, at FROM message_domain"
@@ -186,7 +191,7 @@ def _of_organisation(
 def _mail(
     connection: Connection, ids: set[int], without: Collection[int], read: Read
 ) -> list[_Mail]:
-    """These messages, with whom they went to and who proved them his."""
+    """These messages, with their recipients and the organisations that proved them."""
     wanted = sorted(ids.difference(without))
     missing = [number for number in wanted if number not in read.mail]
     if missing:
@@ -250,7 +255,7 @@ def _proven(s: Any) -> bool:
 
 
 def _delivered(mail: Sequence[_Mail]) -> list[_Mail]:
-    """Those that were taken and did not come again."""
+    """The messages that were accepted and did not come again."""
     tries: dict[tuple[object, ...], int] = {}
     for m in mail:
         if m.accepted:
@@ -285,7 +290,7 @@ def _signer(
     count = len(mail)
     if len(named) >= OLD_SCAN:
         count = max(count, _all_mail(connection, name))
-    # Its own domain alone is no other witness for itself.
+    # At most one domain: other names that sign its mail are no independent correspondents.
     good = _good(mail, facts.at)
     good = Good(good.messages, good.old, good.days, min(good.domains, 1))
     days: dict[int, set[str]] = {}
@@ -304,7 +309,7 @@ def _signer(
 
 
 def _all_mail(connection: Connection, name: str) -> int:
-    """All that this organisation ever proved its own here; traps included."""
+    """How many messages this organisation has ever proved here, with those to traps."""
     first = index_key.reverse(index_key.clean(name))
     identity = SenderIdentity
     return (

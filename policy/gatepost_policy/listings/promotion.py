@@ -1,14 +1,14 @@
-"""Promotion: what several listed ones have in common becomes a suspect.
+"""Promotion: what several listed identities have in common becomes a suspect.
 
 Three /64s of one IPv6 network within a day make their /56 one, three such /56s their /48; three
 listed d= of one organisation within SIGNERS_S make the organisation one, and three that one client
 brought make that client one, unless many share it.
 
-What a suspect gets is `sender.promotion` (rules): by default it is only recorded, because hosters
-put strangers next to each other.
+`sender.promotion` says what happens to a suspect: by default it is only recorded, because hosters
+put customers that have nothing to do with each other into one network.
 
-Limits: CHILDREN_MAX listings a day in one /48. A spammer who owns it has 65 536 /64s; after that
-many, one more makes no difference, and the table stays bounded.
+Limits: CHILDREN_MAX listings a day in one /48. A spammer who owns it has 65 536 /64s; the limit
+keeps the table small, and the /48 is a suspect long before.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def _parent(prefix: str) -> str:
 
 
 def children(connection: Connection, network: str, at: float) -> list[str]:
-    """The /64s of `network` that were listed within the last day."""
+    """The /64s of `network` that were listed within the day before `at` (Unix seconds)."""
     return list(
         connection.execute(
             select(Listing.value)
@@ -66,7 +66,7 @@ def promote(
     siblings: Sequence[str],
     seconds: int,
 ) -> None:
-    """Three listed /64s within a day make their /56 a suspect, three such /56s their /48."""
+    """Three listed /64s within a day make their /56 a suspect, /64s of three /56s their /48."""
     groups: dict[str, set[str]] = {}
     for child in {*siblings, value}:
         groups.setdefault(_parent(child), set()).add(child)
@@ -95,7 +95,7 @@ def promote_signers(
         .distinct()
         .limit(PROMOTE_CHILDREN)
     ).all()
-    # The organisation's own name, listed, covers all below it already.
+    # A listing of the organisation's own name already covers all below it.
     if len(domains) >= PROMOTE_CHILDREN and organisation not in domains:
         _suspect(connection, row, organisation, seconds, KIND_SIGNER)
     prefix = facts.client.prefix

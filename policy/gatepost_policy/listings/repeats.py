@@ -20,15 +20,17 @@ def flag_repeat(
 ) -> bool:
     """Flag those who became repeat senders, among the identities seen at or after `since`.
 
-    `touched` are the (kind, value) that the batch has counted; None: any. Nobody else can have
-    become one, and each look at a client costs a read: with ten million messages in the store,
-    thousands of shared clients would be looked at again for every batch of an old log.
+    `since` is in Unix seconds. `touched` are the (kind, value) that the batch has counted, None for
+    any. No other identity can have become one, and each client checked costs a read: with ten
+    million messages in the store, thousands of shared clients would be checked again for every
+    batch of an old log.
 
-    Call it once a batch, after listings were made ("its next hit" is not the hit that makes it
-    one) and identities counted. True where one was new; the caller bumps the revision.
+    Call it once a batch, after identities were counted and listings were made (the longest listing
+    is for the next hit, not for the one that makes a repeat sender). True where one was new; the
+    caller bumps the revision.
 
-    Never flagged: never_list and own domains, where an identity is a crowd, and clients that
-    deliver good mail, for the same reason.
+    Never flagged: never_list and own domains, and clients that deliver good mail: many senders
+    share those.
     """
     sender = settings.sender
     protected = sender.never_list + sender.own_domains
@@ -60,7 +62,8 @@ def _candidates(
     sender, identity = settings.sender, SenderIdentity
     query = select(identity.kind, identity.value, identity.last_seen).where(
         identity.trap_messages > 0,
-        # A domain that SPF let through may be everybody's at one hoster: it lists nobody.
+        # A domain for which SPF passed may be shared by all customers of a hoster: it is not
+        # listed.
         identity.kind != str(IdentityKind.SPF),
         identity.repeat.is_(False),
         identity.messages >= sender.repeat_messages,
@@ -75,7 +78,7 @@ def _candidates(
     if len(found) <= MANY:
         yield from ((kind, value, at) for kind, value, at in found if (kind, value) in touched)
         return
-    # An old log: everybody who ever hit a trap was seen since then.
+    # With an old log `since` is long ago, and too many match: ask for the batch's own identities.
     for kind in sorted({kind for kind, _ in touched}):
         mine = query.where(identity.kind == kind)
         for part in chunks(value for other, value in touched if other == kind):

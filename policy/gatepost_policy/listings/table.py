@@ -1,6 +1,6 @@
 """The listing table: the newest row of an identity, a new one, one more hit on it.
 
-Each function is one or two indexed statements, whatever came before.
+Each function runs a few indexed statements, whatever came before.
 
 Limits: EVIDENCE_MAX rows of evidence a listing; hits beyond it are counted only.
 """
@@ -20,9 +20,10 @@ EVIDENCE_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """A message row that was just inserted; `replaces` are the other door's rows it made void.
+    """A message row that was just inserted.
 
-    `fresh`: of a followed log, and read while it happened.
+    `replaces` are rows of the policy service or the milter for the same message that it made void.
+    `fresh`: from a followed log, and read soon after it happened.
     """
 
     message_id: int
@@ -38,17 +39,18 @@ def trap_keys(row: Fresh) -> list[str]:
 
 
 def newest(connection: Connection, kind: str, value: str) -> RowMapping | None:
-    """The listing that says what the next hit of this identity means."""
+    """The listing of this identity that ends last, or None: it decides what the next hit does."""
     sql = "SELECT * FROM listing WHERE kind = ? AND value = ? ORDER BY until DESC, id DESC LIMIT 1"
     return sqltext.execute(connection, sql, (kind, value)).mappings().one_or_none()
 
 
-# So many changes are kept: who publishes looks again at those that may have come out of order.
+# So many changes are kept: the publisher reads some again, because they may become visible out of
+# order.
 CHANGES_KEPT = 100_000
 
 
 def changed(connection: Connection, identities: Iterable[tuple[str, str]]) -> None:
-    """The listings of these (kind, value) are not what they were: they have to be published."""
+    """Record that the listings of these (kind, value) changed and have to be published."""
     sql = "INSERT INTO listing_change (kind, value) VALUES (?, ?)"
     sqltext.many(connection, sql, list(identities))
 
@@ -62,7 +64,9 @@ def begin(
     reason: str,
     network: str | None,
 ) -> None:
-    """A new listing from the time of `row` on, with its first hit."""
+    """Begin a listing at the time of `row`, for `seconds`, with its first hit. `network` is the /48
+    or the organisation it counts for (`promotion`).
+    """
     at = row.seen.facts.at
     made = connection.execute(
         insert(Listing).values(
@@ -84,7 +88,7 @@ def begin(
 
 
 def add_hit(connection: Connection, row: Fresh, listing_id: int) -> None:
-    """One more hit; its traps are kept while there is room."""
+    """Add a hit; its traps are kept as evidence, up to EVIDENCE_MAX rows for a listing."""
     sqltext.execute(connection, "UPDATE listing SET hits = hits + 1 WHERE id = ?", (listing_id,))
     sql = "SELECT count(*) FROM evidence WHERE listing_id = ?"
     kept = sqltext.execute(connection, sql, (listing_id,)).scalar_one()

@@ -1,8 +1,8 @@
 """Rows of one identity by time, read once for all trap hits of a batch.
 
-A storm of hits asks again and again for the newest rows up to a moment that moves by milliseconds.
-A `Window` holds the rows up to the end of the batch; where they are not all, it says so, and the
-store is asked. Pure.
+In a storm, each hit asks for the newest rows up to its own time, a few milliseconds after the last.
+A `Window` holds the rows up to the end of the batch; where it does not have all that is asked for,
+it says so, and the store is asked. Pure.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -27,13 +27,13 @@ class Window(Generic[T]):
         end = bisect_right(self._rows, until, key=_at)
         find = bisect_right if behind else bisect_left
         begin = find(self._rows, since, key=_at)
-        # Of the time of the oldest row that was read there may be others.
+        # There may be more rows of the same time as the oldest one that was read.
         if self._cut and not begin and end - begin < most:
             return None
         return [row for _, _, row in self._rows[max(begin, end - most) : end][::-1]]
 
     def add(self, at: float, number: int, row: T) -> None:
-        """A row that was written since."""
+        """Add a row that was written since."""
         insort(self._rows, (at, number, row), key=_place)
 
 

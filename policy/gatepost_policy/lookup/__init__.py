@@ -1,4 +1,6 @@
-"""What every process knows by heart: traps, listings and repeat senders, read from files."""
+"""What each process has in memory: traps, listings and repeat senders, read from published
+files.
+"""
 
 from gatepost_policy.lookup.publisher import anew, publish, take_over, touched
 from gatepost_policy.lookup.state import KnownState

@@ -1,18 +1,19 @@
-"""What is known of those who may be to blame: one bounded read of the store, on our own thread.
+"""What is known of those who may be listed: one bounded read of the store, in a thread of its own.
 
 Why a thread: libmilter calls back on threads whose Python state belongs to a session and is freed
-with it, perhaps while another thread still remembers it. What asks for "the state of this thread"
-(PyGILState_Ensure) crashes there; sqlite3 does, when a connection is closed on which SQLAlchemy has
-made a function. Workers died of it (SIGSEGV) when trap hits overlapped. A thread that Python has
-started has a state for as long as it lives.
+with it. Code that asks for "the state of this thread" (PyGILState_Ensure) crashes there; sqlite3
+does so when it closes a connection on which SQLAlchemy has made a function. Workers died of it
+(SIGSEGV) when trap hits overlapped. A thread that Python has started keeps its state as long as it
+lives.
 
 Rule: never raises, never creates or upgrades a store, and answers within WAIT_S, with None where
-the store could not say; after that nobody asks it for PAUSE_S. A connection that takes longer (a
-leader is gone, its successor not yet there) is made while nobody waits, and serves whoever asks
-next. The first question of a process waits for our own program as well (LOAD_S).
+the store did not answer; then it is not asked again for PAUSE_S. A connection that takes longer (a
+PostgreSQL leader is gone, its successor not yet there) is made while no message waits, and is used
+for the next question. The first question of a process also waits until the database modules are
+loaded (LOAD_S at most).
 
-A storm asks the same question again and again: one answer serves for FRESH_S, in which the recorder
-would hardly have written anything that changes it.
+In a storm the same question comes again and again: an answer is used again for FRESH_S, because the
+recorder can hardly have written anything in so short a time.
 """
 
 import threading
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
     from gatepost_policy.rules import Past
 
 READ_TIMEOUT_MS = 150
-# With all that is done for an answer it stays below a quarter of a second.
+# Seconds. The whole answer takes less than a quarter of a second.
 WAIT_S = 0.15
-LOAD_S = 2.5  # reading the program that talks to databases, on a busy machine
+LOAD_S = 2.5  # seconds to import the database modules, on a busy machine
 PAUSE_S = 10.0
 FRESH_S = 0.2
 MAX_FRESH = 1_000  # answers
@@ -44,7 +45,7 @@ _Key = tuple[tuple[str, ...], str | None]
 
 @dataclass(slots=True)
 class _Question:
-    """`until` is on the monotonic clock."""
+    """A question under way. `until` is when nobody waits any more (monotonic seconds)."""
 
     facts: "Facts"
     key: _Key
@@ -54,7 +55,9 @@ class _Question:
 
 
 class _Fresh(NamedTuple):
-    """An answer: when it was read (monotonic), and as of when it speaks (Unix seconds)."""
+    """An answer: when it was read (monotonic seconds), and for a hit at which time (Unix
+    seconds).
+    """
 
     read: float
     at: float
@@ -62,7 +65,7 @@ class _Fresh(NamedTuple):
 
 
 class History:
-    """One process's way to ask. Thread-safe; make it before or after a fork, ask only after."""
+    """One for a process. Thread-safe; it can be made before a fork, but asked only after it."""
 
     def __init__(self, settings: "Settings") -> None:
         self._settings = settings
@@ -75,7 +78,9 @@ class History:
         self._fresh: dict[_Key, _Fresh] = {}
 
     def past(self, facts: "Facts") -> "Past | None":
-        """`listings.gather` for a trap hit; None where the store could not say in time."""
+        """`listings.gather` for a trap hit; None where the store did not answer in time. Never
+        raises.
+        """
         if time.monotonic() < self._pause_until:
             return None
         key = _key(facts)
@@ -115,7 +120,7 @@ class History:
                 if self._pause_until <= now < question.until:  # somebody still waits
                     engine = engine or _reader(self._settings)
                     question.answer = self._read(engine, question)
-            except Exception:  # whatever it is, mail must not wait for it a second time
+            except Exception:  # whatever it is, the next message must not wait for it again
                 self._pause()
             finally:
                 with self._lock:

@@ -1,10 +1,11 @@
 """The listings as they are published: a large sorted file, and what has changed since it was made.
 
-A storm may leave hundreds of thousands of them, and each hit changes one. So the large file is
-made seldom, and a hit writes what it changed: the changes are read from `listing_change` by their
-number, put into a small table beside the large one, and merged into it when they are many.
+There may be hundreds of thousands of them after a storm, and each hit changes one. So the large
+file is rarely made anew: changes are read from `listing_change` by their number, put into a small
+table beside the large one, and merged into it when they are many.
 
-The numbers are 64-bit keyed hashes of `kind NUL value`, the ends Unix seconds; 0 is "not listed".
+The numbers are 64-bit keyed hashes of `kind NUL value`, the ends are Unix seconds, 0 for "not
+listed".
 """
 
 import secrets
@@ -19,18 +20,22 @@ from gatepost_policy.lookup.snapshot import LISTED_HEAD, MAGIC_LISTED, Hash
 from gatepost_policy.store.sqltext import chunks, execute
 from gatepost_policy.store.tables import Listing, ListingChange
 
-# So many changes beside the large file, then it is made anew from both.
+# With more changes than this beside the large file, it is made anew from both.
 DELTA_MAX = 2_000
-# Listings that have ended leave the large file this often.
+# Seconds after which the large file is read anew from the store, without ended listings.
 REBUILD_S = 86_400.0
-# Numbers are given before a commit: another host's change may show after one with a larger number.
-# SQLite gives them to one writer at a time: there the newest one is looked at, to know the store.
+# How many changes before `mark` are read again. PostgreSQL gives numbers before a commit: a change
+# of another host may become visible after one with a larger number. SQLite has one writer at a
+# time: there only the newest is read again, to see that it is the same store.
 OVERLAP = {"sqlite": 1, "postgresql": 1_000}
 
 
 @dataclass(slots=True)
 class State:
-    """What is published: `mark` is the newest change in it, `built` when all of it was read."""
+    """What is published. `base` is a random number that names the large file, `mark` the number of
+    the newest change in it, `built` when the store was last read whole (Unix seconds). `v4_bits`
+    and `v6_bits` are the prefix lengths that are listed.
+    """
 
     base: int
     built: float
@@ -43,7 +48,7 @@ class State:
     by_author: bool
 
     def meta(self) -> dict[str, Any]:
-        """What the small file says of it."""
+        """What the small file (the head) says of it, for JSON."""
         return {
             "listed": self.base,
             "listed_built": self.built,
@@ -55,7 +60,7 @@ class State:
         }
 
     def sees(self, kind: str, value: str) -> None:
-        """A reader has to look for identities like this one."""
+        """Note what a reader has to look for: this prefix length, senders, or authors."""
         if kind in ("prefix", "promoted"):
             bits = int(value.rpartition("/")[2])
             (self.v6_bits if ":" in value else self.v4_bits).add(bits)
@@ -69,7 +74,9 @@ def newest_change(connection: Connection) -> int:
 
 
 def whole(connection: Connection, hashed: Hash, now: float) -> tuple[State, "list[Any]"]:
-    """Everything that holds at `now`, and the parts of the large file."""
+    """The state with all listings that hold at `now` (Unix seconds), and the parts of the large
+    file.
+    """
     state = State(
         base=secrets.randbits(53), built=now, mark=newest_change(connection), numbers=array("Q"),
         ends=array("d"), v4_bits=set(), v6_bits=set(), by_sender=False, by_author=False,
@@ -80,7 +87,7 @@ def whole(connection: Connection, hashed: Hash, now: float) -> tuple[State, "lis
         .group_by(Listing.kind, Listing.value),
         execution_options={"yield_per": 5_000},
     )
-    # By first octet as they come: a pair costs sixteen octets, not two hundred.
+    # Kept in arrays by first octet: a pair takes sixteen octets of memory, not two hundred.
     keys = [array("Q") for _ in range(256)]
     ends = [array("d") for _ in range(256)]
     for kind, value, until in rows:
@@ -102,7 +109,9 @@ def head(base: int, count: int) -> bytes:
 
 
 def step(connection: Connection, state: State, hashed: Hash, now: float) -> bool:
-    """Take what changed since `state` into it. False: too much, read the store whole."""
+    """Take the changes since `state` into it. False where the store must be read whole: too many
+    changes, the last reading too old, or another store.
+    """
     limit = DELTA_MAX * 10
     after = state.mark - OVERLAP[connection.dialect.name]
     sql = "SELECT id, kind, value FROM listing_change WHERE id > ? ORDER BY id LIMIT ?"
@@ -136,7 +145,8 @@ def step(connection: Connection, state: State, hashed: Hash, now: float) -> bool
 
 
 def merged(state: State, base: Any, untils: Any) -> "list[Any]":
-    """The parts of a new large file out of the old one and the changes; `state` has none then.
+    """The parts of a new large file made from the old one and the changes; `state` has no changes
+    left.
 
     Whole slices are copied: half a million listings take some milliseconds.
     """

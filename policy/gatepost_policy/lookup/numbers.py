@@ -1,10 +1,9 @@
-"""The sorted numbers of a published file, read in a way that nobody can take them from under us.
+"""The sorted numbers of a published file, read so that a change of the file cannot crash us.
 
-A file that is mapped and then cut short in place (`cp` over it, a script that empties it) is SIGBUS
-for whoever looks at it, and with that the end of a worker and of every message it has under way. So
-files are read: up to COPY_MAX octets as a whole, of a larger one only the piece in which a number
-has to be. The numbers are hashes, spread evenly, so where one stands is known to within a few
-hundred places.
+If a mapped file is cut short in place (`cp` over it, a script that empties it), the next access is
+a SIGBUS: it ends the worker and all messages that it has under way. So files are read, not mapped:
+up to COPY_MAX octets as a whole, of a larger one only the part in which a number must be. The
+numbers are hashes, spread evenly, so where one stands is known to within a few hundred places.
 """
 
 import os
@@ -22,7 +21,7 @@ _MARGIN = 64
 
 
 class OnDisk:
-    """`count` sorted 64-bit hashes from octet `start` of `file` on, which stays open as long."""
+    """`count` sorted 64-bit hashes from octet `start` of `file` on. `file` must stay open."""
 
     def __init__(self, file: BufferedReader, start: int, count: int) -> None:
         self._file, self._start, self._count = file, start, count
@@ -45,14 +44,16 @@ class OnDisk:
         return self._part(place, place + 1)[0]
 
     def has(self, wanted: int) -> bool:
-        """True where `wanted` is one of them; False where the file is shorter by now."""
+        """True where `wanted` is one of them; False also where the file has become shorter or
+        cannot be read.
+        """
         count = self._count
         middle, around = wanted * count >> 64, 4 * isqrt(count) + _MARGIN
         first, last = max(0, middle - around), min(count, middle + around)
         try:
             part = self._part(first, last)
             if (first and part[0] > wanted) or (last < count and part[-1] < wanted):
-                first, part = 0, self._part(0, count)  # not spread as hashes are
+                first, part = 0, self._part(0, count)  # not evenly spread: read all
         except (IndexError, OSError):
             return False
         index = bisect_left(part, wanted)

@@ -1,9 +1,9 @@
-"""Write what the store knows into the files that every process of this host has mapped.
+"""Write what the store knows into the files that every process of this host reads.
 
-One publisher at a time: the recorder, or a command that holds its lock. New large files get names
-of their own; then the small one that names them is renamed into its place. So a full disk, a store
-that fails or kill -9 at any moment leaves either the old files or the new ones, which belong
-together; then the counter in `known.tick` moves, and the others look.
+One publisher at a time: the recorder, or a command that holds its lock. New large files are written
+under new names; then the small file that names them is renamed into its place. So a full disk, a
+store that fails or kill -9 at any moment leaves either the old files or the new ones, never a
+mixture. Then the counter in `known.tick` is raised, and the other processes read the files.
 """
 
 import json
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
     from gatepost_policy.lookup import listed
 
-# So many traps may come and go before the large file is written again.
+# With more traps added or removed than this, the large file is written again.
 MAX_DELTA = 20_000
-# Another host's clock may be off by this much when a change is looked for by its time.
+# Seconds by which another host's clock may differ when changes are looked for by their time.
 SLACK_S = 3_600.0
-# Where this process has compared what it found published with the store.
+# State directories whose published files this process has compared with the store.
 _checked: set[Path] = set()
-# What it has written there: names, and what tells whether somebody else has written since.
+# The files it has written there, with what shows whether somebody else has changed them since.
 _written: dict[Path, dict[str, "_Look"]] = {}
 
 
@@ -82,7 +82,7 @@ def publish(
             base, parts = _new_base(connection, generation)
             large.append((TRAPS_FILE, parts))
             changes = [], []
-            base_kept = False  # another key: every other hash is another one as well
+            base_kept = False  # the key is new, so the other hashes must be made anew as well
         small = {"added": changes[0], "gone": changes[1], **_globs(connection)}
         _checked.add(state_dir)
     hashed = hasher(base.key)
@@ -117,12 +117,13 @@ def publish(
     try:
         for path, parts in made:
             _write(path, parts, sync=True)
-        # From this rename on it is what is known, and not one moment earlier.
+        # With the rename of this file everything becomes visible at once.
         small_file = [head, text, state.numbers, state.ends, repeat]
         _write(state_dir / NOW_FILE, small_file, sync=bool(made))
     except BaseException:
         for path, _ in made:
-            path.unlink(missing_ok=True)  # on a full disk they would be more with each attempt
+            # else each attempt on a full disk would leave more of them
+            path.unlink(missing_ok=True)
         raise
     bump(state_dir / TICK_FILE)
     _written[state_dir] = _look(state_dir, [NOW_FILE, TICK_FILE, *named.values()])
@@ -145,9 +146,9 @@ def _look(state_dir: Path, names: Iterable[str]) -> dict[str, _Look]:
 
 
 def touched(state_dir: Path) -> str | None:
-    """A published file that somebody else has changed or removed since; None where none was.
+    """The name of a published file that somebody else has changed or removed; None where none was.
 
-    What processes know already they know on, but one that starts would know nothing.
+    Running processes keep what they have read, but a new one would know nothing.
     """
     was = _written.get(state_dir, {})
     now = _look(state_dir, was)
@@ -160,7 +161,9 @@ def take_over(state_dir: Path) -> None:
 
 
 def anew(state_dir: Path) -> None:
-    """The next `publish` writes everything: what is published came from another store."""
+    """Make the next `publish` write everything, because what is published came from another store.
+    // Raises OSError where `known.now` cannot be removed.
+    """
     _checked.discard(state_dir)
     _written.pop(state_dir, None)
     (state_dir / NOW_FILE).unlink(missing_ok=True)
@@ -173,9 +176,9 @@ def _listings(
     hashed: Any,
     now: float,
 ) -> tuple["listed.State", list[Any] | None]:
-    """What is listed: the published state and what changed since, or everything anew.
+    """The listings: the published ones with the changes since, or all of them read anew.
 
-    With it the parts of a new large file, or None where the old one stays.
+    Returned with the parts of a new large file, or None where the old one stays.
     """
     from gatepost_policy.lookup import listed
 
@@ -207,7 +210,7 @@ class _Base:
 
 
 def _published(state_dir: Path) -> tuple[dict[str, Any], Snapshot] | None:
-    """The small file's JSON and the snapshot where all files are sound, else None: all anew."""
+    """The small file's JSON and the snapshot; None where a file is missing or damaged."""
     try:
         snapshot = load(state_dir)
         with (state_dir / NOW_FILE).open("rb") as file:
@@ -219,7 +222,7 @@ def _published(state_dir: Path) -> tuple[dict[str, Any], Snapshot] | None:
 
 
 def _new_base(connection: "Connection", generation: int) -> tuple[_Base, list[Any]]:
-    """Another key and all exact traps, hashed with it: the parts of the large file."""
+    """A new key, and all exact traps hashed with it: the parts of the large file."""
     from sqlalchemy import select
 
     from gatepost_policy import traps
@@ -237,7 +240,7 @@ def _new_base(connection: "Connection", generation: int) -> tuple[_Base, list[An
 def sorted_hashes(key: bytes, texts: Iterable[str]) -> "array[int]":
     """The hashes of `texts`, sorted, each once."""
     hashed = hasher(key)
-    # Sorted by first octet as they come: a million numbers cost eight octets each, not fifty.
+    # Kept in arrays by first octet: a number takes eight octets of memory, not fifty.
     buckets = [array("Q") for _ in range(256)]
     for text in texts:
         number = hashed(text)
@@ -249,7 +252,7 @@ def sorted_hashes(key: bytes, texts: Iterable[str]) -> "array[int]":
 
 
 def _changes(connection: "Connection", base: _Base) -> tuple[list[int], list[int]] | None:
-    """Exact traps that came and went since the large file; None where they are too many."""
+    """Hashes of exact traps (added, removed) since the large file; None where they are too many."""
     from sqlalchemy import and_, or_, select
 
     from gatepost_policy.store.tables import TrapRow
@@ -259,7 +262,7 @@ def _changes(connection: "Connection", base: _Base) -> tuple[list[int], list[int
         select(TrapRow.key, TrapRow.removed)
         .where(
             TrapRow.kind == "exact",
-            # An import's rows are in the large file: what came later was added by hand.
+            # Rows of an import are in the large file: only those by hand can be newer.
             or_(and_(TrapRow.generation == 0, TrapRow.added >= since), TrapRow.removed >= since),
         )
         .limit(MAX_DELTA + 1)
@@ -276,8 +279,8 @@ def _changes(connection: "Connection", base: _Base) -> tuple[list[int], list[int
 def _adds_up(connection: "Connection", base: Any, added: list[int], gone: list[int]) -> bool:
     """True where the large file with these changes holds as many traps as the store.
 
-    It does not where the store was restored from a backup: its revisions may then say the same of
-    other traps.
+    After a restore from a backup a revision number can be used again for other traps, so an equal
+    number proves nothing.
     """
     from sqlalchemy import func, select
 
@@ -309,8 +312,8 @@ def _globs(connection: "Connection") -> dict[str, list[str]]:
 def _write(path: Path, parts: list[Any], *, sync: bool) -> None:
     """Write aside, then rename: a reader sees the old file or the new one, whole.
 
-    With `sync` it is on the disk first: a machine that loses its power may otherwise find the
-    small file that names a large one, and the large one empty.
+    With `sync` it is on the disk before the rename: after a power failure the small file might
+    otherwise name a large one that is empty.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
@@ -327,7 +330,9 @@ def _write(path: Path, parts: list[Any], *, sync: bool) -> None:
 
 
 def _tidy(state_dir: Path, named: set[str]) -> None:
-    """Take away what belongs to nothing: older large files, and what a kill left aside."""
+    """Remove files that are no longer named: older large ones, and unfinished ones of a killed
+    process.
+    """
     with os.scandir(state_dir) as entries:
         names = [entry.name for entry in entries]
     for name in names:
@@ -336,7 +341,9 @@ def _tidy(state_dir: Path, named: set[str]) -> None:
 
 
 def bump(path: Path) -> None:
-    """Move the counter. The file is made once and then only written to: all keep it open."""
+    """Raise the counter. The file is made once and then only written to, because all processes keep
+    it open. Raises OSError.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
         before = os.pread(descriptor, 8, 0)

@@ -1,17 +1,18 @@
-"""One state of what is known by heart, read from three files: traps, listings, repeat senders.
+"""One state of what is kept in memory, read from three files: traps, listings, repeat senders.
 
-* `known.traps.ID`: the sorted 64-bit hashes of all exact traps. Where there are more than half a
-  million, only looked into (`numbers`). Rebuilt after an import or many changes.
+* `known.traps.ID`: the sorted 64-bit hashes of all exact traps. With more than half a million it
+  stays on disk and is searched there (`numbers`). Rebuilt after an import or many changes.
 * `known.listed.ID`: the sorted hashes of all listings with their ends, made anew when many changed.
-* `known.now`: everything small or short-lived: the few traps and listings that came or went since
-  then, domain and pattern traps, repeat senders. Rebuilt with every change.
+* `known.now`: everything small or short-lived: the traps and listings that changed since the large
+  files, domain and pattern traps, repeat senders. Rebuilt with every change.
 
-`known.now` names the two large files that belong to it, and they never change: so the one rename
-that puts `known.now` in its place is the moment at which everything changes.
+`known.now` names the two large files that belong to it, and they never change: so the rename that
+puts `known.now` in its place changes everything at once.
 
-A look-up is a binary search: no list makes it slow. The hashes are keyed (BLAKE2b) with a secret
-that was made on this machine, so nobody can look for two addresses that collide, and at 64 bits
-chance will not: a hit needs no second look at the store (docs/decisions/0080).
+A look-up is a binary search, so a long list does not make it slow. The hashes are keyed (BLAKE2b)
+with a secret made on this machine, so nobody can search for two addresses that collide, and with 64
+bits a collision by chance is not to be expected: a hit is not checked in the store
+(docs/decisions/0080-known-by-hash.md).
 
 Numbers are in this machine's byte order: the files never leave it.
 """
@@ -42,9 +43,9 @@ LISTED_HEAD = struct.Struct("=8sQQ")  # magic, id of this file, how many
 TRAPS_HEAD = struct.Struct("=8s16sQQ")  # magic, hash key, id of this file, how many
 NOW_HEAD = struct.Struct("=8sIII4x")  # magic, octets of JSON, listings, repeat senders
 MAGIC_TRAPS, MAGIC_NOW, MAGIC_LISTED = b"GPTRAPS1", b"GPKNOW02", b"GPLISTD1"
-# So many times a file that is gone means that the publisher was faster, and then damage.
+# How often loading is tried when a file is gone: the publisher may have replaced it meanwhile.
 LOADS = 5
-# What reading a file raises that is not what it should be.
+# What loading raises where a file is missing or damaged.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, struct.error)
 
 Hash = Callable[[str], int]
@@ -53,7 +54,7 @@ _INBOUND = Direction.INBOUND
 
 
 def hasher(key: bytes) -> Hash:
-    """The keyed 64-bit hash of texts."""
+    """A function that gives the keyed 64-bit hash of a text."""
     base = blake2b(digest_size=8, key=key)
 
     def hashed(text: str) -> int:
@@ -66,7 +67,9 @@ def hasher(key: bytes) -> Hash:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One state of what is known. `base` is the large file's array, all else is small."""
+    """One state of what is known. `base` and `listings` are the sorted hashes of the large files,
+    `untils` the ends of the listings (Unix seconds); all else is small.
+    """
 
     key: bytes = b""
     hashed: Any = None  # a Hash; None where nothing was published yet
@@ -176,7 +179,7 @@ EMPTY = Snapshot()
 def file_names(meta: dict[str, Any]) -> tuple[str, str]:
     """The large files of traps and of listings that belong to this small one.
 
-    One that was written before they had names of their own has them under the bare names.
+    A small file of an older release belongs to large files without an id in their names.
     """
     if meta.get("named"):
         return f"{TRAPS_FILE}.{meta['base']:x}", f"{LISTED_FILE}.{meta['listed']:x}"
@@ -184,13 +187,15 @@ def file_names(meta: dict[str, Any]) -> tuple[str, str]:
 
 
 def load(state_dir: Path, old: Snapshot = EMPTY) -> Snapshot:
-    """Read the published files. Raises OSError or ValueError where they are not there or broken."""
+    """Read the published files; large ones that `old` already has are not read again. // Raises one
+    of DAMAGE where they are missing or damaged.
+    """
     for _ in range(LOADS - 1):
         try:
             return _load(state_dir, old)
         except FileNotFoundError:
-            # Between two looks the publisher put a newer `known.now` there and took the large
-            # files of the old one away.
+            # Meanwhile the publisher has replaced `known.now` and removed the large files of the
+            # old one.
             if not (state_dir / NOW_FILE).exists():
                 break
     return _load(state_dir, old)
@@ -248,7 +253,7 @@ def _load(state_dir: Path, old: Snapshot) -> Snapshot:
 def _pattern(glob: str) -> tuple[str, re.Pattern[str]]:
     domain = glob.rpartition("@")[2]
     literal = "" if "*" in domain or "?" in domain else domain
-    # `[` is legal in no unquoted address: here it is a character, not a class.
+    # `[` is not legal in an unquoted address: here it is a plain character, no class as in a shell.
     return literal, re.compile(translate(glob.replace("[", "[[]")))
 
 

@@ -1,11 +1,12 @@
-"""What one process knows by heart: traps, listings and repeat senders, for the rules.
+"""What one process has in memory for the rules: traps, listings and repeat senders.
 
-How it works: the process that records writes two files into the state directory (`publisher`) and
-bumps a counter in a third, `known.tick`. `KnownState` reads the counter at MAIL or at a request (a
-microsecond) and the new files (`snapshot`) when it moved. Nothing is mapped: `numbers` says why.
+How it works: the recorder writes three files into the state directory (`publisher`) and raises a
+counter in a fourth, `known.tick`. `KnownState` reads the counter at MAIL or at a request (a
+microsecond) and the new files (`snapshot`) when it has changed. No file is mapped: `numbers` says
+why.
 
-Rule: a reader never writes, never raises, and never waits for the store, but for one bounded read
-(`history`) after a trap hit.
+Rule: a reader never writes, never raises, and never waits for the store, except for one bounded
+read (`history`) after a trap hit.
 """
 
 import os
@@ -33,17 +34,17 @@ from gatepost_policy.rules import Known
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
-# A counter that was replaced (state directory restored) is noticed after this long.
+# Seconds after which a replaced counter file (state directory restored) is noticed.
 LOOK_AGAIN_S = 2.0
 # Looking a member up in its class costs as much as a call (enum defines __getattr__).
 _INBOUND = Direction.INBOUND
 
 
 class KnownState:
-    """One process's view. Thread-safe; make it before or after a fork, use it only after.
+    """One for a process. Thread-safe; it can be made before a fork, but used only after it.
 
-    `state_dir` defaults to the configured one. Works, knowing nothing, where nothing has been
-    published yet.
+    `state_dir` defaults to the configured one. Where nothing has been published yet there are no
+    traps and no listings.
     """
 
     def __init__(self, settings: "Settings", state_dir: Path | None = None) -> None:
@@ -62,12 +63,12 @@ class KnownState:
         self._history = History(settings)
 
     def current(self) -> Snapshot:
-        """The newest snapshot; loads it where the counter has moved."""
+        """The newest snapshot; loads it where the counter has changed. Never raises."""
         moment = time.monotonic()
         if moment >= self._look_at:
             with self._lock:
-                # Whoever comes meanwhile waits: two messages may be the first of a process at the
-                # same time, and neither may be judged as if nothing were known.
+                # Other threads wait here: when the first two messages of a process come at the same
+                # time, both need the loaded snapshot.
                 if moment >= self._look_at:
                     self._look_at = self._open_tick()
         file = self._tick
@@ -83,11 +84,13 @@ class KnownState:
         return self.current().is_trap(address)
 
     def own(self) -> Own:
-        """What is ours without being configured: the MTA's domains, this host's addresses."""
+        """What is ours beside the configuration: the MTA's domains, this host's addresses."""
         return own_names.read(self.state_dir)
 
     def live_traps(self, used: Mapping[str, str]) -> dict[str, str]:
-        """The trap keys among the addresses that one of our own users used; each under its name."""
+        """The traps among addresses that one of our own users used. // `used` and the result are by
+        how it was used (a login, a sender); the result holds trap keys.
+        """
         now = self.current()
         found = {}
         for how, text in used.items():
@@ -120,7 +123,7 @@ class KnownState:
     def _open_tick(self) -> float:
         """Open the counter, or open it again where its file was replaced.
 
-        When to look again (monotonic).
+        Returns when to look again (monotonic seconds).
         """
         path = self.state_dir / TICK_FILE
         again = time.monotonic() + LOOK_AGAIN_S
@@ -146,14 +149,13 @@ class KnownState:
         try:
             self._now = load(self.state_dir, self._now)
         except DAMAGE:
-            # Between two renames of the publisher, or damaged: what was known stays known, and
-            # the next look tries again.
+            # The files are damaged or being replaced: keep the old snapshot, try again next time.
             return
         self._seen = tick
 
 
 def _read(file: FileIO) -> int | None:
-    """The counter; None where somebody has emptied its file, until it is written again."""
+    """The counter; None where its file is empty or cannot be read."""
     try:
         number = os.pread(file.fileno(), 8, 0)
     except OSError:

@@ -54,7 +54,7 @@ class Address:
 
     @property
     def trap_key(self) -> str:
-        """How a trap is matched: without regard to case, after cutting a `+tag` (DESIGN 6)."""
+        """How a trap is matched: without regard to case, after cutting a `+tag`."""
         local = self.local.partition("+")[0] or self.local
         return f"{local.lower()}@{self.domain}" if self.domain else local.lower()
 
@@ -63,11 +63,12 @@ class Address:
 
 
 NULL = Address("", "", "")
-LONGEST_KEPT = 512  # characters; longer texts are no honest ones, and would fill the memory
+# characters; longer texts are not cached, so that nobody can fill the memory with them
+LONGEST_KEPT = 512
 
 
 def _kept(size: int) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
-    """Remember `size` results, of short texts only: strangers may send thousands of long ones."""
+    """Cache `size` results, of short texts only: a sender may use thousands of long ones."""
 
     def decorate(function: Callable[[str], T]) -> Callable[[str], T]:
         kept = lru_cache(maxsize=size)(function)
@@ -85,7 +86,8 @@ def _kept(size: int) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
 def canonical_domain(text: str) -> str:
     """`text` as a lower-case A-label domain without its trailing dot.
 
-    A domain that IDNA refuses (RFC 5891) keeps its lower-case text: it is still somebody's claim.
+    A domain that IDNA refuses (RFC 5891) keeps its lower-case text: it is still what the sender
+    claimed.
     """
     text = text.strip().rstrip(".").lower()
     if text.isascii():
@@ -102,7 +104,7 @@ _CAN_BE_DOMAIN = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)*(?!\d+\Z){_LABEL}\
 
 
 def can_be_domain(domain: str) -> bool:
-    """True where DNS can have `domain`, in canonical form: a typing error is none."""
+    """True where `domain` (canonical) can exist in DNS: a name with a typing error often cannot."""
     return _CAN_BE_DOMAIN.match(domain) is not None
 
 
@@ -124,7 +126,7 @@ def is_within(domain: str, parent: str) -> bool:
 
 
 def within_any(parents: Sequence[str]) -> Callable[[str], bool]:
-    """`is_within` one of `parents`, for asking about many domains: one comparison in C each."""
+    """`is_within` one of `parents`, made once for many domains: one comparison in C each."""
     ends = tuple(f".{parent}" for parent in parents if parent)
     return lambda domain: f".{domain}".endswith(ends)
 
@@ -154,7 +156,7 @@ def _split(text: str) -> tuple[str, str]:
 def parse(text: str) -> Address:
     """Read an envelope path as the MTA hands it over: `<a@b>`, `a@b`, `<@x:a@b>`, `<>`.
 
-    Never raises: an address the MTA accepted is recorded, whatever it looks like.
+    Never raises: an address that the MTA accepted is recorded, whatever it looks like.
     """
     raw = text.strip()
     if raw.startswith("<") and raw.endswith(">"):
@@ -183,7 +185,8 @@ def header_from(values: Sequence[bytes]) -> Address | None:
     named = _NAMED_BY_ADDRESS.match(text)
     if named:
         author = parse(named.group(2))
-        # Some readers take what stands first: only where all come to one domain is it an answer.
+        # Some readers take the first address, some the last: only where all have one domain it is
+        # clear.
         claimed = [word.rpartition("@")[2] for word in named.group(1).split() if "@" in word]
         same = all(canonical_domain(domain) == author.domain for domain in claimed)
         return author if same else None

@@ -1,7 +1,7 @@
-"""Whom a signer addressed, and whether that is who got the message here. Pure.
+"""Whom a signed To and Cc name, and whether the message came to them here. Pure.
 
 Only what the signature covers counts (RFC 6376 5.4.2: a field named once in h= is the lowest one):
-a To that was put on top says nothing. The answer is one word for each signature:
+a To that was added above it proves nothing. The answer is one word for each signature:
 
 * `trap`: a trap, and nobody else here;  `both`: a trap and somebody real here;
 * `recipient`: somebody who got it here;  `others`: other people only;  `nobody`: no address.
@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from gatepost_policy.mail.address import Address, parse
 from gatepost_policy.mail.facts import Recipient
 
-# Enough to see who is meant; a header with more names is no letter to one of them.
+# Enough to see who is meant; a message with more names is not personal mail.
 ADDRESSES_MAX = 100
-# A To may be as long as a header: each of these reads a text once, whatever stands in it.
+# A To may be as long as a header: each of these expressions reads any text only once.
 _IN_WORD = r"[^\s<>(),:;\"\\@\[\]]"
 _WORD = rf"{_IN_WORD}++"
 # RFC 5322 3.4.1: a local part may be quoted, and names the same mailbox.
@@ -25,7 +25,7 @@ _COMMENT = re.compile(r"\"(?:[^\"\\]|\\.|\\\Z)*+(?:\"(?!@)|(?P<kept>\"|\Z))|\([^
 
 
 def _without_comments(text: str) -> str:
-    """`text` without what reads like an address and is a name."""
+    """`text` without display names and comments: an address in one of them is not counted."""
     return _COMMENT.sub(lambda m: " " if m["kept"] is None else m.group(), text)
 
 

@@ -1,7 +1,6 @@
 """Walks: names that are tried one after the other in alphabetical order, from several hosts.
 
-Somebody works off a list and has spread it over many machines, each of which does next to nothing.
-Pure.
+One sender works through a list of names from many hosts, with a few tries from each host. Pure.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,15 +9,17 @@ from math import factorial
 
 MIN_RUN = 6  # steps in alphabetical order
 MIN_RUN_HOSTS = 3
-# A run that steps in any order would show more often than this is no walk.
+# A run that would appear by chance with more than this probability is not reported.
 CHANCE_MAX = 0.01
-# Between two steps of one walk there is never more than this.
+# The longest gap between two steps of one walk, in seconds.
 RUN_GAP_S = 14 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One name that one host tried. `at` in Unix seconds; `message` where one belongs to it."""
+    """One name that one host tried. `at` in Unix seconds; `message` is its number in the store, 0
+    for none.
+    """
 
     at: float
     host: str  # its prefix
@@ -28,7 +29,7 @@ class Step:
 
 def walks(steps: Iterable[Step]) -> Iterator[tuple[Step, ...]]:
     """The walks among `steps`, which come oldest first."""
-    # The same name again is no step back.
+    # The same name again does not end a run.
     moves: list[Step] = []
     for step in steps:
         if not moves or moves[-1].name != step.name:
@@ -52,8 +53,9 @@ def _is_walk(run: list[Step], shortest: int) -> bool:
 def _shortest_run(steps: int) -> int:
     """The length of a run that chance does not explain among so many steps.
 
-    In a random order a run of `length` or more begins at one step in (length + 1)! / length: each
-    of the orders of `length` steps is as likely as the other, and before it stands a larger one.
+    In a random order, a run of `length` or more steps begins at a given step with probability
+    length / (length + 1)!: `length` steps are in one of length! orders, and the step before is
+    larger.
     """
     length = MIN_RUN
     while steps * length / factorial(length + 1) > CHANCE_MAX:

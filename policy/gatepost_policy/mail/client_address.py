@@ -1,7 +1,7 @@
 """A client's IP address as programs write it, and whether it lies in given networks.
 
-The one place that knows that an IPv4-mapped IPv6 address (RFC 4291 2.5.5.2) is the IPv4 client:
-a rule, a listing or a report that forgot it would take one host for two.
+The one place that knows that an IPv4-mapped IPv6 address (RFC 4291 2.5.5.2) is the IPv4 client: a
+rule, a listing or a report that did not know it would count one host as two.
 """
 
 from collections.abc import Iterable

@@ -14,7 +14,7 @@ SENT = ("date", "resent-date")
 DATES = (*SENT, "expires", "expiry-date", "reply-by", "deferred-delivery", "latest-delivery-time")
 _COMMENT = re.compile(rb"\([^()]*\)")
 MAX_DATE_BYTES = 200
-END = 253_402_300_800  # the year 10000, where datetime stops
+END = 253_402_300_800  # Unix seconds: the year 10000, which datetime cannot hold
 
 
 def rfc5322(at: float) -> str:

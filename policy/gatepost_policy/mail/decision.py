@@ -1,7 +1,7 @@
-"""What to do about a message: one action, one named reason, one dull reply.
+"""What to do about a message: one action, one named reason, one reply without details.
 
-Pure values. A reason is a stable word: it stands in the log, the store, the report, the metrics
-and in `[rules.REASON]` of the configuration. What a stranger is told (`Reply`) names no trap.
+Pure values. A reason is a stable word: it stands in the log, the store, the report, the metrics and
+in `[rules.REASON]` of the configuration. What the client is told (`Reply`) names no trap.
 """
 
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An SMTP reply: code, enhanced status code (RFC 3463), text. The text is for strangers."""
+    """An SMTP reply: code, enhanced status code (RFC 3463), text. The client reads the text."""
 
     code: int
     status: str
@@ -96,7 +96,7 @@ class Decision:
     tag: bool = False  # mark the message for the user's own filter
 
 
-# One text for each way to refuse. None of them says what gave the sender away.
+# One text for each way to refuse. None of them says what the sender was refused for.
 REFUSED = Reply(550, "5.7.1", "Message refused by policy")
 NO_SUCH_USER = Reply(550, "5.1.1", "User unknown")
 TRY_LATER = Reply(451, "4.7.1", "Please try again later")

@@ -104,6 +104,6 @@ _WORDS: dict[str, Why] = {**_FORMER, **{why.value: why for why in Why}}
 def read(word: str | None) -> Why | None:
     """The reason that `word` stands for, in the words of any release; None for None.
 
-    What no release wrote is UNSPECIFIED: the record is worth more than its reason.
+    A word that no release wrote is read as UNSPECIFIED, so that the record itself is not lost.
     """
     return None if word is None else _WORDS.get(word, Why.UNSPECIFIED)

@@ -1,11 +1,11 @@
 """What Exim says became of a DKIM signature, in our words. Pure.
 
-Exim says it twice: to an ACL (`$dkim_verify_status`, `$dkim_verify_reason`), which the policy
-service is told, and in its log, which the importer reads. Both go through this one table, so that a
-cause has one word however gatepost learned of it.
+Exim says it in two places: in an ACL (`$dkim_verify_status`, `$dkim_verify_reason`), which passes
+it to the policy service, and in its log, which the importer reads. Both go through this one table,
+so that a cause has the same word from either source.
 
-Limits: an ACL is told no reason for an overlong key record, a broken field or another version
-(exim: src/dkim.c), where the log has words: those are `unspecified` in the policy service.
+Limits: the ACL variables give no reason for an overlong key record, a broken field or another
+version (exim: src/dkim.c), while the log does: from the policy service those are `unspecified`.
 """
 
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ _WORDS: tuple[tuple[str, Why], ...] = (
 
 
 def reason(words: str) -> Why | None:
-    """What `words` of Exim mean; None where they are none that we know."""
+    """The reason that Exim's `words` stand for; None where they are not known."""
     low = words.lower()
     return next((why for text, why in _WORDS if text in low), None)
 

@@ -1,7 +1,7 @@
 """Everything known about one message, as frozen values. Pure: no clock, no look-up.
 
-A door (milter, policy service, log importer) gathers these, the rules judge them, the journal
-keeps them. Where a value is None nobody said; an empty tuple means that nothing was found.
+A source (milter, policy service, log importer) gathers these, the rules judge them, the journal
+keeps them. None means that a value is not known; an empty tuple means that nothing was found.
 
 Privacy: a submission's `Client` holds its family and nothing else (`Client.redacted`), and the
 login never gets into a record: `Facts.login` is for the rules alone.
@@ -35,7 +35,7 @@ class Family(StrEnum):
 
 
 class Source(StrEnum):
-    """Which door saw the message."""
+    """Which part of gatepost saw the message."""
 
     MILTER = "milter"
     POLICY = "policy"
@@ -66,14 +66,16 @@ class Client:
         return client_prefix(self.address) if self.address is not None else None
 
     def redacted(self) -> "Client":
-        """This client without what tells where it is: what a submission may be recorded with."""
+        """This client without address, port and names: only this may be recorded of a
+        submission.
+        """
         return Client(family=self.family)
 
 
 def client_prefix(address: IPv4Address | IPv6Address, v6_bits: int = 64) -> str:
     """`address` as the prefix that identifies its owner: v4 /32, v6 /64 (or `v6_bits`).
 
-    An IPv6 address that stands for an IPv4 host (NAT64, 6to4, mapped) is that host.
+    An IPv6 address that stands for an IPv4 host (NAT64, 6to4, mapped) counts as that host.
     """
     address = real(address)
     if address.version == 4:
@@ -96,9 +98,10 @@ class Recipient:
 class Signature:
     """One DKIM-Signature field and what became of it, in the words of RFC 8601 2.7.1.
 
-    `crypto` is what the cryptography alone says (pass, fail, None where it was not tried); RFC
-    8301 and the guard's bounds speak in `result` and `reason`. `unsigned_bytes` is how much of
-    the canonical body `l=` left uncovered (None: no `l=`, or not known).
+    `crypto` is what the cryptography alone says (pass, fail, None where it was not tried); RFC 8301
+    and the limits of `[dkim]` show in `result` and `reason`. `key_bits` is in bits; `body_limit`
+    (l=) in octets; `unsigned_bytes` is how many octets of the canonical body `l=` left uncovered
+    (None: no `l=`, or not known).
     """
 
     domain: str | None = None
@@ -113,22 +116,23 @@ class Signature:
     unsigned_bytes: int | None = None
     flags: tuple[str, ...] = ()  # testing-key, weak-hash, weak-key, expired, partial, skipped
     b_prefix: str | None = None  # first 8 characters of b=, for header.b (RFC 6008)
-    b_hash: str | None = None  # of the whole b=: the same one again is the same message again
+    # hash of the whole b=: the same value again means the same message again
+    b_hash: str | None = None
     # The addresses in the To and Cc that h= covers; None where it is not known. Never recorded.
     signed_to: tuple[str, ...] | None = None
     addressed: str | None = None  # whom they name, as in `mail.addressed`
 
     @property
     def proven(self) -> bool:
-        """True where this signature may name who is to blame (DESIGN 6).
+        """True where this signature proves which domain sent the message, so that it may be listed.
 
-        The crypto passed, the whole body is covered, an RSA key has 1024 bits or more. rsa-sha1
-        is allowed here: forging it is out of a spammer's reach, and it names who signed. What
-        only a log knows without algorithm or key size proves nothing.
+        The crypto passed, the whole body is covered, an RSA key has 1024 bits or more. rsa-sha1 is
+        allowed here: a spammer cannot forge it, so it shows who signed. A pass from a log without
+        algorithm or RSA key size proves nothing.
         """
         if self.crypto != "pass" or not self.domain:
             return False
-        # What RFC 6376 refuses proves nothing, whatever the mathematics say of it.
+        # What RFC 6376 refuses proves nothing, even where the arithmetic is right.
         if self.result not in ("pass", "policy"):
             return False
         if self.unsigned_bytes or (self.body_limit is not None and self.unsigned_bytes is None):
@@ -136,7 +140,7 @@ class Signature:
         if not {"testing-key", "expired"}.isdisjoint(self.flags):
             return False
         if self.algorithm is None:
-            return False  # a log's word for a pass says nothing of how strong the key was
+            return False  # a pass in a log does not say how strong the key was
         rsa = self.algorithm.startswith("rsa")
         return not rsa or (self.key_bits is not None and self.key_bits >= 1024)
 
@@ -193,14 +197,16 @@ class Dmarc:
 
 @dataclass(frozen=True, slots=True)
 class TrailHop:
-    """How one server before ours says that it got the message; None where it does not say."""
+    """How one server before ours got the message, by its own Received; None where it does not
+    say.
+    """
 
     family: Family | None
     protocol: str | None  # ESMTPS, HTTP, ..., as it stands there
 
 
 class IdentityKind(StrEnum):
-    """What a sender can be remembered by."""
+    """The kinds of identity under which a sender's history is kept."""
 
     PREFIX = "prefix"
     DKIM = "dkim"
@@ -213,7 +219,7 @@ class IdentityKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One thing a sender is remembered by. `proven` tells evidence from a mere claim."""
+    """One identity of a sender. `proven` is False for a mere claim (MAIL FROM, From)."""
 
     kind: IdentityKind
     value: str
@@ -222,7 +228,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One message (stage END) or one RCPT TO (stage RCPT), as one door saw it."""
+    """One message (stage END) or one RCPT TO (stage RCPT), as one source saw it."""
 
     at: float  # Unix time, seconds, UTC, of receipt
     source: Source = Source.MILTER
@@ -261,8 +267,8 @@ class Facts:
             domain = signature.domain
             if not signature.proven or domain is None or domain in found:
                 continue
-            # The guard has already refused a d= that is a registry's suffix, so no organisation is
-            # a whole registry.
+            # The verifier never passes a d= that is a public suffix, so no organisation is a whole
+            # registry.
             if any(same_organisation(c, domain) for c in claims):
                 found.append(domain)
         return tuple(found)
@@ -271,8 +277,8 @@ class Facts:
     def spf_domain(self) -> str | None:
         """The domain that let this client send for it: the MAIL FROM's, where SPF passed.
 
-        Whoever rents at the same hoster passes as well, so it names a domain and no person. A
-        bounce has no sender to speak for.
+        Other customers of the same hoster pass as well, so it does not prove which of them sent it.
+        A bounce has no MAIL FROM domain.
         """
         spf = self.spf
         if spf is None or spf.mail_from.result != "pass" or self.sender.null:
@@ -293,7 +299,7 @@ class Facts:
         return Identity(IdentityKind.AUTHOR, author.key, True)
 
     def identities(self) -> tuple[Identity, ...]:
-        """All that this message can be remembered by, proven ones first. Inbound only."""
+        """All identities of this message, proven ones first; empty unless it is inbound."""
         if self.direction is not Direction.INBOUND:
             return ()
         out: list[Identity] = []

@@ -13,7 +13,8 @@ from ipaddress import ip_address
 from gatepost_policy.mail.address import Address, parse, reversed_domain
 from gatepost_policy.mail.facts import client_prefix
 
-# A PostgreSQL index entry holds 2704 octets; four octets a character, several columns.
+# A PostgreSQL index entry holds at most 2704 octets, for all its columns; a character takes up to
+# 4.
 MAX_KEY = 400
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}\Z")
@@ -30,7 +31,9 @@ def clean(text: str) -> str:
 
 
 def fit(text: str) -> str:
-    """`text` as a key: cut, with a digest of all of it, where it is too long for an index."""
+    """`text` as a key. One that is too long for an index is cut and ends with a digest of the
+    whole.
+    """
     if len(text) <= MAX_KEY:
         return text
     digest = blake2b(text.encode("utf-8", "backslashreplace"), digest_size=12).hexdigest()
@@ -42,9 +45,9 @@ reverse = lru_cache(maxsize=16_384)(reversed_domain)
 
 @lru_cache(maxsize=16_384)
 def prefix_of(address: str) -> str:
-    """The identity of a client address: /32 or /64. Raises ValueError."""
+    """The prefix of a client address: /32 or /64. Raises ValueError where it is no IP address."""
     if _IPV4.match(address):
-        return f"{address}/32"  # as most are; `ip_address` takes ten times as long
+        return f"{address}/32"  # most are IPv4; `ip_address` takes ten times as long
     return client_prefix(ip_address(address))
 
 
@@ -68,7 +71,9 @@ def common(a: str, b: str) -> int:
 
 
 def with_shared(keys: Iterable[str]) -> list[tuple[str, int]]:
-    """Each key, in order, with what it shares with the one before it (`tables.MessageDomain`)."""
+    """Each key, sorted, with the number of characters that it shares with the key before it
+    (`tables.MessageDomain`).
+    """
     before = ""
     out: list[tuple[str, int]] = []
     for key in sorted(keys):
@@ -86,7 +91,9 @@ def address_key(address: Address) -> str:
 def search_keys(
     sender: Address | None, author: Address | None, domains: tuple[str | None, ...]
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """(keys of message_domain, keys of domain_day), each with its `shared`. Do not change them."""
+    """(keys of message_domain, keys of domain_day), as `with_shared` gives them. The lists are
+    cached: do not change them.
+    """
     keys: set[str] = set()
     names: set[str] = {EVERYTHING}
     for address in (sender, author):

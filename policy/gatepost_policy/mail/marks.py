@@ -1,9 +1,10 @@
 """What a message says it is: a list post, an automatic answer, a report, a reply. Pure.
 
-The header says so, and for an answer to an invitation (RFC 6047) that mail programs put beside a
-text, the header of a part.
+The header of the message says so; an answer to an invitation (RFC 6047) may be one part of it, then
+the header of that part does.
 
-All of it is written by the sender: it can excuse a trap hit for a while, and never forever.
+All of it is written by the sender: it can excuse a trap hit only for a limited time
+(`sender.excuses`).
 """
 
 import re
@@ -12,13 +13,13 @@ from collections.abc import Callable, Sequence
 LIST, AUTO, REPORT, REPLY = "list", "auto", "report", "reply"
 NONE: frozenset[str] = frozenset()
 ALL = frozenset((LIST, AUTO, REPORT, REPLY))
-# How much of a body is looked at for the parts' headers. Outlook, Gmail and Apple put the answer
-# behind the text and its HTML form, and before what is attached.
+# How many octets of a body are searched for headers of parts. Outlook, Gmail and Apple put the
+# answer behind the text and its HTML form, and before what is attached.
 MAX_BODY = 262_144
-# RFC 6047 2.4: somebody accepts or declines an invitation; mail programs name no message in it.
+# RFC 6047 2.4: an answer to an invitation; mail programs set no In-Reply-To in it.
 _ANSWERS_INVITATION = re.compile(rb"text/calendar\b.*;\s*method=\"?(?:reply|counter)\b", re.S).match
-# Programs older than RFC 3834, rules of mailboxes, lists older than RFC 2919,
-# and a ticket system that says no more (Request Tracker).
+# Fields of programs older than RFC 3834, of mailbox rules, of lists older than RFC 2919, and of a
+# ticket system that sets no other field (Request Tracker).
 _OF_ROBOTS = (
     "x-autoreply", "x-auto-reply", "x-autorespond", "x-autoresponder", "x-rt-loop-prevention",
 )  # fmt: skip
@@ -26,9 +27,9 @@ _OF_LISTS = ("mailing-list", "x-mailing-list", "x-beenthere")
 _ANSWERING = frozenset((b"auto_reply", b"auto-reply"))
 _NOT_AUTOMATIC = frozenset((b"", b"no"))
 _REPORTS = re.compile(rb"multipart/report").match
-# MS-OXOMSG 2.2.1.3: 22 octets begin a conversation, five more stand for each answer.
+# MS-OXOMSG 2.2.1.3: the first message of a conversation has 22 octets, each answer adds five.
 _THREAD_BEGINS = 22
-# The header of a part (RFC 2046 5.1): what stands between a boundary and the next empty line.
+# The header of a part (RFC 2046 5.1): the lines from a boundary to the next empty line.
 _PART = re.compile(
     rb"(?:\A|\n)--[^\r\n]{1,200}\r?\n((?:[!-9;-~]{1,100}:[^\n]*\n(?:[ \t][^\n]*\n)*){1,50})"
 )
@@ -36,7 +37,7 @@ _PART_TYPE = re.compile(rb"^content-type:((?:[^\n]|\n[ \t])*)", re.I | re.M)
 
 
 def _answers(thread_index: bytes) -> bool:
-    """True for Outlook's mark of an answer."""
+    """True where Outlook's Thread-Index (base64) says that this is an answer."""
     return len(thread_index.strip().rstrip(b"=")) * 3 // 4 > _THREAD_BEGINS
 
 
@@ -49,7 +50,7 @@ def has_parts(values: Callable[[str], Sequence[bytes]]) -> bool:
 
 
 def of_parts(opening: bytes) -> frozenset[str]:
-    """The marks that the parts' headers bear, in the first octets of a body."""
+    """The marks in the headers of the parts; `opening` is the start of a body (`MAX_BODY`)."""
     for header in _PART.findall(opening):
         for kind in _PART_TYPE.findall(header):
             if _ANSWERS_INVITATION(kind.strip().lower()):
@@ -60,9 +61,9 @@ def of_parts(opening: bytes) -> frozenset[str]:
 def read(values: Callable[[str], Sequence[bytes]]) -> frozenset[str]:
     """The marks of a header; `values` gives the values of a field by its lower-case name."""
     found = []
-    # The usual message has none of these fields: each is asked for before it is looked into.
+    # Most messages have none of these fields, so each is read only where it is present.
     kinds = [v.strip().lower() for v in values("content-type")]
-    # No standard, and what list and answering programs older than RFC 2919 and 3834 write.
+    # Precedence is no standard, but programs older than RFC 2919 and 3834 write it.
     precedence = [v.strip().lower() for v in values("precedence")]
     # RFC 2919; RFC 2369 3.4, where NO says that nobody may post; ezmlm and its like.
     posts = values("list-post")
@@ -95,12 +96,12 @@ def _keyword(value: bytes) -> bytes:
 
 
 def text(marks: frozenset[str] | None) -> str | None:
-    """As it is stored: words with commas, '' for none of them, None for not known."""
+    """The marks as they are stored: words joined by commas, '' for no mark, None for not known."""
     return None if marks is None else ",".join(sorted(marks))
 
 
 def from_text(stored: str | None) -> frozenset[str] | None:
-    """Back from what is stored."""
+    """The marks that `text` stored."""
     if stored is None:
         return None
     return frozenset(stored.split(",")) if stored else NONE

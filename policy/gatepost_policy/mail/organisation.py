@@ -1,9 +1,9 @@
 """Which organisation a domain belongs to: its registrable domain by the public suffix list. Pure.
 
-Blame and listings go by organisations: whoever registered spam.example makes as many names below
-it as he likes. The list's private part counts too (github.io, blogspot.com): their customers are
-strangers to each other. Nothing that is published below the registrable domain changes the answer,
-or a sender could split himself as he pleases.
+Blame and listings work on organisations, because the owner of spam.example can make any number of
+names below it. The list's private part counts too (github.io, blogspot.com): their customers are
+independent of each other. No DNS record below the registrable domain changes the answer: a sender
+could publish some to look like many organisations.
 """
 
 from functools import lru_cache
@@ -27,7 +27,9 @@ def organisation(domain: str) -> str:
 
 
 def is_public_suffix(domain: str) -> bool:
-    """True where `domain` is nobody's: a registry's name, or a hoster's for its customers."""
+    """True for a public suffix: a registry's (co.uk), or a hoster's for its customers
+    (github.io).
+    """
     return _list().privatesuffix(domain) is None
 
 
@@ -37,7 +39,7 @@ def same(a: str, b: str) -> bool:
 
 
 def covering(domain: str) -> list[str]:
-    """`domain` and what is above it, down to its organisation: a listing of each covers it."""
+    """`domain` and its parents up to its organisation: a listing of any of them covers `domain`."""
     top = organisation(domain)
     found = [domain]
     while domain != top and "." in domain:

@@ -1,4 +1,4 @@
-"""What is ours without being configured. Pure values."""
+"""What the MTA and the network say is ours, beside the configuration. Pure values."""
 
 from dataclasses import dataclass
 

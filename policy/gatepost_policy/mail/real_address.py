@@ -1,8 +1,8 @@
-"""Whose address is this? The IPv4 address inside an IPv6 one, and addresses that are nobody's.
+"""The IPv4 address inside an IPv6 one, and addresses that identify no host of the Internet.
 
 Pure. A hit through NAT64 comes from one IPv4 host, not from the network that translates for all of
-IPv4: to list the /64 would shut out everybody behind it. Loopback, private and link-local addresses
-mean another host on every network, so nobody outside can be named by them.
+IPv4: to list the /64 would refuse everybody behind it. Loopback, private and link-local addresses
+are reused on every network, so they identify nobody outside.
 """
 
 from functools import lru_cache
@@ -16,9 +16,10 @@ _LAST_32 = tuple(
     IPv6Network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0/96", "::/96")
 )
 _SIX_TO_FOUR = IPv6Network("2002::/16")  # RFC 3056 2: the 32 bits behind the prefix
-# RFC 4380: the server's address and the obfuscated one of a NAT: neither names who sent.
+# RFC 4380: it holds a server's address and the obfuscated one of a NAT: neither is the sender's.
 _TEREDO = IPv6Network("2001::/32")
-# No client is ever seen under one of these: what is listed there meets nobody, or all of IPv4.
+# `real` replaces these, so no client has such a prefix: a listing of one would match nobody, or in
+# a published list all of IPv4.
 TRANSLATED = (*_LAST_32, _SIX_TO_FOUR, _TEREDO)
 NOBODYS: tuple[IPv4Network | IPv6Network, ...] = tuple(
     ip_network(text)
@@ -47,13 +48,13 @@ def real(address: Ip) -> Ip:
 
 
 def is_teredo(address: Ip) -> bool:
-    """True for a Teredo address: some host behind some NAT."""
+    """True for a Teredo address: it does not say which host behind which NAT."""
     return isinstance(address, IPv6Address) and address in _TEREDO
 
 
 @lru_cache(maxsize=16_384)
 def names_nobody(address: Ip) -> bool:
-    """True where no host of the Internet can be meant: nobody may be punished by this address."""
+    """True where the address identifies no host of the Internet: it must not be listed."""
     if is_teredo(address):
         return True
     found = real(address)

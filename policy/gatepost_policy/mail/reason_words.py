@@ -1,7 +1,7 @@
-"""The reasons in words, for people: why a message was decided so, why a signature got its result.
+"""The reasons in words, for people: of a decision about a message, and of a signature's result.
 
-Pure. A reason itself is a stable word (`mail.decision`, `mail.dkim_reason`); what it means may be
-said better in a later release.
+Pure. A reason itself is a stable word (`mail.decision`, `mail.dkim_reason`); the sentence for it
+may change with a release.
 """
 
 from gatepost_policy.mail.decision import Reason

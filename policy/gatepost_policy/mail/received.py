@@ -1,8 +1,8 @@
 """Read one Received field for what it tells about the client that handed the message over.
 
 Pure: bytes in, `Hop` out, never raises. Knows the forms that Postfix, Exim, Sendmail, qmail and
-Exchange write (RFC 5321 4.4 and what is really sent); a field it cannot read tells nothing but
-that it has a from clause.
+Exchange write (RFC 5321 4.4 and what is seen in practice); of a field in another form only the from
+clause is read.
 """
 
 import re
@@ -42,7 +42,7 @@ class Hop:
 
     @property
     def submitted(self) -> bool:
-        """True where this hop is a user handing mail to the server."""
+        """True where a user handed the message to this server (by its protocol, "with")."""
         return bool(self.protocol and _SUBMITTED.match(self.protocol))
 
 

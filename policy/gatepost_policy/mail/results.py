@@ -1,4 +1,4 @@
-"""The words of RFC 8601 for what DKIM, SPF and DMARC said, in the order in which they are told.
+"""The words of RFC 8601 for the results of DKIM, SPF and DMARC, in the order of the reports.
 
 Pure. They name columns of the store as well: a word is never changed.
 """

@@ -1,8 +1,7 @@
-"""The trail: over which family and protocol each hop before ours says that it got the message.
+"""The trail: the address family and protocol by which each server before ours received the message.
 
-Pure: Received fields in, hops out, never raises. Every word of it is a claim: anybody can write a
-Received field. The first hop is written by who handed the message to us, and tells how it came
-there.
+Pure: Received fields in, hops out, never raises. All of it is a claim: anybody can write a Received
+field. The newest one is written by the client that handed the message to us.
 
 Bounds: `MAX_HOPS` fields, `MAX_FIELD` octets of each; no address is kept.
 """
@@ -15,9 +14,9 @@ from gatepost_policy.mail.facts import Family, TrailHop
 
 MAX_HOPS = 10
 MAX_FIELD = 1024
-# RFC 5321 4.4: the client stands before "by", its protocol behind "with". What stands before these
-# words is asked for behind them: a search for a literal is ten times as fast as one that begins
-# with a class, and three Received fields of a message cost as much as the rules.
+# RFC 5321 4.4: the client stands before "by", its protocol behind "with". The blank before these
+# words is tested by a look-behind: a search that begins with a literal is ten times as fast as one
+# that begins with a class, and this runs for each Received field.
 _BY = re.compile(rb"by(?:(?<=\sby)|(?<=\Aby))\s")
 _WITH = re.compile(rb"with(?<=\swith)\s+([A-Za-z0-9-]{1,24})(?=[\s;(]|\Z)")
 # The client's address stands in brackets, with some MTAs in parentheses; one behind "=" is a HELO.
@@ -30,9 +29,9 @@ _IPV4, _IPV6 = Family.IPV4, Family.IPV6
 
 
 def read(values: Sequence[bytes], ours: str | None = None) -> tuple[TrailHop, ...]:
-    """The hops that `values` tell of: Received fields' values, top to bottom, so newest first.
+    """The hops in `values`, the values of Received fields from top to bottom, so newest first.
 
-    `ours` is the MTA's own name: an MTA that shows us its own field has it on top.
+    `ours` is the MTA's own name: some MTAs show us their own field on top, which is left out.
     """
     if values and ours and _is_by(values[0], ours):
         values = values[1:]
@@ -58,7 +57,7 @@ def _hop(value: bytes) -> TrailHop:
     )
 
 
-_made = lru_cache(maxsize=1024)(TrailHop)  # they are few, and shared
+_made = lru_cache(maxsize=1024)(TrailHop)  # there are few different ones: cached
 
 
 def _family(address: bytes) -> Family | None:

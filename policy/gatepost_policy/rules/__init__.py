@@ -1,4 +1,4 @@
-"""Judge one message: Facts and what is known about them in, one Decision out. Pure."""
+"""Judge one message: from its Facts and what the store knows, to one Decision. Pure."""
 
 from gatepost_policy.rules.known import Good, Known, Listed, Past
 from gatepost_policy.rules.rules import judge

@@ -1,14 +1,14 @@
-"""Who is listed for a trap hit, if anybody, and why not. Pure. docs/traps.md tells the reasons.
+"""Who is listed for a trap hit, if anybody, and why not. Pure. docs/traps.md explains the reasons.
 
-Traps are published on purpose, so everybody can aim mail at them, and a signature proves who wrote
-a message, not who sent it to the trap (RFC 6376 8.6). So a domain is punished on two witnesses: its
-signature, and one that speaks for it having sent this message here. What else there is to blame is
-the client, as an IPv4 address or an IPv6 /64.
+Traps are published on purpose, so anybody can send other people's mail to them, and a signature
+proves who wrote a message, not who sent it to the trap (RFC 6376 8.6). So a domain is listed only
+on two witnesses: its signature, and one that shows that it sent this message here. Otherwise the
+client may be listed, as an IPv4 address or an IPv6 /64.
 
 How it works: the classes of `excuses` are asked in order; the first that applies says why this hit
-punishes nobody. None applies: `_judged` looks for the second witness of each proven d=. A class in
-the shadow is recorded and passed over, one that is off is not asked; so switching an exemption off
-never lets trap mail through.
+punishes nobody. Where none applies, `_judged` looks for the second witness of each proven d=. A
+class in shadow mode is recorded and skipped, one that is off is skipped; so switching an exemption
+off never lets trap mail through.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from gatepost_policy.rules.known import EarlierHit, Known, mode_of
 
 # A client that brought mail of a domain to people here on so many days is known to send for it.
 INTRODUCED_DAYS = 2
-# Reasons of hits by which a sender is known to have sent here himself.
+# Reasons of earlier hits that had a second witness: the sender itself sent to the trap.
 WITNESSED = (Reason.TRAP, Reason.GOOD_SENDER)
 
 
@@ -38,8 +38,8 @@ WITNESSED = (Reason.TRAP, Reason.GOOD_SENDER)
 class Blame:
     """Who is listed for a trap hit. Empty `identities`: nobody, and `reason` says why not.
 
-    `whose` is under which name the hit is remembered; `shadow` are the classes that would have
-    applied.
+    `whose` are the organisations or the client prefix under which the hit is recorded; `shadow` are
+    the classes in shadow mode that would have applied.
     """
 
     reason: Reason
@@ -76,9 +76,10 @@ def blame(facts: Facts, known: Known, settings: Settings) -> Blame:
 
 
 def _guilty_itself(case: Case) -> bool:
-    """True where a d= of the envelope's own organisation sent this to the trap, by two witnesses.
+    """True where a d= of the envelope sender's organisation sent this to the trap, by two
+    witnesses.
 
-    A class of mail that was handed on speaks for its author; it never excuses who hands it on.
+    A list or forwarder is excused for what others wrote, never for its own mail.
     """
     own = (d for d in case.punishable if not case.elsewhere(d))
     return any(_witnessed(case, d, [])[1] is not None for d in own)
@@ -92,7 +93,7 @@ def _judged(case: Case, shadow: list[Reason]) -> Blame:
     else:
         reason, identities = Reason.TRAP, _client(case)
     if mode_of(reason, facts.at, settings) != "enforce":
-        identities = ()  # a rule that is only being tried out punishes nobody
+        identities = ()  # in shadow mode nobody is listed
     return Blame(reason, identities, tuple(dict.fromkeys(shadow)), case.whose)
 
 
@@ -103,10 +104,10 @@ def _client(case: Case) -> tuple[Identity, ...]:
 
 
 def _signed(case: Case, shadow: list[Reason]) -> tuple[Reason, tuple[Identity, ...]]:
-    """The proven d= one by one: each is listed for its own witness, and only then.
+    """Judge each proven d= on its own: it is listed only where it has a second witness.
 
-    With never-list in the shadow nobody is left: a protected domain is never punished, but the bot
-    that replays its mail is.
+    Where all of them are protected (never-list in shadow mode), none is listed, only a client that
+    replays their mail.
     """
     listed: list[Identity] = []
     reasons: list[Reason] = []
@@ -119,7 +120,7 @@ def _signed(case: Case, shadow: list[Reason]) -> tuple[Reason, tuple[Identity, .
         kinds = {i.kind for i in listed}
         if kinds == {IdentityKind.PREFIX}:
             return Reason.REPLAYED, tuple(listed)
-        # The client may be a pool that thousands share: proven names take it alone.
+        # The client may be an address that thousands share: it is not listed beside a proven name.
         named = [i for i in listed if i.kind is not IdentityKind.PREFIX]
         return Reason.TRAP, _without_service(case, named)
     order = (Reason.TRAP, Reason.GOOD_SENDER, Reason.ONE_WITNESS, Reason.REPLAYED)
@@ -127,10 +128,10 @@ def _signed(case: Case, shadow: list[Reason]) -> tuple[Reason, tuple[Identity, .
 
 
 def _without_service(case: Case, listed: list[Identity]) -> tuple[Identity, ...]:
-    """Without the d= of a sending service, for its first hit, where its customer is listed.
+    """Leave out the d= of a sending service at its first hit, where its customer is listed.
 
-    It signs for the envelope, beside the customer who wrote: all others who send through it would
-    be refused with him. Another message of it to a trap shows that it is no better than he.
+    The service signs for the envelope and the customer for From; to list the service would refuse
+    its other customers as well. At a second message to a trap it is listed too.
     """
     author = case.facts.header_from
     if author is None or not author.domain:
@@ -155,14 +156,14 @@ def _without_service(case: Case, listed: list[Identity]) -> tuple[Identity, ...]
 
 
 def _witnessed(case: Case, domain: str, shadow: list[Reason]) -> tuple[Reason, Identity | None]:
-    """(the class of this hit as far as `domain` is concerned, who is listed for it)."""
+    """(the reason of this hit as far as `domain` is concerned, who is listed for it or None)."""
     hits = case.hits(organisation(domain))
     signatures = list(case.signatures(domain))
     addressed = {s.addressed for s in signatures}
     passes = case.spf_passes(domain)
     again = _again(case, hits, {s.b_hash for s in signatures if s.b_hash})
     if again is not None and not passes:
-        # The same signed message: a retry, or somebody else has got hold of a copy.
+        # The same signed message: a retry, or somebody else sends a copy.
         if case.same_host(again):
             return _reason(again), None
         return Reason.REPLAYED, _stranger(case)
@@ -193,27 +194,32 @@ def _reason(hit: EarlierHit) -> Reason:
 
 
 def _again(case: Case, hits: tuple[EarlierHit, ...], hashes: set[str]) -> EarlierHit | None:
-    """The first hit by this very signature, if it is not this one's first."""
+    """An earlier hit with the same signature (b=), or None.
+
+    It is the newest one from this host, else the oldest.
+    """
     same_b = [hit for hit in hits if hit.b_hash is not None and hit.b_hash in hashes]
-    # Where one of several came from here it is a retry of that one.
+    # If one came from this host, this hit is a retry of it.
     return next((h for h in same_b if case.same_host(h)), same_b[-1] if same_b else None)
 
 
 def _stranger(case: Case) -> Identity | None:
-    """The client that sends on what others signed; nobody where many share it."""
+    """The client that resends what others signed; None where many share it or it is protected."""
     if case.client_is_shared or case.client_is_service or case.prefix is None:
         return None
     return Identity(IdentityKind.PREFIX, case.prefix, True)
 
 
 def _came_back(case: Case, hits: tuple[EarlierHit, ...]) -> bool:
-    """A second hit by distinct mail on another day, from the same client or its organisation."""
+    """True for a second hit on another day, by another message from the same client or its
+    organisation.
+    """
     mine = case.facts.message_id
     return any(
         hit.reason == Reason.ONE_WITNESS
         and hit.day != case.today
         and case.same_host(hit)
-        # Where the signature is not known (Exim tells none) the Message-ID tells mails apart.
+        # Where b= is not known (Exim does not give it) the Message-ID tells messages apart.
         and (hit.b_hash is not None or mine is None or hit.message_id != mine)
         for hit in hits
     )
@@ -224,8 +230,9 @@ def _sent_here(
 ) -> tuple[Reason, Identity | None]:
     """`domain` itself sent to the trap: listed, unless its other mail here is good.
 
-    Then one hit is forgiven: a stranger may have typed the trap into a form. Several list the
-    author's address, which may be one stolen account; only a habit lists the domain.
+    Then hits on one day are forgiven: somebody may have typed the trap's address into a form. Hits
+    on several days list the author's address, which may be one stolen account; the domain is listed
+    only for hits on HABIT_DAYS days that are more than `sender.trap_ratio` of its mail.
     """
     listed = Identity(IdentityKind.DKIM, domain, True)
     signer, settings = case.signer(domain), case.settings
@@ -247,7 +254,7 @@ def _sent_here(
 
 
 def listing_seconds(previous: int | None, repeat: bool, settings: Settings) -> int:
-    """How long the next listing lasts: doubled after an earlier one within listing_memory.
+    """How many seconds the next listing lasts: doubled after an earlier one within listing_memory.
 
     `previous` is the length of that earlier listing in seconds, None where there was none.
     A proven repeat sender gets the longest at once.

@@ -1,6 +1,6 @@
-"""One trap hit as blame looks at it: who is proven, who the client is, what the message says. Pure.
+"""One trap hit, for `blame`: what is proven, who the client is, what the message says. Pure.
 
-`Case` puts together what several classes ask for. Nothing here decides.
+`Case` computes what several classes ask for. It decides nothing.
 """
 
 import re
@@ -16,12 +16,12 @@ from gatepost_policy.mail.organisation import organisation, same
 from gatepost_policy.mail.real_address import is_teredo, names_nobody, real
 from gatepost_policy.rules.known import DAY_S, EarlierHit, Good, Known, Past, Signer
 
-# SRS and its kin: the client hands on what others wrote, under a sender of its own.
+# SRS and similar schemes: the client forwards what others wrote, with a sender of its own.
 _REWRITTEN = re.compile(r"srs[01][=+-]|[^@]*\+(?:srs|caf_)=", re.I)
 
 
 def is_forwarder(sender: Address) -> bool:
-    """True for an envelope sender rewritten by SRS or its kin (Microsoft's, Gmail's)."""
+    """True for an envelope sender rewritten by SRS or the like (Microsoft's, Gmail's)."""
     return _REWRITTEN.match(sender.local) is not None
 
 
@@ -38,7 +38,9 @@ def _networks(names: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
 
 
 class Case:
-    """The facts of one trap hit, and what is asked of them more than once."""
+    """The facts of one trap hit, and answers that more than one class needs. `today` is the UTC day
+    number.
+    """
 
     def __init__(self, facts: Facts, known: Known, settings: Settings) -> None:
         self.facts, self.known, self.settings = facts, known, settings
@@ -56,7 +58,7 @@ class Case:
         """Those of `aligned` that may be listed: neither on never_list nor our own.
 
         A mail service signs beside its customer: where only the service is protected, the
-        customer's own d= still takes the blame.
+        customer's own d= may still be listed.
         """
         return tuple(d for d in self.aligned if not self.protects(d))
 
@@ -81,7 +83,9 @@ class Case:
 
     @property
     def client_is_ours(self) -> bool:
-        """True where the client's address is nobody's on the Internet, or this site's own."""
+        """True where the client's address identifies no host of the Internet, or is this site's
+        own.
+        """
         ip = self.facts.client.address
         if ip is None or is_teredo(ip):
             return False
@@ -89,7 +93,7 @@ class Case:
 
     @property
     def prefix(self) -> str | None:
-        """The client as an identity; None where there is none to be punished."""
+        """The client's prefix (/32 or /64); None where no client can be listed."""
         ip = self.facts.client.address
         return None if ip is None or names_nobody(ip) else self.facts.client.prefix
 
@@ -115,14 +119,15 @@ class Case:
 
     @property
     def client_is_shared(self) -> bool:
-        """True where the client brings good mail of others as well."""
+        """True where the client has brought enough good mail of others (`Good.counts`)."""
         past = self.past
         return past is not None and past.client.counts(self.settings.sender.good_messages)
 
     def same_host(self, earlier: EarlierHit) -> bool:
         """True where `earlier` came from this client or another one of its organisation.
 
-        Pools retry from several addresses: the same /24 or /64, or the same owner's host names.
+        Large senders retry from several addresses: in the same /24 or /64, or with host names of
+        the same organisation.
         """
         prefix = self.facts.client.prefix
         if earlier.prefix is not None and prefix is not None:
@@ -155,7 +160,7 @@ class Case:
 
     @property
     def past(self) -> Past | None:
-        """What the store knows; None: could not know."""
+        """What the store knows; None where it could not be asked."""
         return self.known.past
 
     def signer(self, domain: str) -> Signer:

@@ -1,9 +1,9 @@
-"""Why a trap hit may punish nobody: classes of mail whose sender need not know what he did. Pure.
+"""Why nobody is listed for a trap hit: classes of mail whose sender may be innocent. Pure.
 
 CLASSES are asked in order. Two kinds:
 
-* what the sender cannot make true by writing it (our own host, a protected domain, a client that
-  others share) always holds;
+* what the sender cannot forge (our own host, a protected domain, a client that others share) always
+  excuses;
 * what he writes himself (List-Id, a rewritten envelope sender, Auto-Submitted, In-Reply-To, an
   empty envelope sender, a d= that cannot be verified) is no licence: it excuses on `sender.excuses`
   days in EXCUSE_DAYS, and then the hit is a plain one.
@@ -25,24 +25,27 @@ ROBOTS = frozenset({"mailer-daemon", "double-bounce"})
 
 
 def own_host(case: Case) -> bool:
-    """The client's address is nobody's, or our own: who sent it, nobody can tell by it."""
+    """The client's address identifies no host outside, or is our own: it does not say who sent
+    this.
+    """
     return case.client_is_ours
 
 
 def backscatter(case: Case) -> bool:
-    """A bounce to a trap: somebody forged the trap as a sender. Its host is a victim, too.
+    """A bounce to a trap: somebody forged the trap as a sender, and the host that bounces is a
+    victim too.
 
-    An empty envelope sender does not excuse who signed.
+    An empty envelope sender does not excuse a domain that signed.
     """
     return case.facts.sender.null and not case.aligned
 
 
 def protected(case: Case) -> bool:
-    """Everything proven here is on never_list or our own: a crowd, or ourselves.
+    """Everything proven here is on never_list or our own: a service with many users, or ourselves.
 
-    Where nothing is proven the client's name speaks: an outgoing relay of a mail service carries
-    the mail of the crowd even where one message of it came unsigned. A bot that replays a message
-    of a mail service is not that service.
+    Where nothing is proven the client counts: an outgoing relay of a mail service carries mail of
+    many users, even if one message is unsigned. A client that replays a message of a mail service
+    is not excused.
     """
     if not case.aligned:
         return case.client_is_service
@@ -71,8 +74,8 @@ def forwarder(case: Case) -> bool:
 def _of_others(case: Case, domains: tuple[str, ...]) -> bool:
     """True where the author is of another organisation than the envelope sender.
 
-    A list or forwarder may sign as well, beside the author's signature: that makes its mail no
-    worse. Where only its own d= is proven it excuses nothing (`blame` looks at that one, too).
+    A list or forwarder may sign too, beside the author: the excuse still holds. Where only its own
+    d= is proven there is no excuse (`blame` checks that d= as well).
     """
     away = [d for d in domains if case.elsewhere(d)]
     if len(away) == len(domains):
@@ -81,12 +84,12 @@ def _of_others(case: Case, domains: tuple[str, ...]) -> bool:
 
 
 def auto_reply(case: Case) -> bool:
-    """A program answers (RFC 3834), reports (RFC 3462) or probes: the trap's address was forged."""
+    """A program answers (RFC 3834), reports (RFC 6522) or probes: the trap's address was forged."""
     if case.facts.says("auto") or case.facts.says("report"):
         return True
     if case.facts.sender.local.lower() in ROBOTS:
         return True
-    # A bounce that a gateway signed: the envelope is empty, and a robot stands in From.
+    # A bounce that a gateway signed: the envelope sender is empty, and From is a program's address.
     author = case.facts.header_from
     return case.facts.sender.null and author is not None and author.local.lower() in ROBOTS
 
@@ -97,7 +100,9 @@ def answer(case: Case) -> bool:
 
 
 def not_verified(case: Case) -> bool:
-    """Nothing is proven because it was not, or could not be, looked at: that says nothing."""
+    """Nothing is proven, because signatures were not or could not be checked: that proves no
+    guilt.
+    """
     if case.aligned:
         return False
     if case.facts.over_limit is not None:
@@ -109,10 +114,11 @@ def not_verified(case: Case) -> bool:
 
 
 def shared_client(case: Case) -> bool:
-    """Nothing is proven, and the client brings good mail as well: many share it.
+    """Nothing is proven, and the client has brought good mail too: many may share it.
 
-    That they are many is proven by two domains. A bot that signs nothing may have brought some
-    mail that looked good before: it has no more patience than a signer, whose habit is one.
+    Good mail of two or more domains shows that they do. A client with less may be a bot whose mail
+    only looked good: it is excused until its hits are a habit (HABIT_DAYS days and over
+    `sender.trap_ratio`).
     """
     if case.aligned or not case.client_is_shared:
         return False
@@ -131,9 +137,10 @@ def _habit(case: Case) -> bool:
 
 
 def against_client(case: Case, domain: str) -> bool:
-    """True where the message speaks against the client: a stranger sends on what `domain` wrote.
+    """True where the client seems to resend what `domain` wrote to somebody else.
 
-    The envelope is somebody else's or SPF says fail, and what was signed is addressed to others.
+    The envelope sender is of another organisation or SPF says fail, and the signed To and Cc name
+    others.
     """
     if not (case.elsewhere(domain) or case.spf == "fail"):
         return False
@@ -157,9 +164,9 @@ CLASSES: tuple[tuple[Reason, Class], ...] = (
     (Reason.NOT_VERIFIED, not_verified),
     (Reason.SHARED_CLIENT, shared_client),
 )
-# Others wrote the message: whoever hands it on may have signed it beside its author.
+# Classes of mail that others wrote: the list or forwarder may have signed beside the author.
 HANDED_ON = frozenset({Reason.LIST, Reason.FORWARDER})
-# What the sender writes himself.
+# Classes that rest on what the sender wrote, so he can fake them: they excuse only for a time.
 WRITTEN = frozenset({
     Reason.BACKSCATTER, Reason.LIST, Reason.FORWARDER, Reason.AUTO_REPLY, Reason.ANSWER,
     Reason.NOT_VERIFIED,
@@ -167,9 +174,9 @@ WRITTEN = frozenset({
 
 
 def licensed(case: Case) -> bool:
-    """True while what the sender writes himself may excuse him once more.
+    """True while a class of WRITTEN may still excuse this sender.
 
-    On `sender.excuses` days in EXCUSE_DAYS, whatever the number of hits on one day.
+    That is on `sender.excuses` days within EXCUSE_DAYS, whatever the number of hits on one day.
     """
     for whose in case.whose:
         days = {

@@ -1,8 +1,8 @@
-"""Why a message is decided as it is: each rule in order with what it says, and the witnesses. Pure.
+"""Why a message is decided as it is: what each rule says, in order, and the witnesses. Pure.
 
 How it works: the rules themselves are asked (`RULES`, `CLASSES`), one after the other, also those
-behind the one that decides: what they would have said is told as such. So an explanation can leave
-no rule out, and none can decide otherwise than it says here.
+after the one that decides (marked "not asked"). So the explanation leaves out no rule and cannot
+differ from the decision.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Said:
     words: str
     action: str | None = None
     reason: str | None = None
-    shadow: tuple[str, ...] = ()  # what it wants remembered beside
+    shadow: tuple[str, ...] = ()  # reasons that it adds to the record in shadow mode
 
     def json(self) -> Json:
         """As in `why`'s `rules`."""
@@ -50,11 +50,12 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """What speaks for one proven d= (or the client) having sent to a trap. None: not known."""
+    """The evidence that one proven d= (or the client) itself sent to a trap. None: not known."""
 
     whose: str
     signed: bool  # the first witness: a proven, aligned signature
-    second: tuple[tuple[str, bool | None], ...]  # each of those that may be the second
+    # each possible second witness: (words, whether it holds)
+    second: tuple[tuple[str, bool | None], ...]
 
     def json(self) -> Json:
         """As in `why`'s `witnesses`."""

@@ -15,11 +15,11 @@ DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An identity that is being punished until `until` (Unix seconds)."""
+    """An identity that is listed until `until` (Unix seconds)."""
 
     identity: Identity
     until: float
-    promoted: bool = False  # a wider one that stands for several that are listed
+    promoted: bool = False  # a wider prefix or domain, listed because several within it are
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,10 @@ class Good:
     domains: int = 0
 
     def counts(self, enough: int) -> bool:
-        """True where this is the mail of somebody with correspondents here.
+        """True where this is enough good mail to excuse.
 
-        A burst is none, whatever its size was an hour ago: `enough` old messages, and either
-        another day, another proven domain, or four times as many.
+        A short burst is not: it takes `enough` old messages, and also a second day, a second proven
+        domain, or four times `enough` messages in all.
         """
         if self.old < enough:
             return False
@@ -48,7 +48,7 @@ class Good:
 
 @dataclass(frozen=True, slots=True)
 class EarlierHit:
-    """One trap hit that was counted before. `at` in Unix seconds; None is not known."""
+    """One earlier trap hit. `at` in Unix seconds; None means not known."""
 
     at: float
     reason: str
@@ -60,16 +60,16 @@ class EarlierHit:
 
     @property
     def day(self) -> int:
-        """The UTC day."""
+        """The UTC day, as a number of days since 1970."""
         return int(self.at // DAY_S)
 
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """What an organisation that signs did here before. `mail` counts all of it, traps included.
+    """What a signing organisation did here before.
 
-    `introduced`: on so many days this very client brought distinct good mail of it whose signed
-    To or Cc names who got it here.
+    `mail` counts all its messages, with those to traps. `introduced`: on how many days this client
+    brought good mail of it whose signed To or Cc names the recipient here.
     """
 
     good: Good = Good()
@@ -79,10 +79,10 @@ class Signer:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What the store knows of those who may be to blame for a trap hit.
+    """What the store knows of those who may be listed for a trap hit.
 
-    `hits` are earlier ones within `sender.listing_memory`, newest first, by whose they are: the
-    organisation of a proven d=, else the client prefix.
+    `signers` is by organisation. `hits` are earlier ones within `sender.listing_memory`, newest
+    first, by the organisation of a proven d=, else by the client prefix.
     """
 
     client: Good = Good()
@@ -97,7 +97,7 @@ class Known:
     traps: frozenset[str] = frozenset()  # raw recipient addresses that are traps
     listed: tuple[Listed, ...] = ()  # listings that hold at facts.at
     repeat: tuple[Identity, ...] = ()  # identities with a repeat sender's history
-    past: Past | None = None  # None: could not know, or nobody asked
+    past: Past | None = None  # None: the store could not be asked, or was not
     own: Own = NOTHING_OWN
 
 
@@ -105,7 +105,7 @@ NOTHING = Known()
 
 
 def mode_of(reason: Reason, at: float, settings: Settings) -> str:
-    """enforce, shadow or off for the rule of this reason at the time `at`."""
+    """enforce, shadow or off for the rule of this reason at `at` (Unix seconds)."""
     rule = settings.rules.get(reason)
     if rule is None:
         return "enforce"

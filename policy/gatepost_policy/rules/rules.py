@@ -1,9 +1,8 @@
 """Judge one message: Facts and what the store knows about them in, one Decision out.
 
-Pure. `judge` asks RULES in order; the first that has an opinion decides. A rule is known by the
-reason it gives, and `[rules.REASON]` may put it in the shadow (its opinion is recorded, the next
-rule is asked) or switch it off. Who is punished for a trap hit, and why a hit may punish nobody,
-is `blame`.
+Pure. `judge` asks RULES in order; the first that has an opinion decides. `[rules.REASON]` of the
+configuration sets a rule, by the reason it gives, to shadow (its opinion is recorded and the next
+rule is asked) or off. `blame` says who is listed for a trap hit, if anybody.
 """
 
 from collections.abc import Callable
@@ -31,7 +30,7 @@ _INBOUND, _NO_BAD_SIGNAL, _ACCEPT = Direction.INBOUND, Reason.NO_BAD_SIGNAL, Act
 
 
 def judge(facts: Facts, known: Known, settings: Settings) -> Decision:
-    """The decision for `facts`. Never raises for any Facts the doors can build."""
+    """The decision for `facts`. Never raises for Facts from one of our sources."""
     return _ask(RULES, facts, known, settings)
 
 
@@ -42,7 +41,7 @@ def _ask(rules: tuple[Rule, ...], facts: Facts, known: Known, settings: Settings
         if opinion is None:
             continue
         if opinion.reason is _NO_BAD_SIGNAL:
-            shadow.extend(opinion.shadow)  # it only wants to be remembered
+            shadow.extend(opinion.shadow)  # an opinion without effect: recorded only
             continue
         mode = mode_of(opinion.reason, facts.at, settings)
         if mode == "off":
@@ -60,7 +59,9 @@ def _once(reasons: list[Reason]) -> tuple[Reason, ...]:
 
 
 def own_user(facts: Facts, known: Known, settings: Settings) -> Opinion:
-    """A submission is scrubbed, not judged; one to a trap raises the alarm (stolen account)."""
+    """A submission is scrubbed, not judged; one to a trap gets the reason own-user-trap, because
+    the account may be stolen.
+    """
     if facts.direction is _INBOUND:
         return None
     if known.traps:
@@ -83,7 +84,7 @@ def trap(facts: Facts, known: Known, settings: Settings) -> Opinion:
         return None
     if facts.stage is Stage.RCPT:
         return _trap_at_rcpt(facts, known, settings)
-    # A recipient that the MTA had refused before gets no copy either way.
+    # A recipient that the MTA has refused gets no copy in any case.
     if any(r.accepted and r.address.raw not in known.traps for r in facts.recipients):
         return _mixed(facts, known, settings)
     found = blame(facts, known, settings)
@@ -91,10 +92,10 @@ def trap(facts: Facts, known: Known, settings: Settings) -> Opinion:
 
 
 def _mixed(facts: Facts, known: Known, settings: Settings) -> Decision:
-    """Traps and real recipients: the rest is delivered, unless something else speaks against it.
+    """Traps and real recipients: the real ones get the message, unless another rule refuses it.
 
-    Where a listing refuses the message, that is the reason; where it only watches, it stands in
-    `shadow` and the reason stays `trap-mixed`.
+    Where a listing refuses it, that is the reason; a listing in shadow mode is added to `shadow`
+    and the reason stays `trap-mixed`.
     """
     taken = [r for r in facts.recipients if r.accepted and r.address.raw in known.traps]
     if settings.trap.mixed == "reject" and taken and settings.trap.action != "accept":
@@ -134,7 +135,9 @@ def _refuse(action: str, reason: Reason) -> Decision:
 
 
 def over_limit(facts: Facts, known: Known, settings: Settings) -> Opinion:
-    """Too large to look at: pass it unscanned, or refuse for good, never a 4xx that comes back."""
+    """Too large to scan: accept it unscanned, or refuse it for good. A 4xx would only make it come
+    again.
+    """
     if facts.over_limit is None:
         return None
     if settings.milter.oversize == "reject":
@@ -166,14 +169,14 @@ def listed(facts: Facts, known: Known, settings: Settings) -> Opinion:
 
 
 def _watched(reason: Reason) -> Decision:
-    """An opinion that only wants to be remembered."""
+    """An opinion with no effect on the answer: it is only recorded, in `shadow`."""
     return Decision(_ACCEPT, _NO_BAD_SIGNAL, shadow=(reason,))
 
 
 def _applies(identity: Identity, facts: Facts) -> bool:
     """A listed prefix says nothing about mail whose author has proved another identity.
 
-    At RCPT TO nobody has proved anything yet, and the prefix is all there is.
+    At RCPT TO no signature has been seen yet, so the prefix always counts.
     """
     if identity.kind is IdentityKind.PREFIX:
         return facts.stage is Stage.RCPT or not facts.aligned_domains()
@@ -190,10 +193,10 @@ def is_open(recipient: Address) -> bool:
 
 
 def repeat_sender(facts: Facts, known: Known, settings: Settings) -> Opinion:
-    """Somebody who keeps coming back and has hit a trap: told in the reason, by default no more.
+    """A sender that keeps coming back and has hit a trap: by default only the reason says so.
 
-    `sender.repeat_action` is for identities that are proven. A claim is reported and nothing else:
-    or anybody could turn it against whose name he writes down.
+    `sender.repeat_action` applies to proven identities alone: a claimed name may be forged to harm
+    its owner, so it is only reported.
     """
     if not known.repeat:
         return None
@@ -205,6 +208,6 @@ def repeat_sender(facts: Facts, known: Known, settings: Settings) -> Opinion:
     return Decision(_ACCEPT, Reason.REPEAT_SENDER, tag=action == "tag")
 
 
-# Order matters: ours first, then the hardest evidence, which is in the envelope and needs no look
-# at the header; then what was never looked at; then what is known about the sender.
+# Order matters: our own mail first; then traps, the strongest evidence, which needs only the
+# envelope; then messages that were not scanned; then what is known about the sender.
 RULES: tuple[Rule, ...] = (own_user, trusted_relay, trap, over_limit, listed, repeat_sender)

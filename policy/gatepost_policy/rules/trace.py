@@ -1,17 +1,18 @@
-"""Whose mail it is where no login says so: what the header shows of its way. Pure.
+"""Whose mail it is where there was no login: what its Received fields show. Pure.
 
-One address hands in mail that begins there (webmail, a printer, a script) and mail that others
-wrote (a list manager, a Sieve rule, a POP collector, a content filter). How it is told apart:
+From one address come both mail that begins there (webmail, a printer, a script) and mail that
+others wrote (a list manager, a Sieve rule, a POP collector, a content filter). They are told apart
+like this:
 
 * second pass: one of the top Received fields is `by` this host with a queue id that gatepost has
-  answered. The id is the proof; a field that only says so proves nothing;
+  answered. Only the id is proof, because a field without it can be forged;
 * it begins here: the newest hop that names a client is a user handing mail to one of our own
   servers (RFC 3848: ESMTPSA; webmail: HTTP), or no hop names a client but ours, and the envelope
   sender is one of ours or empty;
-* everything else was handed in: its trace stays, nobody is to blame for it, and who sent it is not
-  known.
+* everything else was handed in: its Received fields stay, nobody is listed for it, and its sender
+  is not known.
 
-A forged field can only lead to a scrub, or, from a client that we trust, to a record too many.
+A forged field can at worst lead to a scrub, or, from a client that we trust, to one extra record.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from gatepost_policy.mail.facts import Direction
 from gatepost_policy.rules.whose_mail import HANDED_IN, SECOND_PASS, SUBMITTED, Ownership
 
 TOP = 3  # amavis puts a Received of its own above ours, a delivery agent another one
-MAX_HOPS = 100  # what has more is a loop
+MAX_HOPS = 100  # a message with more of them is in a mail loop
 # Looking a member up in its class costs as much as a call (enum defines __getattr__).
 _INBOUND = Direction.INBOUND
 
@@ -44,7 +45,7 @@ class Trace:
 
 
 def confirmed(whose: Ownership, trace: Trace, settings: Settings) -> Ownership:
-    """`whose`, an `open` answer, after a look at the trace."""
+    """The final answer for `whose` (an `open` one), after the Received fields were read."""
     hops = [received.read(value) for value in trace.received[:MAX_HOPS]]
     if any(_by(hop, trace.host) and hop.queue_id and trace.answered(hop.queue_id)
            for hop in hops[:TOP]):  # fmt: skip
@@ -52,7 +53,8 @@ def confirmed(whose: Ownership, trace: Trace, settings: Settings) -> Ownership:
     if whose.trusted_relay:
         return replace(whose, open=False)
     if whose.direction is _INBOUND:
-        # Dovecot's submission service speaks for its users, who are the only ones to log in.
+        # Dovecot's submission service on this host passes mail on only for users who have logged
+        # in.
         proxied = bool(hops) and hops[0].submitted and _by(hops[0], trace.host)
         return SUBMITTED if proxied else replace(whose, open=False)
     if not _begins_here(hops, trace, settings):
@@ -66,7 +68,8 @@ def confirmed(whose: Ownership, trace: Trace, settings: Settings) -> Ownership:
 
 def own_sender(sender: Address, host: str | None, settings: Settings) -> bool:
     """True where the envelope sender is empty, or of one of our own domains or of our own `host`.
-    Where no own domain is configured nobody knows them, and every sender may be one."""
+    Where no own domain is configured, every sender counts as ours.
+    """
     own = settings.sender.own_domains
     return sender.null or not own or _own_name(sender.domain, host, settings)
 

@@ -1,12 +1,10 @@
 """Whose mail a message is: from outside, from our own users, or made on this machine. Pure.
 
-Every way in asks here: the milter, the policy service, the log importers. docs/flow.md has the
-order of the questions. What the MTA says of the session decides, never what it leaves out: an
-absent macro proves nothing.
-
-Mail without a login is not settled by the session alone: the same address hands in what begins
-there and what others wrote. Then the answer is `open`, and `trace.confirmed` has the last word once
-the header is complete.
+The milter, the policy service and the log importers all ask here. docs/flow.md has the order of the
+questions. What the MTA says of the session decides, never what it leaves out: an absent macro
+proves nothing. Mail without a login cannot be decided by the session alone: from the same address
+comes mail that begins there and mail that others wrote. Then the answer is `open`, and
+`trace.confirmed` decides once the header is complete.
 """
 
 from dataclasses import dataclass
@@ -20,10 +18,11 @@ from gatepost_policy.mail.facts import Direction
 class Ownership:
     """Whose mail it is.
 
-    `trusted_relay`: a backup MX or content filter brought it, who is not to blame. `second_hop`: it
-    has been through our own proxy before (own_received = proxy). `second_pass`: gatepost has had it
-    before, so nothing is done and nothing is recorded. `unknown_client`: whoever sent it stands in
-    its trace, and whoever handed it in is not the one. `open`: the header has to confirm it.
+    `trusted_relay`: it came from a backup MX or content filter, which is not listed for it.
+    `second_hop`: it has been through our own proxy before (own_received = proxy). `second_pass`:
+    gatepost has had it before, so nothing is done and nothing is recorded. `unknown_client`: the
+    client only handed it in, and its sender is not known. `open`: `trace.confirmed` must confirm it
+    from the header.
     """
 
     direction: Direction
@@ -65,23 +64,24 @@ def whose_mail(
         return SECOND_HOP
     if listener and listener in ours.second_pass_names:
         return SECOND_PASS
-    # An empty {auth_authen} is what some MTAs send for "nobody".
+    # Some MTAs send an empty {auth_authen} where nobody logged in.
     if login or submitted or (listener and listener in ours.daemon_names):
         return SUBMITTED
     if local:
         return LOCAL
-    # A relay within our own networks is a relay.
+    # Asked before the networks: a trusted relay within them is still a relay.
     if within(address, ours.trusted_relays):
         return RELAYED
     if within(address, ours.networks):
         return ON_TRUST
-    # This machine itself: a filter, a proxy, a list manager, or whatever somebody has put there.
+    # Loopback is this machine: a filter, a proxy, a list manager or anything else that runs here.
     return LOOPBACK if address is not None and address.is_loopback else INBOUND
 
 
 def suspected(ours: Submission, *, login: str | None, listener: str | None) -> Ownership:
-    """Whose mail it may be where `whose_mail` could not be asked (a fault of our own): ours, if
-    anything speaks for it, because a secret that got out cannot be called back."""
+    """Whose mail it may be where `whose_mail` could not be asked (a fault of our own): a submission
+    if anything hints at one, because a client address that leaked cannot be taken back.
+    """
     if login or listener in ours.daemon_names or ours.networks or ours.own_received == "proxy":
         return SUBMITTED
     return INBOUND

@@ -1,6 +1,7 @@
 """SPF (RFC 7208): may this client send for the MAIL FROM's and the HELO's domain?
 
-`Checker` is one for a process; `begin` gives the checks of one message, `finish` their outcome.
+`Checker` is one for a process; `begin` starts the checks of one message, `finish` gives their
+outcome.
 """
 
 from gatepost_policy.spf.checker import Checker, Outcome, Running

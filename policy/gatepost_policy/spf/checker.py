@@ -1,11 +1,11 @@
-"""SPF of a message's two identities, with the verdicts remembered while their answers hold.
+"""SPF of a message's two identities; results are cached while their DNS answers are valid.
 
-How it works. `Checker.begin` looks both identities up by (client, domain); what it does not know
-is evaluated by a `dns.Task`, at once where the cache has all answers, else beside the message.
-`Running.finish` gives the outcome with the DNS answers that it rests on.
+How it works. `Checker.begin` looks both identities up by (client, domain). What is not cached is
+evaluated by a `dns.Task`: at once where all DNS answers are cached, else while the message arrives.
+`Running.finish` gives the outcome with the DNS answers that it used.
 
-A verdict is remembered until the first of its answers grows old. One that depends on the local
-part or the HELO name (macros %{s}, %{l}, %{h}) is not remembered, nor is a time-out.
+A verdict is cached until the first of its answers expires. One that depends on the local part or
+the HELO name (macros %{s}, %{l}, %{h}) is not cached, nor is a time-out.
 """
 
 import threading
@@ -35,7 +35,7 @@ class Outcome:
 
 
 class Checker:
-    """One for a process. `clock` is that of the answers' `until`: monotonic time."""
+    """One for a process. `clock` gives monotonic seconds, as the answers' `until` does."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -50,7 +50,11 @@ class Checker:
         helo: str | None,
         deadline: float,
     ) -> "Running":  # fmt: skip
-        """Start the checks of one message. `deadline` (monotonic) is when waiting ends."""
+        """Start the checks of one message: MAIL FROM `sender`, HELO name `helo` (None: none was
+        given).
+
+        `deadline` (monotonic seconds) is when waiting for DNS ends.
+        """
         name = canonical_domain(helo or "")
         greeting = self._check(lookups, client, name, "postmaster", name, deadline)
         # RFC 7208 2.4: with the null reverse-path the identity is postmaster at the HELO name.
@@ -111,7 +115,7 @@ class Running:
         return any(isinstance(one, Task) and one.waits for one in (self._mail_from, self._helo))
 
     def finish(self) -> Outcome:
-        """What came of it, by the deadline at the latest."""
+        """The outcome. Waits for DNS until the deadline at most. Never raises."""
         mail_from, helo = _result(self._mail_from), _result(self._helo)
         return Outcome(Spf(mail_from.check, helo.check), (helo.used, mail_from.used))
 

@@ -1,11 +1,11 @@
-"""Evaluate one SPF record for one client (RFC 7208 4, check_host): pyspf judges, we answer it.
+"""Evaluate one SPF record for one client (RFC 7208 4, check_host), with pyspf and our own DNS.
 
-Pure but for the answers that are asked for. pyspf reads records, expands macros and compares
-addresses; every DNS answer it gets comes through `ask`, so that the cache, the budget and the
-recording of `dns` hold for it, and the counting of look-ups is ours.
+Pure except for the DNS queries. pyspf reads records, expands macros and compares addresses. Each of
+its DNS queries goes through `ask`, so that the cache, the limits and the recording of `dns` apply,
+and the look-ups are counted here.
 
 Where this differs from pyspf: an error at PTR is no match (5.5), explanations (exp=) are not
-fetched, for nobody is told them, and the reason of an error is a stable word (`Why`).
+fetched, because no reply quotes them, and the reason of an error is a stable word (`Why`).
 """
 
 import re
@@ -19,13 +19,14 @@ from gatepost_policy.dns import Ask
 from gatepost_policy.mail.facts import SpfCheck
 
 MAX_MECHANISM = 255  # characters of the term that are kept
-# What a hostile record may cost: pyspf's expressions take the square of a term's length.
+# Limits for hostile records: the time of pyspf's expressions grows with the square of a term's
+# length.
 MAX_RECORD, MAX_TERMS, MAX_TERM = 8192, 512, 512
 MAX_PTR = 10  # RFC 7208 4.6.4: names of a client that are looked at
 MAX_VOID = 2  # RFC 7208 4.6.4: look-ups that find nothing
 # Macros whose value is not the same for every sender of a domain.
 _PERSONAL = re.compile(r"%\{[slh]", re.I)
-# RFC 7208 7.1: a macro is closed, and asks for no part or for more than none.
+# RFC 7208 7.1: a macro has its closing brace, and no number or one above 0.
 _MACROS = re.compile(r"(?:[^%]|%[%_-]|%\{[a-z](?!0+[^0-9])\d{0,3}r?[-.+,/_=]*\})*", re.I)
 # RFC 7208 4.3: a domain has several labels. A last label of digits is an address, not a name.
 _LABEL = r"[^\x00-\x20.\\\x7f-\U0010ffff]{1,63}"
@@ -46,8 +47,10 @@ class Why(StrEnum):
 
 
 class Verdict:
-    """What one evaluation came to. `until`: monotonic time of the first answer that grows old.
-    `personal`: it depends on the local part or the HELO name, not on client and domain alone."""
+    """The result of one evaluation. `until`: the monotonic time when its first DNS answer expires.
+
+    `personal`: it depends on the local part or the HELO name, not on client and domain alone.
+    """
 
     __slots__ = ("check", "personal", "until", "used")
 
@@ -68,7 +71,7 @@ def is_domain(text: str) -> bool:
 def evaluate(
     ask: Ask, client: IPv4Address | IPv6Address, domain: str, local: str, helo: str
 ) -> Verdict:
-    """check_host() for mail of `local`@`domain` from `client`. Never raises."""
+    """check_host() (RFC 7208 4) for mail of `local`@`domain` from `client`. Never raises."""
     query = _Query(ask, client, domain, local, helo)
     try:
         result = query.check()[0]
@@ -83,7 +86,7 @@ def evaluate(
 
 
 class _Query(pyspf.query):  # type: ignore[misc]
-    """pyspf's evaluation of one record, with our answers under it."""
+    """pyspf's evaluation of one record; its DNS queries are replaced by ours."""
 
     def __init__(
         self, ask: Ask, client: IPv4Address | IPv6Address, domain: str, local: str, helo: str
@@ -105,7 +108,7 @@ class _Query(pyspf.query):  # type: ignore[misc]
             raise self._permanent(Why.LOOKUPS)
 
     def get_explanation(self, spec: str) -> None:
-        """Nobody is told the explanation, so it is not asked for."""
+        """No reply quotes the explanation, so it is not asked for."""
 
     def expand(self, s: str, stripdot: bool = True) -> str:
         if not self.personal and "%" in s and _PERSONAL.search(s):
@@ -113,7 +116,7 @@ class _Query(pyspf.query):  # type: ignore[misc]
         return str(super().expand(s, stripdot))
 
     def dns_spf(self, domain: str) -> str | None:
-        self.why = Why.SEVERAL  # the only thing that can be wrong here
+        self.why = Why.SEVERAL  # the only error that pyspf raises here
         found: str | None = super().dns_spf(domain)
         if found is not None:
             terms = found.split(" ")
@@ -129,7 +132,7 @@ class _Query(pyspf.query):  # type: ignore[misc]
         names = self.dns(domainname, "MX")
         if len(names) > pyspf.MAX_MX:
             raise self._permanent(Why.LOOKUPS)
-        # Sorted, so that the same records are the same look-ups in the same order.
+        # Sorted, so that the same records lead to the same look-ups in the same order.
         return [a for _, name in sorted(names) for a in self.dns_a(name, self.A)]
 
     def validated_ptrs(self) -> list[str]:
@@ -150,9 +153,11 @@ class _Query(pyspf.query):  # type: ignore[misc]
     def dns(
         self, name: str, qtype: str, cnames: Any = None, ignore_void: bool = False
     ) -> list[Any]:
-        """The records of `qtype` at `name`, as pyspf wants them. Raises its errors."""
+        """The records of `qtype` at `name`, as pyspf wants them. Raises its TempError where DNS
+        failed, its PermError for a third look-up that finds nothing.
+        """
         name = name.rstrip(".").lower()
-        # RFC 7208 4.8: a name that cannot be is not asked for.
+        # RFC 7208 4.8: a name that cannot exist is not asked for.
         if len(name) > 253 or not _NAME.fullmatch(name):
             return []
         answer = self.ask(name, qtype)

@@ -1,4 +1,4 @@
-"""The traps: what can be one, keep them, import a published list."""
+"""The traps: what can be one, how they are kept, and the import of a published list."""
 
 from gatepost_policy.traps.import_list import import_lines
 from gatepost_policy.traps.names import classify

@@ -1,8 +1,8 @@
 """Which addresses exist, as far as the store knows: they had mail, or wrote what was accepted.
 
 A name without a domain, as logins have it, exists where it is the local part of an address that
-does. What the store knows of recipients ends with `retention.recipients`; of an address that was
-tried as unknown it is remembered for longer (`mined`, kind accepted).
+does. Recipients are kept for `retention.recipients`. That an address was accepted after it had been
+tried as unknown is kept for longer (`mined`, kind accepted).
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,16 +13,18 @@ from gatepost_policy.mail import index_key
 from gatepost_policy.mail.address import Address
 from gatepost_policy.store import sqltext
 
-# Message m was taken for its recipient r. What a policy service let through at RCPT may have been
-# refused for an unknown user a moment later; a trap's mail says nothing of a mailbox.
+# SQL: message m was accepted for its recipient r. Stage rcpt does not count: after the policy
+# service, the MTA may still refuse an unknown user. Nor does mail to a trap.
 HAD_MAIL = "m.direction = 'inbound' AND m.stage = 'end' AND r.accepted AND NOT r.trap"
 _FROM = "FROM recipient r JOIN message m ON m.id = r.message_id"
 MANY = 1_000  # names without a domain
-SHORTEST = 3  # characters of a local part: of shorter ones each is one edit from every other
+SHORTEST = 3  # characters of a local part: shorter ones are too often one edit apart
 
 
 def had_mail(connection: Connection, names: Iterable[str]) -> dict[str, float]:
-    """When each of `names` was sent mail that was taken, last (Unix seconds)."""
+    """When mail was last accepted for each of `names` (Unix seconds); a name without any is left
+    out.
+    """
     found: dict[str, float] = {}
     full, bare = _sorted(names)
     for part in sqltext.chunks(full):
@@ -36,7 +38,7 @@ def had_mail(connection: Connection, names: Iterable[str]) -> dict[str, float]:
             for row in sqltext.execute(connection, sql, tuple(part)):
                 found[row.name] = max(row.last, found.get(row.name, row.last))
     if len(bare) > MANY:
-        # Each name alone is a statement: reading everybody's once costs less.
+        # One statement for each name would cost more than reading all addresses once.
         wanted = set(bare)
         sql = f"SELECT r.trap_key AS name, MAX(m.at) AS last {_FROM} WHERE {HAD_MAIL} GROUP BY 1"
         for row in sqltext.execute(connection, sql):
@@ -54,7 +56,7 @@ def had_mail(connection: Connection, names: Iterable[str]) -> dict[str, float]:
 
 
 def wrote(connection: Connection, names: Iterable[str]) -> set[str]:
-    """Those of `names` that mail named as its sender or author, and that was accepted."""
+    """Those of `names` that accepted mail named as its envelope sender or author."""
     full, _ = _sorted(names)
     keys: dict[str, str] = {}
     for name in full:
@@ -97,7 +99,7 @@ def near(connection: Connection, names: Iterable[str]) -> dict[str, str]:
 
 
 def exist(connection: Connection, names: Iterable[str]) -> set[str]:
-    """Those of `names` that exist, or are one edit away from one that does."""
+    """Those of `names` that exist, or are one edit away from an address that does."""
     wanted = set(names)
     there = set(had_mail(connection, wanted)) | wrote(connection, wanted)
     return there | set(near(connection, wanted - there))
@@ -116,12 +118,14 @@ def one_edit(one: str, other: str) -> bool:
 
 
 def _shortened(local: str) -> Iterator[str]:
-    """`local`, and it without one letter: one edit apart, two have one of these in common."""
+    """`local`, and `local` without each of its letters: two names one edit apart have one in
+    common.
+    """
     yield local
     yield from {local[:at] + local[at + 1 :] for at in range(len(local))}
 
 
 def _sorted(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """With a domain, and without."""
+    """`names` sorted: (those with a domain, those without)."""
     every = sorted(set(names))
     return [n for n in every if "@" in n], [n for n in every if "@" not in n]

@@ -1,11 +1,13 @@
-"""Import a published list of traps: hundreds of thousands of lines, visible all at one moment.
+"""Import a published list of traps: hundreds of thousands of lines, which all become visible at
+once.
 
-How it is atomic: the rows carry generation N+1 while the revision `generation` says N, so nobody
-sees them; one last commit says N+1. Rows of an import that died are removed by the next. Batches
-of BATCH_ROWS are committed on the way, so that nobody else waits long for the write lock.
+How it is atomic: the rows have generation N+1 while the revision `generation` is N, so they are not
+in force; the last commit sets it to N+1. Rows of an import that was killed are removed by the next
+one. Batches of BATCH_ROWS are committed on the way, so that no other process waits long for the
+write lock.
 
-Limits: an import takes no patterns, because `*` is legal in an address and a published list is
-full of odd ones. One import at a time.
+Limits: an import takes no patterns, because `*` is legal in an address and published lists hold
+such addresses. One import at a time.
 """
 
 import fcntl
@@ -55,9 +57,10 @@ def import_lines(
 ) -> Imported:
     """Take one address a line; `#` starts a comment, `@domain` is a domain trap.
 
-    All or nothing becomes visible, at the end. A trap that was removed by hand stays removed: a
-    list that is fetched every week must not bring a live mailbox back among the traps. `progress`
-    is told the octets of every batch. Raises BlockingIOError where another import runs.
+    All of it becomes visible at the end, or nothing. A trap that was removed by hand stays removed:
+    a list that is imported every week must not make a mailbox in use a trap again. `progress` is
+    called with the octets of each batch; `at` and `published_at` are Unix seconds. Raises
+    BlockingIOError where another import runs.
     """
     with _only_one(connection):
         visible = revision.number(connection, "generation")
@@ -117,7 +120,7 @@ def import_lines(
 
 
 def _drop_unfinished(connection: Connection, visible: int) -> None:
-    """Remove the rows of an import that never ended, a batch at a time."""
+    """Remove the rows of an import that was killed, a batch at a time."""
     some = select(TrapRow.id).where(TrapRow.generation > visible).limit(BATCH_ROWS)
     while connection.execute(delete(TrapRow).where(TrapRow.id.in_(some))).rowcount:
         connection.commit()

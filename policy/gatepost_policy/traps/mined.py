@@ -1,8 +1,8 @@
-"""Addresses that strangers tried and that nobody has: which of them would make good traps.
+"""Addresses that senders tried and that do not exist: which of them would make good traps.
 
-Read from what imports and `milterctl watch` have told (`mined`), each source with rows of its own:
-where two of them tell of the same time they have read the same mail, so the larger number counts,
-and else their sum. Hits are therefore "at least so many".
+Read from the table `mined`, which imports and `milterctl watch` write, each source in rows of its
+own. Two sources that cover the same time may have read the same log, so the larger number counts;
+otherwise the sum. So the number of hits means "at least".
 """
 
 import json
@@ -22,14 +22,14 @@ from gatepost_policy.traps import existing
 from gatepost_policy.traps.names import classify
 
 DAY = 86_400.0
-# RFC 2142: names that a site may be expected to have.
+# RFC 2142: names that every site is expected to have, so people write to them in good faith.
 ROLES = frozenset(
     (
         "info", "marketing", "sales", "support", "abuse", "noc", "security", "postmaster",
         "hostmaster", "usenet", "news", "webmaster", "www", "uucp", "ftp", "list",
     )
 )  # fmt: skip
-# Whose word goes into a trap's provenance, first to last.
+# How an address was tried; the first that applies goes into the trap's provenance.
 KINDS = ("rcpt", "login", "backscatter")
 
 
@@ -48,7 +48,7 @@ class Walk:
 
     @property
     def sentence(self) -> str:
-        """What it was, in one line."""
+        """The walk in one line, as it is printed."""
         return (
             f"{self.hosts} hosts worked through {self.names} names in alphabetical order,"
             f" {self.first} to {self.last}, from {timestamp(self.since)[:10]}"
@@ -58,12 +58,13 @@ class Walk:
 
 @dataclass(slots=True)
 class Candidate:
-    """An address that was tried, and what speaks for and against it.
+    """An address that was tried, and what speaks for and against it as a trap. Times are Unix
+    seconds.
 
     `kind` is pristine, typo (of `near`), recycled (had mail until `accepted`) or role (RFC 2142).
     """
 
-    address: str  # without a domain where nobody knows which one
+    address: str  # without a domain where it is not known
     kinds: tuple[str, ...]
     kind: str = "pristine"
     first: float = 0.0
@@ -77,13 +78,13 @@ class Candidate:
 
     @property
     def days(self) -> int:
-        """On how many days it was tried, at least."""
+        """On how many UTC days it was tried, at least."""
         spans = [*self.hosts.values(), (self.first, self.last)]
         return len({at // DAY for span in spans for at in span})
 
     @property
     def proposed(self) -> bool:
-        """True where it may become a trap."""
+        """True where it is proposed as a trap."""
         return self.kind == "pristine" and "@" in self.address
 
     @property
@@ -94,19 +95,21 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Mined:
-    """All candidates, and how many names were left out because they are none."""
+    """All candidates, and how many names were left out: existing addresses, traps, other
+    domains.
+    """
 
     candidates: tuple[Candidate, ...]
     walks: tuple[Walk, ...]
     existing: int
     traps: int
     elsewhere: int  # in a domain that is not ours
-    known_since: float | None  # since when accepted mail is known, by when it was learned
+    known_since: float | None  # since when accepted mail has been recorded (Unix seconds)
 
 
 @dataclass(slots=True)
 class _Told:
-    """One address of one kind: what all sources say."""
+    """One address, tried in one way: what all sources say together."""
 
     first: float
     last: float
@@ -124,7 +127,8 @@ def candidates(
 ) -> Mined:
     """What was tried, from `since` on (Unix seconds). Raises SQLAlchemyError.
 
-    `own` are our domains; `domain` is that of logins without one (else: the only one that is ours).
+    `own` are our domains; `domain` is added to logins without one (None: our domain, if there is
+    only one).
     """
     told = _read(connection, since)
     ours = {name.rpartition("@")[2] for name, kind in told if kind != "login"} | set(own)
@@ -177,13 +181,15 @@ def candidates(
 
 
 def full(connection: Connection) -> bool:
-    """True where there is no room for more addresses."""
+    """True where the table `mined` has reached MAX_ROWS."""
     there = sqltext.execute(connection, "SELECT count(*) FROM mined").scalar_one()
     return int(there) >= MAX_ROWS
 
 
 def login_walks(connection: Connection, since: float | None, until: float | None) -> list[Walk]:
-    """The walks among logins alone, for the report."""
+    """The walks among logins alone, from `since` to `until` (Unix seconds, None: no limit), for the
+    report.
+    """
     told = {key: one for key, one in _read(connection, since).items() if key[1] == "login"}
     if until is not None:
         told = {key: one for key, one in told.items() if one.first < until}
@@ -226,7 +232,7 @@ def _can_be_one(name: str) -> bool:
 
 
 def _trapped(connection: Connection, names: Collection[str]) -> set[str]:
-    """Those of `names` that are traps, or were until somebody said that they are none."""
+    """Those of `names` that are traps, or were traps and were removed by hand."""
     found: set[str] = set()
     for part in sqltext.chunks(sorted(names)):
         marks = ", ".join("?" * len(part))
@@ -250,7 +256,7 @@ def _walks(
     placed: dict[tuple[str, str], str],
     found: dict[str, Candidate],
 ) -> Iterable[Walk]:
-    """The walks of each kind; candidates in them learn of it."""
+    """The walks of each kind; sets `walk` and `position` of the candidates in them."""
     for kind in KINDS:
         steps = [
             Step(first, prefix, placed[key])

@@ -1,10 +1,10 @@
 """What can be a trap, and how it is written: an address, a domain, a pattern. Pure.
 
 * `exact` (`spam@example.org`): matched by `Address.trap_key`;
-* `domain` (`@example.org`): everybody there, but nobody below it;
+* `domain` (`@example.org`): every address of it, but none of its subdomains;
 * `pattern` (`info-*@example.org`, `*@*.old.example`): `*` and `?` as in a shell.
 
-postmaster@ and abuse@ are nobody's traps (RFC 5321 4.5.1, RFC 2142).
+postmaster@ and abuse@ cannot be traps (RFC 5321 4.5.1, RFC 2142).
 """
 
 import re
@@ -13,7 +13,7 @@ from gatepost_policy.mail import address
 from gatepost_policy.mail.address import OPEN
 
 MAX_NAME = 320
-# The plain address of a published list: no quotes, no tag, ASCII. All others go through `parse`.
+# A plain address, as in published lists: no quotes, no tag, ASCII. All others go through `parse`.
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _PLAIN = re.compile(rf"[A-Za-z0-9!#$%&'*/=?^_`{{|}}~.-]+@(?:{_LABEL}\.)*{_LABEL}\Z")
 _NOT_ONE = re.compile(r"[\s,;:<>()\"\\]")
@@ -37,7 +37,7 @@ def classify(name: str, *, patterns: bool = True) -> tuple[str, str]:
         raise ValueError("want an address, @domain or a pattern such as info-*@example.org")
     if name.lower().startswith("mailto:"):
         raise ValueError("want the address alone, without mailto:")
-    # Unquoted, none of these is in an address that could ever match (RFC 5321 4.1.2).
+    # Without quotes, an address with one of these can never match (RFC 5321 4.1.2).
     if not name.startswith('"') and (_NOT_ONE.search(name) or name.count("@") > 1):
         raise ValueError("want one address a line: no blanks, commas, colons or brackets in it")
     if name.startswith("@"):
@@ -48,12 +48,12 @@ def classify(name: str, *, patterns: bool = True) -> tuple[str, str]:
     if patterns and not name.startswith('"') and ("*" in name or "?" in name):
         local, _, domain = name.rpartition("@")
         domain = domain.rstrip(".").lower()
-        # `*@*` would make every recipient a trap: at least two labels have to be spelled out.
+        # `*@*` would make every recipient a trap: at least two labels must be without `*` and `?`.
         if not local or not _LITERAL_DOMAIN.match(domain):
             raise ValueError("want a pattern whose domain names at least two labels")
         return "pattern", f"{local.lower()}@{domain}"
     parsed = address.parse(name)
-    # Among what does not print are blanks of no width, which come along when a page is copied.
+    # Text copied from a web page may hold blanks of no width, which are not printable.
     if not parsed.local or not parsed.domain or not name.isprintable():
         raise ValueError("want an address, @domain or a pattern such as info-*@example.org")
     if not _can_get_mail(parsed.domain):

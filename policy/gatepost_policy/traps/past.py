@@ -1,4 +1,4 @@
-"""What is known of an address before it becomes a trap: whom that would hit."""
+"""What is known of an address before it becomes a trap: which senders would hit it."""
 
 import re
 from collections import Counter
@@ -16,7 +16,9 @@ SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """The messages to what is no trap yet. `most`: those who sent most, with how many."""
+    """The messages to an address that is no trap yet. `most`: the SHOWN senders with most messages,
+    as (sender, number). `months`: in how many months.
+    """
 
     messages: int = 0
     accepted: int = 0

@@ -1,8 +1,8 @@
-"""Keep the traps: addresses, domains and patterns that nobody was ever given.
+"""Keep the traps: addresses, domains and patterns that were never given to anyone.
 
-All functions work on a connection inside the caller's transaction, but for `import_lines`, which
-commits batches. Every change bumps the revision `traps`, by which the recorder learns of it. How a
-trap is written, and what cannot be one: `names`.
+All functions work inside the caller's transaction. Each change of the traps bumps the revision
+`traps`, so that the recorder publishes it. `names` says how a trap is written, and what cannot be
+one. Times are Unix seconds.
 """
 
 import re
@@ -43,7 +43,9 @@ class Trap:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A trap that is none any more, or should not be one; `how` says what gave it away."""
+    """A trap that should not be one, because its address is in use; `how` says by what (sender,
+    login). `at` is when it was last seen.
+    """
 
     trap: str
     how: str
@@ -65,7 +67,7 @@ class Hit:
 
 
 def live() -> ColumnElement[bool]:
-    """The SQL condition for "is a trap now" on TrapRow."""
+    """The SQL condition for a trap in force: not removed, and not of an unfinished import."""
     newest = select(Revision.number).where(Revision.topic == "generation").scalar_subquery()
     return and_(
         TrapRow.removed.is_(None),
@@ -110,7 +112,7 @@ def add(
 
 @dataclass(frozen=True, slots=True)
 class InUse:
-    """What speaks against making an address a trap. `last` in Unix seconds."""
+    """How an address is used: reasons against making it a trap. `last` in Unix seconds."""
 
     accepted: int  # messages to it that were accepted in the last USE_DAYS days
     senders: int  # different envelope senders of these
@@ -119,11 +121,13 @@ class InUse:
 
 
 USE_DAYS = 30
-USE_SCAN = 100_000  # of the newest messages, so many are looked at for a domain or a pattern
+USE_SCAN = 100_000  # so many of the newest messages are read for a domain or a pattern
 
 
 def in_use(connection: Connection, name: str, *, now: float) -> InUse | None:
-    """How `name` was used lately; None: not at all, or it is a trap already. Raises ValueError."""
+    """How `name` was used in the USE_DAYS before `now`; None: not at all, or it is a trap already.
+    Raises ValueError for what cannot be one.
+    """
     kind, key = classify(name)
     known = select(TrapRow.id).where(TrapRow.kind == kind, TrapRow.key == key, live())
     if connection.scalar(known) is not None:
@@ -167,7 +171,9 @@ def in_use(connection: Connection, name: str, *, now: float) -> InUse | None:
 
 
 def remove(connection: Connection, name: str, *, at: float) -> bool:
-    """`name` is no trap any more; its history stays. False: it was none. Raises ValueError."""
+    """End the trap `name`; its history stays. False: it was none. Raises ValueError for what cannot
+    be one.
+    """
     kind, key = classify(name)
     changed = connection.execute(
         update(TrapRow).where(TrapRow.kind == kind, TrapRow.key == key, live()).values(removed=at)
@@ -217,9 +223,10 @@ def count(connection: Connection) -> int:
 
 
 def seen_live(connection: Connection, keys: Sequence[str], *, at: float, how: str) -> int:
-    """Note that these trap keys were seen as senders or logins. Returns how many traps live.
+    """Record that these trap keys were seen as senders or logins. Returns how many are traps in
+    force.
 
-    An inbound sender may be forged: it never overwrites what one of our own users has shown.
+    An inbound sender may be forged: it never overwrites what one of our own users showed.
     """
     changed = 0
     open_to = or_(TrapRow.live_as == "", TrapRow.live_as == "sender") if how == "sender" else true()
@@ -240,7 +247,7 @@ def check(connection: Connection) -> list[Finding]:
     )
     for row in connection.execute(flagged):
         found[row.key] = Finding(row.key, row.live_as, row.live_at)
-    # Mail that came before the address became a trap: its sender is an identity by now.
+    # Mail sent under this address before it became a trap: it is a sender identity in the store.
     history = (
         select(TrapRow.key, SenderIdentity.last_seen, SenderIdentity.messages)
         .join(
@@ -256,7 +263,9 @@ def check(connection: Connection) -> list[Finding]:
 
 
 def hits(connection: Connection, name: str | None = None, *, limit: int = 100) -> list[Hit]:
-    """The newest messages to traps, or to the one trap `name`."""
+    """The newest messages to traps, or to the one trap `name`. Raises ValueError where that cannot
+    be one.
+    """
     query = (
         select(
             Message.at,
@@ -296,7 +305,7 @@ def hits(connection: Connection, name: str | None = None, *, limit: int = 100) -
 def domains_by_hand(connection: Connection) -> set[str]:
     """The domains of traps in force that were made by hand: they are ours, or once were.
 
-    An imported list names other people's.
+    Imported lists hold domains of other people.
     """
     rows = connection.scalars(
         select(TrapRow.key).where(TrapRow.generation == 0, TrapRow.removed.is_(None))

@@ -70,6 +70,11 @@ def _soft(value: object) -> str:
     text = _shown(value)
     if len(text) <= WHOLE_MAX:
         return Markup('<span class="w">{}</span>').format(text)
+    return _breakable(text)
+
+
+def _breakable(text: str) -> str:
+    """A name with the places where it may be broken."""
     parts = Markup("<wbr>").join(escape(part) for part in BREAKS.split(text))
     return Markup('<span class="long">{}</span>').format(parts)
 
@@ -135,7 +140,7 @@ def _title(query: Mapping[str, Any], written: Callable[[str], str]) -> str:
 
 def heading(query: Mapping[str, Any]) -> str:
     """The same as HTML, with the places where a long name may be broken."""
-    return Markup(_title(query, _soft))  # TITLES are ours, and _soft escapes
+    return Markup(_title(query, lambda text: _breakable(shown(text))))  # our words; it escapes
 
 
 def filters(query: Mapping[str, Any]) -> list[str]:

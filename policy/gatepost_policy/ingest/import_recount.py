@@ -24,8 +24,9 @@ AT_ONCE = 20  # so many `Touched` in one transaction
 @dataclass(frozen=True, slots=True)
 class Touched:
     """A day, host, domain or sender whose times may come from deleted messages
-    (`tables.ImportTouched`). // `since` and `until` are the first and last of those messages (Unix
-    seconds).
+    (`tables.ImportTouched`).
+
+    `since` and `until` are the first and last of those messages (Unix seconds).
     """
 
     kind: str

@@ -115,7 +115,8 @@ def _begin(connection: Connection, number: int, settings: "Settings") -> None:
 
 def _refuse_coarse(connection: Connection, number: int) -> None:
     """Refuse where a row holds only a network, and a client of that network still has an identity.
-    // The row does not say which client of the network it was. Raises CannotUndoError.
+
+    The row does not say which client of the network it was. Raises CannotUndoError.
     """
     sql = (
         "SELECT DISTINCT message.prefix FROM message_key"

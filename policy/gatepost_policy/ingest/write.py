@@ -1,9 +1,10 @@
 """Write a batch of journal records into the store, inside the caller's transaction.
 
-Each record counts once in every place: message, recipients, signatures, search keys, the sums per
-domain, the identities, the DKIM keys. Sums are folded per batch and upserted in sorted order, the
-tables always in the same order, so that the recorders of several hosts take their locks alike.
-Listings are computed in the same transaction, or wait for their turn (`waiting_hits`).
+Each record is counted once in every place: message, recipients, signatures, search keys, the sums
+of its domains, identities, DKIM keys. The sums of a batch are added up first and upserted in sorted
+order, the tables always in the same order, so that the recorders of several hosts take their locks
+in the same order and cannot deadlock. Listings are made in the same transaction, or wait for the
+turn (`waiting_hits`).
 """
 
 import json
@@ -31,19 +32,19 @@ from gatepost_policy.store import partitions, sqltext
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
-# What a record that is none raises while it is read (`rows.read`).
+# What reading a damaged record raises (`rows.read`).
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 @dataclass
 class Outcome:
-    """What a batch did. `bad` are the records that are none, by position in the batch."""
+    """What a batch did. `bad`: why records could not be read, by position in the batch."""
 
     messages: int = 0  # new rows, and imported submissions that were counted
     bad: dict[int, str] = field(default_factory=dict)
-    listings: bool = False  # what has to be published after the commit
+    listings: bool = False  # True where they must be published after the commit
     repeat: bool = False
-    hits_wait: int = 0  # trap hits of this journal that nobody has judged yet
+    hits_wait: int = 0  # trap hits of this journal that still wait to be judged
 
 
 def ingest(
@@ -56,19 +57,18 @@ def ingest(
 ) -> Outcome:
     """Write `records` (at most a few thousand); `learned` is now, in Unix seconds.
 
-    `host` names the journal they come from ("": none), whose hits may wait to be judged.
-
-    A message whose `key` is known already is left out. What is new belongs to `import_id` (None:
-    it was seen live). Raises SQLAlchemyError, and ImportGoneError for one that was taken back.
+    `host` names the journal they come from ("": none); its hits may wait to be judged. A message
+    whose `key` is already known is left out. What is new belongs to `import_id` (None: seen live).
+    Raises SQLAlchemyError, and ImportGoneError where the import was undone meanwhile.
     """
     outcome = Outcome()
     batch: list[Row] = []
     counts: dict[tuple[object, ...], int] = {}
-    keyed: dict[str, tuple[object, ...]] = {}  # of an imported log: counted once
+    keyed: dict[str, tuple[object, ...]] = {}  # submissions of a log by key: each is counted once
     gaps: list[tuple[float, float, int]] = []
     live: list[tuple[str, str, float]] = []
     watches: dict[tuple[str, str], tuple[object, ...]] = {}
-    known: dict[str, tuple[object, ...] | None] = {}  # keys of logs that were told again
+    known: dict[str, tuple[object, ...] | None] = {}  # keys of logs that were read again
     tried = guesses.Guesses()
     for position, data in enumerate(records):
         try:
@@ -183,9 +183,9 @@ def _judge(
     import_id: int | None,
     host: str,
 ) -> None:
-    """Listings, repeat senders, traps that turn out to be somebody's address.
+    """Find listings, repeat senders, and traps that seem to be in use.
 
-    `counted`: what was added to the sums; None where that waits, and the repeat senders with it.
+    `counted`: what was added to the sums; None where the sums wait, then repeat senders wait too.
     """
     inbound = [row for row in batch if row.message.direction == "inbound"]
     if not inbound:
@@ -194,14 +194,15 @@ def _judge(
         waiting_hits.Hit(one.holder.id, one.record.data, tuple(one.holder.merged))
         for one in sorted(merged.recorded, key=lambda one: one.record.at)
         if one.record.data is not None
-        # A row's own hit may have been taken over, or given back, since it was recorded.
+        # The hit of a row may have been taken over by another row, or returned, since it was
+        # recorded.
         and ((one.holder.hit if one.record is one.holder else one.hit) or one.holder.merged)
     ]
     judged = waiting_hits.judge(connection, hits, settings, host, learned)
     outcome.listings, outcome.repeat = judged.listings, judged.repeat
     outcome.hits_wait = judged.waiting
     first, last = min(row.at for row in inbound), max(row.at for row in inbound)
-    # A RCPT TO that joins a stored row makes its sender no later than that row.
+    # A RCPT TO that joins a stored row counts at the time of that row.
     since = min([first, *(row.at for row in merged.rewritten.values())])
     if counted is not None:
         since = min(since, counted.since or since)
@@ -248,9 +249,9 @@ def add(connection: Connection, batch: Sequence[Row], sums: deltas.Sums) -> None
 
 
 def remove(connection: Connection, gone: Iterable[Row], sums: deltas.Sums | None) -> None:
-    """Delete the rows of these messages; with `sums`, take them out of the domains' sums too.
+    """Delete the rows of these messages; with `sums`, subtract them from the sums of domains, too.
 
-    Identities keep their memory: they have a retention of their own.
+    Identities are not changed: they have a retention of their own.
     """
     ids: list[tuple[object, ...]] = []
     domains: list[tuple[object, ...]] = []

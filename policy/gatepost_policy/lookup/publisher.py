@@ -162,7 +162,8 @@ def take_over(state_dir: Path) -> None:
 
 def anew(state_dir: Path) -> None:
     """Make the next `publish` write everything, because what is published came from another store.
-    // Raises OSError where `known.now` cannot be removed.
+
+    Raises OSError where `known.now` cannot be removed.
     """
     _checked.discard(state_dir)
     _written.pop(state_dir, None)

@@ -187,8 +187,9 @@ def file_names(meta: dict[str, Any]) -> tuple[str, str]:
 
 
 def load(state_dir: Path, old: Snapshot = EMPTY) -> Snapshot:
-    """Read the published files; large ones that `old` already has are not read again. // Raises one
-    of DAMAGE where they are missing or damaged.
+    """Read the published files; large ones that `old` already has are not read again.
+
+    Raises one of DAMAGE where they are missing or damaged.
     """
     for _ in range(LOADS - 1):
         try:

@@ -88,8 +88,10 @@ class KnownState:
         return own_names.read(self.state_dir)
 
     def live_traps(self, used: Mapping[str, str]) -> dict[str, str]:
-        """The traps among addresses that one of our own users used. // `used` and the result are by
-        how it was used (a login, a sender); the result holds trap keys.
+        """The traps among addresses that one of our own users used.
+
+        `used` and the result are by how it was used (a login, a sender); the result holds trap
+        keys.
         """
         now = self.current()
         found = {}

@@ -1,4 +1,4 @@
-"""The one process of a host that takes the journal into the store."""
+"""The one process of a host that writes the journal's records into the store."""
 
 from gatepost_policy.recorder.batch import record_batch
 from gatepost_policy.recorder.recorder import (

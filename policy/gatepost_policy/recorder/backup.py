@@ -1,15 +1,15 @@
-"""One file that holds all of a SQLite store, made and put back while the services run.
+"""A backup of a whole SQLite store in one file, made and restored while the services run.
 
 What is in it: the database (journal watermarks, traps, listings, history), the journal segments
 that were waiting, the quarantine, and `manifest.json` with a SHA-256 of each. It is a plain tar.
 
-How it is whole: the segments are linked first, the database is copied after that (SQLite's own
-online backup). A record that was in the journal when we began is therefore in the copy of the
-database, or in a segment behind the watermark which that copy knows.
+Why it is complete: the segments are linked first, and the database is copied after that (SQLite's
+own online backup). So a record that was in the journal at the beginning is in the copy of the
+database, or in a linked segment after the watermark in that copy.
 
-How it is put back: everything is unpacked aside, checked and upgraded. Then the old database is
-locked, so that no commit goes by; the new one takes its name, the segments that are missing take
-theirs, and the recorder notices and goes on from the new one's watermarks.
+How it is restored: everything is unpacked aside, checked and upgraded. Then the old database is
+locked, so that no commit is lost; the new one is renamed into its place, missing segments are put
+back, and the recorder notices it and goes on from the watermarks of the new database.
 
 Limits: SQLite only. A PostgreSQL server has its own tools (pg_dump, pg_basebackup).
 """
@@ -45,12 +45,12 @@ LOCK_S = 60.0
 
 
 class BackupError(Exception):
-    """The backup cannot be made or put back. The text is one line that names the file."""
+    """The backup cannot be made or restored. The text is one line that names the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What is in a backup, or in a store."""
+    """How much is in a backup, or in a store."""
 
     messages: int
     traps: int
@@ -74,7 +74,8 @@ def _database(settings: "Settings") -> Path:
 
 
 def make(settings: "Settings", target: Path) -> Contents:
-    """Write a backup to `target`, and read it back. Raises BackupError, StoreError, OSError.
+    """Write a backup to `target`, and read it back to check it. Raises BackupError, StoreError,
+    OSError.
 
     What is there already is replaced only where it is an earlier backup, whole or cut short.
     """
@@ -117,7 +118,9 @@ def _may_replace(target: Path) -> None:
 
 
 def _linked(settings: "Settings", aside: Path) -> Iterator[tuple[str, Path]]:
-    """Every segment and quarantined record as it is now: a link stays when the name goes."""
+    """Every segment and quarantined record as it is now: a link stays when the recorder unlinks the
+    file.
+    """
     for prefix, paths in (
         (JOURNAL, journal.segments(config.journal_dir(settings))),
         (QUARANTINE, _files(config.quarantine_dir(settings))),
@@ -128,7 +131,7 @@ def _linked(settings: "Settings", aside: Path) -> Iterator[tuple[str, Path]]:
             try:
                 os.link(path, place / path.name)
             except FileNotFoundError:
-                continue  # taken in meanwhile: it is in the database
+                continue  # ingested meanwhile: it is in the database
             except OSError:
                 shutil.copyfile(path, place / path.name)  # another file system
             yield prefix + path.name, place / path.name
@@ -147,7 +150,7 @@ def _write(file: IO[bytes], members: list[tuple[str, Path]]) -> None:
         for name, path in members:
             with path.open("rb") as source:
                 info = tarfile.TarInfo(name)
-                # A live segment grows while it is read: as much of it as there is now.
+                # A live segment grows while it is read: only what is there now is copied.
                 info.size = os.fstat(source.fileno()).st_size
                 info.mode, info.mtime = 0o600, int(time.time())
                 summing = _Summing(source)
@@ -160,23 +163,23 @@ def _write(file: IO[bytes], members: list[tuple[str, Path]]) -> None:
 
 
 class _Summing:
-    """A file that sums up what is read of it."""
+    """A file that computes the SHA-256 of what is read from it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.sum = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
-        """The next octets."""
+        """Read the next octets."""
         data = self.file.read(size)
         self.sum.update(data)
         return data
 
 
 def verify(path: Path) -> Contents:
-    """Read all of a backup and compare it with its manifest; what is in it.
+    """Read all of a backup and compare it with its manifest; returns what is in it.
 
-    Raises BackupError where it is none, or not whole, and OSError.
+    Raises BackupError where it is no backup or not complete, and OSError.
     """
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".gatepost-check-") as to:
         return _unpack(path, Path(to))
@@ -229,7 +232,7 @@ def _unpack(path: Path, to: Path) -> Contents:
 
 
 def _is_ours(name: str) -> bool:
-    """No path but the ones that we write: an archive decides nothing about where it goes."""
+    """True for the names that we write: an archive must not write to any other path."""
     if name in (MANIFEST, DATABASE):
         return True
     prefix, _, rest = name.partition("/")
@@ -257,7 +260,9 @@ def _check(path: Path, segments: int = 0, quarantined: int = 0, said: str = "") 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a restore did. `kept` is the old database, None where there was none."""
+    """What a restore did. `before` is what was in the old database (None: not readable), `kept` a
+    copy of it (None: there was none).
+    """
 
     contents: Contents
     before: Contents | None
@@ -265,9 +270,10 @@ class Restored:
 
 
 def restore(settings: "Settings", source: Path) -> Restored:
-    """Put the backup at `source` in the place of the store; the services may run.
+    """Replace the store by the backup at `source`; the services may run.
 
-    Raises BackupError, StoreError, OSError. No commit goes by between the old and the new database.
+    The old database is locked until the new one is in its place, so no commit is lost between them.
+    Raises BackupError, StoreError, OSError.
     """
     # Where it is a link, what it names is the store: its directory has the room, and the -wal.
     path = Path(os.path.realpath(_database(settings)))
@@ -337,14 +343,16 @@ def _old(path: Path) -> Iterator[tuple[Contents | None, Path | None]]:
 
 
 def kept_damaged(path: Path, kept: Path) -> None:
-    """A file that SQLite cannot read, as it is."""
+    """Copy a file that SQLite cannot read as it is. Raises OSError."""
     handle = os.open(kept, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "wb") as out, path.open("rb") as source:
         shutil.copyfileobj(source, out)
 
 
 def _put_back(source: Path, target: Path) -> None:
-    """Files that are not there. One that is there is the same, or has grown since."""
+    """Copy files that are missing in `target`. One that is there is the same file, or has grown
+    since.
+    """
     if not source.is_dir():
         return
     target.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -27,11 +27,12 @@ def record_batch(
     learned: float | None = None,
     import_id: int | None = None,
 ) -> int:
-    """Write records that come from no journal (importers, `replay --record`); how many were new.
+    """Write records that come from no journal (importers, `replay --record`); returns how many were
+    new.
 
-    A record whose `key` is known is left out; what is new belongs to `import_id`. At most
-    COMMIT_ROWS rows go into one transaction. Raises StoreError; ValueError where a record is none;
-    ImportGoneError where the import was taken back meanwhile.
+    A record whose `key` is known is left out; what is new belongs to `import_id`. `learned` is in
+    Unix seconds (None: now). About COMMIT_ROWS rows go into one transaction. Raises StoreError;
+    ValueError where a record is none; ImportGoneError where the import was undone meanwhile.
     """
     now = time.time() if learned is None else learned
     with store.reading(engine) as connection:
@@ -69,7 +70,7 @@ def _by_rows(records: Sequence[Json]) -> Iterable[list[Json]]:
     rows = 0
     for data in records:
         part.append(data)
-        # A message, its domains and sums, and what it lists by itself.
+        # A rough count: the message with its domains and sums, then its recipients and signatures.
         rows += 5 + len(data.get("recipients") or ()) + 2 * len(data.get("signatures") or ())
         if rows >= COMMIT_ROWS:
             yield part

@@ -1,9 +1,9 @@
 """The name of a journal among all hosts of one store, kept in its directory, and who may use it.
 
-What a host has read is kept in the store under this name, so two journals of one name would forget
-each other's marks and read their records twice. A machine that was cloned has a copy of the file:
-so it says on which machine the name was made, and on another one a new name is made. What was read
-under the old one is found by the names of the segments (`store.journal_mark`).
+The store keeps the watermarks of each host under this name, so two journals with one name would
+delete each other's marks and read records twice. A cloned machine has a copy of the file: so the
+file says on which machine the name was made, and another machine makes a new one. Marks under the
+old name are found by the names of the segments (`store.journal_mark`).
 """
 
 import fcntl
@@ -13,16 +13,16 @@ from hashlib import blake2b
 from pathlib import Path
 
 FILE = "host"
-# machine-id(5): unique to a machine; whoever clones one has to empty it.
+# machine-id(5): unique to a machine; it must be emptied in a clone.
 MACHINE_ID = Path("/etc/machine-id")
 
 
 def machine() -> str:
-    """This machine, as 16 hexadecimal digits that tell nothing about it."""
+    """This machine, as 16 hexadecimal digits of a hash, which reveal nothing about it."""
     try:
         number = MACHINE_ID.read_bytes().strip()
     except OSError:
-        number = b""  # a container may have none: its host name is left
+        number = b""  # a container may have none: then only its host name counts
     told = number + b" " + os.uname().nodename.encode("utf-8", "surrogateescape")
     return blake2b(told, digest_size=8, person=b"gatepost host").hexdigest()
 
@@ -36,10 +36,10 @@ def read(directory: Path) -> str:
 def of(directory: Path, known: str = "") -> str:
     """The name of this journal, made at first use. Raises OSError.
 
-    `known` where this process has read it before, and the directory was taken away since.
+    `known` is the name that this process read before, in case the directory was removed since.
     """
     name = read(directory)
-    if not name or len(_words(directory)) == 1:  # of a release that did not write the machine
+    if not name or len(_words(directory)) == 1:  # written by a release that did not add the machine
         name = name or known or secrets.token_hex(8)
         aside = directory / f".{name}"
         aside.write_text(f"{name} {machine()}", "ascii")
@@ -48,7 +48,7 @@ def of(directory: Path, known: str = "") -> str:
 
 
 def locked(handle: int) -> bool:
-    """Lock the open file; False, and it is closed, where another process has the lock."""
+    """Lock the open file; where another process has the lock, close it and return False."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -58,7 +58,7 @@ def locked(handle: int) -> bool:
 
 
 def under(handle: int, directory: Path, known: str) -> str:
-    """`of`, for who holds the lock `handle`, which is closed on an error. Raises OSError."""
+    """`of`, for the holder of the lock `handle`, which is closed on an error. Raises OSError."""
     try:
         return of(directory, known)
     except OSError:
@@ -67,7 +67,7 @@ def under(handle: int, directory: Path, known: str) -> str:
 
 
 def _words(directory: Path) -> list[str]:
-    """What the file says; nothing where it was cut short by a full disk, or overwritten."""
+    """The words in the file; none where it was overwritten or damaged."""
     try:
         words = (directory / FILE).read_bytes()[:100].decode("ascii").split()
     except (FileNotFoundError, UnicodeDecodeError):

@@ -1,12 +1,12 @@
-"""Take one batch out of the journal into the store: read, commit, clean up behind it.
+"""Move one batch from the journal into the store: read, commit, unlink what is done.
 
-How it works: complete records behind the watermark of each segment are committed together with
-the moved watermarks in one transaction. A watermark moves by compare-and-set; after any error, and
-after a commit whose answer got lost, the watermarks are read again. A segment is unlinked when its
-writer is gone, all of it is ingested and the commit is durable; its watermark row goes after it.
+How it works: complete records after the watermark of each segment are committed together with the
+new watermarks in one transaction. A watermark moves by compare-and-set; after any error, and after
+a commit whose answer got lost, the watermarks are read again. A segment is unlinked when its writer
+is gone, all of it is ingested and the commit is durable; then its watermark row is deleted.
 
-A record that the database refuses for what it says is found by bisection and put into
-`quarantine/`; what the database refuses for the state it is in, waits.
+A record whose content the database refuses is found by bisection and put into `quarantine/`; while
+the database itself cannot write (full, locked), the records wait.
 """
 
 import hashlib
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
 BATCH_RECORDS = 1_000
-# To judge a trap hit takes as long as to write twenty other records. A storm of hits that waited
-# for the store would else be one transaction of half a minute, for which the other hosts wait.
+# A trap hit takes as long as twenty other records. Without this weight, many waiting hits would
+# make one transaction of half a minute, for which other hosts must wait.
 HIT_RECORDS = 20
 SHORT_S = 60.0
 FINISH_S = 10.0
@@ -52,24 +52,23 @@ Log = Callable[[str, str], None]  # level, text
 
 
 class _Conflict(Exception):
-    """Another recorder has moved a watermark: what we know of them is out of date."""
+    """Another recorder has moved a watermark: ours are out of date."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One record of the journal, or damage (`data` is None), with where it ends."""
+    """One record of the journal, or damage (the piece's `data` is None), and its segment."""
 
     segment: Path
     piece: journal.Piece
 
 
 class Intake:
-    """One journal's way into the store. Only the holder of the recorder's lock may use it.
+    """Moves one journal into the store. Only the holder of the recorder's lock may use it.
 
-    `host` names the journal among all hosts of the store. `changed` says that listings or repeat
-    senders changed since whoever publishes them last set it to False. `more`: the last batch was
-    full, so that more may be waiting. `taken_away`: the directory was removed or replaced, so that
-    its writers will make their segments again.
+    `host` names the journal among all hosts of the store. `changed`: listings or repeat senders
+    changed; the publisher sets it to False. `more`: the last batch was full, more may be waiting.
+    `taken_away`: the directory was removed or replaced, and writers will make their segments again.
     """
 
     def __init__(self, settings: "Settings", host: str, log: Log, taken_away: bool = False) -> None:
@@ -81,22 +80,22 @@ class Intake:
         self.host = host
         self.changed = False
         self.more = False
-        self._hits_wait = 1  # trap hits; what a crash left is not known yet
+        self._hits_wait = 1  # trap hits that wait; a crash may have left some
         self._log = log
         self._marks: dict[str, int] | None = None  # None: read them again
-        self._floor = 0.0  # the store is past this time, whatever the clock says
+        self._floor = 0.0  # Unix seconds: nothing is learned before this time
         self._said: set[Path] = set()  # what was put into quarantine by this process
-        self._done: set[str] = set()  # segments that are unlinked, their marks still there
+        self._done: set[str] = set()  # unlinked segments whose marks are still there
 
     def once(self, engine: Callable[[], Engine]) -> int:
-        """Ingest one batch of waiting records; how many. Raises StoreError or OSError."""
+        """Ingest one batch of waiting records; returns how many. Raises StoreError or OSError."""
         took = self._once(engine)
         if self._hits_wait:
             self._judge(engine(), self._hits_wait > waiting_hits.QUEUE_MAX)
         return took
 
     def finish(self, engine: Callable[[], Engine]) -> None:
-        """Judge what this host has left, for FINISH_S; the rest after the next start."""
+        """Judge this host's waiting hits, for FINISH_S at most; the rest after the next start."""
         end = time.monotonic() + FINISH_S
         while self._hits_wait and time.monotonic() < end:
             left = self._hits_wait
@@ -110,7 +109,7 @@ class Intake:
         except Exception as error:
             if not _is_of_record(error):
                 raise
-            # One of them: the others must not be held up by it.
+            # One of the hits cannot be judged: one by one, so that it does not hold up the others.
             try:
                 self._judge_some(engine, wait, 1)
             except Exception as of_one:
@@ -131,7 +130,7 @@ class Intake:
         self._hits_wait = judged.waiting
 
     def _set_aside(self, engine: Engine, why: str) -> None:
-        """The oldest hit that waits cannot be judged: its record goes into quarantine."""
+        """Put the oldest waiting hit, which cannot be judged, into quarantine."""
         with store.writing(engine) as connection:
             _be_durable(connection)
             for text in waiting_hits.set_aside(connection, self.host, self._now()):
@@ -160,17 +159,17 @@ class Intake:
         if entries:
             partitions.prepare(opened, self._now())
             self._take(opened, entries)
-        # The others have not been read: with a long backlog a look at each would be all we do.
+        # Only those that were read: with a long backlog, to check all would take all the time.
         self._clean(opened, segments[:read])
         return len(entries)
 
     def forget(self) -> None:
-        """Nothing that is remembered of the store is sure any more."""
+        """Forget what is known of the store, because it may be out of date."""
         self._marks = None
         self._hits_wait = 1
 
     def _now(self) -> float:
-        """When what is recorded now was learned (Unix seconds)."""
+        """The `learned` time of what is recorded now (Unix seconds)."""
         return max(time.time(), self._floor)
 
     # Reading the journal
@@ -187,11 +186,11 @@ class Intake:
                 yield _Entry(segment, piece)
 
     def read_marks(self, engine: Engine, segments: Sequence[Path]) -> None:
-        """Where we are. A mark without its segment is what a crash left behind."""
+        """Read the watermarks of `segments`. A mark without its segment was left by a crash."""
         names = {segment.name for segment in segments}
         with store.reading(engine) as connection:
             marks = journal_mark.read(connection, self.host)
-            # A journal that was taken away and made again may have got another name since.
+            # A journal that was removed and made again may have got another name since.
             marks.update(journal_mark.of_segments(connection, names - set(marks)))
             self._floor = retention.learned(connection, 0.0)
         self._marks = marks
@@ -201,7 +200,7 @@ class Intake:
     # Writing the store
 
     def _take(self, engine: Engine, entries: Sequence[_Entry], again: bool = False) -> None:
-        """Commit `entries`; what the database refuses is left out and quarantined."""
+        """Commit `entries`; a record that the database refuses is quarantined instead."""
         try:
             outcome = store.again(lambda: self._commit(engine, entries))
         except _Conflict:
@@ -213,7 +212,7 @@ class Intake:
         except StoreError as error:
             cause = error.__cause__
             if isinstance(cause, SQLAlchemyError) and _no_partition(cause) and not again:
-                # A standby was promoted that had not yet heard of it.
+                # A standby was promoted that does not have the new partition yet.
                 partitions.forget()
                 partitions.prepare(engine, self._now())
                 self._take(engine, entries, again=True)
@@ -227,7 +226,7 @@ class Intake:
             self._marks = None
             raise
         except Exception as error:
-            # A record that we cannot make sense of must not hold up all that follow it.
+            # A record that raises here must not hold up all records after it.
             self._bisect(engine, entries, error)
             return
         self.changed = self.changed or outcome.listings or outcome.repeat
@@ -243,7 +242,7 @@ class Intake:
         self._commit(engine, [_Entry(entry.segment, _as_damage(entry.piece))])
 
     def _commit(self, engine: Engine, entries: Sequence[_Entry]) -> Outcome:
-        """One transaction: watermarks, rows, sums, listings, counters."""
+        """Write `entries` in one transaction: watermarks, rows, sums, listings, counters."""
         assert self._marks is not None
         ends = {entry.segment.name: entry.piece.end for entry in entries}
         records: list[Json] = []
@@ -282,7 +281,7 @@ class Intake:
     # After the commit
 
     def _clean(self, engine: Engine, segments: Sequence[Path]) -> None:
-        """Unlink what is finished, then forget its watermark."""
+        """Unlink finished segments, then delete their watermarks."""
         for segment in segments:
             if self._finished(segment):
                 faults.point("before-unlink")
@@ -299,9 +298,9 @@ class Intake:
         self._done.clear()
 
     def _finished(self, segment: Path) -> bool:
-        """True where nothing of the segment is wanted any more."""
+        """True where nothing of the segment is needed any more."""
         try:
-            # In this order: a writer that goes between the two has written all it ever will.
+            # In this order: if the writer ends between the two, `size` still has all that it wrote.
             if not journal.abandoned(segment):
                 return False
             size = segment.stat().st_size
@@ -309,7 +308,7 @@ class Intake:
             return True
         offset = self._offset(segment)
         if size < offset:
-            # An older copy that somebody put back: its writer, if it lives, makes it anew.
+            # A restored older copy: its writer, if it still runs, will make it again.
             since = self._short.setdefault(segment.name, time.monotonic())
             if time.monotonic() - since < SHORT_S:
                 return False
@@ -320,7 +319,7 @@ class Intake:
             return True
         if next(journal.read(segment, offset, PEEK_BYTES), None) is not None:
             return False
-        # No record follows: a write that was cut short by a crash. Its message had no answer.
+        # No record follows: a write that was cut short by a crash. The MTA got no answer for it.
         with segment.open("rb") as file:
             file.seek(offset)
             rest = file.read()
@@ -329,7 +328,7 @@ class Intake:
         return True
 
     def _quarantine(self, entry: _Entry, why: str) -> None:
-        """Keep what the store refused, under a name that a second attempt would use again."""
+        """Keep what the store refused, under a name that a second attempt uses again."""
         name = f"{entry.segment.stem}-{entry.piece.start}"
         if entry.piece.data is None:
             self._keep(f"{name}.bin", entry.piece.raw, why)
@@ -348,23 +347,24 @@ class Intake:
         if target in self._said:
             return  # the same record, in a batch that is tried again
         self._said.add(target)
-        # Not what the record says: the log is read by more people than the store.
+        # Without the record's content: more people read the log than the store.
         self._log("error", f"recorder: a record was put into {target} ({why.partition(':')[0]})")
 
 
 def _weight(entry: _Entry) -> int:
-    """What the record costs, in records that hit no trap."""
+    """How much of a batch the record takes: 1, or HIT_RECORDS for a trap hit."""
     recipients = (entry.piece.data or {}).get("recipients")
     if not isinstance(recipients, list):
         return 1
-    # Nobody has looked yet whether it is a sound record.
+    # The record has not been checked yet, so any type may stand here.
     return HIT_RECORDS if any(isinstance(r, dict) and r.get("trap") for r in recipients) else 1
 
 
 def _be_durable(connection: Connection) -> None:
-    """The segment goes after this commit: a server that answers before it has written will not do.
+    """Make this commit durable, because the segment is unlinked after it.
 
-    A stronger setting (a replica that waits) stays. SQLite's is `synchronous=FULL`, see `store`.
+    With `synchronous_commit = off` the server answers before it has written. A stronger setting (a
+    replica that is waited for) stays. SQLite's is `synchronous=FULL`, see `store`.
     """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(
@@ -379,17 +379,17 @@ def _no_partition(error: SQLAlchemyError) -> bool:
 
 
 def _is_data(error: SQLAlchemyError) -> bool:
-    """True where the database minds what a record says, not the state it is in itself."""
+    """True where the database refuses the content of a record, not because of its own state."""
     if isinstance(error, DataError | IntegrityError):
         return True
     if isinstance(error, InterfaceError | ProgrammingError):
-        # Raised by the driver, not by the server: a value it cannot hand over.
+        # Raised by the driver, not by the server: a value that it cannot send.
         return getattr(error.orig, "sqlstate", None) is None
     return isinstance(error, StatementError) and not isinstance(error, DBAPIError)
 
 
 def _is_of_record(error: Exception) -> bool:
-    """True where `error` comes from what a record says."""
+    """True where `error` comes from the content of a record."""
     if isinstance(error, StoreError):
         return isinstance(error.__cause__, SQLAlchemyError) and _is_data(error.__cause__)
     return not isinstance(error, OSError)

@@ -1,11 +1,9 @@
-"""The recorder: takes journal segments into the store, so that every record counts exactly once.
+"""The recorder: writes journal segments into the store, so that every record counts exactly once.
 
-How it works: whoever holds the lock in the journal directory is this host's recorder; what it
-does with the segments is `intake`'s matter. Store away, locked, full, read-only, of a newer
-schema: the segments wait, and the log says so once a minute.
-
-After a commit that changed traps, listings or repeat senders, and when another program changed
-them, what every process knows by heart (`lookup`) is published.
+How it works: the process that holds the lock in the journal directory is this host's recorder;
+`intake` is what it does with the segments. Where the store is away, locked, full, read-only or of a
+newer schema, the segments wait, and the log says so once a minute. Changes of traps, listings or
+repeat senders, its own or another program's, are published for all processes (`lookup`).
 """
 
 import os
@@ -32,9 +30,9 @@ if TYPE_CHECKING:
     from gatepost_policy.monitoring.maillog import MailLog
 
 LOCK = "recorder.lock"
-MARK_S = 0.5  # spent on marking old mail before new mail is looked for again
-LOOK_S = 0.2  # how often the journal and the revisions are looked at; a trap hit pokes
-# A commit costs as much as fifty messages in it: where many come, more of them share one.
+MARK_S = 0.5  # seconds spent on marking old mail before new mail is looked for again
+LOOK_S = 0.2  # seconds between looks at journal and revisions; a trap hit wakes it
+# A commit costs as much as fifty messages: where many come, it waits longer and commits more.
 MANY, LOOK_MANY_S = 50, 0.5
 GATHER_S = 0.03
 BACKOFF_MAX_S = 5.0
@@ -44,7 +42,7 @@ OWN_WAIT_S = 0.05
 
 
 class Recorder:
-    """One host's recorder. `run` is its life; `ingest_once` is one step, for tests and commands."""
+    """One host's recorder. `run` works until it is stopped; `ingest_once` is one batch."""
 
     def __init__(self, settings: "Settings", log: Log | None = None) -> None:
         self.settings = settings
@@ -59,7 +57,7 @@ class Recorder:
         self._opened = False
         self._taken_away = False
         self._files: Files | None = None  # of the store that was opened, where it is SQLite
-        self._lost_log: Inode | None = None  # a -wal that was removed and may hold something
+        self._lost_log: Inode | None = None  # a -wal that was removed and may hold commits
         self._revision: tuple[tuple[str, int], ...] | None = None
         self._complained: dict[str, float] = {}
         self._purge_at = 0.0
@@ -91,7 +89,7 @@ class Recorder:
                     self._forget()
                     stop.wait(pause)
                     pause = min(pause * 2, BACKOFF_MAX_S)
-            # What was journaled before the end is in the store when a clean stop is over.
+            # A clean stop first writes what is in the journal into the store.
             if self._lock >= 0:
                 with suppress(StoreError, OSError):
                     while self.ingest_once():
@@ -107,17 +105,17 @@ class Recorder:
         took = self._took = self.ingest_once()
         try:
             self._publish()
-        except OSError as error:  # records are taken in all the same
+        except OSError as error:  # records are still ingested
             self._complain(error, "what the services know of traps and listings stays as it was")
         if took:
             return self._taking().more
-        # With what waits; so many old hits that they take longer are done in several steps.
+        # Adds the waiting sums too. Marking much old mail takes several calls of MARK_S.
         trap_marks.settle(self.engine(), self.settings, seconds=MARK_S)
         self._purge(time.time(), retention.steady())
         return False
 
     def _purge(self, now: float, at: float) -> None:
-        """A piece of retention's work, as far as the clock is believed. Raises StoreError."""
+        """Purge a part, as far as the clock is trusted (`now` Unix seconds, `at` steady ones)."""
         settled = self._pace.look(now, at)
         if not settled or at < self._purge_at:
             return
@@ -138,7 +136,7 @@ class Recorder:
         self._purge_at = max(at + LOOK_S, self._purge_from + self.settings.retention.every)
 
     def close(self) -> None:
-        """Let go of store and lock."""
+        """Close the store and release the lock."""
         self._forget()
         self._unlock()
 
@@ -149,7 +147,7 @@ class Recorder:
         self._lock = self._poke = -1
 
     def _holds(self) -> bool:
-        """True where the file that we hold the lock of is the one that others would lock."""
+        """True where the locked file is still the one in the directory, which others would lock."""
         try:
             there, mine = os.stat(self.directory / LOCK), os.fstat(self._lock)
         except OSError:
@@ -157,14 +155,14 @@ class Recorder:
         return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
     def _look_at_files(self) -> None:
-        """Notice a SQLite file that is not the one we opened. Raises StoreError."""
+        """Notice that the SQLite file is not the one that was opened. Raises StoreError."""
         path = config.database_path(self.settings)
         if path is None or self._files is None:
             return
         now = store.files(path)
         what = self._files.changed(now)
         if what is None:
-            # Where we have nothing open, whoever closed it last has taken it away: SQLite does.
+            # Normal with nothing open here: SQLite removes the -wal at the last close.
             if self._files.log_lost(now) and self._engine is not None:
                 self._log("warning", f"recorder: store {path}: its -wal was removed")
                 self._lost_log = self._files.log
@@ -188,7 +186,7 @@ class Recorder:
         if self._lock >= 0:
             if self._holds():
                 return True
-            # The directory was removed or replaced: whoever comes locks another file.
+            # The directory was removed or replaced: another process would lock another file.
             self._log("error", f"recorder: {self.directory} was taken away; it is made again")
             self._unlock()
             self._taken_away = True
@@ -204,10 +202,10 @@ class Recorder:
         poke = self.directory / journal.POKE
         with suppress(FileExistsError):
             os.mkfifo(poke, 0o600)
-        # Both ends: a pipe without a writer would be "readable" (end of file) all the time.
+        # Both ends: a pipe without a writer would always be "readable" (end of file).
         self._poke = os.open(poke, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         for stale in self.directory.glob(".*"):
-            # Of a writer that was killed before it could use it. Old enough, or still new.
+            # Of a writer that was killed before the rename; a newer one may still be renamed.
             with suppress(OSError):
                 if time.time() - stale.stat().st_mtime > 60 and journal.abandoned(stale):
                     stale.unlink()
@@ -217,7 +215,7 @@ class Recorder:
         """The store. Raises StoreError."""
         if self._engine is None:
             self._look_at_files()
-            # A store that was there is not made anew, empty, behind the operator's back.
+            # A store that was there before must not be replaced by an empty one.
             self._engine = store.open_engine(self.settings, create=not self._opened)
             self._opened = True
             path = config.database_path(self.settings)
@@ -233,7 +231,7 @@ class Recorder:
         return self._intake
 
     def _publish(self) -> None:
-        """Tell all processes of this host what changed, whoever changed it."""
+        """Publish changes for all processes of this host. Raises StoreError, OSError."""
         engine = self.engine()
         with store.reading(engine) as connection:
             rows = connection.exec_driver_sql(
@@ -255,9 +253,10 @@ class Recorder:
                 self._revision, self._taking().changed = revision, False
 
     def _find_own(self, connection: Connection) -> None:
-        """Tell everybody what is ours: by the traps made by hand at once, by the MTA when it says.
+        """Write which domains and networks are ours: from traps made by hand, and from the MTA.
 
-        A program is asked, which may take its time: on a thread, and not for the first answer.
+        The MTA is asked by a program that may take long: in a thread that writes the answer when it
+        comes.
         """
         now = time.monotonic()
         if now >= self._own_at:
@@ -265,7 +264,8 @@ class Recorder:
             if self._asking is None or not self._asking.is_alive():
                 self._asking = threading.Thread(target=self._ask, name="own", daemon=True)
                 self._asking.start()
-                # Reading what the kernel knows takes a millisecond; the MTA's answer comes later.
+                # The addresses of this host are there within a millisecond; the MTA's answer may
+                # come later.
                 self._asking.join(OWN_WAIT_S)
         self._of_traps = traps.domains_by_hand(connection)
         self._tell_own()
@@ -282,12 +282,12 @@ class Recorder:
     # Waiting and complaining
 
     def _wait(self, stop: threading.Event, seconds: float) -> None:
-        """Until somebody pokes, `stop` is set, or time is over."""
+        """Wait until a writer wakes us, `stop` is set, or `seconds` are over."""
         deadline = time.monotonic() + seconds
         while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
             # `stop` has no file descriptor: look at it ten times a second.
             if select.select([self._poke], [], [], min(left, 0.1))[0]:
-                # Where one trap is hit others often are: gather a moment, they are one commit.
+                # Trap hits often come together: wait a moment, so that they share one commit.
                 stop.wait(GATHER_S)
                 with suppress(BlockingIOError):
                     os.read(self._poke, 65_536)
@@ -295,7 +295,7 @@ class Recorder:
 
     def _complain(self, error: Exception, kept: str = "") -> None:
         now = time.monotonic()
-        # Each trouble at once, and then once a minute.
+        # Each error is logged at once, and again once a minute while it lasts.
         self._complained = {t: at for t, at in self._complained.items() if now - at < COMPLAIN_S}
         if str(error) not in self._complained:
             self._complained[str(error)] = now
@@ -305,7 +305,7 @@ class Recorder:
             self._log("error", f"recorder: {error}; {kept}")
 
     def _forget(self) -> None:
-        """Begin anew with the store: after an error nothing we remember of it is sure."""
+        """Close the store and forget what is known of it: after an error it may be wrong."""
         if self._lost_log is not None:
             text = "whether all that the removed -wal held is in the file is not known"
             self._log("error", f"recorder: store {config.database_path(self.settings)}: {text}")
@@ -318,9 +318,9 @@ class Recorder:
 
 
 def wait_until_ingested(settings: "Settings", timeout: float = 2.0) -> bool:
-    """Wait until the store holds what the journal holds now; False where it takes too long.
+    """Wait until the store holds what the journal holds now; False after `timeout` seconds.
 
-    Where no recorder runs this process ingests by itself. Raises StoreError.
+    Where no recorder runs, this process ingests the journal itself. Raises StoreError, OSError.
     """
     directory = config.journal_dir(settings)
     wanted: dict[str, int] = {}
@@ -351,23 +351,22 @@ def wait_until_ingested(settings: "Settings", timeout: float = 2.0) -> bool:
 
 
 def keep_recording(settings: "Settings", log: "MailLog", stop: threading.Event) -> None:
-    """Be this host's recorder, as soon as nobody else is, until `stop` is set: for a thread."""
+    """Be this host's recorder, as soon as no other is, until `stop` is set. Never raises."""
     while not stop.is_set():
         try:
             Recorder(settings, lambda level, text: log.event(level, "recorder", text=text)).run(
                 stop
             )
-        except Exception as error:  # it must come back: the journal waits for it
+        except Exception as error:  # start it again: the journal waits for it
             log.event("error", "recorder-failed", type=type(error).__name__)
             stop.wait(BACKOFF_MAX_S)
 
 
 def publish_now(settings: "Settings") -> None:
-    """Where no recorder runs: tell the processes of this host what the store knows.
+    """Publish what the store knows, where no recorder runs.
 
-    For a service that starts: the first message is judged by what was known before it. A SQLite
-    store that does not exist knows nothing.
-    Raises StoreError and OSError.
+    For a service that starts, so that its first message is judged with the store's traps and
+    listings. Does nothing where there is no SQLite store yet. Raises StoreError and OSError.
     """
     path = config.database_path(settings)
     if path is not None and not path.exists():

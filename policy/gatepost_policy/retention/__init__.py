@@ -1,4 +1,4 @@
-"""Forget in time, and on request: purge, export and erase a person."""
+"""Delete what is older than the `[retention]` periods; export and erase a person on request."""
 
 from gatepost_policy.retention.pace import Pace, by_hand, learned, remember, steady
 from gatepost_policy.retention.purger import Purger, due, purge

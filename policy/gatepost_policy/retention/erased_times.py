@@ -1,10 +1,10 @@
-"""Take the times of erased messages out of what stays: sums, identities and keys remember when.
+"""Remove the times of erased messages from sums, identities and DKIM keys.
 
-A sum's first and last time of a day are found anew among the rows that are left. Identities and
-DKIM keys are older than the rows: where an erased message was the first or the newest, the day is
-kept (`message_count` says as much), the time of day goes.
+The first and last time of a day's sum are found anew among the rows that are left. Hosts,
+identities and DKIM keys may be older than the rows: where an erased message was the first or the
+newest, the time is cut to its UTC day (which `message_count` holds as well).
 
-Call it in the transaction that erases, after the rows have gone.
+Call it in the transaction that erases, after the rows were deleted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,13 +17,15 @@ from gatepost_policy.ingest.deltas import DayKey
 from gatepost_policy.ingest.rows import Row
 from gatepost_policy.store import sqltext
 
-# A day's first and last message are mostly found among the first few.
+# Messages loaded at once: the first or last one of a sum is mostly among the first few.
 LOOK = 100
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class _Time:
-    """The primary key of a sum, when an erased message of it came and when we learned of it."""
+    """The primary key of a sum, with `at` and `learned` of an erased message in it (Unix
+    seconds).
+    """
 
     key: tuple[str | int, ...]
     at: float
@@ -31,7 +33,7 @@ class _Time:
 
 
 def forget(connection: Connection, gone: Sequence[Row]) -> None:
-    """No time of the messages `gone`, whose rows are deleted, stays in any sum."""
+    """Remove every time of the messages `gone`, whose rows are deleted, from the sums."""
     sums = deltas.Sums()
     hosts: set[_Time] = set()
     identities: set[_Time] = set()
@@ -53,7 +55,7 @@ def forget(connection: Connection, gone: Sequence[Row]) -> None:
 
 
 def _days(connection: Connection, sums: deltas.Sums) -> None:
-    """First and last time of each day's sums, where an erased message was it."""
+    """Set the first and last time of each day's sums anew, where it was an erased message's."""
     sql = (
         "SELECT first_at, last_at FROM domain_day"
         " WHERE reversed = ? AND day = ? AND family = ? AND shared = ?"
@@ -85,7 +87,7 @@ def _days(connection: Connection, sums: deltas.Sums) -> None:
 def _nearest(
     connection: Connection, day: int, family: str, wanted: set[DayKey], *, newest: bool
 ) -> dict[DayKey, float]:
-    """When the first (or newest) message of that day came that each of these sums counts."""
+    """The time of the first (or newest) message of that day in each of these sums."""
     sql = (
         "SELECT id FROM message WHERE at >= ? AND at < ? AND family = ? ORDER BY at"
         f" {'DESC' if newest else 'ASC'}, id"
@@ -118,7 +120,7 @@ def _to_the_day(
     ordered = sorted(times)
     cut = sorted({(time.key, time.at) for time in ordered})
     for column in columns:
-        # The first one is cut before: nothing may have been seen last before it was seen first.
+        # `first_seen` is cut first; `last_seen` must not get before it.
         value = "CAST(? AS double precision)"
         if column == "last_seen":
             value = f"CASE WHEN first_seen > {value} THEN first_seen ELSE {value} END"

@@ -1,14 +1,14 @@
-"""Up to which time retention may forget: a wall clock that is wrong must not empty the store.
+"""Up to which time retention may purge: a wall clock that is wrong must not empty the store.
 
-How it works: the store keeps the time up to which it was forgotten last (`revision`, topic
-`purge-clock`). The wall clock is believed only when it has kept step with the steady clock for
-SETTLE_S: since the process started, or since it last leapt. Where it is then more than SUSPECT_S
-past that time (a machine that was off for weeks, or a wrong clock), it is followed a SLICE_S every
-SETTLE_S. A clock that is wrong for a moment costs nothing, one that stays wrong costs a day an
-hour, and a machine that is back after three weeks has caught up within a day.
+How it works: the store keeps the time of the last purge (`revision`, topic `purge-clock`). The wall
+clock is trusted only when it has run evenly with the steady clock for SETTLE_S: since the process
+started, or since the wall clock was last set. Where it is then more than SUSPECT_S after the last
+purge (a machine that was off for weeks, or a wrong clock), the purge moves on by only SLICE_S every
+SETTLE_S. So a clock that is wrong for a moment deletes nothing, one that stays wrong deletes a day
+of rows each hour, and after three weeks off the purge is up to date within a day.
 
-Limits: a process that never lives for SETTLE_S forgets nothing by itself; `milterctl db purge`
-does. The steady clock (CLOCK_BOOTTIME) goes on while a machine sleeps, not while it is off.
+Limits: a process that never runs for SETTLE_S purges nothing; `milterctl db purge` does. The steady
+clock (CLOCK_BOOTTIME) goes on while a machine sleeps, not while it is off.
 """
 
 import time
@@ -25,20 +25,23 @@ TOPIC = "purge-clock"
 SETTLE_S = 3_600.0
 SUSPECT_S = 2 * 86_400.0
 SLICE_S = 86_400.0
-# More than a leap second and what a daemon may slew in an hour (0.5 ms a second: 2 s).
+# Seconds: more than a leap second, and than an NTP daemon may slew in an hour (0.5 ms a second: 2
+# s).
 LEAP_S = 60.0
 
 Log = Callable[[str, str], None]  # level, text
 
 
 def steady() -> float:
-    """Seconds on a clock that nobody sets, and that goes on while the machine sleeps."""
+    """Seconds of a clock that cannot be set, and that runs on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass
 class Pace:
-    """What one process knows of its clock. `settled` is when it was last seen to leap, or began."""
+    """What one process knows of its clock. `settled` (steady seconds) is when the wall clock was
+    last set, or when the process started.
+    """
 
     log: Log
     settled: float = field(default_factory=steady)
@@ -46,16 +49,16 @@ class Pace:
     _slice: float | None = None
     _said: bool = False
     _begun: bool = False
-    _first: float | None = None  # of a store that never was forgotten: its newest row at the start
+    _first: float | None = None  # `forgotten` at the start, for a store that was never purged
 
     def begin(self, engine: Engine) -> None:
-        """Look at the store before this process writes to it. Raises StoreError."""
+        """Read the store's time before this process writes to it. Raises StoreError."""
         if not self._begun:
             self._first = forgotten(engine)
             self._begun = True
 
     def look(self, now: float, at: float) -> bool:
-        """True where the clock has gone evenly for long enough. Call it often.
+        """True where the wall clock has run evenly for SETTLE_S. Call it often.
 
         `now` is the wall clock (Unix seconds), `at` the steady one.
         """
@@ -71,7 +74,9 @@ class Pace:
         return at - self.settled >= SETTLE_S
 
     def target(self, engine: Engine, now: float, at: float) -> float | None:
-        """The time that retention may take for now; None: not yet. Raises StoreError."""
+        """The time up to which to purge (Unix seconds), used as "now"; None: not yet. Raises
+        StoreError.
+        """
         if not self.look(now, at):
             return None
         self.begin(engine)
@@ -95,7 +100,8 @@ class Pace:
 
 
 def forgotten(engine: Engine) -> float | None:
-    """Up to when the store was forgotten; in one that never was, when its newest row came.
+    """The time of the last purge (Unix seconds); in a store without one, when its newest row was
+    learned.
 
     None for a store without rows. Raises StoreError.
     """
@@ -110,9 +116,9 @@ def forgotten(engine: Engine) -> float | None:
 
 
 def remember(engine: Engine, upto: float, *, back: bool = False) -> None:
-    """The store was forgotten up to `upto` (Unix seconds). Raises StoreError.
+    """Record a purge up to `upto` (Unix seconds). Raises StoreError.
 
-    It goes back only with `back`, where a person says that the clock is right now.
+    The time goes back only with `back`, where the operator says that the clock is right now.
     """
     with store.writing(engine) as connection:
         sql = (
@@ -123,17 +129,19 @@ def remember(engine: Engine, upto: float, *, back: bool = False) -> None:
 
 
 def by_hand(engine: Engine, now: float) -> float | None:
-    """Where a command may not believe its clock: the time the store was last at. Else None.
+    """The time of the last purge, where the clock is too far after it to be trusted by a command;
+    else None.
 
-    Raises StoreError.
+    `now` and the result are Unix seconds. Raises StoreError.
     """
     base = forgotten(engine)
     return base if base is not None and now - base > SUSPECT_S else None
 
 
 def learned(connection: Connection, now: float) -> float:
-    """When a record that is written now was learned: never before what is forgotten already.
+    """The `learned` time of a record that is written now (Unix seconds): never before the last
+    purge.
 
-    A clock that stands at 1970 after a start would else make today's mail look old.
+    Otherwise a clock at 1970 after a start would make today's mail look old.
     """
     return max(now, float(revision.number(connection, TOPIC)))

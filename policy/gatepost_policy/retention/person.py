@@ -1,14 +1,14 @@
-"""One person's data: what gatepost holds about a mail address, and taking it out again.
+"""One person's data: export or erase what gatepost holds about a mail address.
 
-Covered: message rows, recipients, identities, listings and evidence, what was tried and does not
-exist, captured messages, the journal, the quarantine. An address is compared as a trap is: without
-regard to case, after cutting a `+tag`: all of these are one person.
+Covered: message rows, recipients, identities, listings and evidence, tried addresses that do not
+exist, captured messages, the journal, the quarantine. An address is compared as a trap is, without
+regard to case and after cutting a `+tag`: all such spellings are one person.
 
-What erasing leaves: mail the person sent becomes numbers (`message_count`) of its day, and no sum,
-identity or key tells its time of day any more (`erased_times`); as a recipient the
-person becomes ERASED, so that a message still has as many recipients, and as many trap hits. The
-keys of imported log lines stay, so that importing the log again does not bring the mail back.
-Traps are the operator's configuration: one that is this address is reported, not removed.
+What erasing leaves: mail that the person sent is only counted for its day (`message_count`), and no
+sum, identity or key has its time of day any more (`erased_times`). As a recipient the person
+becomes ERASED, so that a message keeps its number of recipients and trap hits. The keys of imported
+log lines stay, so that importing the log again does not bring the mail back. Traps are the
+operator's configuration: one that is this address is reported, not removed.
 """
 
 import json
@@ -40,14 +40,14 @@ ACTS = "SELECT * FROM act ORDER BY id"  # few: each was done by hand
 class Erased:
     """What `erase` did."""
 
-    sent: int = 0  # messages that became numbers
-    received: int = 0  # recipients that became nobody
+    sent: int = 0  # messages that are only counted now
+    received: int = 0  # recipients that became ERASED
     identities: int = 0
     listings: int = 0
     captures: int = 0
     journal: int = 0  # records blanked in live segments
     quarantine: int = 0
-    guesses: int = 0  # that somebody tried it
+    guesses: int = 0  # rows of tries of the address
     is_trap: bool = False
 
     def json(self) -> dict[str, Any]:
@@ -60,12 +60,12 @@ class Person:
     """One address in every form in which it may be found."""
 
     key: str  # as traps are matched
-    searched: tuple[str, str]  # range of message_domain
+    searched: tuple[str, str]  # from and to (exclusive) in message_domain.reversed
     pattern: re.Pattern[bytes]  # for files
 
     @classmethod
     def of(cls, text: str) -> "Person":
-        """Raises ValueError for what is no address."""
+        """The person with the address `text`. Raises ValueError where it is no address."""
         parsed = address.parse(index_key.clean(text.strip()))
         if not parsed.local or not parsed.domain:
             raise ValueError(f"want a mail address, got {text!r}")
@@ -75,7 +75,7 @@ class Person:
         return cls(index_key.fit(parsed.trap_key), (start, start[:-1] + "A"), pattern)
 
     def is_same(self, other: str | None) -> bool:
-        """True where `other`, an address as it came, is this person's."""
+        """True where `other` (a raw address) is this person's."""
         if not other:
             return False
         return index_key.fit(index_key.read_address(index_key.clean(other)).trap_key) == self.key
@@ -115,13 +115,13 @@ def export(engine: Engine, settings: "Settings", text: str) -> dict[str, Any]:
 
 
 def _readable(table: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A row as JSON shows it: times as everywhere else, yes and no alike on both databases."""
+    """A row for JSON: times as text, and truth values the same from both databases."""
     types = {column.name: column.type for column in sqltext.table(table).columns}
     out = dict(row)
     for name, value in row.items():
         if value is None:
             continue
-        if isinstance(types.get(name), Float):  # of these tables every one is a time
+        if isinstance(types.get(name), Float):  # in these tables every float is a time
             out[name] = timestamp(value)
         elif isinstance(types.get(name), Boolean):
             out[name] = bool(value)
@@ -129,7 +129,7 @@ def _readable(table: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def would_erase(engine: Engine, settings: "Settings", text: str) -> Erased:
-    """What `erase` would take out, with nothing changed. `journal` is not looked into and stays 0.
+    """What `erase` would remove; changes nothing. The journal is not read, so `journal` stays 0.
 
     Raises StoreError, ValueError, OSError.
     """
@@ -142,7 +142,7 @@ def would_erase(engine: Engine, settings: "Settings", text: str) -> Erased:
         sql = "SELECT * FROM listing WHERE kind IN ('sender', 'author')"
         done = Erased(
             sent=len(sent),
-            # Mail to oneself goes as a whole.
+            # Mail to oneself is already in `sent`.
             received=sum(int(n) not in own for n in received),
             identities=len(_identities(connection, person)),
             listings=len(_rows(connection, sql, person, "value")),
@@ -157,9 +157,9 @@ def would_erase(engine: Engine, settings: "Settings", text: str) -> Erased:
 
 
 def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased:
-    """Take `text` out of everything; the journal must have been ingested before.
+    """Erase the person with the address `text`; the journal must have been ingested before.
 
-    Bounded transactions. Raises StoreError, ValueError, OSError.
+    Works in bounded transactions. `now` is in Unix seconds. Raises StoreError, ValueError, OSError.
     """
     person = Person.of(text)
     done = Erased()
@@ -204,7 +204,7 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
         _delete(connection, "act", _rows(connection, ACTS, person, "value"))
         _delete(connection, "notice", _notices(connection, person))
         done.guesses = _delete(connection, "mined", _tried(connection, person))
-        # What every process knows by heart has to forget it, too.
+        # Bump the revisions, so that each process loads a snapshot without this person.
         if done.listings:
             listings_table.changed(connection, ((row["kind"], row["value"]) for row in named))
             revision.bump(connection, "listings")
@@ -268,7 +268,7 @@ def _identities(connection: Connection, person: Person) -> list[dict[str, Any]]:
 
 
 def _tried(connection: Connection, person: Person) -> list[dict[str, Any]]:
-    """That somebody tried the address, or its local part as a login; by whom is not told."""
+    """Rows of tries of the address, or of its local part as a login, without the hosts."""
     local = person.key.rpartition("@")[0]
     sql = (
         "SELECT address, kind, import_id, first_at, last_at, hits FROM mined"
@@ -327,7 +327,7 @@ def _keys_of(connection: Connection, ids: list[int]) -> list[tuple[object, ...]]
 
 
 def _message(row: rows.Row, person: Person, *, sent: bool) -> dict[str, Any]:
-    """What one message says about the person. Other recipients are other people's data."""
+    """What one message holds about the person, without the data of other recipients."""
     values = rows.columns(row.message)
     values.pop("session")
     if not sent:
@@ -358,7 +358,7 @@ class _wiping:  # noqa: N801  # used like a function
 
 
 def _checkpoint(engine: Engine) -> None:
-    """Nothing of what went may stay readable in SQLite's write-ahead log."""
+    """Empty SQLite's write-ahead log, so that erased data is not readable there."""
     if engine.dialect.name == "sqlite":
         with engine.connect() as connection:
             connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -23,7 +23,9 @@ OVERLAP = 1_024
 
 
 def pattern(local: str, domain: str) -> re.Pattern[bytes]:
-    """Finds `local@domain` in octets, but not `xlocal@domain` or `local@domain.example`."""
+    """A pattern that finds `local@domain` in octets, but not `xlocal@domain` or
+    `local@domain.example`.
+    """
     name, place = (re.escape(t.encode("utf-8", "surrogateescape")) for t in (local, domain))
     # RFC 5322 3.2.3: what an atom is made of.
     before = rb"(?<![A-Za-z0-9.!#$%&'*+/=?^_`{|}~-])"
@@ -43,7 +45,7 @@ def _contains(path: Path, wanted: re.Pattern[bytes]) -> bool:
 
 
 def captures(directory: Path, wanted: re.Pattern[bytes]) -> Iterator[Path]:
-    """Captured messages that name the person, and their sidecars."""
+    """Captured messages that contain the address, and their sidecars. Raises OSError."""
     stems = {
         path.stem
         for path in _files(directory)
@@ -55,7 +57,7 @@ def captures(directory: Path, wanted: re.Pattern[bytes]) -> Iterator[Path]:
 
 
 def quarantined(directory: Path, wanted: re.Pattern[bytes]) -> Iterator[Path]:
-    """Records the store refused that name the person."""
+    """Records in quarantine that contain the address. Raises OSError."""
     for path in _files(directory):
         if _contains(path, wanted):
             yield path
@@ -71,9 +73,10 @@ def _files(directory: Path) -> list[Path]:
 def blank(
     engine: Engine, directory: Path, is_same: Callable[[str], bool], wanted: re.Pattern[bytes]
 ) -> int:
-    """Overwrite the person's records in segments whose writers still live; how many.
+    """Overwrite the person's records in segments that are still there; returns how many.
 
-    Only what is behind the watermark: nobody reads it again, and the writer only appends.
+    Only what is before the watermark, so already ingested: it is not read again, and the writer
+    only appends. Raises StoreError, OSError.
     """
     with store.reading(engine) as connection:
         marks = journal_mark.read(connection)
@@ -89,7 +92,7 @@ def blank(
             and (
                 _names(piece.data, is_same, wanted)
                 if piece.data is not None
-                # Damage, kept in quarantine too. A sound record has to fit in its place.
+                # Damage, of which quarantine has a copy too. A valid record must fit in its place.
                 else wanted.search(piece.raw) and len(piece.raw) > VOID_BYTES
             )
         ]

@@ -1,8 +1,9 @@
-"""Forget in time, a bounded piece at a step; what is kept how long is `[retention]`'s to say.
+"""Delete rows older than the `[retention]` periods, a bounded number in each step.
 
 How it works: message ids grow with the time at which gatepost learned of a message, so each class
-walks them once, from the id where it stopped (`revision`, topic `purge-*`) up to its age. Ages
-count from then, not from when the mail came: an imported old log is history, not waste.
+goes through them once, from the id where it stopped (`revision`, topic `purge-*`) up to its age.
+Ages count from that time, not from when the mail came: an old log that was just imported is kept as
+well.
 
 | class | age | what becomes of it |
 |---|---|---|
@@ -12,9 +13,9 @@ count from then, not from when the mail came: an imported old log is history, no
 | traps | `traps` | trap mail and its listings: likewise |
 
 Identities and DKIM keys have no such order: a pass over them once a day, in primary-key order,
-drops those without a trap hit that were not seen for `rows` (a client: `addresses`), and the
-others after `traps`. Sums per domain follow the rows: a message that goes is taken out of them.
-What was tried and does not exist goes after `guesses`.
+deletes identities without a trap hit that were not recorded for `rows` (a client: `addresses`), and
+other identities and all keys after `traps`. Sums per domain follow the rows: a message that is
+deleted is subtracted from them. Tried addresses that do not exist are deleted after `guesses`.
 """
 
 import time
@@ -35,29 +36,30 @@ from gatepost_policy.store import StoreError, partitions, sqltext
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
-# Messages looked at in one step (one short transaction: the recorder is waiting).
+# Messages in one step: one short transaction, because the recorder waits meanwhile.
 STEP = 500
 CLASSES = ("recipients", "addresses", "rows", "traps")
 NEVER = ("", "")
 NOTICES_S = 30 * 86_400
-# Its values: the moments before which identities go that hit a trap, clients, and all others.
+# Its values are the limits of `learned` (Unix seconds) for identities that hit a trap, for clients,
+# and for all others.
 OLD_IDENTITY = "learned < CASE WHEN trap_messages > 0 THEN ? WHEN kind = 'prefix' THEN ? ELSE ? END"
 
 
 @dataclass(slots=True)
 class Purged:
-    """How much went, for `db purge` to say."""
+    """How much was purged, for `db purge`."""
 
     recipients: int = 0  # messages that lost their recipients
     addresses: int = 0  # messages whose client became a prefix
     rows: int = 0  # messages that became counts
     identities: int = 0
     keys: int = 0
-    guesses: int = 0  # addresses and hosts that were remembered as tried
+    guesses: int = 0  # rows of tried addresses and of hosts that try logins
     partitions: int = 0
 
     def __str__(self) -> str:
-        """What went, for the log; empty where nothing did."""
+        """What was purged, for the log; empty where nothing was."""
         words = (
             (self.recipients, "messages lost their recipients"),
             (self.addresses, "client addresses became prefixes"),
@@ -72,7 +74,7 @@ class Purged:
 
 @dataclass
 class Purger:
-    """One process's retention. `step` does a piece; `done` is what all steps did together."""
+    """The purge of one process. `step` does a part of it; `done` is what all steps did together."""
 
     engine: Engine
     settings: "Settings"
@@ -81,7 +83,9 @@ class Purger:
     _cursor: tuple[str, str] = NEVER
 
     def step(self, now: float) -> bool:
-        """A piece of work; True where more is waiting. Raises StoreError."""
+        """Purge a part of what is too old at `now` (Unix seconds); True where more is to do. Raises
+        StoreError.
+        """
         if not self._todo:
             self._todo = [*CLASSES, "identity", "dkim_key", "rest"]
         kind = self._todo[0]
@@ -94,7 +98,7 @@ class Purger:
                 more = self._pass(kind, now)
         except StoreError as error:
             if isinstance(error.__cause__, SQLAlchemyError) and store.retryable(error.__cause__):
-                return True  # another host was at the same rows; the piece is done again
+                return True  # another host works on the same rows; this part is done again
             raise
         if not more:
             self._todo.pop(0)
@@ -140,7 +144,7 @@ class Purger:
         sql = (
             "UPDATE message SET prefix = ?, address = NULL, client_name = NULL, helo = NULL,"
             " session = NULL, helo_spf_domain = NULL,"
-            # A bounce was checked by its HELO name.
+            # For a bounce this is the HELO name (RFC 7208 2.4).
             " spf_domain = CASE WHEN sender_key = '' THEN NULL ELSE spf_domain END WHERE id = ?"
         )
         sqltext.many(connection, sql, changes)
@@ -153,7 +157,7 @@ class Purger:
     _traps = _rows
 
     def _pass(self, table: str, now: float) -> bool:
-        """A piece of the daily pass over `identity` or `dkim_key`, in primary-key order."""
+        """A part of the daily pass over `identity` or `dkim_key`, in primary-key order."""
         first, second = ("kind", "value") if table == "identity" else ("reversed", "selector")
         topic = f"purge-{table}"
         today = int(now // deltas.DAY)
@@ -206,7 +210,7 @@ class Purger:
     def _rest(self, now: float) -> bool:
         ages = self.settings.retention
         with store.writing(self.engine) as connection:
-            # Evidence goes with its listing (ON DELETE CASCADE); a piece at a time here too.
+            # Evidence is deleted with its listing (ON DELETE CASCADE); in parts here too.
             sql = (
                 "DELETE FROM listing WHERE id IN"
                 " (SELECT id FROM listing WHERE until < ? ORDER BY until LIMIT ?)"
@@ -217,12 +221,12 @@ class Purger:
                 " (SELECT COALESCE(MAX(id), 0) FROM listing_change) - ?"
             )
             sqltext.execute(connection, sql, (CHANGES_KEPT,))
-            # Hits are remembered for as long as they may double a listing.
+            # Hits are kept for as long as they may double a listing.
             sql = "DELETE FROM trap_hit WHERE at < ?"
             sqltext.execute(connection, sql, (now - self.settings.sender.listing_memory,))
-            # What operators did is kept as long as the listings it made.
+            # Acts of operators are kept as long as the listings that they made.
             sqltext.execute(connection, "DELETE FROM act WHERE at < ?", (now - ages.traps,))
-            # Events that people were told of; the rows that they came from are kept as they are.
+            # Events of notices; the rows that they came from have their own periods.
             sql = "DELETE FROM notice WHERE last < ?"
             sqltext.execute(connection, sql, (now - min(NOTICES_S, ages.traps),))
             sql = 'DELETE FROM journal_gap WHERE "until" < ?'
@@ -241,7 +245,9 @@ def purge(
     now: float | None = None,
     progress: Callable[[Purged], None] = lambda done: None,
 ) -> Purged:
-    """Everything that is due, step by step. Raises StoreError."""
+    """Purge everything that is due at `now` (Unix seconds, None: the clock), step by step. Raises
+    StoreError.
+    """
     purger = Purger(engine, settings)
     while purger.step(time.time() if now is None else now):
         progress(purger.done)
@@ -251,7 +257,7 @@ def purge(
 def due(connection: Connection, settings: "Settings", now: float) -> Purged:
     """What a purge at `now` (Unix seconds) would do; partitions are not looked at.
 
-    A class that runs first may leave less to the next one. Raises StoreError.
+    Each class is counted alone: what one deletes may leave less for the next. Raises StoreError.
     """
     ages, found = settings.retention, Purged()
     for kind in CLASSES:
@@ -278,7 +284,7 @@ def due(connection: Connection, settings: "Settings", now: float) -> Purged:
 
 
 def to_counts(connection: Connection, ids: list[int], now: float) -> int:
-    """Turn these messages into numbers in `message_count`; how many there were."""
+    """Delete these messages and count them in `message_count`; returns how many there were."""
     gone = list(rows.load(connection, ids).values())
     sums = deltas.Sums()
     ingest.remove(connection, gone, sums)
@@ -301,7 +307,7 @@ def to_counts(connection: Connection, ids: list[int], now: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Looked:
-    """One message as a walk sees it."""
+    """One message in the order of ids."""
 
     id: int
     learned: float  # Unix seconds, not in the future
@@ -309,10 +315,10 @@ class _Looked:
 
 
 def _looked(connection: Connection, mark: int, now: float) -> list[_Looked]:
-    """The next STEP messages behind `mark`, by id.
+    """The next STEP messages after the id `mark`.
 
-    Rows that a wrong clock put into the future would stop a walk for as long: they are as old as
-    the next row that is not.
+    Rows with a `learned` in the future, from a wrong clock, would stop the purge until then: they
+    count as old as the next row that is not.
     """
     sql = "SELECT id, learned, traps FROM message WHERE id > ? ORDER BY id LIMIT ?"
     got = sqltext.execute(connection, sql, (mark, STEP)).all()
@@ -335,7 +341,7 @@ def _count_key(row: Row) -> tuple[int, str, str, str]:
 
 
 def _mark(connection: Connection, topic: str) -> int:
-    """How far a class has come; on a server locked, so that hosts take turns."""
+    """How far a class has come; locked on PostgreSQL, so that hosts take turns."""
     sql = "INSERT INTO revision (topic, number) VALUES (?, 0) ON CONFLICT (topic) DO NOTHING"
     sqltext.execute(connection, sql, (topic,))
     sql = sqltext.locked(connection, "SELECT number FROM revision WHERE topic = ?")

@@ -1,4 +1,4 @@
-"""What a submitted message loses, and what a saved one still tells. Pure."""
+"""What is removed from a submitted message, and what a saved one still reveals. Pure."""
 
 from gatepost_policy.scrub.client_words import ClientWords
 from gatepost_policy.scrub.own_received import TOKEN_FIELD, Field, Hop, Plan, verified

@@ -1,19 +1,19 @@
-"""Find what a saved message tells about its sender, and which setting would have removed it.
+"""Find what a saved message reveals about its sender, and which setting would have removed it.
 
 Pure: `find(message)` reads the bytes of one message and answers with findings in header order.
 
-How it works: the message entered its sender's server at one hop, the newest Received that says
-the client had logged in (else the oldest one). That hop and everything below it came from the
-sender's side. Above it stand servers talking to servers, and what the delivery adds; neither
-tells about the sender's place or program.
+How it works: the message entered its sender's server at one hop, the newest Received that says the
+client had logged in (else the oldest one). That hop and everything below it came from the sender's
+side. The fields above it are of later servers and of the delivery, and reveal nothing about the
+sender's place or program.
 
-A LEAK is something that gatepost removes as it is configured. A HINT stays by default or by design,
-and the finding says so; a message with hints only counts as clean. What is masked is asked of the
-masker itself (`mask_host`), what is removed of the scrub's own lists (`field_names`).
+A LEAK is something that gatepost removes with these settings. A HINT stays by default or by design,
+and the finding says so; a message with hints only counts as clean. The code of the scrub itself
+says what would be masked (`mask_host`) and removed (`field_names`).
 
-Limits: it reads what it knows. `known` names the texts that must appear nowhere (a probe's own
-EHLO name, address, login). Without it a field on no list is a hint where it holds an address, what
-the client's Received says of it, or the author's local part.
+Limits: it finds only what it looks for. `known` names the texts that must appear nowhere (a probe's
+own EHLO name, address, login). Without it a field on no list is a hint where it holds an address,
+what the client's Received says of it, or the author's local part.
 """
 
 import re
@@ -37,7 +37,7 @@ MAX_HEADER_BYTES = 4_194_304
 EXCERPT = 120
 ANONYMOUS = "anonymous.invalid"
 
-# What the removable fields tell. The first match counts; globs in lower case.
+# What the fields that can be removed reveal. The first match counts; globs in lower case.
 TELLS = (
     ("x-originating*", "client address"), ("originating-*", "client address"),
     ("x-client*", "client address"),
@@ -86,8 +86,7 @@ TELLS = (
     ("x-spam-*", "spam filter and its host"), ("x-ms-exchange-*", "organisation and its servers"),
     ("msip_labels", "organisation"), ("x-originatororg", "organisation"), ("*", "mail program"),
 )  # fmt: skip
-# Written by whoever takes the message over, so they count only below the sender's own hop, or
-# beside it.
+# Fields that each receiving server writes, so they count only on the sender's side (`find`).
 TRACE = ("received-spf", "authentication-results", "x-received", "delivered-to", "x-original-to",
          "status", "x-status", "x-uid*", "x-imap*", "x-keywords", "x-ms-*", "x-microsoft-*",
          "x-forefront-*", "x-eop*", "x-spam-*", "x-virus-*", "x-envelope-*", "envelope-to",
@@ -115,7 +114,7 @@ class Weight(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One field that tells something. `index` counts fields of this name from 1, top to bottom.
+    """One field that reveals something. `index` counts fields of this name from 1, top to bottom.
 
     `setting` is the configuration that removes it, None where nothing does.
     """
@@ -174,8 +173,11 @@ def find(
     known: Mapping[str, str] | None = None,
     submission: Submission = DEFAULTS,
 ) -> tuple[Finding, ...]:
-    """Every finding on `message`. `known`: what it is -> a text that must stand in no field.
-    `submission`: the settings that were to clean it."""
+    """Every finding in `message`, in header order.
+
+    `known`: what it is -> a text that must stand in no field. `submission`: the settings with which
+    it was scrubbed. Never raises.
+    """
     header = fields(message)
     hops = [(n, received.read(f.value)) for n, f in enumerate(header) if _is(f, "received")]
     origin, newer = _origin(hops)
@@ -185,7 +187,8 @@ def find(
     names = FieldNames(submission)
     client = _client(by_position.get(origin), header)
     for position, field in enumerate(header):
-        # Fields that the next server put below its own Received name that server.
+        # A field between the two Received fields that contains the next server's name was added by
+        # that server, so it is not from the sender's side.
         ours = position > newer and not (
             receiver and position < origin and receiver.encode() in field.value
         )
@@ -206,7 +209,7 @@ def _is(field: Field, *names: str) -> bool:
 
 
 def _client(hop: received.Hop | None, header: Sequence[Field]) -> ClientWords:
-    """What the hop where the mail was handed in, and From, tell of who did."""
+    """The words that name the client, from the hop where it handed the mail in and from From."""
     tells = () if hop is None else hop.tells
     author = header_from([f.value for f in header if _is(f, "from")])
     local = "" if author is None or len(author.local) < 3 else author.local
@@ -215,7 +218,7 @@ def _client(hop: received.Hop | None, header: Sequence[Field]) -> ClientWords:
     return ClientWords.of(None, [*names, local], None, domain)
 
 
-@lru_cache(maxsize=4096)  # names are a stranger's: the memory is bounded
+@lru_cache(maxsize=4096)  # bounded, because any name may come
 def _matches(name: str, globs: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name.lower(), glob.lower()) for glob in globs)
 
@@ -230,7 +233,7 @@ def _origin(hops: Sequence[tuple[int, received.Hop]]) -> tuple[int, int]:
     chosen = next((n for n, (_, hop) in enumerate(hops) if hop.submitted), None)
     if chosen is None:
         chosen = len(hops) - 1
-        # Below a hop without a from clause stand only fields that were made anonymous.
+        # Skip the fields that a scrub made anonymous: the hop above them is the submission.
         while chosen > 0 and hops[chosen][1].by == ANONYMOUS:
             chosen -= 1
     return hops[chosen][0], hops[chosen - 1][0] if chosen else -1
@@ -300,7 +303,7 @@ def _field(
 
 
 def _known(field: Field, known: Mapping[str, str], submission: Submission) -> Iterator[Finding]:
-    """Texts that must stand nowhere, in a field that nothing else was said about."""
+    """Findings of texts in `known`, for a field without another leak."""
     text = _text(field.value).lower()
     for what, secret in known.items():
         if secret and _stands(secret.lower(), text):
@@ -315,7 +318,9 @@ def _known(field: Field, known: Mapping[str, str], submission: Submission) -> It
 
 
 def _stands(word: str, text: str) -> bool:
-    """A number (a port) only where it stands alone; an address not as the start of a longer one."""
+    """True where `word` stands in `text` as a whole word: no port within a longer number, no
+    address that begins a longer one.
+    """
     return re.search(rf"(?<![\w.]){re.escape(word)}(?![\w])", text) is not None
 
 
@@ -325,5 +330,5 @@ def _text(value: bytes) -> str:
 
 def _excerpt(value: bytes) -> str:
     text = _text(value)
-    text = shown(text)  # what a stranger wrote may not steer a terminal
+    text = shown(text)  # control characters in mail must not reach the terminal
     return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "\u2026"

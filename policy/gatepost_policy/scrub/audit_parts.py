@@ -1,6 +1,6 @@
-"""Read MIME parts and attached messages for fields that tell about the sender.
+"""Read MIME parts and attached messages for fields that reveal something about the sender.
 
-Pure. gatepost never changes them (docs/privacy.md), so this only points them out: header fields of
+Pure. gatepost never changes them (docs/privacy.md), so they are only reported: header fields of
 parts and attached messages, and in calendars and disposition notifications (RFC 8098) the names of
 the program and of the time zone.
 """
@@ -21,7 +21,9 @@ _CONTENT = re.compile(
 
 
 def telling(message: bytes) -> Iterator[tuple[str, bytes]]:
-    """(name, value) of each telling field below the message's own header, each name once."""
+    """(name, value) of each such field below the message's own header, each name once. Never
+    raises.
+    """
     seen: set[str] = set()
     boundaries: set[bytes] = set()
     top, in_header, attached = True, True, False
@@ -39,7 +41,7 @@ def telling(message: bytes) -> Iterator[tuple[str, bytes]]:
             structured, encoding, body = False, b"", []
             continue
         if not line:
-            # The header of an attached message follows the part's own.
+            # After the header of such a part comes that of the attached message.
             in_header, attached, top = attached, False, False
             continue
         for quoted, bare in _BOUNDARY.findall(line):

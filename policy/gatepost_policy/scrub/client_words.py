@@ -1,8 +1,8 @@
 """The words that name a submission's client: its address, EHLO name, PTR name and login. Pure.
 
-They are there to be searched for in fields that nobody knows and in message ids, and are never
-written anywhere. What tells nothing is no word: `localhost`, the mail server's own name, and a
-host name that is the author's domain, which From tells.
+They are searched for in fields on no list and in message ids, and are never written anywhere. Names
+that reveal nothing are left out: `localhost`, the mail server's own name, and a host name that is
+the author's domain, which From has anyway.
 """
 
 import re
@@ -16,9 +16,9 @@ from gatepost_policy.mail.client_address import Ip, parse
 from gatepost_policy.scrub.private_names import PRIVATE
 from gatepost_policy.scrub.readings import readings
 
-# Anything that may be an address: found ones are compared as addresses, since IPv6 has many
-# spellings of one. A port may follow a colon, also behind IPv6, where five digits can be nothing
-# else.
+# Anything that may be an address: matches are compared as addresses, because IPv6 has many
+# spellings of one. A port may follow a colon, also after IPv6, where five digits can only be a
+# port.
 _V6 = re.compile(
     rb"(?<![a-z0-9.:])(?:IPv6:)?[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,7}"
     rb"(?:(?:\.\d{1,3}){1,3}|:\d{5})?(?![a-z0-9:])",
@@ -28,12 +28,12 @@ _V4 = re.compile(rb"(?<![a-z0-9.])\d{1,3}(?:\.\d{1,3}){3}(?![a-z0-9]|\.\d)", re.
 ADDRESS = re.compile(_V6.pattern + b"|" + _V4.pattern, re.I)
 _PORT = re.compile(rb"(?<=.):\d{5}\Z")
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 2.1
-# What is no word of everybody's language: of a host name's first label and a login's local part.
+# A host name's first label or a login's local part that is no everyday word.
 _DISTINCT = re.compile(r"(?=.*[\d.-])[^\s@]{4,}\Z")
 MAX_DOMAIN = 255  # RFC 1035 2.3.4
 _NUMBER = re.compile(rb"\.\d+\Z")
 _DOMAIN = re.compile(rb"(?:\.[a-z0-9-]+)+", re.I)
-_SIGN = rb"[^0-9a-z\s;,]{1,4}"  # also the octets of a hyphen that ASCII does not have
+_SIGN = rb"[^0-9a-z\s;,]{1,4}"  # also the octets of a hyphen outside ASCII
 _BEHIND = b"|".join(
     rb"(?<=" + word + rb"-)"
     for word in (
@@ -52,7 +52,9 @@ _SILENT = frozenset(("localhost", "localhost.localdomain", "unknown"))
 
 @dataclass(frozen=True, slots=True)
 class ClientWords:
-    """`hosts`: EHLO and PTR name, lower-case, without a dot at the end."""
+    """The words that name one client. `hosts`: EHLO and PTR name, lower-case, without a dot at the
+    end.
+    """
 
     addresses: frozenset[Ip] = frozenset()
     hosts: tuple[str, ...] = ()
@@ -67,7 +69,8 @@ class ClientWords:
         silent: Iterable[str] = (),
     ) -> "ClientWords":
         """The words of a client at `address` that is called `names` (EHLO, PTR) and logged in as
-        `login`. `silent`: host names that tell nothing about it."""
+        `login`. `silent`: host names that reveal nothing about it.
+        """
         addresses = set() if address is None else {address}
         hosts: list[str] = []
         quiet = _SILENT.union(name.lower().rstrip(".") for name in silent)
@@ -96,8 +99,9 @@ class ClientWords:
         return ClientWords(self.addresses | other.addresses, hosts, self.login or other.login)
 
     def beside(self, authors: Iterable[bytes]) -> "ClientWords":
-        """The words but for a login that a From field (`authors`) holds: everybody reads it there
-        (RFC 5322 3.6.2)."""
+        """These words without a login that stands in a From field (`authors`), where it is public
+        anyway (RFC 5322 3.6.2).
+        """
         if self.login and any(next(_whole(self.login, value), None) for value in authors):
             return replace(self, login=None)
         return self
@@ -113,8 +117,7 @@ class ClientWords:
         )
 
     def _short(self) -> list[str]:
-        """A machine's name without its domain and a login without its own, where they are no
-        everyday words."""
+        """The host names and the login without their domains, where they are no everyday words."""
         parts = [h.partition(".")[0] for h in self.hosts]
         parts += [(self.login or "").rpartition("@")[0]]
         return [part for part in parts if _DISTINCT.match(part)]
@@ -124,10 +127,14 @@ class ClientWords:
         return next(self._found(value), None) is not None
 
     def without(self, value: bytes) -> bytes:
-        """`value` with each word replaced by `x`, an address also between the dots of an id, and a
-        machine's name or a login without their domains, where they are no everyday words."""
+        """`value` with each word replaced by `x`.
+
+        An address is also replaced between the dots of an id, and a host name or login also without
+        its domain, where it is no everyday word.
+        """
         reached = len(value)
-        # An IPv4 address at the end of an IPv6 one is found as well: the last to start goes first.
+        # From the end backwards. An IPv4 address at the end of an IPv6 one is found twice: of two
+        # spans that end together the longer one is replaced.
         for start, end in sorted(self._found(value), key=lambda span: (span[1], -span[0]))[::-1]:
             if end <= reached:
                 value = value[:start] + b"x" + value[end:]
@@ -162,9 +169,11 @@ def _whole(word: str, value: bytes) -> Iterator[tuple[int, int]]:
 
 @lru_cache(maxsize=256)
 def _word(word: str) -> re.Pattern[bytes]:
-    """A name may stand behind a dot or before one (laptop in laptop.lan), between underscores, and
-    behind what mail programs put before a user's name (`bounce-`); what is no letter or digit in it
-    may be another sign (`alice_laptop`, `laptop[.]lan`)."""
+    """A pattern for a name: after or before a dot (laptop in laptop.lan), between underscores, and
+    after what mail programs put before a user's name (`bounce-`).
+
+    Instead of a sign in it another one may stand (`alice_laptop`, `laptop[.]lan`).
+    """
     parts = re.split(r"([a-z0-9]+)", word, flags=re.I)
     raw = b"".join(
         re.escape(part.encode("utf-8", "surrogateescape"))
@@ -176,11 +185,13 @@ def _word(word: str) -> re.Pattern[bytes]:
 
 
 def _alone(word: str, value: bytes) -> Iterator[tuple[int, int]]:
-    """Without what is another machine: laptop in laptop.example, but not in laptop.local."""
+    """Where `word` stands alone or before a private domain (laptop.local), not as another machine
+    (laptop.example).
+    """
     for start, end in _whole(word, value):
-        # Not to the end of a value that is one long name: that would be quadratic.
+        # Bounded: with a value that is one long name the time would be quadratic.
         domain = _DOMAIN.match(value, end, end + MAX_DOMAIN)
-        # A number is no top-level domain: in an id, more of it follows.
+        # A number is no top-level domain: it is another part of an id.
         if (
             domain is None
             or domain.group().lower().endswith(PRIVATE)
@@ -190,7 +201,9 @@ def _alone(word: str, value: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _address(text: bytes) -> Ip | None:
-    """The address in `text`, with zeros in front of its numbers, a port behind it or in NAT64."""
+    """The address in `text`, also with leading zeros, with a port after it, or in NAT64 or 6to4;
+    None where it is none.
+    """
     plain = _PORT.sub(b"", text).decode("ascii")
     if ":" not in plain:
         plain = ".".join(part.lstrip("0") or "0" for part in plain.split("."))
@@ -204,8 +217,10 @@ def _address(text: bytes) -> Ip | None:
 
 @lru_cache(maxsize=64)
 def _spellings(address: Ip) -> re.Pattern[bytes]:
-    """`address` as host names, numbers and programs have it: 203-0-113-77.dsl.example, cb00714d,
-    77.113.0.203.in-addr.arpa, 3405803853, 203.0.113[.]77, "203","0","113","77", cb:00:71:4d."""
+    """A pattern for `address` as it is written in host names, as a number and by programs:
+    203-0-113-77.dsl.example, cb00714d, 77.113.0.203.in-addr.arpa, 3405803853, 203.0.113[.]77,
+    "203","0","113","77", cb:00:71:4d.
+    """
     plain, full = str(address), address.exploded
     texts = {address.packed.hex(), address.reverse_pointer}
     more: list[bytes] = []
@@ -213,7 +228,7 @@ def _spellings(address: Ip) -> re.Pattern[bytes]:
         short = ":".join(part.lstrip("0") or "0" for part in full.split(":"))
         texts |= {text.replace(":", sign) for text in (plain, short, full) for sign in "-_."}
         texts |= {str(int(address)), address.reverse_pointer.removesuffix(".ip6.arpa")}
-        # Glued to letters that are no digits of it, or with blanks round the colons.
+        # Next to letters that are no hexadecimal digits, or with blanks beside the colons.
         more += (
             rb"(?<![0-9a-f])(?<![0-9a-f]:)"
             + rb"\s?:\s?".join(re.escape(part.encode()) for part in text.split(":"))
@@ -229,10 +244,10 @@ def _spellings(address: Ip) -> re.Pattern[bytes]:
             f"{octets[0]}.{octets[1]}.{last}", f"{octets[0]}.{octets[1] * 65536 + last}",
         }  # fmt: skip
         numbers = [rb"(?:0{0,2}%d|0x0?%x|0+%o)" % (n, n, n) for n in octets]
-        # Glued to letters (ip203.0.113.77) it is still read; to digits it is another address.
+        # Next to letters (ip203.0.113.77) it is the same address; next to digits it is another one.
         more.append(rb"(?<![0-9])(?<![0-9]\.)" + rb"[^0-9a-z]{1,4}".join(numbers)
                     + rb"(?![0-9]|\.[0-9])")  # fmt: skip
-        # dsl-77-113-0-203.isp.example: turned round, and part of a host name.
+        # dsl-77-113-0-203.isp.example: in reverse order, as part of a host name.
         turned = [b"%d" % n for n in octets[::-1]]
         more += (
             rb"(?<![0-9])(?<![0-9]\.)" + sign.join(turned) + rb"(?=[.-][a-z])"

@@ -1,4 +1,6 @@
-"""What becomes of a header field by its name alone: the lists of [submission], compiled. Pure."""
+"""Which header fields stay or are removed by their name: the lists of [submission], compiled.
+Pure.
+"""
 
 import re
 from enum import Enum
@@ -8,11 +10,13 @@ from functools import lru_cache
 from gatepost_policy.config.field_lists import KNOWN_FIELDS
 from gatepost_policy.config.settings import Submission
 
-MAX_NAMES = 4096  # names are a stranger's: the memory is bounded
+MAX_NAMES = 4096  # bounded, because any name may come
 
 
 class Fate(Enum):
-    """`UNKNOWN`: on no list, so that its value, or `unknown_fields`, decides."""
+    """What happens to a field. `UNKNOWN`: on no list, so that its value, or `unknown_fields`,
+    decides.
+    """
 
     GOES = "goes"
     STAYS = "stays"
@@ -20,7 +24,9 @@ class Fate(Enum):
 
 
 class FieldNames:
-    """`keep` comes before `remove`, and both before what is known. Safe to share."""
+    """The compiled lists: `keep` comes before `remove`, and both before KNOWN_FIELDS. Safe to share
+    between threads.
+    """
 
     def __init__(self, settings: Submission) -> None:
         self._keep = _globs(settings.keep)
@@ -29,7 +35,7 @@ class FieldNames:
         self._fates: dict[str, Fate] = {}
 
     def fate(self, name: str) -> Fate:
-        """What becomes of the field `name` (lower-case)."""
+        """What happens to the field `name` (lower-case)."""
         found = self._fates.get(name)
         if found is None:
             found = self._look_up(name)

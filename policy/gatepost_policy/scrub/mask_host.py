@@ -1,11 +1,11 @@
-"""Hide host names that tell about the sender from message ids (`message_id = "mask-host"`). Pure.
+"""Mask host names in message ids that reveal the sender (`message_id = "mask-host"`). Pure.
 
 Masked in Message-ID, Resent-Message-ID and the message's own Content-ID: address literals, names
-that exist only at somebody's home, and what the client calls itself or is called by DNS. In
-In-Reply-To and References stand other people's ids, which must stay what they are: there only
-address literals and this client's own names are masked. The same id always gets the same mask, so
-that a thread stays a thread.
-`localhost` tells nothing, and some programs write it on purpose.
+that exist only in private networks, and the client's EHLO and PTR names. In-Reply-To and References
+hold other people's ids, which must not change: there only address literals and this client's own
+names are masked. The same id always gets the same mask, so that threads stay together.
+
+`localhost` reveals nothing, and some programs write it on purpose.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ from gatepost_policy.scrub.private_names import PRIVATE
 OWN_IDS = ("message-id", "resent-message-id", "content-id")
 OTHER_IDS = ("in-reply-to", "references")
 
-# Begins behind what is no part of an id: else a long word without an @ is read once an octet.
+# Begins only at the start of a word: else a long word without an @ would be read once for each
+# octet.
 _ID = re.compile(
     rb"(?<![^<>@\s])([^<>@\s]*)@\s*(\[[^\[\]<>]{0,100}\]|[^<>@\s]{1,512})(?=\s*(?:>|\Z)|\s)"
 )
@@ -38,7 +39,7 @@ def is_private(host: bytes) -> bool:
 
 
 def tells(host: bytes, name: str, client: ClientWords = NOBODY) -> bool:
-    """True where `host`, in an id of the field `name` (lower-case), tells about the client."""
+    """True where `host`, in an id of the field `name` (lower-case), reveals the client."""
     low = host.lower().rstrip(b".")
     text = low.decode("utf-8", "surrogateescape")
     machines = {own.partition(".")[0] for own in client.hosts}
@@ -51,8 +52,10 @@ def tells(host: bytes, name: str, client: ClientWords = NOBODY) -> bool:
 
 
 def mask_hosts(value: bytes, mask: bytes, name: str, client: ClientWords = NOBODY) -> bytes:
-    """`value` of the field `name` (lower-case) with telling hosts replaced by `mask`, and without
-    the client's words in what is no id."""
+    """`value` of the field `name` (lower-case) with revealing hosts replaced by `mask`.
+
+    Outside of ids the client's words are replaced too.
+    """
 
     words = _worth_a_look(value, client)
     out: list[bytes] = []
@@ -71,14 +74,18 @@ def mask_hosts(value: bytes, mask: bytes, name: str, client: ClientWords = NOBOD
 
 
 def _worth_a_look(value: bytes, client: ClientWords) -> ClientWords:
-    """The words, and none where the whole value has none: a header may hold thousands of ids."""
+    """`client`, or NOBODY where the whole value has none of its words: a field may hold thousands
+    of ids, which then need not be searched.
+    """
     found = client.told_by(value) or client.without(value) != value
     return client if found else NOBODY
 
 
 def _own_left(left: bytes, client: ClientWords) -> bytes:
-    """What stands before the @ of an id of this message, without the client's words; where they
-    are written so that a part cannot be taken out (base64), the same for the same id."""
+    """The left part of an id of this message without the client's words.
+
+    Where a word cannot be taken out (base64), a hash replaces all of it, the same for the same id.
+    """
     plain = client.without(left)
     if plain == left and client.told_by(left):
         return hashlib.sha256(left).hexdigest()[:32].encode()
@@ -86,8 +93,11 @@ def _own_left(left: bytes, client: ClientWords) -> bytes:
 
 
 def _outside(text: bytes, client: ClientWords) -> bytes:
-    """What is no id: a comment, or the phrase of an old program (RFC 5322 4.5.4). An id without an
-    @ between angle brackets is an id all the same, and whose is not known."""
+    """Text outside of ids (a comment, or a phrase of an old program, RFC 5322 4.5.4) without the
+    client's words.
+
+    Text in angle brackets without an @ is an id too, perhaps somebody else's: it stays.
+    """
     parts = re.split(rb"(<[^<>]*>)", text)
     return b"".join(p if p.startswith(b"<") else client.without(p) for p in parts)
 

@@ -1,4 +1,4 @@
-"""Our own hop in a submission's trace: what replaces the Received field that names the client.
+"""Replace the Received field of our own MTA, which names the submission's client.
 
 Pure. Three ways (`submission.own_received`, docs/privacy.md):
 
@@ -21,16 +21,16 @@ from gatepost_policy.mail.decision import NOT_CONFIGURED, Action, Decision, Edit
 
 Field = tuple[str, bytes]  # name, value with its leading space and LF folding (P_HDR_LEADSPC)
 
-# The releases whose header code was read and run: `{v}` is "$mail_name $mail_version". The name is
-# the operator's to choose, and may be several words. A snapshot's version is 3.9-20231112 or
-# 3.9-20231112-nonprod, a candidate's 3.9.0-RC1. Sendmail sends a version without a name.
+# Releases are read from `{v}`, which is "$mail_name $mail_version". The operator may choose the
+# name, also of several words. A snapshot's version is 3.9-20231112 or 3.9-20231112-nonprod, a
+# candidate's 3.9.0-RC1. Sendmail sends a version without a name.
 _POSTFIX = re.compile(r"[^\s].{0,255} ([2-7])\.(\d{1,2})(?:[.-][A-Za-z0-9.-]{1,40})?\Z")
 VERIFIED = frozenset((3, minor) for minor in range(12))  # 3.0 to 3.11
 # What smtpd prepends in the token recipe, "TOKEN", and its header_checks make of it, "TOKEN ok".
 TOKEN_FIELD = "x-gatepost-token"
 
-# Where submissions cannot be scrubbed at all. It must not point at a setting: no other way works
-# there either, and a set-up that only looks right lets everything out.
+# The hint where submissions cannot be scrubbed at all. It names no other setting, because none
+# works there, and a set-up that only looks right would reveal every client.
 NO_POSTFIX = (
     "macro {v} names no Postfix (Sendmail sends a bare version): gatepost cannot hide the client "
     "there in any mode; let submissions come in through Postfix or Exim"
@@ -44,7 +44,7 @@ _WITH = re.compile(r"\bwith (ESMTPS?A?|UTF8SMTPS?A?|SMTP)\b")
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """What the MTA says of itself and the session, from macros. None: it said nothing."""
+    """What the MTA says of itself and the session, from macros. None: the macro was not given."""
 
     name: str | None = None  # {j}
     version: str | None = None  # {v}
@@ -58,15 +58,17 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The edits, or why there are none. `hint` tells the operator what to set; it names no
-    client and no user. `dropped`: the names (lower-case) of fields on no list that go."""
+    """The edits, or why there are none. `hint` tells the operator what to set; it names no client
+    and no user. `dropped`: the names (lower-case) of removed fields that are on no list. `relayed`:
+    somebody else wrote the mail.
+    """
 
     edits: tuple[Edit, ...] = ()
     relayed: bool = False
     refusal: Decision | None = None
     hint: str | None = None
     dropped: tuple[str, ...] = ()
-    login: str | None = None  # as whom the client logged in, wherever that was said
+    login: str | None = None  # as whom the client logged in, None where it is not known
 
 
 def release(version: str | None) -> tuple[int, int] | None:
@@ -89,9 +91,11 @@ def protocol(hop: Hop) -> str:
 def own_hop(
     settings: Submission, fields: Sequence[Field], hop: Hop, at: float, theirs: int
 ) -> list[Edit] | Plan:
-    """The edits that make our own hop, and the client's, anonymous; or the refusal. `theirs`: how
-    many Received fields, from the top, are the client's and none of others whose mail it hands
-    in."""
+    """The edits that make our own Received, and the client's, anonymous; or the refusal.
+
+    `theirs`: how many Received fields from the top are the client's own, and not of other people
+    whose mail it hands in. `at` is in Unix seconds.
+    """
     received = [value for name, value in fields if name.strip().lower() == "received"]
     goes = 0 if settings.client_received == "keep" else theirs
     if release(hop.version) is None:
@@ -117,7 +121,7 @@ def own_hop(
     ):
         return refused("macros {j} and i are needed at end of message: see docs/postfix.md")
     if settings.own_received == "proxy":
-        # The second hop has checked in `plan` that number 1 is what the first hop wrote.
+        # `Scrubber.plan` has checked that number 1 was written by the first hop.
         unfolded = received[0].decode("utf-8", "replace")
         spoken = _WITH.findall(unfolded)
         ours = _own_field(hop, spoken[-1] if spoken else protocol(hop), at)
@@ -137,14 +141,15 @@ def own_hop(
     edits += [Edit("delete", "Received", k) for k in range(len(received) + 1, 0, -1)]
     for position, value in enumerate(received, start=1):
         back = writable(value) if position > goes else None
-        # The count stays: it is how a mail loop is found (RFC 5321 6.3).
+        # The number of fields stays the same: mail loops are found by it (RFC 5321 6.3).
         edits.append(Edit("insert", "Received", position, back or _anonymous(value, at)))
     return edits
 
 
 def in_sight(received: Sequence[bytes], hop: Hop) -> bool:
-    """True where Postfix's own field of this very message is among those that we can see. A
-    client cannot forge that: the queue id is made after it has spoken."""
+    """True where Postfix's own Received of this message is among the fields that we can see. A
+    client cannot forge that: the queue id is made after it has spoken.
+    """
     if hop.name is None or hop.queue_id is None:
         return False
     marks = f"by {hop.name} (".encode(), f"id {hop.queue_id}".encode()
@@ -152,7 +157,9 @@ def in_sight(received: Sequence[bytes], hop: Hop) -> bool:
 
 
 def proven(settings: Submission, fields: Sequence[Field]) -> bool:
-    """True for the token recipe where the message bears the mark of its table."""
+    """True where the message has the field that only the header_checks of the token recipe
+    write.
+    """
     proof = f"{settings.mta_token} ok".encode()
     return bool(settings.mta_token) and any(
         name.lower() == TOKEN_FIELD and value.strip() == proof for name, value in fields
@@ -175,7 +182,7 @@ def _anonymous(value: bytes, at: float) -> str:
 
 
 def _in_place(received: Sequence[bytes], at: float, above: int) -> list[Edit]:
-    """Anonymise the client's Received where they stand, `above` fields below the top."""
+    """Edits that anonymise these Received in their places, after the first `above` ones."""
     return [
         Edit("change", "Received", above + k, _anonymous(received[k - 1], at))
         for k in range(len(received), 0, -1)
@@ -197,5 +204,5 @@ def proxy_login(fields: Sequence[Field], hop: Hop) -> str | None:
     first = next((v for name, v in fields if name.strip().lower() == "received"), b"")
     text = first.decode("utf-8", "replace")
     logins = _AUTHENTICATED.findall(text)
-    # The last match: an EHLO name stands before it and may say what it likes.
+    # The last match: the EHLO name stands before it and may imitate one.
     return logins[-1] if logins and f"by {hop.name} (" in text else None

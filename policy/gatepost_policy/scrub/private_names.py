@@ -1,4 +1,4 @@
-"""The ends of host names that exist only at somebody's home or office."""
+"""The ends of host names that exist only in a private network."""
 
 # RFC 6762 (local), RFC 8375 (home.arpa), RFC 6761 (localhost), and what home routers hand out.
 PRIVATE = (

@@ -1,7 +1,7 @@
-"""What a reader may make of a header field's value: every layer that a program undoes. Pure.
+"""A header field's value as readers may decode it, each encoding removed. Pure.
 
-A name in base64 is as good as the name. So a value is searched as it stands and in each form that
-comes out where a layer is taken off.
+A name in base64 reveals as much as the plain name. So a value is searched as it stands and in each
+form that comes out when an encoding is removed.
 """
 
 import binascii
@@ -22,27 +22,29 @@ _HEX = re.compile(rb"(?<![0-9a-f])(?:[2-7][0-9a-f]){6,400}(?![0-9a-f])", re.I)
 # RFC 2231 3 and 4.1: client*0="alice-"; client*1*=laptop%2Elan
 _PIECE = re.compile(rb"([\w-]{1,60})\*(\d{1,3})(\*?)=(?:\"([^\"]*)\"|([^;\s\"]*))")
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-f]{4})|x([0-9a-f]{2}))", re.I)  # JSON, JavaScript, C
-# How an address is written so that no program makes a link of it: 192.0.2[.]1, name (at) example.
+# How people write an address so that no program makes a link of it: 192.0.2[.]1, name (at) example.
 _DEFANGED = re.compile(rb"\s?[\[({]\s?(\.|dot|::?|@|at)\s?[\])}]\s?|\s(dot|at)\s", re.I)
 _SIGNS = {b"dot": b".", b"at": b"@"}
-# What NFKC leaves apart and a reader does not: hyphens and dots of other scripts, and what has no
-# width at all.
+# Characters that look the same to a reader, but not to NFKC: hyphens and dots of other scripts, and
+# characters of no width.
 _LOOK_ALIKE = {
     **dict.fromkeys((*range(0x2010, 0x2016), 0x2212, 0x2E3A, 0x2E3B), "-"),
     **dict.fromkeys((0x3002, 0xFF61, 0x2024, 0x00B7), "."),
     **dict.fromkeys((0x00AD, *range(0x200B, 0x2010), *range(0x2060, 0x2065), 0xFEFF), ""),
 }  # fmt: skip
 _TEXT = bytes(range(0x20, 0x7F)) + b"\0\t\r\n"
-_MAX_TOKENS = 64  # a value is as long as its writer likes
-_LAYERS = 3  # one within another, as deep
+_MAX_TOKENS = 64  # bounded, because a value may be very long
+_LAYERS = 3  # encodings within one another that are removed
 _MAX_FORMS = 32
-_MAX_NESTED = 16_384  # octets of a form that is looked into again
+_MAX_NESTED = 16_384  # octets: longer forms are not decoded again
 
 
 def readings(value: bytes) -> Iterator[bytes]:
-    """`value`, and what is left of it without folds, encoded words (RFC 2047), percent signs
-    (RFC 3986 2.1), pieces (RFC 2231), entities, escapes and base64; and where one of these lay
-    within another."""
+    """`value` itself, then each form of it with an encoding removed, also one within another.
+
+    Encodings: folds, encoded words (RFC 2047), percent signs (RFC 3986 2.1), pieces of parameters
+    (RFC 2231), entities, escapes, base64 and hexadecimal. At most _MAX_FORMS forms. Never raises.
+    """
     done = {value}
     todo = [value]
     yield value
@@ -94,7 +96,7 @@ def _undone(match: re.Match[bytes]) -> bytes:
 
 
 def _joined(value: bytes) -> bytes:
-    """The parameters that come in pieces, each on a line of its own."""
+    """The parameters that are split into pieces, joined, each on a line of its own."""
     pieces: dict[bytes, list[tuple[int, bytes]]] = {}
     for match in _PIECE.finditer(value):
         name, number, coded, quoted, token = match.groups()
@@ -106,7 +108,9 @@ def _joined(value: bytes) -> bytes:
 
 
 def _plain(value: bytes) -> bytes:
-    """Letters, digits, hyphens and dots of other scripts that look like those of ASCII as these."""
+    """`value` with letters, digits, hyphens and dots of other scripts replaced by those of ASCII
+    that look the same.
+    """
     text = value.decode("utf-8", "surrogateescape").translate(_LOOK_ALIKE)
     return unicodedata.normalize("NFKC", text).encode("utf-8", "surrogateescape")
 
@@ -120,7 +124,7 @@ def _unpacked(value: bytes) -> Iterator[bytes]:
             octets = binascii.a2b_base64(token + b"=" * (-len(token) % 4))
         except binascii.Error:
             continue
-        # In a signature or a picture any short word comes up by chance.
+        # Only text: in a signature or a picture a short word may appear by chance.
         if not octets.translate(None, _TEXT):
             yield octets
     for number, match in enumerate(_HEX.finditer(value)):
@@ -130,7 +134,7 @@ def _unpacked(value: bytes) -> Iterator[bytes]:
 
 
 def _decoded(match: re.Match[bytes]) -> bytes:
-    """An encoded word as UTF-8; as it is where its charset is none that is known."""
+    """An encoded word as UTF-8; its plain octets where the charset is not known."""
     charset, coding, text = match.groups()
     try:
         if coding in b"Qq":

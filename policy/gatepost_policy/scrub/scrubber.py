@@ -1,14 +1,16 @@
-"""Decide which header fields a submitted message loses. Pure: fields and macros in, edits out.
+"""Decide which header fields are removed from a submitted message. Pure: fields and macros in,
+edits out.
 
-How it works. A `Scrubber` is made once from the settings; `plan` reads one message's fields, top
-to bottom, and answers with a `Plan`: the edits in the order in which they are carried out, or the
-refusal where the promise of docs/privacy.md cannot be kept. It never guesses: what an operator
-can change (version, token, listener) is 451, what nobody can change about this message is 554.
+How it works. A `Scrubber` is made once from the settings; `plan` reads one message's fields, top to
+bottom, and answers with a `Plan`: the edits in the order in which they are carried out, or the
+refusal where the promise of docs/privacy.md cannot be kept. It never guesses: the refusal is 451
+where the operator can change the cause (version, token, listener), and 554 where the message itself
+is the cause.
 
-Our own hop is the business of `own_received`, what a name alone decides that of `field_names`. A
-field on neither list goes where its value names the client (`client_words`), or where
-`unknown_fields` says drop. Relayed mail (a foreign signature, a list's mail,
-`relay_logins`) loses our own hop, and those by which one of ours handed it in, nothing else.
+`own_received` decides about our own Received, `field_names` about fields by their name. A field on
+no list is removed where its value names the client (`client_words`), or where `unknown_fields` is
+drop. From relayed mail (a foreign signature, a list's mail, `relay_logins`) only our own Received
+is removed, and those by which one of our users handed it in.
 """
 
 import re
@@ -36,7 +38,7 @@ from gatepost_policy.scrub.own_received import (
     writable,
 )
 
-# What a scanner on the way wrote of whoever handed the mail in.
+# The field in which a scanner on the way may name the client.
 RESULTS = "authentication-results"
 _TEXT = frozenset(name.lower() for name in PROGRAM_TEXT)
 _ADDRESSES = frozenset(name.lower() for name in PROGRAM_ADDRESSES)
@@ -58,7 +60,7 @@ class Scrubber:
         self._drops = self.settings.unknown_fields == "drop"
 
     def relayed(self, fields: Sequence[Field], login: str | None) -> bool:
-        """True for mail that somebody else wrote and one of ours passes on."""
+        """True for mail that somebody else wrote and one of our users passes on."""
         if login is not None and login.lower() in self.relay_logins:
             return True
         listed = False
@@ -70,8 +72,8 @@ class Scrubber:
             listed = listed or key == "list-id"
             if key == "received":
                 hops.append(value)
-        # An application may send its own news under a List-Id: what a list passes on came from
-        # somewhere, and says so.
+        # An application may send its own news with a List-Id. Mail that a list passes on has a
+        # Received field of the transfer to the list.
         return listed and _transferred(hops)
 
     def _foreign(self, value: bytes) -> bool:
@@ -89,8 +91,10 @@ class Scrubber:
         login: str | None,
         client: ClientWords = NOBODY,
     ) -> Plan:
-        """What a submission that was received at `at` (Unix seconds) loses, and how. `client` has
-        the words that name who handed it in."""
+        """The edits for a submission that was received at `at` (Unix seconds), or its refusal.
+
+        `client` has the words that name the client that handed it in. Never raises.
+        """
         if not hop.can_edit:
             return refused("the MTA does not let us edit headers: use Postfix 3.0 or later")
         if self.settings.own_received == "proxy":
@@ -129,8 +133,11 @@ class Scrubber:
         return Plan(tuple(edits + own), relayed, dropped=dropped, login=login)
 
     def _handed_in(self, fields: Sequence[Field], hop: Hop, client: ClientWords) -> int:
-        """How many Received fields on top of a relayed message say how one of ours handed it in to
-        this site (webmail, Dovecot's proxy): they name our user, as our own hop does."""
+        """How many Received fields on top of a relayed message say how one of our users handed it
+        in (webmail, Dovecot's proxy).
+
+        They name our user, as our own Received does.
+        """
         count = 0
         for name, value in fields:
             if name.strip().lower() != "received":
@@ -146,7 +153,7 @@ class Scrubber:
         return count
 
     def _unknown(self, fields: Sequence[Field], client: ClientWords, drops: bool) -> frozenset[int]:
-        """The positions of the fields that go although no list has them."""
+        """The positions of fields on no removal list that are removed all the same."""
         gone: set[int] = set()
         signed = _signed_names(fields) if drops else ()
         beside: ClientWords | None = None
@@ -161,7 +168,8 @@ class Scrubber:
                 continue
             if not (unknown or key in _TEXT) or key in (TOKEN_FIELD, TRACE_FIELD):
                 continue
-            # A secret goes even where a signature covers it, as one on the removal list does.
+            # A field that names the client is removed even where a signature covers it, as one on
+            # the removal list is.
             if client.told_by(value) or (
                 drops and unknown and signed is not None and key.encode() not in signed
             ):
@@ -169,8 +177,9 @@ class Scrubber:
         return frozenset(gone)
 
     def _unreachable(self, name: str, value: bytes, client: ClientWords, drops: bool) -> bool:
-        """A field that we would edit, under a name (RFC 5322 4.5.8: `X-Mailer : x`) that the MTA
-        may not find again."""
+        """True for a field that has to be edited, but has a name that the MTA may not find again
+        (RFC 5322 4.5.8: `X-Mailer : x`).
+        """
         if _NAME.match(name):
             return False
         key = name.strip().lower()
@@ -190,14 +199,17 @@ class Scrubber:
         client: ClientWords,
         gone: frozenset[int],
     ) -> list[Edit]:
-        """The client's fields that go or change, Received apart, highest index first."""
+        """The edits that remove or change the client's fields except Received, highest index
+        first.
+        """
         edits: list[Edit] = []
         count: dict[str, int] = {}
         authors: set[str] | None = None
         for position, (name, value) in enumerate(fields):
             key = name.lower()
             count[key] = index = count.get(key, 0) + 1
-            # Only gatepost says who wrote what, and not even by a mistake in the lists.
+            # A trace field from the client is always removed, even where the lists would keep it:
+            # only gatepost may write one.
             if position in gone or key == TRACE_FIELD or self.names.removes(key):
                 edits.append(Edit("delete", name, index))
             elif key == "mime-version":
@@ -220,9 +232,11 @@ class Scrubber:
 
 
 def _transferred(hops: Sequence[bytes]) -> bool:
-    """True where these Received fields, top to bottom, tell of a transfer between servers. Those on
-    top by which a user handed the mail in (webmail, Dovecot's proxy, the first hop of mode proxy)
-    are none: they name our own user."""
+    """True where one of these Received fields, top to bottom, shows a transfer between servers.
+
+    Those on top by which a user handed the mail in (webmail, Dovecot's proxy, the first hop of mode
+    proxy) do not count: they name our own user.
+    """
     rest = dropwhile(lambda value: received.read(value).submitted, hops)
     return any(_FROM.match(value) for value in rest)
 
@@ -239,7 +253,7 @@ def _authors(fields: Sequence[Field]) -> set[str]:
 
 
 def _names_login(value: bytes, login: str, authors: set[str]) -> bool:
-    """True where this Sender tells the login and From does not (RFC 5322 3.6.2)."""
+    """True where this Sender names the login and From does not (RFC 5322 3.6.2)."""
     wanted = login.lower()
     sender = header_from([value])
     if sender is None:
@@ -250,8 +264,9 @@ def _names_login(value: bytes, login: str, authors: set[str]) -> bool:
 
 
 def _signed_names(fields: Sequence[Field]) -> frozenset[bytes] | None:
-    """The names (lower-case) that the signatures of this message cover; None: any may be, since one
-    of them does not say."""
+    """The names (lower-case) that the signatures of this message cover; None: one of them has no
+    h=, so any field may be covered.
+    """
     found: set[bytes] = set()
     for field, value in fields:
         if field.lower() == "dkim-signature":
@@ -276,7 +291,7 @@ def _utc_date(
         return []
     when = parse_date(value)
     if when is None and key not in SENT:
-        return []  # not the time of sending: nothing to put in its place
+        return []  # unreadable, and not the time of sending: there is no time to replace it with
     got = f" {rfc5322(at if when is None else when)}"
     return [] if got.encode() == value else [Edit("change", name, index, got)]
 
@@ -295,5 +310,6 @@ def _mask(
         return []
     text = writable(masked)
     if text is None:
-        return [Edit("delete", name, index)]  # half a secret is none: raw octets cannot be written
+        # remove the whole field: libmilter cannot write octets that are not UTF-8
+        return [Edit("delete", name, index)]
     return [Edit("change", name, index, text)]

@@ -1,4 +1,4 @@
-"""Accountable anonymity: a sealed word on who wrote a submission, for who holds a private key."""
+"""Tracing: a token in each submission names its account, readable only with a private key."""
 
 from gatepost_policy.tracing.keys import Bundle, Keyring, TraceKeyError, make_keys
 from gatepost_policy.tracing.resolve import Answer, Outcome, resolve

@@ -1,10 +1,10 @@
-"""The keys of X-Gatepost-Trace: a pair a week, made in advance and elsewhere.
+"""The keys of X-Gatepost-Trace: a pair for each week, made in advance and on another machine.
 
-* The bundle goes to the mail host (`submission.trace_keys`): the public halves, and the secret with
-  which the host marks what it sealed. It opens nothing.
-* The directory stays where tokens are resolved: the private halves, one file a week, the same
-  secret, and `audit.log`. `forget` overwrites and removes files; what a copy or the disk still has
-  is not in its power.
+* The bundle goes to the mail host (`submission.trace_keys`): the public keys, and the secret for
+  the MAC by which the host marks its tokens. It cannot open a token.
+* The directory stays where tokens are resolved: the private keys, one file for each week, the same
+  secret, and `audit.log`. `forget` overwrites and removes files; copies, and what the disk itself
+  still holds, are not destroyed.
 """
 
 import base64
@@ -40,7 +40,7 @@ def _day(at: int) -> str:
 
 
 def _name(public: bytes) -> str:
-    """What tokens call a key: it tells nothing but which one it is."""
+    """The name of a key in tokens: 16 hexadecimal digits of a hash of the public key."""
     return blake2b(public, digest_size=8).hexdigest()
 
 
@@ -93,8 +93,11 @@ def _decoded(text: str) -> bytes:
 
 
 def make_keys(directory: Path, bundle: Path, weeks: int, start: float) -> int:
-    """Make the keys of `weeks` weeks from that of `start` (Unix seconds) on, where there are none
-    yet, and write the bundle anew. The number of new keys. Raises TraceKeyError."""
+    """Make keys for `weeks` weeks from that of `start` (Unix seconds) on, and write the bundle
+    anew.
+
+    A week that has a key keeps it. Returns the number of new keys. Raises TraceKeyError.
+    """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         mac_path = directory / MAC_FILE
@@ -124,7 +127,7 @@ def make_keys(directory: Path, bundle: Path, weeks: int, start: float) -> int:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """A new file that only its owner reads. Raises FileExistsError."""
+    """Write a new file that only its owner can read. Raises FileExistsError, OSError."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(data)
@@ -142,7 +145,7 @@ def _private(path: Path) -> PrivateKey:
 
 
 class Keyring:
-    """The directory with the private halves. Raises TraceKeyError where it is none."""
+    """The directory with the private keys. Raises TraceKeyError where it is none."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -157,12 +160,16 @@ class Keyring:
             raise TraceKeyError(f"{directory / MAC_FILE}: not a key of keygen") from None
 
     def private(self, name: str) -> PrivateKey | None:
-        """The private key that tokens call `name`; None where it was forgotten or never here."""
+        """The private key `name` of a token; None where it was destroyed or never here. Raises
+        TraceKeyError where its file is damaged.
+        """
         found = next(iter(self.directory.glob(f"????-??-??-{name}.key")), None)
         return None if found is None else _private(found)
 
     def forget(self, before: float) -> list[str]:
-        """Destroy the keys of all weeks that had ended at `before` (Unix seconds). Their files."""
+        """Destroy the keys of all weeks that had ended at `before` (Unix seconds); returns the
+        names of their files. Raises TraceKeyError.
+        """
         gone = []
         for path in sorted(self.directory.glob("????-??-??-*.key")):
             begun = datetime.datetime.fromisoformat(f"{path.name[:10]}T00:00:00+00:00")
@@ -181,7 +188,9 @@ class Keyring:
         return gone
 
     def audit(self, line: str) -> None:
-        """Append `line` to audit.log, on the disk before anything is told. Raises TraceKeyError."""
+        """Append `line` to audit.log; it is on the disk before an account is shown. Raises
+        TraceKeyError.
+        """
         path = self.directory / AUDIT_FILE
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

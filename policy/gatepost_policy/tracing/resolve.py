@@ -1,7 +1,7 @@
 """From a message, a report about one, a bounce, or a bare token back to the account that wrote it.
 
 The account is named only where the MAC is ours and, where there is a message, its From, Date and
-Message-ID are those that were sealed: a token in somebody else's message accuses nobody.
+Message-ID are those that were sealed: a token that was copied into another message names nobody.
 """
 
 import binascii
@@ -22,7 +22,7 @@ _POLICY = policy.compat32.clone(max_line_length=None)
 
 
 class Outcome(StrEnum):
-    """What came of it. The account is known for the first three."""
+    """The result. The account is known for the first three."""
 
     RESOLVED = "resolved"
     BODY_CHANGED = "body changed since"
@@ -91,7 +91,8 @@ def _opened(
 
 def _messages(data: bytes) -> Iterator[tuple[list[tuple[str, bytes]], bytes | None]]:
     """(fields, body) of the message, then of each that is attached to it (ARF: RFC 5965; bounces:
-    RFC 3462), the body None where only the header is there."""
+    RFC 6522), the body None where only the header is there.
+    """
     if data.startswith(b"From "):
         data = data.partition(b"\n")[2]
     yield _split(data)
@@ -106,7 +107,7 @@ def _messages(data: bytes) -> Iterator[tuple[list[tuple[str, bytes]], bytes | No
             if isinstance(inner, Message):
                 whole = inner.as_bytes(policy=_POLICY)
                 yield _split(whole)
-                # RFC 2046 5.2.1 forbids a coding here, and some programs code all the same.
+                # RFC 2046 5.2.1 forbids an encoding here, but some programs use one.
                 yield from _coded(whole, part.get("Content-Transfer-Encoding", ""))
         elif not part.is_multipart() and kind not in ("text/plain", "text/html"):
             payload = part.get_payload(decode=True)  # a message saved as a file: x.eml
@@ -115,7 +116,7 @@ def _messages(data: bytes) -> Iterator[tuple[list[tuple[str, bytes]], bytes | No
 
 
 def _coded(text: bytes, coding: str) -> Iterator[tuple[list[tuple[str, bytes]], bytes]]:
-    """The message that lies in base64 under a type that allows none."""
+    """The message in `text`, which is in base64 although its type does not allow it."""
     if coding.strip().lower() != "base64":
         return
     try:

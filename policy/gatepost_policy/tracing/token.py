@@ -1,12 +1,12 @@
 """The token in X-Gatepost-Trace: what it holds, how it is sealed and opened.
 
-How it works. `Content` is packed to one fixed length, whatever the account's, a MAC by the key of
-the mail host is put behind it, and both are sealed to the week's public key (libsodium's sealed
-box: X25519, XSalsa20-Poly1305). A sealed box has a fresh key of its own each time, so no two tokens
-share anything but the version and the name of the key.
+How it works. `Content` is packed to a fixed length, so that the length of the account does not
+show; a MAC with the mail host's key is put after it, and both are sealed to the week's public key
+(libsodium's sealed box: X25519, XSalsa20-Poly1305). Each sealed box has a new key of its own, so
+two tokens have only the version and the name of the key in common.
 
-The MAC says that this host sealed it: anybody can seal to a public key. The hashes say for which
-message: anybody can copy a token.
+The MAC shows that this host sealed it, because anybody can seal to a public key. The hashes show
+for which message, because anybody can copy a token.
 """
 
 import base64
@@ -56,7 +56,9 @@ class Sealed:
 
 
 def header_hash(fields: Sequence[tuple[str, bytes]]) -> bytes:
-    """The hash of the first From, Date and Message-ID; blanks and folds count as one blank."""
+    """The SHA-256 (32 octets) of the first From, Date and Message-ID; blanks and folds count as one
+    blank.
+    """
     digest = hashlib.sha256()
     for wanted in HASHED:
         value = next((v for name, v in fields if name.lower() == wanted), b"")
@@ -65,15 +67,17 @@ def header_hash(fields: Sequence[tuple[str, bytes]]) -> bytes:
 
 
 def new_body() -> Body:
-    """A body to be fed as it arrives, in CRLF: `update`, then `body_hash`. Blanks at the ends of
-    lines and empty lines at the end do not count (RFC 6376 3.4.4)."""
+    """A body that is hashed as it arrives, with CRLF: call `update` for each piece, then
+    `body_hash`. Blanks at the ends of lines and empty lines at the end do not count (RFC 6376
+    3.4.4).
+    """
     body = Body(relaxed=True)
     body.sink("sha256", None)
     return body
 
 
 def body_hash(body: Body) -> bytes:
-    """The hash of a body that is complete. Call it once."""
+    """The SHA-256 (32 octets) of a complete body. Call it once."""
     body.close()
     return bytes(body.sink("sha256", None).digest)
 
@@ -108,7 +112,7 @@ def parse(text: str) -> Sealed | None:
 
 
 def unseal(sealed: Sealed, private: PrivateKey, mac_key: bytes) -> Content | None:
-    """What is in the box; None where it does not open or is not of our host's making."""
+    """What is in the box; None where it does not open, or was not sealed by our host."""
     try:
         opened = SealedBox(private).decrypt(sealed.box)
     except CryptoError:

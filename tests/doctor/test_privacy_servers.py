@@ -1,7 +1,9 @@
 """`milterctl privacy test` against servers that answer oddly: one line with what to do, always."""
 
+import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -64,6 +66,46 @@ def test_one_line(answers: tuple[bytes, ...], target: Target, said: str) -> None
         probe = privacy_probe.make(replace(there, recipient="b@local.test"), Settings())
         with pytest.raises(ProbeError) as error:
             privacy_probe.send(there, probe)
+    assert said in str(error.value) and "\n" not in str(error.value).strip()
+
+
+@contextmanager
+def talker(piece: bytes, pause: float, first: bytes = b"") -> Iterator[int]:
+    """Says `first`, then `piece` again and again, until the client goes away."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def run() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(first)
+                while True:
+                    connection.sendall(piece)
+                    time.sleep(pause)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("piece, pause, first, tls, said", [
+    (b"2", 0.05, b"", "none", "timed out"),
+    (b"x", 0.05, GREETING + b"250-", "none", "timed out"),
+    (b"250-more\r\n", 0.05, GREETING, "none", "timed out"),
+    (b"\x00", 0.05, b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc", "tls", "timed out"),
+    (b"250-more\r\n" * 500, 0, GREETING, "none", "more than 1000 lines"),
+])  # fmt: skip
+def test_a_server_that_does_not_stop(
+    piece: bytes, pause: float, first: bytes, tls: str, said: str
+) -> None:
+    """One that drips or floods takes as long as --timeout says, and no longer."""
+    with talker(piece, pause, first) as port:
+        there = replace(TARGET, port=port, tls=tls)
+        begun = time.monotonic()
+        with pytest.raises(ProbeError) as error:
+            privacy_probe.send(there, privacy_probe.make(there, Settings()))
+        assert time.monotonic() - begun < 5
     assert said in str(error.value) and "\n" not in str(error.value).strip()
 
 

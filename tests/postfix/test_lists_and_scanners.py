@@ -73,7 +73,8 @@ def record(key: rsa.RSAPrivateKey) -> str:
 def signed(message: bytes, key: rsa.RSAPrivateKey) -> bytes:
     """`message` with a signature of stranger.example."""
     name = b"stranger.example"
-    return bytes(dkim.sign(message, b"s", name, pem(key), canonicalize=(b"relaxed", b"relaxed"))) + message
+    relaxed = (b"relaxed", b"relaxed")
+    return bytes(dkim.sign(message, b"s", name, pem(key), canonicalize=relaxed)) + message
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+from gatepost_milter.doctor.smtp_within import Deadline, connect
 from gatepost_policy.config.settings import Settings
 
 POLL_SECONDS = 0.2
@@ -106,17 +107,31 @@ def make(target: Target, settings: Settings, received: bool = True) -> Probe:
 
 
 def send(target: Target, probe: Probe) -> tuple[str, int]:
-    """Send the probe; returns (address, port) of our end of the connection. Raises ProbeError."""
+    """Send the probe; returns (address, port) of our end of the connection. Raises ProbeError,
+    when the whole takes longer than `target.timeout`, too."""
+    with Deadline(target.timeout) as deadline:
+        try:
+            return _send(target, probe, deadline)
+        except ProbeError as error:
+            if not deadline.over:
+                raise
+            raise ProbeError(
+                f"{target.host}:{target.port}: no end of its answers within"
+                f" {target.timeout:.0f} s: timed out; see --timeout"
+            ) from error
+
+
+def _send(target: Target, probe: Probe, deadline: Deadline) -> tuple[str, int]:
     where = f"{target.host}:{target.port}"
     context = ssl.create_default_context()
     if not target.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    kind: Any = smtplib.SMTP_SSL if target.tls == "tls" else smtplib.SMTP
-    more = {"context": context} if target.tls == "tls" else {}
+    first = context if target.tls == "tls" else None
     try:
-        with kind(target.host, target.port, local_hostname=probe.helo,
-                  timeout=target.timeout, **more) as smtp:  # fmt: skip
+        with connect(target.host, target.port, helo=probe.helo, timeout=target.timeout, tls=first,
+                     deadline=deadline) as smtp:  # fmt: skip
+            assert smtp.sock is not None
             name = smtp.sock.getsockname()
             if target.tls == "starttls":
                 smtp.starttls(context=context)
@@ -197,7 +212,7 @@ def _files(path: Path) -> Iterator[Path]:
         folders = [path / name for name in ("new", "cur") if (path / name).is_dir()] or [path]
         for folder in folders:
             yield from (p for p in sorted(folder.iterdir()) if p.is_file())
-    elif path.exists():
+    elif path.is_file():
         yield path
 
 

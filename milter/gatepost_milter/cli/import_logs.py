@@ -182,10 +182,10 @@ def _why(importer: Importer, log: _Log) -> str:
 
 
 def zone_named(name: str | None) -> tzinfo | None:
-    """The zone that `--zone` names; None for the machine's. Raises Failure."""
+    """The zone that `--zone` names; None: the machine's own. Raises Failure."""
     if name is None:
         return None
-    # A bare machine may have no zone database; UTC needs none.
+    # A small machine may have no zone database; UTC needs none.
     if name.upper() in ("UTC", "GMT", "Z"):
         return UTC
     try:
@@ -213,11 +213,11 @@ def _opened(stack: ExitStack, path: str, zone: tzinfo | None, now: float) -> _Lo
 def _settle_years(
     log: _Log, importer: Importer, engine: "Engine", year: int | None, now: float
 ) -> None:
-    """Which year the first line of a log without years belongs to; said where it had to be taken.
+    """Set the year of the first line, for a log whose lines have none; print it if it is a guess.
 
-    In this order: --year, the day in the file's name, the time that gzip noted, what an earlier
-    import of the same log took, and else the latest that is not in the future. When the file was
-    written does not count: a copy of it must not double the history.
+    In this order: --year, the day in the file's name, the time in the gzip header, the year that an
+    earlier import of the same log used, else the latest that is not in the future. Not the file's
+    own time: a copy with another one would be stored a second time.
     """
     if not yearless(log.head):
         return
@@ -241,7 +241,7 @@ def _settle_years(
 def _imported_before(
     log: _Log, importer: Importer, engine: "Engine", years: Years, now: float
 ) -> int | None:
-    """The year that an earlier import took for this log: the store has its messages by key."""
+    """The year that an earlier import used for this log, by keys in the store; None if none is."""
     from gatepost_policy.ingest import known_keys
 
     latest = years.begin(now + SLACK_S)
@@ -292,7 +292,7 @@ def _seen(importer: Importer, log: _Log, advance: Callable[[int], None]) -> Iter
 
 
 def _bare(log: _Log, advance: Callable[[int], None]) -> Iterable[list[str]]:
-    """The log's lines without what is around them; `advance` is told how far it has been read."""
+    """The log's lines, unwrapped; `advance` gets the number of octets read since its last call."""
     before = 0
 
     def blocks() -> Iterator[list[str]]:
@@ -320,7 +320,7 @@ class _Sink:
         self.number: int | None = None
 
     def begin(self, importer: Importer, files: Iterable[str]) -> int:
-        """Open the book (`ingest.import_runs`); the import's number. Raises StoreError."""
+        """Make this import's row (`ingest.import_runs`); returns its number. Raises StoreError."""
         from gatepost_policy import store
         from gatepost_policy.ingest import import_runs
 
@@ -339,7 +339,7 @@ class _Sink:
         store.persistently(self._engine, end)
 
     def take(self, seen: Iterable[Seen]) -> None:
-        """Write these, a batch at a time. Raises StoreError."""
+        """Write these, a batch at a time. Raises StoreError, Failure (the import was undone)."""
         for one in seen:
             self._batch.append(to_json(one))
             if len(self._batch) >= BATCH:

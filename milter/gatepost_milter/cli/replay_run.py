@@ -1,4 +1,4 @@
-"""Play files through a milter, several at once: which milter, in which order, what is kept."""
+"""Replay files through a milter, several at once, and give the outcomes in the files' order."""
 
 import os
 import threading
@@ -24,7 +24,7 @@ from gatepost_policy.journal.record import Json
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
-# One large message at a time: each is in memory several times while it is edited.
+# Larger messages are replayed one at a time: each is in memory several times while it is edited.
 LARGE_BYTES = 4 * 1024 * 1024
 _large = threading.Lock()
 
@@ -40,7 +40,10 @@ def player(
     files: int,
     record: bool,
 ) -> tuple[Run, Keep]:
-    """How to run one message, and what to do with its outcome."""
+    """(run, keep): `run` replays one message, `keep` takes its outcome (writes it with --record).
+
+    `socket`: an external milter's, None for a private one. Raises Failure where that does not
+    start."""
     if socket is not None:
         elsewhere = _external(stack, settings, given)
         return lambda item: play.run(item, given, socket, elsewhere), _drop
@@ -55,9 +58,9 @@ def player(
 
 
 def _external(stack: ExitStack, settings: "Settings", given: request.Given) -> play.Find:
-    """Where to look for what a milter that is not ours wrote: its journal, then the store.
+    """A function that finds an external milter's record: in the journal, else in the store.
 
-    What neither tells, Authentication-Results tells in part.
+    Where neither has it, the outcome shows what Authentication-Results says.
     """
     tail = JournalTail(config.journal_dir(settings), from_now=True)
     stored = StoreFind(settings)
@@ -67,8 +70,8 @@ def _external(stack: ExitStack, settings: "Settings", given: request.Given) -> p
         try:
             found = tail.find(result, envelope)
         except OSError:
-            found = None  # not ours to read
-        # Of a submission the store has a number, and nothing to find it by.
+            found = None  # no permission to read it
+        # Submissions are only counted in the store, so none can be found there.
         if found is None and result.stage == "end" and given.login is None:
             found = stored.take(result.queue_id)
         return found
@@ -77,11 +80,11 @@ def _external(stack: ExitStack, settings: "Settings", given: request.Given) -> p
 
 
 def _drop(outcome: play.Outcome) -> None:
-    """Without --record nothing is kept."""
+    """Do nothing with the outcome: there is no --record."""
 
 
 def _recording(stack: ExitStack, settings: "Settings") -> Keep:
-    """Write what the private milter saw to the real journal, as that milter would have."""
+    """Write the private milter's records to the configured journal, as the running milter would."""
     writer = journal.Writer(
         config.journal_dir(settings),
         max_bytes=settings.store.journal_max_bytes,
@@ -104,7 +107,7 @@ def _recording(stack: ExitStack, settings: "Settings") -> Keep:
 
 
 def _hand_over(directory: Path) -> None:
-    """Root's segment goes to whom the journal belongs: their recorder could not read it."""
+    """Give root's segments to the owner of the journal, whose recorder could not read them."""
     if os.geteuid() != 0:
         return
     owner = directory.stat()
@@ -115,14 +118,15 @@ def _hand_over(directory: Path) -> None:
 
 
 def in_order(files: list[str], run: Run, advance: Callable[[], None]) -> Iterator[play.Outcome]:
-    """Play several files at once and hand out what came of them in the files' order."""
+    """Replay several files at once and yield the outcomes in the files' order. `advance` is called
+    after each file."""
     threads = max(2, min(8, 2 * (os.cpu_count() or 1)))
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[list[play.Outcome]]] = deque()
         try:
             for file in files:
                 waiting.append(pool.submit(_file, file, run))
-                # Bounded: a directory of 100 000 files never waits in memory.
+                # Bounded, so that the outcomes of 100 000 files are not in memory at once.
                 if len(waiting) >= 4 * threads:
                     yield from waiting.popleft().result()
                     advance()

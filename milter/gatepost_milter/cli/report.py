@@ -150,17 +150,20 @@ def _compare(
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A report, and what goes with it. `asked`: what WHATEVER turned out to be."""
+    """A report and its parts. `asked`: what WHATEVER was found to be, None without it."""
 
     report: "Report"
-    series: "Series | None"  # what its charts show
+    series: "Series | None"  # the values of its charts, where there are charts
     asked: "Asked | None"
-    tonight: "Tonight | None" = None  # on top of the overview of everything
-    gropers: "Gropers | None" = None  # below it
+    tonight: "Tonight | None" = None  # above the overview of everything
+    gropers: "Gropers | None" = None  # below that overview
 
 
 def tell(app: App, chosen: "Selection", now: float, charts: bool, what: str | None = None) -> Told:
-    """The report on everything that was accepted before this moment, and its charts' sums."""
+    """The report on all messages up to now (Unix seconds), and with `charts` their values.
+
+    Raises UsageError for a `what` that is not understood, Failure for too wide a search,
+    StoreError."""
     from gatepost_policy.report import gropers, history
     from gatepost_policy.report.conditions import TooWide
 

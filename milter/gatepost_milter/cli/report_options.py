@@ -1,7 +1,7 @@
-"""The options that narrow a report, for every command that tells of messages.
+"""The options that narrow a report, for every command that lists messages.
 
-Their words are those of `report.filters`. Names and help stand here as well, so that `--help`
-imports no more than it prints; a test holds the two together.
+`report.filters` defines what they accept. Names and help are repeated here, so that `--help` need
+not import that; a test compares the two.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ COMPLETED = {"trap": complete.traps, "reason": complete.reasons}
 
 
 def FILTERS(command: Callable[..., Any]) -> Callable[..., Any]:
-    """All of them, handed on by their names as texts."""
+    """A decorator that adds all of OPTIONS; the command gets each by its name, as text or None."""
     for name, metavar, text in reversed(OPTIONS):
         how = COMPLETED.get(name)
         option = click.option(f"--{name}", metavar=metavar, help=text, shell_complete=how)
@@ -42,7 +42,7 @@ def FILTERS(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def narrowed(given: Mapping[str, str | None], now: float, chosen: "Selection") -> "Selection":
-    """`chosen` with what the options say. `now` in Unix seconds. Raises click.UsageError."""
+    """`chosen`, narrowed by the options. `now`: Unix seconds. Raises click.UsageError."""
     from gatepost_policy.report import filters
 
     try:

@@ -1,9 +1,9 @@
 """Milter and policy service side by side in the foreground, for `milterctl run`.
 
-How it works: both services are children that say `ready` on their standard output once their
-sockets answer; their logs go straight to our stderr. Whatever ends one (a signal to us, a crash,
-a kill -9) ends the other: we wait on their pidfds, and each child asks the kernel for SIGTERM
-should we die ourselves, so no orphan keeps a port.
+How it works: both services are children that print `ready` on stdout once their sockets answer;
+their logs go to our stderr. When one ends, the other is ended too: we wait on their pidfds. Each
+child has asked the kernel to send it SIGTERM when we die (prctl(2), PR_SET_PDEATHSIG), so that none
+is left behind with the port.
 """
 
 import errno
@@ -76,7 +76,7 @@ def run(settings: "Settings", options: Sequence[str], out: TextIO) -> int:
 
 
 def check_sockets(settings: "Settings") -> None:
-    """Raise Failure where a socket that we are to listen on is taken by somebody else."""
+    """Raise Failure where another process already listens on one of our sockets."""
     for key, address in listeners(settings):
         problem = sockets.obstacle(address)
         if problem is None:
@@ -145,7 +145,7 @@ def _watch(
 
 
 def _ended(child: Child, told: bool) -> int:
-    """The exit code after `child` ended by itself. What it had to say stands in the log."""
+    """Raise Failure: `child` ended by itself. Its own error is in the log above."""
     code = child.process.wait()
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     raise Failure(
@@ -163,7 +163,7 @@ def _stop(children: list[Child]) -> None:
 
 
 def greeting(settings: "Settings") -> str:
-    """The `ready` line, and what this host's Postfix needs, merged with what it has."""
+    """The `ready` line, and the commands that this host's Postfix needs."""
     store = config.database_path(settings) or "PostgreSQL"
     names = ", ".join(map(str, settings.policy.listen))
     milter = SocketAddress.parse(settings.milter.socket)
@@ -172,7 +172,7 @@ def greeting(settings: "Settings") -> str:
 
 
 def _where_milterctl() -> Iterator[str]:
-    """How to call the commands below, where a shell would not find them."""
+    """How to set PATH, where the shell would not find our milterctl."""
     ours = Path(sys.executable).with_name("milterctl")
     found = shutil.which("milterctl")
     if not ours.exists() or (found is not None and Path(found).resolve() == ours.resolve()):
@@ -183,8 +183,8 @@ def _where_milterctl() -> Iterator[str]:
 
 
 def _for_postfix(settings: "Settings") -> Iterator[str]:
-    """Commands for the Postfix of this host; where there is none, what goes where in words:
-    whole lines, pasted over what stands there, would drop block lists and other milters."""
+    """Commands for the Postfix of this host. Where there is none, the items to add are described:
+    whole lines would replace an existing value, and with it block lists and other milters."""
     from gatepost_milter.doctor import postfix_config, postfix_lines
     from gatepost_milter.setup import postfix_plan
 

@@ -1,4 +1,4 @@
-"""`milterctl sender`: repeat senders and listings, and the operator's hand."""
+"""`milterctl sender`: show repeat senders and listings, list and forgive by hand."""
 
 import json
 import sys
@@ -15,8 +15,8 @@ from gatepost_milter.cli.options import FORMAT, LIST_FORMAT
 if TYPE_CHECKING:
     from gatepost_policy.mail.facts import Identity
 
-say = note
-# Of `list`: of those who are listed, and of those who come again and again.
+say = note  # an option of this name hides it in the commands
+# The columns of `sender list --format csv`, for listings and for repeat senders.
 COLUMNS = (
     "list", "kind", "value", "since", "until", "state", "reason", "hits", "by_hand", "note",
     "first_seen", "last_seen", "messages", "trap_messages", "days",
@@ -90,7 +90,7 @@ def list_(app: App, past: bool, limit: int, form: str) -> None:
     whole(table, to, "Since", "Until", "State", "Hits")
     watched = app.settings.sender.promotion != "enforce"
     for one in listed:
-        # A suspect network that nothing is done about must not look like one that is shut out.
+        # Without promotion = "enforce" such a network is not refused, so do not show it as listed.
         state = "watched" if one.kind == "promoted" and watched else one.state
         table.add_row(
             shown(one.value), one.kind, stacked(minute(one.since), to),
@@ -239,7 +239,7 @@ def forgive(app: App, name: str, note: str) -> None:
 
 
 def _say_covered(above: list[tuple[str, float]]) -> None:
-    """The listings that hold for a sender because they cover it."""
+    """Print the (value, until) of listings that cover this sender, such as its network's."""
     from gatepost_policy.text.escape import shown
 
     for value, until in above:

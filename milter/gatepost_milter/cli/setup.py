@@ -1,4 +1,4 @@
-"""`milterctl setup`: put gatepost into the mail server of this host."""
+"""`milterctl setup`: set gatepost up in the mail server of this host."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ def command() -> None:
     """
 
 
-# Debian's own lines, without the ones that its comments leave open. docs/postfix.md has it, too.
+# Debian's own entry, without the options that Debian leaves to the admin. Also in docs/postfix.md.
 SUBMISSION_ENTRY = (
     "postconf -M submission/inet='submission inet n - y - - smtpd "
     "-o syslog_name=postfix/submission -o smtpd_tls_security_level=encrypt "
@@ -141,7 +141,8 @@ def _undo(live: "PostfixConfig") -> None:
 
 
 def _no_submission() -> None:
-    """A Postfix as Debian ships it takes mail from strangers only: nothing would be scrubbed."""
+    """Print how to add a submission listener: Debian's Postfix has none, so nothing would be
+    scrubbed."""
     print("#\n# no listener for submissions: only mail that begins on this machine is scrubbed.")
     print("# Debian ships the submission entry of master.cf commented out. This makes it; who may")
     print("# log in is for SASL to say (Dovecot's, or Cyrus'). Then run `setup postfix` again:")
@@ -149,7 +150,7 @@ def _no_submission() -> None:
 
 
 def _own_domains(live: "PostfixConfig", settings: "Settings") -> None:
-    """Whose sender mail without a login has to have, where nobody has said so yet."""
+    """Print the domains of this Postfix for sender.own_domains, where that key is not set."""
     from gatepost_policy.system import mta_tables
 
     if settings.sender.own_domains:
@@ -167,7 +168,7 @@ def _own_domains(live: "PostfixConfig", settings: "Settings") -> None:
 
 
 def _left(made: "Plan") -> None:
-    """What is for the operator to decide, as comments: the output stays fit for a shell."""
+    """Print what the operator must decide, as comments, so that the output can be pasted."""
     if made.left:
         print("#\n# for you to decide:")
     for finding in made.left:

@@ -1,4 +1,4 @@
-"""`milterctl stat`: how much of what, in one table."""
+"""`milterctl stat`: count messages by direction, action and reason, in one table."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""`milterctl tail`: messages as they come, narrowed as a report is."""
+"""`milterctl tail`: messages as they come, with the filters of a report."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gatepost_policy.report.selection import Selection
 
 LOOK_S = 0.5
-AT_ONCE = 1_000  # messages told after one look; the rest after the next
+AT_ONCE = 1_000  # most messages printed after one query; the rest come with the next one
 
 
 @click.command(short_help="Messages as they come, with the report's filters.")
@@ -73,7 +73,7 @@ def command(
 
 
 def _begin(engine: "Engine", chosen: "Selection", number: int, form: str) -> int:
-    """Tell the newest; the number of the last message there is."""
+    """Print the newest `number` messages; returns the id of the last message in the store."""
     from gatepost_policy import store
     from gatepost_policy.report import messages, newer
 
@@ -86,7 +86,7 @@ def _begin(engine: "Engine", chosen: "Selection", number: int, form: str) -> int
 
 
 def _more(engine: "Engine", chosen: "Selection", last: int, form: str) -> int:
-    """Tell what has come since the message with the number `last`; the new last number."""
+    """Print the messages after the one with the id `last`; returns the new last id."""
     from gatepost_policy import store
     from gatepost_policy.report import messages, newer
 

@@ -1,4 +1,4 @@
-"""`milterctl trace`: keys for X-Gatepost-Trace, and from a token back to the account."""
+"""`milterctl trace`: make keys for X-Gatepost-Trace, and find the account behind a token."""
 
 import getpass
 import json
@@ -114,7 +114,8 @@ def forget(before: str, keys: Path) -> None:
 
 
 def _audit(keyring: "Keyring", answer: "Answer", what: str, case: str) -> None:
-    """Before anything is told: when, who, why, which message; never the account."""
+    """Write the audit line before anything is printed: when, who, why, which message; never the
+    account. Raises TraceKeyError."""
     queue_id = None if answer.content is None else answer.content.queue_id
     keyring.audit(json.dumps({
         "at": _now(), "by": _who(), "what": what, "key": answer.key, "queue_id": queue_id,

@@ -1,4 +1,4 @@
-"""`milterctl trap`: the addresses that nobody was ever given."""
+"""`milterctl trap`: manage the traps, addresses that nobody was ever given."""
 
 import json
 import sys
@@ -135,7 +135,7 @@ def remove(app: App, names: tuple[str, ...], mistake: bool) -> None:
 
 
 def _in_use(used: "InUse") -> str:
-    """What speaks against a trap, and what would come of it."""
+    """Why an address should not be a trap: the mail that shows its use, in words."""
     from gatepost_policy.text.plural import plural
 
     said = []
@@ -175,7 +175,7 @@ def list_(app: App, match: str, source: str | None, limit: int | None, form: str
     table = plain("Trap", "Kind", "Added", "Source", "Published", "Note", to=to)
     whole(table, to, "Kind", "Added")
     for trap in found:
-        # What was typed may be cut by `+tag` or folded: the key is what is matched.
+        # The key, not the text that was typed: mail is compared with the key (no +tag, one case).
         table.add_row(
             shown(trap.key),
             trap.kind,

@@ -89,7 +89,7 @@ class _opened:
             size = self.path.stat().st_size
         except OSError as error:
             raise Failure(f"{self.path}: cannot be read: {error.strerror}") from None
-        # A line without end must not fill the memory; what is longer is no address anyway.
+        # A line without an end must not fill the memory; a longer one is no address anyway.
         file = self.file
         return iter(lambda: file.readline(MAX_LINE_BYTES), b""), size
 

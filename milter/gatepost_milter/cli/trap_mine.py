@@ -1,4 +1,4 @@
-"""`milterctl trap mine`: addresses that strangers tried and nobody has, as new traps."""
+"""`milterctl trap mine`: find new traps among addresses that were tried and do not exist."""
 
 import csv
 import json
@@ -110,7 +110,7 @@ def _flat(one: "Candidate") -> dict[str, Any]:
 
 
 def _cell(value: Any) -> str:
-    """A cell of a spreadsheet: what a stranger chose must not be read as a formula."""
+    """A cell of a spreadsheet; `'` in front keeps text of a sender from being a formula."""
     if isinstance(value, list):
         return " ".join(value)
     text = "" if value is None else str(value)

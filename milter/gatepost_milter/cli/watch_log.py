@@ -1,4 +1,4 @@
-"""One followed log: its lines into records, and its position with what was under way at it."""
+"""One followed log: makes records of its lines, and keeps the state of unfinished messages."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -17,17 +17,18 @@ from gatepost_policy.journal.record import Json
 from gatepost_policy.lookup import KnownState
 from gatepost_policy.mail.facts import Direction
 
-# A hit that was read this long after it happened is history, and lists nobody.
+# A trap hit that is read later than this after it happened lists nobody.
 FRESH_S = 300.0
-# Messages under way that are remembered; each costs some hundred octets at every position.
+# Most unfinished messages that are kept; each adds some hundred octets to every saved position.
 MAX_OPEN = 20_000
 DAY_S = 86_400.0
-# The store is asked so seldom which of the names exist that somebody failed to log in with.
+# How often the store is asked which names of failed logins exist.
 ASK_EVERY_S = 600.0
 
 
 class WatchedLog:
-    """What the lines of one log come to; whose log it is, and in what it is wrapped, it finds."""
+    """Makes records of one log's lines. Finds by itself whether Exim or Postfix wrote it, and
+    whether it is wrapped (docker, Kubernetes)."""
 
     def __init__(self, ours: Submission, zone: tzinfo | None, known: KnownState) -> None:
         self.importer: Exim | Postfix | None = None
@@ -38,7 +39,7 @@ class WatchedLog:
         self._ask_at = 0.0
 
     def records(self, lines: list[str], now: float) -> Iterator[Json]:
-        """What these lines tell, as journal records; `now` in Unix seconds."""
+        """The journal records of these lines; `now` in Unix seconds."""
         if now - self._clock.reference > DAY_S:
             self._clock.move(now)
         if not self._looked:
@@ -55,9 +56,10 @@ class WatchedLog:
         yield from self.importer.guessing.take_refused()
 
     def logins(self, exist: Exist, now: float) -> Iterator[Json]:
-        """What is sure about failed logins, now and then: call it where all has been read.
+        """Records of failed logins, once in ASK_EVERY_S; call it when all lines have been read.
 
-        `exist` tells which names exist (it asks the store); `now` in Unix seconds.
+        `exist` returns those of the given names that exist (it asks the store); `now` in Unix
+        seconds. Raises what `exist` raises.
         """
         if self.importer is None or now < self._ask_at or not self.importer.guessing.waits():
             return
@@ -65,14 +67,14 @@ class WatchedLog:
         yield from self.importer.guessing.take_logins(exist, now)
 
     def state(self) -> Json:
-        """What has to be kept with the position."""
+        """The state to save with the position: which MTA, and its unfinished messages."""
         if self.importer is None:
             return {"mta": None}
         name = "exim" if isinstance(self.importer, Exim) else "postfix"
         return {"mta": name, **open_state.dump(self.importer)}
 
     def resume(self, state: Json) -> None:
-        """Go on from `state`. Raises KeyError, TypeError or ValueError for what is none."""
+        """Go on from `state`. Raises KeyError, TypeError or ValueError for an invalid one."""
         if state.get("mta") is None:
             return
         self._make(state["mta"])
@@ -80,7 +82,7 @@ class WatchedLog:
         open_state.load(self.importer, state, self._clock)
 
     def new_file(self) -> None:
-        """Another file begins, which may be wrapped in something else."""
+        """Another file begins, which may be wrapped in another way."""
         self._looked = False
 
     def _make(self, name: str) -> None:

@@ -1,11 +1,11 @@
-"""The life of `milterctl watch`: read, write down in the journal, remember how far.
+"""`milterctl watch` at work: read the logs, write records to the journal, save the positions.
 
-How it works: what the logs tell goes into the journal, as from every other process, and behind it
-a record that says how far each log has been read and what was under way there. The recorder
-commits both; so the position in the store is never ahead of the messages. Killed at any moment,
-the next life reads some lines again, and their keys are known by then.
+How it works: records go into the journal, and after them a record with each log's position and its
+unfinished messages. The recorder stores them in this order, so the position in the store is never
+ahead of the messages. After a kill, the next run reads some lines again; their records are
+recognised by their keys and not stored twice.
 
-Where nobody records on this host, a thread of this process does.
+Where no other recorder runs on this host, a thread of this process records.
 """
 
 import json
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
 LOOK_S = 0.25
-# So long between two positions at least; more where remembering takes its time.
+# Least time between two saves of positions; more (SAVE_SHARE times the last save) if that is slow.
 SAVE_S = 1.0
 SAVE_SHARE = 20
-# What may wait for the recorder before reading stops: catching up must not crowd out live mail.
+# Where more waits for the recorder, reading stops: old lines must not delay records of new mail.
 BACKLOG_BYTES = 64 << 20
-LOOK_EVERY = 1_000  # records: the directory is not listed for each
+LOOK_EVERY = 1_000  # records between two looks at the size of the journal
 INGEST_WAIT_S = 60.0
 JOURNAL_LINES = 5_000
 
 
 class _File:
-    """A log file that is followed."""
+    """A log file that is followed. `told`: the state saved by an earlier run (`state`)."""
 
     def __init__(self, path: Path, log: WatchedLog, told: Json | None) -> None:
         self.name = str(path)
@@ -61,7 +61,7 @@ class _File:
         self.source = Follower(path, position)
 
     def read(self) -> Iterator[list[str]]:
-        """What is new. Raises Failure where it cannot be read."""
+        """The new lines, in blocks. Raises Failure where the file cannot be read."""
         try:
             for lines in self.source.read():
                 if self.source.begun:
@@ -71,16 +71,16 @@ class _File:
             raise Failure(f"watch: {self.name}: {error.strerror or error}", 3) from None
 
     def state(self) -> Json:
-        """What is kept."""
+        """The state to save: the position, and the log's unfinished messages."""
         return {"position": self.source.position.json(), "log": self.log.state()}
 
     def lost(self) -> str:
-        """Why lines may be missing, told once."""
+        """Why lines may be missing, '' if none are; each reason is returned once."""
         told, self.source.lost = self.source.lost, ""
         return told
 
     def close(self) -> None:
-        """Done with it."""
+        """Close the file."""
         self.source.close()
 
 
@@ -108,7 +108,7 @@ class _Journal:
         self._rest = b""
 
     def read(self) -> Iterator[list[str]]:
-        """What is new. Raises Failure where journalctl has gone."""
+        """The new lines, in blocks. Raises Failure where journalctl has ended."""
         while True:
             try:
                 data = os.read(self._out.fileno(), 1 << 20)
@@ -127,11 +127,11 @@ class _Journal:
                 yield [journal_line(line) for line in part]
 
     def state(self) -> Json:
-        """What is kept."""
+        """The state to save: the journal's cursor, and the log's unfinished messages."""
         return {"position": self.cursor, "log": self.log.state()}
 
     def lost(self) -> str:
-        """Nothing is known to be missing."""
+        """Always '': it is not known whether lines are missing."""
         return ""
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ class Watch:
         self._written = 0
 
     def once(self, sources: Sequence[Any]) -> bool:
-        """Take what is new in every log; True for anything."""
+        """Read what is new in every log; True if there was anything. Raises Failure, Stopped."""
         took = False
         for source in sources:
             for lines in source.read():
@@ -171,7 +171,7 @@ class Watch:
                 self.save(sources, force=False)
                 if self.stop.is_set():
                     return took
-            with suppress(StoreError):  # the next time, then
+            with suppress(StoreError):  # tried again the next time
                 for data in source.log.logins(self._exist, time.time()):
                     self._put(data)
             if told := source.lost():
@@ -191,7 +191,7 @@ class Watch:
             engine.dispose()
 
     def save(self, sources: Sequence[Any], *, force: bool) -> None:
-        """Write down how far each log has been read."""
+        """Write each log's state to the journal, not more often than SAVE_S unless `force`."""
         begun = time.monotonic()
         if not force and begun < self._save_at:
             return
@@ -215,11 +215,12 @@ class Watch:
         self._save_at = now + max(SAVE_S, SAVE_SHARE * (now - begun))
 
     def close(self) -> None:
-        """Leave the segment to the recorder."""
+        """Close the journal segment; the recorder reads it to its end."""
         self._writer.close()
 
     def _put(self, data: Json) -> None:
-        """Into the journal; waits where it is full, because a log can be read later."""
+        """Write to the journal. Waits where it is full: unlike a milter, a log can wait. Raises
+        Stopped."""
         self._written += 1
         if self._written % LOOK_EVERY == 1:
             while not self.stop.is_set() and self._backlog() > BACKLOG_BYTES:
@@ -235,7 +236,7 @@ class Watch:
 
 
 class Stopped(Exception):
-    """The end was asked for while something waited; what was not written is read again."""
+    """TERM or INT came while a write waited; the lines are read again by the next run."""
 
 
 def run(
@@ -254,7 +255,7 @@ def run(
     watch = Watch(settings, log)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: watch.stop.set())
-    # What an earlier life wrote down comes first: its position is among it.
+    # The last position of an earlier run may still be in the journal.
     if not wait_until_ingested(settings, timeout=INGEST_WAIT_S):
         raise Failure("watch: the recorder does not keep up; look at: milterctl check", 3)
     with suppress(StoreError, OSError):
@@ -278,8 +279,8 @@ def run(
         recording.start()
         names = " ".join(source.name for source in sources)
         with suppress(Stopped):
-            # Where it began is written down before anything is read, and before it says "ready":
-            # who is killed and comes back after a rotation would else begin anew behind the lines.
+            # Save where it began before reading, and before "ready": after a kill and a rotation,
+            # the next run would else begin with the new file and lose the old one's lines.
             watch.save(sources, force=True)
             print(f"milterctl watch ready {names}", flush=True)
             systemd.notify("READY=1", f"STATUS=following {names}")
@@ -314,7 +315,7 @@ def _follow(watch: Watch, sources: Sequence[Any], *, once: bool) -> None:
 
 
 def _source(log: MailLog, name: str, make: Any, told: dict[str, Json]) -> Any:
-    """The source, from its position; from the beginning where that cannot be understood."""
+    """The source at its saved position; at the beginning where that is invalid (logged)."""
     try:
         return make(told.get(name))
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -323,7 +324,7 @@ def _source(log: MailLog, name: str, make: Any, told: dict[str, Json]) -> Any:
 
 
 def _positions(settings: "Settings", host: str) -> dict[str, Json]:
-    """How far this host's logs have been read, by name. Raises StoreError."""
+    """The saved state of each of this host's logs, {name: state}. Raises StoreError."""
     from gatepost_policy import store
     from gatepost_policy.store import sqltext
 

@@ -25,7 +25,7 @@ def _listen(context: click.Context, option: click.Parameter, text: str) -> Socke
     except ValueError as error:
         raise click.BadParameter(f"{error}, got {text!r}") from None
     if address.kind != "unix" and not ip_address(address.host).is_loopback:
-        # There is no password here: whoever reaches the page reads who mailed whom.
+        # The page has no login: everybody who can connect can read who wrote to whom.
         raise click.BadParameter(
             "want a loopback address or a unix socket; use a proxy with a login"
         )
@@ -89,7 +89,7 @@ def command(
 
 
 def _serve(page: "Flask", listen: SocketAddress, prefix: str, note: str) -> None:
-    """Answer until somebody ends it; then the process is over."""
+    """Serve the page until TERM or INT, then end the process. Raises Failure."""
     from waitress.server import create_server
 
     where: dict[str, Any] = {"host": listen.host, "port": listen.port}
@@ -112,11 +112,12 @@ def _serve(page: "Flask", listen: SocketAddress, prefix: str, note: str) -> None
         if listen.kind == "unix":
             sockets.remove(listen.path, mine)
         logging.shutdown()
-    os._exit(0)  # waitress's threads would hold the process for a request's time-out
+    os._exit(0)  # else waitress's threads keep the process alive until a request times out
 
 
 def _make_way(listen: SocketAddress) -> None:
-    """A socket that nobody answers on is removed; whatever else lies there is not ours."""
+    """Remove a stale unix socket. Raises Failure where another process answers on it, or where the
+    file is no socket."""
     try:
         sockets.remove_stale(listen.path)
     except OSError as error:
@@ -128,7 +129,7 @@ def _make_way(listen: SocketAddress) -> None:
 
 
 def _hosts(listen: SocketAddress, given: tuple[str, ...]) -> frozenset[str] | None:
-    """The Host fields (RFC 9110 7.2) by which a browser on this machine, or a proxy, calls us."""
+    """The values of Host (RFC 9110 7.2) that are accepted; None: any (unix socket, no --host)."""
     named = frozenset(name.lower() for name in given)
     if listen.kind == "unix":
         return named or None

@@ -1,4 +1,4 @@
-"""`milterctl why`: one message told whole, and what the rules would say to it now."""
+"""`milterctl why`: all about one message, and what the rules would decide about it now."""
 
 import json
 import sys
@@ -79,7 +79,7 @@ def _stored(app: App, message: str, form: str) -> None:
 def _bare(
     app: App, client: str, helo: str | None, sender: str, recipients: tuple[str, ...], form: str
 ) -> None:
-    """What would be said now, without any mail."""
+    """Print what the rules would decide now at RCPT for this client, without a message."""
     from gatepost_policy import config
     from gatepost_policy.config import own_names
     from gatepost_policy.report import why

@@ -1,4 +1,4 @@
-"""The configuration: find and load the file, its keys and bounds, where state lives."""
+"""The configuration: find and load the file, its keys and bounds, and the state's directories."""
 
 from gatepost_policy.config.file import ConfigError, DeniedError, find, load
 from gatepost_policy.config.paths import (

@@ -1,7 +1,7 @@
 """The header fields that submissions lose by default, and those that are known to be harmless.
 
 Globs; case does not matter. conf/gatepost.toml shows the first list in full, docs/privacy.md the
-second; tests hold them together.
+second; tests compare them.
 """
 
 # What mail programs, webmails, scanners and earlier mailboxes write about the sender's place,
@@ -30,7 +30,7 @@ DEFAULT_REMOVE = (
     "Received-SPF", "X-Received*", "X-Trace", "X-Location", "X-Country*", "X-City", "X-Geo*",
     "GeoIP*", "X-GPS*", "X-Latitude", "X-Longitude", "X-Timezone", "X-Time-Zone", "X-TZ",
     "NNTP-Posting-*", "Injection-Info", "X-Injected-*",
-    # What single programs write for themselves.
+    # What particular programs write for their own use.
     "X-Mozilla-*", "FCC", "X-Fcc*", "Gcc", "X-Evolution-*", "X-KMail-*", "X-K9*", "X-K-9*",
     "X-FairEmail*", "X-Aqua*", "X-Android*", "X-Samsung*", "X-RIM-*", "X-BlackBerry*",
     "X-Nokia*", "X-Claws-*", "X-Sylpheed-*", "X-Gnus-*", "X-VM-*", "X-MH-*", "X-Draft-*",
@@ -69,7 +69,7 @@ DEFAULT_REMOVE = (
     "Mailbox-Line",
 )  # fmt: skip
 
-# Stays although a glob of the list above covers it: without it winmail.dat is not taken apart.
+# Kept although a glob of the list above covers it: without it winmail.dat cannot be unpacked.
 DEFAULT_KEEP = ("X-MS-TNEF-Correlator",)
 
 # IANA, Message Headers: the field names registered for mail, permanent and provisional (RFC 3864).
@@ -97,7 +97,7 @@ _REGISTERED = (
     "X-Mittente", "X-PGP-Sig", "X-Ricevuta", "X-Riferimento-Message-ID", "X-TipoRicevuta",
     "X-Trasporto", "X-VerificaSicurezza", "X400-*",
 )  # fmt: skip
-# Not registered, and written for the recipient or for the servers on the way.
+# Not registered, but written for the recipient or for servers on the way.
 _CUSTOMARY = (
     "Autocrypt*", "BIMI-*", "Chat-*", "Content-*", "Face", "Feedback-ID", "List-*",
     "Mail-Followup-To", "Mail-Reply-To", "OpenPGP", "Precedence", "Return-Receipt-To",
@@ -107,16 +107,16 @@ _CUSTOMARY = (
 )  # fmt: skip
 KNOWN_FIELDS = tuple(sorted((*_REGISTERED, *_CUSTOMARY), key=str.lower))
 
-# Known, and yet no author's: programs write these, also of the machine that they run on and of the
-# account that they logged in with ("Comments: Authenticated sender is <login>"). Such a field goes
-# where its value names the client.
+# Known, but written by programs, which also put in their machine or the account of the login
+# ("Comments: Authenticated sender is <login>"). Such a field is removed where its value names the
+# client.
 PROGRAM_TEXT = (
     "Archived-At", "Authentication-Results", "Comments", "Content-Base", "Content-Description",
     "Content-Location", "Feedback-ID", "Keywords", "Organization", "Original-Recipient",
     "X-Archived-At", "X-Loop",
 )  # fmt: skip
-# Addresses that programs put in by themselves: such a field goes where it names the client, unless
-# it says no more of it than From does.
+# Fields with addresses that programs add by themselves: one is removed where it names the client,
+# unless From says the same.
 PROGRAM_ADDRESSES = (
     "Disposition-Notification-To", "Errors-To", "Original-From", "Originator-Return-Address",
     "Resent-Sender", "Return-Receipt-To", "Sender", "X-Confirm-Reading-To",

@@ -1,7 +1,8 @@
 """Find and load the configuration.
 
-`find` looks in the places of the manual, `load` makes `Settings` or raises `ConfigError` with one
-line: `FILE: table.key: want ..., got ...`. Values are taken as TOML types them: "4" is no number.
+`find` looks in the places that the manual names, `load` makes `Settings` or raises `ConfigError`
+with one line: `FILE: table.key: want ..., got ...`. Values must have the right TOML type: "4" is
+not a number.
 """
 
 import json
@@ -26,7 +27,7 @@ STORE_WANTED = 'a store such as "sqlite:////var/lib/gatepost/gatepost.sqlite" or
 class ConfigError(Exception):
     """The configuration cannot be used. The text is one line that names file and key.
 
-    `problems` holds a line for everything that was found, the first one included.
+    `problems` holds one line for each problem found; the text is the first of them.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -35,18 +36,18 @@ class ConfigError(Exception):
 
 
 class DeniedError(ConfigError):
-    """The machine's configuration may not be read by this user."""
+    """This user has no permission to read /etc/gatepost/gatepost.toml."""
 
 
 def find(explicit: str | Path | None, environ: Mapping[str, str]) -> Path | None:
     """The file to read: `explicit`, $GATEPOST_CONFIG, ./gatepost.toml, the one in /etc, or None.
 
-    Raises ConfigError for a ./gatepost.toml that somebody else may write: whoever works in another
-    user's directory must not obey that user.
+    Raises ConfigError for a ./gatepost.toml that another user may write: a command that is run in
+    another user's directory must not take its configuration from that user.
     """
     named = explicit or environ.get("GATEPOST_CONFIG")
     if named:
-        return Path(named)  # named means wanted: `load` complains where it is missing
+        return Path(named)  # `load` raises where it is missing
     here = Path("gatepost.toml")
     if os.path.lexists(here):
         if (problem := _not_ours(here)) is not None:
@@ -54,7 +55,7 @@ def find(explicit: str | Path | None, environ: Mapping[str, str]) -> Path | None
                 f"./{here}: not obeyed: {problem}; name the configuration with --config FILE"
             )
         return here
-    # Where its directory cannot be looked into, it may be there: `load` says so.
+    # Without permission for its directory the file may exist: `load` then raises DeniedError.
     try:
         os.stat(SYSTEM_FILE)
     except PermissionError:
@@ -65,7 +66,7 @@ def find(explicit: str | Path | None, environ: Mapping[str, str]) -> Path | None
 
 
 def _not_ours(path: Path) -> str | None:
-    """Why others may decide what `path` says; None where only this user and root may."""
+    """Why another user could change `path`; None where only this user and root can."""
     for place, what in ((path, "it"), (path.absolute().parent, "its directory")):
         for look in (os.lstat, os.stat):
             try:
@@ -97,11 +98,11 @@ def load(path: Path | None, *, store: str | None = None) -> "Settings":
     if store is not None and isinstance(document.setdefault("store", {}), dict):
         document["store"]["url"] = store
     try:
-        # Through JSON, because only there does pydantic's strict mode take a list for a tuple.
+        # Through JSON: only there does pydantic's strict mode accept a list as a tuple.
         settings = Settings.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(*(f"{where}: {line}" for line in problems(error, document))) from None
-    # Not what `--store` names: that is somewhere else.
+    # With --store the state is not the services' own, so the machine's defaults must not apply.
     settings._of_machine = path == SYSTEM_FILE and store is None
     try:
         store_url(settings)
@@ -116,7 +117,7 @@ def load(path: Path | None, *, store: str | None = None) -> "Settings":
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The TOML document of `path`."""
+    """The TOML document of `path`. Raises ConfigError."""
     where = shown(str(path))
     try:
         with path.open("rb") as file:

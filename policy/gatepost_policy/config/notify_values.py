@@ -1,6 +1,7 @@
-"""What may stand in [notify]: read and checked here, each with the line that says what was wanted.
+"""Check the values of [notify]. Each function returns the value, or raises ValueError with a text
+that says what was wanted.
 
-Pure: nothing is looked up, opened or connected to.
+Pure: no DNS, no files, no connections.
 """
 
 import re
@@ -18,10 +19,10 @@ WEBHOOK_WANTED = (
 
 
 def webhook(text: str) -> str:
-    """An address that events may be sent to. Raises ValueError.
+    """A URL that events may be sent to. Raises ValueError.
 
-    In the clear only to this machine and its network; by address, because a name can be made to
-    lead elsewhere.
+    Without TLS only to this machine and private networks; and then by IP address, because somebody
+    else may change what a name resolves to.
     """
     if not text:
         return text
@@ -50,7 +51,7 @@ def _is_near(host: str) -> bool:
 
 
 def page(text: str) -> str:
-    """Where `milterctl web` is seen, for links. Raises ValueError."""
+    """The URL at which `milterctl web` is reached, for links. Raises ValueError."""
     try:
         url = urlsplit(text)
         good = url.scheme in ("http", "https") and bool(url.hostname) and not url.query
@@ -62,7 +63,7 @@ def page(text: str) -> str:
 
 
 def command(words: tuple[str, ...]) -> tuple[str, ...]:
-    """A program by its path and its words. Raises ValueError."""
+    """A program's full path and its arguments. Raises ValueError."""
     if words and not words[0].startswith("/"):
         raise ValueError('want a program by its full path, ["/usr/local/bin/PROGRAM", "WORD"]')
     if any("\0" in word for word in words):
@@ -81,12 +82,12 @@ def mailbox(text: str) -> str:
 
 
 def maybe_mailbox(text: str) -> str:
-    """`mailbox`, or nothing. Raises ValueError."""
+    """`mailbox`, or "". Raises ValueError."""
     return mailbox(text) if text else text
 
 
 def smtp(text: str) -> str:
-    """A server by inet address. Raises ValueError."""
+    """A server as inet:PORT@ADDRESS or inet6:PORT@ADDRESS. Raises ValueError."""
     from gatepost_policy.system.socket_address import SocketAddress
 
     try:
@@ -99,19 +100,19 @@ def smtp(text: str) -> str:
 
 
 def file(text: str) -> str:
-    """A file by its full path. Raises ValueError."""
+    """A file by its full path, or "". Raises ValueError."""
     if text and (not text.startswith("/") or text.endswith("/") or "\0" in text):
         raise ValueError('want a file by its full path, such as "/var/lib/gatepost/events.atom"')
     return text
 
 
 def hour(text: str) -> str:
-    """`06:00`, or nothing. Raises ValueError."""
+    """A time of day such as `06:00` (UTC), or "". Raises ValueError."""
     if text and not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", text, re.ASCII):
         raise ValueError('want a time of day in UTC such as "06:00", or ""')
     return text
 
 
 def minutes(text: str) -> int:
-    """Minutes since midnight of what `hour` lets pass."""
+    """Minutes since midnight of a time of day that `hour` accepts (not "")."""
     return int(text[:2]) * 60 + int(text[3:])

@@ -1,8 +1,8 @@
-"""What is ours without being configured, as the recorder last found it: one small file for all.
+"""Our own domains and networks, as the recorder last found them: a small file for all processes.
 
-The MTA's own tables say which domains it takes mail for (`mta_tables`), the system which addresses
-this host has. Asking takes a process or two, so it is done by who records, now and then; everybody
-else reads the file. No file: nothing is known to be ours but what the configuration says.
+The MTA's tables say which domains it accepts mail for (`mta_tables`), the system which addresses
+this host has. Finding out needs other programs, so only the recorder does it, from time to time;
+all others read the file. Without the file, only what the configuration names is ours.
 """
 
 import json
@@ -16,12 +16,13 @@ from pathlib import Path
 from gatepost_policy.mail.own import NOTHING_OWN, Own
 
 FILE = "own.json"
-LOOK_S = 5.0  # how often the file's time is looked at
+LOOK_S = 5.0  # seconds between two looks at whether the file has changed
+# By state directory: (monotonic seconds of the next look, (mtime_ns, inode), content).
 _seen: dict[Path, tuple[float, tuple[int, int] | None, Own]] = {}
 
 
 def read(state_dir: Path) -> Own:
-    """What the file in `state_dir` says. Never raises."""
+    """The content of the file in `state_dir`; NOTHING_OWN where it is missing or invalid."""
     now = time.monotonic()
     known = _seen.get(state_dir)
     if known is not None and now < known[0]:
@@ -47,14 +48,14 @@ def _parse(data: dict[str, list[str]]) -> Own:
 
 
 def made(domains: Iterable[str], networks: Iterable[str]) -> Own:
-    """What was found, as it is published."""
+    """An `Own` of these names and networks. Raises ValueError for an invalid network."""
     return Own(
         domains=tuple(sorted(domains)), networks=tuple(ip_network(text) for text in networks)
     )
 
 
 def write(state_dir: Path, own: Own) -> None:
-    """Tell everybody. Raises OSError."""
+    """Write the file, atomically and only if it changes. Raises OSError."""
     text = json.dumps(
         {"domains": sorted(own.domains), "networks": sorted(str(n) for n in own.networks)}
     )

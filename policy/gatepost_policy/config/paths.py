@@ -1,4 +1,4 @@
-"""Where state lives, and other figures that follow from keys left empty."""
+"""The directories of the state, and other values that follow from keys that are not set."""
 
 import json
 import os
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
 DATABASE_NAME = "gatepost.sqlite"
-# Where the services keep their state whose configuration is the machine's own.
+# The state of services that run with /etc/gatepost/gatepost.toml.
 SERVICE_STATE = Path("/var/lib/gatepost")
 
 
 def default_state_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where state goes that nobody placed: see `find` for who runs where."""
+    """The state directory where no key names one: root's is the services' own, other users have
+    one below $XDG_STATE_HOME or ~/.local/state."""
     named = environ.get("XDG_STATE_HOME")
     # XDG base directory specification: a relative path here is invalid and must be ignored.
     if named and os.path.isabs(named):
@@ -29,21 +30,22 @@ def default_state_dir(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def unplaced_state_dir(settings: "Settings") -> Path:
-    """The state directory that no key names: with the machine's configuration the services' own.
+    """The state directory where no key names one; with the machine's configuration the services'.
 
-    An admin who is not root asks about the services' store then, not about a private, empty one.
+    So an admin who is not root reads the services' store, not an empty one of their own.
     """
     return SERVICE_STATE if settings.of_machine else default_state_dir()
 
 
 def store_url(settings: "Settings") -> str:
-    """The store as an SQLAlchemy URL. Raises ValueError saying what was got."""
+    """The store as an SQLAlchemy URL. Raises ValueError; the text says what the key holds instead,
+    without any password."""
     url = settings.store.url
     if not url:
         return f"sqlite:///{unplaced_state_dir(settings) / DATABASE_NAME}"
     scheme, separator, rest = url.partition("://")
     if not separator:
-        # A slash is missing, and this line ends up in logs: a password may be in it.
+        # A URL with a missing slash. Do not repeat it: it may hold a password, and this is logged.
         if re.match(r"[A-Za-z+]+:/", url) or "@" in url:
             raise ValueError("got a URL without ://")
         if re.match(r"\s*[A-Za-z_]+\s*=", url):
@@ -58,7 +60,7 @@ def store_url(settings: "Settings") -> str:
         # `sqlite:///` and a path: three slashes and a relative one, or four and an absolute one.
         path, mark, _ = rest[1:].partition("?")
         if mark:
-            # They would go unheard: `?mode=ro` and the file is written to, or made.
+            # They would be ignored: with `?mode=ro` the file would still be written to, or made.
             raise ValueError("got a sqlite URL with options behind the ?, of which there are none")
         if "@" in rest.partition("/")[0]:
             raise ValueError("got a sqlite URL with a user or a host")
@@ -74,7 +76,7 @@ def store_url(settings: "Settings") -> str:
 
 
 def read_url(settings: "Settings") -> str:
-    """Where reports read: a replica, or the store itself. Raises ValueError saying what was got."""
+    """The URL that reports read from: a replica, else the store itself. Raises ValueError."""
     url = settings.store.read_url
     if not url:
         return store_url(settings)
@@ -96,13 +98,13 @@ def state_dir(settings: "Settings") -> Path:
 
 
 def journal_dir(settings: "Settings") -> Path:
-    """Where journal segments are."""
+    """The directory of the journal segments."""
     named = settings.store.journal
     return Path(named).absolute() if named else state_dir(settings) / "journal"
 
 
 def quarantine_dir(settings: "Settings") -> Path:
-    """Where records go that the database refused."""
+    """The directory of records that the database refused."""
     return state_dir(settings) / "quarantine"
 
 

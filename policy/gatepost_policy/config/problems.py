@@ -1,6 +1,6 @@
-"""Say what is wrong with a configuration: one line a key, `table.key: want ..., got ...`.
+"""Make pydantic's errors into one line for each key: `table.key: want ..., got ...`.
 
-pydantic knows what was wrong where; an operator wants to know what to write instead.
+pydantic says what is wrong; an operator wants to know what to write instead.
 """
 
 import json
@@ -61,7 +61,8 @@ def problems(error: ValidationError, document: dict[str, Any]) -> list[str]:
 
 
 def _most_telling(details: list[ErrorDetails], value: object) -> ErrorDetails:
-    """Of a union (one socket, or a list of them), which fails once a branch, the right branch."""
+    """The error to show, of several for one key: a union (one socket, or a list of them) has one
+    for each of its types."""
     if len(details) > 1 and isinstance(value, str):
         return next((d for d in details if d["type"] == "value_error"), details[0])
     if {"string_type", "tuple_type"} <= {d["type"] for d in details}:
@@ -107,7 +108,8 @@ def _line(name: str, path: list[Any], value: Any, detail: ErrorDetails) -> str:
 
 
 def _with_unit(path: list[Any], value: object) -> str | None:
-    """What to write for a duration without a unit: the one that comes nearest to the default."""
+    """What to write for a duration without a unit: with the unit that makes it nearest to the
+    default. None where it is no whole number, or 0."""
     text = str(value).strip()
     if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,9}(\.0+)?", text) or float(text) == 0:
         return None

@@ -2,7 +2,7 @@
 
 `postgresql://user:password@host1:5432,host2:5432/name?target_session_attrs=read-write` is libpq's
 (PostgreSQL manual 34.1.1.2), `...@/name?host=host1:5432&host=host2:5432` SQLAlchemy's; both are
-understood, and the second comes out.
+understood; the result is in the second.
 
 Rule: no message of this module repeats the URL, or anything of it that may be part of a password.
 """
@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from urllib.parse import parse_qsl, unquote, urlencode
 
 SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
-# PostgreSQL manual 34.1.2, what libpq 13 to 18 know. Whatever else is a mistake, not a wish.
+# The options of libpq 13 to 18 (PostgreSQL manual 34.1.2). Any other name is refused as a mistake.
 OPTIONS = frozenset(
     "host hostaddr port dbname user password passfile require_auth channel_binding connect_timeout"
     " client_encoding options application_name fallback_application_name keepalives keepalives_idle"
@@ -30,7 +30,8 @@ QUOTE = "in a user's name or a password / is written %2F, @ %40, # %23, ? %3F, %
 
 @dataclass(frozen=True, slots=True)
 class ServerUrl:
-    """A URL, taken apart. `user` is as it stood, with its password; `hosts` are `host:port`."""
+    """The parts of a URL. `user`: as written, with its password; `hosts`: `host`, `host:port` or a
+    socket's directory; `options`: (name, value) pairs."""
 
     user: str
     hosts: tuple[str, ...]
@@ -48,19 +49,20 @@ class ServerUrl:
         return f"postgresql+psycopg://{at}{one}/{self.database}{query}"
 
     def shown(self) -> str:
-        """For people: without passwords, and without options that say nothing of the place."""
+        """For people: without password and options."""
         name = self.user.partition(":")[0]
         at = f"{name}@" if name else ""
         return f"postgresql://{at}{','.join(self.hosts)}/{self.database}"
 
     @property
     def has_secret(self) -> bool:
-        """True where whoever reads the URL learns a password."""
+        """True where the URL holds a password or another secret."""
         return ":" in self.user or any(key in SECRETS for key, _ in self.options)
 
 
 def parse(url: str) -> ServerUrl:
-    """`url` taken apart. Raises ValueError saying what was wrong, without repeating it."""
+    """The parts of `url`. Raises ValueError; the text says what is wrong, without repeating the
+    URL."""
     rest = url.partition("://")[2]
     if "#" in rest or any(ord(c) <= 32 for c in rest):
         raise ValueError(f"got a URL with a # or a blank in it; {QUOTE}")

@@ -1,8 +1,9 @@
 """The configuration: every key, its type, its bounds and its default.
 
 `Settings` is what the rest of the program reads; `config.load` makes one from a TOML file.
-conf/gatepost.toml documents each key for operators; a test holds the two together.
-Units: durations are text (`24h`) in the file and seconds here; `_ms` and `_bytes` say theirs.
+conf/gatepost.toml documents each key for operators; a test compares the two.
+Units: durations are text (`24h`) in the file and whole seconds here; keys with `_ms` and `_bytes`
+are milliseconds and octets.
 """
 
 import re
@@ -33,11 +34,11 @@ from gatepost_policy.system.socket_address import SocketAddress
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 
 
-LONGEST_S = 1_000 * UNITS["y"]  # a date that far back still is one
+LONGEST_S = 1_000 * UNITS["y"]  # a longer one before now would be no valid date (year 1 or later)
 
 
 def duration(value: object) -> object:
-    """`"24h"` as 86400. Raises ValueError saying what was wanted."""
+    """Seconds of a text such as `"24h"` (86400). Raises ValueError saying what was wanted."""
     if isinstance(value, str):
         match = re.fullmatch(r"(\d{1,9})([smhdwy])", value.strip(), re.ASCII)
         if match:
@@ -49,13 +50,14 @@ def duration(value: object) -> object:
 
 
 def in_words(seconds: int) -> str:
-    """86400 as `"1d"`: what `duration` reads back, in the largest unit that is exact."""
+    """86400 as `"1d"`, in the largest unit (d, h, m, s) that is exact; `duration` reads it back."""
     unit = next(u for u in ("d", "h", "m", "s") if seconds % UNITS[u] == 0)
     return f"{seconds // UNITS[unit]}{unit}"
 
 
 def _seconds(value: object, info: ValidationInfo) -> object:
-    # A file says its unit: "rows = 365" meant days, and 365 seconds would empty the store.
+    # A number without a unit is refused in a file: "rows = 365" would be 365 seconds, not days,
+    # and would empty the store.
     if info.mode == "python" and isinstance(value, int) and not isinstance(value, bool):
         return value
     return duration(value)
@@ -75,7 +77,7 @@ def _domain(value: str) -> str:
 
 
 def _listen(value: object) -> object:
-    """One socket in quotes is a list of one."""
+    """A list of sockets; a single text is a list of one."""
     if isinstance(value, str):
         return (SocketAddress.parse(value),)
     if isinstance(value, list | tuple):
@@ -140,7 +142,7 @@ Listeners = Annotated[tuple[Listener, ...], BeforeValidator(_listen)]
 
 
 class Section(BaseModel):
-    """One table of the file. Unknown keys are errors; values never change after loading."""
+    """One table of the file. Unknown keys are errors; values cannot be changed after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -183,7 +185,7 @@ class Submission(Section):
 
 
 class Dkim(Section):
-    """[dkim]: what is verified, and the bounds that keep a hostile signature cheap."""
+    """[dkim]: what is verified, and limits for the work that a hostile signature can cause."""
 
     authserv_id: str = ""  # empty: the MTA's own name, macro {j}
     nameservers: tuple[Nameserver, ...] = ()  # empty: the system's resolvers
@@ -208,13 +210,13 @@ class Dkim(Section):
 
 
 class Spf(Section):
-    """[spf]: the bounds of its look-ups are those of [dkim]."""
+    """[spf]: the limits of its DNS look-ups are those of [dkim]."""
 
     check: bool = True
 
 
 class Dmarc(Section):
-    """[dmarc]: the bounds of its look-ups are those of [dkim]."""
+    """[dmarc]: the limits of its DNS look-ups are those of [dkim]."""
 
     check: bool = True
 
@@ -238,17 +240,17 @@ PACKAGED = "@packaged"
 
 @cache
 def packaged_never_list() -> tuple[str, ...]:
-    """The mail services that are shipped (never_list.txt), where a name means a crowd."""
+    """The domains of never_list.txt: mail services whose domain stands for very many senders."""
     text = (Path(__file__).with_name("never_list.txt")).read_text("ascii")
     return tuple(line for line in text.split("\n") if line and not line.startswith("#"))
 
 
 def _with_packaged(value: object) -> object:
-    """`@packaged` in a list stands for the shipped names."""
+    """Replace `@packaged` in a list by the shipped names."""
     if not isinstance(value, list | tuple):
         return value
     if PACKAGED not in value:
-        return tuple(value)  # from here on it is no JSON any more, whose lists would be taken
+        return tuple(value)  # strict mode takes no list here, only a tuple
     others = [name for name in value if name != PACKAGED]
     return (*packaged_never_list(), *others)
 
@@ -306,12 +308,12 @@ class Retention(Section):
     addresses: Seconds = 90 * 86_400  # client addresses become prefixes
     rows: Seconds = 365 * 86_400  # rows become counts
     traps: Seconds = 20 * 365 * 86_400  # trap mail and its senders
-    guesses: Seconds = 365 * 86_400  # addresses that nobody has, hosts that try logins
-    every: Seconds = 3_600  # how often the daemon looks
+    guesses: Seconds = 365 * 86_400  # recipients that do not exist, hosts that try logins
+    every: Seconds = 3_600  # how often the recorder purges
 
 
 class Log(Section):
-    """[log]: one line a message, on stderr."""
+    """[log]: one line for each message, on stderr."""
 
     format: Literal["logfmt", "json"] = "logfmt"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -328,7 +330,7 @@ Events = tuple[notify_values.Event, ...]
 
 
 class Notify(Section):
-    """[notify]: what `milterctl notify` tells whom."""
+    """[notify]: of which events `milterctl notify` tells people, and how."""
 
     command: Annotated[tuple[str, ...], AfterValidator(notify_values.command)] = ()
     command_events: Events = ("own-user", "loss", "probe-failed")
@@ -355,7 +357,7 @@ class Rule(Section):
 
 
 class Settings(BaseModel):
-    """The whole file. `source` is where it came from, for error messages and `check`."""
+    """The whole file: one attribute for each table."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -377,5 +379,6 @@ class Settings(BaseModel):
 
     @property
     def of_machine(self) -> bool:
-        """True for the file in /etc: what it does not name is the services', whoever asks."""
+        """True for /etc/gatepost/gatepost.toml: paths that it does not name are the services' own,
+        whichever user runs the command."""
         return self._of_machine

@@ -1,9 +1,9 @@
 """Times in log lines: text in, Unix seconds out, fast enough for millions of lines.
 
-A log without a time zone is read in the zone it was written in. A line of BSD syslog (RFC 3164) has
-no year: a log in time order that jumps back has seen New Year's Eve, so the year in which it begins
-(`Years`) settles all of them. Where that is not known, a line is the latest such time that is not
-after the `reference`. Nothing here raises: a time that does not exist is None.
+Times without a zone are read in the `zone` of the `Clock`. A line of BSD syslog (RFC 3164) has no
+year. A log is in time order, so where the date jumps back a new year has begun; with the year of
+its first line (`Years`) all years are known. Without that, a line gets the latest year in which it
+is not after the `reference`. Nothing here raises: a time that does not exist is None.
 """
 
 import re
@@ -17,25 +17,25 @@ MONTHS = {
         ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"), 1
     )
 }
-# Distinct minutes kept; a log is in time order, so that a few would do.
+# Different minutes kept in the cache; a log is in time order, so few are needed.
 CACHE = 4096
-# A line may be this much later than its file was last written: clocks differ, zones are mistaken.
+# A line may be this much later than its file's last change: clocks differ, zones may be wrong.
 SLACK_S = 2 * 86400
-# Lines may be so many days out of order, at New Year's Eve too.
+# Lines may be this many days out of order, also around New Year.
 DISORDER_DAYS = 2
 _YEARLESS = re.compile(r"(?:<\d{1,3}>)?([A-Z][a-z]{2}) ([ \d]\d) \d\d:\d\d:\d\d[ .]")
-# A leap day is found again within so many years.
+# 29 February may be missing for up to 8 years (1896 to 1904), so this many years are tried.
 LEAP_YEARS = 9
 
 
 def turn(before: int, now: int) -> int:
-    """How the year changes between two lines, given their days: 1, 0, or -1 for disorder.
+    """By how much the year changes between two lines: 1, 0, or -1 where they are out of order.
 
-    Days are numbered 31 to a month, from `ordinal`.
+    `before` and `now` are their days, from `ordinal`.
     """
     if now < before - DISORDER_DAYS:
         return 1
-    # 1 January, and then a late line of 31 December.
+    # -1: a line of 1 January, then a late one of 31 December.
     return -1 if now - before >= 12 * 31 - 1 - 2 * DISORDER_DAYS else 0
 
 
@@ -46,7 +46,8 @@ def ordinal(month: int, day: int) -> int:
 
 @dataclass(slots=True)
 class Years:
-    """What a log without years tells of them: its last line's day, and the turns before it."""
+    """Reads the days of a log without years: the last line's `month` and `day`, and `turns`, how
+    often a new year began before it."""
 
     lines: int = 0
     turns: int = 0
@@ -54,7 +55,7 @@ class Years:
     day: int = 0
 
     def take(self, lines: Iterable[str]) -> None:
-        """Take these lines; others than yearless ones say nothing."""
+        """Read these lines; those that do not begin with a time without a year are skipped."""
         last = ""
         for line in lines:
             if line[:6] == last:
@@ -68,9 +69,9 @@ class Years:
             self.lines, self.month, self.day = self.lines + 1, month, day
 
     def begin(self, reference: float) -> int | None:
-        """The year of the first line, where the last is not after `reference` (Unix seconds).
+        """The year of the first line, if the last line is not after `reference` (Unix seconds).
 
-        None where the log has no such line or the reference is no time.
+        None where the log has no line without a year, or the reference is out of range.
         """
         try:
             latest = datetime.fromtimestamp(reference, UTC)
@@ -83,15 +84,15 @@ class Years:
 
 
 def yearless(lines: Iterable[str]) -> bool:
-    """True where the first line that says a time says it without a year."""
+    """True where any of these lines begins with a time without a year."""
     return any(_YEARLESS.match(line) for line in lines)
 
 
 class Clock:
     """Reads times of one file.
 
-    `zone` None is the machine's; `reference` in Unix seconds; `begin` is the year of the first line
-    that has none, where it is known: then the lines have to come in their order.
+    `zone`: None is the machine's; `reference`: Unix seconds that no line is later than; `begin`:
+    the year of the first line that has none, if known. With it, lines must be read in order.
     """
 
     def __init__(self, zone: tzinfo | None, reference: float, begin: int | None = None) -> None:
@@ -102,22 +103,24 @@ class Clock:
         self.rewind()
 
     def rewind(self) -> None:
-        """The file is read from its beginning again."""
+        """Start again with the first line of the file."""
         self._year, self._day, self._ordinal = self.begin or 0, "", 0
 
     def move(self, reference: float) -> None:
-        """A line may be as late as `reference` (Unix seconds) now: the log goes on."""
+        """Set a new `reference` (Unix seconds), for a log that is still being written."""
         self.reference = reference
         self._minutes.clear()
 
     def iso(self, minute: str, seconds: str, offset: str | None = None) -> float | None:
-        """`2026-11-20 10:00` (or with T), seconds `05` or `05.123`, offset None, Z or +0200."""
+        """Unix seconds of `2026-11-20 10:00` (or with T), seconds `05` or `05.123`, and the offset
+        None, Z or +0200; None for an invalid time."""
         key = minute if offset is None else minute + offset
         base = self._cached(key, lambda: self._iso(minute, offset))
         return None if base is None else _plus(base, seconds)
 
     def syslog(self, month: str, day: str, minute: str, seconds: str) -> float | None:
-        """`Nov`, ` 5`, `10:00`, `05`: this time in the year that the log has come to."""
+        """Unix seconds of `Nov`, ` 5`, `10:00`, `05`, in the year that the log has reached; None
+        for an invalid time."""
         if self.begin is not None:
             return self._in_order(month, day, minute, seconds)
         base = self._cached(f"{month} {day} {minute}", lambda: self._syslog(month, day, minute))
@@ -183,7 +186,7 @@ class Clock:
 
     def _seconds(self, naive: datetime, zone: tzinfo | None) -> float:
         zone = zone or self.zone
-        # A naive time is the machine's own; the repeated hour in autumn is its first round.
+        # A naive time is the machine's own. In the hour that comes twice in autumn, the first one.
         return (naive if zone is None else naive.replace(tzinfo=zone)).timestamp()
 
 
@@ -198,5 +201,5 @@ def _zone(offset: str | None) -> tzinfo | None:
 
 
 def _plus(base: float, seconds: str) -> float:
-    # 60 is a leap second; the pattern of the caller lets digits and one dot through.
+    # 60 is a leap second. The caller's pattern allows only digits and one dot.
     return base + float(seconds)

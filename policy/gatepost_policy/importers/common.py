@@ -1,4 +1,4 @@
-"""What the importers share: what is counted, and how a message leaves them."""
+"""What the importers share: the counts of lines, keys, and the records that they give."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ from gatepost_policy.mail.facts import Direction, Facts
 
 # Unparsed lines kept for --verbose.
 SHOWN_LINES = 20
-# Messages under way at once; beyond this the oldest is taken for finished.
+# Most unfinished messages at a time; beyond this the oldest is given up.
 MAX_OPEN = 100_000
-# A message that arrived so shortly before the log ends may still get its recipients.
+# A message that arrived less than this before the end of the log may still get its recipients.
 STILL_OPEN_S = 3600.0
 
 ACCEPTED = Decision(Action.ACCEPT, Reason.NO_BAD_SIGNAL)
@@ -22,7 +22,8 @@ DISCARDED = Decision(Action.DISCARD, Reason.MTA_REFUSED)
 
 @dataclass
 class Tally:
-    """What was seen in the logs, in lines and messages."""
+    """Counts of lines and messages. `kinds`: by kind of line or message; `samples`: the first lines
+    that were not understood."""
 
     lines: int = 0
     blank: int = 0
@@ -31,35 +32,35 @@ class Tally:
 
     @property
     def understood(self) -> int:
-        """How many lines were this MTA's."""
+        """How many lines were recognised as lines of this MTA."""
         others = self.kinds["unparsed"] + self.kinds["other programs"]
         return self.lines - self.blank - others
 
     def unparsed(self, line: str) -> None:
-        """A line that is none of this MTA's."""
+        """Count a line that is not one of this MTA's."""
         self.kinds["unparsed"] += 1
         if len(self.samples) < SHOWN_LINES:
             self.samples.append(line)
 
 
 def refused(code: str) -> Decision:
-    """What the MTA itself did, by its reply code or words."""
+    """The MTA's own refusal; temporary where `code` begins with 4 or "temp"."""
     action = Action.TEMPFAIL if code.startswith(("4", "temp")) else Action.REJECT
     return Decision(action, Reason.MTA_REFUSED)
 
 
 def line_key(prefix: str, line: str) -> str:
-    """The natural key of an event that has no id: its line."""
+    """The key of an event that has no id: a digest of its line."""
     digest = blake2b(line.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
     return f"{prefix}:{digest}"
 
 
 @dataclass
 class Ordinals:
-    """Natural keys for refused submissions: time and number within it, nothing of the line.
+    """Keys for refused submissions: the time, and a number among those of the same time.
 
-    A hash of the line would be one of the client's address and login, and quickly guessed. The
-    count begins anew with each log: Exim writes a refusal to two of them.
+    Not a hash of the line: the line holds the client's address and login, which could be found by
+    trying them. The numbers begin again with each log, because Exim writes a refusal to two logs.
     """
 
     _log: object = None
@@ -67,11 +68,11 @@ class Ordinals:
     number: int = 0  # how many at that time
 
     def resume(self, log: object, at: float, number: int) -> None:
-        """Go on in `log` where another one stopped."""
+        """Go on in `log` after the event number `number` at `at` (Unix seconds)."""
         self._log, self.at, self.number = log, at, number
 
     def key(self, prefix: str, at: float, log: object) -> str:
-        """The key of the next such event at `at` in `log`."""
+        """The key of the next event at `at` (Unix seconds) in `log`."""
         if log is not self._log or at != self.at:
             self._log, self.at, self.number = log, at, 0
         self.number += 1
@@ -79,9 +80,9 @@ class Ordinals:
 
 
 def to_json(seen: Seen) -> Json:
-    """The record of `seen`; one of our own mail is a count whatever the store keeps of others.
+    """The journal record of `seen`; of our own users' mail it is always only a count.
 
-    A log says where a user was and under which name: none of it gets beyond this point.
+    A log holds a user's address and login: neither gets into the record.
     """
     if seen.facts.direction is Direction.INBOUND:
         return record.message(seen)
@@ -89,7 +90,7 @@ def to_json(seen: Seen) -> Json:
 
 
 def counted(facts: Facts, decision: Decision, key: str) -> Seen:
-    """A submission or local message: when, which way, which family, and what became of it."""
+    """A submission or local message with only time, direction, address family and decision."""
     bare = Facts(
         at=facts.at,
         source=facts.source,

@@ -1,16 +1,16 @@
 """Read Exim's main log (and reject log): messages, refused recipients, DKIM outcomes.
 
 How it works: the lines of one message share its id. DKIM lines come first, then `<=` (arrival),
-then deliveries, then `Completed`. A message comes out when it is completed, refused, or when the
-log ends. The recipient is the address the sender used: the one in angle brackets after `=>`.
-Outcomes are what the log said: an rsa-sha1 signature whose "verification succeeded" is a pass.
+then deliveries, then `Completed`. A message is given when it is completed or refused, or when the
+log ends. The recipient is the address that the sender used: the one in angle brackets after `=>`.
+DKIM results are those of the log: an rsa-sha1 signature whose "verification succeeded" is a pass.
 
 Understood: file times with and without milliseconds and zone, syslog and journal prefixes, old
 and new message ids, every log_selector field, DKIM lines of all releases and the DKIM= of the
 arrival line.
 
-Limits: mail refused before it had an id is one event a recipient; a recipient list that only the
-rejected header lines of the reject log hold is not read.
+Limits: mail refused before it had an id is one event for each recipient. Recipients that only the
+header lines in the reject log name are not read.
 """
 
 import re
@@ -54,29 +54,29 @@ from gatepost_policy.rules.whose_mail import INBOUND, LOCAL, LOOPBACK, Ownership
 
 DELIVERED = ("=>", "->", ">>", "*>")
 UNDELIVERED = ("**", "==")
-# A hostile line must not keep a pattern busy; Exim's own are far shorter.
+# Longer lines are cut, so that a hostile one does not keep a pattern busy; real ones are shorter.
 MAX_REFUSAL = 4096
 MAX_ENTRY = 1 << 16
 MAX_SPLIT = 1000
-# Refusals of a whole message. At other stages nobody has named a recipient yet.
+# Stages at which a whole message is refused. At earlier ones there is no recipient yet.
 WHOLE = ("DATA", "after DATA", "during MIME ACL checks", "DKIM", "PRDR")
 
 
 @dataclass(slots=True)
 class _Split:
-    """An entry that Exim cut into pieces for syslog."""
+    """A log entry that Exim cut into pieces for syslog."""
 
     number: int  # of the newest piece
     count: int
     text: str
-    ended: bool = False  # what follows is another line of the entry
+    ended: bool = False  # the entry's first line is complete; further lines are ignored
 
 
 @dataclass(slots=True)
 class Open:
-    """A message under way."""
+    """An unfinished message."""
 
-    at: float | None = None  # of its arrival line
+    at: float | None = None  # Unix seconds of its arrival line
     sender: str = ""
     client: Client = Client()
     whose: Ownership = INBOUND
@@ -90,24 +90,24 @@ class Open:
 
 
 class Exim:
-    """The importer. Feed it logs in order of time, one `lines` a file, then `finish`."""
+    """The importer. Give it the logs in order of time by `lines`, then call `finish`."""
 
     source = Source.EXIM_LOG
 
     def __init__(self, ours: Submission | None = None) -> None:
         self.tally = Tally()
-        self.max_open = MAX_OPEN  # messages under way at once
+        self.max_open = MAX_OPEN  # most unfinished messages
         self.ours = ours or Submission()
         self.under_way: dict[str, Open] = {}
         self.last = 0.0
         self.ordinals = Ordinals()
         self.guessing = Guessing(self.ours)
-        self._clock: Clock | None = None  # stands for the log that is being read
-        self._detail = False  # below a refusal, the reject log shows the header
-        self._split: dict[str, _Split] = {}  # by process
+        self._clock: Clock | None = None  # identifies the log that is being read
+        self._detail = False  # after a refusal, the reject log shows the message's header
+        self._split: dict[str, _Split] = {}  # by process id
 
     def lines(self, lines: list[str], clock: Clock) -> Iterator[Seen]:
-        """What is complete after these lines."""
+        """The messages and refusals that are complete after these lines."""
         tally = self.tally
         self._clock = clock
         for line in lines:
@@ -116,14 +116,15 @@ class Exim:
             if match:
                 minute, seconds, offset, queue_id, text = match.groups()
                 at = clock.iso(minute, seconds, offset)
-                # "DATE host exim[1]: ID ..." looks like a line of Exim's own without an id.
+                # "DATE host exim[1]: ID ..." (syslog) also looks like Exim's own line without id.
                 if at is not None and (queue_id is not None or "exim[" not in text):
                     yield from self._event(at, queue_id, text, line)
                     continue
             yield from self._prefixed(line, clock)
 
     def first_time(self, lines: list[str], clock: Clock) -> float | None:
-        """When the first of these lines was written, to put rotated files in order."""
+        """Unix seconds of the first of these lines, to put rotated files in order; None where no
+        line has a time."""
         for line in lines:
             if match := LINE.match(line):
                 at = clock.iso(*match.group(1, 2, 3))
@@ -134,13 +135,13 @@ class Exim:
         return None
 
     def finish(self) -> Iterator[Seen]:
-        """The messages that are still under way when the last log ends."""
+        """The messages that are still unfinished when the last log ends."""
         for queue_id in list(self.under_way):
             entry = self.under_way.pop(queue_id)
             if entry.at is None:
                 self.tally.kinds["without arrival"] += 1
             elif not entry.recipients and self.last - entry.at < STILL_OPEN_S:
-                # Told without its recipients now, it could not be completed by a later import.
+                # If it were stored without recipients now, a later import could not add them.
                 self.tally.kinds["unfinished"] += 1
             else:
                 yield self._message(queue_id, entry, ACCEPTED)
@@ -182,8 +183,8 @@ class Exim:
     def _joined(self, pid: str, piece: re.Match[str]) -> str | None:
         """The whole entry where this is its last piece, else None.
 
-        Exim cuts what is too long for syslog: "[1\\3] ", "[2\\3] " and so on. A "/" stands before
-        a new line of the entry, which is a header field that was refused: it tells nothing here.
+        Exim cuts an entry that is too long for syslog: "[1\\3] ", "[2\\3] " and so on. "[2/3] "
+        begins a new line of the entry: header fields of a refused message, which are not needed.
         """
         number, mark, count, text = int(piece[1]), piece[2], int(piece[3]), piece[4]
         if number == 1:
@@ -219,7 +220,7 @@ class Exim:
             yield from self._arrival(at, queue_id, text)
         elif head in DELIVERED or head in UNDELIVERED:
             self.tally.kinds["delivery"] += 1
-            # A cut-through delivery is logged before its message's arrival.
+            # A cut-through delivery (>>) is logged before the arrival.
             entry = self._entry(queue_id) if head == ">>" else self.under_way.get(queue_id)
             if entry is not None:
                 self._outcome(entry, head, read_recipient(text[3:]))
@@ -234,7 +235,7 @@ class Exim:
                 return
             self.tally.kinds["dkim"] += 1
             entry = self._entry(queue_id)
-            # acl_smtp_dkim runs for d= and again for i=, and each run writes the line.
+            # acl_smtp_dkim runs for d= and again for i=, and each run logs the same line.
             if text not in entry.dkim_lines:
                 entry.dkim_lines.add(text)
                 entry.signatures.append(signature)
@@ -252,8 +253,8 @@ class Exim:
         return entry.fate.decision(entry.recipients)
 
     def _outcome(self, entry: Open, mark: str, name: str | None) -> None:
-        """A delivery line. It names a recipient even where the arrival seems to have named them:
-        behind a Message-ID with blanks in it a client may have written a list of its own."""
+        """A delivery line. Its recipient is added even where the arrival line named recipients: a
+        client can write a false list there, in a Message-ID with blanks."""
         if not name:
             return
         if entry.listed and name not in entry.recipients:
@@ -279,7 +280,7 @@ class Exim:
     def _arrival(self, at: float, queue_id: str, text: str) -> Iterator[Seen]:
         entry = self._entry(queue_id)
         if entry.at is not None:
-            # An id that comes again is another message (logs of several hosts in one file).
+            # The same id again is another message: logs of several hosts are in one file.
             yield self._message(queue_id, self.under_way.pop(queue_id), ACCEPTED)
             entry = self._entry(queue_id)
         entry.at = at
@@ -305,7 +306,7 @@ class Exim:
             local=client.family is Family.UNIX,
             submitted=authenticated,
         )
-        # A program on this host: its mail is counted, since a log does not tell whose it was.
+        # Mail of a program on this host is only counted: a log does not show whose it was.
         return LOCAL if found is LOOPBACK else found
 
     def _refusal(self, at: float, queue_id: str | None, text: str, line: str) -> Iterator[Seen]:
@@ -318,7 +319,7 @@ class Exim:
         decision = DISCARDED if found.discarded else refused("temp" if found.temporary else "5")
         entry = self.under_way.get(queue_id) if queue_id else None
         if entry is not None and found.stage == "RCPT" and entry.at is not None:
-            self.tally.kinds["other"] += 1  # one more line about a message that is known
+            self.tally.kinds["other"] += 1  # another line about a message that has arrived
             return
         one = found.recipient
         client = found.client
@@ -362,7 +363,7 @@ class Exim:
             message_id=entry.message_id,
             signatures=tuple(entry.signatures),
         )
-        # The id is unique on one host for ever; the size tells two hosts' messages apart.
+        # An id is unique on one host; with the size, messages of two hosts differ too.
         key = f"exim:{queue_id}:{entry.size if entry.size is not None else '-'}"
         self.tally.kinds[facts.direction.value] += 1
         if facts.direction is not Direction.INBOUND:

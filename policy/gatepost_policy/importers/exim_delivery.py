@@ -18,7 +18,7 @@ def read_recipient(text: str) -> str | None:
     `address`, `address <address the client named>`, `:blackhole: <address>`, `/file <address>`.
     """
     if text[:1] in ("/", "|"):
-        # A path or a command, blanks included; without its address it is no recipient.
+        # A path or a command, which may hold blanks; the recipient is the address after it.
         found = _PATH_END.search(text)
         return found.group(1) or None if found is not None else None
     first = _DELIVERED.match(text)

@@ -1,8 +1,8 @@
 """DKIM lines of Exim's log, of every release, as signatures. Pure.
 
 `DKIM: d=x s=y c=relaxed/simple a=rsa-sha256 b=2048 i=@x t=1 x=2 l=3 [verification succeeded]`
-The words in brackets are the outcome; tags may be missing, and of an invalid signature only some
-are known. With log_selector +dkim the arrival line names the signers that passed: `DKIM=x`.
+The words in brackets are the outcome. Tags may be missing, above all of an invalid signature. With
+log_selector +dkim the arrival line names the domains whose signatures passed: `DKIM=x`.
 """
 
 import re
@@ -48,7 +48,7 @@ def passed(domains: str, known: list[Signature]) -> list[Signature]:
 
 
 def _outcome(words: str) -> EximOutcome:
-    """The outcome for the words in brackets, which are in lower case."""
+    """The outcome that the words in brackets (in lower case) mean."""
     if "succeeded" in words or words in ("verified", "pass", "passed"):
         return PASS
     # "fail - ...": an ACL has set $dkim_verify_status and $dkim_verify_reason.

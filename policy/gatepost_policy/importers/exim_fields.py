@@ -1,14 +1,14 @@
-"""The fields of Exim's arrival, delivery and rejection lines, read by Exim's own grammar. Pure.
+"""The fields of Exim's arrival and rejection lines, read by Exim's own grammar. Pure.
 
 How it works: a client chooses its HELO, envelope, Message-ID, certificate and ident, and Exim
-writes them into the line beside its own words. A field therefore counts only where Exim writes
-it: the line is walked from left to right, a quoted string is one unit, each key stands once, and
-what names client, protocol and login stands before the size. Text that Exim does not quote
-(HELO, ident, certificate name) ends where the rest of the line can be read to its end; a reading
-that leaves something over is none.
+writes them into the line beside its own words. So a client could forge a field; a field counts only
+in the place where Exim writes it. The line is read from left to right, a quoted string is one unit,
+each key comes once, and client, protocol and login come before the size. Text that Exim does not
+quote (HELO, ident, certificate name) ends at a place from which the rest of the line can be read
+completely; other ends are wrong.
 
-Limits: where no reading fits, only what stands in fixed places is believed (sender, client and
-protocol); MAX_CHOICES places are tried for the end of unquoted text.
+Limits: where the line cannot be read so, only the fields in fixed places are used (sender, client
+and protocol); at most MAX_CHOICES ends of unquoted text are tried.
 """
 
 import re
@@ -40,7 +40,7 @@ _AFTER_IDENT = re.compile(r" (?:I=\[|X=\S|F=\S|A=\S|rejected |temporarily |disca
 _PROTOCOL = re.compile(r" P=\S")
 _VALUE = {"id": _ID, "T": _SUBJECT}
 _CLOSING = re.compile(r'"(?= |\Z)')
-# What says who brought the message and how; none of it stands behind the size.
+# Fields about the client and the login; Exim never writes them after the size.
 _BEFORE_SIZE = frozenset(("H", "U", "P", "X", "CV", "DN", "SNI", "A", "I", "R"))
 _AFTER_SIZE = frozenset(("DKIM", "id", "T", "RT", "Q"))
 _AUTHENTICATED = re.compile(r"(?:smtp|lmtp)s?a\Z")
@@ -57,8 +57,8 @@ _TARGET = re.compile(rf" (?:<((?:{_QUOTED}|[^\"<>])*)>|([^\s<>]+?))(?=:|\Z)")
 _AUTH = re.compile(r"A=(\S+) ")
 
 
-# Nearly every line: no quotes, no ident, no certificate, nothing in which a field could hide. The
-# walk below would read it the same way (a test compares them).
+# Nearly all lines: no quotes, no ident, no certificate, nothing that could hide a forged field. The
+# slower way below reads them alike (a test compares them).
 _PLAIN_HOST = (
     r"H=(?:([^\s(\[]\S*) )?(?:\(([^()\s]*)\) )?\[([0-9A-Fa-f.:]+)\](?::(\d+))?"
     r"(?: I=\[[^\]\s]*\](?::\d+)?)?"
@@ -90,7 +90,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A line that says what was refused, and at which stage of SMTP."""
+    """A rejection line. `stage`: as in the log, such as RCPT or "after DATA"."""
 
     client: Client
     sender: str
@@ -118,11 +118,11 @@ def _client(name: str | None, helo: str | None, ip: str, port: str | None) -> Cl
 
 
 def _hosts(text: str, at: int) -> Iterator[tuple[Client, int]]:
-    """Each way to read `name (helo) [address]:port` at `at`, and where it ends."""
+    """Each way to read `name (helo) [address]:port` at `at`: (client, index of its end)."""
     strict = _HOST.match(text, at)
     if strict is not None:
         yield _client(*strict.groups()), strict.end()
-    # A HELO that Exim was told to take may hold blanks, brackets and a whole field.
+    # With helo_allow_chars a HELO may hold blanks and brackets, and so a whole forged field.
     opened = _HOST_NAME.match(text, at)
     if opened is None:
         return
@@ -137,7 +137,7 @@ def _hosts(text: str, at: int) -> Iterator[tuple[Client, int]]:
 
 @dataclass(slots=True)
 class _Reader:
-    """Reads one line. `budget` bounds the places tried for the end of unquoted text."""
+    """Reads one line. `budget`: how many ends of unquoted text may still be tried."""
 
     text: str
     rejection: bool  # else an arrival, which ends with its line
@@ -145,7 +145,7 @@ class _Reader:
     budget: int = MAX_CHOICES
 
     def walk(self, at: int) -> Read | None:
-        """What stands from `at` on; None where the line cannot be read so."""
+        """The fields from `at` to the end of the line; None where it cannot be read so."""
         text = self.text
         read = Read(at)
         while read.end < len(text):
@@ -169,7 +169,7 @@ class _Reader:
             wrong_side = _AFTER_SIZE if "S" not in read.fields else _BEFORE_SIZE
             if name in read.fields or name in wrong_side:
                 return None
-            # The Message-ID is the client's text, blanks included: behind it comes the subject.
+            # The Message-ID is the client's text and may hold blanks: only T= may follow.
             if "id" in read.fields and name != "T":
                 return None
             if name in ("H", "U", "DN") or (name == "SNI" and text.startswith('"', value)):
@@ -183,7 +183,8 @@ class _Reader:
         return None if self.rejection else read
 
     def _unquoted(self, read: Read, name: str, value: int) -> Read | None:
-        """The first end of the text at `value` from which the rest of the line can be read."""
+        """Try the ends of the unquoted text at `value`: the first from which the rest of the line
+        can be read; in a rejection, what all such ends have in common."""
         if name == "DN" and not self.text.startswith('"', value):
             return None
         first: Read | None = None
@@ -192,14 +193,14 @@ class _Reader:
             if self.budget <= 0:
                 return None
             rest = self.walk(end)
-            # The host comes first: one behind an ident or a certificate is their text.
+            # H= comes first: one after an ident or a certificate is part of their text.
             if rest is None or not (read.fields.keys() | {name, "H"}).isdisjoint(rest.fields):
                 continue
             rest.fields |= {**read.fields, name: self.text[value:end]}
             rest.client = client or rest.client
             if name == "H" or not self.rejection:
                 return rest
-            # An ident, a certificate or a recipient may hold a whole rejection: which one is it?
+            # An ident or a certificate may hold a whole forged rejection: keep what both share.
             first = rest if first is None else shared(first, rest)
         return first
 
@@ -209,14 +210,14 @@ class _Reader:
         elif name in ("DN", "SNI"):
             yield from ((None, found.end()) for found in _CLOSING.finditer(self.text, value + 1))
         else:
-            # Exim writes the protocol behind the ident of an arrival, always.
+            # In an arrival line P= always follows the ident.
             after = _AFTER_IDENT if self.rejection else _PROTOCOL
             yield from ((None, found.start()) for found in after.finditer(self.text, value))
 
     def _verdict(self, read: Read, at: int) -> Read | None:
-        """`F=<address> [A=login] [temporarily ]rejected STAGE`.
+        """Read `F=<address> [A=login] [temporarily ]rejected STAGE`.
 
-        Before MAIL there is no sender, and nobody to be remembered.
+        None without F=: then it was refused before MAIL, and there is no sender.
         """
         text = self.text
         for path in self._paths(at + 2) if text.startswith("F=", at) else ():
@@ -257,7 +258,7 @@ class _Reader:
 
 
 def read_arrival(text: str) -> Arrival:
-    """The arrival that starts at `<=`. What cannot be read is left out, never guessed."""
+    """The arrival line that begins with `<=`. Fields that cannot be read are left out."""
     if plain := _PLAIN_ARRIVAL.match(text):
         sender, name, helo, ip, port, protocol, size, signers, message_id, named_to = plain.groups()
         return Arrival(
@@ -274,9 +275,9 @@ def read_arrival(text: str) -> Arrival:
 
 
 def walked_arrival(text: str) -> Arrival:
-    """The same, field by field."""
+    """`read_arrival` in the slower way, field by field."""
     named = _SENDER.match(text, 3)
-    assert named is not None  # it matches nothing as well
+    assert named is not None  # the pattern also matches the empty text
     sender = named.group()
     found = _Reader(text, rejection=False).walk(named.end())
     if found is None:
@@ -297,16 +298,17 @@ def walked_arrival(text: str) -> Arrival:
 
 
 def _certain(text: str, at: int, sender: str) -> Arrival:
-    """Where the line as a whole cannot be read: client and protocol from their places only."""
+    """For a line that cannot be read as a whole: client, protocol and recipients from their fixed
+    places only."""
     client, protocol = Client(), ""
     if text.startswith(" H=", at):
-        # What the client wrote comes first, what Exim wrote last.
+        # The last host: those before it are in the client's HELO.
         hosts = list(_hosts(text, at + 3))
         if hosts:
             client, end = hosts[-1]
             if text.startswith(" P=", end) and (word := _WORD.match(text, end + 3)):
                 protocol = word.group()
-    # The recipients end the line, whatever stands before them.
+    # The recipients are at the end of the line.
     at = text.rfind(" for ") + 5
     named = text[at:] if at > 4 and _ADDRESSES.match(text, at) else ""
     return Arrival(
@@ -322,11 +324,10 @@ def _certain(text: str, at: int, sender: str) -> Arrival:
 
 
 def _logged_in(fields: Fields) -> bool:
-    """Whether the client logged in: RFC 3848's name of the protocol says so.
+    """True where the client logged in, by the protocol's name (RFC 3848: esmtpa, esmtpsa).
 
-    Exim writes it before anything unquoted that a client may choose, but for ident. `A=` counts
-    by itself only where no such text stands in the line. Before 4.92 the server name that a client
-    asked for stood in quotes that it could close.
+    Except for the ident, Exim writes P= before all unquoted text of the client. `A=` alone counts
+    only in a line without such text. Before Exim 4.92 the client could close the quotes of SNI.
     """
     if _AUTHENTICATED.search(fields.get("P", "")):
         return True
@@ -338,7 +339,7 @@ def _logged_in(fields: Fields) -> bool:
 
 
 def read_rejection(text: str) -> Rejection | None:
-    """A rejection, or None where the text is about something else or names nobody."""
+    """The rejection line; None where `text` is no rejection, or was refused before MAIL."""
     if plain := _PLAIN_REJECTION.match(text):
         name, helo, ip, port, sender, temporary, recipient = plain.groups()
         return Rejection(
@@ -355,9 +356,9 @@ def read_rejection(text: str) -> Rejection | None:
 
 
 def walked_rejection(text: str) -> Rejection | None:
-    """The same, field by field."""
+    """`read_rejection` in the slower way, field by field."""
     line = f" {text}"
-    # An address that breaks RFC 5321, such as one with an unquoted ">", comes second.
+    # Only if that fails, allow a sender that breaks RFC 5321, such as one with an unquoted ">".
     found = _Reader(line, rejection=True).walk(0) or _Reader(line, True, strict=False).walk(0)
     if found is None:
         return None

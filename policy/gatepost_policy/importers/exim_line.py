@@ -9,7 +9,7 @@ LINE = re.compile(
     r"(\d{4}-\d\d-\d\d \d\d:\d\d):(\d\d(?:\.\d+)?)(?: ([+-]\d{4}))? "
     rf"(?:\[\d+\] )?(?:({_ID}) )?(.*)"
 )
-# A syslog daemon's or the journal's own prefix; exim's time may follow it, or be left out.
+# The prefix of a syslog daemon or the journal; Exim's own time may follow or not.
 PREFIX = re.compile(
     r"(?:(?:<\d+>)?(?:(?P<mon>[A-Z][a-z]{2}) +(?P<day>\d{1,2}) "
     r"(?P<min>\d\d:\d\d):(?P<sec>\d\d(?:\.\d+)?)"
@@ -26,7 +26,7 @@ PRDR = re.compile(r"PRDR R=<([^<>]*)> (?:refusal|rejected|temporarily)")
 
 
 def prefix_time(found: re.Match[str], clock: Clock) -> float | None:
-    """The time in a syslog prefix, None where it has none."""
+    """The time (Unix seconds) in a match of PREFIX; None where it has none."""
     if found["mon"]:
         return clock.syslog(found["mon"], found["day"], found["min"], found["sec"])
     if found["iso"]:

@@ -1,4 +1,4 @@
-"""What has been read of one line of Exim's log, and what two ways to read it share. Pure."""
+"""The fields read of one line of Exim's log, and what two readings of it have in common. Pure."""
 
 import re
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from gatepost_policy.mail.facts import Client
 
 Fields = dict[str, str]
-# What stands behind a recipient that was refused because nobody has the address.
+# The text after a recipient that was refused as unknown.
 UNKNOWN_USER = re.compile(
     r": (?:550[ -])?(?:5\.1\.1 )?(?:unrouteable address|unknown user|user unknown|no such user"
     r"|no such (?:mailbox|recipient|address)|unknown (?:recipient|mailbox|address)"
@@ -17,13 +17,15 @@ UNKNOWN_USER = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Path:
+    """The address after F=, and the index at which it ends."""
+
     sender: str
     end: int
 
 
 @dataclass(slots=True)
 class Read:
-    """What was read of a line, up to `end`."""
+    """The fields of a line, read up to the index `end`."""
 
     end: int
     fields: Fields = field(default_factory=dict)
@@ -34,13 +36,14 @@ class Read:
     discarded: bool = False
     stage: str = ""
     recipient: str | None = None  # of a refusal at RCPT
-    unknown: bool = False  # because nobody has that address
+    unknown: bool = False  # the recipient was refused as unknown
 
 
 def shared(one: Read, other: Read) -> Read:
-    """What two readings of one rejection have in common; what differs is not known."""
+    """What two readings of one rejection have in common, written into `one`; what differs is not
+    known and becomes empty."""
     both = one.fields.keys() | other.fields.keys()
-    # A field that differs is there, with nothing in it: none of them may count as a login.
+    # A field that differs stays, but empty, so that it cannot count as a login.
     same = {key for key in both if one.fields.get(key) == other.fields.get(key)}
     one.fields = {key: one.fields[key] if key in same else "" for key in both}
     one.sender = one.sender if one.sender == other.sender else ""

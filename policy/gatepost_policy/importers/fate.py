@@ -1,8 +1,8 @@
-"""What became of a message behind the queue, by its delivery lines. Pure.
+"""What became of a message after it was queued, by its delivery lines. Pure.
 
-An MTA takes a message and learns later that nobody wants it: a mailbox server, a content filter or
-the next hop refuses it, or the time is up. What was delivered to nobody is no good mail, and an
-address that nothing was delivered to is none that exists.
+An MTA may accept a message that is refused later by a mailbox server, a content filter or the next
+hop, or that expires in the queue. A message that was delivered to no recipient is not good mail of
+its sender, and a recipient without a delivery is not an address that exists.
 """
 
 from dataclasses import dataclass, field
@@ -13,27 +13,28 @@ from gatepost_policy.mail.decision import Decision
 
 @dataclass(slots=True)
 class Fate:
-    """`delivered`: the recipients that somebody has taken the message for."""
+    """`delivered`: the recipients to which the message was delivered. In all methods `recipients`
+    is {address: True where not refused} and is updated."""
 
     delivered: set[str] = field(default_factory=set)
     bounced: bool = False  # for one recipient at least
 
     def sent(self, recipients: dict[str, bool], name: str) -> None:
-        """Delivered to `name`, perhaps to one of several that it stands for."""
+        """Delivered to `name`, or to one of the addresses that it expands to."""
         self.delivered.add(name)
         recipients[name] = True
 
     def failed(self, recipients: dict[str, bool], name: str) -> None:
-        """Given up for `name`."""
+        """The delivery to `name` failed for good."""
         self.bounced = True
         if name not in self.delivered:
             recipients[name] = False
 
     def expired(self, recipients: dict[str, bool]) -> None:
-        """Given up for all that are left."""
+        """The message expired: delivery failed for all recipients that are left."""
         for name in list(recipients):
             self.failed(recipients, name)
 
     def decision(self, recipients: dict[str, bool]) -> Decision:
-        """What became of the message as a whole: refused where nobody got it."""
+        """The decision on the whole message: refused where no recipient got it."""
         return refused("5") if self.bounced and not any(recipients.values()) else ACCEPTED

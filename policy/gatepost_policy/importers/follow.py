@@ -1,14 +1,14 @@
-"""Follow a log file while it is written, over both kinds of rotation, from a position on.
+"""Follow a log file while it is written, from a saved position, over both kinds of rotation.
 
-How it works: a position is the file's inode, an offset behind a whole line, and a digest of what
-stands right before that offset. A renamed file is read to its end, also what its writer still adds,
-before the next one is begun. Where a file was emptied in its place (copytruncate) the digest does
-not fit any more: the rest is looked for in the copies beside it, packed ones too. Rotated files
-that were changed after the newest one that was read come before the log itself, so that any number
-of rotations may happen at once, or while nobody looks.
+How it works: a position is the file's inode, an offset after a whole line, and a digest of the
+octets before that offset. A renamed file is read to its end, with the lines that its writer still
+adds, before the next file is begun. Where a file was emptied in place (copytruncate), the digest
+does not match any more: the rest is looked for in the copies beside it, also compressed ones.
+Rotated files that were changed after the newest one that was read are read before the log itself,
+so any number of rotations may happen between two looks.
 
-Limits: what logrotate itself loses between copying and emptying is lost. A rotated file that
-somebody touches is read again: whoever takes its lines has to know them by what they say.
+Limits: lines that logrotate loses between copying and emptying are lost. A rotated file whose
+modification time changes is read again: the caller must recognise lines that it has already.
 """
 
 import bz2
@@ -24,9 +24,9 @@ from typing import IO, Any, cast
 
 CHUNK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 16
-# So much before a position is remembered by its digest.
+# Octets before a position that its digest covers.
 LOOK_BACK = 1024
-# A renamed file may still be written to for so many looks without anything new.
+# A renamed file is left after this many looks at which it had nothing new.
 QUIET_LOOKS = 3
 _PACKED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
 
@@ -35,7 +35,7 @@ _PACKED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.op
 class Position:
     """How far a log has been read. `inode` 0: nothing has been read yet.
 
-    `after`: when the newest rotated file that was read was changed, in nanoseconds.
+    `after`: when the newest rotated file that was read was changed, in nanoseconds since 1970.
     """
 
     device: int = 0
@@ -45,27 +45,27 @@ class Position:
     after: int = 0
 
     def json(self) -> dict[str, Any]:
-        """As it is kept."""
+        """As a dict that JSON can hold, with these field names."""
         return asdict(self)
 
 
 class Follower:
-    """One log. `read` gives what is new; `position` is behind what it gave last."""
+    """One log. `read` gives new lines; `position` is after the last line that it gave."""
 
     def __init__(self, path: Path, position: Position | None = None) -> None:
         self.path = path
         self.position = position or Position()
-        self.begun = False  # a file was begun with the newest lines
-        self.lost = ""  # why something may be missing; whoever tells it empties it
+        self.begun = False  # the lines given last are the first of a file
+        self.lost = ""  # why lines may be missing; the caller logs it and sets it to ""
         self._file: IO[bytes] | None = None
         self._quiet = 0
         self._returning = position is not None and position.inode != 0
         if position is None:
-            # What was rotated before anybody followed is for an import.
+            # Files rotated before the first run are not read: they are for `milterctl import`.
             self.position.after = max((at for at, _ in self._siblings()), default=0)
 
     def close(self) -> None:
-        """Done with it."""
+        """Close the open file."""
         if self._file is not None:
             self._file.close()
         self._file = None
@@ -73,7 +73,7 @@ class Follower:
     def read(self) -> Iterator[list[str]]:
         """The new whole lines, at most CHUNK_BYTES at a time, until there are no more.
 
-        Raises OSError where the log cannot be read; a log that is not there yet is none.
+        Raises OSError where the log cannot be read; one that does not exist yet has no lines.
         """
         while True:
             if self._file is None and not self._open():
@@ -90,7 +90,7 @@ class Follower:
                 return
 
     def _open(self) -> bool:
-        """Open what comes next; False where there is nothing."""
+        """Open the next file to read; False where there is none."""
         if self._returning:
             self._returning = False
             self._find_back()
@@ -99,7 +99,7 @@ class Follower:
         for _, path in self._unread():
             with suppress(
                 FileNotFoundError
-            ):  # it was packed a moment ago: the next look finds that
+            ):  # compressed and renamed just now: the next look finds it
                 self._begin(path)
                 return True
         with suppress(FileNotFoundError):
@@ -120,14 +120,14 @@ class Follower:
             self._emptied()
             return None
         if not position.offset and self._older(file):
-            # Written, copied and emptied since the last look.
+            # Since the last look the file was written, copied and emptied: read the copy first.
             self.close()
             return None
         file.seek(position.offset)
         data = file.read(CHUNK_BYTES)
         cut = data.rfind(b"\n") + 1
         if not cut and len(data) > MAX_LINE_BYTES:
-            cut = len(data)  # no log line: in pieces, so that it cannot fill the memory
+            cut = len(data)  # too long for a log line: give it in pieces, to bound the memory
         data = data[:cut]
         if not data or not self._fits(file):
             return []  # emptied while it was read: the next look finds that
@@ -141,7 +141,7 @@ class Follower:
         return _lines(data)
 
     def _fits(self, file: IO[bytes]) -> bool:
-        """True where the file still holds what stood before the position."""
+        """True where the octets before the position still have its digest."""
         offset = self.position.offset
         start = max(0, offset - LOOK_BACK)
         try:
@@ -154,7 +154,7 @@ class Follower:
         )
 
     def _emptied(self) -> None:
-        """The file was emptied in its place: the rest of it is in a copy."""
+        """The file was emptied in place: go on in the copy, or say that lines may be lost."""
         self.close()
         copy = self._search(inode=False)
         if copy is None:
@@ -164,7 +164,7 @@ class Follower:
         self._file = _opened(copy)
 
     def _older(self, file: IO[bytes]) -> bool:
-        """True where rotated files that nobody has read come before `file`."""
+        """True where rotated files that are not read yet come before `file`."""
         mine = os.fstat(file.fileno())
         until = None if self._is_log(file) else mine.st_mtime_ns
         return any(until is None or at < until for at, _ in self._unread())
@@ -177,7 +177,7 @@ class Follower:
         return False
 
     def _turn(self) -> bool:
-        """At the end of the open file: go on with the next one, where there is one."""
+        """At the end of the open file: close it if another one is to be read. True if so."""
         file = self._file
         assert file is not None
         if self._is_log(file):
@@ -187,7 +187,7 @@ class Follower:
         if mine.st_size:
             self.position.after = max(after, mine.st_mtime_ns)
         unread = bool(self._unread())
-        # Its writer may not know yet that it was renamed.
+        # Its writer may still have it open and add lines.
         self._quiet += 1
         if not unread and (not self.path.exists() or (_plain(file) and self._quiet <= QUIET_LOOKS)):
             self.position.after = after
@@ -207,7 +207,7 @@ class Follower:
             same = (found.st_dev, found.st_ino) == (position.device, position.inode)
             if (same or path != self.path) and self._fits(file):
                 self._file = file
-                self._quiet = QUIET_LOOKS  # its writer had the time
+                self._quiet = QUIET_LOOKS  # after a restart its writer had time enough
                 return
             file.close()
         if position.offset:
@@ -220,7 +220,7 @@ class Follower:
         )
 
     def _siblings(self) -> list[tuple[int, Path]]:
-        """Rotated files of this log with when they were changed, oldest first."""
+        """(modification time in nanoseconds, path) of this log's rotated files, oldest first."""
         name = self.path.name
         stem, suffix = self.path.stem, self.path.suffix
         aged: list[tuple[int, Path]] = []
@@ -232,17 +232,17 @@ class Follower:
                 with suppress(OSError):
                     if rotated and entry.name != name and entry.is_file():
                         status = entry.stat()
-                        # An emptied file that was renamed at once is as old as its copy.
+                        # Not empty ones: one that was emptied and renamed is as old as its copy.
                         if status.st_size:
                             aged.append((status.st_mtime_ns, Path(entry.path)))
         return sorted(aged)
 
     def _unread(self) -> list[tuple[int, Path]]:
-        """Rotated files that nobody has read, oldest first."""
+        """Rotated files that are not read yet, as from `_siblings`."""
         return [(at, path) for at, path in self._siblings() if at > self.position.after]
 
     def _search(self, *, inode: bool) -> Path | None:
-        """The rotated file that the position is of: by inode, or by what stands before it."""
+        """The rotated file that the position belongs to, by inode, or by its digest."""
         for _, path in reversed(self._siblings()):
             with suppress(OSError, EOFError, ValueError):
                 if inode:
@@ -277,7 +277,7 @@ def _digest(data: bytes) -> str:
 
 
 def _lines(data: bytes) -> list[str]:
-    # A writer that goes on at its old offset in an emptied file leaves a hole before its line.
+    # NULs: in a file that was emptied, a writer that goes on at its old offset leaves a hole.
     text = data.replace(b"\0", b"").replace(b"\r\n", b"\n").decode("utf-8", "surrogateescape")
     lines = text.split("\n")
     if not lines[-1]:

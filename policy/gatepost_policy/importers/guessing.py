@@ -1,19 +1,20 @@
-"""Who guesses at addresses and logins: gathered in memory, and told when it is sure.
+"""Who guesses addresses and logins: gathered in memory, and recorded only when it is certain.
 
-Refused recipients are told as they come. Logins are another matter: a user who mistypes must not be
-written down, neither by name nor by address.
+Refused recipients are recorded as they come. Failed logins are not: a user who mistypes must not be
+recorded, neither by name nor by address.
 
 * A name that may be a password is dropped at once (`name_shape`).
-* A host that logs in with success is a user's, and so is a name that does: nothing is told of
-  them. Of these only keyed hashes are kept, in memory: for a run, or for a day (`DAY_S`).
-* A host is told of once it tried two names that nobody has, or where it took part in a walk: one
-  name each, from many hosts, in an alphabetical order that chance does not explain.
-* A name that exists, or is one edit away from one that does, is not among those two.
+* A host with a successful login belongs to a user, and so does the name: neither is recorded. Only
+  keyed hashes of them are kept, in memory: for an import, or for a day (`DAY_S`).
+* A host is recorded once it tried two names that do not exist, or where it took part in a walk:
+  many hosts try one name each, in an alphabetical order that cannot be chance.
+* A name that exists, or differs in one character from one that exists, does not count for this.
 
-Followed live, an attempt waits for an hour (`WAIT_S`), because the right password mostly follows
-at once, and is kept in memory for a week. What waits at the end of the process is forgotten.
+In a log that is followed live, an attempt waits for an hour (`WAIT_S`), because a user mostly types
+the right password soon after, and is kept in memory for a week. What waits at the end of the
+process is forgotten.
 
-Limits: MAX_NAMES names wait at most; later ones are counted in `left_out`.
+Limits: at most MAX_NAMES names wait; later ones are only counted (`left_out`).
 """
 
 import secrets
@@ -37,12 +38,12 @@ WAIT_S = 3_600.0
 DAY_S = 86_400.0
 HOLD_S = 7 * DAY_S
 MAX_NAMES = 300_000
-MAX_HOSTS = 16  # of one address
-MAX_CLIENTS = 16_384  # whose prefixes are known by heart
-SAME_S = 10.0  # two programs' lines about one attempt
-NAMES = 2  # that nobody has, before a host is told of
+MAX_HOSTS = 16  # most hosts that are kept for one address
+MAX_CLIENTS = 16_384  # most clients in a cache
+SAME_S = 10.0  # lines of two programs within this time are about the same attempt
+NAMES = 2  # names that do not exist, tried before a host is recorded
 
-# Which of these names exist, or nearly.
+# Returns those of the given names that exist, or nearly (one edit away).
 Exist = Callable[[Iterable[str]], set[str]]
 
 
@@ -56,7 +57,8 @@ class _Refused:
 
 @dataclass(slots=True)
 class _Tried:
-    """One name that one host tried; `untold` attempts since it was told of last."""
+    """One name that one host tried. `untold`: attempts that are not recorded yet; `teller`: the
+    program whose line it was."""
 
     first: float
     last: float
@@ -71,7 +73,7 @@ class _Host:
 
 
 class Guessing:
-    """One log's, or one import's."""
+    """The guesses in one followed log, or in one import."""
 
     def __init__(self, ours: Submission | None = None) -> None:
         self.left_out = 0
@@ -81,18 +83,19 @@ class Guessing:
         self._refused: dict[tuple[str, str], _Refused] = {}
         self._hosts: dict[str, _Host] = {}
         self._waiting = 0
-        # Keyed anew in every process: what it holds is of no use to anybody else.
+        # A new key in every process, so that the hashes are useless outside of it.
         self._key = secrets.token_bytes(16)
         self._good: dict[bytes, float] = {}
         self._void: list[Json] = []
 
     @property
     def many_refused(self) -> int:
-        """How many refused addresses wait to be taken."""
+        """How many refused addresses wait for `take_refused`."""
         return len(self._refused)
 
     def refused(self, at: float, to: Address, client: Ip, *, bounce: bool) -> None:
-        """An unknown user was refused at RCPT TO. `at` in Unix seconds."""
+        """An unknown recipient was refused at RCPT TO. `at`: Unix seconds; `bounce`: the sender was
+        null."""
         prefix, stranger = self._who(client)
         if not stranger or not may_be_kept(to.raw):
             return
@@ -122,7 +125,7 @@ class Guessing:
             self._failed(at, address.parse(told.name).trap_key, prefix, told.teller)
 
     def succeeded(self, at: float, name: str, prefix: str) -> None:
-        """Somebody logged in with success."""
+        """A successful login as `name` ("" where not known) from `prefix`. `at`: Unix seconds."""
         self._good[self._hash(prefix)] = at
         key = address.parse(name).trap_key if name else ""
         if key:
@@ -137,7 +140,7 @@ class Guessing:
                 self._void[-1]["address"] = key
 
     def take_refused(self) -> Iterator[Json]:
-        """The refused addresses since the last time."""
+        """Journal records of the refused addresses since the last call."""
         refused, self._refused = self._refused, {}
         for (name, kind), row in refused.items():
             hosts = [[prefix, first, last] for prefix, (first, last) in row.hosts.items()]
@@ -147,7 +150,8 @@ class Guessing:
             }  # fmt: skip
 
     def take_logins(self, exist: Exist, now: float | None = None) -> Iterator[Json]:
-        """What is sure by now about failed logins. `now` in Unix seconds; None: all is read."""
+        """Journal records of failed logins that are certain by now. `now`: Unix seconds; None: the
+        log is read to its end, so nothing waits any more."""
         yield from self._void
         self._void = []
         if now is not None:
@@ -161,14 +165,14 @@ class Guessing:
             yield from self._tell(prefix, there, until)
 
     def waits(self) -> bool:
-        """True where there is anything to be told of logins."""
+        """True where `take_logins` might give records."""
         return bool(self._void) or any(
             tried.untold for host in self._hosts.values() for tried in host.names.values()
         )
 
     def _who(self, client: Ip) -> tuple[str, bool]:
-        """Its prefix, and False where it is ours: webmail, a relay and a filter of ours try what
-        others have typed."""
+        """(prefix, stranger). `stranger`: False for our own webmail, relay or filter, which only
+        forward what others have typed."""
         known = self._clients.get(client)
         if known is None:
             if len(self._clients) >= MAX_CLIENTS:
@@ -197,7 +201,7 @@ class Guessing:
         host.names[name] = _Tried(at, at, 1, teller)
 
     def _forget(self, now: float) -> None:
-        """Successes are remembered for a day, failures for a week."""
+        """Forget successes after a day, failures after a week. `now`: Unix seconds."""
         self._good = {key: at for key, at in self._good.items() if now - at < DAY_S}
         for prefix, host in list(self._hosts.items()):
             if now - max(tried.last for tried in host.names.values()) >= HOLD_S:
@@ -210,7 +214,7 @@ class Guessing:
         return known | exist(names - known)
 
     def _told(self, there: set[str], until: float | None) -> list[str]:
-        """The hosts that are no user's."""
+        """The prefixes of hosts that certainly do not belong to a user, sorted."""
         sure: set[str] = set()
         steps: list[alphabetical.Step] = []
         single: list[alphabetical.Step] = []

@@ -1,10 +1,10 @@
-"""Log lines that some collector wrote as JSON, one object a line, as lines of syslog again. Pure.
+"""Make syslog lines of log lines that a collector wrote as JSON, one object per line. Pure.
 
-Each collector has names of its own for the same five things: the text, the program, its number,
+Each collector has its own names for the same five things: the text, the program, its process id,
 the host and the time. Understood: docker's json-file, Fluent Bit, Fluentd, Elastic (ECS), GELF,
-Vector, syslog-ng's format-json, and rsyslog's jsonmesg and its templates. A text with a time of its
-own is taken as it is; else the line is put together. An object that tells too little stays as it
-came, and is not understood.
+Vector, syslog-ng's format-json, and rsyslog's jsonmesg and its templates. A text that begins with
+a time is used as it is; else the line is put together from the five. An object that lacks them
+stays as it is, and will not be understood.
 """
 
 import json
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 _TEXT = ("log", "message", "msg", "MESSAGE", "short_message", "rawmsg")
-# rsyslog's programname ends before a slash: its tag comes first.
+# The tag is before programname, because rsyslog cuts programname at a slash.
 _PROGRAM = (
     "syslogtag", "SYSLOG_IDENTIFIER", "ident", "tag", "appname", "app_name", "app-name",
     "_application_name", "_program", "programname", "program", "PROGRAM", "process.name",
@@ -33,21 +33,21 @@ _TIMED = re.compile(
 )
 _NAMED = re.compile(r"(?:postfix|exim)\S*(?:\[\d+\])?: ")
 _MTA = re.compile(r"postfix|exim|opendkim|dovecot")
-_PIECE_BYTES = 16_384  # docker cuts what is longer, and ends the last piece alone with a line feed
+_PIECE_BYTES = 16_384  # docker cuts longer lines; only the last piece ends with a line feed
 _MAX_JOINED = 1 << 16
 
 
 def is_wrapped(line: str) -> bool:
-    """True for an object that holds a line of a log; the journal's is another form."""
+    """True for a JSON object with a log line in it (not one of journalctl -o json)."""
     if not line.startswith("{") or '"__REALTIME_TIMESTAMP"' in line:
         return False
     return any(f'"{name}"' in line for name in _TEXT)
 
 
 def bare(begun: dict[str, str], blocks: Iterable[list[str]]) -> Iterator[list[str]]:
-    """The lines of syslog that these objects hold.
+    """The syslog lines of these objects.
 
-    `begun` are docker's lines that are not whole yet: who follows a log reads it part by part.
+    `begun`: docker's unfinished lines, {stream: text}, kept between calls for a followed log.
     """
     for lines in blocks:
         out = []
@@ -69,7 +69,7 @@ def _object(line: str) -> dict[str, Any] | None:
 
 
 def _joined(data: dict[str, Any], begun: dict[str, str]) -> dict[str, Any] | None:
-    """The object with its whole line; None where more of it is to come."""
+    """The object with its whole line; None where more pieces of it will follow."""
     stream, text = data.get("stream"), data.get("log")
     if not isinstance(stream, str) or not isinstance(text, str):
         return data
@@ -101,7 +101,7 @@ def _line(data: dict[str, Any]) -> str | None:
 
 
 def _program(data: Mapping[str, Any]) -> str:
-    """The program's name; a tag or facility that is no MTA's comes last, if at all."""
+    """The program's name: an MTA's, if any key has one; else the first key's, but no facility."""
     found = [name for one in _PROGRAM if (name := _first(data, (one,))) is not None]
     ours = [name for name in found if _MTA.match(name)]
     named = ours or [name for name in found if name != data.get("facility")]
@@ -109,7 +109,7 @@ def _program(data: Mapping[str, Any]) -> str:
 
 
 def _first(data: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
-    """The first of these that is a text or a number; `a.b` is b in a."""
+    """The value of the first of these keys that is a text or a number; `a.b` is b within a."""
     for name in names:
         outer, dot, inner = name.partition(".")
         found = data.get(name)

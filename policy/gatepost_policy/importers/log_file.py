@@ -1,7 +1,7 @@
-"""A log file as lines of text, whatever it is packed in, and how far it has been read.
+"""A log file as lines of text, also a compressed one, and how far it has been read.
 
-A byte order mark says that it is UTF-16; else bytes that are no UTF-8 come as surrogates. A line
-over MAX_LINE_BYTES is handed out cut, so that a file without line ends cannot fill the memory.
+With a byte order mark it is read as UTF-16; else bytes that are not UTF-8 become surrogates. A line
+over MAX_LINE_BYTES is cut, so that a file without line ends cannot fill the memory.
 """
 
 import bz2
@@ -33,18 +33,18 @@ class LogFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self.damage: str | None = None  # why reading ended early
-        # Both can look ahead, so that standard input is recognised like a file.
+        # Both have peek(), so that the kind of standard input can be recognised too.
         raw = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115
         self._raw = cast("io.BufferedReader", raw)
         self._aside: IO[bytes] | None = None
-        self.size: int | None = None  # bytes of the file as it is, packed or not
+        self.size: int | None = None  # octets of the file itself, compressed or not
         self.modified: float | None = None  # Unix seconds
         if path != "-":
             found = os.fstat(self._raw.fileno())
             self.size, self.modified = found.st_size, found.st_mtime
 
     def close(self) -> None:
-        """Done with it."""
+        """Close the file."""
         if self.path != "-":
             self._raw.close()
         if self._aside is not None:
@@ -52,20 +52,21 @@ class LogFile:
 
     @property
     def position(self) -> int:
-        """How many bytes of the file as it is have been read."""
+        """How many octets of the file itself have been read; 0 for standard input."""
         return self._raw.tell() if self.path != "-" else 0
 
     def blocks(self) -> Iterator[bytes]:
-        """The content in whole lines, about a megabyte at a time."""
+        """The content in whole lines, about a megabyte at a time. Reading ends early where the file
+        is damaged (`damage`). Raises OSError."""
         stream = self._unpacked()
         rest = b""
         decode: codecs.IncrementalDecoder | None = None
         first = True
         try:
-            # read1: what was unpacked before the damage is not lost with it.
+            # read1 returns what could be decompressed before a damaged part.
             while data := stream.read1(CHUNK_BYTES):
                 if first:
-                    # A log that was cut while its writer kept its place begins with a hole.
+                    # A log that was emptied while its writer kept its offset begins with NULs.
                     data = data.lstrip(b"\0")
                     if not data:
                         continue
@@ -89,12 +90,12 @@ class LogFile:
         except OSError as error:
             if error.errno is not None:
                 raise
-            self.damage = str(error)  # what bzip2 calls a damaged block
+            self.damage = str(error)  # bz2 raises OSError without an errno for a damaged block
         if rest:
             yield rest
 
     def lines(self) -> Iterator[list[str]]:
-        """The lines, without their ends, in lists."""
+        """The lines, without their line ends, in lists. Raises OSError."""
         for block in self.blocks():
             if b"\r\n" in block:
                 block = block.replace(b"\r\n", b"\n")
@@ -104,14 +105,15 @@ class LogFile:
             yield lines
 
     def packed_at(self) -> float | None:
-        """When what gzip packed was last written, in Unix seconds (RFC 1952 2.3.1)."""
+        """When the file in a gzip was last changed (Unix seconds, RFC 1952 2.3.1), else None."""
         start = self.start()
         if not start.startswith(b"\x1f\x8b") or len(start) < 8:
             return None
         return float(int.from_bytes(start[4:8], "little")) or None
 
     def named_date(self) -> float | None:
-        """The day in the name of a log that logrotate's `dateext` has put aside, as its end."""
+        """The end (Unix seconds, UTC) of the day in the file's name, as logrotate's `dateext`
+        writes it; None where there is none."""
         found = _DATEEXT.search(os.path.basename(self.path))
         if found is None:
             return None
@@ -123,7 +125,7 @@ class LogFile:
         return day.timestamp() + 86400
 
     def again(self) -> None:
-        """Read from the beginning next; standard input is kept aside for it."""
+        """Read from the beginning again; for standard input call `keep_aside` before."""
         self.damage = None
         if self._aside is None:
             self._raw.seek(0)
@@ -132,7 +134,7 @@ class LogFile:
         self._raw = cast("io.BufferedReader", self._aside)
 
     def keep_aside(self) -> None:
-        """What comes on standard input has to be read twice: into a file that nobody sees."""
+        """Copy standard input to a temporary file without a name, because it must be read twice."""
         if self.path != "-" or self._aside is not None:
             return
         self._aside = tempfile.TemporaryFile()
@@ -140,14 +142,14 @@ class LogFile:
         self.again()
 
     def start(self) -> bytes:
-        """The first octets of the file as it is, packed or not."""
+        """The first 64 octets of the file itself, compressed or not. Raises OSError."""
         if self.path == "-":
             return self._raw.peek(64)[:64]
         with open(self.path, "rb") as file:
             return file.read(64)
 
     def head(self, count: int = 50) -> list[str]:
-        """The first lines, for a look; reading starts at the beginning all the same."""
+        """The first lines (at most `count`); reading still starts at the beginning afterwards."""
         if self.path == "-":
             block = self._raw.peek(MAX_LINE_BYTES)
         else:
@@ -167,7 +169,7 @@ class LogFile:
 
 
 def _marked(data: bytes) -> tuple[bytes, codecs.IncrementalDecoder | None]:
-    """The data without a byte order mark, and what turns it into text where it is UTF-16."""
+    """(data without its byte order mark, a decoder where it is UTF-16, else None)."""
     for mark, name in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
         if data.startswith(mark):
             return data[2:], codecs.getincrementaldecoder(name)("replace")
@@ -175,7 +177,7 @@ def _marked(data: bytes) -> tuple[bytes, codecs.IncrementalDecoder | None]:
 
 
 def _after_line(stream: io.BufferedReader) -> bytes:
-    """Skip to the end of an endless line; what follows it."""
+    """Skip the rest of a line that is too long; returns the octets after it."""
     while data := stream.read1(CHUNK_BYTES):
         cut = data.find(b"\n")
         if cut >= 0:

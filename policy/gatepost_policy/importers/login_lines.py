@@ -1,8 +1,8 @@
 """Lines about logins that failed or succeeded: Postfix, Exim and Dovecot. Pure.
 
-A name is what a client chose. It is read only where the program writes it, and a line in which it
-could be read in two ways names nobody. What a server could not check (its password database was
-away) is no failed login: then every user's would be one.
+The client chooses the name and could write a false line with it. So it is read only in the place
+where the program writes it, and a line that can be read in two ways is ignored. A login that the
+server could not check (no password database) is not a failed one: it may be a user's.
 """
 
 import re
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """One attempt: from where (an IP address as text), as whom ("" where no name is told)."""
+    """One login attempt. `ip`: the client's address as text; `name`: "" where the line has none."""
 
     ip: str
     name: str
     success: bool
-    teller: str  # which program says so
+    teller: str  # the program whose line it is
 
 
 _IP = r"[0-9A-Fa-f.:]{2,45}"
@@ -28,7 +28,8 @@ _POSTFIX = re.compile(
     r"sasl_username=(\S+)\Z"
 )
 _POSTFIX_LOGIN = re.compile(r", sasl_username=([^\s,]+)")
-# Exim writes the host as everywhere else; a HELO that could end it early is not read.
+# Exim writes the host as in all its lines. A HELO with blanks or brackets does not match, because
+# it could hold a false host.
 _EXIM = re.compile(
     rf"\S+ authenticator failed for (?:[^\s(\[]\S* )?(?:\([^()\s]*\) )?\[({_IP})\](?::\d+)?"
     r"(?: I=\[[^\]\s]*\](?::\d+)?)?(?: U=[^\s:]*)?: (5\d\d [^()]*?) \(set_id=(\S*)\)\Z"
@@ -44,7 +45,7 @@ _DOVECOT = re.compile(
     r"(?:imap|pop3|submission|managesieve)-login: (Login: |[^<>]*\(auth failed, \d+ attempt[^<>]*)"
     rf"user=<([^<>\s]+)>, (?:method=[^\s,]+, )?rip=({_IP}),"
 )
-MAX_LINE = 2048  # characters that are read of a line of Dovecot's
+MAX_LINE = 2048  # characters of one of Dovecot's lines that are read
 DOVECOT = ("dovecot", "auth", "imap-login", "pop3-login", "submission-login")
 
 
@@ -60,7 +61,7 @@ def postfix(text: str) -> Login | None:
 
 
 def postfix_name(text: str) -> str:
-    """As whom the client of a `client=` line has logged in; "" where it is not told."""
+    """The login name in a `client=` line; "" where there is none."""
     found = _POSTFIX_LOGIN.search(text)
     return found.group(1) if found else ""
 
@@ -74,13 +75,13 @@ def exim(text: str) -> Login | None:
 
 
 def exim_name(text: str) -> str:
-    """As whom the client of an arrival line has logged in; "" where it is not told."""
+    """The login name in an arrival line; "" where there is none."""
     found = _EXIM_LOGIN.search(text)
     return found.group(1) if found else ""
 
 
 def dovecot(program: str, text: str) -> Login | None:
-    """A login process's last word about a client, or what a password database said."""
+    """The final line of a login process about a client, or a password database's line."""
     text = text[:MAX_LINE] if program == "dovecot" else f"{program}: {text[:MAX_LINE]}"
     if found := _DOVECOT.match(text):
         what, name, ip = found.groups()

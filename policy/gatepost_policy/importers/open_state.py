@@ -1,10 +1,10 @@
-"""What an importer remembers between two lines, as JSON and back: a follower may be killed.
+"""Save and restore an importer's unfinished messages as JSON, because a follower may be killed.
 
-Messages under way that are not from outside are kept without client, sender and recipients: such
-a message becomes a number, and nothing else of it is ever written down.
+Unfinished messages that are not inbound are saved without client, sender and recipients: such a
+message will only be counted.
 
-Limits: this is not the importers' whole state. Pieces of an entry that was cut for syslog and the
-header below a refusal are forgotten, which costs that one entry.
+Limits: this is not the importers' whole state. Pieces of an entry that was cut for syslog, and
+whether a header follows a refusal, are not saved; that one entry may be lost.
 """
 
 from dataclasses import asdict
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 
 def dump(importer: Exim | Postfix) -> Json:
-    """The messages under way, and what numbers refusals."""
+    """The unfinished messages, and the counter of refused submissions (`Ordinals`)."""
     ordinals = importer.ordinals
     out: Json = {
         "last": importer.last,
@@ -38,9 +38,9 @@ def dump(importer: Exim | Postfix) -> Json:
 
 
 def load(importer: Exim | Postfix, told: Json, log: object) -> None:
-    """Go on where `dump` stopped; `log` stands for the log that is read, as `lines` is given it.
+    """Restore what `dump` gave. `log`: the clock that `lines` will get for this log.
 
-    Raises KeyError, TypeError or ValueError for what `dump` did not write.
+    Raises KeyError, TypeError or ValueError for a state that `dump` did not make.
     """
     importer.last = float(told["last"])
     at, number = told["ordinals"]
@@ -56,7 +56,7 @@ def _out(one: exim.Open | postfix_open.Open) -> Json:
     out: Json = {"at": one.at, "whose": asdict(one.whose), "size": one.size}
     if isinstance(one, exim.Open):
         out["listed"] = one.listed
-        # Before its arrival nobody knows whose it is.
+        # Before the arrival line it is not known whether it is inbound.
         if one.at is None or one.whose.direction is Direction.INBOUND:
             out["signatures"] = [_signature_out(s) for s in one.signatures]
             out["dkim_lines"] = sorted(one.dkim_lines)
@@ -86,7 +86,7 @@ def _out(one: exim.Open | postfix_open.Open) -> Json:
             "fate": [sorted(one.fate.delivered), one.fate.bounced],
         }
     else:
-        # That a sender is there at all tells a message from a bounce.
+        # "-": only that there is a sender, because a bounce is treated differently.
         out |= {
             "client": [one.client.family, None, None, None, None],
             "sender": "-" if one.sender else "",
@@ -136,7 +136,7 @@ def _postfix(told: Json) -> postfix_open.Open:
 
 
 def _signature_out(signature: Signature) -> Json:
-    """Only what a log can tell of a signature."""
+    """The fields of a signature that a log can hold."""
     names = ("domain", "selector", "algorithm", "canonicalization", "key_bits", "body_limit",
              "crypto", "result", "reason")  # fmt: skip
     return {name: getattr(signature, name) for name in names}

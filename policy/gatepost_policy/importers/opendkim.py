@@ -1,4 +1,4 @@
-"""What OpenDKIM logs about the signatures of one message, as signatures. Pure.
+"""Read signatures from OpenDKIM's log lines about one message. Pure.
 
 `s=sel d=example.com SSL error` and then `DKIM verification successful` or `bad signature data`;
 `key retrieval failed (s=sel, d=example.com): ...`; with LogResults
@@ -24,7 +24,7 @@ class Signatures:
     found: list[Signature] = field(default_factory=list)
 
     def read(self, text: str) -> bool:
-        """Take one line of the message; False where it says nothing about a signature."""
+        """Read one line of the message; False where it is not about a signature."""
         if match := _NAMED.match(text):
             selector, domain, algorithm, error = match.groups()
             self._set(domain, selector, algorithm, None if error.strip() == "" else False, None)
@@ -58,7 +58,7 @@ class Signatures:
     def _last(self, good: bool) -> None:
         if not self.found:
             self.found.append(Signature())
-        # What a line about this very signature said is more than the verdict on the message.
+        # A line about this signature itself counts more than the result for the whole message.
         if self.found[-1].result in ("neutral", "none"):
             self.found[-1] = _judged(self.found[-1], good, None)
 

@@ -1,1 +1,1 @@
-"""How the service is doing: the mail log, counters, the metrics endpoint."""
+"""Watch the service: the mail log, counters, the metrics endpoint."""

@@ -1,7 +1,7 @@
 """Counters for the metrics endpoint, kept in the store beside what they count.
 
-The recorder adds what a batch of journal records amounts to in the transaction that stores the
-batch: a counter is therefore right under prefork, over restarts, and whoever holds the recorder.
+The recorder adds the counts of a batch of journal records in the transaction that stores the batch:
+so a counter is right with any number of workers, after restarts, and whichever process records.
 Labels are words from fixed lists (families, actions, reasons, results), never an address.
 """
 
@@ -42,7 +42,7 @@ def tally(records: Iterable[dict[str, Any]]) -> Tally[Key]:
         if kind in ("live-trap", "watch", "guess", "groper", "no-guess"):
             continue
         if record.get("watched"):
-            # A door may have seen the same message, and counts it.
+            # The milter or the policy service may count the same message.
             out["log_records", (str(kind),)] += 1
             continue
         if kind != "rcpt":
@@ -73,7 +73,8 @@ _ADD = sqltext.upsert("counter", "value+")
 
 
 def add(connection: Connection, amounts: Tally[Key]) -> None:
-    """Add `amounts` in the caller's transaction, sorted: two hosts never wait crosswise."""
+    """Add `amounts` in the caller's transaction. Sorted, so that two hosts lock rows in the same
+    order and cannot deadlock. Raises SQLAlchemyError."""
     if not amounts:
         return
     rows = [
@@ -84,7 +85,7 @@ def add(connection: Connection, amounts: Tally[Key]) -> None:
 
 
 def read(connection: Connection) -> dict[Key, int]:
-    """All counters. A name this release does not know is left out."""
+    """{(name, label values): count} of all counters that this release knows."""
     found = connection.execute(
         select(tables.Counter.name, tables.Counter.labels, tables.Counter.value)
     )

@@ -1,7 +1,7 @@
 """The log: one line a message, the same keys in the same order, on stderr.
 
-A line is logfmt or a JSON object, in ASCII: whatever a stranger puts into an address arrives as
-an escape, so that no value can end a line, start a field or move a terminal's cursor.
+A line is logfmt or a JSON object, in ASCII. Other characters, which a sender may put into an
+address, are escaped, so that no value can end a line, begin a field or move a terminal's cursor.
 
 Privacy: a line about a submission or local mail has the time, queue id, direction, family,
 action and reason, and no other key. Events (`event=...`) carry what the caller gives them; no
@@ -23,7 +23,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.:/@+<>,\[\]*-]+\Z").match
 LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 MAX_VALUE = 512  # characters; a longer value is cut and marked
 MAX_RECIPIENTS = 10
-# Looking a member up in its class costs as much as a field of the line.
+# Looking a member up in its class costs as much as writing a field of the line.
 _INBOUND, _END, _BROKEN = Direction.INBOUND, Stage.END, Reason.INTERNAL_ERROR
 
 Value = str | int | float | bool | None
@@ -45,8 +45,8 @@ def stamp(at: float) -> str:
     return _second(int(at))
 
 
-# Most messages share their second with others. Not a pair of globals of our own: several threads
-# write lines, and one would be given the other's second.
+# Most messages share their second with others. An lru_cache, not two global variables, because
+# several threads write lines.
 @lru_cache(maxsize=16)
 def _second(whole: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(whole))
@@ -72,7 +72,7 @@ def message_fields(facts: Facts, decision: Decision, traps: int = 0) -> dict[str
     out["to"] = ",".join(to)
     out["size"] = facts.size
     out["dkim"] = ",".join(f"{s.result}:{s.domain or '?'}" for s in facts.signatures) or (
-        # "none" says that somebody looked.
+        # "none" only where the signatures were looked for.
         "none"
         if facts.stage is _END and facts.over_limit is None and decision.reason is not _BROKEN
         else None
@@ -89,10 +89,10 @@ def message_fields(facts: Facts, decision: Decision, traps: int = 0) -> dict[str
 
 
 def plain_line(facts: Facts, decision: Decision, traps: int) -> str | None:
-    """The line of an inbound message as `message_fields` and `quoted` make it, where no value of
-    it needs a quote: one recipient, one signature. None where one might, or there is more to say.
+    """The same line as by `message_fields` and `quoted`, for an inbound message with one recipient
+    and one signature, where no value needs quotes; else None.
 
-    A message has a line, so this is worth its own way: one expression instead of sixteen.
+    Every message gets a line, and this is much faster: one expression instead of sixteen calls.
     """
     signatures, recipients, queue_id = facts.signatures, facts.recipients, facts.queue_id
     if decision.shadow or len(signatures) != 1 or len(recipients) != 1 or not queue_id:
@@ -109,7 +109,7 @@ def plain_line(facts: Facts, decision: Decision, traps: int) -> str | None:
         dmarc = f"{facts.dmarc.result}:{facts.dmarc.domain or '?'}"
     client = "-" if facts.client.address is None else str(facts.client.address)
     sender = facts.sender.raw
-    # Each of them is as plain and as short as all together; "?" is not plain.
+    # If all together are plain and short enough, each of them is. ("?" is not plain.)
     every = f"{queue_id}{client}{sender}{to}{dkim.domain}{arc}{spf}{dmarc}"
     if len(every) > MAX_VALUE - 32 or not _PLAIN(every):
         return None
@@ -122,7 +122,8 @@ def plain_line(facts: Facts, decision: Decision, traps: int) -> str | None:
 
 
 class MailLog:
-    """Writes lines to a descriptor, each with one write(), so that processes never mix theirs."""
+    """Writes each line to a descriptor with one write(2), so that processes do not mix theirs.
+    Errors are ignored."""
 
     def __init__(self, settings: Log, descriptor: int = 2) -> None:
         self.json = settings.format == "json"

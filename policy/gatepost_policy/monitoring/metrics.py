@@ -1,9 +1,9 @@
-"""The metrics endpoint: /metrics for Prometheus, /healthz and /readyz for whoever looks.
+"""The metrics endpoint: /metrics for Prometheus, /healthz and /readyz for monitoring.
 
-Counters come from the store (`counters`), where the recorder adds them up, latency and in-flight
-from the milter workers' shared slots (`slots`), the rest from the journal directory. So the
-figures are right whichever process answers, under prefork, and after a restart. When the store
-is away, its counters are left out (Prometheus knows a gap from a zero) and /healthz turns red.
+Counters come from the store (`counters`), where the recorder adds them up; latency and messages in
+flight from the milter workers' shared file (`slots`); the rest from the journal directory. So the
+figures are right whichever process answers, and after a restart. When the store does not answer,
+its counters are left out (not zero, which would look like a reset), and /healthz answers 503.
 
 No address, name or queue id is ever a label.
 """
@@ -38,21 +38,21 @@ from gatepost_policy.text.plural import plural
 log = logging.getLogger(__name__)
 RETRY_S = 2.0
 UNAVAILABLE = "503 Service Unavailable"
-# A journal this full is a store that has been away for long: red before anything is lost.
+# /healthz answers 503 when this part of the journal is in use, before records are lost.
 RED_JOURNAL_SHARE = 0.8
 
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 
 class Health:
-    """What is wrong right now, in words; empty means all is well."""
+    """What is wrong now, for /healthz."""
 
     def __init__(self, settings: Settings, engine: Callable[[], Engine]) -> None:
         self._settings = settings
         self._engine = engine
 
     def findings(self) -> list[str]:
-        """One line for each thing that is red."""
+        """One line for each problem; an empty list means that none was found."""
         found = []
         try:
             with reading(self._engine()) as connection:
@@ -65,7 +65,7 @@ class Health:
                 f"journal: {waiting} bytes wait for the store; see store.journal_max_bytes"
             )
         why = journal.refused(config.journal_dir(self._settings), make=False)
-        if why is not None and why.errno != errno.ENOENT:  # who writes makes the directory
+        if why is not None and why.errno != errno.ENOENT:  # the first writer makes the directory
             found.append(f"journal: cannot be written, what comes is lost: {why.strerror or why}")
         if journal.LOSSES.active():
             found.append(f"journal: {plural(journal.LOSSES.total, 'record')} lost since the start")
@@ -77,7 +77,7 @@ class Health:
 
 
 def journal_waiting(directory: Path) -> tuple[int, int]:
-    """(bytes, segments) that lie in the journal, ingested parts of live segments included."""
+    """(octets, number of segments) in the journal, with stored parts of segments still open."""
     size = count = 0
     try:
         for entry in directory.iterdir():
@@ -99,7 +99,7 @@ def _files(directory: Path) -> int:
 
 
 class Collector:
-    """Builds every metric anew for one scrape."""
+    """Computes all metrics for each scrape."""
 
     def __init__(self, settings: Settings, engine: Callable[[], Engine]) -> None:
         self._settings = settings
@@ -217,8 +217,8 @@ class Collector:
 
 
 def readiness(settings: Settings, milter: bool) -> tuple[bool, str]:
-    """Whether mail can be looked at here, and by whom. `milter`: the milter answers, which is not
-    ready without a worker; else the policy service, which is while it answers."""
+    """(ready, text) for /readyz. `milter`: this is the milter's process, which is ready when it has
+    a worker; else the policy service's, which is ready while it answers."""
     if not milter:
         return True, "ready: the policy service; the milter is not looked at here"
     total = slots.read(config.state_dir(settings))
@@ -230,8 +230,8 @@ def readiness(settings: Settings, milter: bool) -> tuple[bool, str]:
 
 
 def application(settings: Settings, engine: Callable[[], Engine], milter: bool) -> Any:
-    """The WSGI application behind `metrics.listen`; `milter`: the milter's, not the policy
-    service's."""
+    """The WSGI application behind `metrics.listen`. `milter`: in the milter's process, not in the
+    policy service's."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collector(settings, engine))
     metrics = make_wsgi_app(registry)
@@ -260,13 +260,14 @@ def _text(start_response: StartResponse, status: str, lines: list[str]) -> list[
 
 
 class _Quiet(WSGIRequestHandler):
-    """A handler that logs nothing: a scrape every 15 s is no news."""
+    """A request handler that logs nothing: Prometheus comes every 15 s or so."""
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Log nothing."""
         return
 
     def address_string(self) -> str:
-        # A unix socket's peer has no host to resolve.
+        """The client's address; "unix" where it has none, on a unix socket."""
         return str(self.client_address[0]) if self.client_address else "unix"
 
 
@@ -284,10 +285,11 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().__init__(target, _Quiet)
 
     def server_bind(self) -> None:
+        """Bind the socket; also a unix one. Raises OSError."""
         if not self._unix:
             super().server_bind()
             return
-        # The base class asks for host and port, which a unix socket has not.
+        # The base class looks up host and port, which a unix socket does not have.
         self.socket.bind(self.server_address)
         self.server_name, self.server_port = "localhost", 0
         self.setup_environ()

@@ -1,7 +1,7 @@
-"""What the last `milterctl privacy test --record` found, kept for the metrics.
+"""The result of the last `milterctl privacy test --record`, kept for the metrics.
 
-One small file in the state directory. The test may run as root and the directory belong to the
-services: it is written under a name of its own and moved into place, through no link.
+One small file in the state directory. The test may run as root while the services' user owns the
+directory and could put links there. So the file is made under a new name and then renamed.
 """
 
 import json
@@ -25,7 +25,7 @@ class Result:
 
 
 def write(state: Path, result: Result) -> None:
-    """Keep a result. Raises OSError."""
+    """Write a result. Raises OSError."""
     new = state / f".{NAME}.{secrets.token_hex(8)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     handle = os.open(new, flags, 0o640)

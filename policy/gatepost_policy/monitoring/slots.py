@@ -1,10 +1,10 @@
-"""What each milter worker tells the metrics endpoint: a page of numbers in a shared file.
+"""The figures of each milter worker for the metrics endpoint, in a shared file.
 
-A worker writes its own slot and nobody else's; whoever serves the metrics adds the slots up.
-The file lies in the state directory and is made anew by the milter's parent before it forks, so
-it starts from zero with every start of the milter. Nothing but numbers is in it. It is written, not
-mapped: a mapped file that somebody cuts short in place is the end of the worker (SIGBUS), while a
-file that is written heals, because each worker has its own numbers.
+A worker writes only its own slot; the process that serves the metrics adds the slots up. The file
+is in the state directory. The milter's parent makes a new one before it forks, so all figures start
+from zero with every start of the milter. It holds only numbers. It is written, not mapped: if
+somebody truncates a mapped file, the worker is killed (SIGBUS); here each worker writes its numbers
+again.
 
 Layout: MAGIC, then SLOTS slots of WORDS unsigned 64-bit words in the machine's own order.
 """
@@ -19,23 +19,23 @@ from pathlib import Path
 from threading import Lock
 
 MAGIC = b"gpslots1"
-SLOTS = 128  # two generations of at most 64 workers, while a reload replaces one by the other
+SLOTS = 128  # during a reload there are two generations of at most 64 workers each
 # Upper bounds of the end-of-message latency histogram, seconds.
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 FIXED = ("pid", "in_flight", "connections", "exceptions", "messages", "latency_us")
 WORDS = 32
 SIZE = 64 + SLOTS * WORDS * 8
 NAME = "slots"
-LATE_S = 0.05  # figures of messages may be written so much later
+LATE_S = 0.05  # how much later the figures of messages may be written
 
 PID, IN_FLIGHT, CONNECTIONS, EXCEPTIONS, MESSAGES, LATENCY_US, BUCKETS = range(len(FIXED) + 1)
 CAPTURES_FAILED = BUCKETS + len(BOUNDS) + 1
-STARTED = CAPTURES_FAILED + 1  # when the process `pid` began, as proc(5) counts it
+STARTED = CAPTURES_FAILED + 1  # when the process `pid` began (`_started`)
 
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """All workers together. `buckets` are counts up to each of BOUNDS, not yet cumulative."""
+    """The sums over all workers. `buckets`: messages between two of BOUNDS, not cumulative."""
 
     workers: int
     in_flight: int
@@ -48,7 +48,7 @@ class Sum:
 
 
 def create(directory: Path) -> Path:
-    """A fresh file, all zero; replaces an older one in one step. Raises OSError."""
+    """Make a new file with zeros, atomically, in place of an older one. Raises OSError."""
     path = directory / NAME
     aside = directory / f"{NAME}.{os.getpid()}"
     with aside.open("wb") as file:
@@ -59,7 +59,7 @@ def create(directory: Path) -> Path:
 
 
 class Slot:
-    """One worker's numbers. Callbacks run on several threads of one process: hence the lock."""
+    """One worker's figures. The lock is needed because callbacks run in several threads."""
 
     def __init__(self, path: Path, number: int) -> None:
         """Take slot `number` (0 to SLOTS-1) of the file. Raises OSError, ValueError."""
@@ -71,14 +71,15 @@ class Slot:
         self._words = array("Q", known.ljust(WORDS * 8, b"\0"))
         self._lock = Lock()
         self._write_at = 0.0  # monotonic
-        # A slot that is used again keeps its counters: only the process is another one.
+        # A slot that is used again keeps its counters, or the sums would go down.
         self._words[PID] = os.getpid()
         self._words[STARTED] = _started(os.getpid()) or 0
         self._words[IN_FLIGHT] = 0
         self._write()
 
     def _heal(self) -> None:
-        """Somebody may have emptied the file: it is one again, with what its workers write."""
+        """Restore magic and size of the file, if somebody has emptied it; each worker then writes
+        its own slot again."""
         with suppress(OSError):
             if os.pread(self._file.fileno(), len(MAGIC), 0) != MAGIC:
                 os.pwrite(self._file.fileno(), MAGIC.ljust(64, b"\0"), 0)
@@ -86,7 +87,7 @@ class Slot:
 
     def _write(self) -> None:
         self._write_at = time.monotonic() + LATE_S
-        # 256 octets at once: a figure that is read meanwhile is the old or the new one.
+        # 256 octets in one write: a reader sees the old or the new figures.
         with suppress(OSError):
             os.pwrite(self._file.fileno(), self._words, self._start)
 
@@ -98,11 +99,11 @@ class Slot:
             self._write()
 
     def began(self) -> None:
-        """A message is in flight from MAIL FROM on."""
+        """A message has begun (MAIL FROM) and is in flight."""
         with self._lock:
             self._words[IN_FLIGHT] += 1
-            # The first one at once: where it hangs, nothing would be written any more, and the
-            # figures would say that nothing is in flight.
+            # The first message in flight is written at once: if it hangs, no later write follows,
+            # and the figures would say that none is in flight.
             if self._words[IN_FLIGHT] == 1 or time.monotonic() >= self._write_at:
                 self._write()
 
@@ -111,13 +112,13 @@ class Slot:
         with self._lock:
             if self._words[IN_FLIGHT]:
                 self._words[IN_FLIGHT] -= 1
-                # A write is as dear as all other figures of a message: none is late for longer
-                # than messages are in flight.
+                # A write costs as much as all else here, so it may be delayed by LATE_S; but not
+                # after the last message in flight.
                 if not self._words[IN_FLIGHT] or time.monotonic() >= self._write_at:
                     self._write()
 
     def answered(self, seconds: float) -> None:
-        """A message got its final answer, `seconds` after its end had arrived."""
+        """A message was answered, `seconds` after its end arrived."""
         place = 0
         for bound in BOUNDS:
             if seconds <= bound:
@@ -131,7 +132,7 @@ class Slot:
                 self._write()  # else `ended` follows
 
     def failed(self) -> None:
-        """A callback ended in the `except` that carries the direction's stance."""
+        """A callback has failed with an exception."""
         with self._lock:
             self._words[EXCEPTIONS] += 1
             self._write()
@@ -169,8 +170,8 @@ def read(directory: Path) -> Sum | None:
 
 def _started(pid: int) -> int | None:
     """When process `pid` began, in clock ticks since the boot (proc(5), field 22 of stat); None
-    where there is none. A number alone is no proof of life: after a boot or a kill it is given to
-    somebody else, and the file is still there."""
+    where there is no such process. The pid alone does not prove that a worker still runs: after a
+    reboot or a kill another process may have it, while the file is still there."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             state, *rest = file.read().rpartition(b")")[2].split()

@@ -1,9 +1,9 @@
-"""What a policy request says, as Facts and signatures, and what it is answered.
+"""Make Facts and signatures of a policy request, and the answer of a decision.
 
-Pure; docs/policy-protocol.md is the specification, `requests` cuts the stream. Whoever calls
-has looked at `doubt` before: a request in doubt is answered `no_opinion`.
+Pure; docs/policy-protocol.md is the specification, `requests` reads the stream. The caller must
+check `Request.doubt` first: a request in doubt is answered with `no_opinion`.
 
-Privacy: of a submission the Facts hold the client's family and nothing else of it, and no login.
+Privacy: of a submission the Facts hold only the client's address family, and no login.
 """
 
 import base64
@@ -29,7 +29,7 @@ from gatepost_policy.rules import trace
 from gatepost_policy.rules.whose_mail import HANDED_IN, ON_TRUST, Ownership, whose_mail
 
 MAX_RECIPIENTS = 10_000
-# What is longer is nobody's host name or EHLO and is cut in the record.
+# Octets of a client name or HELO that are recorded; no real one is longer.
 MAX_NAME = 1_024
 
 
@@ -37,7 +37,7 @@ def _client(request: Request) -> Client:
     text = request.get("client_address")
     ip = client_address.parse(text)
     if ip is None:
-        # RFC 5321 clients have an address; a unix socket or a local submission has none.
+        # An SMTP client has an address; a unix socket or a local submission has none.
         local = not text or text.startswith("/") or text == "unknown"
         return Client(family=Family.UNIX if local and text != "unknown" else Family.UNKNOWN)
     name = request.get("client_name")[:MAX_NAME]
@@ -52,7 +52,7 @@ def _client(request: Request) -> Client:
 
 
 def _whose(request: Request, client: Client, settings: Settings) -> Ownership:
-    """Whose mail it is, as far as the attributes tell: the envelope and no trace."""
+    """Whose mail it is, as far as the request tells: it holds the envelope, no Received fields."""
     whose = whose_mail(
         settings.submission,
         address=client.address,
@@ -72,7 +72,7 @@ def facts(
 ) -> Facts:
     """The Facts of a request without `doubt`: stage RCPT, or END for Exim's `data`.
 
-    A submission's client is gone from the result but for its family, and so is its login.
+    `at`: Unix seconds. Of a submission's client only the address family is kept, and no login.
     """
     client = _client(request)
     whose = _whose(request, client, settings)
@@ -99,15 +99,15 @@ def facts(
 
 
 def _marks(request: Request) -> frozenset[str] | None:
-    """What the header says that the message is; None where the MTA did not look."""
+    """The marks that the MTA found in the header (`mail.marks`); None where it did not look."""
     if "marks" not in request.values:
         return None
     return marks.ALL.intersection(request.get("marks").split(","))
 
 
 def _recorded(client: Client, whose: Ownership) -> Client:
-    """What may be known of the client: of our own users its family, of one who only handed in what
-    others wrote nothing, because it is not the sender's."""
+    """What is recorded of the client: of our own users the family only; nothing of a client that
+    forwards mail of others, because it is not the sender's client."""
     if whose.direction is not Direction.INBOUND:
         return client.redacted()
     return Client() if whose.unknown_client else client
@@ -122,19 +122,19 @@ _RECIPIENT = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^\s,"])+', re.S)
 
 
 def _split(text: str) -> list[str]:
-    """Exim's $recipients: separated by commas and blanks, either of which may be quoted."""
+    """The addresses of Exim's $recipients, separated by commas and blanks; a quoted local part may
+    hold both."""
     return _RECIPIENT.findall(text)[:MAX_RECIPIENTS]
 
 
-_NO_LIMIT = 9_999_999_999_999  # what $dkim_bodylength says where there is no l=
+_NO_LIMIT = 9_999_999_999_999  # the value of $dkim_bodylength where there is no l=
 
 
 def signature(request: Request, settings: Settings, *, believed: bool = True) -> Signature | None:
-    """The signature that Exim's `dkim` stage tells of; None for "there was none".
+    """The signature of a request of Exim's `dkim` stage; None where there is no valid one.
 
-    Not `believed`: whoever says so may be anybody on this machine. That there is a signature is
-    recorded, and that nobody knows what it is worth: it proves nothing, and its domain is nobody's
-    to blame.
+    Not `believed`: the request may come from any user of this machine. The signature is then
+    recorded with the result neutral: it proves nothing, and its domain gets no blame.
     """
     status, reason = request.get("status"), request.get("reason")
     domain = address.canonical_domain(request.get("domain")) or None
@@ -148,7 +148,7 @@ def signature(request: Request, settings: Settings, *, believed: bool = True) ->
     flags = ["testing-key"] if request.get("testing") in ("1", "yes") else []
     outcome = PASS if status == "pass" else refused(status, reason)
     if status == "pass":
-        # RFC 8301 3.1 and 3.2: neither rsa-sha1 nor a key under 1024 bits may pass.
+        # RFC 8301 3.1 and 3.2: neither rsa-sha1 nor an RSA key under 1024 bits may pass.
         if algorithm == "rsa-sha1":
             outcome = EximOutcome("pass", "policy", Why.WEAK_HASH)
             flags.append("weak-hash")
@@ -171,7 +171,7 @@ def signature(request: Request, settings: Settings, *, believed: bool = True) ->
 
 
 def _ed25519(algorithm: str | None) -> bool:
-    """True for RFC 8463's algorithm, whose keys of 256 bits are not short."""
+    """True for Ed25519 (RFC 8463), whose keys of 256 bits are not weak."""
     return (algorithm or "").startswith("ed25519")
 
 
@@ -180,14 +180,14 @@ def _number(text: str) -> int | None:
 
 
 def no_opinion(form: Form) -> bytes:
-    """The answer to anything in doubt: the MTA goes on as if nobody had been asked."""
+    """The answer that changes nothing: the MTA goes on as if it had not asked."""
     return b"action=DUNNO\n\n" if form is Form.POSTFIX else b"OK\n"
 
 
 def answer(form: Form, stage: Stage, decision: Decision, settings: Settings) -> bytes:
-    """The decision on the wire."""
+    """The octets that answer the MTA with `decision` (docs/policy-protocol.md)."""
     if form is Form.POSTFIX:
-        # access(5) DISCARD and PREPEND speak of the whole message: at RCPT they are the milter's.
+        # Not DISCARD or PREPEND (access(5)): they apply to the whole message, not one recipient.
         if decision.action in (Action.REJECT, Action.TEMPFAIL) and decision.reply is not None:
             return f"action={_line(str(decision.reply))}\n\n".encode()
         return b"action=DUNNO\n\n"
@@ -206,5 +206,5 @@ def answer(form: Form, stage: Stage, decision: Decision, settings: Settings) -> 
 
 
 def _line(text: str) -> str:
-    """Reply text stays one line, whatever somebody configures."""
+    """`text` as one line: a line end in it would begin a new attribute or answer."""
     return text.replace("\r", " ").replace("\n", " ")

@@ -1,7 +1,7 @@
-"""SPF and DMARC of the messages that Exim reports: what the milter evaluates beside DKIM.
+"""SPF and DMARC of the messages that Exim reports, as the milter evaluates them.
 
-The look-ups run beside the event loop; `Running.finish` waits for them in a thread. Their time ends
-before `policy.timeout_ms` does, so that a trap is refused also where DNS is dead.
+DNS look-ups run beside the event loop; `Running.finish` waits for them in a thread. Their time is
+shorter than `policy.timeout_ms`, so that mail to a trap is refused in time even if DNS is down.
 """
 
 import time
@@ -17,7 +17,7 @@ SHARE = 0.75  # of policy.timeout_ms
 
 
 class Checker:
-    """One for a process."""
+    """Starts the checks of messages; one for each process, with its caches of DNS answers."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -26,7 +26,7 @@ class Checker:
         self._dmarc = dmarc.Checker()
 
     def inherit(self, old: "Checker") -> None:
-        """Go on with what `old` has learned from DNS: the configuration was read again."""
+        """Take over the DNS caches of `old`, after the configuration was read again."""
         self._lookups, self._spf, self._dmarc = old._lookups, old._spf, old._dmarc
 
     def begin(self, facts: Facts) -> "Running | None":
@@ -34,7 +34,7 @@ class Checker:
         client, settings = facts.client.address, self._settings
         if facts.stage is not Stage.END or facts.direction is not Direction.INBOUND:
             return None
-        # A relay of our own forwards what others sent: its address is not the sender's.
+        # SPF needs the sender's own client; a trusted relay only forwards what others sent.
         if client is None or facts.trusted_relay:
             return None
         if not settings.spf.check and not settings.dmarc.check:
@@ -67,7 +67,7 @@ class Running:
         return any(one is not None and one.waits for one in running)
 
     def finish(self) -> Facts:
-        """The facts with what came of the checks."""
+        """The facts with the results of the checks. Waits for DNS (see `waits`)."""
         found_spf = None if self.spf is None else self.spf.finish().spf
         found_dmarc = None
         if self.dmarc is not None:

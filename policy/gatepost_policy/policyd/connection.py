@@ -1,9 +1,9 @@
-"""One connection to the policy service: bytes in, answers out, in their order.
+"""One connection to the policy service: requests in, answers out, in the same order.
 
-A request that has to wait for DNS, the store or the disk is answered by a task (DNS and the store
-get `policy.timeout_ms`); those behind it wait, and no more are read meanwhile. An exception is a
-bug: it is logged by its type alone (its text may hold what the request held), and the MTA is told
-that we have no opinion.
+A request that must wait for DNS, the store or the disk is answered by a task (DNS and the store
+get `policy.timeout_ms`); later requests wait, and no more are read meanwhile. An exception is a
+bug: only its type is logged (its text may hold data of the request), and the answer is
+`no_opinion`.
 """
 
 import asyncio
@@ -19,37 +19,37 @@ from gatepost_policy.policyd.service import Service
 
 
 class House(Protocol):
-    """What a door knows of the server it belongs to."""
+    """The part of the server that a connection uses."""
 
     service: Service
     doors: set["Door"]
 
     def admit(self, door: "Door") -> None:
-        """One more; somebody may have to go."""
+        """Register a connection; over `policy.max_connections` one is closed."""
         ...
 
     def log_error(self, error: Exception) -> None:
-        """A bug."""
+        """Log a bug by the type of its exception."""
         ...
 
 
 class Door(asyncio.Protocol):
-    """One client connection: bytes in, answers out, in order."""
+    """One client connection."""
 
     def __init__(self, server: House) -> None:
         self._server = server
         self._service = server.service
         self._reader = Reader(server.service.settings.policy.max_request_bytes)
         self._transport: asyncio.Transport | None = None
-        self._waiting: list[Request] = []  # behind one that is asking the store
+        self._waiting: list[Request] = []  # requests behind the one that `_task` answers
         self._task: asyncio.Task[None] | None = None
         self._form = Form.POSTFIX
-        self._trusted = False  # over a unix socket: its mode says who may ask
-        self.heard = time.monotonic()  # when the last request was complete
-        self.began: float | None = None  # when the unfinished request began
+        self._trusted = False  # True on a unix socket: its mode says who may connect
+        self.heard = time.monotonic()  # monotonic: when the last request was complete
+        self.began: float | None = None  # monotonic: when the unfinished request began
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client is there; make room where there are too many."""
+        """A client has connected (asyncio)."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         peer = transport.get_extra_info("socket")
@@ -57,14 +57,14 @@ class Door(asyncio.Protocol):
         self._server.admit(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
+        """The client has gone (asyncio)."""
         self._server.doors.discard(self)
         self._transport = None
         if self._task is not None:
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Answer what is complete."""
+        """Answer the requests that `data` completes (asyncio)."""
         try:
             for request in self._reader.feed(data):
                 self._take(request)
@@ -77,12 +77,12 @@ class Door(asyncio.Protocol):
             self.began = time.monotonic()
 
     def pause_writing(self) -> None:
-        """The client does not read its answers: take no more requests."""
+        """The client does not read its answers: read no more requests (asyncio)."""
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """The client reads its answers again (asyncio)."""
         if self._transport is not None and self._task is None:
             self._transport.resume_reading()
 
@@ -92,7 +92,7 @@ class Door(asyncio.Protocol):
         return self._task is not None or self.began is not None
 
     def close(self) -> None:
-        """Send what is written, then close."""
+        """Send the answers that were written, then close."""
         if self._transport is not None:
             self._transport.close()
 
@@ -125,7 +125,7 @@ class Door(asyncio.Protocol):
             else:
                 known = service.known.lookup(facts, ask_store=False)
                 self._send(service.answer(request, facts, known))
-        except Exception as error:  # a bug must not stop mail: no opinion, and loud in the log
+        except Exception as error:  # a bug must not stop mail: no opinion, and an error in the log
             self._failed(request, error)
 
     async def _ask(self, request: Request, facts: Facts, checks: Running | None) -> None:
@@ -160,12 +160,12 @@ class Door(asyncio.Protocol):
                 break
 
     def _failed(self, request: Request, error: Exception) -> None:
-        # The text of an exception may hold what the request held: only its type is logged.
+        # The text of an exception may hold data of the request: only its type is logged.
         self._server.log_error(error)
         self._send(no_opinion(request.form))
 
     def _refuse(self) -> None:
-        """A stream that cannot be followed: no opinion, once, and the end."""
+        """After a protocol error: answer `no_opinion` once, and close."""
         self._send(no_opinion(self._form))
         self.close()
 

@@ -1,10 +1,10 @@
 """Cut a byte stream into policy requests: Postfix's delegation protocol, Exim's one-line form.
 
 Pure; docs/policy-protocol.md is the specification. `Reader.feed` takes bytes as they come and
-yields complete requests. A request that can be delimited but not trusted has `doubt` set. What is
-another protocol (a line that is no attribute: a browser's `POST / HTTP/1.1`) or cannot be delimited
-(a line or a request over the limit) raises ProtocolError, and nothing after it is read: else the
-body of an HTTP request would be taken for requests. Nothing else is ever raised.
+yields complete requests. A complete request that is wrong in some way has `doubt` set. A line that
+is no attribute (another protocol, such as `POST / HTTP/1.1`), and a line or request over the
+limit, raise ProtocolError; then the connection must be closed, or the body of an HTTP request
+would be read as policy requests. No other exception is raised.
 """
 
 import base64
@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 MAX_LINES = 200  # Postfix 3.10 sends some 40
-# What an attribute may be called. Postfix's names and ours; no blank, so no HTTP request line,
-# whatever `=` its URL holds.
+# Names of attributes, Postfix's and ours. No blank is allowed: so an HTTP request line is no
+# attribute, even if its URL holds `=`.
 _NAME = re.compile(rb"[A-Za-z][A-Za-z0-9_.]{0,99}")
 _EXIM = b"exim "
-# Checked names, so that the usual ones cost one look-up. Bounded: strangers may invent names.
+# Names that were checked already, to save time. Bounded, because a client may invent names.
 _NAMES_MAX = 500
 _names: set[bytes] = set()
 _texts: set[str] = set()  # the same, as text
-# What Postfix begins with. A request of its own in one piece is read in one go; whatever is
-# unusual about one is found below, line by line.
+# Postfix's requests begin so. One that comes in a single piece is read quickly (`_whole`), unless
+# it holds one of _UNUSUAL; others are read line by line.
 _BEGINS, _UNUSUAL = b"request=smtpd_access_policy\n", (b"\0", b"\r", b"\nb64.")
 
 
@@ -41,7 +41,8 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: its attributes, and why it cannot be trusted where it cannot."""
+    """One request. `values`: its attributes by name; `doubt`: what is wrong with it, None if
+    nothing is."""
 
     form: Form
     values: dict[str, str] = field(default_factory=dict)
@@ -53,7 +54,7 @@ class Request:
 
 
 class Reader:
-    """Cuts a byte stream into requests. `max_bytes` bounds one request, buffers included."""
+    """Cuts a byte stream into requests. `max_bytes`: most octets of one request, also unfinished."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max = max_bytes
@@ -107,7 +108,7 @@ class Reader:
             raise ProtocolError("request too long")
 
     def _whole(self, data: bytes) -> Request | None:
-        """One usual request and nothing else; None where it has to be read line by line."""
+        """`data` as one usual request; None where it must be read line by line."""
         if data.find(b"\n\n") != len(data) - 2 or len(data) - 1 > self._max:
             return None
         for octets in _UNUSUAL:
@@ -125,7 +126,7 @@ class Reader:
 
 
 def _is_name(name: bytes) -> bool:
-    """True for what an attribute may be called."""
+    """True where `name` is a valid name of an attribute."""
     if name in _names:
         return True
     if _NAME.fullmatch(name) is None:
@@ -141,7 +142,7 @@ def _text(value: bytes) -> str:
 
 
 def _attribute(name: bytes, value: bytes, values: dict[str, str]) -> str | None:
-    """Put one attribute into `values`; what is doubtful about it, or None."""
+    """Put one attribute into `values`; returns what is wrong with it, or None."""
     if name.startswith(b"b64."):
         name = name[4:]
         try:

@@ -1,12 +1,16 @@
-"""gatepost-policyd: the policy service on its sockets, and the recorder where nobody else is it.
+"""gatepost-policyd: the policy service on its sockets, and the recorder where no other one runs.
 
 One process, one event loop. Connections are cheap and long-lived (Postfix keeps one for each
-smtpd): requests may be pipelined, answers come in their order. A connection that says nothing for
+smtpd): requests may be pipelined, answers come in their order. A connection that sends nothing for
 `policy.idle`, or does not finish a request within PARTIAL_S, is closed; over `max_connections` the
-one that has been silent longest makes room. TERM and INT end the process within STOP_S, HUP reads
-the configuration again and keeps the old one where the new one is wrong.
+one that has been silent longest is closed. TERM and INT end the process: connections get 1 s, then
+the recorder STOP_S. HUP reads the configuration again and keeps the old one where the new one is
+wrong.
 
-Exit codes: 0 after a signal, 2 for the configuration, 3 where a socket cannot be opened.
+Limits: `policy.listen` and `policy.socket_mode` are as they were at the start until a restart.
+
+Exit codes: 0 after a signal, 2 for the configuration, 3 where a socket cannot be opened or the
+state directory or the journal cannot be written.
 """
 
 import argparse
@@ -44,17 +48,17 @@ SAY_S = 60.0
 
 
 class Server:
-    """All doors, the sweep over them, and what they share."""
+    """All connections, the timer that closes idle ones, and the service that answers them."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.doors: set[Door] = set()
         self._servers: dict[SocketAddress, asyncio.Server] = {}
         self._paths: dict[SocketAddress, tuple[int, int] | None] = {}  # of unix sockets: inodes
-        self._full = 0.0  # monotonic: when the lack of descriptors was last said
+        self._full = 0.0  # monotonic: when the lack of descriptors was last logged
 
     async def listen(self) -> list[str]:
-        """Open the configured sockets. Raises OSError."""
+        """Open the configured sockets; returns their names. Raises OSError."""
         policy = self.service.settings.policy
         for where in policy.listen:
             await self._open(where)
@@ -70,13 +74,14 @@ class Server:
         if where.kind == "unix":
             self._paths[where] = sockets.inode(where.path)
         loop = asyncio.get_running_loop()
-        # asyncio accepts as often in a row as its backlog says, also where that fails: with a
-        # thousand, each time that there is no descriptor left makes a thousand tracebacks.
+        # asyncio calls accept(2) `backlog` times in a row, even when it fails: with 1024, one lack
+        # of descriptors would make 1024 tracebacks. So asyncio gets 1, and the kernel BACKLOG.
         self._servers[where] = await loop.create_server(lambda: Door(self), sock=bound, backlog=1)
         bound.listen(BACKLOG)
 
     def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What asyncio itself cannot do: accept a connection, above all."""
+        """Handle errors of asyncio itself. Without free descriptors it cannot accept: then close
+        an eighth of the idle connections, those silent longest, and log it once in SAY_S."""
         error = context.get("exception")
         if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
             if isinstance(error, Exception):
@@ -97,12 +102,12 @@ class Server:
             )
 
     async def _look_at_sockets(self) -> None:
-        """A unix socket whose name was removed is made again: nobody could reach us any more."""
+        """Make a unix socket again whose name was removed: no MTA could reach us any more."""
         for where, mine in list(self._paths.items()):
             if mine is not None and sockets.inode(where.path) == mine:
                 continue
             if mine is None and os.path.lexists(where.path):
-                continue  # said already: somebody else has put something there
+                continue  # logged already: another program has put a file there
             there = os.path.lexists(where.path)
             self._paths[where] = None
             if not there:
@@ -120,7 +125,8 @@ class Server:
         self.service.log.event("error", "socket-lost", socket=str(where), what=what)
 
     def admit(self, door: Door) -> None:
-        """One more; over the limit the one silent longest goes, the newest where all are busy."""
+        """Register a connection; over the limit, close the one that has been silent longest, or
+        this new one where all others are busy."""
         self.doors.add(door)
         if len(self.doors) <= self.service.settings.policy.max_connections:
             return
@@ -130,7 +136,7 @@ class Server:
         victim.close()
 
     def log_error(self, error: Exception) -> None:
-        """A bug: its type, for the log; `debug` has the place as well."""
+        """Log a bug: the exception's type, and the function and line; not its text."""
         place = error.__traceback__
         while place is not None and place.tb_next is not None:
             place = place.tb_next
@@ -138,7 +144,8 @@ class Server:
         self.service.log.event("error", "internal-error", type=type(error).__name__, at=at)
 
     async def sweep(self) -> None:
-        """Close what has been silent or unfinished for too long, for ever."""
+        """Every SWEEP_S, without end: close connections that are idle or too slow, forget old
+        signatures, look at the unix sockets."""
         while True:
             await asyncio.sleep(SWEEP_S)
             now = time.monotonic()
@@ -151,7 +158,7 @@ class Server:
             await self._look_at_sockets()
 
     async def close(self) -> None:
-        """No new connections; those that are busy get a moment."""
+        """Take no new connections; give busy ones 1 s, then close all."""
         for server in self._servers.values():
             server.close()
         for where, mine in self._paths.items():
@@ -183,7 +190,10 @@ def build(settings: "Settings") -> Service:
 
 
 async def serve(settings: "Settings", path: Path | None, store: str | None) -> None:
-    """Run until TERM or INT. Raises OSError where a socket cannot be opened."""
+    """Run until TERM or INT. `path` and `store`: where HUP reads the configuration again.
+
+    Raises OSError where a socket cannot be opened.
+    """
     loop = asyncio.get_running_loop()
     service = build(settings)
     server = Server(service)
@@ -200,7 +210,7 @@ async def serve(settings: "Settings", path: Path | None, store: str | None) -> N
         from gatepost_policy.monitoring import metrics
 
         metrics.start(settings, halt)
-    # What exists by now lives as long as the process: the collector need not look at it again.
+    # Objects made so far live as long as the process: the collector need not look at them again.
     gc.freeze()
     collect_less_often()  # the recorder's thread takes a third less time
     print(f"gatepost-policyd ready {' '.join(names)}", flush=True)
@@ -218,11 +228,11 @@ async def serve(settings: "Settings", path: Path | None, store: str | None) -> N
 
 
 async def _publish(settings: "Settings") -> None:
-    """Traps and listings as they are now, before the first answer; PUBLISH_S at most."""
+    """Publish today's traps and listings before the first answer; waits PUBLISH_S at most."""
     from gatepost_policy.recorder import publish_now
 
     def publish() -> None:
-        # What goes wrong here goes wrong for the recorder too, which says so and tries again.
+        # Errors are not logged here: the recorder meets the same ones, logs them and tries again.
         with suppress(Exception):
             publish_now(settings)
 
@@ -241,14 +251,16 @@ async def _watchdog() -> None:
 
 
 class Recording:
-    """The recorder in a thread: it takes over when the milter's, which holds the lock, has gone."""
+    """The recorder in a thread. It waits for the recorder's lock, which the milter's recorder holds
+    while it runs."""
 
     def __init__(self) -> None:
         self._halt = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def start(self, settings: "Settings", log: "MailLog") -> None:
-        """Record with these settings. One that runs already stops, and its successor waits."""
+        """Record with these settings. An earlier thread is told to stop; the new one waits for it
+        by the lock."""
         self._halt.set()
         halt = self._halt = threading.Event()
         thread = threading.Thread(
@@ -258,7 +270,7 @@ class Recording:
         thread.start()
 
     def stop(self) -> None:
-        """Stop, and wait until what is in the journal is in the store, STOP_S at most."""
+        """Stop, and wait until the journal is in the store; STOP_S at most for each thread."""
         self._halt.set()
         for thread in self._threads:
             thread.join(STOP_S)
@@ -272,7 +284,7 @@ def _record(settings: "Settings", log: "MailLog", halt: threading.Event) -> None
 
 
 def _reload(server: Server, recording: Recording, path: Path | None, store: str | None) -> None:
-    """HUP: the new configuration, or the old one and a line that says why."""
+    """HUP: use the new configuration; where it is wrong, keep the old one and log why."""
     log = server.service.log
     systemd.reloading()
     try:
@@ -285,7 +297,7 @@ def _reload(server: Server, recording: Recording, path: Path | None, store: str 
         return
     old = server.service
     fresh = build(settings)
-    # The journal segment and the signatures that wait belong to the process, not to a file.
+    # Keep the open journal segment, and the signatures whose messages have not come yet.
     fresh.journal = old.journal
     fresh.adopt(old)
     server.service = fresh
@@ -327,7 +339,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _unwritable(settings: "Settings") -> str | None:
-    """Why nothing could be remembered with these settings; a full disk may get room again."""
+    """Why no record could be written with these settings; None where they can. A full disk is no
+    reason: it may get room again."""
     from gatepost_policy import journal
 
     state, records = config.state_dir(settings), config.journal_dir(settings)
@@ -347,7 +360,7 @@ def _unwritable(settings: "Settings") -> str | None:
 
 
 def _raise_file_limit(connections: int) -> None:
-    """Room for a descriptor for each connection, as far as we are allowed."""
+    """Raise the limit of open files to that of the connections, as far as the hard limit allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + 256
     if soft < wanted:

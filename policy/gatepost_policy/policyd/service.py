@@ -1,9 +1,9 @@
 """Answer one policy request: attributes to facts, facts to decision, decision to record and reply.
 
-The same rules, the same knowledge and the same journal as the milter. No socket and no event loop
-here: `server` carries the bytes. What is recorded: trap recipients, what is not waved through, and
-every message that Exim reports. Of a submission at most a count is kept, and the log line about it
-has no client.
+It uses the same rules, traps, listings and journal as the milter. No socket and no event loop here
+(see `server`). Recorded are: recipients that are traps, recipients that are not accepted, and every
+message that Exim reports. Of a submission only a count is kept, or with store.submission = "full" a
+record without its client; its log line has no client either.
 """
 
 import time
@@ -25,7 +25,7 @@ from gatepost_policy.policyd.checks import Checker
 from gatepost_policy.policyd.requests import Form, Request
 from gatepost_policy.rules import Known
 
-# Signatures that wait for their message (Exim).
+# Messages whose signatures are kept until their `data` stage comes (Exim), and for how long.
 PENDING_MAX = 10_000
 PENDING_S = 600.0
 
@@ -47,7 +47,7 @@ class _Pending:
 
 
 class Service:
-    """The policy service without its sockets. One thread at a time but for `answer`."""
+    """The policy service without its sockets. Only `answer` may be called in several threads."""
 
     def __init__(
         self,
@@ -63,18 +63,17 @@ class Service:
         self.journal = journal
         self.log = log
         self.clock = clock
-        # With `store.sync = "power"` each record waits for the disk.
         self.checker = Checker(settings)
-        self.waits_for_disk = settings.store.sync == "power"
-        # By message id and whether its teller is believed: a stranger adds nothing to the MTA's.
+        self.waits_for_disk = settings.store.sync == "power"  # each record is synced
+        # By message id and `believed`: another user's request must not add to the MTA's message.
         self._pending: OrderedDict[tuple[str, bool], _Pending] = OrderedDict()
         self._said_not_believed = False
 
     def facts(self, request: Request, *, trusted: bool = True) -> Facts | None:
-        """The facts to be judged, or None where there is nothing to judge: no opinion.
+        """The facts to be judged, or None where the answer is `no_opinion`.
 
-        `trusted` where the request came over a socket that only the MTA can reach (a unix socket).
-        What it says of signatures is believed there, and elsewhere with `policy.inet_verdicts`.
+        `trusted`: the request came over a socket that only the MTA can reach (a unix socket). Its
+        DKIM results are believed then, or with `policy.inet_verdicts`.
         """
         believed = trusted or self.settings.policy.inet_verdicts
         if request.doubt is not None:
@@ -107,7 +106,7 @@ class Service:
         return any(now.is_trap(r.address) for r in facts.recipients)
 
     def answer(self, request: Request, facts: Facts, known: Known) -> bytes:
-        """Judge, record, log, and say it on the wire."""
+        """Judge, record and log; returns the octets of the answer."""
         decision = rules.judge(facts, known, self.settings)
         if facts.direction is not Direction.INBOUND:
             login = request.get("sasl_username") or request.get("login")
@@ -115,21 +114,23 @@ class Service:
             for how, key in self.known.live_traps(used).items():
                 self.journal.write(record.live_trap(key, how, facts.at))
         if request.form is Form.EXIM and facts.stage is Stage.END:
-            # Exim hears what we say to it; what is recorded is what becomes of the message.
+            # The answer is ours; but the record holds what Exim does with the message.
             self._record_message(facts, known, _with_verdict(decision, request.get("verdict")))
         else:
             self._record_recipient(request, facts, known, decision)
         return attributes.answer(request.form, facts.stage, decision, self.settings)
 
     def adopt(self, old: "Service") -> None:
-        """Take over what `old` was waiting for: the configuration was read again."""
+        """Take over the waiting signatures and caches of `old`, after the configuration was read
+        again."""
         self._pending = old._pending
         self._said_not_believed = old._said_not_believed
         if old.settings.dkim == self.settings.dkim:
             self.checker.inherit(old.checker)
 
     def tick(self) -> None:
-        """Forget signatures whose message never came. Call it now and then."""
+        """Forget signatures whose message did not come within PENDING_S. Call it every second or
+        so."""
         limit = time.monotonic() - PENDING_S
         while self._pending:
             name, pending = next(iter(self._pending.items()))
@@ -138,7 +139,7 @@ class Service:
             del self._pending[name]
 
     def _say_not_believed(self) -> None:
-        """An MTA that is configured so loses every verdict of its own: once, not each time."""
+        """Log once that DKIM results are not believed on this socket."""
         if self._said_not_believed:
             return
         self._said_not_believed = True
@@ -191,7 +192,8 @@ class Service:
         self.log.message(facts, decision, len(known.traps))
 
     def _alarm(self, facts: Facts) -> None:
-        """One of our own mailed a trap: the queue id leads the operator to the account."""
+        """Log that a user of ours wrote to a trap. With the queue id the operator finds the account
+        in the MTA's log; the login itself is not logged."""
         self.log.event("warning", "own-user-trap", id=facts.queue_id)
 
 
@@ -199,7 +201,8 @@ _VERDICTS = {"reject": Action.REJECT, "tempfail": Action.TEMPFAIL, "discard": Ac
 
 
 def _with_verdict(decision: Decision, verdict: str) -> Decision:
-    """What Exim has decided by itself stands, where we had nothing harder to say."""
+    """`decision`, with the action that Exim decided on by itself (`verdict`) where ours is
+    accept."""
     action = _VERDICTS.get(verdict)
     if action is None or decision.action is not Action.ACCEPT:
         return decision

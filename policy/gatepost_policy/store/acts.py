@@ -1,8 +1,8 @@
-"""What operators did by hand, kept as history: who listed, forgave, trapped or noted, and why.
+"""History of what operators did by hand: who listed, forgave, added a trap or a note, and why.
 
-All functions work inside the caller's transaction. What an act did is done by whoever calls; here
-it is only remembered. `value` is the identity or trap as the store writes it, so that each way to
-name it finds the same acts.
+All functions work inside the caller's transaction. They only record the act; the caller does it.
+`value` is the identity or trap as the store writes it, so that all spellings find the same acts.
+Times are Unix seconds. All raise SQLAlchemyError.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from gatepost_policy.text.acts import Done
 def keep(
     connection: Connection, name: str, value: str, *, at: float, actor: str = "", note: str = ""
 ) -> int:
-    """Remember that `actor` did `name` to `value` at `at`; returns the act's id."""
+    """Record that `actor` did `name` (as in `text.acts`) to `value` at `at`; returns its id."""
     kept = connection.execute(
         insert(Act).values(at=at, actor=actor, name=name, value=value, note=note).returning(Act.id)
     )
@@ -25,7 +25,7 @@ def keep(
 
 
 def about(connection: Connection, values: Sequence[str], most: int = 50) -> list[Done]:
-    """The acts on any of `values`, newest first."""
+    """The acts on any of `values`, newest first, `most` at most."""
     found = connection.execute(
         select(Act.__table__)
         .where(Act.value.in_(values))
@@ -36,13 +36,13 @@ def about(connection: Connection, values: Sequence[str], most: int = 50) -> list
 
 
 def one(connection: Connection, number: int) -> Done | None:
-    """The act with this id."""
+    """The act with this id; None where there is none."""
     row = connection.execute(select(Act.__table__).where(Act.id == number)).one_or_none()
     return None if row is None else _done(row)
 
 
 def take_back(connection: Connection, number: int, *, at: float, actor: str = "") -> bool:
-    """Remember that an act was undone. False: it was already, or there is none."""
+    """Record that the act `number` was undone. False: it was before, or there is no such act."""
     changed = connection.execute(
         update(Act).where(Act.id == number, Act.undone.is_(None)).values(undone=at, undone_by=actor)
     )

@@ -1,4 +1,4 @@
-"""Is the store whole? Reads all of it: for `milterctl db check`, not for every day."""
+"""Check the store for damage (`milterctl db check`). Reads all of it, which takes long."""
 
 from sqlalchemy import Engine, inspect
 

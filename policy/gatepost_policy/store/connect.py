@@ -1,6 +1,6 @@
 """Open the store: SQLite (created and upgraded where needed) or PostgreSQL.
 
-Rule: no engine exists before a fork (a SQLite handle or a socket must not be shared by processes).
+Rule: make no engine before a fork: a SQLite handle or a socket must not be shared by processes.
 """
 
 import os
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
 CONNECT_TIMEOUT_S = 5
-# Pages kept by one connection: the upper levels of every index of a large store. The rest is in
-# the kernel's cache, which gives memory back when somebody else needs it.
+# Each connection's own cache: enough for the upper levels of every index of a large store. The
+# rest stays in the kernel's cache, which frees memory when other programs need it.
 SQLITE_CACHE_KIB = 16_384
 WAL_LIMIT_BYTES = 67_108_864
 
@@ -35,8 +35,8 @@ def open_engine(settings: "Settings", *, ensure: bool = True, create: bool = Tru
     """The configured store, ready for use. Raises StoreError.
 
     A SQLite store is created and upgraded where needed; a server's schema must be the right one.
-    `ensure=False` leaves the schema alone: for `db upgrade` and the doctor. `create=False`: a file
-    that is not there is none, because it was there before, or because somebody only looks.
+    `ensure=False` does not look at the schema: for `db upgrade` and the doctor. `create=False`: a
+    missing SQLite file is an error and is not made.
     """
     path = config.database_path(settings)
     if path is not None:
@@ -91,7 +91,7 @@ def open_url(url: str, *, busy_ms: int = 5_000, ensure: bool = True) -> Engine:
         raise StoreError(f"store: PostgreSQL needs psycopg, which is not installed: {wanted}"
                          ) from None  # fmt: skip
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
-        # Not what it says: that repeats the URL, and with it the password.
+        # Only the type: the text repeats the URL, and with it the password.
         what = type(error).__name__
         raise StoreError(f"store: cannot be used ({what}); see store.url") from None
     if ensure:
@@ -111,7 +111,7 @@ def _sqlite(url: str, busy_ms: int) -> Engine:
     @event.listens_for(engine, "connect")
     def set_up(dbapi: Any, record: object) -> None:
         cursor = dbapi.cursor()
-        # The segment is unlinked after the commit: FULL makes the commit outlive a power cut.
+        # FULL: the journal segment is removed after the commit, which must survive a power cut.
         for pragma in (
             "journal_mode=WAL",
             "synchronous=FULL",
@@ -123,7 +123,7 @@ def _sqlite(url: str, busy_ms: int) -> Engine:
             cursor.execute(f"PRAGMA {pragma}").fetchall()
         cursor.close()
 
-    file_identity.watch(engine)  # behind the set-up: by then there is a write-ahead log
+    file_identity.watch(engine)  # after the pragmas: then the write-ahead log exists
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -134,25 +134,25 @@ def _sqlite(url: str, busy_ms: int) -> Engine:
 
 
 def server_arguments(url: str) -> dict[str, str | int]:
-    """What a connection to a PostgreSQL server is made with, beside what `url` says itself."""
+    """libpq's options for a connection to a PostgreSQL server, except those that `url` sets."""
     ours: dict[str, str | int] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "gatepost",
-        # A server that vanished without a word (power, network) is noticed, not waited for.
+        # So a server that vanished (power, network) is noticed within about 40 s.
         "keepalives_idle": 20,
         "keepalives_interval": 5,
         "keepalives_count": 4,
         "tcp_user_timeout": 40_000,
     }
     named = make_url(url).query
-    # What the operator's URL says goes before what we would.
+    # The operator's URL overrides ours.
     return {key: value for key, value in ours.items() if key not in named}
 
 
 def _server(url: str) -> Engine:
     return create_engine(
         url,
-        pool_pre_ping=True,  # a server that was restarted meanwhile costs one more round trip
+        pool_pre_ping=True,  # tests each connection first: the server may have been restarted
         pool_size=2,
         connect_args=server_arguments(url),
     )

@@ -1,9 +1,9 @@
 """Read the store and write it: SQLite or PostgreSQL, and one exception type for both.
 
 How it works: `reading` and `writing` are one transaction each. A SQLite writer takes the write
-lock at once (BEGIN IMMEDIATE): a transaction that reads first and writes later could fail half-way
-with nothing to wait for. Whatever the database refuses comes out as `StoreError`: one line, with
-the next step.
+lock at the start (BEGIN IMMEDIATE): one that reads first and writes later fails at once, without
+waiting, where another has written in between. Every error of the database becomes a `StoreError`:
+one line, with the next step.
 """
 
 import random
@@ -28,7 +28,7 @@ from gatepost_policy.text.escape import shown
 
 Result = TypeVar("Result")
 
-RETRIES = 8  # of work that a server could not bring in order with another host's
+RETRIES = 8  # tries of a transaction that conflicts with another host's (deadlock and the like)
 
 
 class StoreError(Exception):
@@ -46,10 +46,11 @@ class StoreError(Exception):
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """One transaction that only reads, all of it the same state. Raises StoreError."""
+    """One transaction that only reads; all its statements see the same state of the store. Raises
+    StoreError."""
     with _translated(engine), engine.connect() as connection:
         if engine.dialect.name == "postgresql":
-            # Its default shows each statement another state: parts of a report would disagree.
+            # By default each statement sees a newer state: parts of a report would not agree.
             connection = connection.execution_options(isolation_level="REPEATABLE READ")
         with connection.begin():
             yield connection
@@ -59,8 +60,8 @@ def reading(engine: Engine) -> Iterator[Connection]:
 def writing(engine: Engine) -> Iterator[Connection]:
     """One transaction that writes: committed at the end, rolled back on any error.
 
-    Raises StoreError; after one that came from the commit itself it is not known whether the
-    transaction holds (the answer may have got lost), so look before doing it again.
+    Raises StoreError. After an error of the commit itself it is not known whether the transaction
+    was committed (the server's answer may be lost): look before doing it again.
     """
     with _translated(engine), engine.connect() as bare:
         connection = bare.execution_options(gatepost_writing=True)
@@ -69,10 +70,11 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 def again(work: Callable[[], Result], also: type[SQLAlchemyError] | tuple[()] = ()) -> Result:
-    """What `work` gives, begun anew after a deadlock and the like, and after an error of `also`.
+    """The result of `work`, which is repeated after a deadlock and the like, and after an error of
+    the type `also`.
 
-    `work` opens its own transaction and starts from what the store says each time. Raises
-    StoreError, after RETRIES times.
+    `work` must make its own transaction and read the store anew each time. Raises StoreError after
+    RETRIES tries.
     """
     for attempt in range(1, RETRIES):
         try:
@@ -83,7 +85,7 @@ def again(work: Callable[[], Result], also: type[SQLAlchemyError] | tuple[()] = 
                 raise
             if not retryable(cause) and not isinstance(cause, also):
                 raise
-        # Two hosts met; the one that waits a little longer goes second.
+        # A random wait, so that two hosts do not conflict again.
         time.sleep(random.uniform(0, 0.005 * 2**attempt))
     return work()
 
@@ -93,7 +95,7 @@ def persistently(
     work: Callable[[Connection], Result],
     also: type[SQLAlchemyError] | tuple[()] = (),
 ) -> Result:
-    """`again`, with the transaction made here: what `work` gives in it. Raises StoreError."""
+    """The result of `work` in a writing transaction, repeated as in `again`. Raises StoreError."""
 
     def once() -> Result:
         with writing(engine) as connection:
@@ -111,15 +113,15 @@ def _translated(engine: Engine) -> Iterator[None]:
 
 
 def name(engine: Engine) -> str:
-    """The store in words for an operator: the file, or the URL without its password."""
+    """The store's name for an operator: the file, or the URL without its password."""
     if engine.dialect.name == "sqlite":
         return f"store {shown(str(engine.url.database))}"
-    # Options are left out: libpq takes a password among them too.
+    # Without its options, because a password may be among them.
     url = engine.url.render_as_string(hide_password=False)
     return f"store {shown(server_url.parse(url).shown())}"
 
 
-# A piece of SQLite's message: (what it means, the next step, waiting may help).
+# (part of SQLite's message, what it means, the next step, whether waiting may help).
 _SQLITE = (
     ("database is locked", "is locked by another program", "find it with fuser", True),
     ("disk is full", "the disk is full", "make room", True),
@@ -149,7 +151,7 @@ _SQLITE = (
     ("no such table", "has no gatepost schema", "run: milterctl db upgrade", False),
     ("no such column", "has another schema", "run: milterctl db upgrade", False),
 )
-# The first characters of PostgreSQL's SQLSTATE, likewise.
+# The same for PostgreSQL, by the first characters of its SQLSTATE.
 _POSTGRESQL = (
     ("42P01", "has no gatepost schema", "run: milterctl db upgrade", False),
     ("42703", "has another schema", "run: milterctl db upgrade", False),
@@ -163,7 +165,7 @@ _POSTGRESQL = (
 
 
 def explain(error: SQLAlchemyError, engine: Engine) -> StoreError:
-    """`error` as one line for an operator. Values of the statement are left out: privacy."""
+    """`error` as one line for an operator, without the statement's values (they may be private)."""
     what = name(engine)
     if isinstance(error, PoolTimeout):
         return StoreError(f"{what}: every connection is in use; try again", temporary=True)
@@ -182,7 +184,7 @@ def explain(error: SQLAlchemyError, engine: Engine) -> StoreError:
 
 
 def rescued(engine: Engine, log: file_identity.Inode) -> bool:
-    """True where what the removed write-ahead log held is known to be in the file.
+    """True where all of the removed write-ahead log `log` is known to be in the file.
 
     Raises StoreError.
     """
@@ -191,7 +193,8 @@ def rescued(engine: Engine, log: file_identity.Inode) -> bool:
 
 
 def gone(path: Path, what: str) -> StoreError:
-    """The error for a SQLite file that is not the one we opened (`Files.changed`)."""
+    """The error for a SQLite file that is not the one we opened; `what`: REMOVED, STALE or
+    LOG_GONE."""
     meaning, step = next((m, s) for sign, m, s, _ in _SQLITE if sign == what)
     return StoreError(f"store {shown(str(path))}: {meaning}; {step}", temporary=True)
 

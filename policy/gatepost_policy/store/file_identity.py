@@ -1,8 +1,8 @@
-"""Is the SQLite file that we have open still the one that lies at its path?
+"""Is the SQLite file that we have open still the one at its path?
 
-A file that was replaced (a backup put back by hand) or removed goes on to be written under a name
-that nobody finds: all of it is lost with the last process that holds it. So its device and inode
-are compared before each transaction.
+Where it was replaced (a backup put back by hand) or removed, we would go on writing to the old
+file, which has no name any more: all of that would be lost when the last process closes it. So
+device and inode are compared before each transaction, and before the commit of a writing one.
 """
 
 import os
@@ -17,7 +17,8 @@ from sqlalchemy.exc import DisconnectionError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 Inode = tuple[int, int]
-# Logs without a name whose whole content this process has written into the file, by engine.
+# By engine: removed logs (write-ahead logs without a name) that this process has written into the
+# file completely.
 _rescued: "WeakKeyDictionary[Engine, set[Inode]]" = WeakKeyDictionary()
 
 REMOVED = "database file removed"
@@ -33,9 +34,10 @@ class Files:
     log: Inode | None
 
     def changed(self, now: "Files") -> str | None:
-        """What happened to the file since: REMOVED, STALE, "replaced", or None: nothing.
+        """What happened to the file since: REMOVED, STALE, "replaced", or None (nothing).
 
-        STALE: SQLite would read the log of the old file into the new one, and break it.
+        STALE: replaced, but the old file's log is still there. SQLite would apply that log to the
+        new file, and damage it.
         """
         if now.main == self.main:
             return None
@@ -49,7 +51,7 @@ class Files:
 
 
 def files(path: Path | str) -> Files:
-    """What lies at `path` now."""
+    """The identity of the files that are at `path` now."""
     return Files(_inode(f"{path}"), _inode(f"{path}-wal"))
 
 
@@ -62,9 +64,10 @@ def _inode(path: str) -> Inode | None:
 
 
 def watch(engine: Engine) -> None:
-    """No transaction begins on a file that is not at its path any more.
+    """From now on no transaction of `engine` begins on a file that is not at its path any more.
 
-    A new one is opened for it, unless there is none, or SQLite would mix it with the old one's log.
+    The file that is there is opened instead. The transaction fails (OperationalError) where there
+    is none, or where SQLite would apply the old file's log to it.
     """
     path = str(engine.url.database)
 
@@ -79,7 +82,7 @@ def watch(engine: Engine) -> None:
         what = was.changed(now)
         if was.log_lost(now):
             if dbapi.execute("PRAGMA query_only").fetchone()[0]:
-                pass  # whoever writes does it
+                pass  # a connection that only reads cannot; one that writes will do it
             elif _saved(dbapi, path):
                 if was.log is not None:
                     _rescued.setdefault(engine, set()).add(was.log)
@@ -95,7 +98,7 @@ def watch(engine: Engine) -> None:
 
     @event.listens_for(engine, "commit")
     def still_there(connection: Connection) -> None:
-        # It may have been replaced while we waited for its lock.
+        # The file may have been replaced while we waited for its lock.
         was: Files = connection.connection.info["files"]
         if connection.get_execution_options().get("gatepost_writing"):
             now = files(path)
@@ -106,10 +109,10 @@ def watch(engine: Engine) -> None:
 
 
 def _saved(dbapi: Any, path: str) -> bool:
-    """Write what only the nameless log holds into the file. False where that would break it.
+    """Write the content of the removed log into the file. False where that would damage the file.
 
-    Somebody who only reads may have made a new log meanwhile: it is empty. One that is not holds
-    another program's transactions, made on pages without ours.
+    Another process that only reads may have made a new log meanwhile; it is empty then. If it is
+    not, it holds transactions that were made without seeing ours.
     """
     try:
         if os.stat(f"{path}-wal").st_size:
@@ -123,11 +126,12 @@ def _saved(dbapi: Any, path: str) -> bool:
 def rescue(engine: Engine, log: Inode) -> bool:
     """True where a connection of `engine` has written all of the removed `log` into the file.
 
-    Those that are idle are looked at. One that is in use is when it is used next; until then, as
-    where none had it open, nobody knows. Raises SQLAlchemyError where it cannot be written.
+    Idle connections are checked now. One that is in use is checked when it is used the next time;
+    False until then, and where no connection had the log open. Raises SQLAlchemyError where the
+    log cannot be written into the file.
     """
     for _ in range(engine.pool.checkedin() if isinstance(engine.pool, QueuePool) else 1):
         if log in _rescued.get(engine, ()):
             break
-        engine.connect().close()  # the pool gives them out in turn, and each is looked at
+        engine.connect().close()  # the pool gives each idle connection in turn; `check` looks at it
     return log in _rescued.get(engine, ())

@@ -1,22 +1,23 @@
-"""The tables of those who guess: addresses that nobody has, and hosts that try logins.
+"""The tables of guesses: recipients that do not exist, and hosts that try logins.
 
-Each source has rows of its own: an import its number, what is followed live 0. An import is taken
-back by deleting its rows; whoever reads adds the sources up (`traps.mined`).
+Each source has rows of its own, marked in `import_id`: the number of the import, or 0 for logs that
+are followed live. To undo an import its rows are deleted; readers add the sources up
+(`traps.mined`).
 """
 
 from sqlalchemy import BigInteger, Float, String, Text
 
 from gatepost_policy.store.schema import Base, BigKey, Mapped, Ordered, mapped_column
 
-MAX_ROWS = 1_000_000  # addresses, and as many hosts: later ones are left out
-LIVE = 0  # the source of what `milterctl watch` has followed
+MAX_ROWS = 1_000_000  # most rows of each of the two tables; later guesses are left out
+LIVE = 0  # `import_id` of rows from `milterctl watch`
 
 
 class Mined(Base):
-    """An address that somebody tried and that does not exist.
+    """An address that was tried and does not exist.
 
-    `kind`: rcpt (refused as unknown), backscatter (the same, of a bounce), login (a failed one), or
-    accepted: one of these addresses once had mail, and its rows are gone.
+    `kind`: rcpt (a recipient refused as unknown), backscatter (the same, of a bounce), login (a
+    failed login), or accepted: the address once got mail, but that mail's rows were purged.
     """
 
     __tablename__ = "mined"

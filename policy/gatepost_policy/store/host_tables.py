@@ -1,4 +1,4 @@
-"""The tables with which hosts keep the store going; `tables` has them too."""
+"""The tables of journals, revisions and counters; `tables` exports them too."""
 
 from sqlalchemy import BigInteger, Float, String, Text
 
@@ -6,7 +6,7 @@ from gatepost_policy.store.schema import Base, BigKey, Mapped, mapped_column
 
 
 class JournalMark(Base):
-    """How far a journal segment has been ingested. Gone once the segment is gone."""
+    """The offset (octets) up to which a journal segment is stored. Deleted with the segment."""
 
     __tablename__ = "journal_mark"
 
@@ -28,11 +28,10 @@ class JournalGap(Base):
 
 
 class Revision(Base):
-    """One row a topic: a number that only grows.
+    """One row for each topic: a number that only grows. See `store.revision` for most topics.
 
-    `traps`, `listings`, `repeat`: one more with every change. `message`: the last id given out
-    (SQLite). `purge-*`: the last id that retention has looked at, for each class; `purge-clock`:
-    up to which time it has forgotten.
+    `message`: the last message id given out (SQLite). `purge-*`: the last id that retention has
+    looked at, for each class; `purge-clock`: the Unix time up to which it has purged.
     """
 
     __tablename__ = "revision"
@@ -42,7 +41,7 @@ class Revision(Base):
 
 
 class Counter(Base):
-    """One counter of the metrics endpoint, over all hosts and restarts. `labels` is a JSON list."""
+    """One counter of the metrics endpoint, for all hosts and restarts. `labels`: a JSON list."""
 
     __tablename__ = "counter"
 

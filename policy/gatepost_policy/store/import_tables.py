@@ -1,6 +1,6 @@
-"""The tables that say what each import of a log has brought, so that it can be taken back.
+"""The tables that record what each import of a log has added, so that it can be undone.
 
-Which messages an import brought stands beside their keys (`message_key.import_id`).
+Which messages an import added is recorded with their keys (`message_key.import_id`).
 """
 
 from sqlalchemy import BigInteger, Boolean, Float, Integer, String, Text
@@ -9,7 +9,7 @@ from gatepost_policy.store.schema import Base, BigKey, Mapped, Ordered, mapped_c
 
 
 class ImportRun(Base):
-    """One run of `milterctl import`. Gone once it has been taken back."""
+    """One run of `milterctl import`. Deleted once it has been undone."""
 
     __tablename__ = "import_run"
 
@@ -17,21 +17,21 @@ class ImportRun(Base):
     mta: Mapped[str] = mapped_column(String(16))
     files: Mapped[str] = mapped_column(Text)  # JSON: the paths as they were given
     began: Mapped[float] = mapped_column(Float(53))
-    ended: Mapped[float | None] = mapped_column(Float(53))  # NULL: under way, or stopped half-way
+    ended: Mapped[float | None] = mapped_column(Float(53))  # NULL: running, or it was interrupted
     lines: Mapped[int] = mapped_column(BigInteger)
-    # What it brought and still has: messages, and submissions that are numbers.
+    # What it has added and is still there: rows of messages, and submissions (only counted).
     messages: Mapped[int] = mapped_column(BigInteger)
     submissions: Mapped[int] = mapped_column(BigInteger)
     counted: Mapped[int] = mapped_column(BigInteger)  # messages that retention turned into numbers
     undoing: Mapped[bool] = mapped_column(Boolean)
-    live: Mapped[str] = mapped_column(Text)  # JSON: traps it saw as senders, and what was there
+    live: Mapped[str] = mapped_column(Text)  # JSON: traps it saw as senders, and their old values
 
-    # A number that was given is never given again: somebody may have written it down.
+    # An id is never used twice: an operator may have noted it for --undo.
     __table_args__ = {"sqlite_autoincrement": True}
 
 
 class ImportAgain(Base):
-    """A key that this import has told, too, when it belonged to an earlier one already."""
+    """The key of a message that this import also has, but an earlier import had added."""
 
     __tablename__ = "import_again"
 
@@ -59,9 +59,9 @@ class ImportCount(Base):
 
 
 class ImportTouched(Base):
-    """Whose first and last times have to be found anew, while an import is being taken back.
+    """A sum whose first and last times must be computed again while an import is being undone.
 
-    `kind` is day, host, domain or sender; `since` and `until` span what was taken out.
+    `kind` is day, host, domain or sender; `since` and `until` are the times of what was removed.
     """
 
     __tablename__ = "import_touched"
@@ -76,11 +76,11 @@ class ImportTouched(Base):
 
 
 class WatchPosition(Base):
-    """How far `milterctl watch` has read a log, and what it remembers of messages under way."""
+    """How far `milterctl watch` has read a log, and its unfinished messages."""
 
     __tablename__ = "watch_position"
 
     host: Mapped[str] = mapped_column(String(255), primary_key=True)
     name: Mapped[str] = mapped_column(Text, primary_key=True)  # the log's path, or journal
     state: Mapped[str] = mapped_column(Text)  # JSON
-    at: Mapped[float] = mapped_column(Float(53))  # when it was there
+    at: Mapped[float] = mapped_column(Float(53))  # when the position was saved

@@ -1,6 +1,7 @@
-"""How far each journal segment has been taken into the store: one row a segment.
+"""How far each journal segment has been stored: one row for each segment.
 
-A segment's name is unique among all hosts of a store; `host` says whose it is.
+A segment's name is unique among all hosts of a store; `host` is the one whose journal it is in.
+All functions work inside the caller's transaction and raise SQLAlchemyError.
 """
 
 from collections.abc import Iterable
@@ -11,8 +12,7 @@ from gatepost_policy.store import sqltext
 
 
 def read(connection: Connection, host: str | None = None) -> dict[str, int]:
-    """The offset (octets) behind the last record in the store, by segment; of `host` alone, or
-    of all hosts."""
+    """{segment: offset in octets after its last stored record}, of `host`, or of all hosts."""
     sql = 'SELECT segment, "offset" FROM journal_mark'
     values: tuple[str, ...] = ()
     if host is not None:
@@ -23,7 +23,7 @@ def read(connection: Connection, host: str | None = None) -> dict[str, int]:
 
 
 def of_segments(connection: Connection, segments: Iterable[str]) -> dict[str, int]:
-    """The offsets of those of `segments` that have a mark, whichever host it is of."""
+    """{segment: offset} of those of `segments` that have a mark, of any host."""
     sql = 'SELECT "offset" FROM journal_mark WHERE segment = ?'
     found: dict[str, int] = {}
     for segment in segments:
@@ -48,6 +48,6 @@ def move(
 
 
 def forget(connection: Connection, segments: Iterable[str]) -> None:
-    """These segments are gone."""
+    """Delete the marks of these segments, whose files are gone."""
     sql = "DELETE FROM journal_mark WHERE segment = ?"
     sqltext.many(connection, sql, [(segment,) for segment in segments])

@@ -1,4 +1,4 @@
-"""The tables of traps, trap hits and listings. `tables` has them too: it is the whole schema."""
+"""The tables of traps, trap hits and listings. `tables` exports them too, as the whole schema."""
 
 from sqlalchemy import (
     Boolean,
@@ -18,7 +18,7 @@ NOUGHT = text("0")
 
 
 class Listing(Base):
-    """A proven identity that is, or was, being punished. The last one counts for escalation."""
+    """An identity that is, or was, listed. The next listing's length depends on its last one."""
 
     __tablename__ = "listing"
 
@@ -33,7 +33,7 @@ class Listing(Base):
     by_hand: Mapped[bool] = mapped_column(Boolean, default=False)
     forgiven: Mapped[float | None] = mapped_column(Float(53))
     note: Mapped[str | None] = mapped_column(Text)
-    # The /48 of an IPv6 prefix, the organisation of a d=: siblings have it in common.
+    # The /48 of an IPv6 prefix, or the organisational domain of a d=, to find related listings.
     network: Mapped[str | None] = mapped_column(Text)
 
     __table_args__ = (
@@ -49,10 +49,10 @@ class Listing(Base):
 
 
 class ListingChange(Base):
-    """An identity whose listing began, ended early or went: what has to be published anew.
+    """An identity whose listing began, ended early or was deleted, and must be published again.
 
-    Read by `id`, so that a hit among very many listings costs what it changes and no more. The
-    newest rows are kept (`listings.table.CHANGES_KEPT`).
+    Read by `id`, so that publishing one change need not read all listings. Only the newest rows
+    are kept (`listings.table.CHANGES_KEPT`).
     """
 
     __tablename__ = "listing_change"
@@ -63,7 +63,7 @@ class ListingChange(Base):
 
 
 class Evidence(Base):
-    """Why a listing exists: one trap hit by one message. Bounded per listing (EVIDENCE_MAX)."""
+    """Why a listing exists: one trap hit by one message. At most EVIDENCE_MAX per listing."""
 
     __tablename__ = "evidence"
 
@@ -78,10 +78,10 @@ class Evidence(Base):
 
 
 class TrapHit(Base):
-    """One trap hit, and whose it was: what the next one of the same sender is judged by.
+    """One trap hit and its sender, needed to judge the next hit of the same sender.
 
-    `whose` is the organisation of a proven d=, else the client prefix; `reason` what the hit was
-    taken for. Kept for `sender.listing_memory`.
+    `whose` is the organisational domain of a proven d=, else the client prefix; `reason` is what
+    the hit was judged as. Kept for `sender.listing_memory`.
     """
 
     __tablename__ = "trap_hit"
@@ -103,7 +103,7 @@ class TrapHit(Base):
 
 
 class WaitingHit(Base):
-    """A trap hit that nobody has judged yet: another host had the turn (`ingest.waiting_hits`)."""
+    """A trap hit that is not judged yet: another host held the lock (`ingest.waiting_hits`)."""
 
     __tablename__ = "waiting_hit"
 
@@ -129,7 +129,8 @@ class TrapRow(Base):
     published_at: Mapped[float | None] = mapped_column(Float(53))
     added: Mapped[float] = mapped_column(Float(53))
     removed: Mapped[float | None] = mapped_column(Float(53))  # no longer a trap since then
-    # 0: added by hand; else the import that brought it, live up to revision `generation`.
+    # 0: added by hand; else the number of its import, in force once the topic `generation` of the
+    # table `revision` has reached that number.
     generation: Mapped[int] = mapped_column(Integer, default=0)
     live_at: Mapped[float | None] = mapped_column(Float(53))  # last seen as a sender or login
     live_as: Mapped[str] = mapped_column(Text, default="")  # sender, login, submission-sender

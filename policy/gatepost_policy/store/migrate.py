@@ -1,8 +1,8 @@
 """The schema: create it, upgrade it, refuse one that is newer. Migrations are Alembic's.
 
 A SQLite store is created and upgraded when it is first opened: one process migrates under a file
-lock, the others wait. A server's schema is upgraded only by `milterctl db upgrade`: several mail
-hosts share it, and their operator says when.
+lock, the others wait. A server's schema is upgraded only by `milterctl db upgrade`, because several
+mail hosts may share it.
 """
 
 import fcntl
@@ -23,11 +23,11 @@ from gatepost_policy.store.engine import StoreError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-# Every released schema, oldest first; the last one is what this release works with. Kept here so
-# that opening a store does not import Alembic. A test holds it to the files in migrations/.
+# Every released schema, oldest first; the last one is that of this release. Kept here so that
+# opening a store does not import Alembic. A test compares it with the files in migrations/.
 REVISIONS = tuple(f"{number:04}" for number in range(1, 15))
 HEAD = REVISIONS[-1]
-# Any number that is ours: PostgreSQL's advisory locks are one space per database.
+# A number that no other program should use: advisory locks are shared by a whole database.
 ADVISORY_LOCK = 0x6761746570
 
 
@@ -84,7 +84,7 @@ def alembic_config(connection: Connection | None = None) -> "Config":
 
 
 def directory() -> Path:
-    """Where the migrations are: in the repository for a checkout, else inside the package."""
+    """The directory of the migrations: in a checkout the repository's, else the package's."""
     here = Path(__file__).resolve().parents[1]
     checkout = here.parents[1] / "migrations"
     return checkout if (checkout / "env.py").exists() else here / "_migrations"
@@ -120,17 +120,18 @@ def _make_directory(engine: Engine) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """The directory of a SQLite store, where it is missing. Raises OSError.
+    """Make the directory of a SQLite store if it is missing. Raises OSError.
 
-    The default one is made with all above it. Of one that was named only itself is made, and
-    never below `/`: a whole new path is a mistyped one, and an empty history no answer.
+    The default one is made with its parents. Of a configured one only the last part is made, and
+    never directly below `/`: a path that is mostly new is probably mistyped, and an empty store
+    would hide that.
     """
     if directory.is_dir():
         return
     default = directory == config.default_state_dir()
     if not default and directory.parent == directory.parent.parent:
         raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(directory))
-    # What the store holds is for its owner alone.
+    # 0700: the store holds personal data.
     directory.mkdir(mode=0o700, parents=default, exist_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""The tables of `milterctl notify`. `tables` has them too: it is the whole schema."""
+"""The tables of `milterctl notify`. `tables` exports them too, as the whole schema."""
 
 from sqlalchemy import BigInteger, Float, Index, String, Text
 
@@ -8,8 +8,8 @@ from gatepost_policy.store.schema import Base, BigKey, Mapped, mapped_column
 class Notice(Base):
     """One event that people are told of; `kind` as in `config.notify_values.EVENTS`.
 
-    What belongs to it and comes a little later is added to its row (`number`, `last`, `data`) and
-    is no event of its own.
+    More of the same that comes soon after is added to this row (`number`, `last`, `data`) and makes
+    no new event.
     """
 
     __tablename__ = "notice"
@@ -22,12 +22,12 @@ class Notice(Base):
     number: Mapped[int] = mapped_column(BigInteger)  # messages, or records that were lost
     data: Mapped[str] = mapped_column(Text)  # JSON; what else there is to say
 
-    # An id is never given out twice: how far each way of telling has come is an id.
+    # An id is never used twice: `NotifyState` keeps the last id that was told, for each way.
     __table_args__ = (Index("ix_notice_last", "last"), {"sqlite_autoincrement": True})
 
 
 class NotifyState(Base):
-    """How far `milterctl notify` has come: in looking for events, and in telling them each way."""
+    """How far `milterctl notify` has looked for events, and told them in each way."""
 
     __tablename__ = "notify_state"
 

@@ -15,7 +15,7 @@ from gatepost_policy.store import engine as store
 # 2**36 messages a month; month numbers (since year 0) stay below 2**53, exact in JSON too.
 MONTH_BITS = 36
 PARTITIONED = ("message", "recipient", "signature")
-# Any number that is ours, apart from the others (see migrate.ADVISORY_LOCK).
+# As migrate.ADVISORY_LOCK, but another number.
 ADVISORY_LOCK = 0x6761746571
 
 _made: set[tuple[str, int]] = set()
@@ -33,7 +33,7 @@ def first_id(month: int) -> int:
 
 
 def suffix(month: int) -> str:
-    """What the month's partitions are called after: `_p202611`."""
+    """The end of the names of a month's partitions, such as `_p202611`."""
     return f"_p{month // 12:04d}{month % 12 + 1:02d}"
 
 
@@ -61,12 +61,12 @@ def prepare(engine: Engine, learned: float) -> None:
 
 
 def forget() -> None:
-    """Nothing is sure of what partitions there are: the server may be another one by now."""
+    """Forget which partitions exist: the server may be another one now (after a failover)."""
     _made.clear()
 
 
 def take_ids(connection: Connection, count: int, learned: float) -> Sequence[int]:
-    """`count` unused ids for messages learned now, ascending."""
+    """`count` unused ids for messages learned at `learned` (Unix seconds), ascending."""
     if not count:
         return ()
     if connection.dialect.name == "sqlite":
@@ -85,14 +85,15 @@ def take_ids(connection: Connection, count: int, learned: float) -> Sequence[int
 
 
 def drop_empty(engine: Engine, before: float) -> int:
-    """Drop the partitions of the months that ended before `before` and hold no row; how many."""
+    """Drop the empty partitions of months that ended before `before` (Unix seconds); returns how
+    many. Raises StoreError."""
     if engine.dialect.name != "postgresql":
         return 0
     month = month_of(before)
     dropped = 0
     with store.writing(engine) as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")
-        # A report that takes long must not make every recorder wait behind us: try again later.
+        # While we wait for a long report, all recorders would wait for us: give up after 2 s.
         connection.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
         names = connection.exec_driver_sql(
             "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"

@@ -1,9 +1,9 @@
-"""Numbers that only grow: how one process tells the others that something in the store changed.
+"""Numbers that only grow: by them a process sees that something in the store has changed.
 
-The topics are `traps`, `listings`, `repeat` (one more with every change) and `generation` (the
-newest import of traps that is complete). The recorder polls them and publishes what is newer.
-`old-mail` grows with every batch of an imported log; `hindsight` is how far old mail has been
-compared with the traps (`traps` and `old-mail` together).
+The topics are `traps`, `listings`, `repeat` (plus one with every change) and `generation` (the
+newest import of traps that is complete). The recorder polls them and publishes what has changed.
+`old-mail` grows with every batch of an imported log; `hindsight` is the sum of `traps` and
+`old-mail` at which old mail was last compared with all traps.
 """
 
 from sqlalchemy import Connection, insert, select
@@ -20,7 +20,7 @@ def number(connection: Connection, topic: str) -> int:
 
 
 def bump(connection: Connection, topic: str) -> None:
-    """One more, in the caller's transaction: the change and its announcement commit together."""
+    """Add one, in the caller's transaction, so that the change and its number commit together."""
     sql = "UPDATE revision SET number = number + 1 WHERE topic = ?"
     changed = execute(connection, sql, (topic,))
     if not changed.rowcount:
@@ -28,8 +28,8 @@ def bump(connection: Connection, topic: str) -> None:
 
 
 def old_mail_waits(connection: Connection) -> bool:
-    """True where old mail has not been compared with what is a trap now (`ingest.trap_marks`), or
-    sums wait to be counted (`ingest.waiting`): asked before these rooms are imported at all."""
+    """True where old mail is not yet compared with all traps (`ingest.trap_marks`), or sums wait to
+    be added (`ingest.waiting`). Here, so that most commands need not import those modules."""
     wanted = number(connection, "traps") + number(connection, "old-mail")
     waiting = connection.scalar(select(WaitingSums.id).limit(1))
     return waiting is not None or number(connection, "hindsight") < wanted

@@ -2,8 +2,8 @@
 fit both databases.
 
 A table is a class whose attributes are its columns, so that a query says `Message.at`. It is
-declared in the words of SQLAlchemy's mapper and checked with its types, but without the mapper,
-of which nothing else is used: importing it took a fifth of the time of a short command.
+declared as for SQLAlchemy's mapper, and type checkers see it so, but the mapper itself is not used:
+importing it took a fifth of the time of a short command.
 """
 
 from types import NoneType
@@ -20,9 +20,9 @@ NAMES = {
 }
 METADATA = MetaData(naming_convention=NAMES)
 
-# SQLite numbers rows by itself only in a column of type INTEGER.
+# SQLite fills in row numbers only for a column of type INTEGER.
 BigKey = BigInteger().with_variant(Integer, "sqlite")
-# Byte order on PostgreSQL too: in a natural-language order a prefix is no range.
+# Byte order on PostgreSQL too: with a language's collation, texts with one prefix are no range.
 Ordered = Text().with_variant(Text(collation="C"), "postgresql")
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         metadata = METADATA
 
         def __init__(self, never: Never) -> None:
-            """A row is no object of its table's class."""
+            """Not to be called: rows are not objects of these classes."""
 
 else:
     mapped_column = Column

@@ -1,8 +1,8 @@
-"""SQL as text, one spelling for both databases: `execute` and `many` are the way to run it.
+"""SQL as text, the same for both databases; run it with `execute` and `many`.
 
 Values are marked `?`; `utc_day(EXPRESSION)` is the UTC day (since 1970) of a time in Unix seconds;
-`locked` reads rows for a change. Batches are written this way because SQLAlchemy compiles a
-statement for every execution that has another shape; here the text is made once per process.
+`locked` reads rows for a change. Batches use this because SQLAlchemy compiles a statement again for
+each new number of values; here the text is made once per process.
 """
 
 import re
@@ -30,7 +30,7 @@ def insert(name: str, tail: str = "") -> str:
 
 @lru_cache(maxsize=256)
 def upsert(name: str, *changes: str) -> str:
-    """INSERT of every column; where the row exists, the changes.
+    """INSERT of every column; where the row exists already, it gets `changes` instead.
 
     A change is `column+` (add), `column<` (keep the smaller), `column>` (keep the larger),
     `column=` (take the new one), or `column:=EXPRESSION` with `old.` and `new.`.
@@ -53,7 +53,7 @@ def upsert(name: str, *changes: str) -> str:
     return insert(name, f"ON CONFLICT ({keys}) DO UPDATE SET {', '.join(parts)}")
 
 
-# SQLite's cast cuts and PostgreSQL's rounds, which would move half of each day to the next.
+# Not CAST on PostgreSQL: it rounds (SQLite's truncates), so half of each day would be the next one.
 _UTC_DAY = {"sqlite": r"CAST(\1 / 86400 AS bigint)", "postgresql": r"floor(\1 / 86400)"}
 
 
@@ -78,9 +78,9 @@ def many(connection: Connection, sql: str, rows: Sequence[tuple[object, ...]]) -
 
 
 def locked(connection: Connection, query: str) -> str:
-    """The SELECT `query` so that nobody else changes its rows before this transaction ends.
+    """The SELECT `query`, so that no other transaction changes its rows before this one ends.
 
-    A writer on SQLite is alone anyway, and it has no words for it.
+    On SQLite it stays as it is: there is only one writer at a time.
     """
     return query if connection.dialect.name == "sqlite" else f"{query} FOR UPDATE"
 

@@ -1,8 +1,8 @@
 """The store's tables, for SQLite and PostgreSQL alike.
 
 Times are Unix seconds (UTC) as double precision. Every constraint has a name, so that a
-migration can speak of it. `reversed` columns hold `address.reversed_domain`: a domain and what is
-below it are one range. Mail history is the recorder's alone; `milterctl` writes traps too.
+migration can change it. `reversed` columns hold `address.reversed_domain`: a domain and its
+subdomains are one range. Messages are written by the recorder, and by `milterctl import`.
 """
 
 from sqlalchemy import (
@@ -16,7 +16,7 @@ from sqlalchemy import (
     text,
 )
 
-# The whole schema is here: whoever imports this module has every table in Base.metadata.
+# The whole schema: after importing this module every table is in Base.metadata.
 from gatepost_policy.store import guess_tables as guess_tables
 from gatepost_policy.store.host_tables import Counter as Counter
 from gatepost_policy.store.host_tables import JournalGap as JournalGap
@@ -39,9 +39,9 @@ from gatepost_policy.store.notify_tables import NotifyState as NotifyState
 from gatepost_policy.store.schema import Base, BigKey, Mapped, Ordered, mapped_column
 
 NOUGHT = text("0")
-# The domain of a recipient's key, with its `@`: what stands behind the last one (a quoted local
-# part may hold more of them). A key without any is itself. An index is made of it, so the words
-# are the same in every query; both databases know these functions alike.
+# The domain of a recipient's key, with its `@`: from the last `@` on (a quoted local part may hold
+# others); a key without `@` as a whole. An index uses this expression, so every query must use the
+# same text; both databases have these functions.
 AT_DOMAIN = "substr(trap_key, length(rtrim(trap_key, replace(trap_key, '@', ''))))"
 
 
@@ -64,10 +64,10 @@ class Message(Base):
     direction: Mapped[str] = mapped_column(String(16))
     family: Mapped[str] = mapped_column(String(8))
     prefix: Mapped[str | None] = mapped_column(String(50))  # client as CIDR: /32, /64
-    address: Mapped[str | None] = mapped_column(String(45))  # goes before the prefix does
+    address: Mapped[str | None] = mapped_column(String(45))  # purged earlier than the prefix
     client_name: Mapped[str | None] = mapped_column(Text)
     helo: Mapped[str | None] = mapped_column(Text)
-    sender: Mapped[str | None] = mapped_column(Text)  # as it came; '' is the null sender
+    sender: Mapped[str | None] = mapped_column(Text)  # as received; '' is the null sender
     sender_key: Mapped[str | None] = mapped_column(Text)
     header_from: Mapped[str | None] = mapped_column(Text)
     from_key: Mapped[str | None] = mapped_column(Text)
@@ -108,14 +108,14 @@ class Message(Base):
             sqlite_where=text("session IS NOT NULL"),
             postgresql_where=text("session IS NOT NULL"),
         ),
-        # Trap mail is little, and read as a list.
+        # There is little trap mail, and reports list it by time.
         Index(
             "ix_message_trapped",
             "at",
             sqlite_where=text("traps > 0"),
             postgresql_where=text("traps > 0"),
         ),
-        # Bounces have no sender that `message_domain` could hold.
+        # Bounces have no sender domain, so `message_domain` does not have them.
         Index(
             "ix_message_bounced",
             "at",
@@ -127,7 +127,7 @@ class Message(Base):
 
 
 class MessageKey(Base):
-    """The natural key of a message that may be told to us twice (imported logs, `instance`)."""
+    """The natural key of a message that may come to us twice (imported logs, `instance`)."""
 
     __tablename__ = "message_key"
 
@@ -172,10 +172,11 @@ class MessageDomain(Base):
 
 
 class DomainDay(Base):
-    """What one domain sent on one UTC day: the sender report's summary, added up beforehand.
+    """What one domain sent on one UTC day: sums for the sender report.
 
-    `reversed` is the domain alone, `shared` as in `message_domain` but among the message's
-    domains, '' the sums of all. Always what the message rows say: a purge takes out its own.
+    `reversed` is the domain alone, '' for the sums of all messages; `shared` is as in
+    `message_domain`, but among the message's domains. The sums always agree with the message rows:
+    a purge of rows subtracts them here.
     """
 
     __tablename__ = "domain_day"
@@ -197,7 +198,7 @@ class DomainDay(Base):
     dkim_temperror: Mapped[int] = mapped_column(BigInteger)
     dkim_permerror: Mapped[int] = mapped_column(BigInteger)
     dkim_none: Mapped[int] = mapped_column(BigInteger)
-    # Messages by what SPF said of MAIL FROM, and by what DMARC said; those that were evaluated.
+    # Messages by the results of SPF (MAIL FROM) and DMARC, where these were evaluated.
     spf_none: Mapped[int] = mapped_column(BigInteger, server_default=NOUGHT)
     spf_neutral: Mapped[int] = mapped_column(BigInteger, server_default=NOUGHT)
     spf_pass: Mapped[int] = mapped_column(BigInteger, server_default=NOUGHT)
@@ -215,7 +216,7 @@ class DomainDay(Base):
 
 
 class DomainHost(Base):
-    """How many messages of one domain one client brought. `host` is the address, later the prefix.
+    """How many messages of one domain one client sent. `host` is the address, later the prefix.
 
     Rows and `shared` as in `domain_day`.
     """
@@ -240,7 +241,7 @@ class MessageRecipient(Base):
 
     message_id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
     position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    address: Mapped[str] = mapped_column(Text)  # as it came
+    address: Mapped[str] = mapped_column(Text)  # as received
     trap_key: Mapped[str] = mapped_column(Ordered)  # address.Address.trap_key
     trap: Mapped[bool] = mapped_column(Boolean)  # was a trap when the mail came, or became one
     accepted: Mapped[bool] = mapped_column(Boolean)
@@ -300,7 +301,7 @@ class DkimKey(Base):
 
 
 class SenderIdentity(Base):
-    """One thing a sender is remembered by, with its rhythm. `kind` as in facts.IdentityKind."""
+    """One identity of a sender, with its history. `kind` as in `facts.IdentityKind`."""
 
     __tablename__ = "identity"
 
@@ -326,7 +327,7 @@ class SenderIdentity(Base):
             sqlite_where=text("reversed IS NOT NULL"),
             postgresql_where=text("reversed IS NOT NULL"),
         ),
-        # Those who hit a trap are few; the rest is never read as a list.
+        # Only identities that hit a trap are listed by time, and they are few.
         Index(
             "ix_identity_trapped",
             "last_seen",
@@ -338,7 +339,7 @@ class SenderIdentity(Base):
 
 
 class WaitingSums(Base):
-    """What one batch adds to the sums, left by a host while another one was adding to them."""
+    """What one batch adds to the sums, stored for later because another host was adding to them."""
 
     __tablename__ = "waiting_sums"
 
@@ -347,7 +348,7 @@ class WaitingSums(Base):
 
 
 class SubmissionCount(Base):
-    """How many submissions on one day (since 1970-01-01 UTC), and nothing else about them."""
+    """How many submissions on one UTC day (days since 1970-01-01), and nothing else about them."""
 
     __tablename__ = "submission_count"
     day: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)

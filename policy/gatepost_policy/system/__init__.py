@@ -1,1 +1,1 @@
-"""What is asked of the operating system: sockets, systemd, faults for the crash tests."""
+"""The operating system: sockets, systemd, the host's own names, faults for the crash tests."""

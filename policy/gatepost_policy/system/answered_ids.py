@@ -1,17 +1,17 @@
-"""The queue ids that gatepost has answered lately on this host, as keyed hashes in a shared file.
+"""The queue ids that gatepost has lately let pass on this host, as keyed hashes in a shared file.
 
-A content filter, a list manager or a Sieve rule hands mail back; the Received field of its first
-pass has the queue id, and only an id that is in here proves that gatepost has had it. All workers
-share one file in the state directory, which survives a restart. It is read and written, not mapped:
-a mapped file that somebody cuts short in place is the end of the worker (SIGBUS).
+A content filter, a list manager or a Sieve rule hands mail back. The Received field of its first
+pass holds the queue id, and only an id in this file proves that gatepost has seen the message. All
+workers share one file in the state directory, which survives a restart. It is read and written,
+not mapped: if somebody truncates a mapped file, the worker is killed (SIGBUS).
 
-How it works: the hash of an id chooses a bucket of WAYS words and is kept in one of them beside the
-minute; a full bucket loses its oldest. A lost id costs a second record, no more. Words are written
-whole, so that two workers need no lock.
+How it works: the hash of an id chooses a bucket of WAYS words, and is kept in one of them together
+with the minute; a full bucket loses its oldest. Where an id is lost, the message is recorded twice,
+no more. A word is written at once, so that workers need no lock.
 
-Limits: 1 048 576 ids, about three a second over KEPT_S; ids of whoever sends more are forgotten
-sooner. The key lies in the same file (0600): it keeps the ids out of copies and backups that are
-read at a glance, not from whoever may read the state directory.
+Limits: 1 048 576 ids, which is 2.4 per second over KEPT_S; on a busier host ids are forgotten
+sooner. The key is in the same file (mode 0600): so the ids are not plain text in backups, but
+somebody who can read the file can test whether an id is in it.
 """
 
 import os
@@ -24,7 +24,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 KEPT_S = 5 * 86_400  # Postfix gives up on a message after five days (maximal_queue_lifetime)
-AGAIN_S = 10.0
+AGAIN_S = 10.0  # between two tries to open a file that was truncated
 NAME = "answered-ids"
 MAGIC = b"gpids001"
 HEADER = 64
@@ -40,7 +40,7 @@ class AnsweredIds:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / NAME
-        self._again_at = 0.0  # monotonic: a file that was cut short is made anew then
+        self._again_at = 0.0  # monotonic: no earlier than this a truncated file is made again
         self._open()
 
     def _open(self) -> None:
@@ -51,7 +51,7 @@ class AnsweredIds:
         self._file = file
 
     def _bucket(self, first: int) -> "array[int]":
-        """The words of a bucket; none known where the file was cut short. Never raises."""
+        """The words of a bucket; zeros where the file was truncated. Never raises."""
         try:
             got = os.pread(self._file.fileno(), WAYS * 8, HEADER + first * 8)
         except OSError:
@@ -66,13 +66,14 @@ class AnsweredIds:
         return array("Q", bytes(WAYS * 8))
 
     def _place(self, host: str, queue_id: str) -> tuple[int, int]:
-        """(first word of the bucket, the hash's part that is kept)."""
+        """(index of the bucket's first word, the part of the hash that is kept)."""
         raw = f"{host.lower()} {queue_id}".encode("utf-8", "surrogateescape")
         number = int.from_bytes(blake2b(raw, digest_size=8, key=self._key).digest(), "little")
         return number % BUCKETS * WAYS, number >> 20 << 20
 
     def remember(self, host: str, queue_id: str, at: float) -> None:
-        """`host` ({j}) has been answered for `queue_id` at `at` (Unix seconds)."""
+        """Remember that the MTA `host` (macro {j}) was answered for `queue_id` at `at` (Unix
+        seconds). Errors are ignored."""
         first, kept = self._place(host, queue_id)
         now = int(at) // 60 % _MINUTES
         chosen, oldest = 0, -1
@@ -88,7 +89,7 @@ class AnsweredIds:
             os.pwrite(self._file.fileno(), octets, HEADER + (first + chosen) * 8)
 
     def knows(self, host: str, queue_id: str, at: float) -> bool:
-        """True where `host` was answered for `queue_id` within KEPT_S before `at`."""
+        """True where `host` was answered for `queue_id` within KEPT_S before `at` (Unix time)."""
         first, kept = self._place(host, queue_id)
         now = int(at) // 60 % _MINUTES
         return any(
@@ -106,18 +107,18 @@ def _sound(path: Path) -> bool:
 
 
 def _create(path: Path) -> None:
-    """In one step, and the first of several workers wins."""
+    """Make the file, atomically. Where several workers do, the first one's file is kept."""
     aside = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         with aside.open("wb") as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(MAGIC + secrets.token_bytes(16))
             file.flush()
-            # Not a sparse file: on a full disk an id could not be remembered.
+            # Not a sparse file: later writes must work on a full disk too.
             os.posix_fallocate(file.fileno(), 0, SIZE)
         if path.exists():
             if not _sound(path):
-                aside.replace(path)  # of another version
+                aside.replace(path)  # `path` is of another version, or damaged
             return
         os.link(aside, path)
     except FileExistsError:

@@ -1,6 +1,6 @@
-"""The extras of the package (pyproject.toml), and how to install one that is wanted and missing."""
+"""How to install an extra of the package (pyproject.toml) that is missing."""
 
 
 def install(extra: str) -> str:
-    """The command that brings `extra`, to be typed as it stands."""
+    """The shell command that installs `extra`."""
     return f"pip install 'gatepost[{extra}]'"

@@ -1,7 +1,7 @@
-"""Faults for the crash tests to switch on: $GATEPOST_FAULT names points, comma-separated.
+"""Faults that crash tests switch on: $GATEPOST_FAULT names points, comma-separated.
 
-Nothing happens without the variable. A point named `kill:WHERE` ends the process by SIGKILL when
-execution gets there; `kill:WHERE:N` on the N-th time.
+Nothing happens without the variable. `kill:WHERE` ends the process by SIGKILL at the point WHERE,
+`kill:WHERE:N` at the N-th time; `full:WHERE` raises ENOSPC there.
 """
 
 import errno
@@ -12,7 +12,7 @@ _passed: dict[str, int] = {}
 
 
 def _armed() -> dict[str, int]:
-    """Point -> on which passage it fires."""
+    """{point: at which time it fires, from 1}."""
     found: dict[str, int] = {}
     for word in filter(None, os.environ.get("GATEPOST_FAULT", "").split(",")):
         name, _, number = word.rpartition(":")
@@ -23,12 +23,12 @@ def _armed() -> dict[str, int]:
     return found
 
 
-# Read once, at import: the reply path must not pay for a switch that is never on.
+# Read once, at import: answering a message must not cost more for a switch of tests.
 ARMED = _armed()
 
 
 def point(where: str) -> None:
-    """A place where a test may kill the process."""
+    """The point `where`, at which a test may kill the process."""
     if ARMED and f"kill:{where}" in ARMED:
         _passed[where] = _passed.get(where, 0) + 1
         if _passed[where] >= ARMED[f"kill:{where}"]:
@@ -36,6 +36,6 @@ def point(where: str) -> None:
 
 
 def disk_full(where: str) -> None:
-    """A place where a test may say that the disk is full. Raises OSError (ENOSPC)."""
+    """The point `where`, at which a test may make the disk full. Raises OSError (ENOSPC)."""
     if ARMED and f"full:{where}" in ARMED:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,12 +1,12 @@
-"""How often a process looks for garbage that reference counts do not free."""
+"""How often Python's garbage collector looks for cycles of objects."""
 
 import gc
 
-# A message makes hundreds of objects and no cycles. With Python's own 700 a recorder spends a
-# fifth of its time on looking for some.
+# A message makes hundreds of objects and no cycles. With Python's default (700) a recorder spends
+# a fifth of its time in the collector.
 OBJECTS = 20_000
 
 
 def collect_less_often() -> None:
-    """For a process that handles messages: look for cycles each OBJECTS new objects."""
+    """Look for cycles only after OBJECTS new objects; for processes that handle messages."""
     gc.set_threshold(OBJECTS, 20, 20)

@@ -1,7 +1,7 @@
-"""Which domains the MTA on this host takes mail for, and which addresses are this host's own.
+"""Which domains the MTA on this host accepts mail for, and which addresses are this host's own.
 
-Asked of the MTA itself (postconf, postmap, exim -bP) and of the kernel. What cannot be read is
-named in `unread` and left out: a domain that is not known to be ours is treated as a stranger's.
+Read from the MTA itself (postconf, postmap, exim -bP) and the kernel. Tables that cannot be read
+are named in `unread`; their domains are not known to be ours, and are treated like any other.
 """
 
 import re
@@ -26,20 +26,21 @@ _DOMAIN = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9])?\.)+[a-z0-9-]+\.?", r
 
 @dataclass(slots=True)
 class Tables:
-    """What was found. `networks` are in CIDR text."""
+    """What was found: `domains` in lower case, `networks` as CIDR text, `unread`: tables that could
+    not be read."""
 
     domains: set[str] = field(default_factory=set)
     networks: set[str] = field(default_factory=set)
     unread: list[str] = field(default_factory=list)
 
     def domain(self, text: str) -> None:
-        """One name of a table, if it is a domain."""
+        """Add a name of a table, if it is a domain."""
         text = text.strip().strip(".").lower()
         if _DOMAIN.fullmatch(text):
             self.domains.add(text)
 
     def network(self, text: str) -> None:
-        """One address or network of a table, if it is one."""
+        """Add an address or network of a table, if it is valid and not everything (/0)."""
         text = text.strip().replace("[", "").replace("]", "")
         with suppress(ValueError):
             found = ip_network(text, strict=False)
@@ -68,7 +69,7 @@ def domains(lists: Iterable[str]) -> Tables:
 
 
 def addresses(proc: Path = Path("/proc/self/net")) -> Iterator[str]:
-    """The addresses of this host's interfaces, as Linux tells them."""
+    """The addresses of this host's interfaces, from Linux's /proc."""
     with suppress(OSError):
         before = ""
         for line in (proc / "fib_trie").read_text().splitlines():
@@ -119,7 +120,8 @@ def _postfix(found: Tables) -> None:
 
 
 def _items(item: str, found: Tables) -> Iterable[str]:
-    """What one item of a Postfix list stands for: itself, a file's lines, a table's keys."""
+    """The entries of one item of a Postfix list: itself, the first word of each line of a file, or
+    a table's keys."""
     if not item or item.startswith("!"):
         return ()
     if item.startswith("/"):

@@ -1,4 +1,4 @@
-"""Who sits at the terminal."""
+"""The person who runs a command."""
 
 import os
 import pwd
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 
 def who(environ: Mapping[str, str] = os.environ) -> str:
-    """The login that runs this command, or that asked sudo to; a number where it has no name."""
+    """The login of the user who runs this command (through sudo: who called sudo); the user id as
+    text where it has no name."""
     asked = environ.get("SUDO_USER")
     if asked:
         return asked

@@ -32,9 +32,9 @@ def start_service(
     stderr: IO[bytes] | None = None,
     own_session: bool = False,
 ) -> subprocess.Popen[bytes]:
-    """Run `main` of `module` (MILTER, POLICYD). It says `ready` on `stdout` once it serves.
+    """Run `main` of `module` (MILTER, POLICYD). It prints `ready` on `stdout` once it serves.
 
-    `own_session`: Ctrl-C on our terminal does not reach it.
+    `own_session`: Ctrl-C on our terminal does not reach it. Raises OSError.
     """
     return subprocess.Popen(
         [sys.executable, "-P", "-c", _CODE, str(os.getpid()), module, *options],

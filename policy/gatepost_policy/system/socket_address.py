@@ -21,7 +21,7 @@ class SocketAddress:
 
     @classmethod
     def parse(cls, text: str) -> "SocketAddress":
-        """Raises ValueError that says what was wanted."""
+        """Read `text`; `localhost` is taken too. Raises ValueError saying what was wanted."""
         if text.startswith(("unix:/", "local:/")):
             path = text.partition(":")[2]
             # sun_path holds 108 octets with the closing NUL (unix(7)).

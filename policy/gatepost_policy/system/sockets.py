@@ -1,4 +1,4 @@
-"""Sockets at a `SocketAddress`: connect, listen, and whether somebody is there already."""
+"""Sockets at a `SocketAddress`: connect, listen, and whether a process listens there already."""
 
 import errno
 import os
@@ -46,9 +46,10 @@ def answers(address: SocketAddress, timeout: float = 2.0) -> bool:
 
 
 def obstacle(address: SocketAddress) -> OSError | None:
-    """What keeps us from listening at `address`: EADDRINUSE where somebody is there already."""
+    """The error that listening at `address` would give (EADDRINUSE: in use), None if it would
+    work."""
     if address.kind == "unix":
-        # A file that nobody answers on was left behind: `listen` replaces it.
+        # A socket on which nobody answers is stale: `listen` replaces it.
         return OSError(errno.EADDRINUSE, "another process answers") if answers(address) else None
     try:
         with socket.socket(family(address), socket.SOCK_STREAM) as probe:
@@ -104,7 +105,7 @@ def inode(path: str) -> tuple[int, int] | None:
 
 
 def remove(path: str, mine: tuple[int, int] | None) -> None:
-    """Unlink our own socket: what somebody else has put there meanwhile stays."""
+    """Unlink our own unix socket. `mine`: its `inode`; another file at `path` is left alone."""
     if mine is not None and inode(path) == mine:
         with suppress(OSError):
             os.unlink(path)

@@ -1,7 +1,7 @@
-"""Standard input, output and error that are there, whoever started us.
+"""Make sure that standard input, output and error are open.
 
-A program that begins with one of them closed gives its number to the next file it opens: what is
-printed then ends up in a database or in another program's connection.
+Where one of them is closed at the start, the next file that we open gets its number: then printed
+text would be written into a database or a connection.
 """
 
 import os
@@ -14,7 +14,7 @@ def ensure() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number is what open gives: this one, as those below are there.
+            # open(2) gives the lowest free number: this one, because all lower ones are in use.
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "r" if number == 0 else "w"))  # noqa: SIM115

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 
 def notify(*states: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Send e.g. `READY=1`, `STATUS=...`. False where nobody listens."""
+    """Send states such as `READY=1`, `STATUS=...`. False where systemd did not get them."""
     name = environ.get("NOTIFY_SOCKET", "")
     if not name.startswith(("/", "@")):
         return False
@@ -19,19 +19,19 @@ def notify(*states: str, environ: Mapping[str, str] = os.environ) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.sendto("\n".join(states).encode(), address)
     except OSError:
-        return False  # the service goes on; systemd says itself that it heard nothing
+        return False  # no reason to stop the service; systemd logs that it was not notified
     return True
 
 
 def reloading(environ: Mapping[str, str] = os.environ) -> bool:
-    """Say that a reload began; `notify("READY=1")` says that it is over."""
+    """Tell systemd that a reload has begun; `notify("READY=1")` tells that it is over."""
     # CLOCK_MONOTONIC, which systemd compares with the time of its own request.
     stamp = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     return notify("RELOADING=1", f"MONOTONIC_USEC={stamp}", environ=environ)
 
 
 def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
-    """How often to send `WATCHDOG=1`: half the unit's WatchdogSec. None where none is set."""
+    """Seconds between two `WATCHDOG=1`: half the unit's WatchdogSec. None where none is set."""
     # WATCHDOG_PID names the process that is watched: a child must not speak for its parent.
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None

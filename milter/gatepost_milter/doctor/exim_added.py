@@ -72,7 +72,6 @@ def _options(text: str) -> Iterator[tuple[str, str, str, bool]]:
 
 def _instances(body: str) -> Iterator[tuple[str, list[str]]]:
     """(name, lines) of each router or transport of a section."""
-    """(name, lines) of each router or transport of a section."""
     name, lines = "", list[str]()
     for line in body.splitlines():
         if match := _INSTANCE.match(line):

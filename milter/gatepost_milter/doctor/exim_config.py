@@ -34,7 +34,6 @@ class Statement:
 
     def values(self, name: str) -> tuple[str, ...]:
         """The values of all its conditions or modifiers of this name, in order."""
-        """The values of all its conditions or modifiers of this name, in order."""
         return tuple(value for key, value in self.parts if key == name)
 
     @property

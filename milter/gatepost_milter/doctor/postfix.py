@@ -113,7 +113,6 @@ class Checker:
 
     def milters(self, service: Service | None, name: str = "smtpd_milters") -> tuple[Item, ...]:
         """The milters of a service (None: of main.cf), in order."""
-        """The milters of a service (None: of main.cf), in order."""
         return items(self.config.get(name, service))
 
     def own(self, service: Service) -> Item | None:
@@ -134,7 +133,6 @@ class Checker:
         return own or self.config.get("milter_default_action", service)
 
     def switched_off(self, service: Service) -> Iterator[Finding]:
-        """receive_override_options must not hold no_milters."""
         """receive_override_options must not hold no_milters."""
         name = "receive_override_options"
         value = self.config.get(name, service)

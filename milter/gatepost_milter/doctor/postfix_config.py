@@ -38,12 +38,10 @@ class Service:
     @property
     def key(self) -> str:
         """`name/type`, as postconf -P and -M name a service."""
-        """`name/type`, as postconf -P and -M name a service."""
         return f"{self.name}/{self.type}"
 
     @property
     def port(self) -> str:
-        """The port of an inet listener, number or name, without the host."""
         """The port of an inet listener, number or name, without the host."""
         return self.name.rpartition(":")[2]
 
@@ -85,7 +83,6 @@ class PostfixConfig:
         return self._expand(self.raw(name, service), service, 0).strip()
 
     def raw(self, name: str, service: Service | None = None) -> str:
-        """The value for a service as written, `$name` not expanded; '' where there is none."""
         """The value for a service as written, `$name` not expanded; '' where there is none."""
         if service is not None and name in service.overrides:
             return service.overrides[name]
@@ -159,7 +156,6 @@ class PostfixConfig:
         )
 
     def submissions(self, daemon_names: tuple[str, ...] = ()) -> tuple[Service, ...]:
-        """Listeners where only our own users submit mail."""
         """Listeners where only our own users submit mail."""
         return tuple(s for s in self.smtpd() if self.is_submission(s, daemon_names))
 

@@ -62,10 +62,6 @@ class Probe:
 
         `address` and `port` are our end of the SMTP connection; port 0: there was none.
         """
-        """{what: text} of each text that must not be found in the probe as it arrives.
-
-        `address` and `port` are our end of the SMTP connection; port 0: there was none.
-        """
         secret = {"EHLO name": self.helo, "probe's own trace": self.token + "-trace"}
         if not address.startswith("127.0.0.") and address != "::1":
             # Loopback addresses are no secret: mail servers write their own as well.

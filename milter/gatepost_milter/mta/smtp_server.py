@@ -184,13 +184,11 @@ class Front:
 
     async def handle_RSET(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
         """RSET: the milter hears that the transaction is over."""
-        """RSET: the milter hears that the transaction is over."""
         if hasattr(session, "milter"):
             await asyncio.to_thread(session.milter.rset)
         return "250 2.0.0 Ok"
 
     async def handle_QUIT(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
-        """QUIT: end the milter session."""
         """QUIT: end the milter session."""
         self.close(session)
         return "221 2.0.0 Bye"

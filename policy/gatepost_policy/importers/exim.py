@@ -270,7 +270,7 @@ class Exim:
         entry = self.under_way.get(queue_id)
         if entry is None:
             if len(self.under_way) >= self.max_open:
-                # Lines of a message that never arrived: those without an arrival go first.
+                # Too many: give the oldest up. Mostly its other lines are not in this log.
                 oldest = next(iter(self.under_way))
                 del self.under_way[oldest]
                 self.tally.kinds["unfinished"] += 1

@@ -13,9 +13,9 @@ _PATH_END = re.compile(rf" <((?:{_QUOTED}|[^\"<>])*)>(?= [A-Z][A-Z0-9]*=|: |\Z)"
 
 
 def read_recipient(text: str) -> str | None:
-    """The address the sender wrote, from what follows the arrow of a delivery line.
+    """The address that the sender used, from the text after a delivery line's arrow, else None.
 
-    `address`, `address <address the client named>`, `:blackhole: <address>`, `/file <address>`.
+    Forms: `address`, `address <original address>`, `:blackhole: <address>`, `/file <address>`.
     """
     if text[:1] in ("/", "|"):
         # A path or a command, which may hold blanks; the recipient is the address after it.

@@ -38,7 +38,7 @@ def read_dkim(text: str) -> Signature | None:
 
 
 def passed(domains: str, known: list[Signature]) -> list[Signature]:
-    """The signers an arrival line names and no DKIM line told of yet."""
+    """Signatures that passed by an arrival line (`domains`, with commas) and are not in `known`."""
     told = {s.domain for s in known}
     return [
         Signature(domain=domain, crypto="pass", result="pass")

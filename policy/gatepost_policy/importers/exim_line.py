@@ -19,7 +19,7 @@ PREFIX = re.compile(
     re.S,
 )
 REST = re.compile(rf"(?:\[\d+\] )?(?:({_ID}) )?(.*)", re.S)
-# A piece of an entry that was too long for syslog: "[2\\3] " goes on, "[2/3] " is a new line of it.
+# A piece of an entry too long for syslog: "[2\3] " continues it, "[2/3] " is its next line.
 SPLIT = re.compile(r"\[(\d{1,3})([\\/])(\d{1,3})\] (.*)", re.S)
 TOPIC = re.compile(r' T="(?:[^"\\]|\\.)*"')
 PRDR = re.compile(r"PRDR R=<([^<>]*)> (?:refusal|rejected|temporarily)")

@@ -1,9 +1,9 @@
-"""Which names may be remembered: nothing that may be a password, or a part of a login's exchange.
+"""Which login names may be recorded: not one that may be a password or base64 of a login. Pure.
 
-A client that is out of step sends its password where the name belongs, and some MTAs log the
-base64 of what was sent. Such a text is dropped before anything is written down. Pure.
+A client with a fault may send its password in place of the name, and some MTAs log the base64 text
+of the login. Such names are dropped before anything is recorded.
 
-Limits: a password that looks like a name (`sunshine`) cannot be told from one.
+Limits: a password that looks like a name (`sunshine`) is not recognised.
 """
 
 import re
@@ -14,7 +14,7 @@ from math import log2
 
 MAX_OCTETS = 64  # RFC 5321 4.5.3.1.1
 _PLAIN = re.compile(r"[^\W_](?:[\w.+'-]*[^\W_])?\Z")
-# Most names: small letters alone, short or with a vowel among them, and a domain perhaps.
+# Most names: only small letters, short or with a vowel, perhaps with a domain.
 _WORD = re.compile(
     r"(?:[a-z]{1,7}|(?=[a-z]*[aeiouy])[a-z]{8,40})(?:@[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){1,10})?\Z"
 )
@@ -22,14 +22,14 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]{8,}\Z")
 _HEX = re.compile(r"[0-9a-f]{12,}\Z", re.I)
 _VOWEL = re.compile(r"[aeiouyäöüáéíóúàèâêåøæ]", re.I)
 _TURN = re.compile(r"(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
-LONG = 8  # characters; what is shorter has no shape to speak of
+LONG = 8  # characters; in a shorter name chance looks like a pattern
 MAX_TURNS = 2  # between letters and digits
 RANDOM_LENGTH = 16
 RANDOM_BITS = 3.6  # entropy of one character
 
 
 def may_be_kept(name: str) -> bool:
-    """True where `name`, a login or an address as it came, looks like somebody's name."""
+    """True where `name` (a login or an address, as received) looks like a person's name."""
     if _WORD.match(name):
         return True
     local, _, domain = name.rpartition("@") if "@" in name else (name, "", "")
@@ -37,7 +37,7 @@ def may_be_kept(name: str) -> bool:
         return False
     if not name.isprintable() or not _PLAIN.match(local):
         return False
-    # `P@ssw0rd`: a domain has a dot.
+    # Not `P@ssw0rd`: a domain has a dot.
     if "@" in name and not re.fullmatch(r"[\w-]+(?:\.[\w-]+)+", domain):
         return False
     return not _looks_random(local)
@@ -46,7 +46,7 @@ def may_be_kept(name: str) -> bool:
 def _looks_random(local: str) -> bool:
     letters = [c for c in local if c.isalpha()]
     if not letters:
-        return True  # a number: a PIN as well as a name
+        return True  # only digits: it may be a PIN
     digits = any(c.isdigit() for c in local)
     if len(local) < LONG:
         # `Bob7` is a name, `aGVsbG8` is none.
@@ -67,7 +67,8 @@ def _looks_random(local: str) -> bool:
 
 
 def _is_base64(local: str, mixed: bool) -> bool:
-    """True where it decodes to text; letters of one case do by chance, and are names."""
+    """True where `local` is base64 of printable text. Not `mixed` (letters of one case, no digits):
+    that often decodes by chance, and is a name."""
     if not mixed or not _BASE64.match(local):
         return False
     try:
@@ -78,6 +79,6 @@ def _is_base64(local: str, mixed: bool) -> bool:
 
 
 def _entropy(text: str) -> float:
-    """Bits in one character (Shannon), by how often each comes in it."""
+    """Entropy in bits per character (Shannon), by how often each character occurs."""
     size = len(text)
     return -sum(n / size * log2(n / size) for n in Counter(text).values())

@@ -54,7 +54,7 @@ class Request:
 
 
 class Reader:
-    """Cuts a byte stream into requests. `max_bytes`: most octets of one request, also unfinished."""
+    """Cuts a byte stream into requests. `max_bytes`: most octets of one request, unfinished too."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max = max_bytes

@@ -10,8 +10,8 @@ from typing import IO
 
 MILTER = "gatepost_milter.engine.daemon"
 POLICYD = "gatepost_policy.policyd.server"
-# The child asks the kernel for SIGTERM should its parent die (prctl(PR_SET_PDEATHSIG)), so that no
-# orphan keeps a port; where the parent has died before that, nothing is started.
+# The child asks the kernel for SIGTERM when its parent dies (prctl(2), PR_SET_PDEATHSIG), so that
+# no child keeps the port; where the parent has died before that, nothing is started.
 _CODE = """
 import ctypes, importlib, os, sys
 try:

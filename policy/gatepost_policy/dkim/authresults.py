@@ -69,8 +69,8 @@ def value(
 
 
 def _senders(spf: Spf) -> list[str]:
-    """The results of SPF. That of HELO is left out where it is none, and where MAIL FROM passed: a
-    reader may use the last SPF result it finds for the whole message.
+    """The results of SPF. That of HELO is left out where its result is `none`, and where MAIL FROM
+    passed: a reader may use the last SPF result it finds for the whole message.
     """
     helo = _spf("helo", spf.helo.result, spf.helo.domain, spf.helo.reason)
     if spf.mail_from is spf.helo:
@@ -164,6 +164,6 @@ def _quoted(text: str) -> str:
 def forged(values: Sequence[bytes], authserv_id: str) -> tuple[int, ...]:
     """Which of these Authentication-Results values claim our name: 1-based, top to bottom.
 
-    RFC 8601 5: they came from outside, so nobody may read them as ours.
+    RFC 8601 5: they came from outside, so they must not be read as ours.
     """
     return tuple(i for i, text in enumerate(values, 1) if claims(text, authserv_id))

@@ -26,7 +26,7 @@ def load() -> bool:
     """
     global _many
     if _many is None:
-        # Its threads for linear algebra would not survive the fork, and nobody needs them.
+        # Its threads for linear algebra would not survive the fork, and are not needed.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         try:
             _many = _with_numpy()

@@ -1,15 +1,16 @@
-"""Tell whose name an Authentication-Results field bears, as its most lenient reader would.
+"""Find whose name an Authentication-Results field has, as its most lenient reader would.
 
-RFC 8601 5: a field from outside that bears our authserv-id must go, for whoever reads mail behind
-us believes it. Readers are more lenient than the grammar: OpenDMARC takes `mx .example.net`,
-`"mx".example.net` and `m\\x).example.net` for our name, Mail::AuthenticationResults strips a second
-field name in front, mail programs decode encoded words. So a name counts as ours when any way of
-dropping comments, blanks, folds, quotes, backslashes and stray parentheses leaves it; a plain name,
-as honest servers write it, is compared exactly, and fields of other servers stay. Pure.
+RFC 8601 5: a field from outside with our authserv-id must be removed, because mail programs and
+filters after us believe it. Readers are more lenient than the grammar: OpenDMARC takes `mx
+.example.net`, `"mx".example.net` and `m\\x).example.net` for our name, Mail::AuthenticationResults
+strips a second field name in front, mail programs decode encoded words. So a name counts as ours
+when any way of dropping comments, blanks, folds, quotes, backslashes and stray parentheses leaves
+it; a plain name, as honest servers write it, is compared exactly, and fields of other servers stay.
+Pure.
 
 Limits: only the first `MAX_HEAD` octets of a field are taken apart. Where its name has not ended by
-then, or parentheses and quotes are so entangled that readers differ, the field is ours if our name
-stands anywhere in it.
+then, or parentheses and quotes are so mixed that readers differ, the field counts as ours if our
+name is anywhere in it.
 """
 
 import re
@@ -81,7 +82,8 @@ def _claims(text: bytes, ours: tuple[str, str], whole: bool) -> bool:
         names.append(text)
     elif readings[1].closed and not _ODD.search(names[0]):
         return False
-    # OpenDMARC skips a word that begins with an escaped or quoted parenthesis.
+    # OpenDMARC skips a word that begins with an escaped or quoted parenthesis, so the name may
+    # follow.
     return any(_within(name, ours) for name in names)
 
 
@@ -140,7 +142,7 @@ def _spells(text: bytes, ours: str) -> bool:
 
 
 def _prefixes(text: bytes) -> Iterator[bytes]:
-    # A semicolon ends the name for whoever knows no quotes.
+    # A semicolon ends the name for a reader that knows no quotes.
     for piece in _PIECES.finditer(text):
         name, semicolon, _ = piece[0].partition(b";")
         yield name

@@ -169,7 +169,7 @@ def read(index: int, value: bytes, at: float, settings: Dkim) -> Claim:
 
 
 def tags_of(value: bytes) -> dict[bytes, bytes] | None:
-    """The tags of a tag list (RFC 6376 3.2), None where it is none.
+    """The tags of a tag list (RFC 6376 3.2), None where it is not valid.
 
     Like dkimpy's `parse_tag_value`, in a third of its time: each signature of each message is read.
     """

@@ -5,11 +5,11 @@ A look-up that is not answered holds its place for `dkim.lookup_timeout_ms`. A s
 with dead domains would soon hold every place, so the places are divided:
 
 * one client (IPv4 /32, IPv6 /64) and one registered domain get a tenth of them each;
-* a message's own need comes first: one signature of its author's domain may take any place, its
-  SPF and DMARC two fifths of them together with those of others;
+* a message's own need comes first: one signature of its author's domain may take any place, its SPF
+  and DMARC two fifths of them together with those of others;
 * all else has a fifth: signatures that are not the author's, the author's second one, and all that
-  a client asks for whose look-ups have failed lately. An attacker has as many dead domains as he
-  likes, and perhaps many clients, but each of them is soon known by its failures.
+  a client asks for whose look-ups have failed lately. An attacker can use any number of dead
+  domains, and perhaps many clients, but each client soon has more than FAILURES.
 
 Pure except for its own counts; `Lookups` calls `take` and `give_back` under its lock. `now` is
 monotonic time in seconds.
@@ -33,8 +33,8 @@ class Asker:
     """One message that asks DNS: its client, and the domain of its From.
 
     `address` is None where the client is not the sender (a relay of our own): then only the domain
-    counts. `author` gives the domain of From, '' where there is none; it is called only when
-    needed, because the header must be complete.
+    counts. `author` gives the domain of From, '' where there is none; it is called only when it is
+    needed.
     """
 
     __slots__ = ("_author", "_had_its_own", "address")

@@ -65,7 +65,7 @@ class Guesses:
     existing: set[str] = field(default_factory=set)  # names that logged in with success
 
     def read(self, data: Json, live: bool) -> None:
-        """Add a record of KINDS. Raises KeyError, TypeError or ValueError where it is none."""
+        """Add a record of KINDS. Raises KeyError, TypeError or ValueError where it is damaged."""
         if data["kind"] == "no-guess":
             self.innocent.add(str(data["prefix"]))
             if data.get("address"):
@@ -207,9 +207,10 @@ def _gropers(connection: Connection, prefixes: Iterable[str], source: int) -> di
 def write(
     connection: Connection, records: Sequence[Json], learned: float, source: int = LIVE
 ) -> int:
-    """Write these records of KINDS to the rows of `source`; returns how many had no room.
+    """Write these records of KINDS to the rows of `source`; returns how many had no room. `learned`
+    is in Unix seconds.
 
-    Raises SQLAlchemyError; KeyError, TypeError or ValueError where a record is none.
+    Raises SQLAlchemyError; KeyError, TypeError or ValueError where a record is damaged.
     """
     found = Guesses()
     for data in records:
@@ -220,7 +221,9 @@ def write(
 def write_import(
     connection: Connection, records: Sequence[Json], learned: float, number: int
 ) -> int:
-    """`write` for the import `number`. Raises ImportGoneError where it was undone meanwhile."""
+    """`write` for the import `number`. Raises what `write` raises, and ImportGoneError where the
+    import was undone meanwhile. `learned` is in Unix seconds.
+    """
     import_runs.add(connection, number, 0, {})
     return write(connection, records, learned, number)
 
@@ -237,7 +240,8 @@ def take_back(connection: Connection, number: int) -> int:
 def remember_accepted(connection: Connection, messages: Sequence[int], learned: float) -> None:
     """Record which recipients of these messages, about to be deleted, were also tried as unknown.
 
-    An address that once had mail must not later look as if it never existed.
+    An address that once had mail must not later look as if it never existed. `learned` is in Unix
+    seconds. Raises SQLAlchemyError.
     """
     if sqltext.execute(connection, "SELECT 1 FROM mined LIMIT 1").first() is None:
         return

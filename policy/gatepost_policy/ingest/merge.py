@@ -6,8 +6,8 @@ and that row is deleted when none is left; a RCPT TO that comes after its finish
 nothing; RCPT TO rows of one Postfix `instance` (or, where there is none, of one session) are one
 message with several recipients. Sums are corrected through `deltas.Sums`.
 
-Limits: a finished message without anything remarkable (no trap, nobody refused, nothing decided)
-keeps no session, so a RCPT TO that is ingested after it becomes a row of its own.
+Limits: a finished message without anything remarkable (no trap, no refused recipient, no reason
+against it) keeps no session, so a RCPT TO that is ingested after it becomes a row of its own.
 """
 
 from collections.abc import Iterable

@@ -56,7 +56,7 @@ class _ClientFields:
 def read(data: Json, learned: float) -> Row:
     """The row of a `message` or `rcpt` record, not yet numbered; `learned` is in Unix seconds.
 
-    Raises KeyError, TypeError, ValueError or AttributeError for a record that is none.
+    Raises KeyError, TypeError, ValueError or AttributeError for a damaged record.
     """
     at = float(data["at"])
     if not math.isfinite(at):

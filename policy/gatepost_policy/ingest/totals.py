@@ -91,7 +91,7 @@ def _drop_empty(connection: Connection, sums: deltas.Sums) -> None:
 
 
 # A day is counted when it is before the first or after the last day seen. Within them it may have
-# been counted before, so it is not counted again: nobody is to become a repeat sender by a guess.
+# been counted before, so it is not counted again: a guess must not make a repeat sender.
 _NEW_DAY = (
     "days:=old.days + CASE WHEN utc_day(new.first_seen) > utc_day(old.last_seen)"
     " OR utc_day(new.last_seen) < utc_day(old.first_seen) THEN 1 ELSE 0 END"

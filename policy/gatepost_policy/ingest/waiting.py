@@ -72,7 +72,9 @@ def stamp(sums: deltas.Sums, learned: float) -> None:
 
 
 def leave(connection: Connection, sums: deltas.Sums, learned: float) -> None:
-    """Leave `sums` in `waiting_sums`. Raises SQLAlchemyError."""
+    """Leave `sums`, learned at `learned` (Unix seconds), in `waiting_sums`. Raises
+    SQLAlchemyError.
+    """
     stamp(sums, learned)
     sqltext.execute(connection, _PUT, (dump(sums),))
 

@@ -74,7 +74,8 @@ def judge(
     """Judge the hits of rows that were just inserted, once each, or leave them waiting.
 
     `host` names the journal they come from; "" (an import) waits for the turn. `learned` is now, in
-    Unix seconds. Raises SQLAlchemyError, and ValueError and the like for a record that is none.
+    Unix seconds. Raises SQLAlchemyError, and KeyError, TypeError or ValueError for a damaged
+    record.
     """
     hits = [hit for hit in hits if _counts(hit)]
     if not hits:
@@ -100,7 +101,7 @@ def judge_waiting(
     most: int = TAKE,
 ) -> Judged:
     """Judge hits that this host has left waiting, at most `most`; with `wait` it waits for the
-    turn.
+    turn. `learned` is now, in Unix seconds.
 
     Raises SQLAlchemyError.
     """
@@ -140,7 +141,9 @@ def waits(connection: Connection, host: str) -> int:
 
 
 def leave(connection: Connection, hits: Sequence[Hit], host: str, learned: float) -> None:
-    """Leave `hits` in `waiting_hit`. Raises SQLAlchemyError."""
+    """Leave `hits`, learned at `learned` (Unix seconds), in `waiting_hit`. Raises
+    SQLAlchemyError.
+    """
     rows = [(host, learned, hit.message_id, _dump(hit.record, hit.replaces)) for hit in hits]
     sqltext.many(connection, _PUT, rows)
 

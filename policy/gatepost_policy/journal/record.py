@@ -240,7 +240,7 @@ def gap(since: float, until: float, lost: int) -> Json:
 
 def read_seen(data: Json) -> Seen:
     """The values of a `message` or `rcpt` record. Raises KeyError, TypeError or ValueError where it
-    is none.
+    is damaged.
     """
     got = data["client"] or {}
     ip = got.get("address")

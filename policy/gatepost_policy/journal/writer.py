@@ -56,8 +56,8 @@ class Writer:
     """The journal's writer of this process. Thread-safe; opens its segment at the first write.
 
     It can be made before a fork, but must write only after it. `lost` counts the records that could
-    not be written since the last gap record; `tell` is called with a line about losses, at most
-    once a minute.
+    not be written since the last gap record; `tell` is called with a line for the log when records
+    are lost, and when they are kept again.
     """
 
     def __init__(

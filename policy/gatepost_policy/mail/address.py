@@ -17,18 +17,19 @@ from typing import TypeVar
 
 import idna
 
-OPEN = ("postmaster", "abuse")  # nobody may close these: RFC 5321 4.5.1, RFC 2142
+OPEN = ("postmaster", "abuse")  # must always accept mail: RFC 5321 4.5.1, RFC 2142
 
 T = TypeVar("T")
 # RFC 5321 4.1.2: a dot-string needs no quotes. UTF-8 per RFC 6531 3.3.
 _DOT_STRING = re.compile(r"[^\s\x00-\x1f\"(),:;<>@\[\\\]]+\Z")
-# The common header From: one addr-spec, with or without a display name free of specials. No blank
-# can belong to two parts of it, so that a long run of them is read once.
+# The usual From: one addr-spec, with or without a display name that has no specials. No blank can
+# belong to two parts of the expression, so a long run of blanks is read only once.
 _ADDR_SPEC = r"[^\s\"(),:;<>@\[\\\]]+@[A-Za-z0-9.-]+"
 _PLAIN_FROM = re.compile(
     rf"(?:\"[^\"\\\r\n]*\"[ \t\r\n]*|[^\"(),:;<>@\[\\\]=]*)<({_ADDR_SPEC})>\Z|({_ADDR_SPEC})\Z"
 )
-# An address as the display name without the quotes that it wants, as many programs write.
+# An address as the display name, without the quotes that RFC 5322 3.2.3 demands: many programs
+# write this.
 _NAMED_BY_ADDRESS = re.compile(rf"([^\"(),:;<>\[\\\]=]*)<({_ADDR_SPEC})>\Z")
 _BLANKS = " \t\r\n"
 MAX_FROM_BYTES = 8192
@@ -173,8 +174,8 @@ def header_from(values: Sequence[bytes]) -> Address | None:
     """The author of a message from its From fields' values, or None for "unparsed".
 
     One field with one address is an answer; two fields, two addresses, an empty group or broken
-    syntax are not: RFC 5322 3.6.2 wants exactly one From, and a guess here would let a stranger
-    pick whom the history blames.
+    syntax are not: RFC 5322 3.6.2 wants exactly one From, and with a guess here a sender could put
+    his mail into another's history.
     """
     if len(values) != 1 or len(values[0]) > MAX_FROM_BYTES:
         return None

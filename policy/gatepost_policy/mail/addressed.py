@@ -49,8 +49,8 @@ def addressed(
 ) -> str:
     """The word for a signature whose To and Cc name `signed`. `is_trap` None: there is no trap.
 
-    An address of a recipient's own domain that is no trap is somebody real, also where the message
-    came to the trap alone: a client may send each recipient a copy of his own.
+    An address in a recipient's domain that is no trap counts as a real one beside a trap, also
+    where the message came to the trap alone: a client may send each recipient a separate copy.
     """
     if not signed:
         return "nobody"

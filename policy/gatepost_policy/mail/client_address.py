@@ -23,7 +23,7 @@ def unmapped(address: Ip) -> Ip:
 
 
 def parse(text: str) -> Ip | None:
-    """The address in `text`, None where it is none.
+    """The address in `text`, None where it is not an IP address.
 
     Understood beside the bare address: brackets, `IPv6:` (RFC 5321 4.1.3), and the scope of a
     link-local address (`%eth0`), which is dropped. IPv4-mapped addresses come back as IPv4.

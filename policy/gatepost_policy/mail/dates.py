@@ -27,7 +27,7 @@ def rfc5322(at: float) -> str:
 
 
 def parse_date(value: bytes) -> int | None:
-    """Unix seconds of a header date, None where it is none or lies outside 1970-9999."""
+    """Unix seconds of a header date, None where it is not a date or lies outside 1970-9999."""
     text = _COMMENT.sub(b"", value).strip()
     if not text or len(text) > MAX_DATE_BYTES:
         return None

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Action(StrEnum):
-    """What the MTA is told."""
+    """The answer to the MTA."""
 
     ACCEPT = "accept"
     REJECT = "reject"

@@ -248,12 +248,12 @@ class Facts:
     dmarc: Dmarc | None = None  # None: not evaluated
     # What the header says it is, as in `mail.marks`; None where it is not known.
     marks: frozenset[str] | None = None
-    # The hops before ours, newest first, as they claim; None: not seen, or none of our business.
+    # The hops before ours, newest first, as they claim; None: not known, or not inbound mail.
     trail: tuple[TrailHop, ...] | None = None
     over_limit: str | None = None  # the limit that was exceeded: the message was not scanned
-    relayed: bool = False  # a submission that carries mail somebody else wrote
+    relayed: bool = False  # a submission of mail that somebody else wrote
     login: str | None = None  # never recorded
-    untraced: bool = False  # it should have got a trace and there was no key
+    untraced: bool = False  # it should have got an X-Gatepost-Trace field, but there was no key
     dropped: tuple[str, ...] = ()  # names of fields on no list that a submission lost
 
     def aligned_domains(self) -> tuple[str, ...]:

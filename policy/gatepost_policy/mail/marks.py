@@ -65,7 +65,8 @@ def read(values: Callable[[str], Sequence[bytes]]) -> frozenset[str]:
     kinds = [v.strip().lower() for v in values("content-type")]
     # Precedence is no standard, but programs older than RFC 2919 and 3834 write it.
     precedence = [v.strip().lower() for v in values("precedence")]
-    # RFC 2919; RFC 2369 3.4, where NO says that nobody may post; ezmlm and its like.
+    # RFC 2919; RFC 2369 3.4, where NO means that posting is not allowed; ezmlm and similar
+    # programs.
     posts = values("list-post")
     if (
         values("list-id") or any(map(values, _OF_LISTS)) or (precedence and b"list" in precedence)

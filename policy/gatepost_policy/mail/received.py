@@ -1,4 +1,4 @@
-"""Read one Received field for what it tells about the client that handed the message over.
+"""Read one Received field for what it says about the client that handed the message over.
 
 Pure: bytes in, `Hop` out, never raises. Knows the forms that Postfix, Exim, Sendmail, qmail and
 Exchange write (RFC 5321 4.4 and what is seen in practice); of a field in another form only the from
@@ -33,7 +33,9 @@ _SUBMITTED = re.compile(r"(?:UTF8)?(?:E?SMTPS?A|LMTPS?A|ASMTP|HTTPS?|MAPI|local|
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """What one Received field says. `tells` holds (what, text) pairs about the client."""
+    """What one Received field says. `tells` holds (what, text) pairs about the client, `by` the
+    host after "by", `protocol` the word after "with".
+    """
 
     by: str | None
     protocol: str | None

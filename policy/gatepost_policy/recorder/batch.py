@@ -32,7 +32,7 @@ def record_batch(
 
     A record whose `key` is known is left out; what is new belongs to `import_id`. `learned` is in
     Unix seconds (None: now). About COMMIT_ROWS rows go into one transaction. Raises StoreError;
-    ValueError where a record is none; ImportGoneError where the import was undone meanwhile.
+    ValueError where a record is damaged; ImportGoneError where the import was undone meanwhile.
     """
     now = time.time() if learned is None else learned
     with store.reading(engine) as connection:

@@ -1,4 +1,4 @@
-"""The name of a journal among all hosts of one store, kept in its directory, and who may use it.
+"""The name of a journal among all hosts of one store, kept in its directory, and its lock.
 
 The store keeps the watermarks of each host under this name, so two journals with one name would
 delete each other's marks and read records twice. A cloned machine has a copy of the file: so the

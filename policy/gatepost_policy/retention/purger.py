@@ -1,9 +1,9 @@
 """Delete rows older than the `[retention]` periods, a bounded number in each step.
 
-How it works: message ids grow with the time at which gatepost learned of a message, so each class
-goes through them once, from the id where it stopped (`revision`, topic `purge-*`) up to its age.
-Ages count from that time, not from when the mail came: an old log that was just imported is kept as
-well.
+How it works: message ids grow with `learned`, the time at which the recorder stored a message, so
+each class goes through them once, from the id where it stopped (`revision`, topic `purge-*`) up to
+its age. Ages count from `learned`, not from when the mail came: an old log that was just imported
+is kept as well.
 
 | class | age | what becomes of it |
 |---|---|---|
@@ -284,7 +284,9 @@ def due(connection: Connection, settings: "Settings", now: float) -> Purged:
 
 
 def to_counts(connection: Connection, ids: list[int], now: float) -> int:
-    """Delete these messages and count them in `message_count`; returns how many there were."""
+    """Delete these messages and count them in `message_count`; returns how many there were. `now`
+    is in Unix seconds.
+    """
     gone = list(rows.load(connection, ids).values())
     sums = deltas.Sums()
     ingest.remove(connection, gone, sums)

@@ -5,10 +5,10 @@ proves who wrote a message, not who sent it to the trap (RFC 6376 8.6). So a dom
 on two witnesses: its signature, and one that shows that it sent this message here. Otherwise the
 client may be listed, as an IPv4 address or an IPv6 /64.
 
-How it works: the classes of `excuses` are asked in order; the first that applies says why this hit
-punishes nobody. Where none applies, `_judged` looks for the second witness of each proven d=. A
-class in shadow mode is recorded and skipped, one that is off is skipped; so switching an exemption
-off never lets trap mail through.
+How it works: the classes of `excuses` are asked in order; the first that applies is the reason why
+nobody is listed for this hit. Where none applies, `_judged` looks for the second witness of each
+proven d=. A class in shadow mode is recorded and skipped, one that is off is skipped; so switching
+an exemption off never lets trap mail through.
 """
 
 from dataclasses import dataclass

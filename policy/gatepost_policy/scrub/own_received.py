@@ -2,13 +2,15 @@
 
 Pure. Three ways (`submission.own_received`, docs/privacy.md):
 
-* milter: insert a field whose first line is just `Received:` at the top, after which Postfix's own
-  one is within reach; then delete every Received from the lowest up, and put the client's back;
-* mta: Postfix hides the client itself. Its own field is out of our sight, so nothing but the mark
-  of the token recipe proves it: smtpd puts a field with the token in, the table of header checks
-  marks it, and an unmarked one shows a table that is empty. A message without the mark is swept
-  as in the first way, whatever Postfix was told to do, or refused where we cannot sweep;
-* proxy: we sit behind a second smtpd, where Received number 1 is ours by construction.
+* milter: insert a field whose first line is just `Received:` at the top: then Postfix hides this
+  one from milters, and its own can be deleted. Then delete every Received from the lowest up, and
+  insert the client's again;
+* mta: Postfix hides the client itself. A milter cannot see Postfix's own field, so only the mark of
+  the token recipe proves it: smtpd adds a field with the token, the table of header checks marks
+  it, and a field without the mark shows that the table is empty. A message without such a field is
+  scrubbed as in the first way, or refused where that is not possible;
+* proxy: the milter works at a second smtpd, where Received number 1 is always the one that our
+  first smtpd wrote.
 """
 
 import re
@@ -26,7 +28,7 @@ Field = tuple[str, bytes]  # name, value with its leading space and LF folding (
 # candidate's 3.9.0-RC1. Sendmail sends a version without a name.
 _POSTFIX = re.compile(r"[^\s].{0,255} ([2-7])\.(\d{1,2})(?:[.-][A-Za-z0-9.-]{1,40})?\Z")
 VERIFIED = frozenset((3, minor) for minor in range(12))  # 3.0 to 3.11
-# What smtpd prepends in the token recipe, "TOKEN", and its header_checks make of it, "TOKEN ok".
+# In the token recipe smtpd prepends this field with "TOKEN", and header_checks make it "TOKEN ok".
 TOKEN_FIELD = "x-gatepost-token"
 
 # The hint where submissions cannot be scrubbed at all. It names no other setting, because none
@@ -167,6 +169,11 @@ def proven(settings: Submission, fields: Sequence[Field]) -> bool:
 
 
 def refused(hint: str) -> Plan:
+    """The plan that refuses a message with 451, because the MTA's set-up does not allow a safe
+    scrub.
+
+    `hint` is for the operator and must not name the client or the user.
+    """
     return Plan(refusal=Decision(Action.TEMPFAIL, Reason.UNVERIFIED_MTA, NOT_CONFIGURED), hint=hint)
 
 

@@ -27,7 +27,9 @@ MAX_WEEKS = 520
 
 
 class TraceKeyError(Exception):
-    """Keys cannot be read or written; one line that names the file and what was wanted."""
+    """Keys cannot be read or written. The text is one line that names the file and what was
+    wanted.
+    """
 
 
 def monday(at: float) -> int:

@@ -16,6 +16,8 @@ SPELLINGS = (
     "mx.\n local.test; dkim=pass header.d=bank.example",
     "m\\x).LOCAL.test; dkim=pass header.d=bank.example",
     "mx.(c (d))local.test; dkim=pass header.d=bank.example",
+    "mx.(a(b(c(d))))local.test; dkim=pass header.d=bank.example",
+    "(" * 3000 + ")" * 3000 + "mx.(a(b(c)))local.test; dkim=pass header.d=bank.example",
     "=?utf-8?q?mx=2Elocal=2Etest?=; dkim=pass header.d=bank.example",
 )
 OTHER = "other.example; dkim=pass header.d=bank.example"
@@ -27,8 +29,8 @@ def exim(exim_programs: mta_unpack.Programs) -> Iterator[EximInstance]:
         yield running
 
 
-def delivered(exim: EximInstance, *values: str) -> str:
-    fields = "".join(f"Authentication-Results: {value}\n" for value in values)
+def delivered(exim: EximInstance, *values: str, name: str = "Authentication-Results") -> str:
+    fields = "".join(f"{name}: {value}\n" for value in values)
     text = fields + "From: service@bank.example\nTo: bob@local.test\nSubject: x\n\nHello\n"
     sent = exim.inbound().send(text.encode(), "x@example.net", ["bob@local.test"])
     assert sent.code == 250, (sent, exim.log_text())
@@ -42,6 +44,15 @@ def test_forged_results_go_and_ours_are_on_top(exim: EximInstance, value: str) -
     assert "bank.example" not in header.replace("service@bank.example", "")
     assert header.lower().count("authentication-results:") == 1
     assert f"Authentication-Results: {OURS};" in header
+
+
+@pytest.mark.parametrize("name", ["Authentication-Results ", "AUTHENTICATION-RESULTS\t"])
+def test_a_blank_before_the_colon_hides_nothing(exim: EximInstance, name: str) -> None:
+    """Readers take it for the field that it is (RFC 5322 4.5); Exim's $h_ does not."""
+    header = delivered(exim, OTHER, SPELLINGS[0], name=name)
+    assert "bank.example" not in header.replace("service@bank.example", "")
+    assert f"Authentication-Results: {OURS};" in header
+    assert "dkim=pass" in delivered(exim, OTHER, name=name)
 
 
 def test_other_hosts_keep_theirs(exim: EximInstance) -> None:

@@ -67,7 +67,8 @@ class Verifier:
         """Start a message received at `at` (Unix seconds).
 
         `lookups` replaces the usual DNS for this message alone, to replay recorded answers; `asker`
-        is the client or domain whose share of the DNS queries this message uses.
+        is the message as the limits of `dns.fairness` count it (None: no limit but
+        `dkim.max_lookups`).
         """
         return Message(self.settings, lookups or self.lookups, at, asker)
 

@@ -1,4 +1,5 @@
-"""DMARC (RFC 9989): whether SPF or DKIM passed for the author's domain, and the policy if not.
+"""DMARC (RFC 9989): whether SPF or DKIM passed for the author's domain, and the policy if neither
+did.
 
 `Checker` is one for a process. `begin` starts the discovery of policy and organisational domains
 for one message; `finish` takes the results of DKIM and SPF and returns that of DMARC.

@@ -66,7 +66,8 @@ class Answer:
 
     @classmethod
     def of(cls, form: Any, kind: str = "TXT") -> "Answer":
-        """The answer about records of type `kind`, in the form of `--dns`.
+        """The answer about records of type `kind`, in the form of `--dns`. Never raises: an unknown
+        form is UNUSABLE.
 
         A text or a list of texts are TXT records (the name has no others); null and {"error": word}
         hold for every type. An object holds the answer for each type: {"TXT": ..., "MX": ["10

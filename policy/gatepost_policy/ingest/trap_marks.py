@@ -58,7 +58,7 @@ def settle(
     batch: int = BATCH,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """Bring the marks of old mail up to date with the traps; how many messages changed.
+    """Bring the marks of old mail up to date with the traps; returns how many messages changed.
 
     Works in transactions of `batch` messages and calls `progress` (done, total) after each. Stops
     after `seconds` (None: when all is done); the next call goes on from there. Cheap where the

@@ -203,7 +203,7 @@ def _read_dmarc(data: Json | None) -> Dmarc | None:
 
 
 def count(facts: Facts, decision: Decision) -> Json:
-    """The `count` record of a submission: it names nobody."""
+    """The `count` record of a submission: it holds no client, sender or recipient."""
     return {
         "v": VERSION,
         "kind": "count",

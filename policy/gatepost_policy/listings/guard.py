@@ -113,7 +113,7 @@ def would_have_hit(connection: Connection, identity: Identity, now: float) -> in
 
 def covering(connection: Connection, identity: Identity, now: float) -> list[tuple[str, float]]:
     """(name, end in Unix seconds) of the listings that hold at `now` and cover more than `identity`
-    itself, the one that ends first first.
+    itself, in the order of their ends.
     """
     if identity.kind is IdentityKind.DKIM:
         names = domains_above(identity.value)[1:]

@@ -1,8 +1,8 @@
 """Promotion: what several listed identities have in common becomes a suspect.
 
-Three /64s of one IPv6 network within a day make their /56 one, three such /56s their /48; three
-listed d= of one organisation within SIGNERS_S make the organisation one, and three that one client
-brought make that client one, unless many share it.
+Three listed /64s of one /56 within a day make the /56 one, listed /64s in three /56s their /48;
+three listed d= of one organisation within SIGNERS_S make the organisation one, and three that one
+client brought make that client one, unless many share it.
 
 `sender.promotion` says what happens to a suspect: by default it is only recorded, because hosters
 put customers that have nothing to do with each other into one network.
@@ -66,7 +66,7 @@ def promote(
     siblings: Sequence[str],
     seconds: int,
 ) -> None:
-    """Three listed /64s within a day make their /56 a suspect, /64s of three /56s their /48."""
+    """Three listed /64s of one /56 within a day make it a suspect, /64s in three /56s their /48."""
     groups: dict[str, set[str]] = {}
     for child in {*siblings, value}:
         groups.setdefault(_parent(child), set()).add(child)

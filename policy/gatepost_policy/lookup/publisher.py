@@ -156,7 +156,9 @@ def touched(state_dir: Path) -> str | None:
 
 
 def take_over(state_dir: Path) -> None:
-    """Another process may have published since this one did, as was its right."""
+    """Forget what this process has written, so that `touched` accepts what another process has
+    published since.
+    """
     _written.pop(state_dir, None)
 
 

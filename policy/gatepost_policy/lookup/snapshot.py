@@ -124,7 +124,7 @@ class Snapshot:
 
     @property
     def anybody(self) -> bool:
-        """True where somebody may be listed."""
+        """True where there are listings, so that a look-up is needed."""
         return bool(len(self.listings) or len(self.fresh))
 
     def is_repeat(self, identity: Identity) -> bool:

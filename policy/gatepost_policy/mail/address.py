@@ -1,9 +1,9 @@
 """Read mail addresses and domains once, at the edge, into one canonical form.
 
-Pure: text in, `Address` out. Two spellings of one mailbox share a `key`: source routes,
-angle brackets, trailing dots, needless quotes and U-labels are gone, the domain is lower-case.
-The local part keeps its case (RFC 5321 2.4: it must be treated as case sensitive); only a trap
-is matched more loosely, by `trap_keys`.
+Pure: text in, `Address` out. Two spellings of one mailbox share a `key`: source routes, angle
+brackets, trailing dots, needless quotes and U-labels are gone, the domain is lower-case. The local
+part keeps its case (RFC 5321 2.4: it must be treated as case sensitive); only a trap is matched
+without regard to case and tag, by `trap_key`.
 """
 
 import re

@@ -3,7 +3,7 @@
 Pure: Received fields in, hops out, never raises. All of it is a claim: anybody can write a Received
 field. The newest one is written by the client that handed the message to us.
 
-Bounds: `MAX_HOPS` fields, `MAX_FIELD` octets of each; no address is kept.
+Limits: `MAX_HOPS` fields, `MAX_FIELD` octets of each; no address is kept.
 """
 
 import re

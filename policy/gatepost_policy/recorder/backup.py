@@ -103,7 +103,7 @@ def make(settings: "Settings", target: Path) -> Contents:
 
 
 def _may_replace(target: Path) -> None:
-    """Raises BackupError where `target` is something else than a backup, OSError."""
+    """Raises BackupError where `target` is not an earlier backup, and OSError."""
     where = shown(str(target))
     if target.exists() and not target.is_file():
         raise BackupError(f"{where}: is no plain file; a backup is read back, and wants one")
@@ -242,8 +242,9 @@ def _is_ours(name: str) -> bool:
 
 
 def _check(path: Path, segments: int = 0, quarantined: int = 0, said: str = "") -> Contents:
-    """What is in the database at `path`, which errors call `said`. Raises BackupError where SQLite
-    finds it damaged."""
+    """What is in the database at `path`. Raises BackupError where SQLite finds it damaged; its text
+    names the file `said`, or `path`.
+    """
     said = said or shown(str(path))
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
@@ -275,7 +276,8 @@ def restore(settings: "Settings", source: Path) -> Restored:
     The old database is locked until the new one is in its place, so no commit is lost between them.
     Raises BackupError, StoreError, OSError.
     """
-    # Where it is a link, what it names is the store: its directory has the room, and the -wal.
+    # Where it is a link, the file that it names is the store: that directory has the space, and the
+    # -wal.
     path = Path(os.path.realpath(_database(settings)))
     migrate.make_directory(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".gatepost-restore-") as name:
@@ -289,7 +291,7 @@ def restore(settings: "Settings", source: Path) -> Restored:
             raise BackupError(f"{shown(str(source))}: its database {why or error}") from None
         with closing(sqlite3.connect(aside / DATABASE)) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")
-        # Root's file would shut the services out until this command ends.
+        # A file that belongs to root could not be opened by the services until this command ends.
         _owned_as(aside / DATABASE, path if path.exists() else path.parent)
         with _old(path) as old:
             before, kept = old

@@ -223,7 +223,7 @@ class Recorder:
         return self._engine
 
     def ingest_once(self) -> int:
-        """Ingest one batch of waiting records; how many. Raises StoreError or OSError."""
+        """Ingest one batch of waiting records; returns how many. Raises StoreError or OSError."""
         return self._taking().once(self.engine)
 
     def _taking(self) -> Intake:

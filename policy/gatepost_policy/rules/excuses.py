@@ -5,8 +5,8 @@ CLASSES are asked in order. Two kinds:
 * what the sender cannot forge (our own host, a protected domain, a client that others share) always
   excuses;
 * what he writes himself (List-Id, a rewritten envelope sender, Auto-Submitted, In-Reply-To, an
-  empty envelope sender, a d= that cannot be verified) is no licence: it excuses on `sender.excuses`
-  days in EXCUSE_DAYS, and then the hit is a plain one.
+  empty envelope sender, a d= that cannot be verified) excuses only on `sender.excuses` days in
+  EXCUSE_DAYS; after that the hit counts as any other.
 """
 
 from collections.abc import Callable
@@ -65,7 +65,9 @@ def mailing_list(case: Case) -> bool:
 
 
 def forwarder(case: Case) -> bool:
-    """A rewritten sender: the client forwards what others wrote. Nobody forwards his own mail."""
+    """A rewritten sender (SRS): the client forwards what others wrote; nobody rewrites the sender
+    of his own mail.
+    """
     if not is_forwarder(case.facts.sender):
         return False
     return _of_others(case, case.punishable)

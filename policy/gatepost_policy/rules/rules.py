@@ -79,7 +79,7 @@ def trusted_relay(facts: Facts, known: Known, settings: Settings) -> Opinion:
 
 
 def trap(facts: Facts, known: Known, settings: Settings) -> Opinion:
-    """Mail to an address that was never given to anyone is not for anyone."""
+    """Mail to an address that was never given to anyone: nobody here can have asked for it."""
     if not known.traps:
         return None
     if facts.stage is Stage.RCPT:

@@ -202,7 +202,7 @@ def _alone(word: str, value: bytes) -> Iterator[tuple[int, int]]:
 
 def _address(text: bytes) -> Ip | None:
     """The address in `text`, also with leading zeros, with a port after it, or in NAT64 or 6to4;
-    None where it is none.
+    None where it is not an address.
     """
     plain = _PORT.sub(b"", text).decode("ascii")
     if ":" not in plain:

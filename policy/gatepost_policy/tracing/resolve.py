@@ -45,7 +45,9 @@ class Answer:
 
 
 def resolve(data: bytes, keyring: Keyring) -> Answer:
-    """What `data` tells: a whole message, or a token. Raises TraceKeyError for a damaged key."""
+    """The account behind `data`, which is a whole message or a bare token. Raises TraceKeyError for
+    a damaged key.
+    """
     bare = token.parse(data.decode("ascii", "replace")) if len(data) < 4096 else None
     if bare is not None:
         return _opened(bare, keyring, None, None)

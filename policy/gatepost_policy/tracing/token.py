@@ -83,7 +83,9 @@ def body_hash(body: Body) -> bytes:
 
 
 def seal(content: Content, key: str, public: PublicKey, mac_key: bytes) -> str:
-    """The token for `content`. Raises ValueError where the account or the queue id is too long."""
+    """The token for `content`. Raises ValueError where the account has more than MAX_ACCOUNT octets
+    or the queue id more than MAX_QUEUE_ID.
+    """
     account, queue_id = _raw(content.account), _raw(content.queue_id)
     if len(account) > MAX_ACCOUNT or len(queue_id) > MAX_QUEUE_ID:
         raise ValueError("an account of more than 255 octets")
@@ -101,7 +103,7 @@ def folded(token: str) -> str:
 
 
 def parse(text: str) -> Sealed | None:
-    """The parts of a token, however it is folded; None where it is none."""
+    """The parts of a token, however it is folded; None where it is not a token."""
     match = _TOKEN.match(re.sub(r"\s+", "", text))
     if match is None:
         return None

@@ -147,7 +147,7 @@ def _only_one(connection: Connection) -> Iterator[None]:
         finally:
             os.close(descriptor)
         return
-    # The number names this lock and nothing else: "gatepost" in ASCII.
+    # The number of this lock in the database: one that no other program is likely to use.
     if not connection.scalar(text("SELECT pg_try_advisory_lock(7449366402208134004)")):
         raise BlockingIOError("another import of traps is running")
     try:

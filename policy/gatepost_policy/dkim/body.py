@@ -64,7 +64,9 @@ class Body:
         self.size = 0
 
     def sink(self, name: str, limit: int | None) -> Sink:
-        """The sink for this hash and `l=`, shared by all signatures that want it."""
+        """The sink for this hash (`name`: sha256, sha1) and `l=` (`limit` octets, None: all),
+        shared by all signatures that need it.
+        """
         key = (name, limit)
         found = self.sinks.get(key)
         if found is None:

@@ -130,7 +130,8 @@ class Fields:
     def covered(self, names: Sequence[bytes], wanted: Iterable[bytes]) -> list[bytes]:
         """The values of the fields called `wanted` that an `h=` of `names` covers.
 
-        RFC 6376 5.4.2: counted from below; what was put on top of the signed ones is not covered.
+        RFC 6376 5.4.2: counted from the bottom; fields that were added above the signed ones are
+        not covered.
         """
         where = self.by_name()
         found: list[bytes] = []

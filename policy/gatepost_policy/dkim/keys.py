@@ -36,7 +36,7 @@ class Key:
 def decode(text: bytes) -> bytes:
     """Base64 with folding white space, and nothing else. Raises ValueError.
 
-    The padding at the end may be missing: it says nothing that the length does not say.
+    The padding at the end may be missing, because the length already says how much there must be.
     """
     text = text.translate(None, _BLANKS)
     return binascii.a2b_base64(text + b"=" * (-len(text) % 4), strict_mode=True)

@@ -116,7 +116,7 @@ class Lookups:
         thread = threading.Thread(target=self._run, args=(name, kind, flying, seat), daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # no thread to be had
+        except RuntimeError:  # no more threads: the limit of the process or the system
             self._landed(place, seat, failed=False)
             flying.answer = BUSY
             flying.done.set()

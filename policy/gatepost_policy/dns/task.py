@@ -58,7 +58,7 @@ class Task(Generic[T]):
             self._done = threading.Event()
             try:
                 threading.Thread(target=self._wait, daemon=True).start()
-            except RuntimeError:  # no thread to be had
+            except RuntimeError:  # no more threads: the limit of the process or the system
                 self._done.set()
 
     @property

@@ -31,7 +31,9 @@ Host = tuple[str, float, float]  # prefix, first and last time
 
 @dataclass(slots=True)
 class _Row:
-    """A row of `mined` or `groper`, behind its key."""
+    """The values of a row of `mined` or `groper` without its key. Times are Unix seconds; `hosts`
+    holds the first and last time by prefix.
+    """
 
     first: float
     last: float

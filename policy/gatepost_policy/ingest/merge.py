@@ -228,8 +228,8 @@ class _Merge:
             if wanted <= _keys(other.recipients):
                 return True
         for other in self._near(row, "rcpt"):
-            # Two instances are two messages; without one (Exim, a transaction that the milter saw
-            # end without a message) the session is all there is.
+            # Two instances are two messages. Where one row has no instance (Exim, or a transaction
+            # that the milter saw end without a message), only the session can tell.
             if row.key is None or other.key is None:
                 self._join(row, other)
                 if row.key is not None:

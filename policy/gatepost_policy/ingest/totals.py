@@ -18,7 +18,7 @@ from gatepost_policy.store.tables import DkimKey, DomainDay, DomainHost, SenderI
 Key = TypeVar("Key", bound=tuple[object, ...])
 Sum = TypeVar("Sum")
 
-# The columns behind the primary key, and a sum's values in that order.
+# The columns after the primary key, and a sum's values in that order.
 _DAY_COLUMNS = tuple(c.name for c in DomainDay.__table__.columns if not c.primary_key)
 _HOST_COLUMNS = tuple(c.name for c in DomainHost.__table__.columns if not c.primary_key)
 _day_values = attrgetter(*_DAY_COLUMNS)

@@ -111,7 +111,7 @@ class Capture:
         self._file: IO[bytes] | None = os.fdopen(handle, "wb", buffering=65_536)
 
     def header(self, field: bytes) -> None:
-        """One header field as it stands in the message, without the line end behind it.
+        """Write one header field as it stands in the message, without its line end.
 
         The MTA gives a milter folds as LF; on the wire they were CRLF (RFC 5322 2.2.3).
         """

@@ -22,8 +22,10 @@ class Window(Generic[T]):
     def newest(
         self, since: float, until: float, most: int, *, behind: bool = False
     ) -> list[T] | None:
-        """The `most` newest rows of `since` to `until` (both included; `behind`: not `since`),
-        newest first; None where rows that were not read may belong to them."""
+        """The `most` newest rows from `since` to `until` (Unix seconds, both included; with
+        `behind` those after `since`), newest first; None where rows that were not read may belong
+        to them.
+        """
         end = bisect_right(self._rows, until, key=_at)
         find = bisect_right if behind else bisect_left
         begin = find(self._rows, since, key=_at)

@@ -259,7 +259,7 @@ class Facts:
     def aligned_domains(self) -> tuple[str, ...]:
         """Proven d= of the organisation of From or of the envelope sender (relaxed alignment).
 
-        Siblings align: a.example.org speaks for b.example.org.
+        Relaxed: a.example.org is aligned with b.example.org.
         """
         claims = [a.domain for a in (self.header_from, self.sender) if a is not None and a.domain]
         found: list[str] = []

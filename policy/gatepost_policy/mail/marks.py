@@ -14,7 +14,7 @@ LIST, AUTO, REPORT, REPLY = "list", "auto", "report", "reply"
 NONE: frozenset[str] = frozenset()
 ALL = frozenset((LIST, AUTO, REPORT, REPLY))
 # How many octets of a body are searched for headers of parts. Outlook, Gmail and Apple put the
-# answer behind the text and its HTML form, and before what is attached.
+# answer after the text and its HTML form, and before attachments.
 MAX_BODY = 262_144
 # RFC 6047 2.4: an answer to an invitation; mail programs set no In-Reply-To in it.
 _ANSWERS_INVITATION = re.compile(rb"text/calendar\b.*;\s*method=\"?(?:reply|counter)\b", re.S).match

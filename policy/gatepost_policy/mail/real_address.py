@@ -15,7 +15,8 @@ Ip = IPv4Address | IPv6Address
 _LAST_32 = tuple(
     IPv6Network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0/96", "::/96")
 )
-_SIX_TO_FOUR = IPv6Network("2002::/16")  # RFC 3056 2: the 32 bits behind the prefix
+# RFC 3056 2: the address is in the 32 bits after the prefix
+_SIX_TO_FOUR = IPv6Network("2002::/16")
 # RFC 4380: it holds a server's address and the obfuscated one of a NAT: neither is the sender's.
 _TEREDO = IPv6Network("2001::/32")
 # `real` replaces these, so no client has such a prefix: a listing of one would match nobody, or in

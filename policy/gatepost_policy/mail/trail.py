@@ -14,12 +14,12 @@ from gatepost_policy.mail.facts import Family, TrailHop
 
 MAX_HOPS = 10
 MAX_FIELD = 1024
-# RFC 5321 4.4: the client stands before "by", its protocol behind "with". The blank before these
+# RFC 5321 4.4: the client stands before "by", its protocol after "with". The blank before these
 # words is tested by a look-behind: a search that begins with a literal is ten times as fast as one
 # that begins with a class, and this runs for each Received field.
 _BY = re.compile(rb"by(?:(?<=\sby)|(?<=\Aby))\s")
 _WITH = re.compile(rb"with(?<=\swith)\s+([A-Za-z0-9-]{1,24})(?=[\s;(]|\Z)")
-# The client's address stands in brackets, with some MTAs in parentheses; one behind "=" is a HELO.
+# The client's address stands in brackets, with some MTAs in parentheses; one after "=" is a HELO.
 _CLIENT = re.compile(
     rb"[\[(](?<!=[\[(])(?:[Ii][Pp][Vv]6:)?([0-9A-Fa-f:.]{2,45})(?:%\w{1,16})?[\])]"
 )

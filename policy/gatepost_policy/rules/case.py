@@ -99,7 +99,11 @@ class Case:
 
     @property
     def client_is_service(self) -> bool:
-        """True where the client's verified name, its network or SPF belongs to never_list."""
+        """True where the client itself must not be listed.
+
+        Its network is on never_list, our own or a trusted relay's; its verified name is on
+        never_list or our own; or its SPF domain is on never_list.
+        """
         settings = self.settings
         ip, name = self.facts.client.address, self.facts.client.name
         networks = settings.submission.networks + settings.submission.trusted_relays

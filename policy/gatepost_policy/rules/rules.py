@@ -174,9 +174,10 @@ def _watched(reason: Reason) -> Decision:
 
 
 def _applies(identity: Identity, facts: Facts) -> bool:
-    """A listed prefix says nothing about mail whose author has proved another identity.
+    """True where a listing of `identity` counts for this message.
 
-    At RCPT TO no signature has been seen yet, so the prefix always counts.
+    A listed prefix does not count where a proven, aligned d= shows another sender. At RCPT TO no
+    signature has been seen yet, so the prefix always counts.
     """
     if identity.kind is IdentityKind.PREFIX:
         return facts.stage is Stage.RCPT or not facts.aligned_domains()

@@ -137,9 +137,9 @@ def own_hop(
         )
     ours = _own_field(hop, protocol(hop), at)
     edits = [Edit("insert", "Received", 0, ours)]
-    # All of them, from the lowest up: which one is Postfix's own depends on the version and
-    # on the milters before us; deleting only number 1 leaks silently where one of those
-    # had put in a Received of its own.
+    # All of them, from the lowest up: which one is Postfix's own depends on the version and on the
+    # milters before us; deleting only number 1 would reveal the client, without any error, where
+    # one of those had added a Received of its own.
     edits += [Edit("delete", "Received", k) for k in range(len(received) + 1, 0, -1)]
     for position, value in enumerate(received, start=1):
         back = writable(value) if position > goes else None

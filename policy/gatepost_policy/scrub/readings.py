@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
-# RFC 5322 2.2.3; RFC 2047 2 and, for the language behind the charset, RFC 2231 5.
+# RFC 5322 2.2.3; RFC 2047 2 and, for the language after the charset, RFC 2231 5.
 _FOLD = re.compile(rb"\r?\n[ \t]+")
 _ENCODED = re.compile(
     rb"=\?([^?*\s]{1,80})(?:\*[^?\s]{0,20})?\?([BQ])\?([^?\s]*)\?=(?:\s+(?==\?))?", re.I

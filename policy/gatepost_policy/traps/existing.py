@@ -47,7 +47,7 @@ def had_mail(connection: Connection, names: Iterable[str]) -> dict[str, float]:
                 found[local] = max(row.last, found.get(local, row.last))
         return found
     for name in bare:
-        # "A" comes behind "@": every address with this local part.
+        # "A" comes after "@" in the index: this range has every address with this local part.
         sql = f"SELECT MAX(m.at) {_FROM} WHERE r.trap_key >= ? AND r.trap_key < ? AND {HAD_MAIL}"
         last = sqltext.execute(connection, sql, (f"{name}@", f"{name}A")).scalar()
         if last is not None:

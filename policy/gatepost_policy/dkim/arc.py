@@ -94,7 +94,7 @@ class ArcField:
             return None
         domain = domain_text(self.tag(b"d"))
         selector = domain_text(self.tag(b"s"))
-        if not domain or not selector or len(domain) + len(selector) > 242:
+        if not domain or not selector or len(domain) + len(selector) > 241:
             return None
         return f"{selector}._domainkey.{domain}"
 

@@ -189,8 +189,3 @@ def licensed(case: Case) -> bool:
         if case.today not in days and len(days) >= case.settings.sender.excuses:
             return False
     return True
-
-
-def envelope_of(case: Case, domain: str) -> bool:
-    """True where the envelope sender is of `domain`'s own organisation."""
-    return bool(case.facts.sender.domain) and same(case.facts.sender.domain, domain)

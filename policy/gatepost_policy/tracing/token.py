@@ -88,7 +88,7 @@ def seal(content: Content, key: str, public: PublicKey, mac_key: bytes) -> str:
     """
     account, queue_id = _raw(content.account), _raw(content.queue_id)
     if len(account) > MAX_ACCOUNT or len(queue_id) > MAX_QUEUE_ID:
-        raise ValueError("an account of more than 255 octets")
+        raise ValueError("an account or a queue id that is too long")
     packed = _PACKED.pack(
         len(account), account, len(queue_id), queue_id, content.at, content.header, content.body
     )

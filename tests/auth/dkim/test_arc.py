@@ -29,6 +29,7 @@ from dkimkit import (
     verify,
 )
 from gatepost_policy.config.settings import Dkim
+from gatepost_policy.dkim.arc import ArcField
 from gatepost_policy.dkim.authresults import value
 from gatepost_policy.mail.facts import Arc
 
@@ -365,3 +366,13 @@ def test_nothing_raises(fields: Header) -> None:
 def test_the_same_through_saved_mail() -> None:
     header, body = split(join(CHAIN, BODY))
     assert arc(header, body) == Arc("pass")
+
+
+@pytest.mark.parametrize("octets", [253, 254])
+def test_a_name_that_dns_cannot_have_is_not_asked_for(octets: int) -> None:
+    """RFC 1035 2.3.4: 253 octets as text."""
+    domain = ".".join("d" * 59 for _ in range(4))
+    selector = "s" * (octets - len("._domainkey.") - len(domain))
+    found = ArcField(0, b"arc-seal", f" i=1; d={domain}; s={selector}; cv=none".encode())
+    name = found.key_name()
+    assert (None if name is None else len(name)) == (octets if octets == 253 else None)

@@ -88,7 +88,11 @@ def test_a_queue_id_alone_does_not_make_results_ours(context: Context) -> None:
     gone = Edit("delete", "Authentication-Results", 1)
     none = Edit("insert", "Authentication-Results", 0, " mx.example.net;\n\tnone")
     forged = (relay(), received("4AAA"), ("Authentication-Results", FORGED))
-    assert send(context, "192.0.2.77", "4CCC", *forged) == (gone, none)
+    for client in ("192.0.2.77", "127.0.0.1"):
+        assert send(context, client, "4CCC", *forged) == (gone, none)
+    # A program on this machine writes the subject, say, again: what it hands back is ours.
+    back = (received("4AAA"), ("Authentication-Results", ours), ("Subject", b" [x] y"))
+    assert send(context, "127.0.0.1", "4CCD", *back) == ()
     # Results that are ours, but of another author's message.
     other = first_pass(context, "4DDD")
     assert other == ours

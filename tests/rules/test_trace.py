@@ -1,6 +1,7 @@
 """Mail without a login: what its trace shows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -52,6 +53,32 @@ def test_an_id_that_was_answered_is_a_second_pass(
 ) -> None:
     assert confirmed(whose, way(*received, answered=("4OURS",)), HOME) == SECOND_PASS
     assert confirmed(whose, way(*received), HOME) != SECOND_PASS
+
+
+LAN_LMTP = LMTP.replace(b"127.0.0.1", b"192.168.20.5")
+OWN_NAME = f" from pop.isp.example [198.51.100.2]\n\tby {HOST} with POP3 (fetchmail); x".encode()
+NAME_ONLY = b" from pop.isp.example by localhost with IMAP4 via getmail; x"
+PROVIDER = b" from evil.example (evil [203.0.113.9]) by mx.isp.example (Postfix) with ESMTP id 9; x"
+INNER = b" from mx.isp.example (mx [10.1.1.1]) by store.isp.example with LMTP id 8; x"
+
+
+@pytest.mark.parametrize("received", [
+    (FETCHED, OURS), (OWN_NAME, OURS), (NAME_ONLY, OURS), (PROVIDER, OURS), (INNER, PROVIDER, OURS),
+    (AMAVIS, FETCHED, OURS), (FETCHED, STRANGER, OURS),
+])  # fmt: skip
+@pytest.mark.parametrize("client", ["127.0.0.1", None])
+def test_what_a_collector_fetched_proves_nothing(
+    received: tuple[bytes, ...], client: str | None
+) -> None:
+    """Anybody can learn a queue id of ours, and write it into mail for a mailbox elsewhere."""
+    asked = way(*received, answered=("4OURS",))
+    if client is None:
+        asked = replace(asked, address=None)
+    for whose in (ON_TRUST, LOCAL, LOOPBACK):
+        assert confirmed(whose, asked, HOME) != SECOND_PASS
+    # A delivery agent of ours, named by an address of the LAN, does.
+    near = way(LAN_LMTP, OURS, answered=("4OURS",))
+    assert confirmed(LOOPBACK, near, HOME) == SECOND_PASS
 
 
 def test_the_id_counts_near_the_top_and_by_our_own_host() -> None:

@@ -118,17 +118,20 @@ class Gate:
             )  # fmt: skip
             return None
 
-    def confirmed(self, connection: Connection, message: Message) -> Ownership:
-        """Whose mail it is, for mail where only the header can show that (`Ownership.open`)."""
+    def _way(self, connection: Connection, message: Message) -> trace.Trace:
         host, at = connection.mta_name, message.at
         known = self.answered
-        way = trace.Trace(
+        return trace.Trace(
             address=connection.client.address,
             host=host,
             sender=address.parse(text(message.sender)),
             received=message.values("received"),
             answered=lambda name: known is not None and known.knows(host or "", name, at),
         )
+
+    def confirmed(self, connection: Connection, message: Message) -> Ownership:
+        """Whose mail it is, for mail where only the header can show that (`Ownership.open`)."""
+        way = self._way(connection, message)
         whose = trace.confirmed(message.whose, way, self.settings)
         if whose is HANDED_IN and not way.received:
             self.tell_once(
@@ -210,7 +213,8 @@ class Gate:
         none. `hop` is given for mail of our own users only."""
         if message.whose.second_pass:
             seen = Facts(message.at, queue_id=queue_id)
-            edits = self.results.unproven(connection, message, self.answered)
+            stayed = trace.stayed_here(self._way(connection, message), self.settings)
+            edits = self.results.unproven(connection, message, self.answered, stayed)
             return Verdict(seen, Decision(_ACCEPT, _SECOND_PASS), edits)
         if message.direction is _INBOUND:
             return self._inbound(connection, message, outcome, queue_id)

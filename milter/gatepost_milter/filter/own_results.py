@@ -77,19 +77,17 @@ class OwnResults:
         return tuple(edits)
 
     def unproven(
-        self, connection: Connection, message: Message, known: AnsweredIds | None
+        self, connection: Connection, message: Message, known: AnsweredIds | None, stayed: bool
     ) -> tuple[Edit, ...]:
         """The edits for a message that seems to come back to us (a second pass).
 
-        None where it comes from this machine or through `submission.second_pass_names`. Else the
-        results in our name that we did not write are deleted: anybody can learn a queue id from
-        the MTA's reply, write it into a Received field, and send that through a backup MX. But
-        they cannot know of results that we wrote under that id for a message with the same From,
-        Date, Subject and Message-ID, unless that message was theirs.
+        None where it has `stayed` on this machine or comes through `submission.second_pass_names`.
+        Else the results in our name that we did not write are deleted: anybody can learn a queue
+        id from the MTA's reply, write it into a Received field, and send that through a backup MX.
+        But they cannot know of results that we wrote under that id for a message with the same
+        From, Date, Subject and Message-ID, unless that message was theirs.
         """
-        address = connection.client.address
-        names = self.settings.submission.second_pass_names
-        if address is None or address.is_loopback or connection.daemon_name in names:
+        if stayed or connection.daemon_name in self.settings.submission.second_pass_names:
             return NO_EDITS
         ours = self.authserv_id(connection)
         host, at = connection.mta_name or "", message.at

@@ -5,7 +5,9 @@ others wrote (a list manager, a Sieve rule, a POP collector, a content filter). 
 like this:
 
 * second pass: one of the top Received fields is `by` this host with a queue id that gatepost has
-  answered. Only the id is proof, because a field without it can be forged;
+  answered. Only the id is proof, because a field without it can be forged. From this host itself no
+  field above it may name a client from elsewhere: anybody can learn an id and write it into mail
+  for a mailbox that a POP collector empties here;
 * it begins here: the newest hop that names a client is a user handing mail to one of our own
   servers (RFC 3848: ESMTPSA; webmail: HTTP), or no hop names a client but ours, and the envelope
   sender is one of ours or empty;
@@ -15,19 +17,28 @@ like this:
 A forged field can at worst lead to a scrub, or, from a client that we trust, to one extra record.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail import received
 from gatepost_policy.mail.address import Address, is_within
-from gatepost_policy.mail.client_address import Ip, parse, unmapped, within
+from gatepost_policy.mail.client_address import Ip, IpNetwork, parse, unmapped, within
 from gatepost_policy.mail.facts import Direction
 from gatepost_policy.rules.whose_mail import HANDED_IN, SECOND_PASS, SUBMITTED, Ownership
 
 TOP = 3  # amavis puts a Received of its own above ours, a delivery agent another one
+_SMTP = re.compile(r"(?:UTF8)?(?:E?SMTP|LMTP)S?A?\Z", re.I)  # RFC 3848, RFC 6531 4.3
 MAX_HOPS = 100  # a message with more of them is in a mail loop
+# A delivery agent of ours may be named by this host's address in the LAN (RFC 1918, RFC 6598,
+# RFC 3927, RFC 4193, RFC 4291).
+_PRIVATE: tuple[IpNetwork, ...] = tuple(
+    ip_network(text)
+    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10",
+                 "169.254.0.0/16", "fc00::/7", "fe80::/10")
+)  # fmt: skip
 # Looking a member up in its class costs as much as a call (enum defines __getattr__).
 _INBOUND = Direction.INBOUND
 
@@ -47,8 +58,8 @@ class Trace:
 def confirmed(whose: Ownership, trace: Trace, settings: Settings) -> Ownership:
     """The final answer for `whose` (an `open` one), after the Received fields were read."""
     hops = [received.read(value) for value in trace.received[:MAX_HOPS]]
-    if any(_by(hop, trace.host) and hop.queue_id and trace.answered(hop.queue_id)
-           for hop in hops[:TOP]):  # fmt: skip
+    around = whose.trusted_relay or not _from_here(trace)
+    if _answered_before(hops[:TOP], trace, settings, around=around):
         return SECOND_PASS
     if whose.trusted_relay:
         return replace(whose, open=False)
@@ -64,6 +75,31 @@ def confirmed(whose: Ownership, trace: Trace, settings: Settings) -> Ownership:
     ):
         return HANDED_IN
     return replace(whose, open=False)
+
+
+def stayed_here(trace: Trace, settings: Settings) -> bool:
+    """True where a second pass comes from this host, and was nowhere else since the first."""
+    hops = [received.read(value) for value in trace.received[:TOP]]
+    return _from_here(trace) and _answered_before(hops, trace, settings, around=False)
+
+
+def _from_here(trace: Trace) -> bool:
+    return trace.address is None or trace.address.is_loopback
+
+
+def _answered_before(
+    top: Sequence[received.Hop], trace: Trace, settings: Settings, *, around: bool
+) -> bool:
+    """`around`: it may have been elsewhere in between."""
+    for hop in top:
+        written_by_us = _by(hop, trace.host) and hop.queue_id is not None
+        if written_by_us and trace.answered(hop.queue_id or ""):
+            return True
+        # A collector may call itself by our name, but it speaks no SMTP.
+        ours = written_by_us and _SMTP.match(hop.protocol or "")
+        if not (around or ours or _names_ours(hop, trace, settings, _PRIVATE)):
+            return False
+    return False
 
 
 def own_sender(sender: Address, host: str | None, settings: Settings) -> bool:
@@ -85,11 +121,17 @@ def _begins_here(hops: Sequence[received.Hop], trace: Trace, settings: Settings)
     return True
 
 
-def _names_ours(hop: received.Hop, trace: Trace, settings: Settings) -> bool:
-    """True where the hop names no client, or only this host and clients in our networks."""
+def _names_ours(
+    hop: received.Hop, trace: Trace, settings: Settings, also: tuple[IpNetwork, ...] = ()
+) -> bool:
+    """True where the hop names no client, or only this host and clients in our networks or in
+    those of `also`."""
     addresses = [parse(text) for what, text in hop.tells if what == "client address"]
     if addresses:
-        return all(a is not None and _ours(a, trace, settings) for a in addresses)
+        return all(
+            a is not None and (_ours(a, trace, settings) or within(unmapped(a), also))
+            for a in addresses
+        )
     names = [text for what, text in hop.tells if what == "name the client gave or has"]
     return all(_is_literal_of_ours(n, trace, settings) or _own_name(n, trace.host, settings)
                or n.lower().startswith("localhost") for n in names)  # fmt: skip

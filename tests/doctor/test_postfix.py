@@ -43,6 +43,11 @@ BROKEN = (
            drop="-o milter_macro_daemon_name=ORIGINATING"),
     Broken("default action accept on 587", "default-action",
            submission={"smtpd_milters": "{ @MILTER@, default_action=accept }"}),
+    Broken("gatepost twice on 587", "milter-twice",
+           submission={"smtpd_milters": "{ @MILTER@, default_action=tempfail }, @MILTER@"}),
+    Broken("gatepost twice on 25", "milter-twice",
+           main={"smtpd_milters": "{ @MILTER@, default_action=accept }, inet:127.0.0.1:9, "
+                 "{ @MILTER@, default_action=accept }"}),
     Broken("milter_default_action=accept on 587", "default-action",
            submission={"smtpd_milters": "@MILTER@", "milter_default_action": "accept"}),
     Broken("milter only in non_smtpd_milters", "milter-missing", drop=OURS,

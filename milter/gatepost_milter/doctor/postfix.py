@@ -281,7 +281,10 @@ class Checker:
         mine = next((n for n, i in enumerate(milters) if self.is_ours(i.target)), None)
         if mine is None:
             return
-        if mine:
+        if sum(self.is_ours(i.target) for i in milters) > 1:
+            once = self.with_ours(service, self.wanted_action(service))
+            yield postfix_around.twice(self.live, service, once)
+        elif mine:
             name = "smtpd_milters"
             words = postfix_lines.words(self.config.get(name, service))
             wanted = self.wanted_action(service)

@@ -84,6 +84,17 @@ def macro_version(live: Live, service: Service) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def twice(live: Live, service: Service, once: str) -> Finding:
+    """A listener that asks gatepost twice, as one that adds it to $smtpd_milters does. `once`: the
+    value that has it once."""
+    name = "smtpd_milters"
+    return live.mend(
+        "milter-twice", place(service, name),
+        "gatepost is asked twice: each message is judged and recorded twice, with two trap hits",
+        live.config.set(name, once, live.where_set(service, name)),
+    )  # fmt: skip
+
+
 def proxy_filter(live: Live, service: Service) -> Iterator[Finding]:
     """With a filter before the queue, Postfix sends milters only the envelope, not the message."""
     name = "smtpd_proxy_filter"

@@ -1,17 +1,17 @@
-"""Read Postfix's mail log: messages, refused recipients, and what OpenDKIM said of them.
+"""Read Postfix's mail log: messages, refused recipients, and OpenDKIM's results for them.
 
 How it works: the lines of one message share host and queue id, from `client=` (smtpd) or `uid=`
-(pickup) through cleanup, qmgr and the delivery agents to `removed`. A message comes out when it
-is removed, refused at its end, or when the log ends. The recipient is the one the client named
+(pickup) through cleanup, qmgr and the delivery agents to `removed`. A message is given when it is
+removed or refused at its end, or when the log ends. The recipient is the one that the client named
 (`orig_to=` where it was rewritten). A recipient refused before there was a queue id is an event
 of its own.
 
-Privacy: `sasl_username=`, a client in our own networks, a submission or smtps service, pickup and
-bounces make a message ours: it is counted, and nothing else of it is kept.
+Privacy: a message with `sasl_username=`, or from a client in our own networks, a submission or
+smtps service, pickup or bounce is ours: it is only counted, and nothing else of it is kept.
 
-Limits: a message that a content filter hands back has two queue ids; the second, which names the
-first (`orig_queue_id=`), is left out. Queue ids of Postfix are used again: the arrival's second
-is part of the key.
+Limits: a message that a content filter hands back has two queue ids; the second one, which names
+the first (`orig_queue_id=`), is left out. Postfix uses queue ids again: so the key also has the
+second of the arrival.
 """
 
 from collections.abc import Iterable, Iterator
@@ -61,22 +61,22 @@ from gatepost_policy.mail.facts import (
 )
 from gatepost_policy.rules.whose_mail import LOCAL, LOOPBACK, Ownership, whose_mail
 
-# A hostile line must not keep a pattern busy; Postfix's own are far shorter.
+# Longer lines are cut, so that a hostile one does not keep a pattern busy; real ones are shorter.
 MAX_REFUSAL = 4096
-# How long a message that came from this host waits for the line that may call it a second pass.
+# How long a message from this host waits for the line that may show that it was a second pass.
 HELD_S = 60.0
 MAX_HELD = 1000
 MAX_OWNERS = 16_384
 
 
 class Postfix:
-    """The importer. Feed it logs in order of time, one `lines` a file, then `finish`."""
+    """The importer. Give it the logs in order of time by `lines`, then call `finish`."""
 
     source = Source.POSTFIX_LOG
 
     def __init__(self, ours: Submission | None = None) -> None:
         self.tally = Tally()
-        self.max_open = MAX_OPEN  # messages under way at once
+        self.max_open = MAX_OPEN  # most unfinished messages
         self.ours = ours or Submission()
         self.under_way: dict[tuple[str, str], Open] = {}
         self.held: dict[tuple[str, str], Open] = {}
@@ -84,10 +84,10 @@ class Postfix:
         self.ordinals = Ordinals()
         self.guessing = Guessing(self.ours)
         self._owners: dict[str, Ownership] = {}  # of refused clients, as the log names them
-        self._clock: Clock | None = None  # stands for the log that is being read
+        self._clock: Clock | None = None  # identifies the log that is being read
 
     def lines(self, lines: list[str], clock: Clock) -> Iterator[Seen]:
-        """What is complete after these lines."""
+        """The messages and refusals that are complete after these lines."""
         tally = self.tally
         self._clock = clock
         for line in lines:
@@ -101,7 +101,7 @@ class Postfix:
                 tally.blank += 1
 
     def entries(self, entries: Iterable[Entry | None]) -> Iterator[Seen]:
-        """The same for a journal export."""
+        """`lines` for the entries of a journal export (None: an entry that could not be read)."""
         for entry in entries:
             self.tally.lines += 1
             if entry is None:
@@ -110,7 +110,7 @@ class Postfix:
                 yield from self._entry(entry)
 
     def first_time(self, lines: list[str], clock: Clock) -> float | None:
-        """When the first of these lines was written, to put rotated files in order."""
+        """Unix seconds of the first of these lines, to put rotated files in order, else None."""
         for line in lines:
             entry = read_line(line, clock)
             if entry is not None:
@@ -120,14 +120,14 @@ class Postfix:
         return None
 
     def finish(self) -> Iterator[Seen]:
-        """The messages that are still under way when the last log ends."""
+        """The messages that are still unfinished when the last log ends."""
         yield from self._released(None)
         for key in list(self.under_way):
             entry = self.under_way.pop(key)
             if not entry.queued and self.last - entry.at < STILL_OPEN_S:
                 self.tally.kinds["unfinished"] += 1
             elif not entry.recipients and self.last - entry.at < STILL_OPEN_S:
-                # Told without its recipients now, it could not be completed by a later import.
+                # If it were stored without recipients now, a later import could not add them.
                 self.tally.kinds["unfinished"] += 1
             else:
                 yield from self._leave(key, entry)
@@ -158,7 +158,7 @@ class Postfix:
         elif service == "pickup" and text.startswith("uid="):
             yield from self._arrive(entry, queue_id, Client(family=Family.UNIX), LOCAL)
         elif service.endswith(".service"):
-            self.tally.unparsed(entry.text)  # journalctl -o with-unit: no program is named
+            self.tally.unparsed(entry.text)  # journalctl -o with-unit: the program is missing
         else:
             self.tally.kinds["other"] += 1
 
@@ -176,12 +176,12 @@ class Postfix:
         elif program.startswith(("postfix", "opendkim")):
             self.tally.kinds["other"] += 1
         else:
-            # A syslog file holds other programs' lines: they are no fault of the log.
+            # A syslog file also holds lines of other programs; they are not "unparsed".
             self.tally.kinds["other programs"] += 1
 
     def _smtpd(self, entry: Entry, queue_id: str, text: str, submission: bool) -> Iterator[Seen]:
         if text.startswith("client=") and (match := CLIENT.match(text)):
-            if queue_id == "NOQUEUE":  # a proxy filter: the second smtpd queues it
+            if queue_id == "NOQUEUE":  # with smtpd_proxy_filter only the second smtpd queues it
                 self.tally.kinds["other"] += 1
                 return
             peer, logged_in, known_before, forwarded = match.groups()
@@ -197,7 +197,7 @@ class Postfix:
 
     def _whose(self, client: Client, submitted: bool) -> Ownership:
         found = whose_mail(self.ours, address=client.address, submitted=submitted)
-        # A program on this host: its mail is counted, since a log does not tell whose it was.
+        # Mail of a program on this host is only counted: a log does not show whose it was.
         return LOCAL if found is LOOPBACK else found
 
     def _arrive(
@@ -240,7 +240,7 @@ class Postfix:
             if found is not None:
                 del self.under_way[key]
                 if found.whose is LOCAL and not found.reinjected:
-                    # Its first pass may tell a moment later that this was the second.
+                    # A later line may show that it was the second pass of another message.
                     self.held[key] = found
                     found.held = entry.at
                 else:
@@ -271,9 +271,9 @@ class Postfix:
             self._handed_on((key[0], again.group(1)), relay)
 
     def _handed_on(self, key: tuple[str, str], relay: str | None) -> None:
-        """A filter on this host has taken a message and queued it again as `key`.
+        """A content filter of ours has queued a message again as `key`.
 
-        Only such a filter is believed: any other server may name whatever queue id it likes.
+        Believed only of a filter in our own networks: any other server could name any queue id.
         """
         ours = read_client(f"x[{relay}]")
         if ours.address is None or self._whose(ours, False).direction is Direction.INBOUND:
@@ -283,7 +283,7 @@ class Postfix:
             again.reinjected = True
 
     def _released(self, until: float | None) -> Iterator[Seen]:
-        """Messages of this host that have waited long enough; all of them for None."""
+        """The held messages that left the queue before `until` (Unix seconds; None: all)."""
         for key, entry in list(self.held.items()):
             if until is not None and entry.held > until and len(self.held) < MAX_HELD:
                 return
@@ -329,7 +329,7 @@ class Postfix:
                 known = self._owners[told.peer] = self._whose(client, False)
             whose = known
         if told.stage == "CONTENT" and found is not None and found.arrived:
-            client, whose = found.client, found.whose  # the message's own text names nobody
+            client, whose = found.client, found.whose  # the line holds text of the message itself
         recipients = {told.recipient: False} if told.recipient else {}
         fresh = Open(entry.at, True, True, told.sender, client, whose)
         if found is not None:
@@ -352,9 +352,9 @@ class Postfix:
         )  # fmt: skip
 
     def _leave(self, key: tuple[str, str], entry: Open) -> Iterator[Seen]:
-        """`entry` is over: removed from the queue, or nothing more will come."""
+        """Give the finished message `entry`: removed from the queue, or no line will follow."""
         if not entry.arrived and entry.sender:
-            self.tally.kinds["without arrival"] += 1  # the log starts in the middle of it
+            self.tally.kinds["without arrival"] += 1  # it had arrived before the log began
             return
         decision = ACCEPTED
         if entry.whose.direction is Direction.INBOUND:

@@ -12,19 +12,19 @@ QUEUE_ID = re.compile(
     r"(NOQUEUE|[0-9A-F]{5,20}|[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{10,30}): (.*)", re.S
 )
 PEER = re.compile(r"(?:client=)?([^\[\s]*)\[([^\]\s]*)\](?::(\d+))?")
-# qmgr writes its own words behind the sender: whatever that holds, the last ones are qmgr's.
+# Greedy: the sender may hold such text too, but qmgr's own words are the last ones.
 QUEUED = re.compile(r"from=<(.*)>, size=(\d+), nrcpt=\d+ \(queue active\)", re.S)
-# As greedy as QUEUED: what stands at the end is qmgr's.
+# Greedy, for the same reason.
 EXPIRED = re.compile(r"from=<.*>, status=(?:force-)?expired, returned to sender\Z", re.S)
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-# RFC 5321 4.1.2: a quoted string is one unit, whatever stands in it.
+# RFC 5321 4.1.2: a quoted string is one unit and may hold ">" and "<".
 _PATH = rf"(?:{_QUOTED}|[^\"<>])*"
 DELIVERED_TO = re.compile(
     rf"to=(?:<({_PATH})>|([^\s<>,]+)), (?:orig_to=(?:<({_PATH})>|([^\s<>,]+)), )?"
     r"relay=(?:[^\s\[,]*\[([0-9A-Fa-f.:]+)\])?",
     re.S,
 )
-# What a delivery's answer ends in where a Postfix took the message.
+# The end of a delivery line where the next hop is a Postfix that accepted the message.
 QUEUED_AS = re.compile(r" queued as (\w+)\)+\Z")
 CLIENT = re.compile(
     r"client=([^\s\[]*\[[^\]\s]*\](?::\d+)?)"
@@ -37,12 +37,12 @@ _REFUSED = re.compile(
 )
 _CHECKED = ("reject: header ", "reject: body ", "discard: header ", "discard: body ")
 _CODE = re.compile(r"(\d\S*)? ?(?:\d\.\d+\.\d+ )?(<)?")
-# RFC 3463 3.2: X.1.1 is a mailbox that does not exist. Without such a code smtpd's own words count.
+# RFC 3463 3.2: X.1.1 means that the mailbox does not exist. Else smtpd's own text shows it.
 _UNKNOWN = re.compile(
     rf"550 (?:5\.1\.1 |<{_PATH}>: Recipient address rejected: (?:User unknown|undeliverable))"
 )
 _START = "; from=<"
-# Old releases wrote commas between them.
+# Old releases of Postfix wrote commas between these.
 _TAIL = r"(?:,? proto=([^\s,]+))?(?:,? helo=<(.*)>)?(?: sasl_username=\S+)?"
 _STRICT = re.compile(rf"; from=<({_PATH})>(?:,? to=<({_PATH})>)?{_TAIL}\Z", re.S)
 _LOOSE = re.compile(rf"; from=<(.*?)>(?:,? to=<(.*?)>)?{_TAIL}\Z", re.S)
@@ -52,7 +52,7 @@ _CHECK_TAIL = re.compile(
     r" proto=(?:SMTP|ESMTP) helo=<(.*?)>(?:: .*)?\Z",
     re.S,
 )
-# So many places are tried at which the fields of a refusal may begin.
+# Most places that are tried as the beginning of a refusal's fields.
 MAX_STARTS = 64
 AGENTS = frozenset(("smtp", "lmtp", "local", "virtual", "pipe", "error", "relay", "discard"))
 SUBMISSION = frozenset(("submission", "smtps", "submissions"))
@@ -61,9 +61,8 @@ WHOLE = frozenset(("DATA", "BDAT", "END-OF-MESSAGE", "CONTENT"))
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A line that says what was refused or discarded, and at which stage of SMTP.
-
-    `stage` is CONTENT for header_checks and body_checks. `code` is "" where none is named.
+    """A reject or discard line. `stage`: the SMTP command, or CONTENT for header_checks and
+    body_checks; `peer`: `name[address]`; `code`: "" where the line has none.
     """
 
     discarded: bool
@@ -78,12 +77,13 @@ class Refusal:
 
 
 def read_refusal(text: str) -> Refusal | None:
-    """A refusal of smtpd or cleanup, read from its end; None where the text is something else.
+    """Read a refusal of smtpd or cleanup; None where the text is something else.
 
-    smtpd writes what was refused, its answer, and then what it knows of the session (smtpd.c,
-    log_whatsup). The answer may repeat an address or the HELO, and each of them may look like the
-    fields behind it. The reading in which the answer repeats most of what its own fields say is
-    smtpd's: what a client put into a field is a part of that field's repetition.
+    smtpd writes what was refused, its answer, and then the fields of the session (smtpd.c,
+    log_whatsup). The answer may repeat an address or the HELO, and a client can make these look
+    like the fields that follow, so a line may be read in several ways. The true reading is the one
+    in which the answer repeats the longest value of its own fields: false fields within a value are
+    shorter than that value.
     """
     if text.startswith(_CHECKED):
         return _content(text)
@@ -91,9 +91,9 @@ def read_refusal(text: str) -> Refusal | None:
     if head is None:
         return None
     what, stage, peer, rest = head.groups()
-    rest = rest.rstrip()  # some collectors put a blank behind each line
+    rest = rest.rstrip()  # some collectors add a blank to each line
     code = _CODE.match(rest)
-    assert code is not None  # it matches nothing as well
+    assert code is not None  # the pattern also matches the empty text
     fields = _fields(rest, code.end() if code.group(2) else None, peer)
     sender, recipient, helo = fields or ("", None, None)
     return Refusal(
@@ -104,14 +104,15 @@ def read_refusal(text: str) -> Refusal | None:
         sender=sender,
         recipient=recipient,
         helo=helo,
-        # Behind the HELO, which ends in ">": a HELO cannot claim a login.
+        # Only after the HELO's ">", so that a HELO cannot claim a login.
         logged_in=" sasl_username=" in rest and _LOGGED_IN.search(rest) is not None,
         unknown_user=what == "reject" and stage == "RCPT" and _UNKNOWN.match(rest) is not None,
     )
 
 
 def _fields(rest: str, echo: int | None, peer: str) -> tuple[str, str | None, str | None] | None:
-    """Sender, recipient and HELO. `echo` is where the answer's repetition begins, if it has one."""
+    """(sender, recipient, HELO), None if not found. `echo`: the index of the value that the answer
+    repeats, None if it repeats none."""
     for pattern in (_STRICT, _LOOSE):
         best: tuple[int, tuple[str, str | None, str | None]] | None = None
         at = rest.find(_START)
@@ -134,9 +135,10 @@ def _fields(rest: str, echo: int | None, peer: str) -> tuple[str, str | None, st
 
 
 def _content(text: str) -> Refusal | None:
-    """`reject: header TEXT from CLIENT; from=<...> ...` of header_checks and body_checks.
+    """Read `reject: header TEXT from CLIENT; from=<...> ...` of header_checks and body_checks.
 
-    The text is the message's own and may hold such fields itself: then only the client is told.
+    TEXT is part of the message and may hold false fields. Where several readings are possible, the
+    envelope is left out, and the client too where they differ in it.
     """
     found = [
         match
@@ -160,14 +162,14 @@ def _content(text: str) -> Refusal | None:
 
 
 def read_client(text: str, helo: str | None = None) -> Client:
-    """`name[address]:port`, with or without `client=` before it."""
+    """The client in `name[address]:port`, with or without `client=` before it."""
     found = _client(text)
     if not helo:
         return found
     return Client(found.family, found.address, found.port, found.name, helo)
 
 
-# Whoever walks through a list of names comes again and again.
+# Cached, because a client that tries many recipients comes again and again.
 @lru_cache(maxsize=16_384)
 def _client(text: str) -> Client:
     match = PEER.match(text)

@@ -1,9 +1,9 @@
-"""Log lines as a syslog daemon, rsyslog, Postfix itself or the journal writes them, taken apart.
+"""Read log lines as a syslog daemon, rsyslog, Postfix itself or the journal writes them.
 
 Understood: `Nov 20 10:00:00 host prog[1]: text` (RFC 3164, also with a priority in front),
 `2026-11-20T10:00:00.123456+01:00 host prog[1]: text`, RFC 5424, and the journal's export format
-(`journalctl -o export`: key=value blocks, binary fields included) and JSON (`-o json`). Pure; what
-is none of these is None.
+(`journalctl -o export`: key=value blocks, binary fields included) and JSON (`-o json`). Pure; any
+other line gives None.
 """
 
 import json
@@ -36,12 +36,12 @@ _FIELDS = frozenset(
         b"MESSAGE",
     )
 )  # fmt: skip
-# A binary field beyond this is no log message.
+# A larger binary field is no log message.
 MAX_FIELD_BYTES = 1 << 20
 
 
 class Entry(NamedTuple):
-    """One log entry. `pid` is text, "" where there is none."""
+    """One log entry. `at`: Unix seconds; `pid`: text, "" where there is none."""
 
     at: float
     host: str
@@ -51,7 +51,7 @@ class Entry(NamedTuple):
 
 
 def read_line(line: str, clock: Clock) -> Entry | None:
-    """The entry in one line of text."""
+    """The entry in one line of text; None where it has another form, or no valid time."""
     match = _OLD.match(line)
     if match:
         month, day, minute, seconds, host, program, pid, text = match.groups()
@@ -83,7 +83,7 @@ def _json(line: str) -> Entry | None:
     }
     message = data.get("MESSAGE")
     if isinstance(message, list) and all(isinstance(b, int) and 0 <= b < 256 for b in message):
-        fields[b"MESSAGE"] = bytes(message)  # how the journal writes what is no UTF-8
+        fields[b"MESSAGE"] = bytes(message)  # journalctl's form of a text that is not UTF-8
     return _entry(fields)
 
 
@@ -123,7 +123,7 @@ def read_export(blocks: Iterable[bytes]) -> Iterator[Entry | None]:
                 break
             (size,) = struct.unpack_from("<Q", data, end + 1)
             if size > MAX_FIELD_BYTES:
-                at = end + 1  # no field after all: go on with the next line
+                at = end + 1  # not a binary field after all: go on with the next line
                 continue
             while len(data) < end + 9 + size and (more := next(source, None)) is not None:
                 data += more

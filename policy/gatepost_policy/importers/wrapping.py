@@ -1,8 +1,8 @@
-"""What stands around a log line where a container runtime, the journal or another syslog wrote it.
+"""Remove the wrapping that a container runtime, the journal or another syslog puts around a line.
 
-A log is looked at once, by its first lines: what most of them are wrapped in is taken off every
-line of it, layer by layer (a docker log may hold the lines of a BusyBox syslog). What remains is a
-line as rsyslog, Postfix or Exim write it. A log in one of these forms costs nothing here.
+The first lines of a log show its wrapping: what most of them have is removed from every line, layer
+by layer (a docker log may hold the lines of a BusyBox syslog). What remains is a line as rsyslog,
+Postfix or Exim write it. A log without a wrapping is not changed, and costs nothing here.
 
 Understood: docker compose (in colours, too) and docker's `-t`, Kubernetes' CRI and
 `kubectl logs --prefix`, JSON lines of collectors (`json_lines`), journalctl's short-full,
@@ -22,18 +22,18 @@ from gatepost_policy.importers import json_lines
 _ISO = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)"
 _BSD = r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d"
 _LEVEL = r"\w+[.:](?:emerg|alert|crit|err|error|warn|warning|notice|info|debug)"
-# A layer is taken off where so great a part of the first lines has it.
+# A layer is removed where at least this part of the first lines has it.
 MOST = 0.6
 MAX_LAYERS = 4
-# An object of more lines than this is none of the journal's.
+# A JSON object of more lines than this is not one of the journal's.
 MAX_OBJECT_LINES = 200
-# A line that comes in pieces is cut there.
+# A line that comes in pieces is cut at this length.
 MAX_JOINED = 1 << 16
 
 Lines = Iterable[list[str]]
 
 
-# What takes the place of a wrapping: a template, or a function of what matched.
+# What replaces a wrapping: a template for Match.expand, or a function of the match.
 Replacement = str | Callable[[re.Match[str]], str]
 
 
@@ -42,18 +42,18 @@ def _substitute(pattern: str, replacement: Replacement) -> tuple[re.Pattern[str]
 
 
 def _dated(match: re.Match[str]) -> str:
-    """A day with its year, as ISO has it, in whatever zone the log is."""
+    """A date with its year in ISO's form; the zone stays unknown."""
     month = (_MONTHS.find(match["month"]) + 3) // 3
     return f"{match['year']}-{month:02}-{int(match['day']):02} {match['time']} "
 
 
 def _counted(match: re.Match[str]) -> str:
-    """Unix seconds as a time."""
+    """Unix seconds in ISO's form, UTC."""
     return f"{datetime.fromtimestamp(int(match[1]), UTC):%Y-%m-%dT%H:%M:%S}{match[2] or ''}Z "
 
 
 def _named(match: re.Match[str]) -> str:
-    """RFC 5424's time, host and program, and its number where it has one."""
+    """Time, host, program and process id of a line of RFC 5424, in the form of RFC 3164."""
     at, host, program, pid = match.groups()
     return f"{at} {host} {program}[{pid}]: " if pid.isdigit() else f"{at} {host} {program}: "
 
@@ -106,9 +106,9 @@ _VERBOSE = re.compile(r"[A-Z][a-z]{2} (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)
 
 
 def unwrapped(head: list[str]) -> Callable[[Lines], Lines] | None:
-    """How to take off what is around these lines; None where nothing is.
+    """A function that removes the wrapping from the lines of this log; None where it has none.
 
-    `head` are the first lines of the log. The result turns its lines, in lists, into bare ones.
+    `head`: the first lines of the log. The function takes and gives the lines in lists.
     """
     steps: list[Callable[[Lines], Lines]] = []
     lines = [line for line in head if line.strip()]
@@ -116,7 +116,7 @@ def unwrapped(head: list[str]) -> Callable[[Lines], Lines] | None:
         step = _layer(lines)
         if step is None:
             break
-        # One of its own: what the head leaves unfinished comes again with the log.
+        # A new one, without the head's unfinished lines: these come again with the log.
         steps.append(_layer(lines) or step)
         lines = [line for block in step([lines]) for line in block]
     if not steps:
@@ -145,7 +145,7 @@ def _layer(lines: list[str]) -> Callable[[Lines], Lines] | None:
         return partial(_cri, {})
     if _VERBOSE.match(lines[0]):
         return _verbose
-    # These are read as they are.
+    # `syslog` reads lines of RFC 5424 itself.
     if sum(bool(_RFC5424.match(line)) for line in lines) >= enough and "exim" not in lines[0]:
         return None
     for pattern, replacement in _REWRITTEN:
@@ -167,7 +167,7 @@ def _rewriter(pattern: re.Pattern[str], replacement: Replacement) -> Callable[[L
         for lines in blocks:
             out = []
             for line in lines:
-                # Not sub(): only what stands at the line's start is a wrapping.
+                # match(), not sub(): a wrapping is only at the beginning of a line.
                 found = pattern.match(line)
                 if found is not None:
                     made = (
@@ -183,9 +183,9 @@ def _rewriter(pattern: re.Pattern[str], replacement: Replacement) -> Callable[[L
 
 
 def _cri(begun: dict[str, str], blocks: Lines) -> Iterator[list[str]]:
-    """Kubernetes' CRI: a long line comes in pieces, P and P and then F, each stream's its own.
+    """Kubernetes' CRI: a long line comes in pieces, marked P, the last one F, in each stream.
 
-    `begun` are the lines that are not whole yet: who follows a log reads it part by part.
+    `begun`: unfinished lines, {stream: text}, kept between calls for a followed log.
     """
     for lines in blocks:
         out = []
@@ -204,7 +204,7 @@ def _cri(begun: dict[str, str], blocks: Lines) -> Iterator[list[str]]:
 
 
 def _verbose(blocks: Lines) -> Iterator[list[str]]:
-    """`journalctl -o verbose`: a line with the time, and below it a field a line."""
+    """`journalctl -o verbose`: a line with the time, then one line for each field."""
     entry: dict[str, str] = {}
 
     def told() -> list[str]:
@@ -229,7 +229,8 @@ def _verbose(blocks: Lines) -> Iterator[list[str]]:
 
 
 def _objects(blocks: Lines) -> Iterator[list[str]]:
-    """Entries of the journal as JSON over several lines, or one after a record separator each."""
+    """Journal entries as JSON over several lines (json-pretty), or each on one line after a record
+    separator or `data: `."""
     open_lines: list[str] = []
     for lines in blocks:
         out: list[str] = []
@@ -250,7 +251,7 @@ def _objects(blocks: Lines) -> Iterator[list[str]]:
 
 
 def journal_line(text: str) -> str:
-    """An entry of the journal, as JSON, as a line of syslog; what is none as it came."""
+    """A journal entry in JSON as a syslog line; any other text unchanged, on one line."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
@@ -275,9 +276,9 @@ def journal_line(text: str) -> str:
 
 
 def likely_reason(start: bytes, lines: list[str], wanted: str) -> str:
-    """Why no line of a log was understood, as far as its beginning tells. One line, for people.
+    """Why no line of a log was understood, guessed from its beginning: one line, to be printed.
 
-    `start` are its first octets, `wanted` the MTA that was asked for: exim or postfix.
+    `start`: its first octets; `wanted`: the MTA whose log was expected, exim or postfix.
     """
     for magic, name, command in _PACKED:
         if start.startswith(magic):
@@ -294,7 +295,7 @@ def likely_reason(start: bytes, lines: list[str], wanted: str) -> str:
 
 
 def looks_like(lines: Iterable[str]) -> str | None:
-    """Whose log these lines are: exim, postfix; None where none of them tells."""
+    """The MTA whose log these lines are: "exim" or "postfix"; None where no line shows it."""
     for line in lines:
         if _POSTFIX.search(line):
             return "postfix"

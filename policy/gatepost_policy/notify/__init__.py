@@ -1,4 +1,4 @@
-"""Tell people about events: a command, a webhook, mail, an Atom feed. Never in the way of mail."""
+"""Tell people about events by a command, a webhook, mail or an Atom feed, in a separate process."""
 
 from gatepost_policy.notify.rounds import Round, configured, test
 

@@ -19,7 +19,8 @@ TYPE = "application/atom+xml; charset=utf-8"
 
 
 def document(settings: "Notify", found: Sequence[Notice], name: str, now: float) -> bytes:
-    """The feed of `found`, newest first. `name` tells one store's feed from another's."""
+    """The feed of `found`, newest first, as UTF-8 XML. `name` is part of all ids, so that feeds of
+    different stores have different ids; `now`: Unix seconds."""
     ElementTree.register_namespace("", ATOM)
     feed = ElementTree.Element(f"{{{ATOM}}}feed")
     _put(feed, "id", _urn(name))
@@ -47,7 +48,7 @@ def document(settings: "Notify", found: Sequence[Notice], name: str, now: float)
 
 
 def _put(parent: ElementTree.Element, name: str, *lines: str, **attributes: str) -> None:
-    """An element with text. What `shown` leaves has no character that XML 1.0 forbids."""
+    """Add an element with text. `shown` escapes all characters that XML 1.0 forbids."""
     element = ElementTree.SubElement(parent, f"{{{ATOM}}}{name}", attributes)
     element.text = "\n".join(map(shown, lines))
 

@@ -1,14 +1,15 @@
-"""Look for what has happened since somebody looked last.
+"""Look for events since the last look.
 
-How it works: trap mail has an index of its own; each message is looked at once. Ids are given out
-before they can be seen, and another host's may become visible later than larger ones: those of
-the last LATE_S are looked at again, and the ones that were told are known by their ids. A recipient
-that only the policy service has seen waits RCPT_S for its message, which says whose it is.
+How it works: trap mail has an index of its own; each message is looked at once. A message gets its
+id before its transaction commits, so messages of another host may become visible after those with
+larger ids. So ids of the last LATE_S are looked at again; those that were told already are kept in
+the state. A recipient that only the policy service has seen waits RCPT_S for its message, which
+shows the sender.
 
-Privacy: of submissions only their number is told, by UTC day, as `report.tonight` has it.
+Privacy: of submissions only their number is told, by UTC day, as in `report.tonight`.
 
-Limits: mail that was received more than a day before it is looked at is history, and not told; so
-is what an old log tells. At most MOST trap messages at a look, the rest at the next one.
+Limits: mail that was received more than a day before the look is not told; nor is mail from an old
+log. At most MOST trap messages at one look, the rest at the next.
 """
 
 from collections.abc import Sequence
@@ -31,13 +32,14 @@ MOST = 500
 IDS_MOST = 20_000
 GAPS_MOST = 500
 TRAPS_SHOWN = 5
-OWN_S = 30 * DAY  # after a longer pause, a submission before that is history
+OWN_S = 30 * DAY  # older submissions are not told, after a longer pause either
 HITS = ("trap-hit", "sender-back")
 
 
 @dataclass
 class Seen:
-    """What a look has found: events, what was added to earlier ones, and how far it has come."""
+    """What a look has found: `events`, `added`: (id of an earlier event, what to add to it), and
+    the new `state`."""
 
     state: Json
     events: list[Event] = field(default_factory=list)
@@ -45,7 +47,7 @@ class Seen:
 
 
 def begin(connection: Connection, now: float) -> Json:
-    """The place to begin from: whatever was before is history."""
+    """The state to begin with: earlier events are not told. `now`: Unix seconds."""
     return {
         "id": connection.scalar(select(func.max(Message.id))) or 0,
         "ids": [],
@@ -55,7 +57,8 @@ def begin(connection: Connection, now: float) -> Json:
 
 
 def look(connection: Connection, state: Json, now: float, again: float) -> Seen:
-    """What has happened since `state`; `again`: seconds in which a sender is one event."""
+    """What has happened since `state`. `now`: Unix seconds; `again`: seconds within which more
+    messages of one sender are added to the same event."""
     seen = Seen(dict(state))
     _hits(connection, seen, now, again)
     _losses(connection, seen, now, again)
@@ -64,7 +67,8 @@ def look(connection: Connection, state: Json, now: float, again: float) -> Seen:
 
 
 def probe(result: Result | None, state: Json, host: str, now: float) -> tuple[list[Event], Json]:
-    """A privacy test that was not clean, and the place behind it; the first one is history."""
+    """(events, new state): an event if the privacy test was not clean. The first result that is
+    seen makes no event."""
     if result is None or result.at <= state.get("at", 0.0):
         return [], state
     bad = sorted(way for way, clean in result.clean.items() if not clean)
@@ -128,9 +132,10 @@ def _hit(
     told: bool,
     now: float,
 ) -> Event | None:
-    """The event that these messages of one sender are; None: none that anybody is told of."""
+    """The event for these messages of one sender, which are `told` about already or not; None where
+    they make no event."""
     first = min(line.at for line in lines)
-    # What an event is that is told already need not be asked, which costs with a busy sender.
+    # For a sender that is told already this is not needed, and it is slow for a busy sender.
     times, before = (0, None) if told else tonight.before(connection, kind, value, first)
     away = None if before is None else first - before
     back = away is not None and away >= tonight.BACK_AFTER_S
@@ -151,7 +156,7 @@ def _hit(
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A time (Unix seconds) in which so many records were lost."""
+    """A period (Unix seconds) in which `lost` records were lost."""
 
     since: float
     until: float
@@ -159,7 +164,7 @@ class Gap:
 
 
 def _gaps(connection: Connection) -> list[Gap]:
-    """The newest losses. Not by number: SQLite gives those of rows that went out again."""
+    """The newest losses. Not told apart by id: SQLite uses ids of deleted rows again."""
     gap = JournalGap
     rows = connection.execute(
         select(gap.since, gap.until, gap.lost)
@@ -190,7 +195,7 @@ def _own_users(connection: Connection, now: float) -> dict[str, int]:
 
 def _submissions(connection: Connection, seen: Seen, now: float, again: float) -> None:
     before, found = seen.state["own"], _own_users(connection, now)
-    seen.state["own"] = found  # a number is smaller where an import was taken back
+    seen.state["own"] = found  # may be smaller than before, after an import was undone
     more = {day: number - before.get(day, 0) for day, number in found.items()}
     days = {day: number for day, number in more.items() if number > 0}
     if days:
@@ -199,7 +204,7 @@ def _submissions(connection: Connection, seen: Seen, now: float, again: float) -
 
 
 def _once(connection: Connection, seen: Seen, event: Event, again: float) -> None:
-    """Add to what was told lately of the same kind, or tell it anew."""
+    """Add `event` to a recent one of the same kind, or make a new one."""
     told = notices.recent(connection, (event.kind,), event.last - again)
     if event.who in told:
         seen.added.append((told[event.who], event))

@@ -1,10 +1,10 @@
-"""Events as rows of the store, and how far everybody has come with them.
+"""Events as rows of the store, and the positions of looking and of each way of telling.
 
-How it works: what was seen becomes rows of `notice` in the same transaction that moves the place up
-to which was looked; each way of telling has a place of its own. A place is changed only from the
-value that was read (compare and set), so that of two processes one goes on and the other notices.
+How it works: events become rows of `notice` in the same transaction that moves the position of
+looking; each way of telling has a position of its own. A position is changed only from the value
+that was read (compare and set): of two processes one goes on, and the other gets Outrun.
 
-All functions work inside the caller's transaction.
+All functions work inside the caller's transaction and raise SQLAlchemyError.
 """
 
 import json
@@ -22,7 +22,8 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that people are told of. Times in Unix seconds; `who` is '' where it has none."""
+    """Something that people are told of. `who`: '' where it has none; `at`, `last`: Unix seconds of
+    its beginning and of the last addition; `number`: messages or records."""
 
     kind: str
     who: str
@@ -34,27 +35,28 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """An event as it is kept."""
+    """An event with its id in the store."""
 
     id: int
     event: Event
 
 
 class Outrun(Exception):
-    """Another process has moved the place that was to be moved."""
+    """Another process has changed the position meanwhile. The text is its name."""
 
 
 def state(connection: Connection, name: str) -> tuple[str | None, Json]:
-    """(the place called `name` as text, None: not there; the same as values)."""
+    """(text, values) of the position `name`; (None, {}) where there is none."""
     text = connection.scalar(select(NotifyState.state).where(NotifyState.name == name))
     return text, {} if text is None else json.loads(text)
 
 
 def move(connection: Connection, name: str, before: str | None, to: Json) -> str:
-    """Move a place from what `state` said; what it says now. Raises Outrun, SQLAlchemyError."""
+    """Change the position `name` from the text `before` (None: none yet) to `to`; returns the new
+    text. Raises Outrun, SQLAlchemyError."""
     text = json.dumps(to, sort_keys=True)
     if before is None:
-        # Where two make it at once the primary key lets one through.
+        # If two processes insert it at the same time, the primary key refuses the second.
         connection.execute(insert(NotifyState).values(name=name, state=text))
         return text
     changed = connection.execute(
@@ -68,7 +70,7 @@ def move(connection: Connection, name: str, before: str | None, to: Json) -> str
 
 
 def keep(connection: Connection, events: Iterable[Event]) -> None:
-    """Write events down."""
+    """Store new events."""
     for event in events:
         connection.execute(
             insert(Row).values(
@@ -83,7 +85,7 @@ def keep(connection: Connection, events: Iterable[Event]) -> None:
 
 
 def add(connection: Connection, number: int, event: Event) -> None:
-    """Add `event` to the one that is kept as `number`."""
+    """Add `event` to the stored one with the id `number`."""
     connection.execute(
         update(Row)
         .where(Row.id == number)
@@ -92,7 +94,7 @@ def add(connection: Connection, number: int, event: Event) -> None:
 
 
 def recent(connection: Connection, kinds: Sequence[str], since: float) -> dict[str, int]:
-    """Who has an event of these kinds that was last added to after `since`, and its number."""
+    """{who: id} of the newest events of these kinds with `last` after `since` (Unix seconds)."""
     rows = connection.execute(
         select(Row.who, Row.id).where(Row.kind.in_(kinds), Row.last > since).order_by(Row.id)
     )
@@ -100,14 +102,15 @@ def recent(connection: Connection, kinds: Sequence[str], since: float) -> dict[s
 
 
 def last(connection: Connection) -> int:
-    """The number of the newest; 0: none."""
+    """The id of the newest event; 0 where there is none."""
     return connection.scalar(select(func.max(Row.id))) or 0
 
 
 def between(
     connection: Connection, after: int, upto: int, kinds: Sequence[str], most: int
 ) -> tuple[list[Notice], int]:
-    """(the newest `most` of these kinds in `after` < id <= `upto`, oldest first; all of them)."""
+    """(events, number): the newest `most` events of these kinds with `after` < id <= `upto`, oldest
+    first, and how many there are in all."""
     where = (Row.id > after, Row.id <= upto, Row.kind.in_(kinds))
     found = connection.execute(
         select(Row.__table__).where(*where).order_by(Row.id.desc()).limit(most)
@@ -117,7 +120,7 @@ def between(
 
 
 def newest(connection: Connection, most: int) -> list[Notice]:
-    """The newest, newest first."""
+    """The newest `most` events, newest first."""
     rows = connection.execute(select(Row.__table__).order_by(Row.id.desc()).limit(most))
     return [_notice(row) for row in rows]
 

@@ -1,17 +1,17 @@
-"""One round: look for events, write them down, tell them each configured way.
+"""One round: look for events, store them, tell them in each configured way.
 
-How it works: an event is a row before anybody is told of it, and each way of telling has its place
-among the rows. A way that fails is tried again, later each time, with the same batch under the same
-name; what comes meanwhile waits behind it. Before telling a way is claimed for LEASE_S, so that no
-second process tells the same.
+How it works: an event is stored before it is told, and each way of telling has its position among
+the stored events. A way that fails is tried again, after a longer pause each time, with the same
+batch under the same name; later events wait. Before it tells, a process claims the way for
+LEASE_S, so that no second process tells the same batch.
 
-Nothing is missed: a place moves only when somebody was told, or after TRIES times, which is logged
-and said in the next batch. Nothing is told twice, but for one case that nobody can exclude: this
-process ends after the other side has it and before that is written down. The batch's name is the
-same then.
+No event is missed: a position moves only when its batch was told, or after TRIES tries, which is
+logged and said in the next batch. No event is told twice, with one exception: if this process ends
+after the other side got a batch and before that is stored, the batch is told again under the same
+name.
 
-Here is nothing that mail, journal or recorder wait for: a process of its own, which takes the
-store's write lock for a few rows.
+Mail, journal and recorder never wait for this: it runs in a process of its own, and holds the
+store's write lock for a few rows only.
 """
 
 import os
@@ -40,11 +40,11 @@ from gatepost_policy.text.escape import shown
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Notify, Settings
 
-MOST = 50  # events in one batch; of more the newest, and how many there are
+MOST = 50  # most events in one batch: the newest; of the others only the number is told
 LEASE_S = 300.0
 TRIES = 12
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 3_600.0  # doubled: twelve times are seven hours
-DIGEST_MOST_S = 7 * 86_400  # so far back does a digest look, after a long pause
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 3_600.0  # doubled each time: TRIES last five hours
+DIGEST_MOST_S = 7 * 86_400  # the longest period of a digest, after a long pause
 DIGEST_ROWS = 50
 Log = Callable[[str, str], None]  # level, text
 Send = Callable[["Notify", Batch, float], None]
@@ -52,7 +52,7 @@ Ways = Mapping[str, tuple[Sequence[str], Send]]
 
 
 def configured(settings: "Notify") -> Ways:
-    """Each way that something is told, with its events."""
+    """The configured ways: {name: (kinds of events, function that sends a batch)}."""
     found: dict[str, tuple[Sequence[str], Send]] = {}
     if settings.command:
         found["command"] = settings.command_events, ways.command
@@ -64,7 +64,8 @@ def configured(settings: "Notify") -> Ways:
 
 
 class Round:
-    """What one process does again and again. `host`: this machine's name, for its privacy test."""
+    """Looks and tells; one process calls `once` again and again. `host`: this machine's name, for
+    its privacy test; `clock`: Unix seconds."""
 
     def __init__(
         self,
@@ -81,9 +82,9 @@ class Round:
         self._written: object = None  # what the feed's file holds
 
     def once(self, alive: Callable[[], None] = lambda: None) -> None:
-        """Look, and tell. `alive` is called between two things that take time. Raises StoreError.
+        """Look, and tell. `alive` is called between steps that may take long (watchdog).
 
-        Where another process is at the same, the rest is left to it.
+        Where another process does the same, the rest is left to it. Raises StoreError.
         """
         self.look()
         for name, (kinds, send) in configured(self.settings.notify).items():
@@ -96,7 +97,7 @@ class Round:
     # Looking
 
     def look(self) -> None:
-        """Write down what is new, and the first time where it begins. Raises StoreError."""
+        """Store new events; the first time only the place to begin from. Raises StoreError."""
         with suppress(Outrun):
             self._look()
 
@@ -132,7 +133,7 @@ class Round:
                 notices.move(connection, "digest", told, {"at": now})
 
     def _digest_due(self, now: float) -> float | None:
-        """The last moment at which a digest was due; None: none is wanted."""
+        """Unix seconds at which the last digest was due; None where no digest is configured."""
         if not self.settings.notify.digest:
             return None
         at = notify_values.minutes(self.settings.notify.digest) * 60
@@ -157,7 +158,7 @@ class Round:
                 upto = state["upto"] or last
                 found, total = notices.between(connection, state["told"], upto, kinds, MOST)
         if before_ is None:
-            # From now on: what was written down for others is history for this one.
+            # A new way begins now: events stored before are not told by it.
             self._move(place, None, _place(last))
             return
         if _later(now, state["busy"], LEASE_S) or _later(now, state["next"], self._longest()):
@@ -180,7 +181,7 @@ class Round:
         del self._unsettled[name]
 
     def _sent(self, name: str, send: Send, batch: Batch, state: Json, total: int) -> Json:
-        """Send a batch; the place behind it, or where it is tried again."""
+        """Send a batch; returns the new position: after it, or, if that failed, for another try."""
         settings, now = self.settings.notify, self._clock()
         done = {**_place(state["upto"]), "next": now + settings.gather}
         try:
@@ -200,7 +201,8 @@ class Round:
         return done
 
     def _no_trap(self) -> None:
-        """A notice to a trap would be an event, and that a notice. Raises ways.Undelivered."""
+        """Raise ways.Undelivered where an address of mail_to is a trap: each mail would be a trap
+        hit, and so a new event, without end."""
         for name in self.settings.notify.mail_to:
             if self._known.is_trap(address.parse(name)):
                 raise ways.Undelivered(f"notify.mail_to: {shown(name)} is a trap: not mailed")
@@ -234,7 +236,8 @@ class Round:
 
 
 def test(settings: "Notify", now: float) -> dict[str, str]:
-    """Tell each way that this is a test; what came of it by way, '' where it was told."""
+    """Send a test in each configured way; returns {way: error}, '' where it was sent. `now`: Unix
+    seconds."""
     event = Event("test", "", now, now, 0)
     said = {}
     for name, (_, send) in configured(settings).items():
@@ -248,12 +251,13 @@ def test(settings: "Notify", now: float) -> dict[str, str]:
 
 
 def _place(told: int) -> Json:
-    """A place behind the event `told`, with nothing under way."""
+    """The position after the event with the id `told`, with no batch being sent."""
     return {"told": told, "upto": 0, "tries": 0, "next": 0.0, "busy": 0.0, "missed": 0}
 
 
 def _later(now: float, at: float, longest: float) -> bool:
-    """True where `at` is to come. A clock that was set back must not silence us for years."""
+    """True where `at` is in the future, but not further than `longest` seconds: after the clock was
+    set back, we must not wait for years."""
     return now < at <= now + longest
 
 
@@ -266,7 +270,7 @@ def _digest(found: tonight.Tonight, now: float) -> Event:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Put `data` into `path` at once. Raises OSError."""
+    """Write `data` to `path` atomically. Raises OSError."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -1,8 +1,8 @@
-"""The ways of telling: a command, a webhook, mail. Each gets a batch, and tells it or fails.
+"""The ways of telling: a command, a webhook, mail. Each sends a batch, or raises an error.
 
-None of them sees a shell. What is told goes in as JSON on the command's standard input, as JSON in
-the webhook's body, as text in the mail's: a name that a stranger chose is never a word of a command
-or an address, and in the subject it is escaped.
+No shell is used. The events are JSON on the command's standard input, JSON in the webhook's body,
+or text in the mail's body: so a name that a sender chose is never part of a command line or an
+address, and in the subject it is escaped.
 
 Limits: TIMEOUT_S for each, and half a minute more where a name server does not answer.
 """
@@ -36,14 +36,14 @@ SAID_MAX = 200
 
 
 class Undelivered(Exception):
-    """Nobody was told. The text is one line: which way, and why."""
+    """The batch was not sent to anybody. The text is one line: which way, and why."""
 
 
 def command(settings: "Notify", batch: Batch, now: float) -> None:
     """Give the batch to the command, on its standard input. Raises Undelivered."""
     name = shown(os.path.basename(settings.command[0]))
     where = f"notify.command: {name}"
-    # What it says goes into a file: a child that it leaves behind may keep a pipe open for long.
+    # Its stderr is a file, not a pipe: a child that it leaves behind could keep a pipe open.
     with tempfile.TemporaryFile() as said:
         try:
             process = subprocess.Popen(
@@ -79,7 +79,8 @@ def command(settings: "Notify", batch: Batch, now: float) -> None:
 
 @contextmanager
 def _deadline(close: Callable[[], None]) -> Iterator[None]:
-    """A server that sends an octet now and then keeps no time-out of a socket busy for ever."""
+    """Call `close` after TIMEOUT_S. A socket's own time-out is not enough: it begins again with
+    each octet that a slow server sends."""
     timer = threading.Timer(TIMEOUT_S, close)
     timer.daemon = True
     timer.start()
@@ -96,11 +97,10 @@ def _shut(given: socket.socket | None) -> None:
 
 
 def webhook(settings: "Notify", batch: Batch, now: float) -> None:
-    """POST the batch; every answer but 2xx is a failure. Raises Undelivered.
+    """POST the batch; every answer except 2xx is a failure. Raises Undelivered.
 
-    Nothing is followed elsewhere, and no proxy of the environment is asked: the address is checked
-    when it is configured, and where a server would send us on to is not. Its path may be a secret,
-    and is in no text.
+    No redirect is followed and no proxy of the environment is used: only the configured URL was
+    checked. Its path may be a secret, so no error text holds it.
     """
     url = urlsplit(settings.webhook)
     assert url.hostname is not None
@@ -116,7 +116,7 @@ def webhook(settings: "Notify", batch: Batch, now: float) -> None:
     fields = {
         "Content-Type": "application/json",
         "User-Agent": "gatepost",
-        # The same where it is tried again: whoever got the first one can tell.
+        # The same for each try, so that the receiver can recognise a repeated batch.
         "Idempotency-Key": batch.name,
     }
     try:
@@ -134,16 +134,17 @@ def webhook(settings: "Notify", batch: Batch, now: float) -> None:
 
 
 def mail(settings: "Notify", batch: Batch, now: float) -> None:
-    """Hand the batch to the MTA. Raises Undelivered.
+    """Send the batch through the MTA. Raises Undelivered, and PartlyDelivered where only some
+    recipients were accepted.
 
-    The envelope sender is empty, so that a mail that cannot be delivered comes back to nobody, and
-    `Auto-Submitted` asks others not to answer (RFC 3834 section 5): it can start no loop.
+    It cannot start a loop: the envelope sender is null, so there is no bounce, and `Auto-Submitted`
+    asks others not to answer (RFC 3834 section 5).
     """
     server = SocketAddress.parse(settings.smtp)
     message = composed(settings, batch, now)
     where = f"notify.smtp: {server}"
     try:
-        # Our name is the address literal: no name server is asked who we are.
+        # HELO with an address literal: else smtplib would look up our own name.
         with smtplib.SMTP(timeout=TIMEOUT_S, local_hostname="[127.0.0.1]") as smtp:
             with _deadline(lambda: _shut(smtp.sock)):
                 smtp.connect(server.host, server.port)
@@ -153,12 +154,12 @@ def mail(settings: "Notify", batch: Batch, now: float) -> None:
     except (OSError, smtplib.SMTPException) as error:
         raise Undelivered(f"{where}: {_why(error)}") from None
     if refused:
-        # Some have it: tried again these would get it twice.
+        # No other try: those who have it would get it twice.
         raise PartlyDelivered(f"{where}: {_refused(refused)}")
 
 
 class PartlyDelivered(Exception):
-    """Some were told and some will not be. The text is one line."""
+    """Some recipients got the mail, the others will not. The text is one line."""
 
 
 def _refused(answers: dict[str, tuple[int, bytes]]) -> str:
@@ -177,7 +178,7 @@ def _why(error: BaseException) -> str:
 
 
 def composed(settings: "Notify", batch: Batch, now: float) -> EmailMessage:
-    """The mail, but for its envelope."""
+    """The mail without its envelope. `now`: Unix seconds."""
     host = socket.gethostname()
     message = EmailMessage()
     message["From"] = settings.mail_from or f"gatepost@{host}"

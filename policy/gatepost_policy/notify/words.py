@@ -1,6 +1,6 @@
-"""An event in words and as JSON: one line that says what happened, with what, and where to look.
+"""An event in words and as JSON: what happened, and where to look.
 
-Whatever strangers wrote is escaped; addresses of traps and names of senders are all that is told.
+Text that a sender chose is escaped. Only addresses of traps and names of senders are told.
 """
 
 import json
@@ -14,7 +14,7 @@ from gatepost_policy.text.escape import shown
 from gatepost_policy.text.plural import plural
 from gatepost_policy.text.times import timestamp
 
-API = 1  # of the JSON: it grows when a key changes its meaning or goes
+API = 1  # the version of the JSON: plus one when a key is removed or changes its meaning
 TITLES = {
     "trap-hit": "trap hit",
     "sender-back": "known sender back",
@@ -28,8 +28,8 @@ TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is told at once. `name` stays when it has to be tried again; `more`: events of it that
-    are not in `notices`; `missed`: that could not be told before, and are given up."""
+    """Events that are told together. `name`: the same for each try; `more`: how many events of it
+    are not in `notices`; `missed`: how many earlier events were given up."""
 
     name: str
     notices: tuple[Notice, ...]
@@ -76,7 +76,7 @@ def _hit(event: Event) -> str:
 
 
 def link(event: Event, page: str) -> str | None:
-    """Where the page tells more; None: no page is configured."""
+    """The URL with more about the event; None where notify.page is not set."""
     if not page:
         return None
     if event.kind in ("trap-hit", "sender-back") and event.who != "unknown":
@@ -97,7 +97,7 @@ def subject(batch: Batch) -> str:
 
 
 def text(batch: Batch, page: str) -> str:
-    """All of a batch for people, a paragraph each."""
+    """A batch as text for people, a paragraph for each event."""
     parts = []
     for notice in batch.notices:
         event = notice.event

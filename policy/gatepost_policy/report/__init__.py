@@ -1,1 +1,1 @@
-"""Answer "who is this sender?": select, count, judge, as values."""
+"""Reports on a sender, host or trap: select messages, count them, judge, as values."""

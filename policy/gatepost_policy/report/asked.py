@@ -1,11 +1,12 @@
-"""What was pasted? An address, domain, IP, prefix, host name, queue id, Message-ID or trap.
+"""Find out what a pasted text is: an address, domain, IP address, prefix, host name, queue id,
+Message-ID or trap.
 
-How it works: by its form a text may be several of these (`candidates`, pure); the store is asked
-for each, in that order, and the first of which it knows a message is meant. What else it may be is
-told beside it, and where nothing is known that is said, with what was looked for. Quotes, a display
-name, a log's `client=` and the like are taken off where the text as it stands is nothing.
+How it works: by its form a text may be several of these (`candidates`, pure). Each is looked up in
+the store, in that order; the first one that has a message is taken, and the others are named beside
+it. Where none has a message, the answer says so, and what was looked for. Quotes, a display name, a
+log's `client=` and the like are removed where the text itself is none of these.
 
-Limits: a trap that is a pattern is found as the address that it caught.
+Limits: a trap that is a pattern is not found by the pattern, only by an address that it matched.
 """
 
 import re
@@ -36,7 +37,7 @@ _QUEUE_ID = re.compile(r"[0-9A-Za-z]{5,24}(-[0-9A-Za-z]{4,11}-[0-9A-Za-z]{2,4})?
 
 
 class Kind(StrEnum):
-    """What a text can be. The value is the word for it."""
+    """What a text can be. The value is the word that is printed for it."""
 
     TRAP = "trap"
     SENDER = "sender"
@@ -51,9 +52,9 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a text turned out to be. `known`: the store has a message of it, or it is a trap.
+    """What a text was found to be. `known`: the store has a message of it, or it is a trap.
 
-    `also` are the other things that it is; `tried` all that it was looked for as.
+    `also`: the other kinds that it is too; `tried`: all kinds that were looked for.
     """
 
     text: str
@@ -65,12 +66,12 @@ class Asked:
 
     @property
     def message(self) -> bool:
-        """True where it names one message."""
+        """True where the text names a single message."""
         return self.kind in (Kind.QUEUE_ID, Kind.MESSAGE_ID)
 
     @property
     def article(self) -> str:
-        """What it was taken for: `a domain`."""
+        """The kind with its article, such as `a domain`."""
         return _a(self.kind)
 
     def json(self) -> dict[str, Any]:
@@ -102,9 +103,10 @@ def _or(kinds: tuple[Kind, ...], word: str = "or") -> str:
 
 
 def candidates(text: str, base: Selection) -> list[tuple[Kind, Selection]]:
-    """What `text` may be by its form, the likeliest first. Pure. Raises ValueError: nothing.
+    """What `text` may be by its form, the likeliest first: (kind, selection of its messages). Pure.
 
-    As it stands comes before what is left when quotes, names and the like are taken off.
+    The text itself comes first, then the text without quotes, names and the like. Raises ValueError
+    where it is none of these.
     """
     text = clean(text).strip()
     if not text or len(text) > LONGEST:
@@ -124,7 +126,7 @@ def candidates(text: str, base: Selection) -> list[tuple[Kind, Selection]]:
 
 
 def _as_it_stands(text: str, base: Selection) -> list[tuple[Kind, Selection]]:
-    """What `text` may be with nothing taken off. Raises ValueError: nothing."""
+    """What `text` itself may be. Raises ValueError where it is none of these."""
     if not text.isprintable():
         raise ValueError(WANTED)
     network = _network(text)
@@ -164,8 +166,8 @@ def _network(text: str) -> Kind | None:
 
 
 def ask(connection: Connection, text: str, base: Selection) -> Asked:
-    """What `text` is, as far as the store knows; `base` holds the filters. Raises ValueError, and
-    conditions.TooWide."""
+    """What `text` is, by the store; `base` holds the filters. Raises ValueError where it is nothing
+    that can be looked up, and SQLAlchemyError."""
     given = candidates(text, base)
     known = [(kind, chosen) for kind, chosen in given if _known(connection, kind, chosen)]
     tried = tuple(dict.fromkeys(kind for kind, _ in given))
@@ -173,13 +175,13 @@ def ask(connection: Connection, text: str, base: Selection) -> Asked:
         kind, chosen = given[0] if len(given) == 1 else _likeliest(given)
         return Asked(text, kind, chosen, False, tried=tried)
     kind, chosen = known[0]
-    # A trap is a recipient by its nature.
+    # Not "recipient" beside "trap": every trap is one.
     others = (k for k, _ in known[1:] if (kind, k) != (Kind.TRAP, Kind.RECIPIENT) and k != kind)
     return Asked(text, kind, chosen, True, tuple(dict.fromkeys(others)), tried)
 
 
 def _likeliest(given: list[tuple[Kind, Selection]]) -> tuple[Kind, Selection]:
-    """What to tell an empty report about."""
+    """The candidate to name where the store knows none."""
     order = (Kind.SENDER, Kind.DOMAIN, Kind.QUEUE_ID, *Kind)
     return min(given, key=lambda one: order.index(one[0]))
 
@@ -194,7 +196,7 @@ def _known(connection: Connection, kind: Kind, chosen: Selection) -> bool:
 
 
 def _is_trap(connection: Connection, chosen: Selection) -> bool:
-    """True where it is, or was, a trap by name."""
+    """True where it is, or was, an exact trap, or in a domain that is one."""
     address = chosen.trap
     assert address is not None
     key = clean(address.trap_key)

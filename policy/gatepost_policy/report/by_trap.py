@@ -1,10 +1,11 @@
-"""A trap's page: who found it first, and which other traps those who hit it have hit.
+"""A trap's page: who hit it first, and which other traps its senders have hit.
 
-Two who hit the same traps have the same list. How it works: trap mail is little and has an index of
-its own; the newest ROWS_MAX hits are read once and told apart by the domain that wrote.
+Senders that hit the same traps probably use the same list of addresses. How it works: there is
+little trap mail, and it has an index of its own; the newest ROWS_MAX hits are read once and grouped
+by the sender's domain.
 
-Limits: a sender is the domain it writes as, which anybody may claim; beyond ROWS_MAX hits the
-older ones are not looked at, and that is said.
+Limits: the sender's domain is only claimed, anybody may use it. Hits older than the newest
+ROWS_MAX are not looked at; `cut` says so.
 """
 
 from collections import Counter
@@ -23,7 +24,7 @@ SENDERS_MAX, TRAPS_MAX = 12, 8
 
 @dataclass(slots=True)
 class Finder:
-    """One who hit the trap. `first`: the first hit on it, in Unix seconds; `hits` by trap."""
+    """A sender that hit the trap. `first`: Unix seconds of its first hit; `hits`: by trap."""
 
     kind: str  # sender or host, as the report's selectors
     who: str
@@ -33,7 +34,8 @@ class Finder:
 
 @dataclass(frozen=True, slots=True)
 class ByTrap:
-    """Those who hit a trap, who found it first on top; the traps that they hit, this one first."""
+    """The senders that hit a trap, the earliest first, and the traps that they hit, this one
+    first."""
 
     traps: tuple[str, ...]
     finders: tuple[Finder, ...]
@@ -41,7 +43,7 @@ class ByTrap:
     cut: bool  # not all trap mail was looked at
 
     def json(self) -> dict[str, Any]:
-        """As in a trap's page for programs."""
+        """As in the JSON of a trap's page."""
         return {
             "traps": list(self.traps),
             "senders": self.senders,
@@ -59,7 +61,7 @@ class ByTrap:
 
 
 def read(connection: Connection, trap: Address) -> ByTrap | None:
-    """Who hit this trap, or one of this domain's; None: nobody did."""
+    """Who hit this trap, or a trap in this domain; None where nobody did. Raises SQLAlchemyError."""
     row = MessageRecipient
     found = connection.execute(
         select(
@@ -87,7 +89,7 @@ def read(connection: Connection, trap: Address) -> ByTrap | None:
     for one, finder in who.items():
         finder.hits = hits[one]
     in_order = sorted(who.values(), key=lambda f: f.first)
-    # Whoever came first stands on top, then those who hit it most.
+    # The sender that came first, and those with most hits.
     most = sorted(in_order[1:], key=lambda f: -f.hits[key])[: SENDERS_MAX - 1]
     shown = sorted([in_order[0], *most], key=lambda f: f.first)
     together: Counter[str] = Counter()

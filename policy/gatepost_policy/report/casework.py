@@ -1,7 +1,7 @@
-"""Get an abuse report ready: what is to be masked, the captured message, and the bytes to be sent.
+"""Prepare an abuse report: what must be masked, the captured message, and the octets to send.
 
-The command and the page give the same, from the same rules. What could still name a trap is
-`Evidence.remaining`: whoever shows or writes the report says that first.
+The command and the page both use this, so their reports are the same. The caller must show
+`Evidence.remaining` first: what in the report could still name a trap.
 """
 
 import json
@@ -28,11 +28,12 @@ _CONTACT = re.compile(r"[^\s@<>\x00-\x1f]{1,64}@[A-Za-z0-9.-]+\.[A-Za-z0-9-]+\Z"
 
 
 class NoReporter(ValueError):
-    """Nobody is named who reports."""
+    """There is no reporter: neither a contact nor an own domain is known."""
 
 
 def reporter(settings: Settings, contact: str | None, org: str | None) -> Reporter:
-    """Who reports: `contact`, else abuse@ the first own domain. Raises NoReporter, ValueError."""
+    """The reporter: `contact`, else abuse@ the first own domain; `org`, else the contact's domain.
+    Raises NoReporter, and ValueError for an invalid contact."""
     if not contact:
         own = settings.sender.own_domains
         if not own:
@@ -46,8 +47,8 @@ def reporter(settings: Settings, contact: str | None, org: str | None) -> Report
 def gather(
     connection: Connection, report: Report, settings: Settings, say: Callable[[str], None]
 ) -> Evidence:
-    """The evidence on the sender or host that `report` is about; `say` gets a word on a captured
-    message that cannot be read. Raises NoEvidence and masking.StillThere."""
+    """The evidence on the sender or host that `report` is about. `say` is called with a warning
+    where a captured message cannot be read. Raises NoEvidence and masking.StillThere."""
     about = str(report.query.get("sender") or report.query.get("host") or "")
     if not about:
         raise NoEvidence("an abuse report is about a sender or a host: say whom")
@@ -57,7 +58,7 @@ def gather(
 
 
 def written(found: Evidence, by: Reporter, form: str, now: float) -> bytes:
-    """The report as it is sent; `form` is one of FORMS, `now` in Unix seconds."""
+    """The octets of the report; `form` is one of FORMS, `now` in Unix seconds."""
     if form == "xarf":
         told = evidence.xarf(found, by, now, str(uuid.uuid4()))
         return evidence.dumped(told).encode("ascii")
@@ -67,7 +68,7 @@ def written(found: Evidence, by: Reporter, form: str, now: float) -> bytes:
 def _names(
     connection: Connection, report: Report, kept: Captured | None
 ) -> tuple[set[str], set[str]]:
-    """(addresses to be masked, words to be masked: whole domains that are traps)."""
+    """(addresses to mask, words to mask: domains that are traps as a whole)."""
     names = evidence.recipients(report.messages, report.traps)
     if kept is not None:
         names |= set(kept.recipients)
@@ -79,7 +80,7 @@ def _names(
 
 
 def _captured(settings: Settings, report: Report, say: Callable[[str], None]) -> Captured | None:
-    """The newest message to a trap as it came, where `trap.capture` kept it."""
+    """The newest message to a trap as received, where `trap.capture` kept it, else None."""
     directory = settings.trap.capture
     if not directory:
         return None
@@ -92,7 +93,7 @@ def _captured(settings: Settings, report: Report, say: Callable[[str], None]) ->
 
 
 def _sidecars(directory: Path, at: float) -> Iterator[Path]:
-    """Those whose name has the second of this message, or the one beside it."""
+    """The sidecars with the second `at` in their names, or one second before or after."""
     for second in (0, -1, 1):
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(at + second))
         yield from sorted(directory.glob(f"{stamp}-*.json"))

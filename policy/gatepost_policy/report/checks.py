@@ -9,7 +9,7 @@ Json = dict[str, Any]
 
 
 class Checked(Protocol):
-    """The columns of a `message` row that tell of SPF and DMARC."""
+    """The columns of a `message` row with the results of SPF and DMARC."""
 
     spf: str | None
     spf_domain: str | None
@@ -87,7 +87,7 @@ def dmarc_json(dmarc: Dmarc | None) -> Json | None:
 
 
 def trail_of(text: str | None) -> tuple[TrailHop, ...] | None:
-    """The trail in the column `trail`; None where it was not seen."""
+    """The hops in the column `trail`, newest first; None where they are not known."""
     if text is None:
         return None
     hops = json.loads(text)

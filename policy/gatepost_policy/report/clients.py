@@ -1,7 +1,6 @@
-"""Count many clients at once, as a report on each would: an overview asks about a hundred.
+"""Count the messages of many clients at once, as a report on each would: an overview has a hundred.
 
-Only for clients of few messages, whose rows are read; `count` knows how to be sparing with a heavy
-one.
+Only for clients with few messages, because all their rows are read; for others use `count`.
 """
 
 from collections import Counter, defaultdict
@@ -22,9 +21,10 @@ from gatepost_policy.store.tables import Message, MessageSignature
 def count(
     connection: Connection, prefixes: Sequence[str], selection: Selection
 ) -> dict[str, Counted]:
-    """The selected messages of each of these single clients (/32 or /64), as far as it has any.
+    """{prefix: counts} of the selected messages of each of these clients (/32 or /64); clients
+    without messages are left out.
 
-    Clients are left out of the summaries: each is its own.
+    The summaries have no `hosts`: each is about one client. Raises TooWide, SQLAlchemyError.
     """
     found: dict[str, Counted] = {}
     chosen = conditions(connection, selection)
@@ -43,7 +43,7 @@ def count(
                 Message.spf, Message.dmarc,
             ).where(*of_these)
         ):  # fmt: skip
-            assert prefix is not None  # it was asked for by its text
+            assert prefix is not None  # it is one of `chunk`
             times[prefix].append(at)
             by_family[prefix][family] += 1
             trapped[prefix] += traps > 0

@@ -1,6 +1,6 @@
-"""Two senders side by side: are they the same hand? What they share is said, and nothing concluded.
+"""Two senders side by side: what they share. Whether one person is behind both is not concluded.
 
-Shared keys, clients and networks, and the order in which each went through the traps.
+Shared keys, clients, networks and traps, and the order in which each first hit the traps.
 """
 
 from dataclasses import dataclass, replace
@@ -41,7 +41,8 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The two, and what they share. `same_order`: of the shared traps; None: fewer than two."""
+    """The two senders and what they share. `same_order`: whether both first hit the shared traps in
+    the same order; None where they share fewer than two."""
 
     a: Side
     b: Side
@@ -106,7 +107,7 @@ def read(
 
 def _side(connection: Connection, chosen: Selection, settings: Settings, now: float) -> Side:
     held, less = holding.hold(connection, chosen)
-    # No list of messages: the figures, keys and clients are what is compared.
+    # limit=0: the list of messages is not needed for a comparison.
     report = history.tell(connection, replace(held, limit=0), settings, now, marks=0)
     row = MessageRecipient
     first = func.min(Message.at)
@@ -136,5 +137,5 @@ def _hosts(side: Side) -> set[str]:
 
 
 def _networks(side: Side) -> set[str]:
-    """The /24 and /48 of its clients."""
+    """The networks of its clients: /24 for IPv4, /48 for IPv6."""
     return {coarse_prefix(text) for text in _hosts(side)}

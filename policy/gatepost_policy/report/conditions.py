@@ -1,8 +1,8 @@
 """A report's selectors as SQL conditions.
 
-How it works: a domain and everything below it is one range of `message_domain` (see tables.py),
-an address is one key of it, so no selector ever becomes a pattern. A prefix is looked up among the
-recorded clients: as text it is no range of its own.
+How it works: a domain with its subdomains is one range of `message_domain` (see tables.py), and
+an address is one key of it, so no LIKE pattern is needed. A prefix is looked up among the recorded
+clients, because as text it is not one range.
 """
 
 import json
@@ -44,9 +44,9 @@ from gatepost_policy.store.tables import (
 )
 
 PREFIXES_MAX = 20_000
-# Messages to a domain that are named one by one. Of more each query finds them anew by itself.
+# Most messages to a domain whose ids are kept for a report. With more, each query looks again.
 IDS_MAX = 50_000
-# By connection, which the store opens for one transaction: what another one sees is another thing.
+# By connection, because each transaction may see other messages.
 _looked_up: "WeakKeyDictionary[Connection, dict[str, list[int] | None]]" = WeakKeyDictionary()
 
 
@@ -55,9 +55,10 @@ class TooWide(Exception):
 
 
 def covers(table: Any, domain: str | None) -> ColumnElement[bool]:
-    """One row a message (or its share of a sum) of `domain` and all below it; see tables.py.
+    """The condition for `domain` and its subdomains: one row for each message, or each sum's share
+    (`shared` in tables.py).
 
-    None stands for everything: for sums alone, which are kept for that too.
+    None: everything. Only for tables of sums, which have rows for all mail as well.
     """
     if domain is None:
         everything: ColumnElement[bool] = table.reversed == index_key.EVERYTHING
@@ -67,7 +68,7 @@ def covers(table: Any, domain: str | None) -> ColumnElement[bool]:
 
 
 def covers_given(table: Any) -> ColumnElement[bool]:
-    """`covers` for a statement that is built once: `given` has the values of its parameters."""
+    """`covers` with bound parameters, for a statement built once; `given` returns their values."""
     return and_(
         table.reversed >= bindparam("first"),
         table.reversed < bindparam("after"),
@@ -82,12 +83,12 @@ def given(domain: str) -> dict[str, str | int]:
 
 
 def only_domain_and_time(selection: Selection) -> bool:
-    """True where the keys of `message_domain` say all about what is selected."""
+    """True where `message_domain` alone is enough for this selection."""
     return not selection.by_rows and selection.family is None
 
 
 def conditions(connection: Connection, selection: Selection) -> list[ColumnElement[bool]]:
-    """What a message row must fulfil to be selected. Raises TooWide."""
+    """The conditions for the rows of `message` that are selected. Raises TooWide."""
     if selection.only is not None:
         return [among(connection, selection.only)]
     found: list[ColumnElement[bool]] = []
@@ -122,15 +123,15 @@ def conditions(connection: Connection, selection: Selection) -> list[ColumnEleme
 
 
 def _by_name(name: str) -> ColumnElement[bool]:
-    """A client's name or one below it. No pattern: `_` and `%` are characters like others."""
+    """A client with this name or a name below it. Not LIKE, in which `_` and `%` are special."""
     client, end = func.lower(Message.client_name), f".{name}"
     start = func.length(client) - len(end) + 1
     return or_(client == name, and_(start > 1, func.substr(client, start) == end))
 
 
 def _by_dkim(result: str) -> ColumnElement[bool]:
-    """A message with a signature of this result; `none` is one that was seen whole, unsigned."""
-    # A name of its own: the query around it may look at the signatures as well.
+    """A message with a signature of this result; `none`: a message seen to its end, unsigned."""
+    # An alias, because the outer query may use the table of signatures too.
     row = MessageSignature.__table__.alias().c
     mine = exists().where(row.message_id == Message.id)
     if result == "none":
@@ -139,7 +140,7 @@ def _by_dkim(result: str) -> ColumnElement[bool]:
 
 
 def _by_recipient(connection: Connection, trap: Address) -> ColumnElement[bool]:
-    """A message to this recipient. A domain's are looked up once for all queries of a report."""
+    """A message to this recipient. For a domain the ids are read once for all queries of a report."""
     chosen = select(MessageRecipient.message_id).where(recipient(trap))
     if trap.local or not trap.domain:
         return Message.id.in_(chosen)
@@ -154,7 +155,8 @@ def _by_recipient(connection: Connection, trap: Address) -> ColumnElement[bool]:
 
 
 def among(connection: Connection, ids: Sequence[int]) -> ColumnElement[bool]:
-    """A message with one of these ids. One value, however many: a database takes only so many."""
+    """A message with one of these ids. They are one parameter, because databases limit the number
+    of parameters."""
     if connection.dialect.name == "sqlite":
         each = func.json_each(json.dumps(ids)).table_valued("value")
         return Message.id.in_(select(each.c.value))
@@ -162,7 +164,8 @@ def among(connection: Connection, ids: Sequence[int]) -> ColumnElement[bool]:
 
 
 def recipient(trap: Address) -> ColumnElement[bool]:
-    """A recipient's key, or everybody in a domain for `@example.org`; an index for either."""
+    """The condition for a recipient, or for all recipients in a domain (`@example.org`); each has
+    an index."""
     key = index_key.fit(index_key.clean(trap.trap_key))
     if trap.local or not trap.domain:
         return MessageRecipient.trap_key == key
@@ -170,7 +173,8 @@ def recipient(trap: Address) -> ColumnElement[bool]:
 
 
 def by_domain(selection: Selection) -> list[ColumnElement[bool]] | None:
-    """What a `message_domain` row must fulfil, one row a message; None: its keys do not tell."""
+    """The conditions for rows of `message_domain`, one for each message; None where the selection
+    is not by sender."""
     address, domain = selection.address, selection.domain
     if address is not None and not address.null:
         found: list[ColumnElement[bool]] = [
@@ -189,7 +193,7 @@ def by_domain(selection: Selection) -> list[ColumnElement[bool]] | None:
 
 @cache
 def proven() -> ColumnElement[bool]:
-    """`facts.Signature.proven` of a row with a domain (a test holds the two together)."""
+    """`facts.Signature.proven` as SQL, for a row with a domain (a test compares the two)."""
     row = MessageSignature
     flags = literal(",") + func.coalesce(row.flags, "") + literal(",")
     return and_(
@@ -207,7 +211,7 @@ def _by_sender(selection: Selection) -> ColumnElement[bool]:
     keys = by_domain(selection)
     if keys is not None:
         return Message.id.in_(select(MessageDomain.message_id).where(*keys))
-    # `<>`, in words of the index: a parameter would not be known to be what it holds.
+    # `<>`. A literal, not a parameter: only so the database can use the partial index.
     return Message.sender_key == literal_column("''")
 
 
@@ -219,7 +223,7 @@ def _by_host(connection: Connection, network: IPv4Network | IPv6Network) -> Colu
             return Message.prefix == prefix
         if not single:
             raise TooWide(f"want one address, or a prefix of /64 or wider, got {network}")
-        # An old row has no address any more: its /64 is all that is known.
+        # An old row has only its /64 left: it counts for every address in that.
         address = func.coalesce(Message.address, str(network.network_address))
         return and_(Message.prefix == prefix, address == str(network.network_address))
     prefixes = known_prefixes(connection, network)
@@ -232,7 +236,7 @@ def _by_host(connection: Connection, network: IPv4Network | IPv6Network) -> Colu
 
 
 def known_prefixes(connection: Connection, network: IPv4Network | IPv6Network) -> Sequence[str]:
-    """The recorded client prefixes inside `network`."""
+    """The recorded client prefixes inside `network`, as text."""
     value = SenderIdentity.value
     start, end = _text_range(network)
     rows = connection.scalars(
@@ -240,9 +244,9 @@ def known_prefixes(connection: Connection, network: IPv4Network | IPv6Network) -
             SenderIdentity.kind == str(IdentityKind.PREFIX), value >= start, value < end
         )
     )
-    # The text range only narrows; which prefix is inside is for the numbers to say.
+    # The text range holds too many: only the numbers show which prefixes are inside.
     inside = [text for text in rows if _inside(text, network)]
-    # What retention has left of the older ones.
+    # The wider prefixes that retention has left of older clients.
     coarse = {index_key.coarse_prefix(text) for text in inside}
     return inside + sorted(text for text in coarse if _inside(text, network))
 
@@ -250,7 +254,7 @@ def known_prefixes(connection: Connection, network: IPv4Network | IPv6Network) -
 def _inside(text: str, network: IPv4Network | IPv6Network) -> bool:
     try:
         if network.version == 4 and text.endswith("/32"):
-            # Most of them: an object for each costs seconds.
+            # The most common form. Making an object for each would take seconds.
             number, shift = int.from_bytes(inet_aton(text[:-3])), 32 - network.prefixlen
             return number >> shift == int(network.network_address) >> shift
         return client_address.network_within(ip_network(text), network)
@@ -259,14 +263,14 @@ def _inside(text: str, network: IPv4Network | IPv6Network) -> bool:
 
 
 def _text_range(network: IPv4Network | IPv6Network) -> tuple[str, str]:
-    """From and to of the texts that every prefix inside `network` lies between."""
+    """(start, end) of a range of texts that holds every prefix inside `network`."""
     if network.version == 4:
         parts = str(network.network_address).split(".")[: network.prefixlen // 8]
         text, after = ".".join(parts) + ".", "/"
     else:
         groups = network.network_address.exploded.split(":")[: network.prefixlen // 16]
         parts = [f"{int(group, 16):x}" for group in groups]
-        # Trailing zero groups may be hidden in `::`, so only what stands before them is sure.
+        # Trailing zero groups may be written as `::`, so only the groups before them are certain.
         while parts and parts[-1] == "0":
             parts.pop()
         text, after = ":".join(parts) + ":", ";"

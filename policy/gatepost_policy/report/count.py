@@ -1,8 +1,8 @@
 """Count messages for a report, on SQLite and PostgreSQL.
 
-How it works: a whole domain's summary and the overview's come from the sums of `domain_day` and
-`domain_host`; whatever is narrowed further (by time, host, trap, or to one address) is counted
-from the rows; of a period the sums still tell its whole days (`day_sums`).
+How it works: the summaries of a whole domain and of the overview come from the sums of `domain_day`
+and `domain_host`. A narrower selection (by time, host, trap, or one address) is counted from the
+rows; for a period the sums of its whole days are used (`day_sums`).
 """
 
 from collections import Counter
@@ -28,8 +28,8 @@ HOSTS_MAX = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What the selected messages come to. `hosts` says how many clients there are in all,
-    `spans` when each family was seen first and last."""
+    """The counts of the selected messages. `hosts`: the number of all clients; `spans`: {family:
+    (first, last)} in Unix seconds."""
 
     summary: Summary
     rhythm: Rhythm | None
@@ -39,7 +39,7 @@ class Counted:
 
 
 def count(connection: Connection, selection: Selection) -> Counted:
-    """Summary and rhythm of everything selected. Raises TooWide."""
+    """Summary and rhythm of the selected messages. Raises TooWide, SQLAlchemyError."""
     if not selection.narrowed and (selection.everything or selection.domain is not None):
         return _from_sums(connection, selection)
     return _from_rows(connection, selection)
@@ -86,7 +86,7 @@ def _from_sums(connection: Connection, selection: Selection) -> Counted:
 
 
 def _from_rows(connection: Connection, selection: Selection) -> Counted:
-    """One pass over the messages, by client; their signatures and days; one over their times."""
+    """`count` from the rows: grouped by client, then signatures, checks and times."""
     chosen = conditions(connection, selection)
     client: ColumnElement[str | None] = func.coalesce(Message.address, Message.prefix)
     groupings: list[ColumnElement[Any]] = [client, Message.family.expression]
@@ -138,7 +138,7 @@ def _from_rows(connection: Connection, selection: Selection) -> Counted:
 def _checks(
     connection: Connection, chosen: list[ColumnElement[bool]]
 ) -> tuple[Counter[str], Counter[str]]:
-    """How many messages there are by result of SPF and of DMARC; those that were evaluated."""
+    """(SPF, DMARC): numbers of messages by result, of those that were evaluated."""
     spf: Counter[str] = Counter()
     dmarc: Counter[str] = Counter()
     for row in connection.execute(
@@ -171,15 +171,15 @@ def _rhythm(
 
 
 def _narrowed(table: Any, everything: bool, any_family: bool) -> list[ColumnElement[bool]]:
-    """Which sums are meant; the values are given when the statement is run."""
+    """The conditions for rows of sums; the values are parameters of the statement."""
     found = [covers(table, None) if everything else covers_given(table)]
     return found if any_family else [*found, table.family == bindparam("family")]
 
 
-# An overview asks these a hundred times, and building one costs more than its answer.
+# Cached: an overview runs these a hundred times, and building one costs more than running it.
 @cache
 def _sums(everything: bool, any_family: bool) -> Executable:
-    """What the days come to, by family."""
+    """The statement for the sums over all days, by family."""
     day = DomainDay
     summed = (
         day.messages, day.trap_messages, day.trap_hits,
@@ -202,7 +202,7 @@ def _sums(everything: bool, any_family: bool) -> Executable:
 
 @cache
 def _clients(everything: bool, any_family: bool) -> Executable:
-    """The clients with most messages, each with how many there are in all."""
+    """The statement for the clients with most messages, each row with the number of all clients."""
     host = DomainHost
     found = (
         select(
@@ -225,7 +225,7 @@ def _clients(everything: bool, any_family: bool) -> Executable:
 def _hosts(
     connection: Connection, everything: bool, any_family: bool, values: Mapping[str, Any]
 ) -> tuple[tuple[Host, ...], int]:
-    """The clients with most messages, and how many there are in all."""
+    """(clients with most messages, number of all clients)."""
     rows = connection.execute(_clients(everything, any_family), values).all()
     in_all = rows[0].in_all if rows else 0
     hosts = (Host(r.name, bare(r.host), r.family, int(r.messages)) for r in rows)
@@ -233,21 +233,21 @@ def _hosts(
 
 
 def bare(address: str | None) -> str | None:
-    """A client as it is shown: the prefix of a single address is that address."""
+    """A client as it is shown: a /32 without its length."""
     return None if address is None else address.removesuffix("/32")
 
 
 def families(counts: Mapping[str, int]) -> dict[str, int]:
-    """What was seen of each family, in the manual's order."""
+    """The counts that are not 0, in the manual's order of families."""
     return {str(f): counts[f] for f in Family if counts.get(f)}
 
 
 def _summed(rows: Sequence[Any], what: str, words: Sequence[str]) -> dict[str, int]:
-    """The sums of the columns `what`_word, as far as something was counted."""
+    """The sums of the columns `{what}_{word}` that are not 0."""
     counts = {word: sum(int(row._mapping[f"{what}_{word}"]) for row in rows) for word in words}
     return in_order(counts, words)
 
 
 def in_order(counts: Mapping[str, int], words: Sequence[str]) -> dict[str, int]:
-    """What was counted at all, in the order of `words`."""
+    """The counts that are not 0, in the order of `words`."""
     return {word: counts[word] for word in words if counts.get(word)}

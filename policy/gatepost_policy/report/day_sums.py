@@ -1,8 +1,8 @@
-"""What a period comes to by DKIM result and by day: whole days from the sums, the rest from rows.
+"""Count a period by DKIM result and by day: whole days from the sums, the rest from rows.
 
-How it works: a period that begins or ends within a day has at most two days of which the sums say
-nothing; only their messages are looked at. Where anything but domain, family and time is selected,
-all are.
+How it works: a period that begins or ends within a day has at most two days that are not whole;
+only their messages are read. Where more than domain, family and time is selected, the sums cannot
+be used, and all messages are read.
 """
 
 import math
@@ -25,9 +25,9 @@ DAY = 86_400
 def results(
     connection: Connection, selection: Selection, chosen: Conditions, ended: int
 ) -> Counter[str]:
-    """How many signatures there are by result; `none` counts messages without any.
+    """The number of signatures by result; `none` counts messages without any.
 
-    `chosen` is `selection` as conditions, `ended` how many of its messages were seen to the end.
+    `chosen`: `selection` as conditions; `ended`: how many of its messages were seen to their end.
     """
     whole = whole_days(selection)
     if whole is None:
@@ -75,7 +75,7 @@ def _of_rows(
     ):
         found[result] += number
         signed += first
-    # A message of which only a RCPT TO was seen may have been signed: nobody knows.
+    # Not those of which only RCPT TO was seen: whether they were signed is not known.
     found["none"] += ended - signed
     return found
 
@@ -83,21 +83,22 @@ def _of_rows(
 def days(
     connection: Connection, selection: Selection, chosen: Conditions, first: float, last: float
 ) -> Collection[int]:
-    """The days (since 1970) with a message; `first` and `last` are those of the selection."""
+    """The UTC days (since 1970) with a message. `first` and `last`: Unix seconds of the selection's
+    first and last message."""
     whole = whole_days(selection)
     if whole is not None:
         found = set(connection.scalars(select(DomainDay.day).where(*whole).distinct()))
-        # A day that is not whole is the first or the last.
+        # Days that are not whole can only be those of the first and the last message.
         return found | {int(first // DAY), int(last // DAY)}
     at, where = times(selection, chosen)
-    # PostgreSQL's cast rounds to the next second, SQLite's cuts: of thousands of messages the one
-    # at midnight decides nothing.
+    # PostgreSQL's cast rounds and SQLite's truncates: only a message in the last half second of a
+    # day could be counted on another day, which does not matter here.
     day = cast(at, BigInteger) // rhythm.DAY
     return connection.scalars(select(day).where(*where).distinct()).all()
 
 
 def times(selection: Selection, chosen: Conditions) -> tuple[ColumnElement[float], Conditions]:
-    """The column that holds the messages' times, and what its rows must fulfil."""
+    """(the column with the messages' times, the conditions for its rows)."""
     keys = by_domain(selection) if only_domain_and_time(selection) else None
     if keys is None:
         return Message.at.expression, chosen
@@ -105,7 +106,8 @@ def times(selection: Selection, chosen: Conditions) -> tuple[ColumnElement[float
 
 
 def whole_days(selection: Selection) -> Conditions | None:
-    """The rows of `domain_day` inside the period; None where they do not tell."""
+    """The conditions for the rows of `domain_day` within the period; None where the sums cannot be
+    used."""
     if selection.by_rows:
         return None
     if selection.sender is not None and selection.domain is None:
@@ -124,7 +126,7 @@ def whole_days(selection: Selection) -> Conditions | None:
 
 
 def _borders(selection: Selection) -> tuple[int | None, int | None]:
-    """The first whole day, and the first that is none any more."""
+    """(first whole day, first day after the last whole one); None: no limit."""
     since, until = selection.since, selection.until
     return (
         None if since is None else math.ceil(since / DAY),
@@ -133,7 +135,7 @@ def _borders(selection: Selection) -> tuple[int | None, int | None]:
 
 
 def edges(selection: Selection) -> list[Selection]:
-    """What `whole_days` leaves over."""
+    """Selections of the parts of the period that `whole_days` does not cover."""
     begin, end = _borders(selection)
     found = []
     if begin is not None and selection.since != begin * DAY:

@@ -1,4 +1,4 @@
-"""How many messages got which answer, for which reason: rows, and what became numbers."""
+"""Count messages by action and reason: rows, and messages that are only counted by now."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """`lines` are (direction, action, reason, messages), the most first within a direction.
+    """`lines`: (direction, action, reason, messages), the most first within a direction.
 
-    `since` is the time of the oldest message in Unix seconds (to the day where it has become a
-    number), None for an empty store.
+    `since`: Unix seconds of the oldest message (exact to the day where it is only counted), None
+    for an empty store.
     """
 
     since: float | None
@@ -23,12 +23,12 @@ class Decisions:
 
 
 def count(connection: Connection) -> Decisions:
-    """All that the store remembers. Reads every message once. Raises StoreError."""
+    """Count all messages in the store. Reads every row once. Raises SQLAlchemyError."""
     counted: dict[tuple[str, str, str], int] = {}
     oldest: list[float] = []
     for sql, scale in (
         ("SELECT direction, action, reason, COUNT(*), MIN(at) FROM message GROUP BY 1, 2, 3", 1),
-        # Submissions kept in full are rows until they age; only inbound mail is in numbers.
+        # `message_count` holds inbound mail only; submissions have a table of their own.
         (
             "SELECT 'inbound', action, reason, SUM(messages), MIN(day) FROM message_count"
             " GROUP BY 2, 3",

@@ -1,7 +1,7 @@
 """Which domains came over IPv4 and over IPv6.
 
-How it works: over all time the identities know it. Of a period they only say whose rows to count:
-those that came over both at some time and were seen around then.
+How it works: for all time the table of identities has the numbers. For a period it only gives the
+candidates (seen over both families, and around that time), whose rows are then counted.
 """
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select
@@ -18,9 +18,8 @@ COUNTED_MAX = 100  # candidates whose messages of a period are counted
 
 
 def domains(connection: Connection, selection: Selection) -> tuple[DualStack, ...]:
-    """Proven domains, and claimed ones that hit a trap: most trap mail first.
-
-    Nobody where one family is selected: in it, nobody came over both.
+    """Domains seen over both families: proven ones, and claimed ones that hit a trap; those with
+    most trap mail first. None of them where the selection is of one family.
     """
     if selection.family is not None:
         return ()
@@ -62,7 +61,8 @@ def domains(connection: Connection, selection: Selection) -> tuple[DualStack, ..
 
 
 def _count(connection: Connection, one: DualStack, selection: Selection) -> DualStack | None:
-    """`one` as of the selected period; None where it did not come over both, or hit no trap."""
+    """`one` with the numbers of the selected period; None where it did not come over both families,
+    or is only claimed and hit no trap."""
     rows = connection.execute(
         select(Message.family, func.count(), func.count().filter(Message.traps > 0))
         .where(
@@ -84,7 +84,7 @@ def _count(connection: Connection, one: DualStack, selection: Selection) -> Dual
 
 
 def _ids(domain: str, selection: Selection) -> "Select[int]":
-    """The messages of the period with this very domain in a key, or an address in it."""
+    """The messages of the period with exactly this domain as a key, or an address in it."""
     keys, key = MessageDomain, index_key.fit(index_key.reverse(domain))
     query = select(keys.message_id).where(
         # `A` is the character after `@`.
@@ -98,7 +98,7 @@ def _ids(domain: str, selection: Selection) -> "Select[int]":
 
 
 def _is(one: DualStack) -> ColumnElement[bool]:
-    """What the identity stands for: a d= that is proven, or the envelope sender's domain."""
+    """The condition for messages of this identity: a proven d=, or the envelope sender's domain."""
     if not one.proven:
         return Message.sender_key.endswith(f"@{one.domain}", autoescape=True)
     return exists().where(

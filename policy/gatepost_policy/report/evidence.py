@@ -1,10 +1,10 @@
 """An abuse report on one sender: XARF v4 (JSON) and ARF (RFC 5965), with every recipient masked.
 
-Pure. Times, the report's id and the captured message are arguments. What could still name a trap is
-`Evidence.remaining`, to be said before the report is sent.
+Pure. Times, the report's id and the captured message are arguments. `Evidence.remaining` names what
+could still reveal a trap; the caller must show it before the report is sent.
 
-Limits: one report is about one client, that of the newest message to a trap; XARF wants the
-client's port beside `protocol: smtp`, so where no port is known the protocol is `other`, and the
+Limits: one report is about one client, that of the newest message to a trap. XARF requires the
+client's port with `protocol: smtp`; where the port is not known the protocol is `other`, and the
 description says SMTP.
 """
 
@@ -44,7 +44,7 @@ class NoEvidence(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """Who reports: an organisation and a mailbox that is read."""
+    """The organisation that reports, and a mailbox of it that is read."""
 
     organisation: str
     contact: str
@@ -57,7 +57,7 @@ class Reporter:
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """A message that was kept as it came, the port of its client, and whom it went to."""
+    """A message as received, its client's port (None: not known), and its recipients."""
 
     data: bytes
     port: int | None
@@ -66,7 +66,7 @@ class Captured:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What goes into a report, already masked. `message`: the captured one, None where none is."""
+    """The content of a report, already masked. `message`: the captured one, None where none is."""
 
     about: str
     line: Line
@@ -75,11 +75,11 @@ class Evidence:
     message: bytes | None
     port: int | None
     remaining: tuple[str, ...]
-    domain: str | None  # what the message is proven to come from, of what is asked about
+    domain: str | None  # the signing domain that is proven, if it is within the one asked about
 
 
 def newest(report: Report) -> Line:
-    """The message that the report is about. Raises NoEvidence."""
+    """The newest message to a trap whose client is known. Raises NoEvidence."""
     inbound = [line for line in report.messages if line.direction == "inbound" and line.address]
     trapped = next((line for line in inbound if line.trapped), None)
     if trapped is None:
@@ -111,8 +111,8 @@ def gather(report: Report, about: str, masks: Masks, captured: Captured | None) 
 
 
 def _proven(line: Line, about: str) -> str | None:
-    """The signer within `about` that sent this message here: whoever was only claimed, or whose
-    signature somebody else brought to the trap, may be innocent."""
+    """The proven signing domain within `about`, if the decision blamed it (reason trap). A domain
+    that is only claimed, or whose signed mail another client sent to the trap, may be innocent."""
     if line.reason != Reason.TRAP:
         return None
     asked = about.rpartition("@")[2].lower()
@@ -121,7 +121,8 @@ def _proven(line: Line, about: str) -> str | None:
 
 
 def _history(report: Report, line: Line) -> str:
-    """The history in sentences: how often, since when, in which rhythm; days, no times of day."""
+    """The history in sentences: how often, since when, in which rhythm. With days but no times of
+    day, except for the newest message."""
     summary = report.summary
     first, last = (timestamp(t or 0.0)[:10] for t in (summary.first_seen, summary.last_seen))
     traps = plural(summary.trap_hits, "delivery") if summary.trap_hits == 1 else (
@@ -186,7 +187,7 @@ def _address(line: Line) -> str:
 
 
 def arf(found: Evidence, reporter: Reporter, at: float, version: str) -> bytes:
-    """An ARF message (RFC 5965) without To: whom it goes to, the operator writes. `at`: now."""
+    """An ARF message (RFC 5965) without To, which the operator adds. `at`: now, Unix seconds."""
     line = found.line
     out = MIMEMultipart("report")
     out.set_param("report-type", "feedback-report")
@@ -204,7 +205,7 @@ def arf(found: Evidence, reporter: Reporter, at: float, version: str) -> bytes:
 
 
 def _feedback(found: Evidence, version: str) -> MIMEBase:
-    """RFC 5965 3.1 and 3.2; Reported-Domain only where it is proven."""
+    """The feedback report (RFC 5965 3.1, 3.2); Reported-Domain only where it is proven."""
     line = found.line
     fields = [
         ("Feedback-Type", "abuse"),
@@ -223,7 +224,7 @@ def _feedback(found: Evidence, version: str) -> MIMEBase:
 
 
 def _third(found: Evidence) -> MIMEBase:
-    """The message (RFC 5965 2 d), or what is known of its header."""
+    """The third part: the message (RFC 5965 2 d), or what is known of its header."""
     if found.message is not None:
         part = MIMEBase("message", "rfc822")
         part.set_payload(found.message.decode("ascii"))
@@ -235,19 +236,18 @@ def _third(found: Evidence) -> MIMEBase:
 
 
 def _plain(text: str) -> str:
-    """`text` as it may stand in a field: printable ASCII, one line."""
+    """`text` fit for a header field: one line, other characters than printable ASCII as `?`."""
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
 
 
 def recipients(lines: Sequence[Line], more: Collection[str] = ()) -> set[str]:
-    """All addresses to be masked."""
+    """All addresses that must be masked: the recipients of `lines`, and `more`."""
     return {address for line in lines for address, _ in line.recipients} | set(more)
 
 
 def named_in(data: bytes, known: Collection[str]) -> set[str]:
-    """Further addresses in the domains of `known` that a saved message has as plain text.
-
-    Who wrote to one of us may name others of us in the same message.
+    """Other addresses in the domains of `known` that stand in a saved message as plain text: one
+    message may name several of our users.
     """
     domains = {re.escape(text.rpartition("@")[2].strip("<> ")) for text in known if "@" in text}
     if not domains:

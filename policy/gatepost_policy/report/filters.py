@@ -1,4 +1,4 @@
-"""What narrows a report beside who it is about: read from text once, for commands and pages alike.
+"""The filters that narrow a report: read from text here, for commands and pages alike.
 
 Pure. Each filter has one name everywhere: as an option (`--decision`), in a page's address
 (`?decision=reject`), in the report's `query`.
@@ -19,7 +19,7 @@ from gatepost_policy.text import times
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """One filter. `words`: all there are; empty for a text of its own form."""
+    """One filter. `words`: all allowed values; empty where it takes another form of text."""
 
     name: str
     help: str
@@ -43,10 +43,10 @@ NAMES = tuple(one.name for one in FILTERS)
 
 
 def read(given: Mapping[str, str | None], now: float, chosen: Selection) -> Selection:
-    """`chosen`, narrowed by the filters in `given` (name: text); empty and unknown ones are none.
+    """`chosen`, narrowed by the filters in `given` (name: text); empty and unknown: ignored.
 
-    `now` in Unix seconds: times may be told from there. Raises ValueError, which names the filter
-    and what it wants.
+    `now`: Unix seconds, for times such as `30d`. Raises ValueError, whose text names the filter and
+    what it wants.
     """
     values: dict[str, Any] = {}
     for one in FILTERS:
@@ -79,12 +79,12 @@ def _word(one: Filter, text: str) -> str:
 
 
 def told(chosen: Selection) -> dict[str, str]:
-    """The filters of `chosen` as text, for a link that keeps them."""
+    """The filters of `chosen`, {name: text}, for a link that keeps them."""
     query = chosen.query()
     return {name: str(query[name]) for name in NAMES if name in query}
 
 
 def words(chosen: Selection, *, but: Iterable[str] = ()) -> str:
-    """The filters in words, for a head line: `dkim fail, since 2026-01-01T00:00:00Z`."""
+    """The filters without those named in `but`, for a heading: `dkim fail, since 2026-...`."""
     left_out = set(but)
     return ", ".join(f"{k} {v}" for k, v in told(chosen).items() if k not in left_out)

@@ -1,1 +1,1 @@
-"""Show a report: table, CSV, HTML."""
+"""Render reports: as tables for a terminal, as CSV, as HTML."""

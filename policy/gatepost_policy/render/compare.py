@@ -1,4 +1,4 @@
-"""Show two senders side by side: the rows of the page and of the terminal."""
+"""Show two senders side by side: rows for the page, and text for a terminal."""
 
 from typing import TextIO
 
@@ -9,13 +9,13 @@ from gatepost_policy.text.times import timestamp
 
 
 def rows(found: Compared) -> list[tuple[str, tuple[str, str]]]:
-    """(what, (of the one, of the other)), in the order in which one asks."""
+    """[(name of the row, (cell of `found.a`, cell of `found.b`))]."""
     one, other = _cells(found.a), _cells(found.b)
     return [(name, (cell, other[name])) for name, cell in one.items()]
 
 
 def write(found: Compared, to: TextIO) -> None:
-    """For a terminal or a file."""
+    """Write the comparison as text, for a terminal or a file."""
     names = shown(found.a.name), shown(found.b.name)
     to.write(f"{names[0]} and {names[1]}\n")
     to.writelines(f"  {shown(line)}\n" for line in found.sentences)

@@ -1,7 +1,7 @@
 """The messages of a report as CSV (RFC 4180), safe to open in a spreadsheet.
 
-A value that a spreadsheet would take for a formula is written with an apostrophe before it, and
-what does not print is escaped: the sender chose these texts.
+Senders choose most of these texts. A value that a spreadsheet would take for a formula gets an
+apostrophe before it, and unprintable characters are escaped.
 """
 
 import csv
@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?\Z", re.ASCII)
 
 
 def write(report: Report, to: TextIO) -> None:
-    """Write one line a message, newest first, under a line of names."""
+    """Write a line of COLUMNS, then one line per message, newest first. Lines end with CRLF."""
     writer = csv.writer(to, lineterminator="\r\n")
     writer.writerow(COLUMNS)
     for line in report.messages:
@@ -59,7 +59,7 @@ def _result(domain: str | None, result: str) -> str:
 
 
 def cell(value: str | int | None) -> str:
-    """One value as text that no program executes."""
+    """One value as text that no spreadsheet takes for a formula; '' for None."""
     if value is None:
         return ""
     text = shown(str(value))

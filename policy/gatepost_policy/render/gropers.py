@@ -18,7 +18,7 @@ SHOWN = 50  # hosts on a terminal
 
 
 def sentences(found: Gropers) -> list[str]:
-    """The whole of it, in a few lines."""
+    """A summary in a few sentences, one per line."""
     if not found.hosts or found.first is None or found.last is None:
         return ["no host is known to try logins"]
     most, fewest = found.hosts[0], found.hosts[-1]
@@ -33,7 +33,7 @@ def sentences(found: Gropers) -> list[str]:
 
 
 def table(found: Gropers, to: TextIO) -> None:
-    """For people."""
+    """Write the summary and the first SHOWN hosts as a table."""
     from gatepost_policy.text.terminal import console, plain, put, whole
 
     to.write("\n".join(sentences(found)) + "\n")
@@ -67,7 +67,7 @@ def csv_file(found: Gropers, to: TextIO) -> None:
 
 
 def html(found: Gropers, made: float) -> str:
-    """A page of its own. `made` in Unix seconds."""
+    """A complete HTML page. `made`: when, in Unix seconds."""
     from gatepost_policy.render.html import page
 
     template = page.environment().get_template("gropers.html.j2")
@@ -80,7 +80,7 @@ def html(found: Gropers, made: float) -> str:
 
 
 def write(found: Gropers, form: str, to: TextIO, made: float) -> None:
-    """As `form` says: table, json, csv or html."""
+    """Write `found` as `form`: json, csv, html, or else a table. `made`: as in `html`."""
     if form == "json":
         json.dump(found.json(), to, indent=2)
         to.write("\n")

@@ -61,7 +61,7 @@ class ByTrap:
 
 
 def read(connection: Connection, trap: Address) -> ByTrap | None:
-    """Who hit this trap, or a trap in this domain; None where nobody did. Raises SQLAlchemyError."""
+    """Who hit this trap, or a trap in this domain; None for nobody. Raises SQLAlchemyError."""
     row = MessageRecipient
     found = connection.execute(
         select(

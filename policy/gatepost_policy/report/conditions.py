@@ -140,7 +140,7 @@ def _by_dkim(result: str) -> ColumnElement[bool]:
 
 
 def _by_recipient(connection: Connection, trap: Address) -> ColumnElement[bool]:
-    """A message to this recipient. For a domain the ids are read once for all queries of a report."""
+    """A message to this recipient. Of a domain the ids are read once for all of a report."""
     chosen = select(MessageRecipient.message_id).where(recipient(trap))
     if trap.local or not trap.domain:
         return Message.id.in_(chosen)

@@ -1,8 +1,8 @@
-"""Hosts that try logins: how many names, in which order, over which span, and do they mail traps?
+"""Hosts that try logins: how many names, in which order, over which time, and mail to traps.
 
-Read from what imports and `milterctl watch` have told (`groper`, `mined`): users who mistype are
-not in it (`importers.guessing`). Where two sources tell of the same time they have read the same
-lines, so the larger number counts, and else their sum: figures are "at least so many".
+Read from the tables `groper` and `mined`, which imports and `milterctl watch` fill; users who
+mistype are not in them (`importers.guessing`). Where the times of two sources overlap they may have
+read the same lines, so the larger number is taken, else the sum: figures are lower bounds.
 """
 
 from collections.abc import Iterable
@@ -21,9 +21,10 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Groper:
-    """One host, an IPv4 address or an IPv6 /64. Times are Unix seconds.
+    """One host, an IPv4 /32 or an IPv6 /64 in CIDR notation. Times are Unix seconds.
 
-    `names` counts all it tried, also those that exist. `alphabetical`: it took part in a walk.
+    `names` counts all names it tried, existing ones too. `alphabetical`: it tried names in
+    alphabetical order, alone or with others (`Gropers.walks`).
     """
 
     prefix: str
@@ -35,7 +36,7 @@ class Groper:
     trap_messages: int = 0
 
     def json(self) -> Json:
-        """As in the report's `hosts`."""
+        """The object in the JSON's `hosts`; times as ISO 8601 in UTC."""
         out = asdict(self)
         out["first_seen"] = timestamp(out.pop("first"))
         out["last_seen"] = timestamp(out.pop("last"))
@@ -44,7 +45,7 @@ class Groper:
 
 @dataclass(frozen=True, slots=True)
 class Gropers:
-    """All of them, those with most attempts first."""
+    """All hosts that tried logins, those with most attempts first."""
 
     hosts: tuple[Groper, ...]
     names: int  # different names that do not exist
@@ -52,17 +53,17 @@ class Gropers:
 
     @property
     def attempts(self) -> int:
-        """Of all hosts."""
+        """Attempts of all hosts."""
         return sum(one.attempts for one in self.hosts)
 
     @property
     def first(self) -> float | None:
-        """The first attempt of all."""
+        """When the first attempt was, in Unix seconds; None without hosts."""
         return min((one.first for one in self.hosts), default=None)
 
     @property
     def last(self) -> float | None:
-        """The newest attempt of all."""
+        """When the newest attempt was, in Unix seconds; None without hosts."""
         return max((one.last for one in self.hosts), default=None)
 
     @property
@@ -121,7 +122,7 @@ def read(connection: Connection, since: float | None = None, until: float | None
 
 
 def _both(one: Groper, other: Groper) -> Groper:
-    """What two sources say of a host; `other` began later."""
+    """One host's figures from two sources as one; `other` does not begin before `one`."""
     again = other.first <= one.last
     attempts = max(one.attempts, other.attempts) if again else one.attempts + other.attempts
     return Groper(
@@ -130,6 +131,7 @@ def _both(one: Groper, other: Groper) -> Groper:
 
 
 def _trap_messages(connection: Connection, prefixes: Iterable[str]) -> dict[str, int]:
+    """{prefix: messages to traps}, for those of `prefixes` that sent any."""
     found: dict[str, int] = {}
     for part in sqltext.chunks(sorted(prefixes)):
         marks = ", ".join("?" * len(part))

@@ -74,7 +74,7 @@ def tell(
 def _judge(
     connection: Connection, selection: Selection, counted: Counted, settings: Settings
 ) -> Standing | None:
-    """Whether what was selected is a repeat sender; None where it is not one sender."""
+    """Whether the selected sender or client is a repeat sender; None where it is not one sender."""
     if selection.sender is None and selection.host is None:
         return None
     if no_sender(selection, settings) is not None:
@@ -91,7 +91,7 @@ def _judge(
 
 
 def _by_hand(selection: Selection) -> list[str]:
-    """How an act by hand on what was asked about is written."""
+    """The values under which operators' acts on the selected sender, host or trap are stored."""
     if selection.trap is not None:
         return [selection.trap.trap_key]
     if selection.host is not None:
@@ -188,7 +188,7 @@ def _listed(
 
 
 def _prefix(address: str | None) -> str | None:
-    """The identity of a client as a report names it: an address, or its prefix."""
+    """The prefix identity (CIDR) of a client given as an address or a prefix; None for neither."""
     from ipaddress import ip_address
 
     if address is None or "/" in address:

@@ -1,10 +1,9 @@
-"""Hold a page to so many messages where they have to be counted one by one.
+"""Limit a page to the newest messages where they have to be counted row by row.
 
-Sums tell of a domain and of everything, however much that is. What they do not tell (a recipient,
-a network, an address, a filter) is counted from rows, and a page that somebody waits for reads the
-newest of them only. How it works: their ids are looked up once, newest first, and stand for the
-selection from then on. That something was left out is said on the page: no figure may look whole
-that is not.
+A domain, and all mail together, are answered from sums by day, however many messages there are.
+Anything else (a recipient, a network, an address, a filter) is counted from rows, and a page reads
+only the newest `most` of them, to be quick. How it works: their ids are looked up once, newest
+first, and replace the selection. The page says when messages were left out (`summary.Held`).
 """
 
 from collections.abc import Sequence
@@ -24,15 +23,16 @@ from gatepost_policy.report.summary import Held
 from gatepost_policy.store.tables import Message, MessageDomain, MessageRecipient
 
 MOST = 10_000
-COUNTED_MAX = 50_000  # messages to a recipient that are counted at all
+COUNTED_MAX = 50_000  # messages to a recipient: counted up to here, "unknown" beyond
 
 
 def hold(
     connection: Connection, selection: Selection, most: int = MOST
 ) -> tuple[Selection, Held | None]:
-    """`selection` as its newest messages, and what is to be said; None: it has no more than that.
+    """(`selection` limited to its newest `most` messages, what to say of that on the page).
 
-    What the sums tell comes back as it is. Raises conditions.TooWide.
+    The second is None where there are no more than `most`. A selection that the sums answer is
+    returned unchanged. Raises conditions.TooWide.
     """
     if selection.everything or (selection.address is None and not selection.narrowed):
         return selection, None
@@ -48,7 +48,7 @@ def hold(
 
 
 def _alone(selection: Selection, what: Selection) -> bool:
-    """True where nothing else narrows it than `what` does."""
+    """True where `selection` is no narrower than `what`; the limit is not compared."""
     return replace(selection, limit=0) == replace(what, limit=0)
 
 
@@ -57,10 +57,10 @@ def _is_trap(selection: Selection) -> bool:
 
 
 def _to_recipient(connection: Connection, selection: Selection, most: int) -> Sequence[int]:
-    """The newest `most` messages to a trap or to a domain's recipients, or all if there are fewer.
+    """Ids of the newest `most` messages to a trap or to a domain's recipients.
 
-    An index has all of them, but not when they came. Where there are many, going back through time
-    and asking of each message whether it is one of them ends soon.
+    The index of recipients has no times. With fewer than `most` messages it is enough (their order
+    is not defined then); with more, a scan back through time finds `most` of them soon.
     """
     assert selection.trap is not None
     row, mine = MessageRecipient, recipient(selection.trap)
@@ -76,7 +76,7 @@ def _to_recipient(connection: Connection, selection: Selection, most: int) -> Se
 
 
 def _in_all(connection: Connection, selection: Selection) -> int | None:
-    """How many there are, where an index alone tells."""
+    """How many messages are selected; None where more than an index would have to be read."""
     if _is_trap(selection):
         assert selection.trap is not None
         ids = select(MessageRecipient.message_id).where(recipient(selection.trap)).distinct()

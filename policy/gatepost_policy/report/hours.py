@@ -1,4 +1,4 @@
-"""On which day of the week and at which hour (UTC) messages came: a person's habits, or not."""
+"""How many messages came on which day of the week and at which hour (UTC)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from gatepost_policy.report.day_sums import times
 from gatepost_policy.report.selection import Selection
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-THURSDAY = 3  # 1970-01-01
+THURSDAY = 3  # the weekday of 1970-01-01, counted from Monday
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,12 @@ class Hours:
 
     @property
     def busiest(self) -> tuple[int, int]:
-        """Where most came."""
+        """(day, hour) with most messages; the earliest of several."""
         return max(self.counts, key=lambda key: (self.counts[key], -key[0], -key[1]))
 
     @property
     def sentence(self) -> str:
-        """What the picture says, in words."""
+        """The chart's content in words, for its label."""
         total, most = sum(self.counts.values()), self.busiest
         weekend = sum(n for (day, _), n in self.counts.items() if day > 4)
         return (
@@ -36,9 +36,10 @@ class Hours:
 
 
 def read(connection: Connection, selection: Selection) -> Hours | None:
-    """Those of a sender, a client or a trap; None where there is no message. Raises TooWide."""
+    """The selected messages by day and hour; None for no message. Raises conditions.TooWide."""
     at, where = times(selection, conditions(connection, selection))
-    # The hour of a week that begins as 1970 did; cut, not rounded, on both databases.
+    # The hour within weeks that begin on Thursday 00:00, as 1970 did. floor: a cast alone rounds
+    # on PostgreSQL and truncates on SQLite.
     number = cast(func.floor(at / 3600), Integer) % 168
     found: dict[tuple[int, int], int] = {}
     for hour, count in connection.execute(

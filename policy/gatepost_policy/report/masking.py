@@ -1,6 +1,6 @@
-"""Take out of a message, and of any text, what names a trap or a real recipient. Pure.
+"""Remove from a message, or any text, whatever names a trap or a real recipient. Pure.
 
-Who reports spam must not tell the spammer which address is the trap. How it works:
+An abuse report must not tell the spammer which address is the trap. How it works:
 
 * of a header only fields that an abuse desk needs are kept; every other one has its value masked;
 * an address is looked for as it is, in a bounce address (`user=example.org`), and in what does not
@@ -8,10 +8,10 @@ Who reports spam must not tell the spammer which address is the trap. How it wor
   it stands, a short one as a word of its own;
 * text parts are decoded before they are searched; other parts (pictures, documents) are left out,
   with their type and size in their place;
-* at the end the whole is searched once more, and where anything is found it is no report
+* at the end the result is searched once more; where an address is still found, there is no report
   (`StillThere`).
 
-Limits: `remaining` says what nobody can take out: an opaque token may stand for a recipient.
+Limits: an opaque token may stand for a recipient and cannot be recognised; `remaining` warns of it.
 """
 
 import base64
@@ -30,7 +30,7 @@ from gatepost_policy.report.disguises import Disguises, squeezed
 MASK = "masked"
 SHORTEST_WORD = 3  # a shorter local part is masked in whole addresses only
 LONG_WORD = 8  # letters and digits of a local part that is masked inside of words, too
-# What tells where a message came from and what it is. Received loses its `for`.
+# Header fields whose values are kept: they tell origin and content. `for` in Received is masked.
 KEPT = (
     "received", "from", "sender", "reply-to", "return-path", "date", "subject", "message-id",
     "dkim-signature", "mime-version", "content-type", "x-mailer", "user-agent",
@@ -52,7 +52,7 @@ _OPAQUE = re.compile(r"[A-Za-z0-9]{12,}|[0-9]{6,}")
 
 
 class StillThere(Exception):
-    """An address is in the result after all masking. The text names the form, not the address."""
+    """The masked result still contains an address. The exception's text does not name it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class _Name:
 
 
 class Masks:
-    """Finds and masks a set of addresses. `words` are masked as they are, too (a trap domain)."""
+    """Finds and masks a set of addresses. `words` are masked literally, too (a trap domain)."""
 
     def __init__(self, addresses: Iterable[str], words: Iterable[str] = ()) -> None:
         names = [_Name(_parts(word), (re.escape(word),), True) for word in words if _parts(word)]
@@ -117,7 +117,7 @@ class Masks:
         return MASK if self._disguises.within(re.sub(r"\s", "", word)) else word
 
     def check(self, data: str) -> None:
-        """Raises StillThere where `data` has a whole address in any form after all."""
+        """Raises StillThere where `data` contains a whole address in any form."""
         found = self._pattern(data, only_sure=True)
         if found is not None and found.search(data) is not None:
             raise StillThere("a recipient is still named in it")
@@ -150,9 +150,9 @@ def _together(local: str, domain: str) -> Iterator[str]:
 
 
 def message(data: bytes, masks: Masks) -> bytes:
-    """A saved message, masked: header fields as lines, text parts one after the other.
+    """The saved message `data` (RFC 5322), masked: kept header fields and one base64 text part.
 
-    Raises StillThere.
+    Lines end with CRLF. Raises StillThere where an address is still in it.
     """
     found = message_from_bytes(data, policy=policy.compat32)
     lines = []
@@ -187,7 +187,7 @@ def _fields(found: Message) -> Iterator[tuple[str, str]]:
 
 
 def _line(name: str, value: str) -> list[str]:
-    """A field as it was, however little it follows its syntax; folded where it is long."""
+    """A header field as lines, even if its syntax is broken; long ones are folded."""
     value = "".join(c if c.isascii() and c.isprintable() else "?" for c in value)
     text = f"{re.sub(r'[^A-Za-z0-9-]', '', name) or 'X-Field'}: {value}"
     # RFC 5322 2.1.1: at most 998 characters, better 78.
@@ -195,7 +195,7 @@ def _line(name: str, value: str) -> list[str]:
 
 
 def _bodies(found: Message, masks: Masks) -> Iterator[str]:
-    """The text parts, masked, one after the other; what is left out is told."""
+    """The text parts, masked; for any other part a line with its type and size."""
     left = TEXT_MAX
     for part in found.walk():
         if part.is_multipart():
@@ -222,7 +222,10 @@ def _bodies(found: Message, masks: Masks) -> Iterator[str]:
 
 
 def remaining(data: bytes | None, sender: str | None) -> list[str]:
-    """What could still name the trap in a masked report, in words."""
+    """What could still identify the trap in a masked report, in sentences for the reporter.
+
+    `data`: the masked message, None where there is none; `sender`: the envelope sender.
+    """
     found = [
         "the time of the message: whoever sent it can look up to whom he wrote then",
     ]

@@ -18,7 +18,7 @@ from gatepost_policy.store.sqltext import chunks
 from gatepost_policy.store.tables import Message, MessageDomain, MessageRecipient, MessageSignature
 
 MARKS_MAX = 2_000
-WINDOW_MAX = 100_000  # messages looked at one by one, for a family
+WINDOW_MAX = 100_000  # of a sender's newest messages, searched for those of one family
 
 
 def newest(connection: Connection, selection: Selection, most: int) -> list[int]:
@@ -28,7 +28,7 @@ def newest(connection: Connection, selection: Selection, most: int) -> list[int]
         ids = _newest_by_key(connection, keys, most)
         if selection.family is None:
             return ids
-        # Of a heavy sender most are looked at in vain, but not all of them.
+        # Look at ever more of the newest, so that a heavy sender's are not all read.
         wanted = most
         while True:
             found = _of_family(connection, ids, selection.family)
@@ -49,7 +49,7 @@ def newest(connection: Connection, selection: Selection, most: int) -> list[int]
 
 
 def _newest_by_key(connection: Connection, keys: list[ColumnElement[bool]], most: int) -> list[int]:
-    """Answered by the index alone, however many messages there are."""
+    """As `newest`, for conditions on MessageDomain: its index alone answers, so it is quick."""
     return list(
         connection.scalars(
             select(MessageDomain.message_id)
@@ -72,7 +72,7 @@ def _of_family(connection: Connection, ids: Sequence[int], family: Family) -> li
 
 
 def lines(connection: Connection, ids: Sequence[int]) -> tuple[Line, ...]:
-    """The messages with these ids, in this order."""
+    """The messages with these ids, in this order; ids that do not exist are left out."""
     found: dict[int, Line] = {}
     for chunk in chunks(ids):
         recipients: dict[int, list[tuple[str, bool]]] = defaultdict(list)

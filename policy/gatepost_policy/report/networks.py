@@ -1,7 +1,7 @@
-"""Clients that hit traps as a tree of networks: a snowshoe wears many addresses near each other.
+"""Clients that hit traps as a tree of networks, to see snowshoe spam: many neighbouring addresses.
 
-Read from what is remembered of clients, whose trap hitters have an index of their own. A network is
-IPv4 /16 and /24, IPv6 /32 and /48; a network is shown where at least two of its clients hit a trap.
+Read from `sender_identity`, which has an index of those that hit a trap. Networks are IPv4 /16 and
+/24, IPv6 /32 and /48; a network is shown where at least two of its clients hit a trap.
 """
 
 from collections.abc import Iterable
@@ -41,12 +41,12 @@ class Network:
         self.trap_messages += trapped
 
     def shown(self, most: int) -> list["Network"]:
-        """What is inside: those with most clients first, at most `most`."""
+        """The networks or clients inside: those with most clients first, at most `most`."""
         order = sorted(self.inner.values(), key=lambda n: (-n.clients, -n.trap_messages, n.prefix))
         return order[:most]
 
     def json(self, depth: tuple[int, ...] = (INNER_MAX, CLIENTS_SHOWN)) -> dict[str, Any]:
-        """With what is inside, as far as the page shows it."""
+        """As JSON; `depth`: how many inner networks to list at each level below this one."""
         out: dict[str, Any] = {
             "prefix": self.prefix,
             "clients": self.clients,
@@ -61,7 +61,7 @@ class Network:
 
 
 def read(connection: Connection) -> tuple[Network, bool]:
-    """(the tree below one root, whether clients were left out)."""
+    """(the root of the tree, whether clients beyond CLIENTS_MAX were left out)."""
     row = SenderIdentity
     found = connection.execute(
         select(row.value, row.messages, row.trap_messages, row.first_seen, row.last_seen)
@@ -77,7 +77,10 @@ def read(connection: Connection) -> tuple[Network, bool]:
 
 
 def tree(clients: Iterable[tuple[str, int, int, float, float]]) -> Network:
-    """The tree of clients: (prefix, messages, those to traps, first, last). Pure."""
+    """The root of the tree of `clients`: (prefix, messages, those to traps, first, last). Pure.
+
+    Times in Unix seconds; a prefix that is no network is left out.
+    """
     root = Network("")
     for prefix, messages, trapped, first, last in clients:
         try:
@@ -93,7 +96,7 @@ def tree(clients: Iterable[tuple[str, int, int, float, float]]) -> Network:
         own = inner.inner.setdefault(prefix, Network(prefix))
         for one in (root, outer, inner, own):
             one.add(messages, trapped, first, last)
-    # One client makes no network: it has a page of its own.
+    # A network with one client is not shown: the client has its own page.
     for wide in [key for key, one in root.inner.items() if one.clients < 2]:
         del root.inner[wide]
     return root

@@ -1,4 +1,4 @@
-"""Messages that came after a certain one: ids grow as the store learns of mail."""
+"""Messages stored after a certain one: ids grow in the order in which rows are written."""
 
 from sqlalchemy import Connection, func, select
 
@@ -15,7 +15,7 @@ def last(connection: Connection) -> int:
 def since(
     connection: Connection, selection: Selection, after: int, most: int
 ) -> tuple[list[int], int]:
-    """(ids of the selected messages with a larger id than `after`, up to which id was looked).
+    """(ids of the selected messages above `after`, the id to pass as `after` the next time).
 
     Oldest first, at most `most`. Raises conditions.TooWide.
     """

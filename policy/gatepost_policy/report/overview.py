@@ -1,7 +1,7 @@
-"""The overview: who comes back over months, on which family, and who hides in small numbers.
+"""The overview: repeat senders, domains on both families, and low-and-slow patterns.
 
-How it works: identities that hit a trap are few and have an index of their own; each that could
-be a repeat sender is counted as its own sender report would count it, so that the two agree.
+How it works: identities that hit a trap are few and indexed; each that could be a repeat sender is
+counted as in its own sender report, so that the figures agree.
 """
 
 from dataclasses import replace
@@ -22,9 +22,9 @@ from gatepost_policy.report.standing import standing
 from gatepost_policy.store.tables import Listing, SenderIdentity
 
 SENDERS_MAX = 50
-CANDIDATES_MAX = 2_000  # identities looked at to find them
+CANDIDATES_MAX = 2_000  # identities with trap hits that are read to choose them
 COUNTED_MAX = 100  # senders counted message by message
-FEW = 2_000  # messages of a client: up to here many are counted at once
+FEW = 2_000  # messages; clients with no more than this are counted together, in few queries
 
 Candidate = tuple[str, str]  # kind, value
 
@@ -32,7 +32,8 @@ Candidate = tuple[str, str]  # kind, value
 def add(
     connection: Connection, report: Report, selection: Selection, settings: Settings, now: float
 ) -> Report:
-    """`report`, which is on everything, with the senders, the families and the patterns."""
+    """`report`, which is on all mail, with `senders`, `dual_stack` and `low_and_slow` filled.
+    `now`: Unix seconds."""
     return replace(
         report,
         overview=True,
@@ -57,7 +58,7 @@ def _senders(
         for host in sender.summary.hosts:
             prefix = _prefix(host.address)
             explained[prefix] = explained.get(prefix, 0) + host.messages
-    # A client all of whose mail is told above under its senders' names says nothing new.
+    # A client is left out where the senders above account for all of its mail.
     new = [p for p in prefixes[:COUNTED_MAX] if p[2] > explained.get(p[1], 0)]
     few = [value for _, value, messages in new if messages <= FEW]
     counted = clients.count(connection, few, selection)
@@ -80,12 +81,12 @@ def _candidates(
 ) -> tuple[list[Candidate], list[tuple[str, str, int]]]:
     """Domains (or single addresses of a mail service) that hit a trap, and clients that did.
 
-    Domains below others of them are left out. Clients come with all messages they ever brought.
+    A domain below another candidate is left out. Clients come with the number of their messages.
     """
     identity = SenderIdentity
     rows = connection.execute(
         select(identity.kind, identity.value, identity.messages)
-        # A domain that SPF let through is there as a sender's domain as well.
+        # SPF identities are skipped: the same domain also has a row as sender domain.
         .where(identity.trap_messages > 0, identity.kind != str(IdentityKind.SPF))
         .order_by(identity.repeat.desc(), identity.days.desc(), identity.last_seen.desc())
         .limit(CANDIDATES_MAX)
@@ -97,7 +98,7 @@ def _candidates(
         if kind == IdentityKind.PREFIX:
             prefixes.append((kind, value, messages))
             continue
-        # What one customer of a mail service did is not what the service did.
+        # Of a mail service (never_list) single addresses count, of anybody else the domain.
         if is_crowd(value.rpartition("@")[2]) != (kind == IdentityKind.SENDER):
             continue
         if value not in domains or kind == IdentityKind.DKIM:
@@ -113,7 +114,7 @@ def _candidates(
 def _count(
     connection: Connection, kind: str, value: str, selection: Selection, settings: Settings
 ) -> Sender | None:
-    """One candidate's history, None where nothing of it is left (or selected)."""
+    """One candidate's line of the overview; None where no selected message of it hit a trap."""
     if kind == IdentityKind.PREFIX:
         mine = replace(selection, host=ip_network(value))
     else:
@@ -127,7 +128,7 @@ def _count(
 def _judged(
     kind: str, value: str, counted: Counted | None, found: Proof, settings: Settings
 ) -> Sender | None:
-    """What was counted of one candidate as a line of the overview; None where it hit no trap."""
+    """The overview's line from one candidate's counts; None where it hit no trap."""
     if counted is None or counted.rhythm is None or not counted.trap_messages:
         return None
     judged = standing(

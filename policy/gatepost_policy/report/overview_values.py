@@ -1,7 +1,4 @@
-"""The overview's own values: who came back, who came over both families, what hides in numbers.
-
-Pure.
-"""
+"""Values of the overview: senders, domains on both families, low-and-slow patterns. Pure."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +13,8 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """One line of the overview: somebody who came back."""
+    """One line of the overview: a sender or client that hit a trap. `listed_until`: Unix seconds,
+    None where no listing is active."""
 
     sender: str  # a domain, an address or a prefix
     kind: str  # as in facts.IdentityKind
@@ -49,7 +47,7 @@ class Sender:
 
 @dataclass(frozen=True, slots=True)
 class DualStack:
-    """One domain that came over IPv4 and over IPv6."""
+    """One domain that came over IPv4 and over IPv6, with messages by family."""
 
     domain: str
     proven: bool  # by a d= that passed; else it is the envelope sender's claim
@@ -70,7 +68,7 @@ class DualStack:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """Many hosts, few messages each, one pattern: what joins them, and how many there are."""
+    """Many hosts with few messages each and `value` in common. Times are Unix seconds."""
 
     kind: str  # domain, helo, network, host-name, trap-sequence
     value: str

@@ -1,14 +1,14 @@
-"""What stands around a name that was pasted: quotes, a display name, a log's `client=`, a URL.
+"""Remove what surrounds a pasted name: quotes, a display name, a log's `client=`, a URL. Pure.
 
-Pure. People take a name out of a log line, a mail program, a chat. What is one already is left as
-it is; only a text that is no name, or that nobody knows, is looked at here.
+People copy names from log lines, mail programs and chats. Callers use this only for a text that is
+no valid name or that the store does not know.
 
-Limits: of a line with several names only the queue id is meant, else the client in brackets.
+Limits: of a log line with several names only the queue id is taken, else the client in brackets.
 """
 
 import re
 
-# What programs copy along, and nobody sees.
+# Invisible characters that programs copy along: zero-width and bidi marks.
 _INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u202a\u202b\u202c\u202d\u202e"
 _BLANKS = " \t\r\n\xa0" + _INVISIBLE
 _PAIRS = ("''", '""', "``", "()", "[]", "<>", "\u201c\u201d", "\u2018\u2019", "\u00ab\u00bb")
@@ -20,7 +20,7 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 _URL = re.compile(r"[a-z][a-z0-9+.-]{1,9}://(?:[^/@\s]*@)?(\[[^\]\s]*\]|[^/:?#\s]+)", re.IGNORECASE)
-# example[.]org, user[at]example[dot]org: written so that nobody clicks it.
+# example[.]org, user[at]example[dot]org: "defanged", so that it is no link.
 _DOT = re.compile(r"\s*[\[({]\s*(?:\.|dot)\s*[\])}]\s*", re.IGNORECASE)
 _AT = re.compile(r"\s*[\[({]\s*(?:@|at)\s*[\])}]\s*", re.IGNORECASE)
 _ANGLE = re.compile(r"<([^<>\s]*@[^<>\s]*)>")
@@ -36,7 +36,7 @@ STEPS = 6  # layers that are taken off, at most
 
 
 def readings(text: str) -> list[str]:
-    """What `text` may stand for, the whole first and then with ever less around it."""
+    """What `text` may mean: itself first, then with one layer after the other removed."""
     found: list[str] = []
     text = text.strip(_BLANKS)
     for _ in range(STEPS):
@@ -50,7 +50,7 @@ def readings(text: str) -> list[str]:
 
 
 def _inner(text: str) -> str | None:
-    """`text` without its outermost layer; None where there is none."""
+    """`text` without its outermost layer; None where nothing surrounds it."""
     if line := _POSTFIX_LINE.search(text) or (_EXIM_LINE.search(text) if " " in text else None):
         return line.group(1)
     if url := _URL.match(text):
@@ -84,5 +84,5 @@ def _inner(text: str) -> str | None:
 
 
 def _is_literal(text: str) -> bool:
-    """True for user@[192.0.2.1]: an address whose domain is one of the network."""
+    """True for user@[192.0.2.1]: a mail address with an address literal (RFC 5321 4.1.3)."""
     return re.fullmatch(r"<?[^\s<>]+@\[[^\]\s]+\]>?", text) is not None

@@ -1,12 +1,12 @@
-"""Find those who hide in small numbers: many hosts, few messages each, one thing in common.
+"""Find low-and-slow senders: many hosts with few messages each and one thing in common.
 
-Read from trap mail alone, which has an index of its own: what joins the hosts is a sender's domain,
-a HELO name, a network (IPv4 /24, IPv6 /56 or /48), the owner of their verified host names, or that
-their hits walk through the traps in alphabetical order (a list being worked off from many places).
-No rate is looked at: what counts is how many hosts do the same.
+Only trap mail is read, which is indexed. What hosts can have in common: a sender's domain, a HELO
+name, a network (IPv4 /24, IPv6 /56 or /48), the owner of their verified host names, or hits that
+go through the traps in alphabetical order (several hosts working through one list). Rates do not
+matter, only how many hosts share the value.
 
-Limits: the newest ROWS_MAX trap hits of the selected time; what a spammer varies in every message
-is no pattern here.
+Limits: the newest ROWS_MAX trap hits of the selected time; a value that differs in every message is
+not found.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,12 +29,12 @@ from gatepost_policy.text.times import timestamp
 ROWS_MAX = 50_000
 PATTERNS_MAX = 20
 MIN_HOSTS = 5
-MAX_PER_HOST = 4.0  # messages; more is an ordinary sender with several machines
+MAX_PER_HOST = 4.0  # messages per host; more is an ordinary sender with several hosts
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One message to one trap, as far as patterns are concerned."""
+    """One message to one trap. `at`: Unix seconds; `message`: its id; `prefix`: the client's."""
 
     at: float
     message: int
@@ -53,6 +53,7 @@ class _Group:
     last: float = 0.0
 
     def add(self, hit: Hit) -> None:
+        """Count one hit."""
         if not self.messages:
             self.first = self.last = hit.at
         self.first, self.last = min(self.first, hit.at), max(self.last, hit.at)
@@ -68,7 +69,7 @@ def low_and_slow(
 
 
 def _hits(connection: Connection, selection: Selection) -> list[Hit]:
-    """Oldest first."""
+    """The newest ROWS_MAX trap hits of the selected time, oldest first."""
     query = (
         select(
             Message.at,
@@ -117,7 +118,7 @@ def find(hits: Sequence[Hit], settings: Settings) -> tuple[Pattern, ...]:
     crowd = within_any(settings.sender.never_list)
 
     def domain(hit: Hit) -> str | None:
-        # That many hosts write as a freemail service's users says nothing.
+        # A freemail service's users write from many hosts: no pattern.
         if hit.domain is None or of_crowd(hit.domain):
             return None
         return hit.domain
@@ -150,7 +151,7 @@ def find(hits: Sequence[Hit], settings: Settings) -> tuple[Pattern, ...]:
         *_joined("helo", hits, lambda hit: hit.helo),
         *_joined("host-name", hits, owner),
         *narrow,
-        # A /48 that is nothing but one /56 of it says nothing more.
+        # A /48 whose hits all lie in one /56 of it is not repeated.
         *(
             p
             for p in _joined("network", hits, network(0, 48))
@@ -164,10 +165,10 @@ def find(hits: Sequence[Hit], settings: Settings) -> tuple[Pattern, ...]:
 
 @lru_cache(maxsize=8_192)
 def _network(prefix: str, bits_v4: int, bits_v6: int) -> str | None:
-    """The network around a client's prefix; None where there is none so wide, or bits are 0."""
+    """The network of so many bits around a client's prefix; None where bits are 0 or not wider."""
     if not prefix:
         return None
-    if prefix.endswith("/32"):  # IPv4, and most of them: an object for each would cost seconds
+    if prefix.endswith("/32"):  # IPv4, the usual case: an ip_network for each would cost seconds
         return f"{prefix.rpartition('.')[0]}.0/24" if bits_v4 == 24 else None
     own = ip_network(prefix)
     bits = bits_v4 if own.version == 4 else bits_v6

@@ -1,4 +1,4 @@
-"""Periods of the calendar (UTC), from hours to years, and which of them fits a chart.
+"""Calendar periods (UTC), from hours to years, and which of them fits a chart.
 
 Pure. Times are Unix seconds. A week begins on Monday (ISO 8601).
 """
@@ -32,7 +32,7 @@ def fitting(span: float, most: int) -> Unit:
 
 
 def begin(at: float, unit: Unit) -> float:
-    """When the period that `at` lies in begins."""
+    """When the period that contains `at` begins."""
     if unit in _SECONDS:
         step, off = _SECONDS[unit], MONDAY if unit is Unit.WEEK else 0
         return float((at - off) // step * step + off)
@@ -55,7 +55,7 @@ def _month(number: int) -> float:
 
 
 def name(start: float, unit: Unit) -> str:
-    """The period in words that sort: `2026-11-28 14:00`, `2026-11-28`, `2026-11`, `2026 Q4`."""
+    """The period's name; names sort by time: `2026-11-28 14:00`, `2026-11-28`, `2026 Q4`."""
     when = datetime.fromtimestamp(start, UTC)
     match unit:
         case Unit.HOUR:

@@ -1,7 +1,7 @@
-"""Who was asked about: no sender at all, proven by what, and whose signatures its mail carries.
+"""Whether the selected sender can be judged, what proves it, and whose signatures its mail has.
 
-"Proven" rests on the messages that hit a trap and on nothing else: a newsletter that signs is not
-proven by its signatures to have sent an unsigned message in its name.
+Only messages that hit a trap prove a sender: signatures on other mail of a domain do not prove that
+it also sent an unsigned message in its name.
 """
 
 from collections import Counter
@@ -35,14 +35,14 @@ TRAPS_NAMED = 20
 
 
 def domain_of(selection: Selection) -> str:
-    """The domain that was asked about, also where it was one address of it; '' for none."""
+    """The selected domain, or the domain of the selected address; '' for neither."""
     if selection.domain is not None:
         return selection.domain
     return "" if selection.address is None else selection.address.domain
 
 
 def no_sender(selection: Selection, settings: Settings) -> str | None:
-    """Why there is no verdict on what was asked about; None where there is one."""
+    """Why the selection is not judged as a sender, as a text for the report; None where it is."""
     if selection.sender is None:
         host = selection.host
         if host is not None and host.prefixlen < (32 if host.version == 4 else 64):
@@ -53,7 +53,7 @@ def no_sender(selection: Selection, settings: Settings) -> str | None:
     domain = selection.domain
     if domain is None:
         return None
-    # The verifier, and with it the cryptography: not for every report.
+    # Imported here: it loads the DKIM verifier and `cryptography`, which few reports need.
     from gatepost_policy.dkim.signature import is_public_suffix
 
     if is_public_suffix(domain):
@@ -65,15 +65,15 @@ def no_sender(selection: Selection, settings: Settings) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What proves the sender of the messages that hit a trap: `DKIM`, `SPF`, `address`, or None.
-    `signed`: mail of it was signed by it, whether that mail hit a trap or not."""
+    """`word`: what proves the sender of the messages that hit a trap: `DKIM`, `SPF`, `address`, or
+    None. `signed`: any mail of it carries its own signature, to a trap or not."""
 
     word: str | None = None
     signed: bool = False
 
 
 def proof(connection: Connection, selection: Selection) -> Proof:
-    """What proves who was asked about."""
+    """What proves the selected sender or host. Raises conditions.TooWide."""
     if selection.sender is None:
         return Proof(None if selection.host is None else "address")
     domain = domain_of(selection)
@@ -88,7 +88,7 @@ def proof(connection: Connection, selection: Selection) -> Proof:
     return Proof(None, _ever_signed(connection, domain))
 
 
-# Built once: an overview asks these for each sender.
+# Built once: the overview runs these for each sender.
 _SIGNED = (
     select(Message.id)
     .join(MessageSignature, MessageSignature.message_id == Message.id)
@@ -104,9 +104,9 @@ def _any(connection: Connection, found: Select[int]) -> bool:
 
 
 def _speaks_for(column: Mapped[str | None], domain: str) -> ColumnElement[bool]:
-    """True for `domain`, what is above it and what is below it, as in alignment.
+    """The condition that `column` is `domain`, above it or below it, as in relaxed alignment.
 
-    No pattern: `_` and `%` are characters like others.
+    Compared without LIKE, so that `_` and `%` in a domain are no wildcards.
     """
     labels = domain.split(".")
     above = [".".join(labels[n:]) for n in range(len(labels))]
@@ -127,18 +127,15 @@ def _ever_signed(connection: Connection, domain: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Signers:
-    """Results of the asked one's own signatures, and of others' on the same messages.
-
-    None: there are too many messages to look at each, nobody knows whose they are.
-    """
+    """Signatures by result: the selected sender's own, and those of others on its messages."""
 
     own: Mapping[str, int] = field(default_factory=dict)
     others: Mapping[str, int] = field(default_factory=dict)
 
 
 def signers(connection: Connection, selection: Selection, messages: int) -> Signers | None:
-    """Whose signatures the mail of the selected sender carries. A d= above the domain or below it
-    is its own, as in alignment."""
+    """Whose signatures the selected sender's mail carries; None for no domain, or for more than
+    SIGNERS_MAX `messages`. A d= above or below the domain is its own, as in relaxed alignment."""
     domain = domain_of(selection)
     if not domain or messages > SIGNERS_MAX:
         return None
@@ -161,7 +158,10 @@ def signers(connection: Connection, selection: Selection, messages: int) -> Sign
 
 
 def came_over(connection: Connection, selection: Selection, messages: int) -> dict[str, int]:
-    """Over which family the messages came to the server that brought them here, as it claims."""
+    """{family: messages} by which mail reached the server that delivered it here, by its own claim.
+
+    Empty for everything, and for more than SIGNERS_MAX `messages`. Raises conditions.TooWide.
+    """
     if selection.everything or messages > SIGNERS_MAX:
         return {}
     found: Counter[str] = Counter()
@@ -177,7 +177,7 @@ def came_over(connection: Connection, selection: Selection, messages: int) -> di
 
 
 def traps_hit(connection: Connection, selection: Selection) -> tuple[str, ...]:
-    """The traps that the selected messages hit, as they were written; the first TRAPS_NAMED."""
+    """The traps that the selected messages hit, as written in RCPT TO; the first TRAPS_NAMED."""
     chosen = select(Message.id).where(*conditions(connection, selection), Message.traps > 0)
     found = connection.scalars(
         select(MessageRecipient.address)

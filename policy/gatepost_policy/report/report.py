@@ -1,8 +1,8 @@
 """The answer to "who is this sender?", as values, and as the JSON of `milterctl report`.
 
-Pure. Keys, types and their order are an interface (docs/report.md): `query`, `summary` and
-`messages` stay as they are; what else there is to tell stands in keys beside them. A value that
-is not known is null, never left out.
+Pure. The keys, their types and order are an interface (docs/report.md): `query`, `summary` and
+`messages` do not change; anything new gets its own key beside them. An unknown value is null, never
+left out.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One message of the listing."""
+    """One message of the listing. `at`: Unix seconds; `size`: octets; None: not known."""
 
     id: int
     at: float
@@ -36,7 +36,7 @@ class Line:
     helo: str | None
     sender: str | None
     header_from: str | None
-    recipients: tuple[tuple[str, bool], ...]  # address as it came, is or was a trap
+    recipients: tuple[tuple[str, bool], ...]  # (address as received, is or was a trap)
     size: int | None
     message_id: str | None
     signatures: tuple[Signature, ...]
@@ -82,7 +82,7 @@ class Line:
 
 
 def signature_json(signature: Signature) -> Json:
-    """One signature, here and in `milterctl replay`."""
+    """One signature as JSON, for reports and for `milterctl replay`."""
     return {
         "domain": signature.domain,
         "selector": signature.selector,
@@ -98,7 +98,8 @@ def signature_json(signature: Signature) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One DKIM key of the sender's history."""
+    """One DKIM key of the sender's history. Times are Unix seconds; `previous_bits` before it
+    `changed`."""
 
     domain: str
     selector: str
@@ -127,7 +128,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One listing, past or present. `active` is as of the report."""
+    """One listing, past or present. Times are Unix seconds; `active`: at the report's time."""
 
     kind: str
     value: str
@@ -158,14 +159,15 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The history of one sender, host or trap; `senders` and what follows only in the overview."""
+    """The history of one sender, host or trap, or the overview: `senders`, `dual_stack` and
+    `low_and_slow` are filled in the overview only."""
 
     query: Json
     summary: Summary
     messages: tuple[Line, ...]
     rhythm: Rhythm | None
     standing: Standing | None  # None: not about one sender
-    no_verdict: str | None = None  # why what was asked about is no sender to be judged
+    no_verdict: str | None = None  # why the selection is not judged as a sender
     came_over: Mapping[str, int] = field(default_factory=dict)  # by family, to its server; claimed
     traps: tuple[str, ...] = ()  # those that were hit, the first few
     marks: tuple[Mark, ...] = ()  # oldest first, the newest MARKS_MAX of them
@@ -178,10 +180,10 @@ class Report:
     senders: tuple[Sender, ...] = ()
     dual_stack: tuple[DualStack, ...] = ()
     low_and_slow: tuple[Pattern, ...] = ()
-    held: Held | None = None  # not all messages that were asked for are told
+    held: Held | None = None  # set where only the newest selected messages were counted
 
     def json(self) -> Json:
-        """The whole report."""
+        """The whole report, as `milterctl report --format json` prints it."""
         out: Json = {
             "query": self.query,
             "summary": self.summary.json(),

@@ -1,7 +1,6 @@
-"""How often somebody came back: gaps, months, and the one sentence that says it.
+"""How often a sender came back: gaps between messages, months, and both as one sentence.
 
-Pure. Slow senders live on being forgotten between two messages, so what counts here is months,
-not messages a minute.
+Pure. Slow senders send so rarely that a rate per minute shows nothing; months are counted instead.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ from gatepost_policy.text.plural import plural
 
 DAY = 86400
 MONTH_DAYS = 365.2425 / 12
-EXACT_DAYS = 100  # from here on a gap is told in whole days,
+EXACT_DAYS = 100  # gaps from here on are printed in whole days,
 YEARS_DAYS = 730  # and from here on in years and months
 
 # Median gap in days, up to and including: the word for it.
@@ -36,7 +35,8 @@ _WORDS = (
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """When somebody's messages came. Gaps in days, None under two messages."""
+    """When a sender's messages came: `first` and `last` in Unix seconds, gaps in days (None under
+    two messages)."""
 
     messages: int
     first: float
@@ -49,12 +49,12 @@ class Rhythm:
 
     @property
     def span_days(self) -> float:
-        """From the first message to the last."""
+        """Days from the first message to the last."""
         return (self.last - self.first) / DAY
 
     @property
     def month_span(self) -> int:
-        """How many calendar months there are from the first message's to the last's."""
+        """Calendar months (UTC) from the first message to the last, both included."""
         first, last = (datetime.fromtimestamp(t, UTC) for t in (self.first, self.last))
         return (last.year - first.year) * 12 + last.month - first.month + 1
 
@@ -80,7 +80,7 @@ class Rhythm:
         return text
 
     def json(self) -> dict[str, Any]:
-        """Days to one decimal."""
+        """The object in the report's `rhythm`; days to one decimal."""
         return {
             "word": self.word,
             "days": self.days,
@@ -110,7 +110,7 @@ def in_words(days: float) -> str:
 
 
 def _gap(value: float | None) -> str:
-    """A gap: to a tenth of a day where that says something, else in words."""
+    """A gap of `value` days as text: to a tenth of a day under EXACT_DAYS, rounded above."""
     if value is None:
         return "unknown"
     if value == 0:
@@ -121,7 +121,7 @@ def _gap(value: float | None) -> str:
 
 
 def _range(shortest: str, longest: str) -> str:
-    """From one gap to the other; nothing where they are told alike."""
+    """` (from SHORTEST to LONGEST)`; empty where both have the same text."""
     if shortest == longest:
         return ""
     if all(text.endswith((" days", " day")) for text in (shortest, longest)):

@@ -1,7 +1,6 @@
-"""What a report is about: the selectors of `milterctl report`, read once.
+"""Which messages a report is about: the selectors of `milterctl report`, parsed.
 
-Pure. A selector is only ever compared, never put into a pattern: `%`, `_` and `*` in it are
-characters like any other.
+Pure. Selectors are compared, never used as patterns: `%`, `_` and `*` are no wildcards.
 """
 
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ class Selection:
     name: str | None = None  # a client's verified host name, with those below it
     queue_id: str | None = None
     message_id: str | None = None
-    # What was found and decided; `report.filters` reads these.
+    # Filters by result and decision; `report.filters` parses these.
     dkim: str | None = None  # the result of one signature; `none`: seen whole, and unsigned
     spf: str | None = None  # of MAIL FROM
     dmarc: str | None = None
@@ -50,12 +49,12 @@ class Selection:
 
     @property
     def by_rows(self) -> bool:
-        """True where neither the sums nor the index of senders tell, whatever the time."""
+        """True where neither the sums nor the index of senders can answer, whatever the time."""
         return any(getattr(self, name) is not None for name in _ROWS_ALONE)
 
     @property
     def narrowed(self) -> bool:
-        """True where the sums by day and family do not answer: only the rows themselves do."""
+        """True where the sums by day and family cannot answer, so that rows are read."""
         return self.by_rows or self.since is not None or self.until is not None
 
     @property
@@ -75,7 +74,7 @@ class Selection:
         return None if self.sender is None or self.domain is not None else parse(self.sender)
 
     def query(self) -> dict[str, Any]:
-        """The selectors as the report's JSON repeats them: what was not given is left out."""
+        """The selectors as in the report's `query`; those not given are left out."""
         given = {
             "sender": self.sender,
             "host": None if self.host is None else _host_text(self.host),
@@ -100,7 +99,7 @@ def _host_text(network: IPv4Network | IPv6Network) -> str:
 
 
 def sender(text: str) -> str:
-    """A `--sender` value. Raises ValueError where it names nobody."""
+    """A `--sender` value, cleaned. Raises ValueError where it is no address, domain or `<>`."""
     text = clean(text).strip()
     if text.strip("<>@. ") or text == "<>":
         return text
@@ -116,9 +115,9 @@ def host(text: str) -> IPv4Network | IPv6Network:
 
 
 def key_range(domain: str) -> tuple[str, str]:
-    """From and to (not included) of the index keys of `domain` and all below it.
+    """(first, end) of the index keys of `domain` and all domains below it; `end` is not included.
 
-    Keys are reversed domains with a closing dot; `/` is the character after the dot.
+    Keys are reversed domains with a trailing dot; `/` follows the dot in ASCII.
     """
     start = reversed_domain(domain)
     return start, start[:-1] + "/"

@@ -1,8 +1,8 @@
-"""What came when, over the whole of what is selected: sums by hour or day, for charts.
+"""All selected messages as sums by hour or day, for charts.
 
-How it works: a domain's days (and everybody's) are added up in `domain_day`; the days that a
-period cuts, and whatever is narrowed further, are counted from the rows. Nothing is left out for
-being old: a chart that showed the newest messages only would show when its sample began.
+How it works: the table `domain_day` has sums by day of each domain and of all mail. Days that the
+selected time covers in part, and narrower selections, are counted from rows. All selected messages
+are counted: with the newest alone a chart would seem to begin where the sample begins.
 """
 
 from collections import Counter
@@ -19,13 +19,13 @@ from gatepost_policy.report.report import Report
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.store.tables import DomainDay, Message, MessageSignature
 
-HOURS_MAX = 64 * HOUR  # up to here hours are told apart, beyond it days
+HOURS_MAX = 64 * HOUR  # seconds; up to here slots are hours, beyond it days
 
 
 @dataclass(slots=True)
 class Slot:
-    """What came over one family in one hour or on one day; `dkim` counts signatures, and messages
-    without any as `none`, as a summary does."""
+    """The mail over one family in one hour or on one day. `dkim` counts signatures by result, and
+    unsigned messages as `none`, as a summary does."""
 
     messages: int = 0
     traps: int = 0  # messages to a trap
@@ -37,7 +37,8 @@ Slots = dict[tuple[float, str], Slot]  # begin (Unix seconds), family
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One period of a chart. `whole`: not cut by the window's ends, and over."""
+    """One period of a chart, `start` to `end` in Unix seconds. `whole`: it ends before the series
+    does, so it is complete."""
 
     start: float
     end: float
@@ -54,7 +55,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The slots of a selection between `start` and `end`. `end` is the window's, at most now."""
+    """The slots of a selection from `start` to `end` (Unix seconds; `end` is at most now)."""
 
     start: float
     end: float
@@ -110,10 +111,10 @@ class Series:
 def read(
     connection: Connection, selection: Selection, first: float, last: float, now: float
 ) -> Series:
-    """The series of `selection`, of which the messages came from `first` to `last`.
+    """The series of `selection`, whose messages came from `first` to `last` (Unix seconds).
 
-    Times are Unix seconds. It begins with the window or the first message, and ends with the
-    window or `now`: silence since then is what a reader wants to see. Raises conditions.TooWide.
+    It begins with the selected time or the first message and ends with the selected time or `now`,
+    so that a chart also shows how long nothing has come. Raises conditions.TooWide.
     """
     start = first if selection.since is None else min(first, selection.since)
     end = max(last, now if selection.until is None else min(now, selection.until))
@@ -143,7 +144,7 @@ def read(
 
 def _from_rows(connection: Connection, selection: Selection, step: int, slots: Slots) -> None:
     chosen = conditions(connection, selection)
-    # A whole number of steps: PostgreSQL would round where SQLite cuts.
+    # floor: a cast alone rounds on PostgreSQL and truncates on SQLite.
     number = cast(func.floor(Message.at / step), Integer)
     for at, family, messages, traps, ended in connection.execute(
         select(
@@ -159,7 +160,7 @@ def _from_rows(connection: Connection, selection: Selection, step: int, slots: S
         slot = slots.setdefault((float(at * step), family), Slot())
         slot.messages += messages
         slot.traps += traps
-        # Of a message of which only a RCPT TO was seen nobody knows whether it was signed.
+        # Only messages seen to their end: after RCPT TO alone signatures are not known.
         slot.dkim["none"] += ended
     row = MessageSignature
     for at, family, result, signatures, signed in connection.execute(
@@ -181,7 +182,10 @@ def _from_rows(connection: Connection, selection: Selection, step: int, slots: S
 
 
 def of(connection: Connection, selection: Selection, told: Report, now: float) -> Series | None:
-    """The series of a report that was told on `selection`; None where there is no message."""
+    """The series for the report `told` on `selection`; None where it has no message.
+
+    `now`: Unix seconds. Raises conditions.TooWide.
+    """
     first, last = told.summary.first_seen, told.summary.last_seen
     if first is None or last is None:
         return None

@@ -1,7 +1,4 @@
-"""What a history comes to: is this a repeat sender, and how did it change its family?
-
-Pure. Judges what was counted; looks nothing up.
-"""
+"""The verdict on a history: is this a repeat sender, and did it change the address family? Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +15,7 @@ NAMES = {"ipv4": "IPv4", "ipv6": "IPv6", "unix": "unix socket", "unknown": "unkn
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Whether this is a repeat sender, and on what evidence: that of its trap hits."""
+    """Whether this is a repeat sender, and whether its trap hits prove who it is."""
 
     repeat: bool
     proven: bool
@@ -42,10 +39,11 @@ def standing(
     span: int,
     signed: bool = False,
 ) -> Standing:
-    """Judge a history: `messages` on as many days over `span` seconds, one of them to a trap.
+    """Judge a history: a repeat sender has at least `messages` messages, on at least as many days,
+    over at least `span` seconds, and hit a trap.
 
-    `proof` says by what the sender of its trap hits is proven: `DKIM`, `SPF`, `address`. None: it
-    is a claim, which is reported but never punished. `signed`: other mail of it was signed.
+    `proof`: what proves the sender of the trap hits, `DKIM`, `SPF` or `address`; None: the sender
+    is only claimed, which is reported but never listed. `signed`: other mail of it was signed.
     """
     proven = proof is not None
     if rhythm is None:
@@ -72,7 +70,7 @@ def standing(
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One message of the time line: `dkim` is the best result of its signatures."""
+    """One message of the time line. `at`: Unix seconds; `dkim`: its signatures' best result."""
 
     at: float
     family: str
@@ -81,9 +79,9 @@ class Mark:
 
 
 def movement(spans: Mapping[str, tuple[float, float]]) -> str | None:
-    """How a sender went from one family to the other; None where there is one family only.
+    """Whether a sender moved between IPv4 and IPv6 or uses both, as text; None for one family.
 
-    `spans` holds the first and the last time of each family (Unix seconds).
+    `spans`: (first, last) by family, in Unix seconds.
     """
     if "ipv4" not in spans or "ipv6" not in spans:
         return None

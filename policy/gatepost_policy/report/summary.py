@@ -1,7 +1,4 @@
-"""What all selected messages come to, in figures.
-
-Pure.
-"""
+"""Counts over all selected messages. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +11,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One client that brought messages. After a while only its prefix is kept as `address`."""
+    """One client that delivered messages. Retention shortens `address` to its prefix."""
 
     host: str | None
     address: str | None
@@ -33,10 +30,11 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What all selected messages come to. `dkim` counts signatures, and unsigned messages.
+    """Counts over all selected messages. `dkim` counts signatures by result, and unsigned messages
+    as `none`. Times are Unix seconds.
 
-    Of one sender `dkim_own` counts its own signatures and `dkim_others` those of others on the same
-    messages (a list's, a mail service's). None: nobody looked whose they are.
+    For one sender `dkim_own` counts its own signatures, `dkim_others` those of others on the same
+    messages (a list's, a mail service's). None: whose they are was not evaluated.
     """
 
     messages: int = 0
@@ -72,7 +70,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The newest `messages` of what was asked for are told, those from `since` (Unix seconds) on.
+    """Only the newest `messages` of the selection were counted, from `since` (Unix seconds) on.
     `of`: how many there are in all; None where counting them would mean reading them."""
 
     messages: int

@@ -1,9 +1,8 @@
-"""A sender's history as one strip: months (or quarters, or years) across, families down.
+"""A sender's history as a strip: months (or quarters, or years) across, families down.
 
-Pure. Each cell shows the messages of one family in one period by what DKIM said of them, so that
-a rhythm, its gaps and a change of family are seen before a figure is read. A period in which DKIM
-did not always say the same has a symbol of its own: one failure among passes must not look like a
-pass.
+Pure. Each cell shows one family's messages in one period by DKIM result, so that rhythm, gaps and a
+change of family can be seen at a glance. A period with different DKIM results has its own symbol,
+so that one failure among passes does not look like a pass.
 """
 
 from collections import Counter
@@ -27,9 +26,9 @@ NOTHING = ("·", ".")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """The messages of one family in one period: how many, and how many by what DKIM said.
+    """The messages of one family in one period: how many, and how many by DKIM result.
 
-    `counts` goes by keys of SYMBOLS, in their order.
+    `counts` has keys of SYMBOLS, in their order.
     """
 
     messages: int
@@ -37,7 +36,7 @@ class Cell:
 
     @property
     def dkim(self) -> str:
-        """What DKIM said of all of them; `mixed` where it said several things."""
+        """The DKIM result of all messages; `mixed` where they differ."""
         return next(iter(self.counts)) if len(self.counts) == 1 else "mixed"
 
 
@@ -66,7 +65,8 @@ class Strip:
 
 
 def strip(marks: Sequence[Mark], columns: int) -> Strip | None:
-    """The time line of `marks` in at most `columns` periods, None for no marks."""
+    """The time line of `marks` in at most `columns` periods; None for no marks. Marks too old for
+    `columns` years are counted as `earlier`."""
     if not marks:
         return None
     for months in (1, 3, 12):

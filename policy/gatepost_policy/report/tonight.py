@@ -1,4 +1,4 @@
-"""What happened tonight: who hit a trap, who came back, what was listed, what was lost.
+"""The last hours (24 by default): who hit a trap, who came back, what was listed, what was lost.
 
 How it works: trap mail is little and has an index of its own; for each sender of it in the window
 the store is asked when it was seen before. A sender is the proven d= of its mail, else the domain
@@ -34,14 +34,14 @@ HITS_MAX = 2_000
 LISTINGS_MAX = 50
 DAY = 86_400
 PROBE_STALE_S = 2 * DAY  # its timer runs every day
-BACK_AFTER_S = 7 * DAY  # somebody who was here last week has not come back, he is still here
+BACK_AFTER_S = 7 * DAY  # a shorter absence is not counted as coming back
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Hitter:
-    """Who hit a trap in the window. Times in Unix seconds; `before`: the newest trap hit before the
-    window, None: none that is still known. `known`: how often he had hit one before."""
+    """A sender that hit a trap in the window. Times in Unix seconds. `known`: its earlier trap
+    messages that are still stored; `before`: the newest of them, None without any."""
 
     who: str
     kind: str  # sender or host, as the report's selectors
@@ -60,7 +60,7 @@ class Hitter:
 
     @property
     def came_back(self) -> bool:
-        """True where somebody known is here again after a while."""
+        """True where the last trap hit before the window is at least BACK_AFTER_S older."""
         return self.away is not None and self.away >= BACK_AFTER_S
 
     def json(self) -> Json:
@@ -82,7 +82,7 @@ class Hitter:
 
 @dataclass(frozen=True, slots=True)
 class ListedTonight:
-    """A listing that began or ended in the window, or ends within a day of it."""
+    """A listing that began or ended in the window, or ends within a day after it."""
 
     kind: str
     value: str
@@ -120,14 +120,14 @@ class Tonight:
 
     @property
     def probe_stale(self) -> bool:
-        """The last privacy test is too old to say anything about this window, or of a clock that
-        was ahead."""
+        """True where the last privacy test is more than PROBE_STALE_S older than the window's end,
+        or more than a day after it (a wrong clock)."""
         probe = self.probe
         return probe is not None and not -DAY <= self.until - probe.at <= PROBE_STALE_S
 
     @property
     def back(self) -> tuple[Hitter, ...]:
-        """Known senders who came back, the longest away first."""
+        """Senders that came back, those with the longest absence first."""
         found = [hitter for hitter in self.hitters if hitter.came_back]
         return tuple(sorted(found, key=lambda hitter: -(hitter.away or 0.0)))
 
@@ -188,7 +188,7 @@ def read(
 
 
 def who(line: Line) -> tuple[str, str, bool]:
-    """(kind of selector, value, proven) that a trap message is told under."""
+    """(kind of selector, value, proven): the sender or host that a trap message is counted for."""
     proven = next((s.domain for s in line.signatures if s.proven and s.domain), None)
     if proven is not None:
         return "sender", proven, True
@@ -199,7 +199,7 @@ def who(line: Line) -> tuple[str, str, bool]:
 
 
 def _hitters(connection: Connection, lines: Iterable[Line], since: float) -> tuple[Hitter, ...]:
-    """Those with most messages first."""
+    """The senders of `lines`, those with most messages first."""
     groups: dict[tuple[str, str], list[Line]] = {}
     proven: set[tuple[str, str]] = set()
     for line in lines:
@@ -229,7 +229,10 @@ def _hitters(connection: Connection, lines: Iterable[Line], since: float) -> tup
 
 
 def before(connection: Connection, kind: str, value: str, since: float) -> tuple[int, float | None]:
-    """How often, and when last, this one hit a trap before the window."""
+    """(trap messages before `since`, when the last of them came) of this sender or host.
+
+    Times in Unix seconds; (0, None) for none, and for a host that is no address.
+    """
     if kind == "host":
         try:
             mine = Message.prefix == index_key.prefix_of(value.partition("/")[0])
@@ -252,7 +255,7 @@ def before(connection: Connection, kind: str, value: str, since: float) -> tuple
 
 
 def _listings(connection: Connection, since: float, until: float) -> tuple[ListedTonight, ...]:
-    """New ones first, then those that are over, then those that end within a day."""
+    """Listings that are new, then those that ended, then those that end within a day."""
     row = Listing
     wanted = {
         "new": (row.since >= since, row.since < until),
@@ -275,7 +278,7 @@ def _listings(connection: Connection, since: float, until: float) -> tuple[Liste
 
 
 def own_users(connection: Connection, since: float, until: float) -> dict[str, int]:
-    """Submissions to traps by UTC day, for the days that the window touches."""
+    """{`YYYY-MM-DD`: submissions to traps} for the UTC days that the window overlaps."""
     row = SubmissionCount
     found = connection.execute(
         select(row.day, func.sum(row.messages))

@@ -1,11 +1,12 @@
-"""Everything about one message: what was decided, what was known then, what the rules say to it.
+"""Everything about one message: what was decided, what was known then, what each rule says to it.
 
-How it works: the row gives the facts back, as far as it has them; the store is asked what it knew
-of the sender before that message, and what it knows now; `rules.explain` asks every rule twice.
+How it works: the facts are read back from the row as far as they are stored; the store is asked for
+what it knew of the sender before that message and for what it knows now; `rules.explain` runs every
+rule with both.
 
-Limits, which are told and not guessed at: the settings of that moment are not stored (the rules are
-asked with today's), nor whether somebody was a repeat sender then; a recipient's mark says that it
-was a trap then or became one later; listings that retention has forgotten are gone.
+Limits, which the output names: the settings of that time are not stored (today's are used), nor
+whether the sender was a repeat sender then; a recipient marked as a trap was one then or became one
+later; listings that retention deleted are missing.
 """
 
 import re
@@ -40,7 +41,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What the store has of one identity from before the message, in rows that are still there."""
+    """The stored messages of one identity from before the message. Times are Unix seconds."""
 
     who: str
     messages: int
@@ -61,14 +62,14 @@ class Before:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """One message told whole. `then`: the rules with what was known before it, `now`: as if it
-    came now; both with today's settings. None for mail that is not judged again."""
+    """One message in full. `then`: the rules with what was known before it; `now`: as if it came
+    now; both with today's settings. None for submissions, which are not judged again."""
 
     line: Line
     stage: str
     shadow: tuple[str, ...]
     before: tuple[Before, ...]
-    listed: tuple[Listed, ...]  # that held when it came
+    listed: tuple[Listed, ...]  # listings that were active when it came
     then: Explained | None
     now: Explained | None
     others: tuple[Line, ...] = ()  # further messages of this id
@@ -121,7 +122,8 @@ def tell(
     now: float,
     own: Own = NOTHING_OWN,
 ) -> Why | None:
-    """All about the first of these messages; None where it is gone. `now` in Unix seconds."""
+    """Everything about the first of these messages; None where it is not stored any more. The rest
+    become `others`. `now`: Unix seconds."""
     lines = messages.lines(connection, ids)
     row = rows.load(connection, ids[:1]).get(ids[0]) if ids else None
     if row is None or not lines:
@@ -163,7 +165,10 @@ def now_of(
     *,
     without: Sequence[int] = (),
 ) -> Explained:
-    """What the rules would say if this came now (Unix seconds), with what the store knows now."""
+    """What the rules say if a message with these `facts` comes now, with what the store knows now.
+
+    `now`: Unix seconds; `without`: ids of messages that are not counted as its past.
+    """
     facts = replace(facts, at=now)
     hit = frozenset(r.address.raw for r in facts.recipients if is_trap(connection, r.address))
     known = Known(
@@ -193,12 +198,12 @@ def is_trap(connection: Connection, address: Address) -> bool:
     patterns = connection.scalars(
         select(TrapRow.key).where(TrapRow.kind == "pattern", traps.live())
     )
-    # `[` is legal in no unquoted address: here it is a character, not a class.
+    # In trap patterns `[` is a plain character, but fnmatch would begin a class with it.
     return any(re.match(translate(p.replace("[", "[[]")), key) for p in patterns)
 
 
 def listed(connection: Connection, facts: Facts, at: float) -> tuple[Listed, ...]:
-    """The listings that held at `at` and cover somebody of this message."""
+    """The listings active at `at` (Unix seconds) that cover an identity of this message."""
     wanted: list[tuple[tuple[str, ...], list[str], IdentityKind]] = []
     prefix = facts.client.prefix
     if prefix is not None:
@@ -232,7 +237,7 @@ def listed(connection: Connection, facts: Facts, at: float) -> tuple[Listed, ...
 
 
 def _repeat(connection: Connection, facts: Facts) -> tuple[Identity, ...]:
-    """Those of this message that are flagged as repeat senders now."""
+    """Identities of this message that are flagged as repeat senders now."""
     flagged = []
     for identity in facts.identities():
         row = SenderIdentity
@@ -245,7 +250,7 @@ def _repeat(connection: Connection, facts: Facts) -> tuple[Identity, ...]:
 
 
 def _before(connection: Connection, facts: Facts) -> tuple[Before, ...]:
-    """What was seen of the client, and of the domains it names, before this message."""
+    """What is stored of the client, and of the domains in the message, from before it."""
     found: list[Before] = []
     figures = (
         func.count(), func.count().filter(Message.traps > 0),

@@ -1,1 +1,1 @@
-"""The report as a page: one file, no network, light and dark, for a screen or a phone."""
+"""The report as one HTML file that loads nothing: light and dark, for a screen or a phone."""

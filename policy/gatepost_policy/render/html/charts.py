@@ -1,9 +1,9 @@
-"""The report's charts: what came when, over the whole of what was selected.
+"""The report's charts: all selected messages over time, as SVG.
 
-A chart comes in two widths, because text that is scaled down with its picture cannot be read on a
-phone: the style sheet shows the one that fits. Colour is never all there is: bars have patterns,
-marks have the shapes of the terminal's time line, each has a `<title>`, and the figures stand in a
-table below. No text from a message gets into a chart: labels are dates, families and results.
+A chart is drawn in two widths, because text scaled down with its picture cannot be read on a phone:
+the style sheet shows the one that fits. Nothing is told by colour alone: bars have patterns, marks
+have the shapes of the terminal's time line, each has a `<title>`, and the figures are in a table
+below. No text from a message gets into a chart: labels are dates, families and results.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ from gatepost_policy.report.standing import Mark
 from gatepost_policy.text.plural import plural
 from gatepost_policy.text.times import timestamp
 
-# (from, to) in Unix seconds -> the address of the page for that time alone.
+# (from, to) in Unix seconds -> the URL of the page for that time.
 Zoom = Callable[[float, float], str]
 
 FAMILIES = {
@@ -50,14 +50,15 @@ class Size:
 
 SIZES = {"wide": Size(960, 64, 9, 62), "narrow": Size(350, 26, 3, 50)}
 RIGHT = 8
-MARK = 11  # pixels across a single mark, with the air it needs
+MARK = 11  # pixels from one mark to the next: its width and a gap
 MARKS_MAX = 300
-LEVELS = 3  # marks over each other where they would touch
+LEVELS = 3  # marks that would touch are stacked, at most so many
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One chart: its two drawings, its legend, what it says in words, and where its figures are."""
+    """One chart: two drawings, (sample, word) pairs of its legend, and notes below it. `label`:
+    its description for screen readers."""
 
     title: str
     label: str
@@ -73,12 +74,12 @@ def result(word: str) -> str:
 
 
 def families(series: Series, zoom: Zoom | None) -> Chart:
-    """Messages by family, and below them those to a trap."""
+    """Messages by family as bars; below them a diamond where a message went to a trap."""
     return _bars(series, "Messages by family", FAMILIES, lambda bar: bar.messages, zoom, traps=True)
 
 
 def results(series: Series, zoom: Zoom | None) -> Chart:
-    """Signatures by what DKIM said, and messages without any."""
+    """Signatures by DKIM result, and unsigned messages, as bars."""
 
     def counted(bar: Bar) -> Mapping[str, int]:
         found: dict[str, int] = {}
@@ -150,7 +151,7 @@ def _draw(
                 tag(
                     "rect", x=left + gap / 2, y=base, width=max(1.0, right - left - gap),
                     height=height, fill=look.fill,
-                    # A bar that is not over has a broken outline, and is paler.
+                    # The bar of an unfinished period is paler and has a dashed outline.
                     stroke=None if bar.whole else f"var(--{look.colour})",
                     stroke_dasharray=None if bar.whole else "3 2",
                     fill_opacity=None if bar.whole else ".45",
@@ -175,7 +176,7 @@ def _said(
 
 
 def timeline(marks: Sequence[Mark], series: Series, zoom: Zoom | None) -> Chart | None:
-    """Every message as a mark of its own; None where they are too many to be told apart."""
+    """Each message as its own mark; None for no marks and where they would overlap."""
     if not 0 < len(marks) <= MARKS_MAX:
         return None
     drawn = {}
@@ -197,7 +198,10 @@ def timeline(marks: Sequence[Mark], series: Series, zoom: Zoom | None) -> Chart 
 
 
 def _place(marks: Sequence[Mark], series: Series, size: Size) -> list[int] | None:
-    """The level of each mark in its lane, so that none touches another; None where one would."""
+    """The level (0 to LEVELS - 1) of each mark, so that none touches another; None where any would.
+
+    `marks`: oldest first.
+    """
     frame = _time_frame(series, size, 1)
     ends: dict[tuple[str, int], float] = {}
     found = []
@@ -215,7 +219,7 @@ def _place(marks: Sequence[Mark], series: Series, size: Size) -> list[int] | Non
 
 def _time_frame(series: Series, size: Size, lanes: int) -> Frame:
     height = lanes * (LEVELS * MARK + 8)
-    # Half a mark of room on either side: the first and the last are marks, too.
+    # Room at both ends, so that the first and the last mark are drawn whole.
     room = (series.end - series.start) * 0.02 or 43_200.0
     return Frame(
         size.left, size.width - RIGHT, 6, 6 + height, series.start - room, series.end + room
@@ -286,7 +290,7 @@ def _sample(shape: Markup) -> Markup:
 
 
 def _link(zoom: Zoom | None, start: float, end: float, shapes: Sequence[Markup]) -> Markup:
-    """The shapes as one mark. Not in the order of tabs: the table below has the same links."""
+    """The shapes as one link, or a group. Skipped by the Tab key: the table has the same links."""
     if zoom is None:
         return tag("g", *shapes)
     return tag("a", *shapes, href=zoom(start, end), tabindex="-1")

@@ -1,5 +1,5 @@
-"""The week by day and hour as squares: a larger square and a darker one is more, so that neither
-colour nor size alone tells it; each has a `<title>`, and the figures stand in a table below."""
+"""Messages by day of the week and hour as squares: more messages are a larger and darker square.
+Each has a `<title>`, and the figures are in a table below."""
 
 import math
 
@@ -14,12 +14,12 @@ SIZES = {"wide": (26, 92), "narrow": (12, 34)}  # side of a field, room for the 
 
 
 def draw(hours: Hours) -> dict[str, Markup]:
-    """The picture in both widths, by name."""
+    """{`wide` or `narrow`: the picture in that width}."""
     return {name: _draw(hours, side, left) for name, (side, left) in SIZES.items()}
 
 
 def level(count: int, most: int) -> int:
-    """0 for none, LEVELS for the most; one message is seen beside thousands."""
+    """0 for no message, LEVELS for `most`; logarithmic, so that one shows beside thousands."""
     if not count:
         return 0
     return max(1, math.ceil(LEVELS * math.log1p(count) / math.log1p(most)))

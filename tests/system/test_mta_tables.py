@@ -32,7 +32,8 @@ def test_postfix_says(
     etc = tmp_path / "etc"
     etc.mkdir()
     (tmp_path / "virtual").write_text("v1.example anything\nv2.example x\n# no.example\n")
-    (tmp_path / "relay").write_text("relay.example\n")
+    (tmp_path / "relay").write_text(f"relay.example, r2.example r3.example\n{tmp_path}/more\n")
+    (tmp_path / "more").write_text(f"r4.example\n!r5.example\n{tmp_path}/more\n")
     (tmp_path / "nets").write_text("198.51.100.0/24 OK\n")
     lib = postfix_programs.root / "usr/lib/postfix"
     (etc / "main.cf").write_text(
@@ -51,8 +52,9 @@ def test_postfix_says(
     monkeypatch.setenv("PATH", f"{postfix_programs.root}/usr/sbin:/usr/bin:/bin")
     found = mta_tables.read()
     wanted = {"mx.home.example", "home.example", "v1.example", "v2.example", "relay.example"}
+    wanted |= {"r2.example", "r3.example", "r4.example"}
     assert wanted <= found.domains
-    assert not found.domains & {"localhost", "no.example"}
+    assert not found.domains & {"localhost", "no.example", "r5.example"}
     assert {"192.0.2.0/28", "2001:db8::/64", "198.51.100.0/24"} <= found.networks
     assert "192.0.2.1/32" not in found.networks
-    assert found.unread == [f"mysql:{tmp_path}/nothing"]
+    assert set(found.unread) == {f"mysql:{tmp_path}/nothing", f"{tmp_path}/more"}  # names itself

@@ -110,11 +110,9 @@ def _flat(one: "Candidate") -> dict[str, Any]:
 
 
 def _cell(value: Any) -> str:
-    """A cell of a spreadsheet; `'` in front keeps text of a sender from being a formula."""
-    if isinstance(value, list):
-        return " ".join(value)
-    text = "" if value is None else str(value)
-    return f"'{text}" if text[:1] in "=+-@" and isinstance(value, str) else text
+    from gatepost_policy.render import csv_file
+
+    return csv_file.cell(" ".join(value) if isinstance(value, list) else value)
 
 
 def _walk(one: "Walk") -> dict[str, Any]:

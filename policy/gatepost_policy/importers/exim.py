@@ -205,6 +205,8 @@ class Exim:
 
     def _event(self, at: float, queue_id: str | None, text: str, line: str) -> Iterator[Seen]:
         self.last = max(self.last, at)
+        if len(self.under_way) > self.max_open:
+            yield from self._give_up()
         refusal = "rejected " in text or "discarded " in text
         self._detail = refusal
         head = text[:2]
@@ -247,6 +249,15 @@ class Exim:
         else:
             self.tally.kinds["other"] += 1
 
+    def _give_up(self) -> Iterator[Seen]:
+        """The oldest unfinished message, as far as it is known: too many are under way."""
+        queue_id = next(iter(self.under_way))
+        entry = self.under_way.pop(queue_id)
+        if entry.at is None:
+            self.tally.kinds["without arrival"] += 1
+        else:
+            yield self._message(queue_id, entry, self._decision(entry))
+
     def _decision(self, entry: Open) -> Decision:
         if entry.whose.direction is not Direction.INBOUND:
             return ACCEPTED
@@ -269,11 +280,6 @@ class Exim:
     def _entry(self, queue_id: str) -> Open:
         entry = self.under_way.get(queue_id)
         if entry is None:
-            if len(self.under_way) >= self.max_open:
-                # Too many: give the oldest up. Mostly its other lines are not in this log.
-                oldest = next(iter(self.under_way))
-                del self.under_way[oldest]
-                self.tally.kinds["unfinished"] += 1
             entry = self.under_way[queue_id] = Open()
         return entry
 

@@ -124,9 +124,8 @@ class Postfix:
         yield from self._released(None)
         for key in list(self.under_way):
             entry = self.under_way.pop(key)
-            if not entry.queued and self.last - entry.at < STILL_OPEN_S:
-                self.tally.kinds["unfinished"] += 1
-            elif not entry.recipients and self.last - entry.at < STILL_OPEN_S:
+            known = entry.queued and entry.recipients
+            if not known and self.last - entry.at < STILL_OPEN_S:
                 # If it were stored without recipients now, a later import could not add them.
                 self.tally.kinds["unfinished"] += 1
             else:
@@ -136,6 +135,9 @@ class Postfix:
         self.last = max(self.last, entry.at)
         if self.held:
             yield from self._released(self.last - HELD_S)
+        if len(self.under_way) > self.max_open:
+            oldest = next(iter(self.under_way))  # told as far as it is known: they are too many
+            yield from self._leave(oldest, self.under_way.pop(oldest))
         program = entry.program
         match = QUEUE_ID.match(entry.text)
         if match is None:
@@ -211,9 +213,6 @@ class Postfix:
         fresh.arrived, fresh.client, fresh.whose = True, client, whose
 
     def _open_at(self, key: tuple[str, str], at: float) -> Open:
-        if len(self.under_way) >= self.max_open:
-            del self.under_way[next(iter(self.under_way))]
-            self.tally.kinds["unfinished"] += 1
         fresh = self.under_way[key] = Open(at)
         return fresh
 

@@ -158,10 +158,6 @@ def _is_journal(line: str) -> bool:
     return line.startswith("{") and '"__REALTIME_TIMESTAMP"' in line
 
 
-def _made(replacement: Replacement, found: re.Match[str]) -> str:
-    return found.expand(replacement) if isinstance(replacement, str) else replacement(found)
-
-
 def _rewriter(pattern: re.Pattern[str], replacement: Replacement) -> Callable[[Lines], Lines]:
     def rewrite(blocks: Lines) -> Iterator[list[str]]:
         for lines in blocks:

@@ -20,6 +20,7 @@ NETWORKS = "mynetworks"
 # The named lists of Exim's own and of Debian's configuration.
 EXIM_DOMAINS = ("local_domains", "relay_to_domains")
 EXIM_NETWORKS = ("relay_from_hosts",)
+MAX_DEPTH = 4  # files that name files
 _PLACES = (Path("/usr/sbin"), Path("/usr/local/sbin"), Path("/sbin"))
 _DOMAIN = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9])?\.)+[a-z0-9-]+\.?", re.I)
 
@@ -119,18 +120,22 @@ def _postfix(found: Tables) -> None:
                 take(one)
 
 
-def _items(item: str, found: Tables) -> Iterable[str]:
-    """The entries of one item of a Postfix list: itself, the first word of each line of a file, or
-    a table's keys."""
+def _items(item: str, found: Tables, depth: int = 0) -> Iterable[str]:
+    """The entries of one item of a Postfix list: itself, the words of a file, or a table's keys."""
     if not item or item.startswith("!"):
         return ()
     if item.startswith("/"):
-        return _lines(item, found)
+        # The list goes on in the file, with all that a list may hold; Postfix has no limit.
+        words = [w for line in _lines(item, found) for w in line.replace(",", " ").split()]
+        if depth >= MAX_DEPTH:
+            found.unread.append(item)
+            return ()
+        return [one for word in words for one in _items(word, found, depth + 1)]
     kind, colon, path = item.partition(":")
     if not colon or not path.startswith("/"):
         return (item,)
     if kind == "cidr":
-        return _lines(path, found)
+        return [line.split(maxsplit=1)[0] for line in _lines(path, found)]
     text = None
     if kind in ("hash", "btree", "lmdb", "cdb", "texthash", "inline"):
         postmap = _program("postmap")
@@ -142,13 +147,14 @@ def _items(item: str, found: Tables) -> Iterable[str]:
 
 
 def _lines(path: str, found: Tables) -> Iterable[str]:
+    """The lines of a file that say something, without comments."""
     try:
         text = Path(path).read_text("utf-8", "replace")
     except OSError:
         found.unread.append(path)
         return ()
-    rows = (line.split("#", 1)[0].split() for line in text.splitlines())
-    return [words[0] for words in rows if words]
+    rows = (line.split("#", 1)[0].strip() for line in text.splitlines())
+    return [row for row in rows if row]
 
 
 def _exim(found: Tables) -> None:

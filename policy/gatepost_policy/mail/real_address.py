@@ -11,9 +11,17 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_net
 Ip = IPv4Address | IPv6Address
 
 # Prefixes whose last 32 bits are an IPv4 address: RFC 6052 2.1 (well-known), RFC 8215 (local use;
-# translators use a /96 of it), RFC 4291 2.5.5.2 (mapped), 2.5.5.1 (compatible, deprecated).
+# translators use a /96 of it), RFC 4291 2.5.5.2 (mapped), RFC 2765 2.1 (translated), RFC 4291
+# 2.5.5.1 (compatible, deprecated).
 _LAST_32 = tuple(
-    IPv6Network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0/96", "::/96")
+    IPv6Network(text)
+    for text in (
+        "64:ff9b::/96",
+        "64:ff9b:1::/48",
+        "::ffff:0:0/96",
+        "::ffff:0:0:0/96",
+        "::/96",
+    )
 )
 # RFC 3056 2: the address is in the 32 bits after the prefix
 _SIX_TO_FOUR = IPv6Network("2002::/16")
@@ -29,6 +37,9 @@ NOBODYS: tuple[IPv4Network | IPv6Network, ...] = tuple(
         "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16",  # RFC 1918
         "169.254.0.0/16",  # RFC 3927: link-local
         "100.64.0.0/10",  # RFC 6598: carrier-grade NAT
+        "192.0.0.0/24",  # RFC 6890: DS-Lite and 464XLAT use it inside every customer's network
+        "198.18.0.0/15",  # RFC 2544: benchmarks
+        "100::/64",  # RFC 6666: discard only
         "224.0.0.0/4", "240.0.0.0/4",  # multicast, reserved, broadcast
         "::/128", "::1/128", "fe80::/10", "fc00::/7", "fec0::/10", "ff00::/8",
     )

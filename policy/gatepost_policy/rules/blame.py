@@ -180,6 +180,10 @@ def _witnessed(case: Case, domain: str, shadow: list[Reason]) -> tuple[Reason, I
     if domain not in case.punishable:
         return Reason.TRAP, None
     if _came_back(case, hits):
+        if "others" in addressed:
+            # It was written to somebody else: the client sends it here time and again. The envelope
+            # sender is empty or only claims the domain, so it is no witness.
+            return Reason.REPLAYED, _stranger(case)
         return _sent_here(case, domain, hits)
     mode = mode_of(Reason.ONE_WITNESS, case.facts.at, case.settings)
     if mode == "enforce":

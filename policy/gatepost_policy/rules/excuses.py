@@ -22,6 +22,8 @@ HABIT_DAYS = 3
 # Senders that are programs: a bounce of a bounce, an address probe (Postfix), a bounce that has a
 # sender. Written by the client, like all of this.
 ROBOTS = frozenset({"mailer-daemon", "double-bounce"})
+# Authors of bounces. A postmaster is a person too: he counts with an empty envelope sender only.
+BOUNCERS = ROBOTS | {"postmaster"}
 
 
 def own_host(case: Case) -> bool:
@@ -93,7 +95,7 @@ def auto_reply(case: Case) -> bool:
         return True
     # A bounce that a gateway signed: the envelope sender is empty, and From is a program's address.
     author = case.facts.header_from
-    return case.facts.sender.null and author is not None and author.local.lower() in ROBOTS
+    return case.facts.sender.null and author is not None and author.local.lower() in BOUNCERS
 
 
 def answer(case: Case) -> bool:
@@ -142,9 +144,13 @@ def against_client(case: Case, domain: str) -> bool:
     """True where the client seems to resend what `domain` wrote to somebody else.
 
     The envelope sender is of another organisation or SPF says fail, and the signed To and Cc name
-    others.
+    others. For a mail service, which is never listed itself, an empty envelope sender or a softfail
+    is enough: nobody else could be listed for it.
     """
-    if not (case.elsewhere(domain) or case.spf == "fail"):
+    against = case.elsewhere(domain) or case.spf == "fail"
+    if not against and case.is_service(domain):
+        against = case.facts.sender.null or case.spf == "softfail"
+    if not against:
         return False
     return any(s.addressed == "others" for s in case.signatures(domain))
 

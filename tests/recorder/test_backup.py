@@ -261,6 +261,6 @@ def test_what_root_restores_is_the_services_at_once(
         replace(old, new)
         owners.append(os.stat(new).st_uid)
 
-    monkeypatch.setattr(backup.os, "replace", watched)
+    monkeypatch.setattr(os, "replace", watched)
     backup.restore(settings, target)
     assert owners[0] == 65_534

@@ -34,8 +34,9 @@ class Shared(Generic[T]):
         with self._lock:
             key = (self._changes, asked)
             running = self._running.get(key)
+            mine: Future[T] = Future()
             if running is None:
-                mine = self._running[key] = Future()
+                self._running[key] = mine
         if running is not None:
             return running.result()
         try:

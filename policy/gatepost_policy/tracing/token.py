@@ -87,8 +87,11 @@ def seal(content: Content, key: str, public: PublicKey, mac_key: bytes) -> str:
     or the queue id more than MAX_QUEUE_ID.
     """
     account, queue_id = _raw(content.account), _raw(content.queue_id)
-    if len(account) > MAX_ACCOUNT or len(queue_id) > MAX_QUEUE_ID:
-        raise ValueError("an account or a queue id that is too long")
+    for name, value, limit in (
+        ("an account", account, MAX_ACCOUNT), ("a queue id", queue_id, MAX_QUEUE_ID)
+    ):  # fmt: skip
+        if len(value) > limit:
+            raise ValueError(f"{name} of more than {limit} octets")
     packed = _PACKED.pack(
         len(account), account, len(queue_id), queue_id, content.at, content.header, content.body
     )

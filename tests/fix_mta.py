@@ -1,6 +1,8 @@
 """Fixtures of the postfix and exim rings, and the privacy matrix that a test run prints."""
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +48,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("mail that was really delivered")
         for line in lines:
             terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The programs of `neighbours` take long to bring, so that ring has to be asked for."""
+    if item.get_closest_marker("neighbours") and "neighbours" not in rings.required():
+        pytest.skip("make neighbours runs this")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A directory that other users may enter; pytest's own are private."""
+    with tempfile.TemporaryDirectory(prefix="gatepost-neighbour-") as made:
+        path = Path(made)
+        path.chmod(0o755)
+        yield path

@@ -2,7 +2,6 @@
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import mta_unpack
-import rings
 from gatepost_milter.doctor import postfix_around, postfix_config
 from gatepost_milter.doctor.finding import Live
 from gatepost_policy.config.settings import Settings
@@ -44,16 +42,7 @@ $enable_dkim_signing = 0; $enable_dkim_verification = 0;
 
 @pytest.fixture(scope="module")
 def amavis_files() -> mta_unpack.Programs:
-    if "neighbours" not in rings.required():
-        pytest.skip("make neighbours runs this")
     return unpacked("amavis", "usr/sbin/amavisd", "neighbours")
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A directory that other users may enter; pytest's own are private."""
-    with tempfile.TemporaryDirectory(prefix="gatepost-amavis-") as made:
-        yield Path(made)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ docs/neighbours.md."""
 import base64
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 import mta_unpack
-import rings
 from canary import Canaries
 from dns_server import DnsServer
 from mta_modes import Stack
@@ -34,21 +32,6 @@ STRANGER = (
     b"From: carol@stranger.example\r\nTo: friends@local.test\r\nSubject: x\r\n"
     b"Date: Fri, 20 Nov 2026 10:00:00 +0000\r\nMessage-ID: <2@stranger.example>\r\n\r\nx\r\n"
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def asked_for() -> None:
-    if "neighbours" not in rings.required():
-        pytest.skip("make neighbours runs this")
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A directory that other users may enter; pytest's own are private."""
-    with tempfile.TemporaryDirectory(prefix="gatepost-neighbour-") as made:
-        path = Path(made)
-        path.chmod(0o755)
-        yield path
 
 
 @pytest.fixture(scope="module")

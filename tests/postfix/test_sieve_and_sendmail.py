@@ -5,7 +5,6 @@ import os
 import pwd
 import re
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import mta_unpack
-import rings
 from daemons import Daemon, Process
 from mta_modes import BASE_CONFIG
 from neighbours import CANARIES, MESSAGE, listening, mail_server, program, shown, unpacked
@@ -36,21 +34,6 @@ TRACE = (
     b"Carols Mailer",
     b"X-Sieve-Redirected-From: alice@local.test",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def asked_for() -> None:
-    if "neighbours" not in rings.required():
-        pytest.skip("make neighbours runs this")
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A directory that other users may enter; pytest's own are private."""
-    with tempfile.TemporaryDirectory(prefix="gatepost-neighbour-") as made:
-        path = Path(made)
-        path.chmod(0o755)
-        yield path
 
 
 @contextmanager

@@ -27,6 +27,8 @@ HEADERS = (
     "Content-Type: multipart/report; report-type=delivery-status; boundary=b\nList-Id: <x.y>\n",
     'Content-Type: text/calendar; charset=utf-8;\n\tmethod="REPLY"\n',
     "Content-Type: text/calendar; method=REQUEST\n",
+    # Each field that the milter knows, so that the two lists cannot part.
+    *(f"{name}: yes\n" for name in (*marks.OF_LISTS, *marks.OF_ROBOTS, marks.FAILED)),
 )
 
 

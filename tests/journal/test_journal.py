@@ -9,7 +9,7 @@ import pytest
 from fix_store import message
 from gatepost_policy import journal
 from gatepost_policy.journal.record import Json
-from gatepost_policy.journal.segment import HEAD
+from gatepost_policy.journal.segment import HEAD, parse
 from gatepost_policy.system import faults
 
 
@@ -92,6 +92,21 @@ def test_damage_in_the_middle_costs_only_itself(tmp_path: Path) -> None:
     assert [p.data is None for p in got] == [False, True, False]
     assert got[1].raw == bytes(broken)
     assert got[2].end == path.stat().st_size
+
+
+def test_each_bit_of_a_record_counts(tmp_path: Path) -> None:
+    """One bit anywhere, in its head too: it is no record, and nothing of it is believed."""
+    w = writer(tmp_path)
+    w.write({"queue_id": "Q"})
+    w.close()
+    (segment,) = journal.segments(tmp_path)
+    sound = segment.read_bytes()
+    assert [p.data for p in parse(sound + sound)] == [{"queue_id": "Q"}] * 2
+    for bit in range(len(sound) * 8):
+        damaged = bytearray(sound)
+        damaged[bit // 8] ^= 1 << bit % 8
+        found = list(parse(bytes(damaged) + sound))
+        assert [p.data for p in found] == [None, {"queue_id": "Q"}], bit
 
 
 def test_a_record_larger_than_the_read_window(tmp_path: Path) -> None:

@@ -82,6 +82,13 @@ def test_a_restore_under_load_loses_nothing_that_still_can_be_had(
     assert not [line for line in flow.said if "quarantine" in line], flow.said
 
 
+def test_two_restores_in_one_second(settings: Settings, tmp_path: Path) -> None:
+    """Each keeps a copy of what was there before it."""
+    backup.make(settings, tmp_path / "x.tar")
+    kept = [backup.restore(settings, tmp_path / "x.tar").kept for _ in range(4)]
+    assert len(set(kept)) == 4 and all(one is not None and one.is_file() for one in kept)
+
+
 def test_a_damaged_store_is_replaced(settings: Settings, tmp_path: Path) -> None:
     path = Path(f"{config.database_path(settings)}")
     backup.make(settings, tmp_path / "x.tar")

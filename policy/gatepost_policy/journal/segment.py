@@ -20,7 +20,7 @@ from gatepost_policy.journal.record import Json
 
 MAGIC = b"\xa7g"
 FRAME_VERSION = 1
-HEAD = struct.Struct(">2sBxII")
+HEAD = struct.Struct(">2sBBII")
 SUFFIX = ".seg"
 # Far above any message's record; a length beyond it is damage, not data.
 MAX_RECORD_BYTES = 16_777_216
@@ -48,13 +48,13 @@ def _decoded(body: bytes) -> object:
 def frame(obj: Json) -> bytes:
     """`obj` as the bytes of one record."""
     body = encode(obj)
-    return HEAD.pack(MAGIC, FRAME_VERSION, len(body), zlib.crc32(body)) + body
+    return HEAD.pack(MAGIC, FRAME_VERSION, 0, len(body), zlib.crc32(body)) + body
 
 
 def blank(size: int, body: bytes) -> bytes:
     """A valid record of exactly `size` bytes with the content `body` (JSON, padded with blanks)."""
     body = body.ljust(size - HEAD.size)
-    return HEAD.pack(MAGIC, FRAME_VERSION, len(body), zlib.crc32(body)) + body
+    return HEAD.pack(MAGIC, FRAME_VERSION, 0, len(body), zlib.crc32(body)) + body
 
 
 def segments(directory: Path) -> list[Path]:
@@ -144,10 +144,12 @@ def parse(data: bytes, base: int = 0) -> Iterator[Piece]:
 
 def _record(data: bytes, at: int) -> tuple[int, Json | None]:
     """(end, object) of the record at `at`; object None: damaged, or not complete."""
-    magic, version, length, crc = HEAD.unpack_from(data, at)
+    magic, version, zero, length, crc = HEAD.unpack_from(data, at)
     start = at + HEAD.size
     end = start + length
-    if magic != MAGIC or version != FRAME_VERSION or length > MAX_RECORD_BYTES or end > len(data):
+    if (magic, version, zero) != (MAGIC, FRAME_VERSION, 0):
+        return start, None
+    if length > MAX_RECORD_BYTES or end > len(data):
         return start, None
     body = data[start:end]
     if zlib.crc32(body) != crc:
@@ -175,9 +177,9 @@ def is_torn(data: bytes) -> bool:
     """
     if len(data) < HEAD.size:
         return data.startswith(MAGIC[: len(data)])
-    magic, version, length, _ = HEAD.unpack_from(data)
+    magic, version, zero, length, _ = HEAD.unpack_from(data)
     body = data[HEAD.size :]
-    if magic != MAGIC or version != FRAME_VERSION or len(body) >= length:
+    if (magic, version, zero) != (MAGIC, FRAME_VERSION, 0) or len(body) >= length:
         return False
     if length > MAX_RECORD_BYTES or not _may_be_text(body):
         return False

@@ -16,6 +16,7 @@ Limits: SQLite only. A PostgreSQL server has its own tools (pg_dump, pg_baseback
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -311,7 +312,7 @@ def _old(path: Path) -> Iterator[tuple[Contents | None, Path | None]]:
     if not path.exists():
         yield None, None
         return
-    kept = path.with_name(f"{path.name}.before-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
+    kept = _free_name(path, time.time())
     connection = sqlite3.connect(
         f"file:{path}?mode=rw", uri=True, timeout=LOCK_S, isolation_level=None
     )
@@ -342,6 +343,15 @@ def _old(path: Path) -> Iterator[tuple[Contents | None, Path | None]]:
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         connection.close()
+
+
+def _free_name(path: Path, at: float) -> Path:
+    """A name for the copy of the database `path` that no earlier copy has, also where two were made
+    in one second. `at`: Unix seconds.
+    """
+    first = f"{path.name}.before-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(at))}"
+    names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
+    return next(kept for name in names if not (kept := path.with_name(name)).exists())
 
 
 def kept_damaged(path: Path, kept: Path) -> None:

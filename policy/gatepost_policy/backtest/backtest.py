@@ -1,10 +1,10 @@
 """Run a rule set over the stored history: what would it have decided differently?
 
-How it works: inbound messages pass by in the order of their time, and with them everything that the
-rules remember is lived through again in memory (`simulate.Life`): listings with their doubling and
-their ends, the operator's own listings, good mail, repeat senders. Nothing is written.
-Most mail is nobody's who ever hit a trap: it is compared without being looked at closely, because
-all that a rule could know about it is nothing. Only the rest is loaded whole and judged.
+How it works: inbound messages are read in the order of their time, and what the rules remember is
+built up again in memory (`simulate.Life`): listings with their doubling and their ends, the
+operator's own listings, good mail, repeat senders. Nothing is written to the store. Most senders
+never hit a trap, so the store holds nothing about them that a rule could use: without a rule that
+has something to say, their mail is accepted. Only the other messages are loaded whole and judged.
 
 Limits: traps are those that are marked in the history (`trap_marks` keeps the marks), the direction
 is as it was recorded.
@@ -31,7 +31,8 @@ _QUIET = (Action.ACCEPT.value, Reason.NO_BAD_SIGNAL.value)
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One message that would have been decided differently."""
+    """One message that would have been decided differently. `at`: Unix seconds; `message`: its
+    number in the store; `old`, `new`: (action, reason)."""
 
     at: float
     message: int
@@ -60,7 +61,7 @@ class Result:
     """What a rule set would have changed. `examples` are the newest differences, newest last."""
 
     messages: int = 0
-    not_known: int = 0  # trap hits that keep their decision: their rows do not know enough
+    not_known: int = 0  # trap hits that keep their decision, because their rows lack a value
     changes: Counter[tuple[Decided, Decided]] = field(default_factory=Counter)
     senders: Counter[tuple[str, Decided, Decided]] = field(default_factory=Counter)
     examples: deque[Difference] = field(default_factory=lambda: deque(maxlen=EXAMPLES_MAX))
@@ -71,14 +72,14 @@ class Result:
         return sum(self.changes.values())
 
     def add(self, difference: Difference) -> None:
-        """One more."""
+        """Count one more difference: by its decisions, and by the sender's domain too."""
         self.changes[difference.old, difference.new] += 1
         who = difference.sender.rpartition("@")[2] or difference.client or "<>"
         self.senders[who, difference.old, difference.new] += 1
         self.examples.append(difference)
 
     def json(self, limit: int) -> dict[str, Any]:
-        """As `backtest --format json` prints it."""
+        """As `backtest --format json` prints it; `limit`: how many senders and examples."""
 
         def both(old: Decided, new: Decided) -> dict[str, Any]:
             return {
@@ -110,8 +111,9 @@ def run(
 ) -> Result:
     """Judge the history by `settings`; only messages at or after `since` are compared.
 
-    What came before is lived through all the same, or nobody would be listed at first. Raises
-    what the database raises.
+    `since`: Unix seconds; None: all. Older messages are judged too, because the listings of that
+    time come from them. `progress` is called with the number of messages of each batch. Raises
+    what SQLAlchemy raises.
     """
     life = Life(connection, settings)
     try:
@@ -126,7 +128,7 @@ def _lived(
 ) -> Result:
     result = Result()
     for chunk in _chunks(connection):
-        # This loop sees every message there ever was: plain tuples, and no call for most of them.
+        # This loop goes through all stored messages: plain tuples, and few calls for each.
         closer = rows.load(
             connection,
             [

@@ -1,14 +1,15 @@
-"""Live through the history once more: the same recording, the same listings, a store in memory.
+"""Simulate the history under other settings, with the store's own code and a store in memory.
 
-Mail that came passes by again. What of it could matter (`concerns`) is judged, recorded into an
-empty SQLite store with the decision that it would get now, and the store's own code makes listings,
-counts good mail and flags repeat senders. So the past of a message is what it would have been.
+Messages that could matter (`concerns`) are judged and recorded into an empty SQLite store with the
+decision that they would get now. The store's own code makes listings, counts good mail and flags
+repeat senders. So each message is judged by the past that it would have had under these settings.
 
-Mail without a trap waits in a batch until something asks for what it changes.
+Mail without a trap is recorded in batches; a batch is written earlier when a message needs to know
+what is in it.
 
-A row from before a value was recorded does not know it: what a header said it was, whom a signature
-addressed, which b= it had, what SPF said. Where the class of a trap hit rests on such a value the
-hit keeps what was decided, is counted as not known, and lists whom it listed.
+Rows from older versions lack some values: what a header said, whom a signature addressed, which b=
+it had, what SPF said. Where the class of a trap hit depends on such a value, the hit keeps its
+recorded decision, is counted as not known, and the same identities are listed for it.
 """
 
 from collections.abc import Iterable
@@ -35,9 +36,9 @@ from gatepost_policy.rules.blame import blame
 from gatepost_policy.store.schema import Base
 from gatepost_policy.store.tables import Listing, SenderIdentity
 
-KNOWN_MAX = 200_000
+KNOWN_MAX = 200_000  # addresses
 BATCH = 200
-# Classes that rest on nothing but the envelope, the client and the signatures.
+# Classes that need only the envelope, the client and the signatures: every row has these.
 _CERTAIN = frozenset({Reason.OWN_HOST, Reason.NEVER_LIST, Reason.SHARED_CLIENT,
                       Reason.BACKSCATTER, Reason.FORWARDER})  # fmt: skip
 
@@ -46,11 +47,11 @@ IdentityKey = tuple[str, str]  # kind, value
 
 
 class Life:
-    """Everything the rules remember, at the time of the message that passes by."""
+    """What the rules remember, at the time of the message that is being judged."""
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self.settings = settings
-        self.not_known = 0  # trap hits whose class rests on what their rows do not know
+        self.not_known = 0  # trap hits whose class depends on a value that their rows lack
         self.own = own_names.read(config.state_dir(settings))
         self._engine = _empty_store()
         self._memory = self._engine.connect()
@@ -71,15 +72,16 @@ class Life:
         self._nets: list[tuple[Any, IdentityKey]] = []
         self._repeat: set[IdentityKey] = set()
         self._waiting: list[Json] = []
-        self._touched: set[str] = set()  # identities of what waits
+        self._touched: set[str] = set()  # identities of the messages in `_waiting`
         everybody = [
             *((k, v) for k, v in trapped),
             *((x["kind"], x["value"]) for x in self._by_hand),
         ]
         self._prefixes = {value for kind, value in everybody if kind == "prefix"}
         self._addresses = {value for kind, value in everybody if kind == "sender"}
-        # A signing domain speaks for its organisation.
-        self._known: dict[str, bool] = {}  # by address: does anything join it to a trap hit?
+        # By address key: True where it or its organisation hit a trap or was listed by hand.
+        self._known: dict[str, bool] = {}
+        # A domain that signs is aligned with all domains of its organisation.
         self._organisations = {
             organisation(v) for k, v in everybody if k not in ("prefix", "sender")
         }
@@ -90,14 +92,17 @@ class Life:
         ]
 
     def close(self) -> None:
-        """Forget all of it."""
+        """Free the store in memory."""
         self._memory.close()
         self._engine.dispose()
 
     def concerns(
         self, prefix: str | None, sender: str | None, author: str | None, reason: str
     ) -> bool:
-        """True where anything but silence could be known about a message without a trap."""
+        """True where a rule could know something about this message, which went to no trap.
+
+        `prefix`: of its client; `sender`, `author`: keys of the addresses in MAIL FROM and From.
+        """
         if prefix in self._prefixes or reason in OVER_LIMIT:
             return True
         for key in (sender, author):
@@ -114,7 +119,10 @@ class Life:
         return bool(self._wide) and any(_inside(prefix, net) for net in self._wide)
 
     def judge(self, facts: Facts, row: rows.Row, recorded: Decided) -> Decided:
-        """The decision about one message, and its consequences."""
+        """Judge one message and record it; returns the decision's (action, reason).
+
+        `recorded`: (action, reason) as the store has them. Call it in the order of time.
+        """
         traps = frozenset(r.address for r in row.recipients if r.trap)
         mine = {f"{i.kind}\0{i.value}" for i in facts.identities()}
         if traps or mine & self._touched:
@@ -144,7 +152,8 @@ class Life:
     def _as_recorded(
         self, decision: Decision, facts: Facts, recorded: Decided
     ) -> tuple[Decision, Facts]:
-        """What was decided stays, and whoever was listed for it is listed again."""
+        """The decision and facts with which the recorded decision stays, and the same identities
+        are listed for it as were then."""
         action, reason = Action(recorded[0]), Reason(recorded[1])
         decision = replace(decision, action=action, reason=reason)
         if reason is not Reason.TRAP:
@@ -153,7 +162,7 @@ class Life:
         return decision, replace(facts, signatures=signatures)
 
     def _write(self) -> None:
-        """Record what waits; listings and repeat senders follow from it."""
+        """Record the waiting messages, and read the listings and repeat senders that follow."""
         if not self._waiting:
             return
         at = max(float(data["at"]) for data in self._waiting)
@@ -166,7 +175,7 @@ class Life:
             self._repeat = set(listings.repeating(self._memory))
 
     def _punish_by_hand(self, at: float) -> None:
-        """The operator's listings begin when they began."""
+        """Add the operator's own listings that had begun by `at` (Unix seconds)."""
         begun = False
         while self._by_hand and self._by_hand[-1]["since"] <= at:
             values = self._by_hand.pop()
@@ -189,7 +198,7 @@ class Life:
         ]
 
     def _listed(self, facts: Facts) -> tuple[Listed, ...]:
-        """As `lookup.Snapshot.listed`."""
+        """What is listed of the message's identities, as `lookup.Snapshot.listed` finds it."""
         found: list[Listed] = []
         prefix, ip = facts.client.prefix, facts.client.address
         if prefix is not None and ip is not None and not names_nobody(ip):
@@ -223,7 +232,7 @@ def _empty_store() -> Engine:
 
 
 def _rests_on_unknown(facts: Facts, known: Known, settings: Settings) -> bool:
-    """True where what the row does not know could have made the hit another one."""
+    """True where a value that the row lacks could have changed the class of this trap hit."""
     reason = blame(facts, known, settings).reason
     if reason in _CERTAIN:
         return False

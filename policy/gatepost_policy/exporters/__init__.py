@@ -1,8 +1,9 @@
-"""Write the listings for other programs: one function a format, `dossier.Entry` in, text out.
+"""Write the listings for other programs: a function for each format, which gives a file's lines.
 
-Pure but for `write`. Every format carries when each listing ends and what it rests on: as fields
-where the format has them, else as a comment. What would shut ourselves out (own networks, trusted
-relays, loopback, a prefix of nobody in particular) is left out by `sort_out`, and named.
+Pure, except `write`. Every format says of each listing when it ends and what its evidence is: in
+fields where the format has them, else in a comment. `sort_out` leaves out what must not be blocked
+(`listings.guard`: own networks and domains, trusted relays, `sender.never_list`, prefixes that are
+too wide or nobody's), and names it with the reason.
 """
 
 import os
@@ -22,6 +23,7 @@ from gatepost_policy.listings.dossier import Entry
 from gatepost_policy.mail.facts import Identity, IdentityKind
 from gatepost_policy.mail.own import NOTHING_OWN, Own
 
+# (prefixes, now in Unix seconds, settings) -> the lines of the file, without line ends.
 Writer = Callable[[Sequence[Blocked], float, Settings], Iterator[str]]
 
 FORMATS: dict[str, Writer] = {
@@ -54,7 +56,8 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
-    """What goes out: prefixes in order and without overlaps, domains in order, and the rest."""
+    """What is exported (prefixes in order and without overlaps, domains in order), and what is
+    left out."""
 
     prefixes: list[Blocked]
     domains: list[BlockedDomain]
@@ -62,7 +65,11 @@ class Sorted:
 
 
 def sort_out(entries: Sequence[Entry], settings: Settings, own: Own = NOTHING_OWN) -> Sorted:
-    """Sort the listings; what would shut ourselves out is left out, with the reason."""
+    """Sort the listings; those that may not be blocked are left out, with the reason.
+
+    `own`: the host's own names and addresses. Promoted listings are skipped unless they are
+    enforced, and so are listings of sender addresses.
+    """
     wanted: list[Blocked] = []
     names: dict[str, BlockedDomain] = {}
     left_out: list[LeftOut] = []
@@ -83,17 +90,17 @@ def sort_out(entries: Sequence[Entry], settings: Settings, own: Own = NOTHING_OW
             if why is None and (last is None or last.entry.until < entry.until):
                 names[entry.value] = BlockedDomain(entry.value, entry)
         else:
-            continue  # an address is a matter for the milter alone
+            continue  # an address of a sender or author: only the milter can refuse by it
         if why is not None:
             left_out.append(LeftOut(entry.value, why))
     return Sorted(_without_overlaps(wanted), [names[n] for n in sorted(names)], left_out)
 
 
 def _without_overlaps(wanted: Sequence[Blocked]) -> list[Blocked]:
-    """Sorted, each address once: interval sets refuse overlaps.
+    """Sorted, and each address once, because nft refuses sets with overlaps.
 
-    Where one listing lies in another, each address is listed for as long as the longer of the two:
-    a wide listing is cut round a narrow one that lasts longer.
+    Where one listing lies in another, each address is listed until the later of the two ends: a
+    wide listing is cut into pieces around a narrow one that ends later.
     """
     kept: list[Blocked] = []
     order = sorted(
@@ -110,10 +117,10 @@ def _without_overlaps(wanted: Sequence[Blocked]) -> list[Blocked]:
 
 
 def _cut(group: Sequence[Blocked]) -> list[Blocked]:
-    """The first of `group` holds all the others."""
+    """The pieces for `group`, sorted; its first prefix contains all the others."""
     pieces: list[Blocked] = []
     for one in group:
-        # Wider ones come first, so at most one piece holds it, or it is one of the pieces.
+        # Wider prefixes come first, so at most one piece contains `one` or is equal to it.
         around = next((p for p in pieces if _overlap(p.network, one.network)), None)
         if around is None:
             pieces.append(one)
@@ -133,11 +140,12 @@ def _overlap(a: IPv4Network | IPv6Network, b: IPv4Network | IPv6Network) -> bool
 
 
 def write(path: Path, lines: Iterator[str]) -> None:
-    """Write aside, sync, rename: a reader sees the old file or the new one. Raises OSError.
+    """Write a second file, sync, rename it: a reader sees the old file or the new one.
 
-    A symbolic link stays one; a device or a pipe is written to, and not replaced by a file.
+    The target of a symbolic link is replaced, and the link stays; a device or a pipe is written
+    to. An old file's permissions are kept. Raises OSError.
     """
-    # Who is root would else make a file of /dev/null.
+    # Otherwise root would replace /dev/null by a file.
     if path.exists() and not path.is_file():
         with path.open("w", encoding="ascii", errors="backslashreplace") as device:
             device.writelines(f"{line}\n" for line in lines)
@@ -151,7 +159,7 @@ def write(path: Path, lines: Iterator[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileNotFoundError):
-            os.chmod(aside, path.stat().st_mode & 0o777)  # as its reader is used to it
+            os.chmod(aside, path.stat().st_mode & 0o777)  # so that its readers can read it still
         os.rename(aside, path)
     except BaseException:
         with suppress(FileNotFoundError):

@@ -1,6 +1,7 @@
-"""For those who block by domain: a response policy zone, rbldnsd's dnset, rspamd's multimap.
+"""For programs that block by domain: a response policy zone, rbldnsd's dnset, rspamd's multimap.
 
-Each name covers what lies below it, as a listing does.
+A listed domain covers the names below it. So do the names in a zone and in a dnset; for rspamd
+that depends on its settings (`rspamd_lines`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,11 +16,13 @@ from gatepost_policy.text.times import timestamp
 def rpz_lines(domains: Sequence[BlockedDomain], now: float, settings: Settings) -> Iterator[str]:
     """A response policy zone (draft-vixie-dnsop-dns-rpz): a listed name does not exist.
 
-    Names are relative to the zone's own, which whoever loads the file chooses.
+    Names are relative to the zone's name, which the loading name server's settings choose. `now`:
+    Unix seconds, here and in the other formats; the lines have no line ends.
     """
     yield f"; gatepost: {plural(len(domains), 'listed domain')}, {timestamp(now)}"
     yield f"$TTL {TTL_S}"
-    # The serial grows with time; an export a second is enough (RFC 1982 wraps in 2106).
+    # The serial is the time, so it grows if exports are at least a second apart. It has 32 bits
+    # (RFC 1035 3.3.13): Unix time fits until 2106.
     yield f"@ IN SOA localhost. root.localhost. {int(now)} 300 60 86400 {TTL_S}"
     yield "@ IN NS localhost."
     for one in domains:
@@ -29,7 +32,7 @@ def rpz_lines(domains: Sequence[BlockedDomain], now: float, settings: Settings) 
 
 
 def dnset_lines(domains: Sequence[BlockedDomain], now: float, settings: Settings) -> Iterator[str]:
-    """A `dnset` of rbldnsd(8): `.name` is the name and what lies below it."""
+    """A `dnset` of rbldnsd(8): `.name` is the name and all names below it."""
     yield f"# gatepost: {plural(len(domains), 'listed domain')}, {timestamp(now)}"
     ends = max((d.entry.until for d in domains), default=now + 86_400)
     yield f"$TIMESTAMP {stamp(now)} {stamp(max(ends, now + TTL_S))}"
@@ -41,7 +44,7 @@ def dnset_lines(domains: Sequence[BlockedDomain], now: float, settings: Settings
 
 
 def rspamd_lines(domains: Sequence[BlockedDomain], now: float, settings: Settings) -> Iterator[str]:
-    """A map for rspamd's multimap module: a name a line, `#` starts a comment.
+    """A map for rspamd's multimap module: one name on each line, `#` starts a comment.
 
     `type = "dkim"` (or `type = "from"; filter = "email:domain:tld"`); a map of names matches the
     name alone, so `filter = "top"` or the tld filter is what covers the names below it.

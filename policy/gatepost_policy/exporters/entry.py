@@ -1,4 +1,4 @@
-"""One prefix or domain that is to be blocked, and how its evidence is said in a comment."""
+"""One prefix or domain that is to be blocked, and the comment that gives its evidence."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
@@ -25,7 +25,7 @@ class _Listed:
     def evidence(self, *, forbidden: str = "") -> str:
         """Why, in one short line of ASCII without the characters `forbidden`.
 
-        The traps themselves are not named: these files travel.
+        The traps themselves are not named, because such files are passed on to others.
         """
         entry = self.entry
         said = [entry.reason, plural(entry.hits, "hit")]
@@ -49,7 +49,7 @@ class Blocked(_Listed):
 
     @property
     def text(self) -> str:
-        """The prefix; a single host without its length."""
+        """The prefix in CIDR notation; of a single host only the address."""
         if self.network.prefixlen == self.network.max_prefixlen:
             return str(self.network.network_address)
         return str(self.network)
@@ -57,7 +57,7 @@ class Blocked(_Listed):
 
 @dataclass(frozen=True, slots=True)
 class BlockedDomain(_Listed):
-    """A domain, with what lies below it, and the listing behind it."""
+    """A domain, which stands for the names below it too, and the listing behind it."""
 
     name: str
     entry: Entry

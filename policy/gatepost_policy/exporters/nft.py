@@ -1,8 +1,8 @@
 r"""Sets for nftables, loaded as one transaction: `nft -f FILE`.
 
-The file replaces the contents of `inet gatepost listed_v4` and `listed_v6` and touches no rule;
-each element has its own time-out, so that a listing ends even where the next export never comes.
-Use them so: `ip saddr @listed_v4 tcp dport 25 reject`.
+The file replaces the contents of `inet gatepost listed_v4` and `listed_v6` and changes no rule;
+each element has its own time-out, so that a listing ends even if there is no further export. A rule
+uses a set like this: `ip saddr @listed_v4 tcp dport 25 reject`.
 """
 
 import math
@@ -19,7 +19,7 @@ BATCH = 500
 
 
 def lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterator[str]:
-    """The commands of one nft file."""
+    """The commands of one nft file, as of `now` (Unix seconds), without line ends."""
     yield f"# gatepost: {plural(len(blocked), 'listing')}, {timestamp(now)}"
     yield "add table inet gatepost"
     for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):

@@ -1,6 +1,6 @@
 """A table file for pf (pf.conf(5), "Tables"): `table <gatepost> persist file "/etc/gatepost.pf"`.
 
-pf has no expiry for entries of a file: load it again after each export, as a whole
+The entries of such a file do not expire: after each export replace the whole table
 (`pfctl -t gatepost -T replace -f FILE`).
 """
 
@@ -13,7 +13,7 @@ from gatepost_policy.text.times import timestamp
 
 
 def lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterator[str]:
-    """An address or network a line, comments after `#`."""
+    """One address or network on each line, comments after `#`, as of `now` (Unix seconds)."""
     yield f"# gatepost: {plural(len(blocked), 'listing')}, {timestamp(now)}"
     for one in blocked:
         yield f"{one.text} # until {one.until}: {one.evidence()}"

@@ -1,4 +1,4 @@
-"""One prefix a line, as published lists have it; `#` lines say when it was made."""
+"""One prefix on each line, as published lists have it; the first line says when it was made."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +9,7 @@ from gatepost_policy.text.times import timestamp
 
 
 def lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterator[str]:
-    """The prefixes, each with its end and evidence behind a `#`."""
+    """The prefixes, each with its end and evidence after `#`, as of `now` (Unix seconds)."""
     yield f"# gatepost: {plural(len(blocked), 'listing')}, {timestamp(now)}"
     for one in blocked:
         yield f"{one.text}\t# until {one.until}: {one.evidence()}"

@@ -1,4 +1,5 @@
-"""For Postfix: a cidr_table(5) of listed clients, and the tables that let mail to traps come in."""
+"""For Postfix: cidr_table(5) files of listed clients, and the tables that let it accept mail for
+traps."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,12 +11,14 @@ from gatepost_policy.text.plural import plural
 from gatepost_policy.text.times import timestamp
 from gatepost_policy.traps import Trap
 
-# What can be the key of an indexed or texthash table: no blanks, no comment, no quotes.
+# An address that can be the key of an indexed or texthash table: without blanks or quotes, and
+# without # at its beginning, where it would start a comment.
 _KEY = re.compile(r"[^\s#\"\\(),:;<>\[\]][^\s\"\\(),:;<>\[\]]*@[^\s@]+\Z")
 
 
 def cidr_lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterator[str]:
-    """`check_client_access cidr:FILE`; the evidence stands in the comment above each line."""
+    """`check_client_access cidr:FILE`; the comment above each line gives the evidence. `now`: Unix
+    seconds; the reply is that of `settings.sender.action`."""
     reply = REFUSED if settings.sender.action == "reject" else TRY_LATER
     yield f"# gatepost: {plural(len(blocked), 'listing')}, {timestamp(now)}"
     for one in blocked:
@@ -24,10 +27,10 @@ def cidr_lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> It
 
 
 def postscreen_lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterator[str]:
-    """`postscreen_access_list = permit_mynetworks, cidr:FILE`: a listed client gets no smtpd.
+    """`postscreen_access_list = permit_mynetworks, cidr:FILE`: listed clients never reach smtpd.
 
-    postscreen(8) knows `reject` and `dunno`, no texts. postmaster@ is closed to it as well, so this
-    is for those who reject.
+    postscreen(8) knows only `reject` and `dunno`, without a reply text. A listed client cannot
+    write to postmaster either, so this is only for operators who want to reject.
     """
     yield f"# gatepost: {plural(len(blocked), 'listing')}, {timestamp(now)}"
     for one in blocked:
@@ -44,7 +47,7 @@ def recipient_lines(traps: Sequence[Trap]) -> Iterator[str]:
 
 
 def transport_lines(traps: Sequence[Trap]) -> Iterator[str]:
-    """A transport table: what the milter lets through for a trap is thrown away, not bounced."""
+    """A transport table: mail for a trap that the milter accepts is discarded, not bounced."""
     yield "# gatepost: mail for traps is discarded; part of transport_maps"
     for trap in traps:
         if usable(trap):
@@ -53,5 +56,6 @@ def transport_lines(traps: Sequence[Trap]) -> Iterator[str]:
 
 
 def usable(trap: Trap) -> bool:
-    """True for what a table can hold: addresses and domains, but no pattern and no odd quoting."""
+    """True for a trap that can be a key of a table: domains, and addresses without quoting; a
+    pattern cannot."""
     return trap.kind == "domain" or (trap.kind == "exact" and _KEY.match(trap.key) is not None)

@@ -1,7 +1,7 @@
 """A zone for rbldnsd, both families in one file: `rbldnsd ... ZONE:combined:FILE`.
 
 Each listing is an A record 127.0.0.2 and a TXT record with its end and evidence. `$TIMESTAMP`
-makes rbldnsd stop serving the zone when the last listing has ended, should nobody export again.
+makes rbldnsd stop serving the zone when the last listing has ended, if there is no further export.
 """
 
 import time
@@ -18,7 +18,10 @@ MAX_TEXT = 200
 
 
 def lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterator[str]:
-    """A `combined` data set. `$` in a text would be replaced by the address asked for."""
+    """The lines of a `combined` data set, as of `now` (Unix seconds).
+
+    A text has no `$`: rbldnsd would replace it by the address that was asked for.
+    """
     yield f"# gatepost: {plural(len(blocked), 'listing')}, {timestamp(now)}"
     ends = max((b.entry.until for b in blocked), default=now + 86_400)
     yield f"$TIMESTAMP {stamp(now)} {stamp(max(ends, now + TTL_S))}"
@@ -33,5 +36,5 @@ def lines(blocked: Sequence[Blocked], now: float, settings: Settings) -> Iterato
 
 
 def stamp(at: float) -> str:
-    """A time as rbldnsd(8) reads it: `YYYY:MM:DD:hh:mm:ss`, in UTC."""
+    """`at` (Unix seconds) as rbldnsd(8) reads a time: `YYYY:MM:DD:hh:mm:ss`, in UTC."""
     return time.strftime("%Y:%m:%d:%H:%M:%S", time.gmtime(at))

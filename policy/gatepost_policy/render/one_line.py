@@ -8,13 +8,14 @@ from gatepost_policy.text.times import timestamp
 
 
 def text(line: Line) -> str:
-    """Time, decision, who, to whom, what DKIM, SPF and DMARC said, and the queue id."""
+    """Time (UTC), decision, family, client, sender, recipients, the results of DKIM, SPF and
+    DMARC, and the queue id; without a line end."""
     recipients = ", ".join(
         f"{shown(address)} (trap)" if trap else shown(address) for address, trap in line.recipients
     )
     dkim = UNSIGNED.get(line.dkim, line.dkim)
     if not line.signatures and line.size is None:
-        dkim = "-"  # a recipient was all that was seen of it
+        dkim = "-"  # only a RCPT TO was seen: the message may have been signed
     checks = [f"dkim={dkim}"]
     if line.spf is not None:
         checks.append(f"spf={line.spf.mail_from.result}")

@@ -1,7 +1,7 @@
 """Lay a report out for people: what there is to know, the time line, the tables.
 
-Everything that a stranger wrote goes through `shown`: what looks like an escape sequence on the
-screen was typed by nobody.
+All text from messages goes through `shown`, so that no message can send an escape sequence to the
+terminal.
 """
 
 from collections.abc import Mapping
@@ -33,15 +33,15 @@ from gatepost_policy.text.terminal import (
 from gatepost_policy.text.times import timestamp
 
 HOSTS_SHOWN = 8
-# Of a query: who it is about. The rest narrows it, and is told as such.
+# Keys of a query that say whom the report is about. The others narrow it: printed behind `only`.
 SUBJECTS = ("sender", "host", "trap", "name", "queue_id", "message_id")
-NO_RECORD = "no record"  # what SPF and DMARC call none
+NO_RECORD = "no record"  # what the result `none` of SPF and DMARC means
 LABEL = 9  # width of the labels at the left
 CELL = 4  # width of a period of the time line
 
 
 def table(report: Report, to: Console) -> None:
-    """Print `report` on `to`."""
+    """Print `report` on `to`. A pipe gets all of it; a terminal gets what fits its width."""
     parts: list[RenderableType] = [_head(report)]
     parts += [_act(act) for act in report.acts]
     if report.summary.messages:
@@ -86,7 +86,7 @@ def _head(report: Report) -> Text:
 
 
 def _act(act: Done) -> Text:
-    """One thing done by hand, with who and why: what a colleague knew comes before the figures."""
+    """One act of an operator, with who did it and why. Acts are printed before the figures."""
     text = f"{minute(act.at)}  {shown(act.value)} {NAMES_OF_ACTS.get(act.name, act.name)}"
     text += f" by {shown(act.actor)}" if act.actor else ""
     text += f": {shown(act.note)}" if act.note else ""
@@ -98,7 +98,8 @@ def _act(act: Done) -> Text:
 
 
 def _listed(report: Report, to: Console) -> bool:
-    """True where the clients make a table of their own: in a pipe nothing that is known is cut."""
+    """True where all clients are listed in a table of their own, at the end: into a pipe nothing is
+    shortened."""
     return not to.is_terminal and len(report.summary.hosts) > HOSTS_SHOWN
 
 
@@ -136,7 +137,7 @@ def _facts(report: Report, to: Console) -> Table:
 
 
 def _dkim(report: Report) -> Text:
-    """The signatures of whom the report is about; those of others on the same mail behind them."""
+    """Results of the sender's own signatures, then those of other domains on the same messages."""
     summary = report.summary
     if not summary.dkim:
         return Text("not looked at")
@@ -160,7 +161,8 @@ def _dkim(report: Report) -> Text:
 
 
 def _trail(families: Mapping[str, int]) -> str:
-    """What the field below our own says: anybody could have written it."""
+    """The families in the Received fields below our own. They are a claim: the sending side can
+    write them as it likes."""
     if len(families) == 1:
         words = NAMES.get(next(iter(families)), "")
     else:
@@ -190,7 +192,7 @@ def _traps(report: Report, to: Console) -> Text:
 
 
 def _time_line(report: Report, to: Console) -> list[RenderableType]:
-    """The strip of months; nothing where everything came within one period."""
+    """The time line, a column for each period; [] where everything came within one period."""
     room = (to.width - LABEL - 2) // 5 if to.is_terminal else 36
     line = strip(report.marks, max(6, room))
     if line is None or len(line.periods) < 2:
@@ -215,7 +217,8 @@ def _time_line(report: Report, to: Console) -> list[RenderableType]:
 
 
 def _drawn(cell: Cell) -> Mapping[str, int]:
-    """What a cell is drawn with: each result by itself where there is room, else one symbol."""
+    """{key of SYMBOLS: messages} to draw in a cell: each DKIM result where there is room, else one
+    symbol for all messages."""
     width = sum(1 + (len(str(n)) if n > 1 else 0) for n in cell.counts.values())
     return cell.counts if width <= CELL else {cell.dkim: cell.messages}
 

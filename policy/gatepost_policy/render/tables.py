@@ -20,6 +20,8 @@ RECIPIENTS_SHOWN = 10  # on a terminal; into a pipe all of them
 
 
 def overview(report: Report, to: Console) -> list[RenderableType]:
+    """The tables of an overview, each after an empty line: senders that hit a trap, domains that
+    send over IPv4 and IPv6, and low-and-slow patterns. Those without rows are left out."""
     parts: list[RenderableType] = []
     if report.senders:
         parts += [Text(), _senders(report.senders, to)]
@@ -77,7 +79,7 @@ def _rhythm(sender: Sender, wide: bool) -> str:
 
 
 def clients(hosts: Sequence[Host], to: Console) -> RenderableType:
-    """Those with most messages first."""
+    """The table of client hosts, in the order of `hosts`."""
     made = plain("Client", "Family", "Messages", to=to, title="Clients")
     for host in hosts:
         family = NAMES.get(host.family, shown(host.family))
@@ -86,6 +88,8 @@ def clients(hosts: Sequence[Host], to: Console) -> RenderableType:
 
 
 def listings(listings: Sequence[Listed], to: Console) -> RenderableType:
+    """The table of listings, in their order: value, times (UTC), reason, hits and state (active,
+    over, or forgiven and when)."""
     made = plain("Listed", "Since", "Until", "Reason", "Hits", "", to=to, title="Listings")
     for listing in listings:
         state = "active" if listing.active else "over"
@@ -103,7 +107,8 @@ def listings(listings: Sequence[Listed], to: Console) -> RenderableType:
 
 
 def messages(lines: Sequence[Line], to: Console) -> RenderableType:
-    """Newest first, with the gap to the message before."""
+    """The table of messages. `lines`: newest first; the column Gap has the days since the next
+    older one. On a terminal of less than WIDE columns a message takes more than one line."""
     wide = not to.is_terminal or to.width >= WIDE
     most = RECIPIENTS_SHOWN if to.is_terminal else None
     checked = wide and any(line.spf or line.dmarc for line in lines)
@@ -143,7 +148,7 @@ def _author(line: Line) -> str:
 
 
 def _recipients(line: Line, most: int | None = None) -> Text:
-    """Traps first where not all of them are told."""
+    """The recipients, at most `most` of them; where some are left out, traps come first."""
     text = Text()
     given = line.recipients[:]
     if most is not None and len(given) > most:
@@ -173,7 +178,7 @@ def _dmarc(line: Line) -> Text:
 
 
 def _seen(line: Line) -> bool:
-    """False where a recipient was all that was seen of it: it may have been signed."""
+    """False where only a RCPT TO was seen of it: then the message may have been signed."""
     return bool(line.signatures) or line.size is not None
 
 

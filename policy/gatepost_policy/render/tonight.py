@@ -1,4 +1,4 @@
-"""Lay out tonight for people: a line each, the worst first."""
+"""Lay out the last hours (`report.tonight`) for people: a line for each thing, the worst first."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ _CHANGES = {"new": "listed", "over": "no longer", "ends": "ends soon"}
 
 
 def lines(found: Tonight, most: int | None = SHOWN) -> list[str]:
-    """All of it; of each kind at most `most`, None: all."""
+    """The text, line by line without line ends. `most`: how many things of a kind; None: all."""
     out = [f"Since {minute(found.since)} UTC", *_alarms(found)]
     out += _few("back", [_back(hitter) for hitter in found.back], most)
     told = {id(hitter) for hitter in found.back}

@@ -15,7 +15,7 @@ from gatepost_policy.text.times import timestamp
 LABEL = 10
 UNKNOWN = "not known"
 IMPORTED = "what the MTA did; the log was imported, no rule of ours was asked"
-# What a witness holds, in a word.
+# Whether a second witness holds (`Witness.second`), in words.
 _HOLDS = {True: "yes", False: "no", None: UNKNOWN}
 _RULE = {
     "decides": "DECIDES",
@@ -28,7 +28,7 @@ _CLASS = _RULE | {"decides": "EXCUSES", "silent": "no"}
 
 
 def text(why: Why) -> str:
-    """All of it, a line each."""
+    """The whole text, with line ends; times are in UTC."""
     lines = [
         shown(f"{why.line.queue_id or why.line.message_id or why.line.id}"),
         *message_rows(why),
@@ -62,7 +62,7 @@ def pairs(rows: Iterator[str]) -> list[tuple[str, str]]:
 
 
 def message_rows(why: Why) -> Iterator[str]:
-    """What was seen of it and decided, a row each."""
+    """What was seen of the message and what was decided, as rows of text."""
     line = why.line
     yield _row("received", f"{timestamp(line.at)} by {line.source}, {line.direction}")
     if line.direction == "inbound":
@@ -135,7 +135,7 @@ def _spf(check: SpfCheck, name: str) -> str:
 
 
 def known_rows(why: Why) -> Iterator[str]:
-    """What the store still has from before it, a row each, and what is not known."""
+    """What the store still has from before the message, as rows of text, and what is not known."""
     for one in why.before:
         if not one.messages or one.first is None or one.last is None:
             yield _row("before", f"{shown(one.who)}: nothing that is kept")
@@ -154,7 +154,7 @@ def known_rows(why: Why) -> Iterator[str]:
 
 
 def explained(found: Explained) -> Iterator[str]:
-    """The rules in order, the classes of a trap hit, both witnesses, and what comes of it."""
+    """Lines for the rules in order, the classes of a trap hit, its witnesses, and the decision."""
     for number, said in enumerate(found.rules, start=1):
         yield f"  {number}. {_said(said)}"
     if found.blame is not None:
@@ -180,7 +180,7 @@ def _said(said: Said, effects: Mapping[str, str] = _RULE) -> str:
 
 
 def differs(why: Why) -> str:
-    """One line where what was decided is not what the rules say to it."""
+    """A sentence where the rules do not give the decision that was recorded; '' where they do."""
     # A log tells what the MTA did: no rule gave a reason, so there is none to compare.
     imported = why.line.source.endswith("-log")
     done = why.line.action if imported else f"{why.line.action} {why.line.reason}"

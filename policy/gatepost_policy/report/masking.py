@@ -38,13 +38,13 @@ KEPT = (
 )  # fmt: skip
 _ONE = r"(?:<[^>;]*>|\"(?:[^\"\\]|\\.)*\"@[^\s;,]+|[^\s;,>]+>?)"
 _FOR = re.compile(rf"\bfor\s+{_ONE}(?:\s*,\s*{_ONE})*", re.I)
-# Lines of base64 that stand in a text; and one place of it that may be written in disguise.
+# Several lines of base64 in a text; octets written in hexadecimal; one word of a text.
 _LINES = re.compile(
     r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{40,1000}"
     r"(?:[ \t]{0,8}\r?\n[ \t]{0,8}[A-Za-z0-9+/_-]{2,1000}={0,2}){1,100}"
 )
 _OCTETS = re.compile(r"(?:[0-9A-Fa-f]{2}[ :,]){7,}[0-9A-Fa-f]{2}")
-# Of all text parts together; more says nothing more to an abuse desk.
+# Characters of all text parts together; an abuse desk does not need more.
 TEXT_MAX = 200_000
 _PLACE = re.compile(r"[^\s\"'()]{6,4000}")
 _TOKEN = re.compile(r"https?://[^\s\"'<>]*?[A-Za-z0-9_-]{16,}[^\s\"'<>]*", re.I)
@@ -93,7 +93,8 @@ class Masks:
         self._disguises = Disguises(hidden)
 
     def _pattern(self, text: str, only_sure: bool = False) -> re.Pattern[str] | None:
-        """Those that can stand in `text`: a pattern of all would take seconds a megabyte."""
+        """A pattern of the names that may be in `text`; None where none may be. A pattern of all
+        names would take seconds for each megabyte."""
         bare = squeezed(text)
         there = tuple(
             pattern
@@ -129,7 +130,7 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def _is_long(local: str) -> bool:
-    """True where a local part is none by chance, whatever stands around it."""
+    """True where a local part is so long that it does not stand in other words by chance."""
     return len(re.sub(r"[\W_]", "", local)) >= LONG_WORD
 
 
@@ -204,7 +205,7 @@ def _bodies(found: Message, masks: Masks) -> Iterator[str]:
         octets = part.get_payload(decode=True)
         octets = octets if isinstance(octets, bytes) else b""
         if part.get_content_maintype() != "text":
-            # No digest: a picture may be another one for each recipient.
+            # No digest of the part: a sender may make another picture for each recipient.
             yield masks.text(f"[{kind}, {len(octets)} octets: left out]")
             continue
         charset = part.get_content_charset() or "utf-8"
@@ -213,7 +214,7 @@ def _bodies(found: Message, masks: Masks) -> Iterator[str]:
         except LookupError:
             text = octets.decode("latin-1")
         yield f"[{kind}]"
-        # No word in two: half an address is one that is not found.
+        # Cut between words: half an address would not be found, and so not be masked.
         first = text if len(text) <= left else re.sub(r"\S*\Z", "", text[:left])
         yield masks.text(first.replace("\r\n", "\n"))
         if len(text) > left:

@@ -1,11 +1,11 @@
 """The last hours (24 by default): who hit a trap, who came back, what was listed, what was lost.
 
-How it works: trap mail is little and has an index of its own; for each sender of it in the window
-the store is asked when it was seen before. A sender is the proven d= of its mail, else the domain
-that it writes as, else the client.
+How it works: there is little mail to traps, and the store has an index for it. For each of its
+senders in the window the store is asked for earlier hits. A sender is the domain of a signature
+that passed (d=), else the domain of MAIL FROM, else the client.
 
-Limits: HITS_MAX trap messages of the window are looked at, newest first, and where there are more
-that is said; submissions are counted by UTC day, so their days stand beside the figure.
+Limits: HITS_MAX trap messages of the window are looked at, the newest; `cut` says that there are
+more. Submissions are counted by UTC day, so a count covers whole days, which are named beside it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -82,7 +82,8 @@ class Hitter:
 
 @dataclass(frozen=True, slots=True)
 class ListedTonight:
-    """A listing that began or ended in the window, or ends within a day after it."""
+    """A listing that began or ended in the window, or ends within a day after it. `since` and
+    `until` are Unix seconds."""
 
     kind: str
     value: str
@@ -105,7 +106,8 @@ class ListedTonight:
 
 @dataclass(frozen=True, slots=True)
 class Tonight:
-    """The window's events. `probe`: the last recorded privacy test; None: none on this host."""
+    """What happened from `since` to `until` (Unix seconds). `probe`: the last recorded privacy
+    test; None: none on this host."""
 
     since: float
     until: float
@@ -162,7 +164,8 @@ def away_in_words(hitter: Hitter) -> str:
 def read(
     connection: Connection, since: float, until: float, probe: Result | None = None
 ) -> Tonight:
-    """What happened from `since` up to `until` (Unix seconds)."""
+    """What happened from `since` until before `until` (Unix seconds). Raises what SQLAlchemy
+    raises."""
     where = (Message.traps > 0, Message.at >= since, Message.at < until)
     inbound = Message.direction == "inbound"
     count = connection.scalar(select(func.count()).select_from(Message).where(*where, inbound)) or 0
@@ -229,9 +232,9 @@ def _hitters(connection: Connection, lines: Iterable[Line], since: float) -> tup
 
 
 def before(connection: Connection, kind: str, value: str, since: float) -> tuple[int, float | None]:
-    """(trap messages before `since`, when the last of them came) of this sender or host.
+    """(number of trap messages before `since`, time of the last of them) of a sender or host.
 
-    Times in Unix seconds; (0, None) for none, and for a host that is no address.
+    Times are Unix seconds. (0, None) where there are none, and for a host that is not an address.
     """
     if kind == "host":
         try:

@@ -1,14 +1,15 @@
-"""Show what strangers wrote so that it stays what it is: text, in one line, that does nothing.
+"""Make text from messages harmless to show: one line, in which every character is visible.
 
-Pure. Whatever a terminal, a spreadsheet or a log reader might act on is written as an escape:
+Pure. Characters that a terminal, a spreadsheet or a log reader might act on are written as escapes:
 control characters, bidi marks, line separators, unpaired surrogates, characters without a glyph.
 """
 
 
 def shown(text: str) -> str:
-    """`text` with every character that does not simply print as `\\x1b`, `\\u202e` and so on.
+    """`text`, where every character that is not printable is written as `\\x1b`, `\\u202e` etc.
 
-    A plain space prints; other blanks (no-break, ideographic) are escaped, as they pass for it.
+    The plain space stays; other blanks (no-break, ideographic) are escaped, because they look the
+    same.
     """
     if text.isprintable():
         return text
@@ -22,5 +23,5 @@ def _escape(code: int) -> str:
 
 
 def utf8(text: str) -> str:
-    """`text` without unpaired surrogates (bytes of a command line that are no UTF-8)."""
+    """`text` with unpaired surrogates escaped: octets of a command line that are not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,10 +1,11 @@
-"""Fit a table to a terminal without cutting what it is about.
+"""Fit a table to a terminal without cutting the values that it is about.
 
-A table is about something: a sender, a trap, a client. Such a value is typed or pasted somewhere
-else, so it is never folded or cut to make room for a figure. How it works: the other columns get
-what they need, a word at a time; a row whose things have room beside them is one line, and a row
-whose things have none is told in two: the things on lines of their own, the figures below in their
-columns. Into a pipe nothing is folded anyway, and the table stays as it is.
+A table is about things: senders, traps, clients. People copy such a value to somewhere else, so it
+is never folded or cut to make room for a figure. How it works: each other column is at least as
+wide as its longest word. A row whose things fit beside the other columns is one line. For a row
+whose things do not fit, the things have lines of their own, and the figures are below or above them
+in their columns. Into a pipe nothing is folded, and the table stays as it is. All widths are
+columns of the terminal.
 """
 
 from collections.abc import Sequence
@@ -18,13 +19,15 @@ from rich.text import Text
 from gatepost_policy.text.terminal import DIM, HEAD, utf8
 
 GAP = 3  # columns between two cells, as the boxes of `terminal.plain` have it
-WORD_MAX = 24  # a longer word of a column that is no thing is folded all the same
+WORD_MAX = 24  # a longer word may be folded, in columns that are not things
 INDENT = 2
 BETWEEN = 2  # blanks between two things in one line
 
 
 @dataclass
 class _Column:
+    """One column; `width` is what it was given. `thing`: its values are never folded or cut."""
+
     header: str
     cells: list[Text]
     thing: bool
@@ -35,11 +38,12 @@ class _Column:
 
     @property
     def natural(self) -> int:
+        """The width at which nothing is folded: the longest line of the header and the cells."""
         return max((_width(text) for text in (Text(self.header), *self.cells)), default=0)
 
     @property
     def least(self) -> int:
-        """The longest word; of a rigid column its longest line."""
+        """The width of the longest word, at most WORD_MAX; of a rigid column its natural width."""
         if self.rigid:
             return self.natural
         words = (word for text in (Text(self.header), *self.cells) for word in text.plain.split())
@@ -47,7 +51,7 @@ class _Column:
 
     @property
     def usual(self) -> int:
-        """The width that is enough for three values of four."""
+        """The width that is enough for three quarters of the values, and for the header."""
         widths = sorted(self.needs(text) for text in self.cells)
         enough = widths[-(-len(widths) * 3 // 4) - 1] if widths else 0
         return max(enough, cell_len(self.header))
@@ -60,9 +64,9 @@ class _Column:
 
 
 def fitted(table: Table, to: Console, *things: str, prose: str = "") -> RenderableType:
-    """`table` for `to`, with the columns headed `things` whole in every row.
+    """`table` for `to`; the values in the columns with the headers `things` are never folded.
 
-    `prose`: a column with several things in a cell, each of which stays whole.
+    `prose`: the header of a column with several things in a cell, where each of them stays whole.
     """
     if not to.is_terminal:
         return table
@@ -115,7 +119,8 @@ def _lines(columns: list[_Column], to: Console) -> list[Text]:
 
 
 def _beside(named: Sequence[_Column], others: Sequence[_Column], room: int) -> bool:
-    """True where most things have room beside the other columns; all columns have a width then."""
+    """True where most things fit beside the other columns in `room`; then all columns have got
+    their width."""
     room -= GAP * (len(named) + len(others) - 1)
     for column in named:
         column.width = column.usual
@@ -130,7 +135,8 @@ def _beside(named: Sequence[_Column], others: Sequence[_Column], room: int) -> b
 
 
 def _alone_columns(others: Sequence[_Column], room: int) -> None:
-    """Widths of the figures' columns below the things; a stacked time gets its one line back."""
+    """Set the widths of the other columns where things have lines of their own. A time on two lines
+    becomes one line again, where there is room."""
     stacked = [c.cells for c in others]
     for column in others:
         column.cells = [_one_line(cell) for cell in column.cells]
@@ -142,14 +148,14 @@ def _alone_columns(others: Sequence[_Column], room: int) -> None:
 
 
 def _share(columns: Sequence[_Column], room: int) -> int:
-    """Give each column a width; what they come to. The least demanding are served first."""
+    """Give each column a width; returns their sum. Columns that need little more come first."""
     for column in columns:
         column.width = column.least
     left = room - sum(c.width for c in columns)
     for column in sorted(columns, key=lambda c: c.natural - c.least):
         more = max(0, min(left, column.natural - column.least))
         column.width, left = column.width + more, left - more
-    # Narrower than its longest words: nothing is lost, but words are folded.
+    # Too little room for the longest words: nothing is lost, but words are folded.
     while left < 0 and (widest := max(columns, key=lambda c: c.width)).width > 1:
         widest.width, left = widest.width - 1, left + 1
     return sum(c.width for c in columns)
@@ -175,7 +181,7 @@ def _row(cells: Sequence[Text], columns: Sequence[_Column], to: Console, indent:
 
 
 def _alone(things: Sequence[Text], to: Console, indent: int) -> list[Text]:
-    """Things on lines of their own: side by side where that fits."""
+    """The lines of a row's things: all on one line where that fits, else each on its own."""
     given = [thing for thing in things if thing.plain]
     room = to.width - indent
     if sum(map(_width, given)) + BETWEEN * (len(given) - 1) <= room and not any(
@@ -196,7 +202,7 @@ def _fold(text: Text, width: int, to: Console) -> list[Text]:
 
 
 def _one_line(text: Text) -> Text:
-    """A time that was stacked, as one line again."""
+    """`text` on one line; a time may have two (`terminal.stacked`)."""
     return Text(" ").join(text.split("\n")) if "\n" in text.plain else text
 
 

@@ -1,7 +1,7 @@
 """Consoles and empty tables: as wide as the terminal, or as wide as a value needs in a pipe.
 
 On a terminal tables fold to its width; into a pipe nothing is cut or folded, so that grep finds
-it. Text is never markup: what a stranger wrote goes through `shown` before it gets here.
+it. Text is never taken as markup. Text from messages must go through `shown` before it comes here.
 """
 
 from typing import TextIO
@@ -22,7 +22,7 @@ GOOD, BAD, DIM, HEAD = "green", "bold red", "dim", "bold"
 def console(stream: TextIO, terminal: int | None = None) -> Console:
     """A console on `stream`: as wide as the terminal, or as wide as a value needs in a pipe.
 
-    `terminal` makes it a terminal of so many columns, whatever it is.
+    `terminal`: treat the stream as a terminal of so many columns, whatever it is.
     """
     # markup, emoji: `[red]` and `:bomb:` in an address are characters like any other.
     if terminal is not None:
@@ -49,7 +49,7 @@ def put(to: Console, what: RenderableType) -> None:
 
 
 def plain(*columns: str, to: Console, title: str | None = None) -> Table:
-    """An empty table in the house style."""
+    """A table without rows, as all commands print them; on a terminal its cells may fold."""
     made = Table(
         *columns,
         box=_box(to),
@@ -67,9 +67,8 @@ def plain(*columns: str, to: Console, title: str | None = None) -> Table:
 
 
 def whole(table: Table, to: Console, *headers: str) -> Table:
-    """`table`, whose columns `headers` are never folded where a terminal has room: times, figures.
-
-    Other columns give way; a time is broken before its hour (`stacked`), not within its day.
+    """`table`, whose columns `headers` (times, figures) are not folded on a terminal of at least
+    ROOM columns. Other columns get narrower instead; `stacked` breaks a time before its hour.
     """
     if to.is_terminal and to.width >= ROOM:
         for column in table.columns:
@@ -89,20 +88,22 @@ def _box(to: Console) -> Box:
 
 
 def utf8(to: Console) -> bool:
+    """True where the console's encoding is UTF-8: lines and symbols beyond ASCII can be drawn."""
     return (to.encoding or "").lower().startswith("utf")
 
 
 def minute(at: float) -> str:
-    """`2011-04-28 12:40`, UTC."""
+    """`at` (Unix seconds) as `2011-04-28 12:40`, in UTC."""
     return timestamp(at)[:16].replace("T", " ")
 
 
 def client(address: str | None, name: str | None) -> str:
+    """A client as `host.example [192.0.2.1]`, or the part that is known, else `unknown`."""
     if address is None:
         return shown(name) if name else "unknown"
     return f"{shown(name)} [{address}]" if name else f"[{address}]"
 
 
 def style(result: str) -> str:
-    """The colour of a DKIM result."""
+    """The Rich style of a result of DKIM, SPF or DMARC."""
     return {"pass": GOOD, "none": DIM}.get(result, "yellow")

@@ -10,7 +10,8 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 8640
 def moment(text: str, now: float) -> float:
     """`2011-04-28`, `2011-04-28T12:40:26Z` or `30d` (before `now`) as Unix seconds.
 
-    Without a zone it is UTC, like every time a report shows. Raises ValueError.
+    A time without a zone is UTC, like all times in reports. Raises ValueError, which says what is
+    wanted.
     """
     text = text.strip()
     ago = re.fullmatch(r"(\d{1,6})([smhdwy])", text, re.ASCII)
@@ -24,7 +25,8 @@ def moment(text: str, now: float) -> float:
 
 
 def timestamp(at: float) -> str:
-    """Unix seconds as ISO 8601 in UTC, whole seconds; an impossible time is year 1 or 9999."""
+    """`at` (Unix seconds) as ISO 8601 in UTC, in whole seconds. A time before year 1, or NaN, is
+    given as the beginning of year 1, a time after year 9999 as the end of that."""
     if math.isnan(at) or at < -62135596800:
         return "0001-01-01T00:00:00Z"
     when = datetime.fromtimestamp(min(at, 253402300799), UTC).replace(tzinfo=None)

@@ -1,8 +1,9 @@
 """What can be done from a page. Each act is kept with who did it and why, and can be undone.
 
-`question` says beforehand whom an act would hit; `act` and `undo` are one transaction each and one
-log line. The actor is who the proxy says it is, where one is configured; else whoever may reach the
-socket, and the history says that it is not known.
+`question` says beforehand whom an act would hit. `act` is part of the caller's transaction, `undo`
+has its own ones; what they changed is one line in the log. The actor is the user whom the proxy
+names (`--user-header`); without that field it is not known and kept as empty: anybody who can
+reach the socket may act.
 """
 
 import logging
@@ -24,22 +25,22 @@ from gatepost_policy.text.plural import plural
 
 log = logging.getLogger("gatepost.web")
 NOTE_MAX = 500
-ASKED = ("list", "trap")  # what hits somebody, and is asked about before it is done
+ASKED = ("list", "trap")  # acts that have mail refused: the user confirms them first
 WANTED = "want list, forgive, trap, untrap or note"
 
 
 class Sayings:
-    """What was done, in the address of the page that shows it next.
+    """Signs and reads the sentence that says what was done: a parameter of the next page's URL.
 
-    It is shown as true, so it is signed with this process' `key`: a link from elsewhere must not
-    make the page say "Done".
+    The page shows the sentence as a fact. So it is signed with `key`, which only this process
+    knows: a link on another site must not make the page say that something was done.
     """
 
     def __init__(self, key: bytes) -> None:
         self._signer = URLSafeSerializer(key, salt="done")
 
     def sign(self, text: str) -> str:
-        """`text` as a parameter of an address."""
+        """`text` with its signature, as the value of a URL parameter."""
         return str(self._signer.dumps(text))
 
     def read(self, given: str | None) -> str | None:
@@ -52,7 +53,7 @@ class Sayings:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What an act would come to, before it is done."""
+    """What an act would do, said before it is done: a title and sentences."""
 
     title: str
     lines: tuple[str, ...]
@@ -62,7 +63,10 @@ class Question:
 def question(
     connection: Connection, name: str, value: str, now: float, settings: Settings
 ) -> Question:
-    """Whom `name` on `value` would have hit, as of `now`. Raises ValueError for a bad object."""
+    """Which known mail the act `name` (list or trap) on `value` would have hit, as of `now`.
+
+    `now`: Unix seconds. Raises ValueError for another name and for a bad `value`.
+    """
     if name == "list":
         identity = _punishable(value)
         hit = listings.would_have_hit(connection, identity, now)
@@ -110,7 +114,11 @@ def act(
     settings: Settings,
     actor: str = "",
 ) -> str:
-    """Carry out one act; returns what was done, in words. Raises ValueError for a bad object."""
+    """Carry out one act at `at` (Unix seconds); returns what was done, in words.
+
+    To add a trap that is one already, or to remove what is none, is neither kept nor logged.
+    Raises ValueError for an unknown `name` and for a bad `value`.
+    """
     note = note.strip()[:NOTE_MAX]
     match name:
         case "list":
@@ -148,7 +156,11 @@ def act(
 
 
 def undo(engine: Engine, number: int, at: float, settings: Settings, actor: str = "") -> str:
-    """Take an act back, with what came of it; returns what was done. Raises ValueError."""
+    """Take back the act with this `number`, at `at` (Unix seconds), with its consequences.
+
+    Returns what was done, in words. Raises ValueError where the act does not exist or is undone
+    already, StoreError where the store does not answer.
+    """
     with writing(engine) as connection:
         done = acts.one(connection, number)
         if done is None or not acts.take_back(connection, number, at=at, actor=actor):
@@ -176,7 +188,8 @@ def undo(engine: Engine, number: int, at: float, settings: Settings, actor: str 
                 set_note(connection, done.value, kept)
                 said = f"the note on {done.value} is as it was"
     if done.name == "trap":
-        # It never was a trap: its hits are none, and the listings that rest on them go.
+        # After an undo it counts as never having been a trap: its hits are taken back, and so are
+        # the listings that have no other evidence.
         hits = trap_marks.take_back(engine, settings, done.value)
         said += f", {plural(hits, 'hit')} taken back"
     _say(f"undo-{done.name}", done.value, "", actor)
@@ -196,7 +209,8 @@ def _punishable(value: str) -> Identity:
 
 
 def set_note(connection: Connection, value: str, note: str) -> int:
-    """Keep `note` with every identity of this value; returns how many there are."""
+    """Store `note` with every known identity of `value`; '' deletes it. Returns how many there are:
+    0 for a value that was never seen."""
     return connection.execute(
         update(SenderIdentity)
         .where(SenderIdentity.value.in_(_values(value)))
@@ -209,7 +223,7 @@ def notes(connection: Connection, value: str) -> list[str]:
     found = connection.execute(
         select(SenderIdentity.note)
         .where(
-            # The kind stands first in the index.
+            # The index begins with the kind; without it the whole table would be read.
             SenderIdentity.kind.in_([str(kind) for kind in IdentityKind]),
             SenderIdentity.value.in_(_values(value)),
             SenderIdentity.note.is_not(None),
@@ -220,7 +234,7 @@ def notes(connection: Connection, value: str) -> list[str]:
 
 
 def _values(value: str) -> list[str]:
-    """How the identities that `value` may mean are written in the store."""
+    """The values, as the store has them, of the identities that `value` may mean."""
     try:
         return [listings.identify(value).value]
     except ValueError:

@@ -1,6 +1,6 @@
-"""The live page's own addresses: permalinks, and the filters that stay in every link.
+"""The live page's own URLs: permalinks, and the filters that stay in every link.
 
-Pure. A filter is a query parameter of the address, so that a page can be passed on as it is seen.
+Pure. A filter is a query parameter of the URL, so a URL that is passed on shows the same page.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,20 +20,20 @@ class Value(BaseConverter):
 
     regex = r"(?s:.+?)"
     part_isolating = False
-    weight = 200  # as werkzeug's own `path`: whatever is more exact comes first
+    weight = 200  # as werkzeug's own `path`: routes that are more exact are tried first
 
 
 def place(kind: str, value: str) -> str:
-    """The path of a sender, host or trap, below the root."""
+    """The path of the page of a sender, host, name, trap or message, below the root."""
     if not value:
         return "/sender/%3C%3E"
-    # A prefix keeps its slash: proxies decode %2F as they like.
+    # A prefix keeps its slash: some proxies decode %2F, and others do not.
     return f"/{kind}/{quote(value, safe='@:/' if kind == 'host' else '@:')}"
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Builds addresses below `root` (a proxy's path prefix, or '') that keep `filters`."""
+    """Builds URLs below `root` (a proxy's path prefix, or '') that keep `filters`."""
 
     root: str
     path: str  # of the page that is shown, below the root
@@ -41,12 +41,12 @@ class Addresses:
 
     @classmethod
     def of(cls, root: str, path: str, given: Iterable[tuple[str, str]]) -> "Addresses":
-        """Those of a request: of what was `given` only filters that say something are kept."""
+        """The URLs of a request; of the parameters `given`, the filters with a value are kept."""
         kept = {name: text for name, text in given if name in FILTERS and text}
         return cls(root, path, kept)
 
     def link(self, kind: str, value: str) -> str:
-        """The permalink of a sender, host or trap, with the filters as they are."""
+        """The permalink of a sender, host, name, trap or message, with the filters as they are."""
         return self.to(place(kind, value))
 
     def to(self, path: str, **more: str) -> str:
@@ -55,7 +55,7 @@ class Addresses:
         return f"{self.root}{path}" + (f"?{query}" if query else "")
 
     def shift(self, skip: int, **more: str) -> str:
-        """This very page, with the newest `skip` messages left out of the list."""
+        """This page, with the newest `skip` messages left out of the list."""
         return self.to(self.path, **more, **({"skip": str(skip)} if skip else {})) + "#messages"
 
     def form(self, extension: str, **more: str) -> str:
@@ -68,9 +68,9 @@ class Addresses:
         return self.to(f"/evidence{place(kind, value)}")
 
     def zoom(self, start: float, end: float) -> str:
-        """This very page, for the time from `start` to `end` (Unix seconds)."""
+        """This page, for the time from `start` to `end` (Unix seconds)."""
         return self.to(self.path, since=timestamp(start), until=timestamp(end))
 
     def without_filters(self) -> str:
-        """This very page, with nothing left out."""
+        """This page without filters."""
         return f"{self.root}{self.path}"

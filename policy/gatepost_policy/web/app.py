@@ -1,8 +1,9 @@
 """The live page as a WSGI application: search, history with filters, permalinks, actions.
 
-Rendered on the server, without a line of JavaScript; the content security policy forbids any.
-Read-only unless `actions` is set; then every form carries a CSRF token. A request must name this
-host in its Host field, or a page elsewhere could point its own name at us (DNS rebinding).
+Rendered on the server, without JavaScript; the content security policy forbids any. Read-only
+unless `actions` is set; then every form carries a CSRF token. A request must name this host in its
+Host field; otherwise another site could point its own name at this address and read the page in
+the user's browser (DNS rebinding).
 """
 
 import io
@@ -61,7 +62,7 @@ from gatepost_policy.web.sharing import Shared
 
 ACTOR_MAX = 100
 KINDS = ("sender", "host", "trap", "name")
-API = 1  # of the JSON and CSV behind each address: it grows when a key changes or goes
+API = 1  # version of the pages' JSON: raised when a key changes its meaning or is removed
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -72,7 +73,7 @@ POLICY = (
 class Told:
     """What one page is made of. The report lists the messages after the first `skip`."""
 
-    at: float  # as of when
+    at: float  # as of when, in Unix seconds
     chosen: Selection
     report: Report
     series: Series | None
@@ -94,10 +95,11 @@ def create(
     user_header: str | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Flask:
-    """The application. `hosts`: the Host values that mean us; None (unix socket): any.
-    `user_header`: the field in which a proxy names the user, kept with what they do."""
+    """The application. `hosts`: the values of Host that are accepted, in lower case; None: any (on
+    a unix socket). `user_header`: the field in which a proxy names the user, kept with each act.
+    `clock`: gives Unix seconds. `engine` is called for each request that reads the store."""
     app = Flask("gatepost_policy.web", static_folder=None)
-    # Known to this process only: a token dies with it.
+    # Known to this process only: after a restart older tokens are no longer accepted.
     app.config.update(SECRET_KEY=secrets.token_bytes(32), SESSION_COOKIE_SAMESITE="Strict")
     app.config.update(WTF_CSRF_TIME_LIMIT=None, MAX_CONTENT_LENGTH=16_384)
     # Before the first use of jinja_env: Flask would not escape templates named *.j2.
@@ -107,7 +109,7 @@ def create(
     )
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(page.FILTERS)
-    # A local part may begin with a slash, and have two (RFC 5321 4.1.2): they are not merged.
+    # A local part may have slashes, also two in a row (RFC 5321 4.1.2): they are not merged.
     app.url_map.merge_slashes = False
     app.url_map.converters["value"] = Value
     if actions:
@@ -126,7 +128,7 @@ def create(
             chosen, skip = permalink.read(kind, value, request.args, now)
         except ValueError as error:
             abort(400, str(error))
-        with suppress(StoreError):  # a busy store, a replica: what can be read is worth reading
+        with suppress(StoreError):  # a busy store, or a replica: what can be read is still shown
             trap_marks.settle(engine(), settings, seconds=1.0)
         with reading(engine()) as connection:
             held, less = holding.hold(connection, chosen)
@@ -281,7 +283,7 @@ def create(
         if dot and extension in ("json", "csv"):
             return data(kind, bare, extension)
         if kind == "sender" and _kind(value) == "host":
-            # An address of the network is no sender, and "not seen" would be the wrong answer.
+            # An IP address is a host: as a sender the page would say that it was never seen.
             return redirect(addresses().link("host", value))
         return show(kind, value)
 
@@ -297,7 +299,7 @@ def create(
     if actions:
 
         def actor() -> str:
-            """Who acts, as the proxy says; a stranger cannot send its header past a proxy."""
+            """Who acts, as the proxy says; the proxy must replace this field in every request."""
             if user_header is None:
                 return ""
             return shown(request.headers.get(user_header, ""))[:ACTOR_MAX]
@@ -362,7 +364,7 @@ def create(
 
 
 def addresses() -> Addresses:
-    """Those of this request."""
+    """The URLs of this request, with its filters."""
     return Addresses.of(request.script_root, request.path, request.args.items())
 
 

@@ -31,8 +31,8 @@ def add(
     clock: Callable[[], float],
     select: Callable[[str, str, float], Selection],
 ) -> None:
-    """The addresses `/evidence/KIND/VALUE`. `select` reads whom it is about, with the filters, and
-    raises ValueError."""
+    """Add the pages `/evidence/KIND/VALUE` to `app`. `select(kind, value, now)`, with the time in
+    Unix seconds, reads whom a page is about and the filters, and raises ValueError."""
 
     @app.get("/evidence/<any(sender, host):kind>/<value:value>")
     def evidence(kind: str, value: str) -> Any:

@@ -24,7 +24,7 @@ def add(
     clock: Callable[[], float],
     api: int,
 ) -> None:
-    """The addresses `/compare` and `/prefix`, and both as JSON."""
+    """Add the pages `/compare` and `/prefix` to `app`, and both as JSON. `api`: its version."""
 
     def shown(template: str, **values: Any) -> str:
         at = Addresses.of(request.script_root, request.path, ())

@@ -13,10 +13,10 @@ LIMIT, LIMIT_OVERVIEW, LIMIT_MAX = 50, 25, 1000
 def read(
     kind: str | None, value: str, given: Mapping[str, str], now: float
 ) -> tuple[Selection, int]:
-    """The selection of a `kind` of page about `value`, and how many messages to skip.
+    """(the selection of a page about `value`, how many of its newest messages to skip).
 
-    `given` is the query of the address. The limit is that of the list and what is skipped,
-    together. Raises ValueError.
+    `kind`: sender, host, trap or name; None: the overview. `given`: the query of the URL. `now`:
+    Unix seconds. The selection's limit is that of the list plus what is skipped. Raises ValueError.
     """
     limit = _number(given, "limit", 1) or (LIMIT if kind else LIMIT_OVERVIEW)
     skip = _number(given, "skip", 0) or 0

@@ -1,8 +1,9 @@
 """One computation for all who ask the same at once.
 
-A page over a million messages takes a second of processor time, and Python does one thing at a
-time: six people who open the overview at once would each wait for six. Whoever comes while the
-same is worked out gets what comes of it. Nothing is kept beyond that.
+A page over a million messages takes a second of processor time, and the threads of a Python process
+share one processor: if six people open the overview at once, each of them would wait for six
+seconds. So a request that comes while the same page is being computed gets the result of that
+computation. A result is not kept after that.
 """
 
 from collections.abc import Callable, Hashable
@@ -14,7 +15,7 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """Answers that are worked out at this moment, by what was asked. Safe among threads."""
+    """The computations that are running now, by what was asked. Threads may share one."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -22,12 +23,12 @@ class Shared(Generic[T]):
         self._changes = 0
 
     def changed(self) -> None:
-        """From now on nobody gets what was begun before: something was done, and is to be seen."""
+        """Call after a change: later requests get no result of a computation begun before it."""
         with self._lock:
             self._changes += 1
 
     def of(self, asked: Hashable, work_out: Callable[[], T]) -> T:
-        """What `work_out` gives, or gave another who asked the same and began a moment ago.
+        """The result of `work_out`, or that of a running computation for the same `asked`.
 
         Raises what `work_out` raises.
         """

@@ -3,7 +3,7 @@
 A chart is drawn in two widths, because text scaled down with its picture cannot be read on a phone:
 the style sheet shows the one that fits. Nothing is told by colour alone: bars have patterns, marks
 have the shapes of the terminal's time line, each has a `<title>`, and the figures are in a table
-below. No text from a message gets into a chart: labels are dates, families and results.
+below. No text from a message is in a chart: labels are dates, families and results.
 """
 
 from collections.abc import Callable, Mapping, Sequence

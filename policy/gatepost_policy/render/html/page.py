@@ -1,7 +1,7 @@
 """Put a report into HTML: the same templates for the saved page and the live one.
 
-Everything a stranger sent is escaped twice over: control and bidi characters are made visible
-(`shown`), and jinja2 escapes for HTML by default. The page loads nothing from anywhere.
+Text from messages is made harmless in two steps: `shown` makes control and bidi characters
+visible, and jinja2 escapes every value for HTML. The page loads nothing, from no host.
 """
 
 import re
@@ -31,10 +31,11 @@ from gatepost_policy.text.escape import shown
 from gatepost_policy.text.plural import plural
 from gatepost_policy.text.times import timestamp
 
+# (kind, value) -> URL of the page of that sender, host, name or trap.
 Link = Callable[[str, str], str]
 
 WHOLE_MAX = 28  # characters of a name that is never broken: it fits a phone's column
-BREAKS = re.compile(r"(?<=[@.:/_=+\-])")  # where a longer one may be
+BREAKS = re.compile(r"(?<=[@.:/_=+\-])")  # where a longer name may be broken
 
 
 def environment() -> Environment:
@@ -66,7 +67,7 @@ def _shown(value: object) -> str:
 
 
 def _soft(value: object) -> str:
-    """A name that is broken after a dot or an @ if it must be, and a short one not at all."""
+    """A name as HTML: a long one may be broken at BREAKS, one of up to WHOLE_MAX never."""
     text = _shown(value)
     if len(text) <= WHOLE_MAX:
         return Markup('<span class="w">{}</span>').format(text)
@@ -88,7 +89,7 @@ def _shade(result: str) -> str:
 
 
 def _symbol(result: str) -> str:
-    """The terminal's sign for a result: colour alone tells nothing to many eyes."""
+    """The terminal's sign for a DKIM result: not everybody can tell the colours apart."""
     return SYMBOLS[_shade(result)][0]
 
 
@@ -127,7 +128,7 @@ TITLES = {
 
 
 def title(query: Mapping[str, Any]) -> str:
-    """What the report is about, in words."""
+    """The page's title: what the report is about, in words. `query`: `Report.query`."""
     return _title(query, shown)
 
 
@@ -139,12 +140,13 @@ def _title(query: Mapping[str, Any], written: Callable[[str], str]) -> str:
 
 
 def heading(query: Mapping[str, Any]) -> str:
-    """The same as HTML, with the places where a long name may be broken."""
-    return Markup(_title(query, lambda text: _breakable(shown(text))))  # our words; it escapes
+    """The title as HTML, with the places where a long name may be broken."""
+    # Markup is safe here: TITLES are our own words, and `_breakable` escapes the name.
+    return Markup(_title(query, lambda text: _breakable(shown(text))))
 
 
 def filters(query: Mapping[str, Any]) -> list[str]:
-    """What narrows the report beside whom it is about, in words."""
+    """The selectors that narrow the report, in words; that of its subject is not among them."""
     words: dict[str, Callable[[str], str]] = {
         "since": lambda text: f"received from {_minute(text)} UTC on",
         "until": lambda text: f"received before {_minute(text)} UTC",
@@ -162,12 +164,15 @@ def filters(query: Mapping[str, Any]) -> list[str]:
 
 
 def _subject(query: Mapping[str, Any]) -> str | None:
-    """The selector that the report is about; a trap beside another one is a filter."""
+    """The selector that the report is about; a trap together with another one is a filter."""
     return next((key for key in TITLES if query.get(key)), None)
 
 
 def window(report: Report, narrowed: list[str], made: float) -> str:
-    """Which messages the page is about, and as of when: a page on paper has no address bar."""
+    """Which messages the page is about, and as of when (`made`, Unix seconds), in sentences.
+
+    They are on the page because a printed page does not show its URL. `narrowed`: of `filters`.
+    """
     count = plural(report.summary.messages, "message")
     as_of = f"As of {_minute(timestamp(made))} UTC."
     if report.held is not None:
@@ -194,11 +199,12 @@ def context(
     made: float,
     skipped: int = 0,
 ) -> dict[str, Any]:
-    """What the templates want to know. `made`: as of when the report is, in Unix seconds;
-    `skipped`: how many newer messages than those of the report were left out."""
+    """The template variables of a report. `made`: as of when the report is, in Unix seconds;
+    `skipped`: how many newer messages than those of the report were left out. `link` and `zoom`
+    are None for a saved page: it has no other pages to link to."""
     told = report.json()
     for message, row in zip(report.messages, told["messages"], strict=True):
-        row["id"] = message.id  # the page links there; it is no part of the interface
+        row["id"] = message.id  # for the page's links; the JSON of a report does not have it
     narrowed = filters(report.query)
     drawn: list[charts.Chart] = []
     if series is not None:
@@ -226,7 +232,7 @@ def context(
 def beside(
     hours: Hours | None = None, finders: ByTrap | None = None, gropers: Gropers | None = None
 ) -> dict[str, Any]:
-    """What the templates want to know of what stands beside a report."""
+    """The template variables of what is shown beside a report; None or [] where there is none."""
     many = hours is not None and sum(hours.counts.values()) > 1
     return {
         "hours": hours if many else None,
@@ -238,7 +244,7 @@ def beside(
 
 
 def _figures(series: Series, zoom: Zoom | None) -> list[dict[str, Any]]:
-    """The charts' figures, a row for each period in which something came, newest first."""
+    """The charts' figures, a row for each period that has messages, newest first."""
     most = charts.SIZES["wide"].bars
     unit = series.unit(most)
     found = []
@@ -268,7 +274,7 @@ def _figures(series: Series, zoom: Zoom | None) -> list[dict[str, Any]]:
 def render(
     report: Report, series: Series | None, made: float, gropers: Gropers | None = None
 ) -> str:
-    """The whole page as text, as of `made` (Unix seconds)."""
+    """The whole page as HTML text, as of `made` (Unix seconds); no charts without `series`."""
     template = environment().get_template("page.html.j2")
     told = context(report, series, None, None, made)
     return template.render(told, **beside(gropers=gropers))

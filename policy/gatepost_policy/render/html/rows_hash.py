@@ -1,8 +1,9 @@
-"""What a printed page can be held to: a hash of the messages that it lists, and how to compute it.
+"""A hash of the messages that a page lists, and the command that computes it again.
 
-It is the SHA-256 of these messages as CSV, octet for octet what `milterctl report --format csv` and
-the page's own `.csv` give. It changes where what is known of them does: when retention shortens an
-address, when a recipient becomes a trap.
+With it a printed page can be compared with the store later. It is the SHA-256 of these messages as
+CSV, octet for octet what `milterctl report --format csv` and the page's own `.csv` give. It also
+changes when the store changes what it has of these messages: when retention shortens an address,
+or when a recipient becomes a trap.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from gatepost_policy.render import csv_file
 from gatepost_policy.report.report import Report
 from gatepost_policy.text.times import timestamp
 
-# Selectors that are options of the command; a host name or a queue id is none.
+# The selectors that are options of `milterctl report`. A client's host name is not one of them.
 OPTIONS = (
     "sender", "host", "trap", "since", "until", "family", "dkim", "spf", "dmarc", "decision",
     "reason", "source",
@@ -24,7 +25,8 @@ OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class RowsHash:
-    """`command` prints the same rows; None: no command does."""
+    """The hash in hexadecimal digits, over so many messages. `command` computes it again; None:
+    no command prints the same rows."""
 
     messages: int
     sha256: str
@@ -45,14 +47,14 @@ def of(report: Report, made: float, skipped: int = 0) -> RowsHash | None:
 
 
 def _command(report: Report, made: float) -> str | None:
-    # Without an end the next message would be among them.
+    # Without --until the command would also print messages that came after the page was made.
     query = {"until": timestamp(math.ceil(made)), **report.query}
     if not set(query) <= set(OPTIONS):
         return None
     words = ["milterctl", "report"]
     for name in OPTIONS:
         if name in query:
-            # With = in it, because a value may begin with a dash.
+            # --name=VALUE in one word, because a value may begin with a hyphen.
             words.append(f"--{name}={query[name]}")
     words += ["--limit", str(len(report.messages)), "--format", "csv"]
     return f"{shlex.join(words)} | sha256sum"

@@ -12,14 +12,18 @@ from markupsafe import Markup, escape
 
 from gatepost_policy.report.periods import DAY, HOUR
 
-FONT = 13  # of the page's 16, at full width
+FONT = 13  # CSS pixels, where a drawing is shown at its full width; the page's text has 16
 STEPS: tuple[float, ...] = (HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY)
 MONTHS = (1, 2, 3, 6, 12, 24, 60, 120, 240, 1200, 6000, 24_000)
 MONTH = 30.4 * DAY
 
 
 def tag(name: str, *content: object, **attributes: object) -> Markup:
-    """One element. `_` at an attribute's end is cut off, others become hyphens; None leaves out."""
+    """One element as markup; `content` that is not Markup is escaped.
+
+    In an attribute's name `_` becomes a hyphen, and one at the end is cut off (`class_`). An
+    attribute that is None is left out.
+    """
     said = "".join(
         f' {_NAMES.get(key) or _name(key)}="{_text(value)}"'
         for key, value in attributes.items()
@@ -31,7 +35,7 @@ def tag(name: str, *content: object, **attributes: object) -> Markup:
     return Markup(f"<{name}{said}>{inner}</{name}>")
 
 
-# A chart has thousands of attributes, with a handful of names.
+# Names of attributes as written: a chart has thousands of attributes and about twenty names.
 _NAMES: dict[str, str] = {}
 
 
@@ -48,7 +52,8 @@ def _text(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How one kind of value is drawn: its colour's CSS variable, and its pattern."""
+    """How one kind of value is drawn: its word in the legend, its colour's CSS variable (without
+    `--`), and its pattern."""
 
     word: str
     colour: str
@@ -56,7 +61,7 @@ class Look:
 
     @property
     def fill(self) -> str:
-        """The value of `fill`."""
+        """The value of SVG's attribute `fill`: the pattern, or the plain colour."""
         return f"url(#{self.pattern}-{self.colour})" if self.pattern else f"var(--{self.colour})"
 
 
@@ -70,7 +75,7 @@ PATTERNS = {
 
 
 def definitions(looks: Sequence[Look]) -> Markup:
-    """The patterns, once a page; nothing of it is seen."""
+    """An invisible SVG that defines the patterns of `looks`; a page has it once."""
     drawn = [
         tag(
             "pattern",
@@ -88,7 +93,8 @@ def definitions(looks: Sequence[Look]) -> Markup:
 
 
 def swatch(look: Look) -> Markup:
-    """The sample of a legend: an area as the chart has it. Not a background: paper drops those."""
+    """The sample of a legend: an area as the chart has it. It is SVG and no CSS background,
+    because browsers do not print backgrounds."""
     area = tag(
         "rect", x=1, y=1, width=14, height=12, fill=look.fill, stroke=f"var(--{look.colour})"
     )
@@ -97,7 +103,8 @@ def swatch(look: Look) -> Markup:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where a drawing has its plot: from (left, top) to (right, bottom), `start` to `end`."""
+    """Where a drawing has its plot, from (left, top) to (right, bottom) in CSS pixels, and which
+    time it covers."""
 
     left: float
     right: float
@@ -107,7 +114,7 @@ class Frame:
     end: float
 
     def x(self, at: float) -> float:
-        """Where a time lies."""
+        """The horizontal position, in CSS pixels, of the time `at` (Unix seconds)."""
         span = max(1.0, self.end - self.start)
         return self.left + (at - self.start) / span * (self.right - self.left)
 
@@ -124,7 +131,7 @@ def top_of(most: int) -> tuple[int, int]:
 
 
 def counts(frame: Frame, highest: int, step: int) -> list[Markup]:
-    """The lines and numbers of an axis of counts."""
+    """The lines and numbers of an axis of counts; `highest` and `step` as `top_of` gives them."""
     found = []
     height = frame.bottom - frame.top
     for number in range(0, highest + 1, step):
@@ -137,7 +144,10 @@ def counts(frame: Frame, highest: int, step: int) -> list[Markup]:
 
 
 def dates(frame: Frame, y: float, most: int) -> list[Markup]:
-    """The labels of an axis of time, whole and at most `most` of them."""
+    """The ticks of an axis of time and their labels, which have their baseline at `y`.
+
+    `most`: about how many of them fit; the steps between them are chosen by it.
+    """
     found = []
     for at, text in _ticks(frame.start, frame.end, most):
         x = frame.x(at)
@@ -145,7 +155,7 @@ def dates(frame: Frame, y: float, most: int) -> list[Markup]:
             tag("line", x1=x, x2=x, y1=frame.bottom, y2=frame.bottom + 5, stroke="var(--quiet)")
         )
         half = len(text) * FONT * 0.29
-        # A label at the edge is moved in: the page would cut it off, or get wider than the screen.
+        # A label at an edge is moved inwards, so that it is not cut off.
         x = min(max(x, half), frame.right - half)
         found.append(tag("text", text, x=x, y=y, text_anchor="middle"))
     return found

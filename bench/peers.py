@@ -215,6 +215,12 @@ def _write(path: Path, template: str, words: dict[str, str]) -> str:
 
 
 def _dns(run: Path, words: dict[str, str]) -> list[str] | None:
+    with socket.socket(type=socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("127.0.0.1", DNS_PORT))
+        except OSError as error:
+            # Another name server's answers would turn every signature of the corpus into `fail`.
+            sys.exit(f"bench: 127.0.0.1:{DNS_PORT} (UDP), where the keys are served: {error.strerror}")
     program = shutil.which("unbound", path=os.environ["PATH"] + ":/usr/sbin")
     return program and [program, "-d", "-c", _write(run / "conf", UNBOUND, words)] or None
 

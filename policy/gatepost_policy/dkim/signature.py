@@ -9,14 +9,13 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from publicsuffixlist import PublicSuffixList
-
 from gatepost_policy.config.settings import Dkim
 from gatepost_policy.dkim.body import Sink
 from gatepost_policy.dkim.keys import decode
 from gatepost_policy.dkim.reasons import Why
 from gatepost_policy.dns import Answer, Pending
 from gatepost_policy.mail.address import canonical_domain, is_within
+from gatepost_policy.mail.organisation import is_registry_suffix
 
 # a= -> (key type, hash). RFC 8301 3.1, RFC 8463 3.
 ALGORITHMS = {
@@ -62,7 +61,6 @@ _BLANKS = b" \t\r\n"
 _MANDATORY = (b"a", b"b", b"bh", b"d", b"h", b"s")
 MAX_DOMAIN_BYTES = 1012  # 253 characters of UTF-8
 MAX_STORED = 2**63 - 1  # what a database holds; l= may have 76 digits
-_SUFFIXES: list[PublicSuffixList] = []
 
 
 class Claim:
@@ -139,15 +137,6 @@ def _domain_text(raw: bytes) -> str | None:
     else:
         text = canonical_domain(text)
     return text if len(text) <= 253 and _LABELS.fullmatch(text) else None
-
-
-@lru_cache(maxsize=4096)
-def is_public_suffix(domain: str) -> bool:
-    """True for `com` or `co.uk`. Only the registries' own part of the list counts: an owner of a
-    private suffix (github.io) may sign as it."""
-    if not _SUFFIXES:
-        _SUFFIXES.append(PublicSuffixList(only_icann=True))
-    return _SUFFIXES[0].privatesuffix(domain) is None
 
 
 def read(index: int, value: bytes, at: float, settings: Dkim) -> Claim:
@@ -238,7 +227,7 @@ def _fill(claim: Claim, tags: dict[bytes, bytes], at: float, settings: Dkim) -> 
         or _binary(claim, b, tags[b"bh"])
         or _length(claim, tags.get(b"l"))
         or _times(claim, tags.get(b"t"), tags.get(b"x"), at, settings)
-        or (Why.PUBLIC_SUFFIX if is_public_suffix(domain) else None)
+        or (Why.PUBLIC_SUFFIX if is_registry_suffix(domain) else None)
     )
 
 

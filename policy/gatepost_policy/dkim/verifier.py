@@ -31,19 +31,21 @@ from gatepost_policy.dkim.keys import Key
 from gatepost_policy.dkim.outcome import Outcome, recorded, refusal
 from gatepost_policy.dkim.proof import proves
 from gatepost_policy.dkim.reasons import Why
-from gatepost_policy.dkim.signature import Claim, is_public_suffix, read, without_b
+from gatepost_policy.dkim.signature import Claim, read, without_b
 from gatepost_policy.dns import TIMEOUT, Answer, Asker, Lookups, Pending
 from gatepost_policy.mail import address
 from gatepost_policy.mail.address import is_within
 from gatepost_policy.mail.addressed import addresses
 from gatepost_policy.mail.facts import Signature
+from gatepost_policy.mail.organisation import is_registry_suffix
 
 MAX_KEYS = 3  # of one name that are tried for a signature
 
 
 def preload() -> None:
     """Load now what the first message would load (0.1 s, 3 MB), so that forked workers share it."""
-    is_public_suffix("com")
+    is_registry_suffix("com")
+    address.header_from([b"a (comment) <a@sender.example>"])  # the parser of the `email` package
     blanks.load()
     for kind in ("TXT", "A", "AAAA", "MX", "PTR", "CNAME", "SOA", "OPT"):
         kind_of = dns.rdatatype.from_text(kind)

@@ -9,9 +9,6 @@ without regard to case and tag, by `trap_key`.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from email import policy as email_policy
-from email.errors import MessageError
-from email.headerregistry import AddressHeader
 from functools import lru_cache, wraps
 from typing import TypeVar
 
@@ -191,9 +188,18 @@ def header_from(values: Sequence[bytes]) -> Address | None:
         claimed = [word.rpartition("@")[2] for word in named.group(1).split() if "@" in word]
         same = all(canonical_domain(domain) == author.domain for domain in claimed)
         return author if same else None
-    unfolded = text.replace("\r", "").replace("\n", "").strip()
+    return _read_by_library(text.replace("\r", "").replace("\n", "").strip())
+
+
+def _read_by_library(value: str) -> Address | None:
+    """The one address of a From field that is written in an unusual way, or None."""
+    # Imported here: few messages need it, and it is a tenth of what `report` takes to start.
+    from email import policy
+    from email.errors import MessageError
+    from email.headerregistry import AddressHeader
+
     try:
-        header = email_policy.SMTP.header_factory("From", unfolded)
+        header = policy.SMTP.header_factory("From", value)
     except (MessageError, ValueError, IndexError, AttributeError, TypeError, RecursionError):
         # The parser of the standard library fails in these ways on hostile input.
         return None

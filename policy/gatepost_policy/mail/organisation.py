@@ -6,17 +6,15 @@ independent of each other. No DNS record below the registrable domain changes th
 could publish some to look like many organisations.
 """
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from publicsuffixlist import PublicSuffixList
 
-_lists: list[PublicSuffixList] = []
 
-
-def _list() -> PublicSuffixList:
-    if not _lists:
-        _lists.append(PublicSuffixList())
-    return _lists[0]
+@cache
+def _list(registries: bool = False) -> PublicSuffixList:
+    """The list, or its part of registries (co.uk) without that of hosters (github.io)."""
+    return PublicSuffixList(only_icann=registries)
 
 
 @lru_cache(maxsize=16_384)
@@ -31,6 +29,14 @@ def is_public_suffix(domain: str) -> bool:
     (github.io).
     """
     return _list().privatesuffix(domain) is None
+
+
+@lru_cache(maxsize=4096)
+def is_registry_suffix(domain: str) -> bool:
+    """True for `com` or `co.uk`. Only the registries' own part of the list counts: an owner of a
+    private suffix (github.io) may sign as it.
+    """
+    return _list(registries=True).privatesuffix(domain) is None
 
 
 def same(a: str, b: str) -> bool:

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.address import is_within
 from gatepost_policy.mail.facts import IdentityKind
+from gatepost_policy.mail.organisation import is_registry_suffix
 from gatepost_policy.report.checks import trail_of
 from gatepost_policy.report.conditions import (
     by_domain,
@@ -53,10 +54,7 @@ def no_sender(selection: Selection, settings: Settings) -> str | None:
     domain = selection.domain
     if domain is None:
         return None
-    # Imported here: it loads the DKIM verifier and `cryptography`, which few reports need.
-    from gatepost_policy.dkim.signature import is_public_suffix
-
-    if is_public_suffix(domain):
+    if is_registry_suffix(domain):
         return "no verdict: a public suffix, many owners"
     if any(is_within(domain, name) for name in settings.sender.never_list):
         return "no verdict: on never_list, a crowd"

@@ -12,7 +12,7 @@ from sqlalchemy import (
     text,
 )
 
-from gatepost_policy.store.schema import Base, BigKey, Mapped, Ordered, mapped_column
+from gatepost_policy.store.schema import Base, BigKey, Mapped, Ordered, mapped_column, partial_index
 
 NOUGHT = text("0")
 
@@ -38,12 +38,11 @@ class Listing(Base):
 
     __table_args__ = (
         Index("ix_listing_kind_value_until", "kind", "value", "until"),
-        Index(
+        partial_index(
             "ix_listing_network_since",
             "network",
             "since",
-            sqlite_where=text("network IS NOT NULL"),
-            postgresql_where=text("network IS NOT NULL"),
+            where="network IS NOT NULL",
         ),
     )
 

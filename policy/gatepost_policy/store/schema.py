@@ -9,7 +9,7 @@ importing it took a fifth of the time of a short command.
 from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Never, get_args
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text, text
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -63,6 +63,16 @@ else:
         """The base of all tables."""
 
         metadata: ClassVar[MetaData] = METADATA
+
+
+def partial_index(name: str, *columns: str, where: str) -> Index:
+    """An index of the rows for which the SQL condition `where` is true.
+
+    The condition is given for SQLite only, and how a table is partitioned is not given at all: both
+    words of PostgreSQL would load its dialect in each process (40 ms), where nothing uses them. On
+    PostgreSQL the migrations make what is declared here.
+    """
+    return Index(name, *columns, sqlite_where=text(where))
 
 
 def _table(body: dict[str, Any]) -> Table:

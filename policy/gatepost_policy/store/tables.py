@@ -36,7 +36,7 @@ from gatepost_policy.store.listing_tables import TrapRow as TrapRow
 from gatepost_policy.store.listing_tables import WaitingHit as WaitingHit
 from gatepost_policy.store.notify_tables import Notice as Notice
 from gatepost_policy.store.notify_tables import NotifyState as NotifyState
-from gatepost_policy.store.schema import Base, BigKey, Mapped, Ordered, mapped_column
+from gatepost_policy.store.schema import Base, BigKey, Mapped, Ordered, mapped_column, partial_index
 
 NOUGHT = text("0")
 # The domain of a recipient's key, with its `@`: from the last `@` on (a quoted local part may hold
@@ -102,27 +102,23 @@ class Message(Base):
 
     __table_args__ = (
         Index("ix_message_prefix_at", "prefix", "at"),
-        Index(
+        partial_index(
             "ix_message_session",
             "session",
-            sqlite_where=text("session IS NOT NULL"),
-            postgresql_where=text("session IS NOT NULL"),
+            where="session IS NOT NULL",
         ),
         # There is little trap mail, and reports list it by time.
-        Index(
+        partial_index(
             "ix_message_trapped",
             "at",
-            sqlite_where=text("traps > 0"),
-            postgresql_where=text("traps > 0"),
+            where="traps > 0",
         ),
         # Bounces have no sender domain, so `message_domain` does not have them.
-        Index(
+        partial_index(
             "ix_message_bounced",
             "at",
-            sqlite_where=text("sender_key = ''"),
-            postgresql_where=text("sender_key = ''"),
+            where="sender_key = ''",
         ),
-        {"postgresql_partition_by": "RANGE (id)"},
     )
 
 
@@ -137,12 +133,11 @@ class MessageKey(Base):
     import_id: Mapped[int | None] = mapped_column(BigKey)
 
     __table_args__ = (
-        Index(
+        partial_index(
             "ix_message_key_import",
             "import_id",
             "message_id",
-            sqlite_where=text("import_id IS NOT NULL"),
-            postgresql_where=text("import_id IS NOT NULL"),
+            where="import_id IS NOT NULL",
         ),
         {"sqlite_with_rowid": False},
     )
@@ -249,7 +244,7 @@ class MessageRecipient(Base):
     __table_args__ = (
         Index("ix_recipient_trap_key", "trap_key", "message_id"),
         Index("ix_recipient_domain", text(AT_DOMAIN), "message_id"),
-        {"sqlite_with_rowid": False, "postgresql_partition_by": "RANGE (message_id)"},
+        {"sqlite_with_rowid": False},
     )
 
 
@@ -274,10 +269,7 @@ class MessageSignature(Base):
     b_hash: Mapped[str | None] = mapped_column(String(16))  # of b=; NULL is not known
     addressed: Mapped[str | None] = mapped_column(String(9))  # mail.addressed; NULL: not known
 
-    __table_args__ = {
-        "sqlite_with_rowid": False,
-        "postgresql_partition_by": "RANGE (message_id)",
-    }
+    __table_args__ = {"sqlite_with_rowid": False}
 
 
 class DkimKey(Base):
@@ -320,19 +312,17 @@ class SenderIdentity(Base):
     note: Mapped[str | None] = mapped_column(Text)
 
     __table_args__ = (
-        Index(
+        partial_index(
             "ix_identity_kind_reversed",
             "kind",
             "reversed",
-            sqlite_where=text("reversed IS NOT NULL"),
-            postgresql_where=text("reversed IS NOT NULL"),
+            where="reversed IS NOT NULL",
         ),
         # Only identities that hit a trap are listed by time, and they are few.
-        Index(
+        partial_index(
             "ix_identity_trapped",
             "last_seen",
-            sqlite_where=text("trap_messages > 0"),
-            postgresql_where=text("trap_messages > 0"),
+            where="trap_messages > 0",
         ),
         {"sqlite_with_rowid": False},
     )

@@ -1,5 +1,6 @@
 """A page is held to so many messages where each has to be counted, and says what it leaves out."""
 
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -59,10 +60,56 @@ def test_the_newest_are_told_and_the_rest_is_said(
     with store.reading(any_engine) as connection:
         assert whole.summary == history.tell(connection, chosen, any_settings, AT + 1e6).summary
     part, less = told(any_engine, any_settings, chosen, 4)
-    assert part.summary.messages == 4
-    assert [line.at for line in part.messages] == [line.at for line in whole.messages[:4]]
-    assert less == Held(4, of, part.messages[-1].at)
-    assert less is not None and part.summary.first_seen == less.since
+    # Not one of those to a trap is left out, unless it is asked for mail to this very one.
+    alone = chosen.trap is not None and bool(chosen.trap.local)
+    older = [] if alone else [line for line in whole.messages[4:] if line.trapped]
+    expected = [line.id for line in (*whole.messages[:4], *older)]
+    assert [line.id for line in part.messages] == expected
+    assert part.summary.messages == len(expected)
+    assert less == Held(4, of, whole.messages[3].at, len(older))
+    assert part.summary.first_seen == part.messages[-1].at
+    if not alone:
+        assert part.summary.trap_hits == whole.summary.trap_hits
+
+
+def test_of_too_many_older_hits_the_newest_are_told(
+    any_engine: Engine, any_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(any_engine, any_settings)
+    monkeypatch.setattr(holding, "HITS_MOST", 3)
+    part, less = told(any_engine, any_settings, Selection(host=ip_network("192.0.2.0/24")), 4)
+    assert [line.at for line in part.messages] == [
+        AT + 3600 * n for n in (19, 18, 17, 16, 15, 13, 11)
+    ]
+    assert less is not None and (less.hits, less.all_hits) == (3, False)
+
+
+BUSY = (
+    Selection(sender="news@sender.example"),
+    Selection(sender="sender.example"),
+    Selection(host=ip_network("192.0.2.7")),
+    Selection(sender="sender.example", dkim="pass"),
+)
+
+
+@pytest.mark.parametrize("chosen", BUSY, ids=str)
+def test_much_clean_mail_hides_no_old_hit(
+    any_engine: Engine, any_settings: Settings, chosen: Selection
+) -> None:
+    """Only the first of 300 messages hit a trap: it is told, judged, and found for the report."""
+    records = [
+        message(n, at=AT + 60 * n, to=("user@home.example",), traps=() if n else (TRAP,),
+                signatures=(signature(),))
+        for n in range(300)
+    ]  # fmt: skip
+    recorder.record_batch(any_engine, records, any_settings)
+    for most in (1_000, 20):
+        report, _ = told(any_engine, any_settings, replace(chosen, limit=10), most)
+        assert report.hit is not None and report.hit.at == AT
+        assert report.summary.trap_hits == 1 and report.traps == (TRAP,)
+        assert report.standing is not None and "none to a trap" not in report.standing.sentence
+        assert report.standing.proven
+        assert not any(line.trapped for line in report.messages)
 
 
 def test_sums_are_never_cut(any_engine: Engine, any_settings: Settings) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from fix_store import AT, message, signature
 from gatepost_policy import recorder, store, traps
 from gatepost_policy.config.settings import Sender, Settings, Store, Trap
-from gatepost_policy.mail.decision import Reason
+from gatepost_policy.mail.decision import Action, Reason
 from gatepost_policy.store import open_engine
 from gatepost_policy.web.app import create
 
@@ -59,6 +59,12 @@ def engine(settings: Settings) -> Iterator[Engine]:
                 reason=Reason.TRAP)
         for n in (0, 1)
     ] + [message(2, sender="clean@good.example", author=None)]  # fmt: skip
+    # One old hit, and much mail since: no list of the newest has it.
+    records += [
+        message(n, sender="news@busy.example", author="news@busy.example", client="192.0.2.9",
+                traps=() if n > 1000 else (TRAP,), to=(USER,), action=Action.ACCEPT)
+        for n in range(1000, 1150)
+    ]  # fmt: skip
     recorder.record_batch(engine, records, settings)
     with store.writing(engine) as connection:
         traps.add(connection, TRAP, at=AT)
@@ -113,6 +119,16 @@ def test_what_is_no_report(engine: Engine, settings: Settings, address: str, cod
     assert got.status_code == code, got.text
     assert "Content-Disposition" not in got.headers
     assert "/evidence/" not in web.get("/sender/good.example").text
+
+
+def test_an_old_hit_is_evidence_after_much_clean_mail(engine: Engine, settings: Settings) -> None:
+    web = client(engine, settings)
+    for kind, value in (("sender", "busy.example"), ("host", "192.0.2.9")):
+        page = web.get(f"/{kind}/{value}").text
+        assert "Abuse report" in page and re.search(r'newest\s+<a href="/message/\d+">', page)
+        got = web.get(f"/evidence/{kind}/{value}?form=xarf&contact=abuse@us.example")
+        assert got.json is not None and got.json["timestamp"] == "2026-09-21T14:30:00Z", got.text
+        assert "1 delivery to spamtraps" in got.json["description"]
 
 
 def test_own_domain_reports(engine: Engine, settings: Settings) -> None:

@@ -69,7 +69,8 @@ def _names(
     connection: Connection, report: Report, kept: Captured | None
 ) -> tuple[set[str], set[str]]:
     """(addresses to mask, words to mask: domains that are traps as a whole)."""
-    names = evidence.recipients(report.messages, report.traps)
+    newest = (evidence.newest(report),)
+    names = evidence.recipients((*newest, *report.messages), report.traps)
     if kept is not None:
         names |= set(kept.recipients)
         names |= evidence.named_in(kept.data, names)

@@ -89,9 +89,11 @@ def only_domain_and_time(selection: Selection) -> bool:
 
 def conditions(connection: Connection, selection: Selection) -> list[ColumnElement[bool]]:
     """The conditions for the rows of `message` that are selected. Raises TooWide."""
-    if selection.only is not None:
-        return [among(connection, selection.only)]
     found: list[ColumnElement[bool]] = []
+    if selection.trapped:
+        found.append(trapped())
+    if selection.only is not None:
+        return [*found, among(connection, selection.only)]
     if selection.sender is not None:
         found.append(_by_sender(selection))
     if selection.host is not None:
@@ -120,6 +122,12 @@ def conditions(connection: Connection, selection: Selection) -> list[ColumnEleme
     if selection.dkim is not None:
         found.append(_by_dkim(selection.dkim))
     return found
+
+
+def trapped() -> ColumnElement[bool]:
+    """The condition for a message to a trap. With a literal, not a parameter: only so the database
+    can use the partial index."""
+    return Message.traps > literal_column("0")
 
 
 def _by_name(name: str) -> ColumnElement[bool]:

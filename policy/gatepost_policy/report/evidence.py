@@ -80,11 +80,9 @@ class Evidence:
 
 def newest(report: Report) -> Line:
     """The newest message to a trap whose client is known. Raises NoEvidence."""
-    inbound = [line for line in report.messages if line.direction == "inbound" and line.address]
-    trapped = next((line for line in inbound if line.trapped), None)
-    if trapped is None:
+    if report.hit is None:
         raise NoEvidence("no message to a trap by a client that is still known: nothing to report")
-    return trapped
+    return report.hit
 
 
 def gather(report: Report, about: str, masks: Masks, captured: Captured | None) -> Evidence:

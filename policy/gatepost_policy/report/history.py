@@ -3,6 +3,7 @@
 `tell` reads everything in one transaction, so that its parts agree with each other.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sqlalchemy import ColumnElement, Connection, and_, or_, select
@@ -21,7 +22,7 @@ from gatepost_policy.report.proof import (
     signers,
     traps_hit,
 )
-from gatepost_policy.report.report import Key, Listed, Report
+from gatepost_policy.report.report import Key, Line, Listed, Report
 from gatepost_policy.report.selection import Selection, key_range
 from gatepost_policy.report.standing import Standing, standing
 from gatepost_policy.store import acts
@@ -30,6 +31,7 @@ from gatepost_policy.store.tables import DkimKey, Listing, SenderIdentity
 KEYS_MAX = 100
 LISTINGS_MAX = 100
 HOSTS_LOOKED_AT = 100
+HITS_LOOKED_AT = 100
 
 
 def tell(
@@ -50,13 +52,15 @@ def tell(
             own, others = (in_order(part, RESULTS) for part in (mine.own, mine.others))
             summary = replace(summary, dkim_own=own, dkim_others=others)
     ids = messages.newest(connection, selection, max(selection.limit, marks))
+    lines = messages.lines(connection, ids[: selection.limit])
     report = Report(
         query=selection.query(),
         summary=summary,
         came_over=came_over(connection, selection, summary.messages),
         no_verdict=no_sender(selection, settings),
         traps=traps_hit(connection, selection) if counted.trap_messages else (),
-        messages=messages.lines(connection, ids[: selection.limit]),
+        messages=lines,
+        hit=_newest_hit(connection, selection, counted, lines),
         rhythm=counted.rhythm,
         standing=_judge(connection, selection, counted, settings),
         marks=messages.marks(connection, ids[:marks]),
@@ -88,6 +92,23 @@ def _judge(
         span=settings.sender.repeat_span,
         signed=found.signed,
     )
+
+
+def _newest_hit(
+    connection: Connection, selection: Selection, counted: Counted, lines: Sequence[Line]
+) -> Line | None:
+    """The newest message to a trap by a client that is known; None where there is none.
+
+    It may be older than all that are listed: what a busy sender did to a trap must not go unseen.
+    """
+    if selection.everything or not counted.trap_messages:
+        return None
+    listed = next((line for line in lines if line.hit), None)
+    if listed is not None:
+        return listed
+    only = replace(selection, trapped=True)
+    ids = messages.newest(connection, only, HITS_LOOKED_AT)
+    return next((line for line in messages.lines(connection, ids) if line.hit), None)
 
 
 def _by_hand(selection: Selection) -> list[str]:

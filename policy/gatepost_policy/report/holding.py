@@ -3,13 +3,15 @@
 A domain, and all mail together, are answered from sums by day, however many messages there are.
 Anything else (a recipient, a network, an address, a filter) is counted from rows, and a page reads
 only the newest `most` of them, to be quick. How it works: their ids are looked up once, newest
-first, and replace the selection. The page says when messages were left out (`summary.Held`).
+first, and replace the selection. Older messages to a trap are counted as well: a sender must not
+look clean because much has come from it since. The page says when messages were left out
+(`summary.Held`).
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import Connection, exists, func, select
+from sqlalchemy import Connection, exists, func, or_, select
 
 from gatepost_policy.report import messages
 from gatepost_policy.report.conditions import (
@@ -17,19 +19,22 @@ from gatepost_policy.report.conditions import (
     conditions,
     only_domain_and_time,
     recipient,
+    trapped,
 )
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.report.summary import Held
 from gatepost_policy.store.tables import Message, MessageDomain, MessageRecipient
 
 MOST = 10_000
+HITS_MOST = 1_000  # of older messages to a trap, which are counted as well
 COUNTED_MAX = 50_000  # messages to a recipient: counted up to here, "unknown" beyond
 
 
 def hold(
     connection: Connection, selection: Selection, most: int = MOST
 ) -> tuple[Selection, Held | None]:
-    """(`selection` limited to its newest `most` messages, what to say of that on the page).
+    """(`selection` limited to its newest `most` messages and the newest HITS_MOST older ones to a
+    trap, what to say of that on the page).
 
     The second is None where there are no more than `most`. A selection that the sums answer is
     returned unchanged. Raises conditions.TooWide.
@@ -43,8 +48,32 @@ def hold(
     held = replace(selection, only=tuple(ids[:most]))
     if len(ids) <= most:
         return held, None
-    since = connection.scalar(select(func.min(Message.at)).where(*conditions(connection, held)))
-    return held, Held(most, _in_all(connection, selection), since or 0.0)
+    where = conditions(connection, held)
+    since = connection.scalar(select(func.min(Message.at)).where(*where)) or 0.0
+    older = _older_hits(connection, selection, since, ids[most - 1])
+    held = replace(selection, only=(*ids[:most], *older[:HITS_MOST]))
+    hits, all_hits = min(len(older), HITS_MOST), len(older) <= HITS_MOST
+    return held, Held(most, _in_all(connection, selection), since, hits, all_hits)
+
+
+def _older_hits(
+    connection: Connection, selection: Selection, since: float, last: int
+) -> Sequence[int]:
+    """Ids of the newest messages to a trap that are older than `last`, which came at `since` (Unix
+    seconds); at most one more than HITS_MOST. None for one recipient: all are to it."""
+    if selection.trap is not None and selection.trap.local:
+        return ()
+    if selection.trap is not None and _is_trap(selection):
+        row, mine = MessageRecipient, recipient(selection.trap)
+        where = [trapped(), exists().where(row.message_id == Message.id, mine)]
+    else:
+        where = conditions(connection, replace(selection, trapped=True))
+    return connection.scalars(
+        select(Message.id)
+        .where(*where, Message.at <= since, or_(Message.at < since, Message.id < last))
+        .order_by(Message.at.desc(), Message.id.desc())
+        .limit(HITS_MOST + 1)
+    ).all()
 
 
 def _alone(selection: Selection, what: Selection) -> bool:

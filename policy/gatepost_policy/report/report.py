@@ -53,6 +53,11 @@ class Line:
         return any(trap for _, trap in self.recipients)
 
     @property
+    def hit(self) -> bool:
+        """True for a message from elsewhere to a trap whose client is known."""
+        return self.trapped and self.direction == "inbound" and bool(self.address)
+
+    @property
     def dkim(self) -> str:
         """The best result of its signatures, `none` where it is unsigned."""
         results = [signature.result for signature in self.signatures]
@@ -169,6 +174,7 @@ class Report:
     standing: Standing | None  # None: not about one sender
     no_verdict: str | None = None  # why the selection is not judged as a sender
     came_over: Mapping[str, int] = field(default_factory=dict)  # by family, to its server; claimed
+    hit: Line | None = None  # the newest message to a trap by a known client, listed or not
     traps: tuple[str, ...] = ()  # those that were hit, the first few
     marks: tuple[Mark, ...] = ()  # oldest first, the newest MARKS_MAX of them
     keys: tuple[Key, ...] = ()
@@ -200,6 +206,7 @@ class Report:
             out["came_over"] = dict(self.came_over)
             out["standing"] = None if self.standing is None else self.standing.json()
             out["no_verdict"] = self.no_verdict
+            out["newest_trap_message"] = None if self.hit is None else self.hit.json()
             out["keys"] = [key.json() for key in self.keys]
             out["acts"] = [act.json() for act in self.acts]
         out["hosts_total"] = self.hosts

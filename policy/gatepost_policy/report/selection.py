@@ -39,6 +39,7 @@ class Selection:
     decision: str | None = None  # an action
     reason: str | None = None
     source: str | None = None
+    trapped: bool | None = None  # True: only messages to a trap
     # The ids of the selected messages, looked up once; see `holding`.
     only: tuple[int, ...] | None = None
 
@@ -90,7 +91,7 @@ class Selection:
 _TEXTS = (
     "name", "queue_id", "message_id", "dkim", "spf", "dmarc", "decision", "reason", "source",
 )  # fmt: skip
-_ROWS_ALONE = ("host", "trap", "only", *_TEXTS)
+_ROWS_ALONE = ("host", "trap", "trapped", "only", *_TEXTS)
 
 
 def _host_text(network: IPv4Network | IPv6Network) -> str:

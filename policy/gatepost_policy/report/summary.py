@@ -70,13 +70,24 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Only the newest `messages` of the selection were counted, from `since` (Unix seconds) on.
-    `of`: how many there are in all; None where counting them would mean reading them."""
+    """Only the newest `messages` of the selection were counted, from `since` (Unix seconds) on,
+    and of the older ones `hits` to a trap.
+
+    `of`: how many there are in all; None where counting them would mean reading them. `all_hits`:
+    there are no more older ones to a trap."""
 
     messages: int
     of: int | None
     since: float
+    hits: int = 0
+    all_hits: bool = True
 
     def json(self) -> dict[str, Any]:
         """As in the report's `held`."""
-        return {"messages": self.messages, "of": self.of, "since": timestamp(self.since)}
+        return {
+            "messages": self.messages,
+            "of": self.of,
+            "since": timestamp(self.since),
+            "hits": self.hits,
+            "all_hits": self.all_hits,
+        }

@@ -24,6 +24,7 @@ from gatepost_policy.report.report import Report
 from gatepost_policy.report.rhythm import number
 from gatepost_policy.report.series import Series
 from gatepost_policy.report.standing import NAMES
+from gatepost_policy.report.summary import Held
 from gatepost_policy.report.timeline import SYMBOLS
 from gatepost_policy.report.tonight import away_in_words
 from gatepost_policy.text.acts import NAMES as ACTS
@@ -176,10 +177,13 @@ def window(report: Report, narrowed: list[str], made: float) -> str:
     count = plural(report.summary.messages, "message")
     as_of = f"As of {_minute(timestamp(made))} UTC."
     if report.held is not None:
-        of = "" if report.held.of is None else f" of {report.held.of}"
+        held = report.held
+        count = plural(held.messages, "message")
+        of = "" if held.of is None else f" of {held.of}"
         only = f", only messages {', '.join(narrowed)}" if narrowed else ""
+        older = f", and {_older(held)} to a trap" if held.hits else ""
         return (
-            f"Not all of it: the newest {count}{of}{only}, from {_at(report.held.since)} UTC on. "
+            f"Not all of it: the newest {count}{of}{only}, from {_at(held.since)} UTC on{older}. "
             "What is said here, first and last included, is true of these alone; milterctl report "
             f"counts all. {as_of}"
         )
@@ -189,6 +193,13 @@ def window(report: Report, narrowed: list[str], made: float) -> str:
         f"Filtered: only messages {', '.join(narrowed)}. {count.capitalize()}; what is said here, "
         f"first and last included, is true of these alone. {as_of}"
     )
+
+
+def _older(held: Held) -> str:
+    """The older messages that were counted too, in words."""
+    if not held.all_hits:
+        return f"the newest {held.hits} of the older ones"
+    return "one older" if held.hits == 1 else f"{held.hits} older ones"
 
 
 def context(
@@ -205,6 +216,8 @@ def context(
     told = report.json()
     for message, row in zip(report.messages, told["messages"], strict=True):
         row["id"] = message.id  # for the page's links; the JSON of a report does not have it
+    if report.hit is not None:
+        told["newest_trap_message"]["id"] = report.hit.id
     narrowed = filters(report.query)
     drawn: list[charts.Chart] = []
     if series is not None:

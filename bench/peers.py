@@ -220,7 +220,8 @@ def _dns(run: Path, words: dict[str, str]) -> list[str] | None:
             probe.bind(("127.0.0.1", DNS_PORT))
         except OSError as error:
             # Another name server's answers would turn every signature of the corpus into `fail`.
-            sys.exit(f"bench: 127.0.0.1:{DNS_PORT} (UDP), where the keys are served: {error.strerror}")
+            where = f"127.0.0.1:{DNS_PORT} (UDP), where the keys are served"
+            sys.exit(f"bench: {where}: {error.strerror}")
     program = shutil.which("unbound", path=os.environ["PATH"] + ":/usr/sbin")
     return program and [program, "-d", "-c", _write(run / "conf", UNBOUND, words)] or None
 

@@ -5,14 +5,14 @@ K =
 CORPUS =
 EML =
 RELEASES =
-# The rings beyond the inner one: what they need is brought by tools/test-setup.sh.
-RINGS = neighbours or postfix or exim or postgresql or crash or corpus or browser or tools or slow
+# The rings that need programs from outside, which tools/test-setup.sh brings.
+RINGS = neighbours or postfix or exim or postgresql or crash or corpus or browser or tools
 # What `make run` installs; numpy is for who wants it.
 EXTRAS = --extra libmilter --extra postgresql --extra web
 LOCK = uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 
 .DEFAULT_GOAL := check
-.PHONY: help check setup dev rings run demo lint ruff mypy pyright imports inner test corpus neighbours crash cluster soak bench bench-check replay docs lock deb release test-matrix test-lowest clean
+.PHONY: help check setup dev rings run demo lint ruff mypy pyright imports inner portable test corpus neighbours crash cluster soak bench bench-check replay docs lock deb release test-matrix test-lowest clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1: /p' Makefile
@@ -51,6 +51,9 @@ imports:
 	$(BIN)/lint-imports
 
 inner:
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not ($(RINGS) or slow)" -k "$(K)"
+
+portable:    # all that needs nothing beside what set-up brings: the inner ring and the slow one
 	$(BIN)/pytest -q -n 2 --dist loadfile -m "not ($(RINGS))" -k "$(K)"
 
 test: rings  ## every ring; K=trap for one topic
@@ -98,10 +101,10 @@ deb:         ## the Debian package for the release this machine runs, into dist/
 release: dev ## sdist, wheel and Debian package, built twice and compared, with checksums
 	@tools/release.sh
 
-test-matrix: ## the inner ring on Debian 12, 13 and the next one, in chroots (root, debootstrap)
+test-matrix: ## the inner and the slow ring on Debian 12, 13 and the next one, in chroots (root, debootstrap)
 	@tools/test-matrix.sh $(RELEASES)
 
-test-lowest: dev ## the inner ring with the lowest versions that pyproject.toml allows (needs uv)
+test-lowest: dev ## the inner and the slow ring with the lowest versions that pyproject.toml allows (needs uv)
 	@tools/test-lowest.sh
 
 clean:       ## everything that set-up and tests made here

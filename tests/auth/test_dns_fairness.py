@@ -24,6 +24,8 @@ from gatepost_policy.dns.fairness import (
     place_of,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def asker(client: str | None = "192.0.2.1", author: str = "author.example") -> Asker:
     return Asker(None if client is None else ip_address(client), lambda: author)

@@ -22,6 +22,8 @@ from gatepost_policy.lookup import KnownState
 from gatepost_policy.lookup import history as history_of_hits
 from gatepost_policy.mail.decision import Action, Reason
 
+pytestmark = pytest.mark.slow
+
 TRAP, USER = "trap@home.example", "user@home.example"
 HOUR, DAY = 3_600, 86_400
 NOW = float(int(time.time()))

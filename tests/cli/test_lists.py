@@ -15,6 +15,8 @@ from gatepost_policy import recorder
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.decision import Reason
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def filled(run: Run, engine: Engine, settings: Settings) -> Run:

@@ -24,6 +24,8 @@ from gatepost_milter.cli import milterctl
 from gatepost_policy import config, journal, recorder, store
 from postgresql_server import Server
 
+pytestmark = pytest.mark.slow
+
 MILTERCTL = str(Path(sys.executable).with_name("milterctl"))
 
 

@@ -27,6 +27,8 @@ from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.decision import Action, Reason
 from gatepost_policy.mail.facts import Source
 
+pytestmark = pytest.mark.slow
+
 LINES = int(os.environ.get("GATEPOST_WATCH_LINES", "1500"))
 KILLS = int(os.environ.get("GATEPOST_WATCH_KILLS", "3"))
 PATIENCE_S = 120.0

@@ -10,6 +10,8 @@ from gatepost_policy import journal
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.monitoring.maillog import MailLog
 
+pytestmark = pytest.mark.slow
+
 RECORDS = 5_000
 
 

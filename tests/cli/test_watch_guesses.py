@@ -4,6 +4,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from sqlalchemy import Engine
 
 from daemons import BIN
@@ -11,6 +12,8 @@ from fix_store import count
 from gatepost_policy import store
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.monitoring import counters
+
+pytestmark = pytest.mark.slow
 
 GROPER, USER, LATE, WEBMAIL = "203.0.113.1", "203.0.113.2", "203.0.113.3", "127.0.0.1"
 

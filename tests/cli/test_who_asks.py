@@ -12,6 +12,8 @@ from gatepost_milter.cli import main
 from gatepost_policy import config
 from gatepost_policy.config import ConfigError, paths
 
+pytestmark = pytest.mark.slow
+
 NOBODY = 65534
 ROOT = os.geteuid() == 0
 

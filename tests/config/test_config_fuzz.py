@@ -15,6 +15,8 @@ from gatepost_policy.config import ConfigError
 from gatepost_policy.config.settings import Rule, Settings
 from gatepost_policy.mail.decision import Reason
 
+pytestmark = pytest.mark.slow
+
 QUIET = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -18,6 +18,8 @@ from gatepost_policy import config, journal, recorder, store, traps
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.store import migrate
 
+pytestmark = pytest.mark.slow
+
 NOW = 1_795_000_000.0
 
 

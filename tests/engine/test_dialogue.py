@@ -18,6 +18,8 @@ from gatepost_milter.protocol import constants as c
 from gatepost_milter.protocol.packets import packet
 from gatepost_policy.config.settings import Milter, Settings, Store
 
+pytestmark = pytest.mark.slow
+
 OFFER = packet(c.SMFIC_OPTNEG, struct.pack("!III", 6, 0x1FF, 0x1FFFFF))
 OLD = packet(c.SMFIC_OPTNEG, struct.pack("!III", 2, 0x1F, 0x7F & ~0x40 | c.SMFIP_SKIP))
 CONNECT = packet(c.SMFIC_CONNECT, b"mail.example.org\x004\x0f\xa0192.0.2.9\0")

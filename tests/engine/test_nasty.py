@@ -17,7 +17,7 @@ from gatepost_milter.mta.envelope import Envelope
 from gatepost_policy import journal
 from ports import free_port
 
-pytestmark = pytest.mark.milter
+pytestmark = [pytest.mark.slow, pytest.mark.milter]
 MESSAGE = b"From: a@example.org\r\nSubject: x\r\n\r\nHello\r\n"
 SUBMISSION = Envelope(client="192.0.2.77", helo="canary-helo.example", login="canary-login",
                       sender="alice@example.org", daemon_name="ORIGINATING")  # fmt: skip

@@ -19,6 +19,8 @@ from gatepost_policy import journal, lookup, store, traps
 from gatepost_policy.config.settings import Milter, Settings, Store
 from ports import free_port
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 [milter]
 socket = "SOCKET"

@@ -23,6 +23,8 @@ from gatepost_policy.importers.exim_fields import (
     walked_rejection,
 )
 
+pytestmark = pytest.mark.slow
+
 # Words that mean something elsewhere in a line, to be found in every place a client can fill.
 BAIT = (
     "A=plain:alice", "DKIM=bank.example", "P=esmtpsa", "H=mx [203.0.113.9]", "S=1", "id=x@y",

@@ -17,6 +17,8 @@ from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.postfix import Postfix
 from gatepost_policy.importers.postfix_line import DELIVERED_TO, QUEUED, read_refusal
 
+pytestmark = pytest.mark.slow
+
 BAIT = (
     "sasl_username=x", "; from=<ceo@bank.example>", "to=<ceo@bank.example>", "proto=ESMTP",
     "helo=<x>", "helo=<", "; from=<", "x", "<", ">", ">: Recipient address rejected: no",

@@ -4,6 +4,7 @@ import json
 from datetime import UTC
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,8 @@ from gatepost_policy.importers.exim import Exim
 from gatepost_policy.importers.postfix import Postfix
 from gatepost_policy.importers.syslog import read_export
 from gatepost_policy.journal import record
+
+pytestmark = pytest.mark.slow
 
 CLOCK = Clock(UTC, 1_800_000_000.0)
 QUICK = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])

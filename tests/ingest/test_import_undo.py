@@ -20,6 +20,8 @@ from gatepost_policy.mail.facts import Source
 from gatepost_policy.retention import person
 from gatepost_policy.store.schema import Base
 
+pytestmark = pytest.mark.slow
+
 DAY = 86_400.0
 TRAP = "trap@home.example"
 # What differs from one store to the next and says nothing of the mail.

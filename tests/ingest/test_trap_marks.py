@@ -14,6 +14,8 @@ from gatepost_policy.mail.decision import Reason
 from gatepost_policy.report import count
 from gatepost_policy.report.selection import Selection
 
+pytestmark = pytest.mark.slow
+
 
 def add(engine: Engine, *names: str) -> None:
     with store.writing(engine) as connection:

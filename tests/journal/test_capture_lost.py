@@ -11,6 +11,8 @@ from gatepost_milter.mta.envelope import Envelope
 from gatepost_policy import store, traps
 from gatepost_policy.monitoring import slots
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 [milter]
 socket = "unix:{dir}/m.sock"

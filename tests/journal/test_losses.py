@@ -17,6 +17,8 @@ from gatepost_policy.journal import writer as writer_module
 from gatepost_policy.monitoring.metrics import Health
 from gatepost_policy.store import StoreError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch) -> losses.Losses:

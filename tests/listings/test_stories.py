@@ -7,6 +7,8 @@ import pytest
 
 import trap_stories
 
+pytestmark = pytest.mark.slow
+
 ALL = trap_stories.stories(Path(__file__).parents[1] / "stories")
 NAMES = [story["name"] for story in ALL]
 

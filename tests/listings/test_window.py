@@ -17,6 +17,8 @@ from gatepost_policy.listings.window import Window
 from gatepost_policy.rules.known import HOUR_S
 from gatepost_policy.store import partitions
 
+pytestmark = pytest.mark.slow
+
 TIMES = st.integers(0, 20).map(float)
 
 

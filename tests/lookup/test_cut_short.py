@@ -21,6 +21,8 @@ from gatepost_policy.monitoring import slots
 from gatepost_policy.recorder import Recorder, record_batch
 from gatepost_policy.system.answered_ids import SIZE, AnsweredIds
 
+pytestmark = pytest.mark.slow
+
 TRAP, HOST = address.parse("trap@home.example"), "mx.home.example"
 CUTS: dict[str, Callable[[Path], object]] = {
     "emptied": lambda path: os.truncate(path, 0),

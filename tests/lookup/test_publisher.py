@@ -18,6 +18,8 @@ from gatepost_policy.config.settings import Settings
 from gatepost_policy.lookup import KnownState, publisher, snapshot
 from gatepost_policy.mail import address
 
+pytestmark = pytest.mark.slow
+
 # Publishes one state after the other, each with new large files; the child of round n is killed
 # around the n-th call that changes a name or a file. The first that lives ends it.
 KILLED = """

@@ -9,7 +9,7 @@ from fix_harness import Probe
 from gatepost_milter.mta import smtp_server
 from gatepost_milter.mta.envelope import Envelope
 
-pytestmark = pytest.mark.milter
+pytestmark = [pytest.mark.slow, pytest.mark.milter]
 
 
 def _smtp(port: int) -> smtplib.SMTP:

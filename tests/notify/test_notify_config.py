@@ -18,6 +18,8 @@ from gatepost_policy.config import ConfigError
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.web import app as live
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("line", "key", "wanted"),

@@ -17,6 +17,8 @@ from gatepost_policy.policyd import requests, server, service
 from gatepost_policy.policyd.service import Service
 from policy_client import postfix_request
 
+pytestmark = pytest.mark.slow
+
 Talk = Callable[[server.Server, str], Awaitable[None]]
 
 

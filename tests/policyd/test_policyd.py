@@ -15,6 +15,8 @@ from daemons import BIN, Daemon, Process, read_everything
 from policy_client import PolicyClient, eventually, milterctl, postfix_request
 from ports import free_port
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 policy.listen = ["inet:{policy_port}@127.0.0.1", "unix:{dir}/policy.sock"]
 policy.inet_verdicts = true

@@ -20,6 +20,8 @@ from gatepost_policy.config.settings import Settings
 from gatepost_policy.recorder import backup, wait_until_ingested
 from mail_flow import Flow
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def flow(settings: Settings) -> Iterator[Flow]:

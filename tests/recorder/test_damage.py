@@ -14,6 +14,8 @@ from gatepost_policy.journal import segment as reading
 from gatepost_policy.journal.segment import HEAD
 from gatepost_policy.recorder import Recorder
 
+pytestmark = pytest.mark.slow
+
 Damage = Callable[[bytearray, int, int], None]  # the segment, where a record begins and ends
 TOTAL = 60
 

@@ -18,6 +18,8 @@ from gatepost_policy.mail.dkim_reason import Why
 from gatepost_policy.mail.facts import Direction
 from gatepost_policy.recorder import Recorder, intake
 
+pytestmark = pytest.mark.slow
+
 
 def writer(settings: Settings) -> journal.Writer:
     return journal.Writer(journal_of(settings), max_bytes=1 << 30, sync="process")

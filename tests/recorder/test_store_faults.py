@@ -22,6 +22,8 @@ from gatepost_policy.config.settings import Settings
 from gatepost_policy.journal import record
 from gatepost_policy.recorder import Recorder, intake
 
+pytestmark = pytest.mark.slow
+
 RECORDS = 20
 
 

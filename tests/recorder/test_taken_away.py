@@ -17,6 +17,8 @@ from gatepost_policy import config, journal, store
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.recorder import Recorder
 
+pytestmark = pytest.mark.slow
+
 
 class Service:
     """A writer and a recorder that work as in the daemons, and what they say."""

@@ -15,6 +15,8 @@ from gatepost_policy import recorder
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.web import app
 
+pytestmark = pytest.mark.slow
+
 HASH = re.compile(r"<code>([0-9a-f]{64})</code>(?:; computed by <code>(.+?)</code>)?")
 
 

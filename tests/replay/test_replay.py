@@ -16,7 +16,7 @@ from gatepost_milter.replay.saved_mail import Item
 from gatepost_policy import journal
 from gatepost_policy.config.settings import Settings
 
-pytestmark = pytest.mark.milter
+pytestmark = [pytest.mark.slow, pytest.mark.milter]
 
 
 @pytest.fixture

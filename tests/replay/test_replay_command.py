@@ -20,7 +20,7 @@ from gatepost_milter.replay.private_milter import PrivateMilter
 from gatepost_policy import journal, recorder, store
 from gatepost_policy.config.settings import Settings
 
-pytestmark = pytest.mark.milter
+pytestmark = [pytest.mark.slow, pytest.mark.milter]
 
 
 def test_record_shows_in_the_report(tmp_path: Path, run_replay: Any) -> None:

@@ -21,7 +21,7 @@ from gatepost_milter.replay.private_milter import PrivateMilter
 from gatepost_policy import lookup, store, traps
 from gatepost_policy.config.settings import Settings
 
-pytestmark = pytest.mark.milter
+pytestmark = [pytest.mark.slow, pytest.mark.milter]
 
 BODY = b"Hi.\r\n\r\n.\r\n..dots\r\nFrom here on\r\n\ttab \r\n8-bit \xe9\xff\r\n\r\n"
 KEY = dkimkit.rsa(2048)

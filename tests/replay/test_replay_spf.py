@@ -13,7 +13,7 @@ from gatepost_milter.replay.journal_tail import JournalTail
 from gatepost_milter.replay.private_milter import PrivateMilter
 from gatepost_milter.replay.saved_mail import Item
 
-pytestmark = pytest.mark.milter
+pytestmark = [pytest.mark.slow, pytest.mark.milter]
 SUITE = json.loads((Path(__file__).parents[1] / "auth/rfc7208/suite.json").read_text("ascii"))
 ZONE: dict[str, Any] = {
     "mail.sender.example": {"TXT": "v=spf1 mx -all", "MX": "10 mx.sender.example"},

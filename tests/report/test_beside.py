@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine
 
 from fix_cli import Run
@@ -12,6 +13,8 @@ from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.address import parse
 from gatepost_policy.report import by_trap, compare, hours, networks
 from gatepost_policy.report.selection import Selection
+
+pytestmark = pytest.mark.slow
 
 THURSDAY = 20 * 86_400 - 6 * 86_400 + 7 * 86_400 * 100  # midnight, as 1970-01-01 was
 T1, T2, T3 = "one@home.example", "two@home.example", "three@else.example"

@@ -14,6 +14,8 @@ from gatepost_policy.mail.facts import Family
 from gatepost_policy.report import count, day_sums
 from gatepost_policy.report.selection import Selection
 
+pytestmark = pytest.mark.slow
+
 START = seconds("2026-03-01T00:00:00")
 DAY = 86_400
 NAMES = ("a.example", "b.a.example", "c.example")

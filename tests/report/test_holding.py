@@ -16,6 +16,8 @@ from gatepost_policy.report.report import Report
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.report.summary import Held
 
+pytestmark = pytest.mark.slow
+
 TRAP = "trap@home.example"
 
 

@@ -16,6 +16,8 @@ from gatepost_policy.mail.facts import Family, Source
 from gatepost_policy.report import count, messages, selection
 from gatepost_policy.report.selection import Selection
 
+pytestmark = pytest.mark.slow
+
 SUMMARY = {
     "messages": 5,
     "first_seen": "2010-11-07T14:21:44Z",

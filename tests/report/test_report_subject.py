@@ -12,6 +12,8 @@ from gatepost_policy.report.history import tell
 from gatepost_policy.report.report import Report
 from gatepost_policy.report.selection import Selection, host
 
+pytestmark = pytest.mark.slow
+
 DAY = 86_400.0
 TRAP = "trap@home.example"
 OWN = signature("letters.example")

@@ -13,6 +13,8 @@ from gatepost_policy.config.settings import Retention, Settings
 from gatepost_policy.recorder import Recorder
 from gatepost_policy.retention import pace
 
+pytestmark = pytest.mark.slow
+
 DAY = 86_400.0
 HOUR = 3_600.0
 

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine
 
 import sums
@@ -10,6 +11,8 @@ from fix_store import AT, count, message, settings_in, signature
 from gatepost_policy import recorder, retention, store
 from gatepost_policy.config.settings import Retention, Settings
 from gatepost_policy.retention.pace import SETTLE_S
+
+pytestmark = pytest.mark.slow
 
 DAY = 86_400.0
 

@@ -21,6 +21,8 @@ from gatepost_policy.lookup import KnownState
 from gatepost_policy.store import migrate, partitions
 from gatepost_policy.store.schema import Base
 
+pytestmark = pytest.mark.slow
+
 
 def set_revision(engine: Engine, revision: str) -> None:
     with store.writing(engine) as connection:

@@ -17,7 +17,7 @@ from fix_store import message
 from gatepost_policy.journal import record
 from gatepost_policy.mail.facts import Spf, SpfCheck
 
-pytestmark = pytest.mark.milter
+pytestmark = [pytest.mark.slow, pytest.mark.milter]
 LIMIT = 64
 WEB = (BIN / "milterctl", "--config", "gatepost.toml", "web", "--listen")
 

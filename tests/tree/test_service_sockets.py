@@ -15,6 +15,8 @@ from gatepost_milter.doctor import postfix_lines
 from gatepost_policy import config
 from gatepost_policy.system.socket_address import SocketAddress
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SYSTEMD = ROOT / "conf" / "systemd"
 MILTER = "/var/spool/postfix/gatepost/milter.sock"

@@ -13,6 +13,8 @@ import pytest
 import rings
 from daemons import Daemon
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EVERY = sorted((ROOT / "conf" / "systemd").glob("*.service"))
 # A probe that runs for seconds once a day, and reads a mailbox that is another user's.

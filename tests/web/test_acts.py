@@ -17,6 +17,8 @@ from gatepost_policy.store import reading
 from gatepost_policy.store.tables import Listing, Message
 from gatepost_policy.web.app import create
 
+pytestmark = pytest.mark.slow
+
 NOW = LEARNED + 100.0
 
 

@@ -18,6 +18,8 @@ from gatepost_policy.web.addresses import place
 from gatepost_policy.web.app import create
 from gatepost_policy.web.sharing import Shared
 
+pytestmark = pytest.mark.slow
+
 NOW = story.START + 200 * story.DAY
 
 

@@ -19,6 +19,8 @@ from gatepost_policy.mail.decision import Action, Reason
 from gatepost_policy.store import open_engine
 from gatepost_policy.web.app import create
 
+pytestmark = pytest.mark.slow
+
 TRAP, USER = "forgotten.one@home.example", "kari@home.example"
 HOSTS = frozenset({"localhost"})
 MAIL = (

@@ -13,6 +13,8 @@ from gatepost_policy.config.settings import Settings, Store
 from gatepost_policy.store import open_engine
 from gatepost_policy.web.app import create
 
+pytestmark = pytest.mark.slow
+
 NOW = story.START + 200 * story.DAY
 
 

@@ -26,6 +26,8 @@ from gatepost_policy.store import open_engine, reading
 from gatepost_policy.web.app import create
 from ports import free_port
 
+pytestmark = pytest.mark.slow
+
 NOW = story.START + 200 * story.DAY
 SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from gatepost_policy.dkim import blanks
 from gatepost_policy.dkim.body import Body
 
+pytestmark = pytest.mark.slow
+
 PIECES = st.sampled_from([b" ", b"  ", b"\r\n", b"\r", b"\n", b"<td>", b" \r\n", b" \r", b"x"])
 
 

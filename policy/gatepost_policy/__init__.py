@@ -1,1 +1,1 @@
-"""What gatepost decides and remembers. Nothing in here knows what a milter is."""
+"""Decisions, history and reports. Nothing in this package needs the milter protocol."""

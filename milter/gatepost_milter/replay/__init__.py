@@ -1,1 +1,1 @@
-"""Put saved mail through a milter and say what came of it."""
+"""Send saved mail through a milter and show what it did with it."""

@@ -1,7 +1,7 @@
-"""The DKIM recorder: what became of every DKIM-Signature, and of the ARC chain.
+"""The DKIM recorder: the result of every DKIM-Signature, and of the ARC chain.
 
-`Verifier` is one for a process; `begin` gives a `Message` that takes header fields and body
-chunks as they arrive and answers with an `Outcome`. Keys come from the room `dns`.
+A process has one `Verifier`; `begin` gives a `Message` that takes header fields and body chunks as
+they arrive and returns an `Outcome` at the end. Keys come from the room `dns`.
 """
 
 from gatepost_policy.dkim.outcome import Outcome

@@ -1,8 +1,7 @@
-"""DMARC (RFC 9989): whether SPF or DKIM passed for the author's domain, and the policy if neither
-did.
+"""DMARC (RFC 9989): did SPF or DKIM pass for the author's domain, and what is its policy if not?
 
-`Checker` is one for a process. `begin` starts the discovery of policy and organisational domains
-for one message; `finish` takes the results of DKIM and SPF and returns that of DMARC.
+A process has one `Checker`. `begin` starts the discovery of policy and organisational domains for
+one message; `finish` takes the results of DKIM and SPF and returns that of DMARC.
 """
 
 from gatepost_policy.dmarc.checker import Checker, Running

@@ -1,7 +1,7 @@
-"""DNS for the checks of a message: bounded, shared out, cached, recorded, replayed.
+"""DNS for the checks of a message: limited, shared fairly, cached, recorded and replayed.
 
-`Lookups` finds answers, `Answer` is what was said about one name and type, `Why` says why there are
-no records; an `Asker` is the message that asks, and a `Share` is DNS within the limits for that
+`Lookups` finds answers, an `Answer` is the result for one name and type, `Why` says why there are
+no records; an `Asker` is the message that asks, and a `Share` gives it DNS within the limits for a
 message; a `Task` runs a check that needs several answers one after the other.
 """
 

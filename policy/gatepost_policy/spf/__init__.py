@@ -1,6 +1,6 @@
 """SPF (RFC 7208): may this client send for the MAIL FROM's and the HELO's domain?
 
-`Checker` is one for a process; `begin` starts the checks of one message, `finish` gives their
+A process has one `Checker`; `begin` starts the checks of one message, `finish` returns their
 outcome.
 """
 

@@ -32,6 +32,7 @@ KEYS_MAX = 100
 LISTINGS_MAX = 100
 HOSTS_LOOKED_AT = 100
 HITS_LOOKED_AT = 100
+HITS_NAMED = 10_000  # messages to a trap that are looked up once; of more each query does
 
 
 def tell(
@@ -51,6 +52,7 @@ def tell(
         if mine is not None:
             own, others = (in_order(part, RESULTS) for part in (mine.own, mine.others))
             summary = replace(summary, dkim_own=own, dkim_others=others)
+    hits = _hits(connection, selection, counted)
     ids = messages.newest(connection, selection, max(selection.limit, marks))
     lines = messages.lines(connection, ids[: selection.limit])
     report = Report(
@@ -58,11 +60,11 @@ def tell(
         summary=summary,
         came_over=came_over(connection, selection, summary.messages),
         no_verdict=no_sender(selection, settings),
-        traps=traps_hit(connection, selection) if counted.trap_messages else (),
+        traps=traps_hit(connection, hits) if counted.trap_messages else (),
         messages=lines,
-        hit=_newest_hit(connection, selection, counted, lines),
+        hit=None if selection.everything else _newest_hit(connection, hits, counted, lines),
         rhythm=counted.rhythm,
-        standing=_judge(connection, selection, counted, settings),
+        standing=_judge(connection, hits, counted, settings),
         marks=messages.marks(connection, ids[:marks]),
         keys=_keys(connection, selection),
         listings=_listings(connection, selection, counted, now),
@@ -78,7 +80,8 @@ def tell(
 def _judge(
     connection: Connection, selection: Selection, counted: Counted, settings: Settings
 ) -> Standing | None:
-    """Whether the selected sender or client is a repeat sender; None where it is not one sender."""
+    """Whether the selected sender or client is a repeat sender; None where it is not one sender.
+    `selection`: its messages to a trap, which alone prove it."""
     if selection.sender is None and selection.host is None:
         return None
     if no_sender(selection, settings) is not None:
@@ -94,20 +97,28 @@ def _judge(
     )
 
 
+def _hits(connection: Connection, selection: Selection, counted: Counted) -> Selection:
+    """The selected messages to a trap, as a selection. Their ids are looked up once: a busy
+    sender's are few among many."""
+    hits = replace(selection, trapped=True)
+    if selection.everything or not 0 < counted.trap_messages <= HITS_NAMED:
+        return hits
+    return replace(hits, only=tuple(messages.newest(connection, hits, HITS_NAMED)))
+
+
 def _newest_hit(
-    connection: Connection, selection: Selection, counted: Counted, lines: Sequence[Line]
+    connection: Connection, hits: Selection, counted: Counted, lines: Sequence[Line]
 ) -> Line | None:
     """The newest message to a trap by a client that is known; None where there is none.
 
     It may be older than all that are listed: what a busy sender did to a trap must not go unseen.
     """
-    if selection.everything or not counted.trap_messages:
+    if not counted.trap_messages:
         return None
     listed = next((line for line in lines if line.hit), None)
     if listed is not None:
         return listed
-    only = replace(selection, trapped=True)
-    ids = messages.newest(connection, only, HITS_LOOKED_AT)
+    ids = messages.newest(connection, hits, HITS_LOOKED_AT)
     return next((line for line in messages.lines(connection, ids) if line.hit), None)
 
 

@@ -131,6 +131,11 @@ def test_networks_as_a_tree(engine: Engine, settings: Settings) -> None:
     ]  # fmt: skip
     assert (wide.first, wide.last) == (AT, AT + 2)
     assert root.inner["2001:db8::/32"].json()["inner"][0]["prefix"] == "2001:db8:5::/48"
+    assert [n.prefix for n in root.all()] == [
+        "198.51.0.0/16", "198.51.100.0/24", "198.51.100.1/32", "198.51.100.9/32", "198.51.7.0/24",
+        "198.51.7.1/32", "2001:db8::/32", "2001:db8:5::/48", "2001:db8:5:1::/64",
+        "2001:db8:5::/64",
+    ]  # fmt: skip
     assert networks.tree([("no prefix", 1, 1, AT, AT)]).clients == 0
 
 

@@ -1,5 +1,9 @@
 """Beside the reports: two senders compared, networks, and what a page tells below its figures."""
 
+import csv
+import html
+import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +43,35 @@ def test_compare(web: FlaskClient) -> None:
     assert told["a"]["summary"]["messages"] == told["b"]["summary"]["messages"] > 0
     for bad in ("/compare.json", "/compare.json?a=x.example", "/compare?a=@&b=x.example"):
         assert web.get(bad).status_code == 400, bad
+
+
+def test_every_page_is_a_table_too(web: FlaskClient) -> None:
+    """What the page links as CSV has the same figures, and no formula for a spreadsheet."""
+    sides = "a=slow.example.com&b=%3Db.example"
+    for page, name in (
+        (f"/compare?{sides}", "what"),
+        ("/prefix", "network"),
+        ("/message/1", "part"),
+    ):
+        link = re.search(r'href="([^"]+\.csv[^"]*)"', web.get(page).text)
+        assert link is not None, page
+        got = web.get(html.unescape(link[1]))
+        assert (
+            got.content_type == "text/csv; charset=utf-8"
+            and got.text.count("\r\n") >= (name != "network") + 1
+        )
+        rows = list(csv.reader(io.StringIO(got.text, newline="")))
+        assert len(rows) > 1 or name == "network"  # no neighbours in this story
+        assert rows[0][0] == name and {len(row) for row in rows} == {len(rows[0])}
+        if name == "what":
+            told = web.get(f"/compare.json?{sides}").json
+            assert told is not None and rows[1] == ["sender", "slow.example.com", "'=b.example"]
+            assert dict((row[0], row[1]) for row in rows)["messages"] == str(
+                told["a"]["summary"]["messages"]
+            )
+    assert web.get("/compare.csv").status_code == web.get("/compare.csv?a=x.example").status_code
+    assert web.get("/compare.csv").status_code == 400
+    assert web.get("/message/999999.csv").status_code == 404
 
 
 def test_networks(web: FlaskClient) -> None:

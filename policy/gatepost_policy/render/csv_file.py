@@ -6,6 +6,7 @@ apostrophe before it, and unprintable characters are escaped.
 
 import csv
 import re
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from gatepost_policy.report.report import Line, Report
@@ -24,10 +25,15 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?\Z", re.ASCII)
 
 def write(report: Report, to: TextIO) -> None:
     """Write a line of COLUMNS, then one line per message, newest first. Lines end with CRLF."""
+    table(COLUMNS, (_values(line) for line in report.messages), to)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str | int | None]], to: TextIO) -> None:
+    """Write a line of `columns`, then `rows`. Lines end with CRLF (RFC 4180 2)."""
     writer = csv.writer(to, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
-    for line in report.messages:
-        writer.writerow([cell(value) for value in _values(line)])
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([cell(value) for value in row])
 
 
 def _values(line: Line) -> tuple[str | int | None, ...]:

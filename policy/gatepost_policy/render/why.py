@@ -13,6 +13,7 @@ from gatepost_policy.text.plural import plural
 from gatepost_policy.text.times import timestamp
 
 LABEL = 10
+RULE = 15  # width of a rule's name
 UNKNOWN = "not known"
 IMPORTED = "what the MTA did; the log was imported, no rule of ours was asked"
 # Whether a second witness holds (`Witness.second`), in words.
@@ -59,6 +60,23 @@ def _row(label: str, value: str) -> str:
 def pairs(rows: Iterator[str]) -> list[tuple[str, str]]:
     """The rows of `message_rows` or `known_rows` as (label, text); '' continues the one above."""
     return [(row[2 : 2 + LABEL].strip(), row[2 + LABEL :]) for row in rows]
+
+
+def parts(why: Why) -> Iterator[tuple[str, str, str]]:
+    """Everything about the message as (part, name, text), for programs that want a table."""
+    for part, rows in (("message", message_rows(why)), ("known", known_rows(why))):
+        name = ""
+        for label, words in pairs(rows):
+            name = label or name
+            yield part, name, words
+    for part, found in (("then", why.then), ("now", why.now)):
+        if found is not None:
+            for said in found.rules:
+                yield part, said.rule, _said(said)[RULE:].strip()
+            for said in found.classes:
+                yield part, said.rule, _said(said, _CLASS)[RULE:].strip()
+            decision = found.decision
+            yield part, "decision", f"{decision.action.value} {decision.reason.value}"
 
 
 def message_rows(why: Why) -> Iterator[str]:
@@ -176,7 +194,7 @@ def explained(found: Explained) -> Iterator[str]:
 
 def _said(said: Said, effects: Mapping[str, str] = _RULE) -> str:
     outcome = f": {said.action} {said.reason}" if said.action else ""
-    return shown(f"{said.rule:<15}{effects[said.effect]:<10}{said.words}{outcome}")
+    return shown(f"{said.rule:<{RULE}}{effects[said.effect]:<10}{said.words}{outcome}")
 
 
 def differs(why: Why) -> str:

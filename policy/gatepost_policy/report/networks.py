@@ -4,7 +4,7 @@ Read from `sender_identity`, which has an index of those that hit a trap. Networ
 /24, IPv6 /32 and /48; a network is shown where at least two of its clients hit a trap.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Any
@@ -44,6 +44,12 @@ class Network:
         """The networks or clients inside: those with most clients first, at most `most`."""
         order = sorted(self.inner.values(), key=lambda n: (-n.clients, -n.trap_messages, n.prefix))
         return order[:most]
+
+    def all(self) -> Iterator["Network"]:
+        """Every network and client inside, each network before what is in it."""
+        for one in self.shown(len(self.inner)):
+            yield one
+            yield from one.all()
 
     def json(self, depth: tuple[int, ...] = (INNER_MAX, CLIENTS_SHOWN)) -> dict[str, Any]:
         """As JSON; `depth`: how many inner networks to list at each level below this one."""

@@ -257,7 +257,7 @@ def create(
         return redirect(addresses().link("sender", chosen.sender or value))
 
     @app.get("/message/<int:number>")
-    @app.get("/message/<int:number>.<any(json):extension>")
+    @app.get("/message/<int:number>.<any(json, csv):extension>")
     def message(number: int, extension: str | None = None) -> Any:
         now = clock()
         with reading(engine()) as connection:
@@ -265,6 +265,8 @@ def create(
             told = why.tell(connection, [number], settings, now, own)
         if told is None:
             abort(404, "no message has this number, or retention has taken it")
+        if extension == "csv":
+            return more.table(("part", "name", "text"), why_text.parts(told))
         if extension:
             found = {"api": API, "at": times.timestamp(now), **told.json()}
             return Response(json.dumps(found), content_type="application/json")

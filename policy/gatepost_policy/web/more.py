@@ -1,7 +1,8 @@
 """Pages beside the reports: two senders compared, and the networks of those who hit traps."""
 
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -10,11 +11,26 @@ from sqlalchemy import Engine
 
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.render import compare as compare_text
+from gatepost_policy.render import csv_file
 from gatepost_policy.report import compare, networks, selection
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.store import reading
 from gatepost_policy.text.times import timestamp
 from gatepost_policy.web.addresses import Addresses
+
+NETWORK = ("network", "clients", "messages", "trap_messages", "first_seen", "last_seen")
+
+
+def _network(one: networks.Network) -> tuple[str | int, ...]:
+    first, last = timestamp(one.first), timestamp(one.last)
+    return one.prefix, one.clients, one.messages, one.trap_messages, first, last
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str | int | None]]) -> Response:
+    """An answer with `rows` as CSV."""
+    out = io.StringIO()
+    csv_file.table(columns, rows, out)
+    return Response(out.getvalue(), content_type="text/csv; charset=utf-8")
 
 
 def add(
@@ -24,7 +40,9 @@ def add(
     clock: Callable[[], float],
     api: int,
 ) -> None:
-    """Add the pages `/compare` and `/prefix` to `app`, and both as JSON. `api`: its version."""
+    """Add the pages `/compare` and `/prefix` to `app`, and both as JSON and CSV.
+
+    `api`: the version of the JSON."""
 
     def shown(template: str, **values: Any) -> str:
         at = Addresses.of(request.script_root, request.path, ())
@@ -36,7 +54,7 @@ def add(
         return Response(json.dumps(document), content_type="application/json")
 
     @app.get("/compare")
-    @app.get("/compare.<any(json):extension>")
+    @app.get("/compare.<any(json, csv):extension>")
     def two(extension: str | None = None) -> Any:
         now = clock()
         names = [request.args.get(name, "").strip() for name in ("a", "b")]
@@ -51,6 +69,9 @@ def add(
             abort(400, f"{error}.")
         with reading(engine()) as connection:
             found = compare.read(connection, a, b, settings, now)
+        if extension == "csv":
+            rows = [(name, *cells) for name, cells in compare_text.rows(found)]
+            return table(("what", "a", "b"), [("sender", *names), *rows])
         if extension:
             return told(found.json(), now)
         return shown(
@@ -59,10 +80,12 @@ def add(
         )  # fmt: skip
 
     @app.get("/prefix")
-    @app.get("/prefix.<any(json):extension>")
+    @app.get("/prefix.<any(json, csv):extension>")
     def tree(extension: str | None = None) -> Any:
         with reading(engine()) as connection:
             root, cut = networks.read(connection)
+        if extension == "csv":
+            return table(NETWORK, (_network(one) for one in root.all()))
         if extension:
             inner = [one.json() for one in root.shown(networks.WIDE_MAX)]
             return told({"clients": root.clients, "cut": cut, "networks": inner}, clock())

@@ -1,8 +1,8 @@
-"""An SMTP client that comes to an end: smtplib's timeout is for one octet, and begins anew with the
-next.
+"""An SMTP client with a limit of time for a whole dialogue: smtplib's timeout begins anew with each
+octet that comes.
 
 `with Deadline(seconds) as deadline, connect(...)`: when the time is up the connection is cut and
-`deadline.over` is true. An answer of more lines than MAX_LINES is none.
+`deadline.over` is true. An answer of more than MAX_LINES lines is not accepted.
 """
 
 import contextlib

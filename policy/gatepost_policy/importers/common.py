@@ -11,7 +11,7 @@ from gatepost_policy.mail.facts import Direction, Facts
 
 # Unparsed lines kept for --verbose.
 SHOWN_LINES = 20
-# Most unfinished messages at a time; beyond this the oldest is told as far as it is known.
+# Most unfinished messages at a time; beyond this the oldest is recorded without waiting for more.
 MAX_OPEN = 100_000
 # A message that arrived less than this before the end of the log may still get its recipients.
 STILL_OPEN_S = 3600.0

@@ -136,7 +136,7 @@ class Postfix:
         if self.held:
             yield from self._released(self.last - HELD_S)
         if len(self.under_way) > self.max_open:
-            oldest = next(iter(self.under_way))  # told as far as it is known: they are too many
+            oldest = next(iter(self.under_way))  # too many: recorded without waiting for more
             yield from self._leave(oldest, self.under_way.pop(oldest))
         program = entry.program
         match = QUEUE_ID.match(entry.text)

@@ -1,11 +1,11 @@
-"""How mailers write down whom they write to, where it is not plain to see. Pure.
+"""Find addresses that a text contains in coded form. Pure.
 
-An address stands in links and bounce addresses percent-encoded, as entities, in base64, in
-hexadecimal, as a digest. `Disguises` looks at one word of a text, or one run of coded lines, and
-says whether one of its addresses is in it. What is given to it is short: a word, some lines.
+In links and bounce addresses the recipient's address may be percent-encoded, written with entities,
+in base64 or hexadecimal, or as a digest. `Disguises` says whether one of its addresses is in a word
+of a text, or in a few lines of base64. Its input must be short.
 
-Limits: a cipher, a number in somebody's table, and digests that are salted or kept only in part
-(fewer than 16 digits) are not found; `masking.remaining` says so to whoever sends a report.
+Limits: an encrypted address, a number from the sender's database, and digests that are salted or
+cut to fewer than 16 digits are not found; `masking.remaining` warns the reporter of them.
 """
 
 import base64
@@ -38,7 +38,7 @@ def _octet(match: re.Match[str]) -> str:
     return chr(int(match.group(1), 16))
 
 
-# Each makes one disguise plain, where the text has its mark.
+# (characters that a text must contain, the function that then removes one encoding)
 _PLAINER: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("<", lambda text: _TAG.sub("", text)),
     ("&", html.unescape),
@@ -50,7 +50,8 @@ _PLAINER: tuple[tuple[str, Callable[[str], str]], ...] = (
 
 
 class Disguises:
-    """Finds `names`, addresses and long local parts, in what does not show them."""
+    """Finds `names` (addresses and long local parts) in coded text. `within(word)`: True where
+    `word` contains one of them."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._slices: set[str] = set()
@@ -64,13 +65,13 @@ class Disguises:
         self.within = lru_cache(maxsize=65_536)(self._within)
 
     def _within(self, word: str, depth: int = 0) -> bool:
-        """True where `word` names one of the names in some disguise."""
+        """True where `word` contains one of the names, in `depth` codings so far."""
         return bool(self._heads) and any(
             self._names(text) or self._coded(text, depth) for text in _plainer(word)
         )
 
     def _names(self, text: str) -> bool:
-        """True where a name stands in `text`, whatever is between its letters and digits."""
+        """True where a name is in `text`; other characters between its letters do not matter."""
         bare = squeezed(text)
         for at in range(len(bare) - HEAD + 1):
             cores = self._heads.get(bare[at : at + HEAD])
@@ -110,7 +111,7 @@ def squeezed(text: str) -> str:
 
 
 def _plainer(word: str) -> Iterator[str]:
-    """`word`, and with ever more of what hides it taken off."""
+    """`word`, and its forms after one or more encodings were removed, at most DEEPEST."""
     if not word.isascii():
         word = _INVISIBLE.sub("", unicodedata.normalize("NFKC", word))
     yield word
@@ -133,7 +134,7 @@ def _digests(octets: bytes) -> Iterator[str]:
 
 
 def _decoded(run: str) -> Iterator[bytes]:
-    """What a run of characters may stand for in base64 and base32, wherever it begins."""
+    """The octets that a run of characters gives in base64 and base32, for each possible start."""
     standard = run.translate(_BASE64URL)
     for start in range(4):
         part = standard[start : start + (len(standard) - start) // 4 * 4]

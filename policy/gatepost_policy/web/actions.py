@@ -57,7 +57,7 @@ class Question:
 
     title: str
     lines: tuple[str, ...]
-    warning: str | None  # what speaks against it
+    warning: str | None  # why it may be a mistake; None: no reason is known
 
 
 def question(

@@ -76,6 +76,23 @@ def test_hits_of_one_sender_are_one_event_for_a_while(
     assert [event["number"] for event in told(listener)] == [1, 1]
 
 
+def test_what_goes_on_is_told_once_an_hour(
+    engine: Engine, settings: Settings, listener: Told
+) -> None:
+    """Hits, losses and own users every ten minutes for three hours are no news of three hours
+    ago: each is told again when an hour has passed since it was told."""
+    one = begun(engine, settings, listener)
+    for turn in range(18):
+        one.hit("b@fresh.example", turn)
+        submission(engine, int(one.now // DAY) - turn, 1)
+        lose(engine, one.now - 20, 1)
+        one.once(600)
+    for kind in ("trap-hit", "own-user", "loss"):
+        numbers = [event["number"] for event in told(listener) if event["event"] == kind]
+        assert len(numbers) == 3, (kind, numbers)
+    assert all("noticed" not in event["data"] for event in told(listener))
+
+
 def test_a_way_is_quiet_for_a_while_and_then_tells_all(
     engine: Engine, settings: Settings, listener: Told
 ) -> None:

@@ -18,6 +18,7 @@ from gatepost_policy.store.tables import Notice as Row
 from gatepost_policy.store.tables import NotifyState
 
 Json = dict[str, Any]
+NOTICED = "noticed"  # in a row's data: when it was made, Unix seconds; `last` moves
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def keep(connection: Connection, events: Iterable[Event]) -> None:
                 at=event.at,
                 last=event.last,
                 number=event.number,
-                data=json.dumps(dict(event.data)),
+                data=json.dumps({NOTICED: event.last, **event.data}),
             )
         )
 
@@ -94,11 +95,15 @@ def add(connection: Connection, number: int, event: Event) -> None:
 
 
 def recent(connection: Connection, kinds: Sequence[str], since: float) -> dict[str, int]:
-    """{who: id} of the newest events of these kinds with `last` after `since` (Unix seconds)."""
+    """{who: id} of the newest events of these kinds that were new after `since` (Unix seconds).
+
+    What was added to them later does not make them newer: what goes on for days is told again."""
     rows = connection.execute(
-        select(Row.who, Row.id).where(Row.kind.in_(kinds), Row.last > since).order_by(Row.id)
+        select(Row.who, Row.id, Row.last, Row.data)
+        .where(Row.kind.in_(kinds), Row.last > since)
+        .order_by(Row.id)
     )
-    return {row.who: row.id for row in rows}
+    return {r.who: r.id for r in rows if json.loads(r.data).get(NOTICED, r.last) > since}
 
 
 def last(connection: Connection) -> int:
@@ -127,4 +132,5 @@ def newest(connection: Connection, most: int) -> list[Notice]:
 
 def _notice(row: Any) -> Notice:
     data = json.loads(row.data)
+    data.pop(NOTICED, None)
     return Notice(row.id, Event(row.kind, row.who, row.at, row.last, row.number, data))

@@ -17,7 +17,7 @@ def rpz_lines(domains: Sequence[BlockedDomain], now: float, settings: Settings) 
     """A response policy zone (draft-vixie-dnsop-dns-rpz): a listed name does not exist.
 
     Names are relative to the zone's name, which the loading name server's settings choose. `now`:
-    Unix seconds, here and in the other formats; the lines have no line ends.
+    Unix seconds; the lines have no line ends.
     """
     yield f"; gatepost: {plural(len(domains), 'listed domain')}, {timestamp(now)}"
     yield f"$TTL {TTL_S}"
@@ -32,7 +32,8 @@ def rpz_lines(domains: Sequence[BlockedDomain], now: float, settings: Settings) 
 
 
 def dnset_lines(domains: Sequence[BlockedDomain], now: float, settings: Settings) -> Iterator[str]:
-    """A `dnset` of rbldnsd(8): `.name` is the name and all names below it."""
+    """A `dnset` of rbldnsd(8): `.name` is the name and all names below it. `now`: Unix seconds; the
+    lines have no line ends."""
     yield f"# gatepost: {plural(len(domains), 'listed domain')}, {timestamp(now)}"
     ends = max((d.entry.until for d in domains), default=now + 86_400)
     yield f"$TIMESTAMP {stamp(now)} {stamp(max(ends, now + TTL_S))}"
@@ -44,7 +45,8 @@ def dnset_lines(domains: Sequence[BlockedDomain], now: float, settings: Settings
 
 
 def rspamd_lines(domains: Sequence[BlockedDomain], now: float, settings: Settings) -> Iterator[str]:
-    """A map for rspamd's multimap module: one name on each line, `#` starts a comment.
+    """A map for rspamd's multimap module: one name on each line, `#` starts a comment. `now`: Unix
+    seconds; the lines have no line ends.
 
     `type = "dkim"` (or `type = "from"; filter = "email:domain:tld"`); a map of names matches the
     name alone, so `filter = "top"` or the tld filter is what covers the names below it.

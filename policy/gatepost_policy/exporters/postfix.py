@@ -30,7 +30,8 @@ def postscreen_lines(blocked: Sequence[Blocked], now: float, settings: Settings)
     """`postscreen_access_list = permit_mynetworks, cidr:FILE`: listed clients never reach smtpd.
 
     postscreen(8) knows only `reject` and `dunno`, without a reply text. A listed client cannot
-    write to postmaster either, so this is only for operators who want to reject.
+    write to postmaster either, so this is only for operators who want to reject. `now`: Unix
+    seconds; the lines have no line ends.
     """
     yield f"# gatepost: {plural(len(blocked), 'listing')}, {timestamp(now)}"
     for one in blocked:
@@ -39,7 +40,8 @@ def postscreen_lines(blocked: Sequence[Blocked], now: float, settings: Settings)
 
 
 def recipient_lines(traps: Sequence[Trap]) -> Iterator[str]:
-    """A recipient table: Postfix takes mail for these addresses (`local_recipient_maps` etc.)."""
+    """A recipient table, line by line: Postfix accepts mail for these addresses
+    (`local_recipient_maps` etc.). Traps that are not `usable` are left out."""
     yield "# gatepost: addresses of traps; part of local_recipient_maps or virtual_mailbox_maps"
     for trap in traps:
         if usable(trap):
@@ -47,7 +49,8 @@ def recipient_lines(traps: Sequence[Trap]) -> Iterator[str]:
 
 
 def transport_lines(traps: Sequence[Trap]) -> Iterator[str]:
-    """A transport table: mail for a trap that the milter accepts is discarded, not bounced."""
+    """A transport table, line by line: mail for a trap that the milter accepts is discarded, not
+    bounced. Traps that are not `usable` are left out."""
     yield "# gatepost: mail for traps is discarded; part of transport_maps"
     for trap in traps:
         if usable(trap):

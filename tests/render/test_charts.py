@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from xml.etree import ElementTree
 
 import pytest
@@ -110,3 +111,16 @@ def test_what_goes_into_an_element_is_escaped() -> None:
     assert str(svg.tag("text", "<b>&", x=1.04, aria_label='"')) == (
         '<text x="1" aria-label="&#34;">&lt;b&gt;&amp;</text>'
     )
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [(1650, 2026), (1, 9999), (1971, 2600), (2026, 9999), (1, 2), (9999, 9999)],
+)
+@pytest.mark.parametrize("most", [1, 3, 8])
+def test_any_span_of_years_has_an_axis(first: int, last: int, most: int) -> None:
+    """A log may name any year: the axis stays short, and ends with the last year there is."""
+    start = datetime(first, 1, 1, tzinfo=UTC).timestamp()
+    end = datetime(last, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
+    frame = svg.Frame(10, 390, 10, 90, start, end)
+    assert len(svg.dates(frame, 100, most)) <= 2 * (max(most, 4) + 2)

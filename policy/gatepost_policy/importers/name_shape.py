@@ -44,6 +44,8 @@ def may_be_kept(name: str) -> bool:
 
 
 def _looks_random(local: str) -> bool:
+    if len(local) < LONG and local.islower():
+        return False  # has letters, none of them large: the commonest name, in a shorter way
     letters = [c for c in local if c.isalpha()]
     if not letters:
         return True  # only digits: it may be a PIN

@@ -40,6 +40,7 @@ from gatepost_policy.importers.postfix_line import (
     QUEUE_ID,
     QUEUED,
     QUEUED_AS,
+    STAGES,
     SUBMISSION,
     WHOLE,
     read_client,
@@ -131,38 +132,48 @@ class Postfix:
             else:
                 yield from self._leave(key, entry)
 
-    def _entry(self, entry: Entry) -> Iterator[Seen]:
+    def _entry(self, entry: Entry) -> Iterable[Seen]:
+        """What is complete after this line. No generator: most lines complete nothing."""
         self.last = max(self.last, entry.at)
+        if self.held or len(self.under_way) > self.max_open:
+            return self._after_others(entry)
+        return self._read(entry)
+
+    def _after_others(self, entry: Entry) -> Iterator[Seen]:
+        """What has waited long enough, then what this line completes."""
         if self.held:
             yield from self._released(self.last - HELD_S)
         if len(self.under_way) > self.max_open:
             oldest = next(iter(self.under_way))  # too many: recorded without waiting for more
             yield from self._leave(oldest, self.under_way.pop(oldest))
+        yield from self._read(entry)
+
+    def _read(self, entry: Entry) -> Iterable[Seen]:
         program = entry.program
         match = QUEUE_ID.match(entry.text)
         if match is None:
             self._not_ours(program, entry)
-            return
+            return ()
         queue_id, text = match.groups()
         if program.startswith("opendkim"):
             self._opendkim((entry.host, queue_id), text)
-            return
-        parts = program.split("/")
-        service = parts[-1]
+            return ()
+        *parts, service = program.split("/")
         if service in ("smtpd", "postscreen"):
-            yield from self._smtpd(entry, queue_id, text, not SUBMISSION.isdisjoint(parts))
-        elif service == "cleanup":
-            yield from self._cleanup(entry, queue_id, text)
-        elif service == "qmgr":
-            yield from self._qmgr(entry, queue_id, text)
-        elif service in AGENTS:
+            return self._smtpd(entry, queue_id, text, not SUBMISSION.isdisjoint(parts))
+        if service == "cleanup":
+            return self._cleanup(entry, queue_id, text)
+        if service == "qmgr":
+            return self._qmgr(entry, queue_id, text)
+        if service in AGENTS:
             self._delivery((entry.host, queue_id), text)
         elif service == "pickup" and text.startswith("uid="):
-            yield from self._arrive(entry, queue_id, Client(family=Family.UNIX), LOCAL)
+            return self._arrive(entry, queue_id, Client(family=Family.UNIX), LOCAL)
         elif service.endswith(".service"):
             self.tally.unparsed(entry.text)  # journalctl -o with-unit: the program is missing
         else:
             self.tally.kinds["other"] += 1
+        return ()
 
     def _not_ours(self, program: str, entry: Entry) -> None:
         text = entry.text
@@ -209,30 +220,26 @@ class Postfix:
         before = self.under_way.pop(key, None)
         if before is not None:
             yield from self._leave(key, before)  # the id is used again
-        fresh = self._open_at(key, entry.at)
+        fresh = self._open(key, entry.at)
         fresh.arrived, fresh.client, fresh.whose = True, client, whose
 
-    def _open_at(self, key: tuple[str, str], at: float) -> Open:
-        fresh = self.under_way[key] = Open(at)
-        return fresh
+    def _open(self, key: tuple[str, str], at: float) -> Open:
+        if key not in self.under_way:
+            self.under_way[key] = Open(at)
+        return self.under_way[key]
 
-    def _cleanup(self, entry: Entry, queue_id: str, text: str) -> Iterator[Seen]:
-        if text.startswith("message-id="):
-            found = self.under_way.get((entry.host, queue_id))
-            if found is None:
-                found = self._open_at((entry.host, queue_id), entry.at)
-            found.message_id = text[11:].strip("<> ") or None
-        elif read_refusal(text[:MAX_REFUSAL]) is not None:
-            yield from self._refused(entry, queue_id, text, False)
-        else:
-            self.tally.kinds["other"] += 1
+    def _cleanup(self, entry: Entry, queue_id: str, text: str) -> Iterable[Seen]:
+        if not text.startswith("message-id="):
+            return self._refused(entry, queue_id, text, False)
+        opened = self._open((entry.host, queue_id), entry.at)
+        opened.message_id = text[11:].strip("<> ") or None
+        return ()
 
-    def _qmgr(self, entry: Entry, queue_id: str, text: str) -> Iterator[Seen]:
+    def _qmgr(self, entry: Entry, queue_id: str, text: str) -> Iterable[Seen]:
         key = (entry.host, queue_id)
         found = self.under_way.get(key)
         if match := QUEUED.match(text):
-            if found is None:
-                found = self._open_at(key, entry.at)
+            found = self._open(key, entry.at)
             found.queued, found.sender = True, match.group(1)
             found.size = int(match.group(2)[:18])
         elif text.startswith("removed"):
@@ -243,11 +250,12 @@ class Postfix:
                     self.held[key] = found
                     found.held = entry.at
                 else:
-                    yield from self._leave(key, found)
+                    return self._leave(key, found)
         else:
             if found is not None and EXPIRED.match(text):
                 found.fate.expired(found.recipients)
             self.tally.kinds["other"] += 1
+        return ()
 
     def _delivery(self, key: tuple[str, str], text: str) -> None:
         match = DELIVERED_TO.match(text)
@@ -300,7 +308,7 @@ class Postfix:
 
     def _refused(self, entry: Entry, queue_id: str, text: str, submission: bool) -> Iterator[Seen]:
         told = read_refusal(text[:MAX_REFUSAL])
-        if told is None or (told.stage not in WHOLE and told.stage not in ("RCPT", "MAIL")):
+        if told is None or told.stage not in STAGES:
             self.tally.kinds["other"] += 1
             return
         self.tally.kinds["refused"] += 1
@@ -320,13 +328,12 @@ class Postfix:
             return
         if submission or told.logged_in:
             whose = self._whose(client, True)
+        elif told.peer in self._owners:
+            whose = self._owners[told.peer]
         else:
-            known = self._owners.get(told.peer)
-            if known is None:
-                if len(self._owners) >= MAX_OWNERS:
-                    self._owners.clear()
-                known = self._owners[told.peer] = self._whose(client, False)
-            whose = known
+            if len(self._owners) >= MAX_OWNERS:
+                self._owners.clear()
+            whose = self._owners[told.peer] = self._whose(client, False)
         if told.stage == "CONTENT" and found is not None and found.arrived:
             client, whose = found.client, found.whose  # the line holds text of the message itself
         recipients = {told.recipient: False} if told.recipient else {}
@@ -345,10 +352,8 @@ class Postfix:
             prefix = f"postfix:{entry.host}:{entry.pid}"
             name = self.ordinals.key(prefix, entry.at, self._clock)
         kind = "rcpt" if told.stage == "RCPT" and found is None else "message"
-        yield from self._tell(
-            None if queue_id == "NOQUEUE" else queue_id,
-            fresh, decision, name, kind,
-        )  # fmt: skip
+        queued_as = None if queue_id == "NOQUEUE" else queue_id
+        yield from self._tell(queued_as, fresh, decision, name, kind)
 
     def _leave(self, key: tuple[str, str], entry: Open) -> Iterator[Seen]:
         """Give the finished message `entry`: removed from the queue, or no line will follow."""

@@ -6,7 +6,7 @@ escaped. No script, nothing loaded: links and `<title>` are all a chart can do.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import MAXYEAR, UTC, datetime
 
 from markupsafe import Markup, escape
 
@@ -169,16 +169,14 @@ def _ticks(start: float, end: float, most: int) -> list[tuple[float, str]]:
             first = -(-start // step) * step
             count = int((end - first) // step) + 1
             return [(at, form(_when(at))) for at in (first + n * step for n in range(count))]
-    months = next(
-        n for n in (1, 2, 3, 6, 12, 24, 60, 120, 240, 1200) if span / n / 30.4 / DAY <= most
-    )
+    # The last step is longer than all years that `datetime` knows.
+    months = next((n for n in MONTHS if span / n / MONTH <= most), MONTHS[-1])
     low = _when(start)
     number = -(-(low.year * 12 + low.month - 1) // months) * months
     found: list[tuple[float, str]] = []
     while True:
         year, month = divmod(number, 12)
-        when = datetime(year, month + 1, 1, tzinfo=UTC)
-        if when.timestamp() > end:
+        if year > MAXYEAR or (when := datetime(year, month + 1, 1, tzinfo=UTC)).timestamp() > end:
             return found
         if when.timestamp() >= start:
             found.append((when.timestamp(), f"{when:%Y}" if months >= 12 else f"{when:%Y-%m}"))

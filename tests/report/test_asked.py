@@ -80,30 +80,52 @@ PASTED = {
         "news[at]slow[.]example", "news (at) slow (dot) example", "\u200bnews@slow.example\u200b",
         "From: Good News <news@slow.example>", "\u201cnews@slow.example\u201d",
         "smtp.mailfrom=news@slow.example", "Return-Path: <news@slow.example>",
+        "news@slow.example (Good News)", "Good News [mailto:news@slow.example]",
+        "<news@slow.example", "news@slow.example.", "news@slow.example wrote:",
+        "MAIL FROM:<news@slow.example> SIZE=1234", "(envelope-from <news@slow.example>)",
+        "| news@slow.example |", "**news@slow.example**", "\u201enews@slow.example\u201c",
+        "news\uff20slow.example", "news%40slow.example", "news&#64;slow.example",
+        "news at slow dot example", "sender=news@slow.example, relay=x", "s=news@slow.example",
+        "Am 3. Mai schrieb Good News <news@slow.example>:",
     ),
     ("slow.example", Kind.DOMAIN): (
         "https://slow.example/unsubscribe?u=1", "http://slow.example:8080",
         "hxxps://slow[.]example/x",
         "slow[.]example", "d=slow.example", "header.d=slow.example", "'slow.example'",
         "slow.example,",
-        "https://user@slow.example/",
+        "https://user@slow.example/", "https[:]//slow[.]example/x", "slow.example/unsubscribe",
+        "slow.example:443", "*.slow.example", ".slow.example", "slow\u3002example",
+        "i=@slow.example",
+        "domain slow.example", "DKIM-Signature: v=1; a=rsa-sha256; d=slow.example; s=s1;",
+        "whois slow.example",
     ),
     ("192.0.2.25", Kind.HOST): (
         "192.0.2.25:40123", "mo.hoster.example[192.0.2.25]", "mo.hoster.example[192.0.2.25]:40123",
         "client=mo.hoster.example[192.0.2.25]",
         "H=mo.hoster.example (helo.example) [192.0.2.25]:25",
         "unknown [192.0.2.25],", "192[.]0[.]2[.]25", "192.0.2.25,",
+        "mo.hoster.example (192.0.2.25)", "192.0.2.25.", "client-ip=192.0.2.25;", "ip4:192.0.2.25",
+        "client_address=192.0.2.25", "192.000.002.025", "25.2.0.192.in-addr.arpa.", "192.0.2.25#53",
+        "Client 192.0.2.25 is blocked", "reject: RCPT from unknown[192.0.2.25]: 550 5.7.1",
+    ),
+    ("192.0.2.0/24", Kind.PREFIX): (
+        "192.0.2.0/24.", "192.0.2.", "192.0.2.*", "192.0.2.0-192.0.2.255",
+        "192.0.2.0/255.255.255.0", "2.0.192.in-addr.arpa",
     ),
     ("2001:db8:1::7", Kind.HOST): (
         "[IPv6:2001:db8:1::7]", "IPv6:2001:DB8:1::7", "[2001:db8:1::7]:25",
-        "out.hoster.example[2001:db8:1::7]",
+        "out.hoster.example[2001:db8:1::7]", "2001:db8:1::7%eth0", "ip6:2001:db8:1::7",
+        "7.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa",
     ),
     ("1Ab2601", Kind.QUEUE_ID): (
-        "1Ab2601:", "queue id: 1Ab2601", "(1Ab2601)",
+        "1Ab2601:", "queue id: 1Ab2601", "(1Ab2601)", "1Ab2601!", "#1Ab2601", "QID 1Ab2601",
+        "250 2.0.0 Ok: queued as 1Ab2601", "by mx.home.example (Postfix) with ESMTPS id 1Ab2601",
+        "1Ab2601: client=mo.hoster.example[192.0.2.25]", "postcat -q 1Ab2601",
         "Jan  5 00:00:00 mx postfix/smtpd[12]: 1Ab2601: client=mo.hoster.example[198.51.100.9]",
     ),
     ("one@slow.example", Kind.MESSAGE_ID): (
         "Message-ID: <one@slow.example>", "message-id=<one@slow.example>,", "id=one@slow.example",
+        "mid:one@slow.example", "&lt;one@slow.example&gt;", "%3Cone@slow.example%3E",
     ),
     (TRAP, Kind.TRAP): (f"to=<{TRAP}>,", f"orig_to=<{TRAP}>", f"Never Given <{TRAP}>"),
 }  # fmt: skip
@@ -120,7 +142,8 @@ def test_what_stands_around_a_pasted_name_is_taken_off(filled: Engine) -> None:
 @pytest.mark.parametrize(
     "text",
     ["news@slow example", "a@", "@", "one@a.example two@b.example", "a.example b.example",
-     "x <y> <a@b.example> <c@d.example>"],
+     "x <y> <a@b.example> <c@d.example>", "192.0.2.25 or 192.0.2.26", "from a.example to b.example",
+     "192.0.2.9-192.0.2.11 and more", "see you at noon"],
 )  # fmt: skip
 def test_no_name_at_all_is_not_called_unknown(text: str) -> None:
     """ "Nothing is known of it" would be a wrong answer about whoever was meant."""

@@ -241,3 +241,25 @@ def test_progress_bar_leaves_stdout_alone(tmp_path: Path, run_replay: Any) -> No
     os.close(master)
     assert "25/25" in shown and "{" not in shown
     assert [json.loads(x)["error"] for x in got.stdout.splitlines()] == [None] * 25
+
+
+@pytest.mark.parametrize(
+    ("time_of_receipt", "want"),
+    [
+        ("2026-04-28", None),
+        ("1777334400", None),
+        ("30d", None),
+        ("nan", "want a time of the years 1970 to 9999, got 'nan'"),
+        ("1e30", "want a time of the years 1970 to 9999, got '1e30'"),
+        ("soon", "want a time such as \"2011-04-28\" or \"30d\", got 'soon'"),
+    ],
+)  # fmt: skip
+def test_the_time_of_receipt(
+    tmp_path: Path, run_replay: Any, time_of_receipt: str, want: str | None
+) -> None:
+    (tmp_path / "x.eml").write_bytes(MESSAGE)
+    code, out, err = run_replay("replay", "--at", time_of_receipt, "x.eml", "--format", "json")
+    if want is None:
+        assert (code, json.loads(out[0])["error"]) == (0, None)
+    else:
+        assert code == 2 and f"Invalid value for '--at': {want}" in err

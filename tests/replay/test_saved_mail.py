@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -231,3 +232,25 @@ def test_a_hop_below_a_signature_is_not_the_receipt() -> None:
 def test_hostile_received_is_quick() -> None:
     for piece in (b"(", b"((", b"a ", b"from ", b"for <", b"1.1.1.", b"::", b"\\"):
         arrival.read_received(b" from " + piece * 20_000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"at": 1e30}', '{"at": NaN}', '{"at": "now"}', '{"at": true}', '{"at": -1}',
+        '{"sender": ["a@sender.example"]}', '{"helo": 1}', '{"client": 5}',
+        '{"client": {"address": 5}}', '{"client": {"port": 70000}}', '{"client": {"name": []}}',
+        '{"recipients": "a@home.example"}', '{"recipients": [1]}', '{"recipients": [{}]}',
+        '{"dns": []}', '{"envelope": 1}', '{"envelope": {"at": "x"}}',
+        '{"envelope": {"client": {"helo": 1}}}',
+    ],
+)  # fmt: skip
+def test_a_wrong_value_in_a_sidecar_is_no_guess(tmp_path: Path, text: str) -> None:
+    """It names the file, the key and what is wanted, and the message is not replayed."""
+    (tmp_path / "x.eml").write_bytes(b"From: a@sender.example\n\nx\n")
+    (tmp_path / "x.json").write_text(text)
+    (found,) = _read(tmp_path / "x.eml")
+    assert re.fullmatch(r"sidecar x\.json: [a-z.]+: want .+, got .+", found.error or "")
+    key = re.findall(r'"([a-z]+)"', text)[0]
+    (tmp_path / "x.json").write_text(json.dumps({key: None}))  # not given
+    assert _read(tmp_path / "x.eml")[0].error is None

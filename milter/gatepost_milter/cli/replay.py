@@ -1,6 +1,7 @@
 """`milterctl replay`: put saved mail through the real milter and print what it decided."""
 
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from ipaddress import ip_address
@@ -21,15 +22,32 @@ from gatepost_milter.cli.common import (
 from gatepost_milter.cli.options import FORMAT, progress
 from gatepost_milter.cli.replay_output import Assumptions, Differences, print_json, print_plain
 from gatepost_milter.cli.replay_run import in_order, player
-from gatepost_milter.replay import play, request, saved_mail
+from gatepost_milter.replay import play, request, saved_mail, sidecar
 from gatepost_milter.replay.request import VERSION
 from gatepost_policy.system.socket_address import SocketAddress
+from gatepost_policy.text.times import moment
 
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
 # With fewer files no progress bar is shown.
 MANY_FILES = 20
+
+
+def _receipt(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+    """`--at` as Unix seconds: a number of them, or a time as other commands take it."""
+    if text is None:
+        return None
+    try:
+        at = float(text)
+    except ValueError:
+        try:
+            at = moment(text, time.time())
+        except ValueError as error:
+            raise click.BadParameter(f"{error}") from None
+    if not sidecar.is_time(at):
+        raise click.BadParameter(f"want a time of the years 1970 to 9999, got {text!r}")
+    return at
 
 
 @click.command("replay", short_help="Put saved mail through the real milter.")
@@ -53,7 +71,12 @@ MANY_FILES = 20
     metavar="FILE",
     help="Answer DNS from this JSON object: name to TXT text, list, null, types or {error: ...}.",
 )
-@click.option("--at", type=float, metavar="UNIXTIME", help="The time of receipt.")
+@click.option(
+    "--at",
+    callback=_receipt,
+    metavar="TIME",
+    help="The time of receipt: Unix seconds, or a time such as 2026-04-28 or 30d.",
+)
 @click.option("--record", is_flag=True, help="Write what was seen to the history.")
 @click.option(
     "--diff",

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from gatepost_milter.replay.sidecar import problem as problem_in
+
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MAX_UNPACKED_BYTES = 4 * 1024 * 1024 * 1024
 MAX_SIDECAR_BYTES = 16 * 1024 * 1024
@@ -174,4 +176,5 @@ def _sidecar(path: str) -> tuple[dict[str, Any] | None, str | None]:
         return None, f"sidecar {file.name}: no JSON: {error}"
     if not isinstance(content, dict):
         return None, f"sidecar {file.name}: want a JSON object"
-    return content, None
+    wrong = problem_in(content)
+    return (content, None) if wrong is None else (None, f"sidecar {file.name}: {wrong}")

@@ -12,6 +12,7 @@ from fix_cli import Run
 from fix_store import AT, message
 from gatepost_policy import ingest, store
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail.facts import Source
 
 DAY = 86_400
 
@@ -105,6 +106,19 @@ def test_hits(run: Run, history: None) -> None:
         assert [h["client"] for h in found] == ["192.0.2.9"] * 4, words
     assert json.loads(run("trap", "hits", "other@home.example", "--format", "json")[1]) == []
     assert "<again@slow.example>" in run("trap", "hits", "--limit", "1")[1]
+
+
+def test_of_a_log_no_list_says_that_a_rule_decided(
+    run: Run, engine: Engine, settings: Settings
+) -> None:
+    """`accept (no-bad-signal)` of mail to a trap would be a verdict that nobody gave."""
+    heard = message(1, to=(), traps=("trap@home.example",), source=Source.EXIM_LOG)
+    with store.writing(engine) as connection:
+        ingest.ingest(connection, [heard], settings, AT)
+    for words in (("trap", "hits"), ("report", "sender.example")):
+        code, text = run(*words)
+        assert code == 0 and "delivered by the MTA" in text, (words, text)
+        assert "no-bad-signal" not in text, words
 
 
 def test_sender(run: Run, history: None) -> None:

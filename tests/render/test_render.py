@@ -12,7 +12,7 @@ from gatepost_policy.config.settings import Settings
 from gatepost_policy.render import csv_file
 from gatepost_policy.render import table as render
 from gatepost_policy.report.report import Report
-from gatepost_policy.report.rhythm import DAY, Rhythm, certainly_dense, of
+from gatepost_policy.report.rhythm import DAY, Rhythm, certainly_dense, dense, of
 from gatepost_policy.report.standing import Mark, movement
 from gatepost_policy.report.timeline import strip
 from gatepost_policy.text import terminal
@@ -217,6 +217,11 @@ def test_rhythm_words() -> None:
     assert of([]) is None
     assert rhythm(0).word == "once"
     assert rhythm(0, 0.01).word == "in one go"
+    # What a rounded gap of 0.0 days is not: an hour, and eleven a day in the hours of an office.
+    assert rhythm(*(hour / 24 for hour in range(30))).word == "about hourly"
+    assert rhythm(*(minute / 288 for minute in range(300))).word == "many an hour"
+    assert dense(1_000, 0.0, 1_000 * 1_500.0, range(18)).word == "about hourly"
+    assert dense(9_000, 0.0, 9_000 * 60.0, range(7)).word == "many an hour"
     assert rhythm(0, 1, 2, 3).word == "daily"
     assert rhythm(0, 7, 14).word == "weekly"
     assert rhythm(0, 30, 61, 91).word == "monthly"

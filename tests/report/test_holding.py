@@ -1,5 +1,6 @@
 """A page is held to so many messages where each has to be counted, and says what it leaves out."""
 
+import io
 from dataclasses import replace
 from ipaddress import ip_network
 
@@ -11,10 +12,12 @@ from gatepost_policy import recorder, store
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.address import parse
 from gatepost_policy.mail.facts import Family
+from gatepost_policy.render.table import table
 from gatepost_policy.report import conditions, history, holding
 from gatepost_policy.report.report import Report
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.report.summary import Held
+from gatepost_policy.text.terminal import console
 
 pytestmark = pytest.mark.slow
 
@@ -112,6 +115,21 @@ def test_much_clean_mail_hides_no_old_hit(
         assert report.standing is not None and "none to a trap" not in report.standing.sentence
         assert report.standing.proven
         assert not any(line.trapped for line in report.messages)
+
+
+def test_of_many_traps_some_are_named_and_the_others_are_said(
+    engine: Engine, settings: Settings
+) -> None:
+    names = [f"trap{n}@home.example" for n in range(25)]
+    for many in (20, 25):
+        to = tuple(names[:many])
+        recorder.record_batch(engine, [message(many, traps=to, to=())], settings)
+        with store.reading(engine) as connection:
+            report = history.tell(connection, Selection(sender="sender.example"), settings, AT)
+        assert (len(report.traps), report.more_traps) == (20, many > 20)
+        page = io.StringIO()
+        table(report, console(page))
+        assert (" and others" in page.getvalue()) == (many > 20)
 
 
 def test_sums_are_never_cut(any_engine: Engine, any_settings: Settings) -> None:

@@ -187,7 +187,7 @@ def list_(app: App, match: str, source: str | None, limit: int | None, form: str
     put(to, fitted(table, to, "Trap"))
 
 
-HIT = ("at", "message_id", "trap", "sender", "client", "action", "reason")
+HIT = ("at", "message_id", "trap", "sender", "client", "action", "reason", "source")
 
 
 def _names(kind: type) -> list[str]:
@@ -257,6 +257,7 @@ def check(app: App, form: str) -> None:
 def hits(app: App, name: str | None, limit: int, form: str) -> None:
     """The newest messages to traps, or to one trap."""
     from gatepost_policy import traps
+    from gatepost_policy.text.decided import decided
     from gatepost_policy.text.escape import shown, utf8
     from gatepost_policy.text.fitted import fitted
     from gatepost_policy.text.terminal import console, plain, put, stacked, whole
@@ -274,16 +275,15 @@ def hits(app: App, name: str | None, limit: int, form: str) -> None:
         click.echo("no message to a trap" if name is None else "no message to this trap")
         return
     to = console(sys.stdout)
-    table = plain("At", "Trap", "Sender", "Client", "Action", "Reason", to=to)
-    whole(table, to, "At", "Action")
+    table = plain("At", "Trap", "Sender", "Client", "Decision", to=to)
+    whole(table, to, "At")
     for hit in found:
         table.add_row(
             stacked(_time(hit.at) or "", to),
             shown(hit.trap),
             shown(f"<{hit.sender or ''}>"),
             shown(hit.client or "-"),
-            hit.action,
-            hit.reason,
+            shown(decided(hit.action, hit.reason, hit.source)),
         )
     put(to, fitted(table, to, "Trap", "Sender", "Client"))
 

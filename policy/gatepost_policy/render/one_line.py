@@ -2,6 +2,7 @@
 
 from gatepost_policy.report.report import Line
 from gatepost_policy.report.standing import NAMES
+from gatepost_policy.text.decided import decided
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.terminal import UNSIGNED, client
 from gatepost_policy.text.times import timestamp
@@ -25,7 +26,7 @@ def text(line: Line) -> str:
     return " ".join(
         (
             timestamp(line.at),
-            shown(f"{line.action} {line.reason}"),
+            shown(decided(line.action, line.reason, line.source, brackets=False)),
             NAMES.get(line.family, shown(line.family)),
             client(line.address, line.client_name),
             f"{sender} to {recipients or '-'}",

@@ -187,7 +187,8 @@ def _traps(report: Report, to: Console) -> Text:
     names = report.traps
     if names and not report.overview:
         few = sorted(shown(name) for name in names)[: 3 if to.is_terminal else None]
-        text.append(f": {', '.join(few)}" + (" and others" if len(names) > len(few) else ""))
+        others = report.more_traps or len(names) > len(few)
+        text.append(f": {', '.join(few)}" + (" and others" if others else ""))
     return text
 
 

@@ -10,6 +10,7 @@ from gatepost_policy.report.report import Line, Listed, Report
 from gatepost_policy.report.rhythm import DAY, number
 from gatepost_policy.report.standing import NAMES
 from gatepost_policy.report.summary import Host
+from gatepost_policy.text.decided import decided
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.fitted import fitted
 from gatepost_policy.text.terminal import BAD, DIM, UNSIGNED, client, minute, plain, style, whole
@@ -131,7 +132,7 @@ def messages(lines: Sequence[Line], to: Console) -> RenderableType:
             if checked:
                 row += [_spf(line), _dmarc(line)]
             size = "" if line.size is None else str(line.size)
-            row += [size, shown(f"{line.action} ({line.reason})"), line.source]
+            row += [size, shown(decided(line.action, line.reason, line.source)), line.source]
         else:
             dkim = UNSIGNED.get(line.dkim, line.dkim) if _seen(line) else ""
             who = Text(_author(line)).append(" to ").append(_recipients(line, most))

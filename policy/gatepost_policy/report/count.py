@@ -59,9 +59,7 @@ def _from_sums(connection: Connection, selection: Selection) -> Counted:
     if rhythm.certainly_dense(messages, first, last):
         mine = _narrowed(day, everything, any_family)
         days = connection.scalars(select(day.day).where(*mine).distinct(), values).all()
-        beat: Rhythm | None = Rhythm(
-            messages, first, last, len(days), rhythm.count_months(days), median_gap=0.0
-        )
+        beat: Rhythm | None = rhythm.dense(messages, first, last, days)
     else:
         if domain is None or family is not None:
             times = select(Message.at).where(*conditions(connection, selection))
@@ -163,7 +161,7 @@ def _rhythm(
 ) -> Rhythm:
     if rhythm.certainly_dense(messages, first, last):
         days = day_sums.days(connection, selection, chosen, first, last)
-        return Rhythm(messages, first, last, len(days), rhythm.count_months(days), median_gap=0.0)
+        return rhythm.dense(messages, first, last, days)
     at, where = day_sums.times(selection, chosen)
     found = rhythm.of(connection.scalars(select(at).where(*where)).all())
     assert found is not None

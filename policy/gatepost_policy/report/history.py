@@ -14,6 +14,7 @@ from gatepost_policy.mail.results import RESULTS
 from gatepost_policy.report import count, messages, overview
 from gatepost_policy.report.count import Counted, in_order
 from gatepost_policy.report.proof import (
+    TRAPS_NAMED,
     Proof,
     came_over,
     domain_of,
@@ -53,6 +54,7 @@ def tell(
             own, others = (in_order(part, RESULTS) for part in (mine.own, mine.others))
             summary = replace(summary, dkim_own=own, dkim_others=others)
     hits = _hits(connection, selection, counted)
+    named = traps_hit(connection, hits) if counted.trap_messages else ()
     ids = messages.newest(connection, selection, max(selection.limit, marks))
     lines = messages.lines(connection, ids[: selection.limit])
     report = Report(
@@ -60,7 +62,8 @@ def tell(
         summary=summary,
         came_over=came_over(connection, selection, summary.messages),
         no_verdict=no_sender(selection, settings),
-        traps=traps_hit(connection, hits) if counted.trap_messages else (),
+        traps=named[:TRAPS_NAMED],
+        more_traps=len(named) > TRAPS_NAMED,
         messages=lines,
         hit=None if selection.everything else _newest_hit(connection, hits, counted, lines),
         rhythm=counted.rhythm,

@@ -175,13 +175,14 @@ def came_over(connection: Connection, selection: Selection, messages: int) -> di
 
 
 def traps_hit(connection: Connection, selection: Selection) -> tuple[str, ...]:
-    """The traps that the selected messages hit, as written in RCPT TO; the first TRAPS_NAMED."""
+    """The traps that the selected messages hit, as written in RCPT TO; the first TRAPS_NAMED, and
+    one more where there are more."""
     chosen = select(Message.id).where(*conditions(connection, selection), Message.traps > 0)
     found = connection.scalars(
         select(MessageRecipient.address)
         .where(MessageRecipient.trap.is_(True), MessageRecipient.message_id.in_(chosen))
         .distinct()
         .order_by(MessageRecipient.address)
-        .limit(TRAPS_NAMED)
+        .limit(TRAPS_NAMED + 1)
     )
     return tuple(found)

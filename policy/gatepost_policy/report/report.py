@@ -176,6 +176,7 @@ class Report:
     came_over: Mapping[str, int] = field(default_factory=dict)  # by family, to its server; claimed
     hit: Line | None = None  # the newest message to a trap by a known client, listed or not
     traps: tuple[str, ...] = ()  # those that were hit, the first few
+    more_traps: bool = False  # were hit
     marks: tuple[Mark, ...] = ()  # oldest first, the newest MARKS_MAX of them
     keys: tuple[Key, ...] = ()
     listings: tuple[Listed, ...] = ()

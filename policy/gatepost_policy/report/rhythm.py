@@ -3,7 +3,7 @@
 Pure. Slow senders send so rarely that a rate per minute shows nothing; months are counted instead.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -19,7 +19,8 @@ YEARS_DAYS = 730  # and from here on in years and months
 
 # Median gap in days, up to and including: the word for it.
 _WORDS = (
-    (0.04, "many an hour"),
+    (0.011, "many an hour"),  # every quarter of an hour
+    (0.06, "about hourly"),
     (0.7, "several a day"),
     (1.5, "daily"),
     (4.5, "every few days"),
@@ -46,6 +47,8 @@ class Rhythm:
     median_gap: float | None
     shortest_gap: float | None = None
     longest_gap: float | None = None
+    # The median in days, not rounded: an hour is 0.0 where it is. None: as median_gap.
+    gap: float | None = None
 
     @property
     def span_days(self) -> float:
@@ -65,7 +68,8 @@ class Rhythm:
             return "once"
         if self.span_days < 1 / 24:
             return "in one go"
-        return next((word for most, word in _WORDS if self.median_gap <= most), "rarely")
+        gap = self.median_gap if self.gap is None else self.gap
+        return next((word for most, word in _WORDS if gap <= most), "rarely")
 
     @property
     def sentence(self) -> str:
@@ -145,7 +149,16 @@ def of(times: Sequence[float]) -> Rhythm | None:
         median_gap=days(median(gaps)) if gaps else None,
         shortest_gap=days(gaps[0]) if gaps else None,
         longest_gap=days(gaps[-1]) if gaps else None,
+        gap=median(gaps) / DAY if gaps else None,
     )
+
+
+def dense(messages: int, first: float, last: float, day_numbers: Collection[int]) -> Rhythm:
+    """The rhythm of `messages` that are `certainly_dense`, without their times: for the word their
+    mean gap stands in for the median. `first`, `last`: Unix seconds; days from 1970-01-01."""
+    months = count_months(day_numbers)
+    mean = (last - first) / (messages - 1) / DAY
+    return Rhythm(messages, first, last, len(day_numbers), months, median_gap=0.0, gap=mean)
 
 
 def days(seconds: float) -> float:

@@ -64,6 +64,7 @@ class Hit:
     client: str | None
     action: str
     reason: str
+    source: str
 
 
 def live() -> ColumnElement[bool]:
@@ -275,6 +276,7 @@ def hits(connection: Connection, name: str | None = None, *, limit: int = 100) -
             func.coalesce(Message.address, Message.prefix).label("client"),
             Message.action,
             Message.reason,
+            Message.source,
         )
         .join(MessageRecipient, MessageRecipient.message_id == Message.id)
         .order_by(Message.at.desc())
@@ -297,7 +299,7 @@ def hits(connection: Connection, name: str | None = None, *, limit: int = 100) -
                 MessageRecipient.trap, MessageRecipient.trap_key.like(like, escape="\\")
             )
     return [
-        Hit(r.at, r.id, r.address, r.sender, r.client, r.action, r.reason)
+        Hit(r.at, r.id, r.address, r.sender, r.client, r.action, r.reason, r.source)
         for r in connection.execute(query)
     ]
 

@@ -1,6 +1,7 @@
 """`data export` and `data erase`: one person's data, all of it, and the counts stay right."""
 
 import json
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,10 @@ from sqlalchemy import Engine, Float, select
 
 import sums
 from fix_store import AT, count, journal_of, message, signature
-from gatepost_policy import journal, listings, recorder, retention, store, traps
+from gatepost_policy import config, journal, listings, lookup, recorder, retention, store, traps
 from gatepost_policy.config.settings import Settings, Trap
 from gatepost_policy.retention import person as personal
-from gatepost_policy.store import revision
+from gatepost_policy.store import revision, sqltext
 from gatepost_policy.store.schema import Base
 
 ANNA = "anna@sender.example"
@@ -173,6 +174,118 @@ def test_erased_mail_is_not_counted_twice_by_retention(
     with any_engine.connect() as connection:
         total = connection.exec_driver_sql("SELECT sum(messages) FROM message_count").scalar_one()
     assert total == 6
+
+
+LIST = "news@list.example"
+# Addresses that carry Anna's, as envelope senders and as recipients; and those that do not.
+CARRIED = (
+    "bounces+anna=sender.example@list.example",  # VERP: Mailman, sendgrid
+    "list-return-77-Anna=Sender.Example@list.example",  # ezmlm
+    "prvs=1234abcdef=anna@sender.example",  # BATV
+    "btv1==0123abcdef==anna+x@sender.example",
+    "SRS0=hash=AA=sender.example=anna@forward.example",
+    "SRS1=hash=other.example==hash=AA=sender.example=anna@forward.example",
+    "anna%sender.example@relay.example",
+)
+OTHERS = (
+    "bounces+joanna=sender.example@list.example",
+    "bounces+anna=sender.example.org@list.example",
+    "prvs=1234abcdef=hanna@sender.example",
+    "joe.anna@sender.example",
+    "anna=other.example@list.example",
+)
+
+
+def every_text(engine: Engine) -> list[str]:
+    """Every text of the store."""
+    with store.reading(engine) as connection:
+        return [
+            f"{table.name}: {value}".lower()
+            for table in Base.metadata.tables.values()
+            for row in connection.execute(select(table))
+            for value in row
+            if isinstance(value, str)
+        ]
+
+
+def test_erase_finds_the_address_in_longer_texts(person: Settings, any_engine: Engine) -> None:
+    """Bounce addresses, Message-IDs, notes, saved states of `watch`, changes of listings."""
+    several = (*CARRIED, *OTHERS)
+    mail = [
+        message(n, sender=a, author=LIST, to=("b@home.example",)) for n, a in enumerate(several)
+    ]
+    mail += [message(50 + n, sender=LIST, author=LIST, to=(a,)) for n, a in enumerate(several)]
+    mail += [message(90, message_id=f"<{ANNA}>"), message(91, message_id=f"<2026.{ANNA}>")]
+    recorder.record_batch(any_engine, mail, person)
+    with store.writing(any_engine) as connection:
+        traps.add(connection, "old@home.example", at=AT, note=f"{ANNA} wrote")
+        listings.punish(connection, listings.identify(ANNA), seconds=60, at=AT)
+        state = json.dumps({"open": [["a", {"sender": "Anna@Sender.Example", "to": [ANNA]}]]})
+        sql = "INSERT INTO watch_position (host, name, state, at) VALUES (?, ?, ?, ?)"
+        sqltext.execute(connection, sql, ("mx", "/var/log/mail.log", state, AT))
+    before = every_text(any_engine)
+    assert sum("anna" in text for text in before) > 40
+    would = personal.would_erase(any_engine, person, ANNA)
+    done = personal.erase(any_engine, person, ANNA, AT)
+    assert (done.sent, done.received) == (would.sent, would.received) == (7, 7)
+    left = "\n".join(every_text(any_engine))
+    for other in OTHERS:
+        local = other.partition("@")[0]
+        assert local in left
+        left = left.replace(local, "")
+    assert "anna" not in left
+    assert count(any_engine, "message") == len(several) * 2 + 2 - 7
+    assert count(any_engine, "message", "message_id IS NULL") == 2
+    sums.check(any_engine)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"Subject: =?utf-8?q?for_anna=40sender=2Eexample?=\n\nx",
+        b"Content-Transfer-Encoding: base64\n\n" + b64encode(b"Dear anna@sender.example,"),
+        b"Content-Transfer-Encoding: quoted-printable\n\nanna=\n@sender.example",
+        b"X: y\n\nhttps://list.example/leave?who=anna%40sender.example",
+    ],
+)
+def test_erase_reads_what_is_encoded(person: Settings, any_engine: Engine, text: bytes) -> None:
+    captured = Path(person.trap.capture) / "c.eml"
+    captured.write_bytes(text)
+    assert personal.erase(any_engine, person, "nina@sender.example", AT).captures == 0
+    assert personal.erase(any_engine, person, ANNA, AT).captures == 3
+    assert not captured.exists()
+
+
+def test_an_erased_listing_ends_in_every_process(settings: Settings, engine: Engine) -> None:
+    """No change names the person, so the listings are read whole."""
+    with store.writing(engine) as connection:
+        for name in (ANNA, "bob@other.example"):
+            listings.punish(connection, listings.identify(name), seconds=60, at=AT)
+    state = config.state_dir(settings)
+    with store.reading(engine) as connection:
+        lookup.publish(connection, state, settings, now=AT)
+    known = lookup.KnownState(settings)
+    assert known.current().until("sender", ANNA) == AT + 60
+    assert personal.erase(engine, settings, ANNA, AT).listings == 1
+    with store.reading(engine) as connection:
+        lookup.publish(connection, state, settings, now=AT)
+    assert lookup.KnownState(settings).current().until("sender", ANNA) is None
+    # A number that was given again, to the next change, is not passed over.
+    with store.writing(engine) as connection:
+        listings.punish(connection, listings.identify("eve@x.example"), seconds=60, at=AT)
+    with store.reading(engine) as connection:
+        lookup.publish(connection, state, settings, now=AT)
+    assert lookup.KnownState(settings).current().until("sender", "eve@x.example") == AT + 60
+
+
+def test_older_copies_are_named(settings: Settings, engine: Engine) -> None:
+    copy = Path(f"{settings.store.url}.before-20260101T000000")
+    copy.write_bytes(b"")
+    assert personal.erase(engine, settings, ANNA, AT).copies == [str(copy)]
+    with store.writing(engine) as connection:
+        traps.add(connection, ANNA, at=AT)
+        traps.remove(connection, ANNA, at=AT)
+    assert not personal.erase(engine, settings, ANNA, AT).is_trap
 
 
 def test_what_is_no_address_is_refused(settings: Settings, engine: Engine) -> None:

@@ -10,6 +10,7 @@ import click
 
 from gatepost_milter.cli.common import USAGE, App, Failure, note, on_terminal
 from gatepost_milter.cli.options import FORMAT
+from gatepost_policy.text.escape import shown
 
 
 @click.group(short_help="One person's data: export or erase it.")
@@ -56,7 +57,9 @@ def erase(app: App, address: str, yes: bool, dry_run: bool, form: str) -> None:
     """Take ADDRESS out of everything. There is no way back.
 
     Mail that the person sent becomes numbers; as a recipient the person becomes nobody, so that
-    every count stays right. On a terminal it asks first; elsewhere it wants --yes.
+    every count stays right. Mail whose bounce address carries ADDRESS (list+user=domain@...)
+    becomes numbers too. Backups, older copies of the store and your own log files are not
+    changed. On a terminal it asks first; elsewhere it wants --yes.
     """
     from gatepost_policy.retention import person
 
@@ -85,10 +88,14 @@ def erase(app: App, address: str, yes: bool, dry_run: bool, form: str) -> None:
         print(json.dumps(done, indent=2))
     else:
         for name, value in done.items():
-            if name != "is_trap":
+            if name not in ("is_trap", "copies"):
                 print(f"{name}: {value}")
     if done["is_trap"]:
         note(f"milterctl: {address} is a trap and stays one; see milterctl trap remove")
+    for copy in told.copies:
+        note(f"milterctl: {shown(copy)}: an older copy of the store, not changed: remove it")
+    if not dry_run:
+        note("milterctl: backups and your own log files were not changed")
 
 
 def _ingest(app: App) -> None:

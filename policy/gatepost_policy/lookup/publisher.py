@@ -88,6 +88,9 @@ def publish(
     hashed = hasher(base.key)
     moment = time.time() if now is None else now
     kept = old if base_kept and known_good else None
+    erased = revision.number(connection, revision.ERASED)
+    if kept is not None and kept.get("erased", 0) != erased:
+        kept = None
     state, wide = _listings(connection, kept, before, hashed, moment)
     if wide is not None:
         large.append((LISTED_FILE, wide))
@@ -107,6 +110,7 @@ def publish(
         "key": base.key.hex(),
         "traps": revision_now,
         "repeats": repeats,
+        "erased": erased,
         **state.meta(),
     }
     text = json.dumps(meta).encode()

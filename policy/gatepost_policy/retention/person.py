@@ -2,7 +2,9 @@
 
 Covered: message rows, recipients, identities, listings and evidence, tried addresses that do not
 exist, captured messages, the journal, the quarantine. An address is compared as a trap is, without
-regard to case and after cutting a `+tag`: all such spellings are one person.
+regard to case and after cutting a `+tag`: all such spellings are one person. So is a bounce address
+that carries it (`person_texts`); the mail that has one as sender or author is mail that the person
+sent or got, and becomes a number as well.
 
 What erasing leaves: mail that the person sent is only counted for its day (`message_count`), and no
 sum, identity or key has its time of day any more (`erased_times`). As a recipient the person
@@ -11,9 +13,10 @@ log lines stay, so that importing the log again does not bring the mail back. Tr
 operator's configuration: one that is this address is reported, not removed.
 """
 
+import glob
 import json
-import re
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +24,9 @@ from sqlalchemy import Boolean, Connection, Engine, Float
 
 from gatepost_policy import config, ingest, store
 from gatepost_policy.ingest import rows, waiting_hits
-from gatepost_policy.listings import table as listings_table
 from gatepost_policy.mail import address, index_key
-from gatepost_policy.retention import erased_times, person_files, purger
+from gatepost_policy.retention import erased_times, person_files, person_texts, purger
+from gatepost_policy.retention.person_key import ERASED, Person
 from gatepost_policy.store import revision, sqltext
 from gatepost_policy.store.sqltext import chunks
 from gatepost_policy.text.times import timestamp
@@ -31,7 +34,6 @@ from gatepost_policy.text.times import timestamp
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
-ERASED = "erased@erased.invalid"
 BATCH = 500
 ACTS = "SELECT * FROM act ORDER BY id"  # few: each was done by hand
 
@@ -49,45 +51,23 @@ class Erased:
     quarantine: int = 0
     guesses: int = 0  # rows of tries of the address
     is_trap: bool = False
+    copies: list[str] = field(default_factory=list)  # older copies of the store, beside it
 
     def json(self) -> dict[str, Any]:
         """As `data erase --format json` prints it."""
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
-    """One address in every form in which it may be found."""
-
-    key: str  # as traps are matched
-    searched: tuple[str, str]  # from and to (exclusive) in message_domain.reversed
-    pattern: re.Pattern[bytes]  # for files
-
-    @classmethod
-    def of(cls, text: str) -> "Person":
-        """The person with the address `text`. Raises ValueError where it is no address."""
-        parsed = address.parse(index_key.clean(text.strip()))
-        if not parsed.local or not parsed.domain:
-            raise ValueError(f"want a mail address, got {text!r}")
-        start = index_key.reverse(parsed.domain) + "@"
-        local = parsed.trap_key.rpartition("@")[0]
-        pattern = person_files.pattern(local, parsed.domain)
-        return cls(index_key.fit(parsed.trap_key), (start, start[:-1] + "A"), pattern)
-
-    def is_same(self, other: str | None) -> bool:
-        """True where `other` (a raw address) is this person's."""
-        if not other:
-            return False
-        return index_key.fit(index_key.read_address(index_key.clean(other)).trap_key) == self.key
-
-
 def export(engine: Engine, settings: "Settings", text: str) -> dict[str, Any]:
     """Everything about `text`, for JSON. Raises StoreError, ValueError, OSError."""
     person = Person.of(text)
-    out: dict[str, Any] = {"address": text, "sent": [], "received": []}
+    out: dict[str, Any] = {"address": text, "sent": [], "received": [], "named": []}
     with store.reading(engine) as connection:
-        for name, ids in (("sent", _sent(connection, person)),
-                          ("received", _received(connection, person))):  # fmt: skip
+        sent, received = _sent(connection, person), _received(connection, person)
+        carrying = person_texts.messages(connection, person.wanted)
+        places = [number for number, _ in person_texts.recipients(connection, person.wanted)]
+        named = {*carrying.named, *carrying.message_ids, *places} - {*sent, *received}
+        for name, ids in (("sent", sent), ("received", received), ("named", sorted(named))):
             for part in chunks(ids, BATCH):
                 for row in rows.load(connection, part).values():
                     out[name].append(_message(row, person, sent=name == "sent"))
@@ -135,21 +115,19 @@ def would_erase(engine: Engine, settings: "Settings", text: str) -> Erased:
     """
     person = Person.of(text)
     with store.reading(engine) as connection:
-        sent = _sent(connection, person)
-        sql = "SELECT message_id FROM recipient WHERE trap_key = ?"
-        own = set(sent)
-        received = [n for n in sqltext.execute(connection, sql, (person.key,)).scalars()]
+        own = {*_sent(connection, person)}
+        own.update(person_texts.messages(connection, person.wanted).named)
+        received = {*_places(connection, person)}
         sql = "SELECT * FROM listing WHERE kind IN ('sender', 'author')"
         done = Erased(
-            sent=len(sent),
+            sent=len(own),
             # Mail to oneself is already in `sent`.
-            received=sum(int(n) not in own for n in received),
+            received=sum(number not in own for number, _ in received),
             identities=len(_identities(connection, person)),
             listings=len(_rows(connection, sql, person, "value")),
             guesses=len(_tried(connection, person)),
-            is_trap=bool(
-                _rows(connection, "SELECT * FROM trap WHERE key = ?", None, "", person.key)
-            ),
+            is_trap=_is_trap(connection, person),
+            copies=_copies(settings),
         )
     files = _files(settings, person)
     done.captures, done.quarantine = len(files["captures"]), len(files["quarantine"])
@@ -163,9 +141,10 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
     """
     person = Person.of(text)
     done = Erased()
-    with store.writing(engine) as connection:
-        sent = _sent(connection, person)
-        received = _received(connection, person)
+    with store.reading(engine) as connection:
+        carrying = person_texts.messages(connection, person.wanted)
+        sent = sorted({*_sent(connection, person), *carrying.named})
+        places = _places(connection, person)
     for part in chunks(sent, BATCH):
         with _wiping(engine) as connection:
             ingest.fold(connection, settings, whole=True)
@@ -174,26 +153,13 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
             done.sent += purger.to_counts(connection, part, now)
             erased_times.forget(connection, gone)
             sqltext.many(connection, sqltext.insert("message_key"), kept)
-    for part in chunks(received, BATCH):
+    for part in chunks(places, BATCH):
         with _wiping(engine) as connection:
-            for table, column, values in (
-                ("recipient", "trap_key", (ERASED, ERASED)),
-                ("evidence", "trap", (ERASED,)),
-            ):
-                changes = "address = ?, trap_key = ?" if table == "recipient" else "trap = ?"
-                sql = f"UPDATE {table} SET {changes} WHERE message_id = ? AND {column} = ?"
-                count = 0
-                for number in part:
-                    count += sqltext.execute(
-                        connection, sql, (*values, number, person.key)
-                    ).rowcount
-                if table == "recipient":
-                    done.received += count
-            waiting_hits.change(
-                connection,
-                part,
-                lambda _, told: waiting_hits.without_recipient(told, person.key, ERASED),
-            )
+            done.received += _nobody(connection, person, part)
+    for part in chunks(carrying.message_ids, BATCH):
+        with _wiping(engine) as connection:
+            sql = "UPDATE message SET message_id = NULL WHERE id = ?"
+            sqltext.many(connection, sql, [(number,) for number in part])
     with _wiping(engine) as connection:
         ingest.fold(connection, settings, whole=True)
         known = _identities(connection, person)
@@ -204,15 +170,15 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
         _delete(connection, "act", _rows(connection, ACTS, person, "value"))
         _delete(connection, "notice", _notices(connection, person))
         done.guesses = _delete(connection, "mined", _tried(connection, person))
+        person_texts.rewrite(connection, person.wanted)
         # Bump the revisions, so that each process loads a snapshot without this person.
-        if done.listings:
-            listings_table.changed(connection, ((row["kind"], row["value"]) for row in named))
+        if _delete(connection, "listing_change", _changes(connection, person)) or done.listings:
+            # The listings are read whole then: a change would name the person.
+            revision.bump(connection, revision.ERASED)
             revision.bump(connection, "listings")
         if any(row["repeat"] for row in known):
             revision.bump(connection, "repeat")
-        done.is_trap = bool(
-            _rows(connection, "SELECT * FROM trap WHERE key = ?", None, "", person.key)
-        )
+        done.is_trap = _is_trap(connection, person)
     _checkpoint(engine)
     found = _files(settings, person)
     for path in [*found["captures"], *found["quarantine"]]:
@@ -221,7 +187,51 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
     done.journal = person_files.blank(
         engine, config.journal_dir(settings), person.is_same, person.pattern
     )
+    done.copies = _copies(settings)
     return done
+
+
+def _copies(settings: "Settings") -> list[str]:
+    """Older copies of a SQLite store that `db restore` has left beside it."""
+    path = config.database_path(settings)
+    if path is None:
+        return []
+    real = Path(os.path.realpath(path))
+    return sorted(map(str, real.parent.glob(f"{glob.escape(real.name)}.before-*")))
+
+
+def _is_trap(connection: Connection, person: Person) -> bool:
+    sql = "SELECT * FROM trap WHERE key = ? AND removed IS NULL"
+    return bool(_rows(connection, sql, None, "", person.key))
+
+
+def _places(connection: Connection, person: Person) -> list[tuple[int, int]]:
+    """(message_id, position) of the person as a recipient."""
+    sql = "SELECT message_id, position FROM recipient WHERE trap_key = ?"
+    own = {(int(m), int(p)) for m, p in sqltext.execute(connection, sql, (person.key,))}
+    return sorted(own | {*person_texts.recipients(connection, person.wanted)})
+
+
+def _nobody(connection: Connection, person: Person, places: list[tuple[int, int]]) -> int:
+    """Put ERASED for these recipients (message_id, position); returns how many there were."""
+    count = 0
+    for place in places:
+        sql = "UPDATE recipient SET address = ?, trap_key = ? WHERE message_id = ? AND position = ?"
+        count += sqltext.execute(connection, sql, (ERASED, ERASED, *place)).rowcount
+    messages = sorted({number for number, _ in places})
+    sql = "UPDATE evidence SET trap = ? WHERE message_id = ? AND trap = ?"
+    sqltext.many(connection, sql, [(ERASED, number, person.key) for number in messages])
+    waiting_hits.change(
+        connection,
+        messages,
+        lambda _, told: waiting_hits.without_recipient(told, person.key, ERASED),
+    )
+    return count
+
+
+def _changes(connection: Connection, person: Person) -> list[dict[str, Any]]:
+    sql = "SELECT * FROM listing_change WHERE kind IN ('sender', 'author')"
+    return _rows(connection, sql, person, "value")
 
 
 def _files(settings: "Settings", person: Person) -> dict[str, list[Path]]:
@@ -264,17 +274,24 @@ def _received(connection: Connection, person: Person) -> list[int]:
 def _identities(connection: Connection, person: Person) -> list[dict[str, Any]]:
     back = person.searched[0][:-1]
     sql = "SELECT * FROM identity WHERE reversed = ? AND kind = 'sender'"
-    return _rows(connection, sql, person, "value", back)
+    own = _rows(connection, sql, person, "value", back)
+    seen = {row["value"] for row in own}
+    carrying = person_texts.senders(connection, person.wanted)
+    return own + [row for row in carrying if row["value"] not in seen]
 
 
 def _tried(connection: Connection, person: Person) -> list[dict[str, Any]]:
     """Rows of tries of the address, or of its local part as a login, without the hosts."""
     local = person.key.rpartition("@")[0]
-    sql = (
-        "SELECT address, kind, import_id, first_at, last_at, hits FROM mined"
-        " WHERE address IN (?, ?) ORDER BY address, kind, import_id"
-    )
-    return _rows(connection, sql, None, "", person.key, local)
+    names = sorted({person.key, local, *person_texts.tried(connection, person.wanted)})
+    found: list[dict[str, Any]] = []
+    for part in chunks(names, BATCH):
+        sql = (
+            "SELECT address, kind, import_id, first_at, last_at, hits FROM mined"
+            f" WHERE address IN ({', '.join('?' * len(part))}) ORDER BY address, kind, import_id"
+        )
+        found += _rows(connection, sql, None, "", *part)
+    return found
 
 
 def _rows(
@@ -284,7 +301,7 @@ def _rows(
     return [
         dict(row)
         for row in sqltext.execute(connection, sql, values).mappings()
-        if person is None or person.is_same(row[column])
+        if person is None or person.is_in(row[column])
     ]
 
 
@@ -292,7 +309,9 @@ def _notices(connection: Connection, person: Person) -> list[dict[str, Any]]:
     """The events that name the person: a trap that was hit, a listing in a digest."""
     found = sqltext.execute(connection, "SELECT * FROM notice ORDER BY id").mappings()
     return [
-        dict(row) for row in found if any(map(person.is_same, _names_in(json.loads(row["data"]))))
+        dict(row)
+        for row in found
+        if any(map(person.is_in, (row["who"], row["data"], *_names_in(json.loads(row["data"])))))
     ]
 
 
@@ -305,7 +324,7 @@ def _names_in(data: dict[str, Any]) -> list[str]:
 
 def _delete(connection: Connection, table: str, found: list[dict[str, Any]]) -> int:
     keys: tuple[str, ...] = ("kind", "value")
-    if table in ("listing", "act", "notice"):
+    if table in ("listing", "act", "notice", "listing_change"):
         keys = ("id",)
     elif table == "mined":
         keys = ("address", "kind", "import_id")

@@ -3,13 +3,16 @@
 The topics are `traps`, `listings`, `repeat` (plus one with every change) and `generation` (the
 newest import of traps that is complete). The recorder polls them and publishes what has changed.
 `old-mail` grows with every batch of an imported log; `hindsight` is the sum of `traps` and
-`old-mail` at which old mail was last compared with all traps.
+`old-mail` at which old mail was last compared with all traps. ERASED grows where the listings must
+be read whole, because a change of one would name a person who was erased.
 """
 
 from sqlalchemy import Connection, insert, select
 
 from gatepost_policy.store.sqltext import execute
 from gatepost_policy.store.tables import Revision, WaitingSums
+
+ERASED = "erased"
 
 
 def number(connection: Connection, topic: str) -> int:

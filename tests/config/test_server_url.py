@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 
 from daemons import BIN
 from gatepost_policy import config, store
@@ -17,15 +18,31 @@ GOOD = {
     ),
     # libpq's own notation of several hosts, twice, and SQLAlchemy's.
     "postgresql://gp@a.example:5432,b.example:5433/gp?target_session_attrs=read-write": (
-        "postgresql+psycopg://gp@/gp?host=a.example:5432&host=b.example:5433"
+        "postgresql+psycopg://gp@/gp?host=a.example,b.example&port=5432,5433"
         "&target_session_attrs=read-write"
     ),
     "postgresql://gp@/gp?host=a.example,b.example&port=5432,5433": (
-        "postgresql+psycopg://gp@/gp?host=a.example:5432&host=b.example:5433"
+        "postgresql+psycopg://gp@/gp?host=a.example,b.example&port=5432,5433"
     ),
     "postgresql+psycopg://gp@/gp?host=a.example:5432&host=b.example:5433": (
-        "postgresql+psycopg://gp@/gp?host=a.example:5432&host=b.example:5433"
+        "postgresql+psycopg://gp@/gp?host=a.example,b.example&port=5432,5433"
     ),
+    "postgresql://gp@a.example,b.example:5433/gp": (
+        "postgresql+psycopg://gp@/gp?host=a.example,b.example&port=,5433"
+    ),
+    "postgresql://gp@[::1]:5433,[2001:db8::1]/gp": (
+        "postgresql+psycopg://gp@/gp?host=::1,2001:db8::1&port=5433,"
+    ),
+    "postgresql://gp@/gp?host=::1&port=5433": "postgresql+psycopg://gp@[::1]:5433/gp",
+    "postgresql://gp@[fe80::1%25eth0]:5433/gp": (
+        "postgresql+psycopg://gp@/gp?host=fe80::1%25eth0&port=5433"
+    ),
+    "postgresql://gp@%2Frun%2Fpostgresql:5433/gp": (
+        "postgresql+psycopg://gp@/gp?host=/run/postgresql&port=5433"
+    ),
+    # To libpq a + is a +, to SQLAlchemy a blank.
+    "postgresql://gp@a/g%2Fp?password=a+b": "postgresql+psycopg://gp@a/g%2Fp?password=a%2Bb",
+    "postgresql+psycopg://gp@a/gp?password=a+b": "postgresql+psycopg://gp@a/gp?password=a+b",
     "postgresql://gp@[2001:db8::1]:5433/gp": "postgresql+psycopg://gp@[2001:db8::1]:5433/gp",
     "postgresql://gp@/gp?host=/run/postgresql": (
         "postgresql+psycopg://gp@/gp?host=/run/postgresql"
@@ -53,6 +70,11 @@ BAD = (
     "postgresql://gp@a/gp?S3CRET",
     "postgresql://gp:S3CRET@a/gp/gp",
     "postgresql:/gp:S3CRET@h/db",
+    "postgresql://gp:%00S3CRET@h/db",
+    "postgresql://gp:S3CRET@a..example/db",
+    f"postgresql://gp:S3CRET@{'a' * 64}.example/db",
+    "postgresql://gp:S3CRET@[::1::2]/db",
+    "postgresql://gp:S3CRET@::1/db",
     "sqlite://u:S3CRET@h/db",
     "mysql://u:S3CRET@h/db",
     "S3CRET@h/db",
@@ -85,6 +107,7 @@ SECRETS = (
     "postgresql://gp@127.0.0.1:9/gp?sslpassword=S3CRET&sslmode=disable",
     "postgresql://gp:S3CRET@/gp?host=127.0.0.1:9&host=127.0.0.1:9&target_session_attrs=read-write",
     "postgresql://gp:S3CRET@127.0.0.1:9,127.0.0.1:9/gp?target_session_attrs=read-write",
+    "postgresql://gp:S3CRET@127.0.0.1:9/g%2Fp",
 )
 
 
@@ -96,6 +119,24 @@ def test_a_store_is_named_without_its_password(url: str) -> None:
     assert "S3C" not in str(caught.value)
     assert "postgresql://gp@127.0.0.1:9" in str(caught.value)
     assert server_url.parse(url).has_secret
+
+
+LIBPQ = {
+    "postgresql://gp@[::1]:5433,a,/run:7/gp": ("::1,a,/run", "5433,,7"),
+    "postgresql://gp@[fe80::1%25eth0]/gp": ("fe80::1%eth0", None),
+    "postgresql://gp@%2Frun%2Fpg:5433/gp": ("/run/pg", "5433"),
+    "postgresql://gp@/gp?host=::1,a&port=5433": ("::1,a", "5433,5433"),
+}
+
+
+@pytest.mark.parametrize("url", LIBPQ)
+def test_libpq_gets_the_hosts_as_written(url: str) -> None:
+    engine = create_engine(
+        config.store_url(Settings(store=Store(url=url.replace(",/run", ",%2Frun"))))
+    )
+    _, options = engine.dialect.create_connect_args(engine.url)
+    assert (options["host"], options.get("port")) == LIBPQ[url]
+    assert store.name(engine).startswith("store postgresql://gp@")
 
 
 def test_commands_say_it_in_a_line(tmp_path: Path) -> None:

@@ -8,11 +8,14 @@ Rule: no message of this module repeats the URL, or anything of it that may be p
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from urllib.parse import parse_qsl, unquote, urlencode
+from ipaddress import ip_address
+from urllib.parse import unquote, unquote_plus, urlencode
 
-SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
+LIBPQ = ("postgresql", "postgres")
+SCHEMES = (*LIBPQ, "postgresql+psycopg")
 # The options of libpq 13 to 18 (PostgreSQL manual 34.1.2). Any other name is refused as a mistake.
 OPTIONS = frozenset(
     "host hostaddr port dbname user password passfile require_auth channel_binding connect_timeout"
@@ -41,11 +44,16 @@ class ServerUrl:
     def sqlalchemy(self) -> str:
         """As SQLAlchemy's psycopg dialect reads it."""
         at = f"{self.user}@" if self.user else ""
-        one = self.hosts[0] if len(self.hosts) == 1 and "/" not in self.hosts[0] else ""
+        one = self.hosts[0] if len(self.hosts) == 1 and not {*"/%"} & {*self.hosts[0]} else ""
         options = list(self.options)
-        if not one:
-            options = [("host", host) for host in self.hosts] + options
-        query = f"?{urlencode(options, safe='/:')}" if options else ""
+        if self.hosts and not one:
+            # In two lists: `host=[::1]:5432` and a socket's directory with a port are misread.
+            split = [_split(host) for host in self.hosts]
+            names = ",".join(name for name, _ in split)
+            numbers = ",".join(port for _, port in split)
+            ports = [("port", numbers)] if numbers.strip(",") else []
+            options = [("host", names), *ports, *options]
+        query = f"?{urlencode(options, safe='/:,')}" if options else ""
         return f"postgresql+psycopg://{at}{one}/{self.database}{query}"
 
     def shown(self) -> str:
@@ -63,7 +71,7 @@ class ServerUrl:
 def parse(url: str) -> ServerUrl:
     """The parts of `url`. Raises ValueError; the text says what is wrong, without repeating the
     URL."""
-    rest = url.partition("://")[2]
+    scheme, _, rest = url.partition("://")
     if "#" in rest or any(ord(c) <= 32 for c in rest):
         raise ValueError(f"got a URL with a # or a blank in it; {QUOTE}")
     place, _, query = rest.partition("?")
@@ -75,27 +83,36 @@ def parse(url: str) -> ServerUrl:
         raise ValueError(f"got a URL with two @; {QUOTE}")
     if re.search(r"%(?![0-9A-Fa-f]{2})", rest):
         raise ValueError(f"got a URL with a % that begins no %XX; {QUOTE}")
+    if re.search("%00", rest):
+        # libpq reads its options up to a NUL: it would go to another server.
+        raise ValueError("got a URL with %00 in it")
     if "/" in database:
-        raise ValueError("got a URL with more than one / behind the host; want .../DATABASE")
-    options = _options(query)
+        raise ValueError(
+            "got a URL with more than one / behind the host; want .../DATABASE, "
+            "in a database's name / is written %2F"
+        )
+    options = _options(query, unquote if scheme in LIBPQ else unquote_plus)
     named = [host for text in _all(options, "host") for host in text.split(",")]
     ports = [port for text in _all(options, "port") for port in text.split(",")]
-    places = [h for h in hosts.split(",") if h] or named
     if hosts and named:
         raise ValueError("got a URL that names its hosts twice: before the database and in host=")
+    places = [_host(unquote(h)) for h in hosts.split(",") if h]
     return ServerUrl(
         user,
-        tuple(_with_ports([_host(unquote(h) if "%" in h else h) for h in places], ports)),
+        tuple(_with_ports(places or [_host(_bracketed(h)) for h in named], ports)),
         database,
         tuple((key, value) for key, value in options if key not in ("host", "port")),
     )
 
 
-def _options(query: str) -> list[tuple[str, str]]:
-    try:
-        found = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
-    except ValueError:
-        raise ValueError("got a URL whose part behind the ? is not name=value&name=value") from None
+def _options(query: str, read: Callable[[str], str]) -> list[tuple[str, str]]:
+    """The options; `read` decodes them: to libpq a + is a +, to SQLAlchemy a blank."""
+    found: list[tuple[str, str]] = []
+    for part in query.split("&") if query else ():
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError("got a URL whose part behind the ? is not name=value&name=value")
+        found.append((read(key), read(value)))
     for key, _ in found:
         if key not in OPTIONS:
             near = get_close_matches(key, OPTIONS, n=1)
@@ -108,16 +125,46 @@ def _all(options: list[tuple[str, str]], name: str) -> list[str]:
     return [value for key, value in options if key == name and value]
 
 
+# `host`, `[2001:db8::1]`, `[fe80::1%eth0]` or the directory of a socket; then a port.
+_PLACE = re.compile(
+    r"(/[^:]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?\]|[A-Za-z0-9._-]+)(?::(.*))?", re.DOTALL
+)
+
+
 def _host(text: str) -> str:
-    """`host`, `host:port`, `[2001:db8::1]:port` or the directory of a unix socket."""
-    if text.startswith("/"):
-        return text
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(?::(.*))?", text, re.DOTALL)
+    """`host`, `host:port`, `[2001:db8::1]:port` or `/directory:port`, as it is. Raises
+    ValueError."""
+    match = _PLACE.fullmatch(text)
     if match is None:
         raise ValueError(f"got a URL with a host that is none; {QUOTE}")
+    name = match[1]
+    labels = name.removesuffix(".").split(".")
+    # RFC 1035 2.3.4; the resolver's own error for these is no error of a database.
+    if name[0] not in "/[" and not (len(name) <= 254 and all(0 < len(x) < 64 for x in labels)):
+        raise ValueError("got a URL with a host that is no name: a part is empty or too long")
+    if name[0] == "[":
+        try:
+            ip_address(name[1:-1])
+        except ValueError:
+            raise ValueError("got a URL with a host in [ ] that is no IPv6 address") from None
     if match[2] is not None:
         _port(match[2])
     return text
+
+
+def _bracketed(host: str) -> str:
+    """A host of `host=`, where libpq has an IPv6 address without brackets and never a port."""
+    try:
+        return f"[{ip_address(host)}]" if ":" in host else host
+    except ValueError:
+        return host
+
+
+def _split(host: str) -> tuple[str, str]:
+    """(host as libpq's `host` has it, port or '')."""
+    match = _PLACE.fullmatch(host)
+    assert match is not None, "it was read by `_host`"
+    return match[1].strip("[]"), match[2] or ""
 
 
 def _port(text: str) -> None:
@@ -130,7 +177,8 @@ def _with_ports(hosts: list[str], ports: list[str]) -> list[str]:
     if not ports:
         return hosts
     for port in ports:
-        _port(port)
+        if port or len(ports) > 1:  # an empty one is the default: libpq
+            _port(port or "5432")
     if len(ports) == 1:
         ports = ports * max(1, len(hosts))
     if not hosts:
@@ -138,8 +186,6 @@ def _with_ports(hosts: list[str], ports: list[str]) -> list[str]:
     if len(ports) != len(hosts):
         raise ValueError(f"got {len(hosts)} hosts and {len(ports)} ports; want one for each")
     return [
-        host
-        if host.startswith("/") or re.search(r"[^:\]]:\d+$|\]:\d+$", host)
-        else f"{host}:{port}"
+        host if _split(host)[1] or not port else f"{host}:{port}"
         for host, port in zip(hosts, ports, strict=True)
     ]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import (
@@ -117,7 +118,8 @@ def name(engine: Engine) -> str:
     if engine.dialect.name == "sqlite":
         return f"store {shown(str(engine.url.database))}"
     # Without its options, because a password may be among them.
-    url = engine.url.render_as_string(hide_password=False)
+    database = quote(engine.url.database or "", safe="")  # a / in it would end the database's name
+    url = engine.url.set(database=database).render_as_string(hide_password=False)
     return f"store {shown(server_url.parse(url).shown())}"
 
 

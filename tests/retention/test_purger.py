@@ -93,6 +93,32 @@ def test_age_counts_from_when_it_was_learned(any_settings: Settings, any_engine:
     assert count(any_engine, "identity", "days = 2") == 4
 
 
+@pytest.mark.parametrize("years", [3, 12, 74])
+def test_mail_learned_by_a_clock_far_ahead(
+    any_settings: Settings, any_engine: Engine, years: int
+) -> None:
+    """The clock was wrong for a moment: that mail is forgotten when other mail of that day is."""
+    ages = any_settings.retention
+    fill(any_engine, any_settings, AT + years * 366 * DAY)
+    fill(any_engine, any_settings, AT + DAY, 400)  # the clock is right again
+    retention.purge(any_engine, any_settings, AT + DAY)
+    assert count(any_engine, "message") == 80, "nothing goes early"
+    his = f"at > {AT + 1_000 * DAY} AND traps = 0"
+    for age, held, left in (
+        (ages.recipients, "id IN (SELECT message_id FROM recipient)", 32),
+        (ages.addresses, "address IS NOT NULL", 32),
+        (ages.rows, "true", 32),
+    ):
+        fill(any_engine, any_settings, AT + age, int(age / DAY))  # mail goes on
+        retention.purge(any_engine, any_settings, AT + age)
+        assert count(any_engine, "message", f"{his} AND {held}") == left
+        retention.purge(any_engine, any_settings, AT + age + DAY + 60)
+        assert count(any_engine, "message", f"{his} AND {held}") == 0
+    sums.check(any_engine)
+    retention.purge(any_engine, any_settings, AT + years * 366 * DAY + ages.traps + DAY)
+    assert count(any_engine, "message") == 0
+
+
 def test_a_step_is_bounded(any_settings: Settings, any_engine: Engine, monkeypatch: Any) -> None:
     monkeypatch.setattr("gatepost_policy.retention.purger.STEP", 10)
     fill(any_engine, any_settings, AT)

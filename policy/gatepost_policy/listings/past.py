@@ -13,7 +13,7 @@ Limits: OLD_SCAN old and NEW_SCAN newer messages of one identity are looked at.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection, func, select
@@ -54,6 +54,7 @@ class _Mail:
     recipients: set[str] = field(default_factory=set)
     signed: list[tuple[str, str | None, str | None]] = field(default_factory=list)
     organisations: set[str] = field(default_factory=set)  # those that proved it theirs
+    spf: str | None = None  # the envelope sender's organisation where SPF passed
     same: tuple[object, ...] = ()  # what all tries of one message have in common
 
 
@@ -209,7 +210,8 @@ def _load(connection: Connection, ids: Sequence[int]) -> dict[int, _Mail]:
         for m in connection.execute(
             select(
                 Message.id, Message.at, Message.prefix, Message.sender_key, Message.message_id,
-                Message.action, Message.reason, Message.shadow, Message.delivered,
+                Message.action, Message.reason, Message.shadow, Message.delivered, Message.spf,
+                Message.spf_domain,
             ).where(Message.id.in_(part), Message.stage == "end")
         ):  # fmt: skip
             quiet = m.action == Action.ACCEPT and m.reason == Reason.NO_BAD_SIGNAL
@@ -220,6 +222,7 @@ def _load(connection: Connection, ids: Sequence[int]) -> dict[int, _Mail]:
                 accepted=m.action == Action.ACCEPT and m.delivered is not False,
                 quiet=quiet and m.shadow is None and m.delivered is not False,
                 prefix=m.prefix,
+                spf=_passed(m),
             )
         recipient = MessageRecipient
         for number, key in connection.execute(
@@ -239,6 +242,11 @@ def _load(connection: Connection, ids: Sequence[int]) -> dict[int, _Mail]:
     for one in found.values():
         one.same = (*one.who, *sorted(one.recipients))
     return found
+
+
+def _passed(row: Any) -> str | None:
+    """The organisation of the envelope sender of a row, where SPF passed."""
+    return organisation(row.spf_domain) if row.spf == "pass" and row.spf_domain else None
 
 
 def _proven(s: Any) -> bool:
@@ -271,6 +279,7 @@ def _good(mail: Sequence[_Mail], at: float) -> Good:
         old=len(old),
         days=len({int(m.at // DAY_S) for m in old}),
         domains=len({o for m in old for o in m.organisations}),
+        customers=len({m.spf for m in old if m.spf is not None}),
     )
 
 
@@ -292,7 +301,7 @@ def _signer(
         count = max(count, _all_mail(connection, name))
     # At most one domain: other names that sign its mail are no independent correspondents.
     good = _good(mail, facts.at)
-    good = Good(good.messages, good.old, good.days, min(good.domains, 1))
+    good = replace(good, domains=min(good.domains, 1))
     days: dict[int, set[str]] = {}
     for m in _delivered(of_client):
         for organisation_, b_hash, addressed in m.signed:
@@ -326,7 +335,8 @@ def _all_mail(connection: Connection, name: str) -> int:
 
 _HITS = (
     "SELECT h.whose, h.at, h.reason, h.b_hash, h.prefix, h.host, h.message_id AS number,"
-    " m.message_id, m.from_key FROM trap_hit h LEFT JOIN message m ON m.id = h.message_id"
+    " m.message_id, m.from_key, m.spf, m.spf_domain"
+    " FROM trap_hit h LEFT JOIN message m ON m.id = h.message_id"
 )
 
 
@@ -371,4 +381,5 @@ def _earlier(row: Any) -> tuple[int, EarlierHit]:
         prefix=row.prefix,
         host=row.host,
         author=row.from_key,
+        spf=_passed(row),
     )

@@ -122,7 +122,8 @@ def shared_client(case: Case) -> bool:
 
     Good mail of two or more domains shows that they do. A client with less may be a bot whose mail
     only looked good: it is excused until its hits are a habit (HABIT_DAYS days and over
-    `sender.trap_ratio`).
+    `sender.trap_ratio`). Of a host that SPF allows to send for many names, each name is judged for
+    its own hits.
     """
     if case.aligned or not case.client_is_shared:
         return False
@@ -134,8 +135,16 @@ def _habit(case: Case) -> bool:
     if past is None or case.prefix is None or past.client.domains > 1:
         return False
     before = [h for h in case.hits(case.prefix) if h.reason in (Reason.SHARED_CLIENT, Reason.TRAP)]
+    good = past.client
     hits = len({hit.message_id or str(hit.at) for hit in before}) + 1
-    ratio = hits / (past.client.messages + hits)
+    mine = case.facts.spf_domain
+    if mine is not None and good.customers >= case.settings.sender.good_messages >= 1:
+        # A host that sends for many names, as SPF says: the hits of its other customers are not
+        # this one's. Where there are more hits than good mail it has no other customers.
+        if hits <= good.messages:
+            before = [h for h in before if h.spf is None or same(h.spf, mine)]
+            hits = len({hit.message_id or str(hit.at) for hit in before}) + 1
+    ratio = hits / (good.messages + hits)
     days = {hit.day for hit in before} | {case.today}
     return len(days) >= HABIT_DAYS and ratio > case.settings.sender.trap_ratio
 

@@ -27,13 +27,15 @@ class Good:
     """Good mail of one identity before a hit: delivered as far as is known, each message once.
 
     `old` are the messages older than an hour, on `days` UTC days, of `domains` proven
-    organisations; `messages` has the newer ones as well.
+    organisations, for `customers` organisations of envelope senders SPF allowed the client to send;
+    `messages` has the newer ones as well.
     """
 
     messages: int = 0
     old: int = 0
     days: int = 0
     domains: int = 0
+    customers: int = 0
 
     def counts(self, enough: int) -> bool:
         """True where this is enough good mail to excuse.
@@ -57,6 +59,7 @@ class EarlierHit:
     prefix: str | None = None
     host: str | None = None  # the organisation of the client's verified name
     author: str | None = None
+    spf: str | None = None  # the envelope sender's organisation where SPF passed
 
     @property
     def day(self) -> int:

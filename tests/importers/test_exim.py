@@ -184,6 +184,11 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
         f"{ID} H=(x) [192.0.2.7] F=<a@b.example> rejected after DATA: spam",
         {"kind": "message", "sender": "a@b.example", "to": [], "action": "reject"},
     ),
+    (
+        "H=(x) [192.0.2.7] F=<a@b.example> RCPT <trap@home.example>: discarded by RCPT ACL: quiet",
+        {"kind": "rcpt", "sender": "a@b.example", "to": [("trap@home.example", False)],
+         "action": "discard"},
+    ),
 ]  # fmt: skip
 
 
@@ -264,6 +269,20 @@ def test_lines_about_signing_are_none() -> None:
     assert read_dkim("DKIM: signing failed: LONG_LINE") is None
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        "s=s1 c=relaxed/relaxed a=rsa-sha256 b=2048 i=@evil.example d=bank.example s=x t=1",
+        "s=s1 d=bank.example c=relaxed/relaxed a=rsa-sha256 b=2048",
+        "s=x c=relaxed/relaxed a=rsa-sha256 b=2048 i=x d=bank.example",
+    ],
+)
+def test_a_signer_names_itself_alone(tags: str) -> None:
+    """i= is quoted-printable and a selector may hold a blank: what stands in them is no tag."""
+    got = read_dkim(f"DKIM: d=evil.example {tags} [verification succeeded]")
+    assert got is not None and (got.domain, got.result) == ("evil.example", "pass")
+
+
 def test_dkim_of_the_arrival_line() -> None:
     """It names who passed; a DKIM line about the same signer has said it already."""
     (seen,), _ = _import(
@@ -286,6 +305,15 @@ def test_a_log_that_begins_and_ends_in_the_middle() -> None:
     assert seen == []
     assert exim.tally.kinds["unfinished"] == 1
     assert exim.tally.kinds["without arrival"] == 1
+
+
+def test_recipients_that_an_acl_discarded() -> None:
+    (seen,), _ = _import(
+        f"{FROM} [192.0.2.7] P=smtp S=1",
+        f"{T}{ID} => blackhole (RCPT ACL discarded recipients)",
+        f"{T}{ID} Completed",
+    )
+    assert seen.facts.recipients == ()
 
 
 def test_a_cut_through_delivery() -> None:

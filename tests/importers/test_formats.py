@@ -267,6 +267,17 @@ def test_a_hole_at_the_beginning(run: Run, tmp_path: Path, hole: int) -> None:
     assert (code, output.split(",")[0]) == (0, "6 lines: 2 new")
 
 
+@pytest.mark.parametrize(("before", "hole"), [("", 4096), ("Nov 20 10:0", 64), ("", 3_000_000)])
+def test_a_hole_between_lines(run: Run, tmp_path: Path, before: str, hole: int) -> None:
+    """What a crash of the host leaves: the line behind it is as whole as the others."""
+    log = tmp_path / "mail.log"
+    text = written(bsd, POSTFIX)
+    again = text.replace(QUEUE_ID, f"{QUEUE_ID[:-1]}F").replace("10:00", "11:00")
+    log.write_bytes(f"{text}{before}".encode() + bytes(hole) + again.encode())
+    code, output = run("import", "postfix", str(log), "--zone", "UTC")
+    assert code == 0 and " 4 new" in output, output
+
+
 def test_packed_with_lzma(run: Run, tmp_path: Path) -> None:
     log = tmp_path / "mail.log.lzma"
     log.write_bytes(lzma.compress(written(bsd, POSTFIX).encode(), lzma.FORMAT_ALONE))
@@ -349,6 +360,22 @@ def test_docker_cuts_what_is_long(run: Run, tmp_path: Path) -> None:
     )
     code, output = run("import", "postfix", str(log), "--zone", "UTC")
     assert (code, output.split(",")[0]) == (0, "6 lines: 2 new")
+
+
+@pytest.mark.parametrize("own_time", ["", "2026-11-20 11:00:00 ", "2026-11-20 11:00:00 +0100 "])
+def test_an_export_of_the_journal_with_exims_lines(run: Run, tmp_path: Path, own_time: str) -> None:
+    log = tmp_path / "export"
+    log.write_text(
+        "".join(
+            f"__CURSOR=s={n}\n__REALTIME_TIMESTAMP=1795168800000000\n_HOSTNAME=mx\n_PID=5\n"
+            f"SYSLOG_IDENTIFIER={program}\nMESSAGE={own_time * (program == 'exim')}{text}\n\n"
+            for n, (program, text) in enumerate((*EXIM, ("cron", "hello")))
+        )
+    )
+    code, output = run("import", "exim", str(log), "--zone", "UTC")
+    assert (code, output.split(",")[0]) == (0, "5 lines: 2 new"), output
+    code, output = run("report", "--format", "json")
+    assert {m["at"] for m in json.loads(output)["messages"]} == {"2026-11-20T10:00:00Z"}
 
 
 def test_pieces_that_are_read_apart() -> None:

@@ -75,6 +75,7 @@ def test_submissions_are_counted_once(milterctl: Any) -> None:
         whole = line + line.partition(b" <=")[0] + b" Completed\n"
         code, out, err = milterctl("import", "exim", "-", "--zone", "UTC", stdin=whole)
         assert f": {new} new," in out, out
+        assert (", 1 of them only counted," in out) == bool(new)
 
 
 def test_zone(milterctl: Any) -> None:

@@ -119,6 +119,8 @@ REFUSED: list[tuple[str, str, str, list[tuple[str, bool]]]] = [
      " from=<a@b.example> proto=ESMTP helo=<h.example>", "message", "reject", []),
     (f"{P}smtpd[1]: NOQUEUE: discard: MAIL from x[2001:db8::7]: <a@b.example>: Sender address no;"
      " from=<a@b.example> proto=ESMTP helo=<h.example>", "message", "discard", []),
+    (f"{P}smtpd[1]: message repeated 2 times: [ {REJECT}]", "rcpt", "reject",
+     [("t@home.example", False)]),
 ]  # fmt: skip
 
 
@@ -131,6 +133,29 @@ def test_refused(line: str, kind: str, action: str, recipients: list[tuple[str, 
     assert facts.client.helo == "h.example"
     assert [(r.address.raw, r.accepted) for r in facts.recipients] == recipients
     assert postfix.tally.kinds == {"refused": 1}
+
+
+@pytest.mark.parametrize("login", ["", ", sasl_method=PLAIN, sasl_username=canary"])
+def test_refused_by_a_filter_before_the_queue(login: str) -> None:
+    """smtpd_proxy_filter: the client stands in another line of the same process."""
+    refused = (
+        "proxy-reject: END-OF-MESSAGE: 554 5.7.0 Reject, id=1-2 - spam; from=<a@b.example>"
+        " to=<t@home.example> proto=ESMTP helo=<h.example>"
+    )
+    seen, _ = _import(
+        f"{P}smtpd[1]: NOQUEUE: client=x.example[192.0.2.7]{login}",
+        f"{P}smtpd[2]: NOQUEUE: client=y.example[192.0.2.8]",
+        f"{P}smtpd[1]: {refused}",
+        f"{P}smtpd[3]: {refused}",  # whose it was is not known
+    )
+    (data,) = map(to_json, seen)
+    if login:
+        assert (data["kind"], data["direction"]) == ("count", "submission")
+        assert "home.example" not in json.dumps(data)
+    else:
+        assert (data["client"]["address"], data["sender"]) == ("192.0.2.7", "a@b.example")
+        assert [r["address"] for r in data["recipients"]] == ["t@home.example"]
+        assert (data["kind"], data["action"]) == ("message", "reject")
 
 
 NO_MESSAGE = [

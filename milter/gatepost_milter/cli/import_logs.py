@@ -46,8 +46,6 @@ _ZONE = click.option(
 _VERBOSE = click.option(
     "--verbose", "-v", is_flag=True, help="Show lines that were not understood."
 )
-
-
 _YEAR = click.option(
     "--year",
     type=click.IntRange(1990, 2100),
@@ -278,7 +276,7 @@ def _seen(importer: Importer, log: _Log, advance: Callable[[int], None]) -> Iter
         advance(position - before)
         before = position
 
-    if isinstance(importer, Postfix) and is_export(log.head):
+    if is_export(log.head):
 
         def blocks() -> Iterator[bytes]:
             for block in log.file.blocks():
@@ -308,10 +306,11 @@ def _bare(log: _Log, advance: Callable[[int], None]) -> Iterable[list[str]]:
 
 class _Sink:
     """Gathers records and writes them in batches, in a thread, so that the parser does not wait for
-    the disk. `told`: records so far; `new`: those that the store did not have."""
+    the disk. `told`: records so far; `new`: those that the store did not have; `counted`: of
+    these, mail of our own users, which is only counted."""
 
     def __init__(self, engine: "Engine", settings: "Settings", learned: float) -> None:
-        self.new = 0
+        self.new = self.counted = 0
         self.told = 0
         self._engine, self._settings, self._learned = engine, settings, learned
         self._batch: list[Json] = []
@@ -336,7 +335,7 @@ class _Sink:
 
         assert self.number is not None
         end = partial(import_runs.end, number=self.number, lines=lines, now=time.time(), told=told)
-        store.persistently(self._engine, end)
+        self.counted = store.persistently(self._engine, end)
 
     def take(self, seen: Iterable[Seen]) -> None:
         """Write these, a batch at a time. Raises StoreError, Failure (the import was undone)."""
@@ -384,17 +383,17 @@ def _summary(importer: Importer, sink: _Sink, verbose: bool) -> None:
     tally = importer.tally
     kinds = ", ".join(f"{name} {count}" for name, count in sorted(tally.kinds.items()))
     known = sink.told - sink.new
+    only = f", {sink.counted} of them only counted" if sink.counted else ""
     print(
-        f"{plural(tally.lines, 'line')}: {sink.new} new, {known} known already"
+        f"{plural(tally.lines, 'line')}: {sink.new} new{only}, {known} known already"
         + (f" ({kinds})" if kinds else "")
     )
-    if tally.kinds["unparsed"] and verbose:
+    count = tally.kinds["unparsed"]
+    if count and verbose:
         for line in tally.samples:
             note(f"not understood: {shown(line)}")
-        more = tally.kinds["unparsed"] - len(tally.samples)
-        if more > 0:
-            note(f"not understood: {more} more")
-    elif tally.kinds["unparsed"]:
-        count = tally.kinds["unparsed"]
+        if count > len(tally.samples):
+            note(f"not understood: {count - len(tally.samples)} more")
+    elif count:
         was = "line was" if count == 1 else "lines were"
         note(f"{count} {was} not understood; --verbose shows them")

@@ -14,8 +14,9 @@ header lines in the reject log name are not read.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC
 
 from gatepost_policy.config.settings import Submission
 from gatepost_policy.importers import login_lines
@@ -37,6 +38,7 @@ from gatepost_policy.importers.exim_fields import read_arrival, read_rejection
 from gatepost_policy.importers.exim_line import LINE, PRDR, PREFIX, REST, SPLIT, TOPIC, prefix_time
 from gatepost_policy.importers.fate import Fate
 from gatepost_policy.importers.guessing import Guessing
+from gatepost_policy.importers.syslog import Entry, as_line, export_time
 from gatepost_policy.journal.record import Seen
 from gatepost_policy.mail import address
 from gatepost_policy.mail.decision import Decision
@@ -122,6 +124,24 @@ class Exim:
                     continue
             yield from self._prefixed(line, clock)
 
+    def entries(self, entries: Iterable[Entry | None]) -> Iterator[Seen]:
+        """`lines` for the entries of a journal export (None: an entry that could not be read).
+
+        The time is the journal's, also where Exim wrote its own.
+        """
+        clock = Clock(UTC, 0.0)
+        for entry in entries:
+            line = "(a journal entry without time, identifier or message)"
+            if entry is not None:
+                timed = LINE.match(entry.text)
+                text = (
+                    entry.text
+                    if timed is None
+                    else entry.text[timed.end(3 if timed[3] else 2) + 1 :]
+                )
+                line = as_line(entry._replace(text=text))
+            yield from self.lines([line], clock)
+
     def first_time(self, lines: list[str], clock: Clock) -> float | None:
         """Unix seconds of the first of these lines, to put rotated files in order; None where no
         line has a time."""
@@ -131,6 +151,8 @@ class Exim:
                 if at is not None:
                     return at
             if (found := PREFIX.match(line)) and (at := prefix_time(found, clock)) is not None:
+                return at
+            if (at := export_time(line)) is not None:
                 return at
         return None
 

@@ -17,6 +17,8 @@ def read_recipient(text: str) -> str | None:
 
     Forms: `address`, `address <original address>`, `:blackhole: <address>`, `/file <address>`.
     """
+    if text.startswith("blackhole ("):
+        return None  # "blackhole (RCPT ACL discarded recipients)": those have lines of their own
     if text[:1] in ("/", "|"):
         # A path or a command, which may hold blanks; the recipient is the address after it.
         found = _PATH_END.search(text)

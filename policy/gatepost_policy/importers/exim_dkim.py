@@ -19,7 +19,12 @@ _FAILED = ("failed", "fail")
 def read_dkim(text: str) -> Signature | None:
     """The signature of a `DKIM:` line, None for one that is about something else (signing)."""
     outcome = _OUTCOME.search(text)
-    tags = dict(_TAG.findall(text[5 : outcome.start()] if outcome else text[5:]))
+    # The signer chooses s= and i=, which may hold blanks (i= is quoted-printable), and so a false
+    # tag. d= stands before both: the first of each tag counts. Only l= stands behind them.
+    tags: dict[str, str] = {}
+    for name, value in _TAG.findall(text[5 : outcome.start()] if outcome else text[5:]):
+        if name == "l" or name not in tags:
+            tags[name] = value
     if outcome is None or not ("d" in tags or "s" in tags):
         return None
     found = _outcome(outcome.group(1).lower())

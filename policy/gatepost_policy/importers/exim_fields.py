@@ -54,6 +54,11 @@ _STAGE = re.compile(
     r"|VRFY|EXPN|AUTH|STARTTLS|ETRN|QUIT|EHLO or HELO|connection)(?= |:|\Z)"
 )
 _TARGET = re.compile(rf" (?:<((?:{_QUOTED}|[^\"<>])*)>|([^\s<>]+?))(?=:|\Z)")
+# "discard" of the RCPT (or MAIL) ACL: the client was told that its recipient is accepted.
+_DISCARDED = re.compile(
+    rf" RCPT (?:<((?:{_QUOTED}|[^\"<>])*)>|([^\s<>]+?))[^<>\"]*"
+    r": discarded by (?:RCPT|MAIL) ACL(?=:|\Z)"
+)
 _AUTH = re.compile(r"A=(\S+) ")
 
 
@@ -221,6 +226,10 @@ class _Reader:
         """
         text = self.text
         for path in self._paths(at + 2) if text.startswith("F=", at) else ():
+            if dropped := _DISCARDED.match(text, path.end):
+                read.stage, read.discarded, read.sender = "RCPT", True, path.sender
+                read.recipient = dropped.group(1) or dropped.group(2)
+                return read
             verb = path.end
             if login := _AUTH.match(text, verb + 1):
                 verb = login.end() - 1

@@ -22,6 +22,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any, cast
 
+from gatepost_policy.importers.log_file import without_holes
+
 CHUNK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 16
 # Octets before a position that its digest covers.
@@ -277,8 +279,7 @@ def _digest(data: bytes) -> str:
 
 
 def _lines(data: bytes) -> list[str]:
-    # NULs: in a file that was emptied, a writer that goes on at its old offset leaves a hole.
-    text = data.replace(b"\0", b"").replace(b"\r\n", b"\n").decode("utf-8", "surrogateescape")
+    text = without_holes(data).replace(b"\r\n", b"\n").decode("utf-8", "surrogateescape")
     lines = text.split("\n")
     if not lines[-1]:
         lines.pop()

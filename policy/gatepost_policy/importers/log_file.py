@@ -22,6 +22,7 @@ from typing import IO, cast
 CHUNK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 16
 _DATEEXT = re.compile(r"[-.](20\d\d)-?(\d\d)-?(\d\d)(?!\d)")
+_HOLE = re.compile(rb"\0{2,}")
 _PACKED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open),
            (b"\x5d\0\0", lzma.open))  # fmt: skip
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, ValueError)
@@ -79,6 +80,9 @@ class LogFile:
                 data = rest + data
                 cut = data.rfind(b"\n") + 1
                 if not cut and len(data) > MAX_LINE_BYTES:
+                    data = without_holes(data)
+                    cut = data.rfind(b"\n") + 1
+                if not cut and len(data) > MAX_LINE_BYTES:
                     yield data[:MAX_LINE_BYTES] + b"\n"
                     rest = _after_line(stream)
                     continue
@@ -97,6 +101,7 @@ class LogFile:
     def lines(self) -> Iterator[list[str]]:
         """The lines, without their line ends, in lists. Raises OSError."""
         for block in self.blocks():
+            block = without_holes(block)
             if b"\r\n" in block:
                 block = block.replace(b"\r\n", b"\n")
             lines = block.decode("utf-8", "surrogateescape").split("\n")
@@ -158,6 +163,7 @@ class LogFile:
             self.damage = None
         if self.path == "-":
             block = _marked(block)[0]
+        block = without_holes(block)
         return block[:MAX_LINE_BYTES].decode("utf-8", "surrogateescape").split("\n")[:count]
 
     def _unpacked(self) -> io.BufferedReader:
@@ -166,6 +172,15 @@ class LogFile:
             if magic.startswith(start):
                 return cast("io.BufferedReader", opener(self._raw, "rb"))
         return self._raw
+
+
+def without_holes(data: bytes) -> bytes:
+    """`data` with a line end in place of each hole, and without single NULs.
+
+    A hole is a run of NULs: octets that were never written, in a file that was emptied while its
+    writer kept its offset, or whose host crashed. A line stands behind it.
+    """
+    return _HOLE.sub(b"\n", data).replace(b"\0", b"") if b"\0" in data else data
 
 
 def _marked(data: bytes) -> tuple[bytes, codecs.IncrementalDecoder | None]:

@@ -17,7 +17,7 @@ second of the arrival.
 from collections.abc import Iterable, Iterator
 
 from gatepost_policy.config.settings import Submission
-from gatepost_policy.importers import login_lines
+from gatepost_policy.importers import login_lines, syslog
 from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.common import (
     ACCEPTED,
@@ -47,6 +47,7 @@ from gatepost_policy.importers.postfix_line import (
     read_refusal,
 )
 from gatepost_policy.importers.postfix_open import Open
+from gatepost_policy.importers.postfix_proxy import Proxied
 from gatepost_policy.importers.syslog import Entry, read_line
 from gatepost_policy.journal.record import Seen
 from gatepost_policy.mail import address
@@ -84,6 +85,7 @@ class Postfix:
         self.last = 0.0
         self.ordinals = Ordinals()
         self.guessing = Guessing(self.ours)
+        self._proxied = Proxied()
         self._owners: dict[str, Ownership] = {}  # of refused clients, as the log names them
         self._clock: Clock | None = None  # identifies the log that is being read
 
@@ -112,13 +114,7 @@ class Postfix:
 
     def first_time(self, lines: list[str], clock: Clock) -> float | None:
         """Unix seconds of the first of these lines, to put rotated files in order, else None."""
-        for line in lines:
-            entry = read_line(line, clock)
-            if entry is not None:
-                return entry.at
-            if line.startswith("__REALTIME_TIMESTAMP=") and line[21:].isdigit():
-                return int(line[21:39]) / 1e6
-        return None
+        return syslog.first_time(lines, clock)
 
     def finish(self) -> Iterator[Seen]:
         """The messages that are still unfinished when the last log ends."""
@@ -152,6 +148,8 @@ class Postfix:
         program = entry.program
         match = QUEUE_ID.match(entry.text)
         if match is None:
+            if (proxied := self._proxied.refusal(entry)) is not None:
+                return self._refused(entry, "NOQUEUE", proxied.text, proxied.ours)
             self._not_ours(program, entry)
             return ()
         queue_id, text = match.groups()
@@ -194,10 +192,11 @@ class Postfix:
 
     def _smtpd(self, entry: Entry, queue_id: str, text: str, submission: bool) -> Iterator[Seen]:
         if text.startswith("client=") and (match := CLIENT.match(text)):
+            peer, logged_in, known_before, forwarded = match.groups()
             if queue_id == "NOQUEUE":  # with smtpd_proxy_filter only the second smtpd queues it
+                self._proxied.began(entry, forwarded or peer, logged_in=logged_in is not None)
                 self.tally.kinds["other"] += 1
                 return
-            peer, logged_in, known_before, forwarded = match.groups()
             client = read_client(forwarded if forwarded and not known_before else peer)
             whose = self._whose(client, submission or logged_in is not None)
             if logged_in is not None and client.address is not None:

@@ -10,6 +10,7 @@ import json
 import re
 import struct
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from gatepost_policy.importers.clock import Clock
@@ -20,7 +21,7 @@ _OLD = re.compile(
     re.S,
 )
 _ISO = re.compile(
-    r"(?:<\d{1,3}>)?(\d{4}-\d\d-\d\d[T ]\d\d:\d\d):(\d\d(?:\.\d+)?)(Z|[+-]\d\d:?\d\d)? (\S+) "
+    r"(?:<\d{1,3}>)?(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d):(\d\d(?:\.\d+)?)([Zz]|[+-]\d\d:?\d\d)? (\S+) "
     r"([^\s\[:]+)(?:\[(\d+)\])?: (.*)",
     re.S,
 )
@@ -36,6 +37,8 @@ _FIELDS = frozenset(
         b"MESSAGE",
     )
 )  # fmt: skip
+# rsyslog's $RepeatedMsgReduction: the line before came this often again. It counts as once.
+_AGAIN = re.compile(r"message repeated \d+ times: \[ ?(.*)\]\Z", re.S)
 # A larger binary field is no log message.
 MAX_FIELD_BYTES = 1 << 20
 
@@ -66,7 +69,16 @@ def read_line(line: str, clock: Clock) -> Entry | None:
         return _json(line)
     else:
         return None
+    if text.startswith("message repeated ") and (again := _AGAIN.match(text)):
+        text = again.group(1)
     return None if at is None else Entry(at, host, program, pid or "", text)
+
+
+def as_line(entry: Entry) -> str:
+    """The entry as one line of text, in the form that `wrapping.journal_line` gives it."""
+    at = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    host, program, pid, text = entry[1:]
+    return f"{at} {host or '-'} {program}[{pid}]: {text}".replace("\n", " ")
 
 
 def _json(line: str) -> Entry | None:
@@ -90,6 +102,24 @@ def _json(line: str) -> Entry | None:
 def is_export(head: list[str]) -> bool:
     """True where a file starts as `journalctl -o export` does."""
     return bool(head) and head[0].startswith(("__CURSOR=", "__REALTIME_TIMESTAMP="))
+
+
+def export_time(line: str) -> float | None:
+    """Unix seconds where this is the line of an export that has an entry's time, else None."""
+    name, _, value = line.partition("=")
+    if name != "__REALTIME_TIMESTAMP" or not value.isdecimal() or not value.isascii():
+        return None
+    return int(value[:18]) / 1e6
+
+
+def first_time(lines: list[str], clock: Clock) -> float | None:
+    """Unix seconds of the first of these lines that has a time, else None."""
+    for line in lines:
+        entry = read_line(line, clock)
+        at = export_time(line) if entry is None else entry.at
+        if at is not None:
+            return at
+    return None
 
 
 def read_export(blocks: Iterable[bytes]) -> Iterator[Entry | None]:

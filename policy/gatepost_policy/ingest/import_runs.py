@@ -52,15 +52,18 @@ def begin(connection: Connection, mta: str, files: Sequence[str], now: float) ->
     return int(connection.execute(fresh.returning(ImportRun.id)).scalar_one())
 
 
-def end(connection: Connection, number: int, lines: int, now: float, *, told: bool) -> None:
+def end(connection: Connection, number: int, lines: int, now: float, *, told: bool) -> int:
     """Record that the import has read all its `lines`, at `now` (Unix seconds). `told` False: it
-    found nothing, and its record is deleted.
+    found nothing, and its record is deleted. Returns how many submissions it counted.
     """
+    sql = "SELECT submissions FROM import_run WHERE id = ?"
+    counted = int(sqltext.execute(connection, sql, (number,)).scalar() or 0)
     if told:
         sql = "UPDATE import_run SET ended = ?, lines = ? WHERE id = ?"
         sqltext.execute(connection, sql, (now, lines, number))
     else:
         sqltext.execute(connection, "DELETE FROM import_run WHERE id = ?", (number,))
+    return counted
 
 
 def add(

@@ -7,7 +7,6 @@ dropped by the kernel before libmilter can see it.
 
 import os
 import resource
-import select
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ import milter
 from gatepost_milter.engine import libmilter
 from gatepost_milter.engine.listener import BACKLOG, Listener, open_sockets
 from gatepost_milter.filter.context import Context
+from gatepost_policy.system.readable import readable
 from gatepost_policy.system.socket_address import SocketAddress
 
 RETIRE_S = 600.0  # a retired worker leaves after this, whatever its sessions do
@@ -79,7 +79,7 @@ def _obey(
             report(b"-")
             deadline = time.monotonic() + RETIRE_S
             while listener.sessions()[0] and time.monotonic() < deadline:
-                if select.select([control], [], [], 0.05)[0]:
+                if readable(control, 0.05):
                     break  # a second word: quit after all
             else:
                 _drain(context, listener, time.monotonic() + MAX_GRACE_S)
@@ -108,7 +108,7 @@ def _wait_for_word(context: Context, listener: Listener, control: int) -> None:
     """
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     paused, said = False, 0.0
-    while not select.select([control], [], [], WATCH_S)[0]:
+    while not readable(control, WATCH_S):
         try:
             used = len(os.listdir(FDS))
         except OSError:  # listing takes a descriptor as well

@@ -8,7 +8,6 @@ PATIENCE_S seconds.
 import errno
 import grp
 import os
-import select
 import socket
 import stat
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.system import sockets
+from gatepost_policy.system.readable import readable
 from gatepost_policy.system.socket_address import SocketAddress
 
 PATIENCE_S = 1.5
@@ -78,7 +78,7 @@ class Listener:
 
     def queue_is_empty(self) -> bool:
         """True where every connection that was made has been accepted by somebody."""
-        return not select.select([self.descriptor], [], [], 0)[0]
+        return not readable(self.descriptor, 0)
 
     def sessions(self) -> tuple[int, int]:
         """(connections from MTAs in this process, how many of them have said something unread).
@@ -93,7 +93,7 @@ class Listener:
                 with socket.socket(fileno=os.dup(number)) as duplicate:
                     if self._is_ours(duplicate.getsockname()):
                         count += 1
-                        unread += bool(select.select([duplicate], [], [], 0)[0])
+                        unread += readable(duplicate, 0)
             except (OSError, ValueError):
                 continue  # closed meanwhile
         return count, unread

@@ -15,7 +15,6 @@ Limits: `milter.socket`, its mode and `milter.engine` are as they were at the st
 import gc
 import os
 import random
-import select
 import signal
 import time
 from collections import Counter
@@ -32,6 +31,7 @@ from gatepost_policy import config, dkim, journal
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.monitoring import slots
 from gatepost_policy.monitoring.maillog import MailLog
+from gatepost_policy.system.readable import among
 from gatepost_policy.system.systemd import notify, reloading, watchdog_seconds
 
 WAITED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
@@ -319,7 +319,7 @@ def _heard(children: Sequence[Child], word: bytes, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     waiting = {child.report for child in children}
     while waiting:
-        ready = select.select(list(waiting), [], [], max(0.0, deadline - time.monotonic()))[0]
+        ready = among(waiting, max(0.0, deadline - time.monotonic()))
         if not ready:
             return False
         for descriptor in ready:

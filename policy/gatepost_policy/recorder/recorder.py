@@ -7,7 +7,6 @@ repeat senders, its own or another program's, are published for all processes (`
 """
 
 import os
-import select
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from gatepost_policy.recorder import host_name
 from gatepost_policy.recorder.intake import Intake, Log
 from gatepost_policy.store import Files, Inode, StoreError, journal_mark
 from gatepost_policy.system import mta_tables
+from gatepost_policy.system.readable import readable
 
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
@@ -286,7 +286,7 @@ class Recorder:
         deadline = time.monotonic() + seconds
         while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
             # `stop` has no file descriptor: look at it ten times a second.
-            if select.select([self._poke], [], [], min(left, 0.1))[0]:
+            if readable(self._poke, min(left, 0.1)):
                 # Trap hits often come together: wait a moment, so that they share one commit.
                 stop.wait(GATHER_S)
                 with suppress(BlockingIOError):

@@ -88,6 +88,55 @@ def test_what_matched(domain: str, result: str, mechanism: str | None, reason: s
     assert got == SpfCheck(result, domain, mechanism, reason)
 
 
+TEN = "v=spf1 " + " ".join(f"a:a{n}.example" for n in range(9))
+ELSEWHERE = {f"a{n}.example": {"A": "198.51.100.1"} for n in range(9)}
+HERE = {"h.example": {"A": CLIENT}}
+
+
+@pytest.mark.parametrize(
+    ("record", "more", "want"),
+    [
+        # RFC 7208 4.6.1: names of modifiers are read without regard to case.
+        ("v=spf1 ReDirect=r.example", {"r.example": "v=spf1 Ip4:192.0.2.0/24 -all"}, "pass"),
+        ("v=spf1 redirect=r.example Redirect=r.example", {"r.example": "v=spf1 +all"}, "permerror"),
+        ("v=spf1 EXP=a.example exp=b.example +all", {}, "permerror"),
+        # 6: unknown modifiers are ignored, however often they appear.
+        ("v=spf1 foo=1 foo=2 Foo=%{d} +all", {}, "pass"),
+        ("v=spf1 default=fail default=pass", {}, "neutral"),
+        # 4.6.4: terms count where they are evaluated; 6.1: behind a match redirect= is not.
+        (f"{TEN} a:h.example redirect=r.example", ELSEWHERE | HERE, "pass"),
+        (f"{TEN} redirect=r.example", ELSEWHERE | {"r.example": "v=spf1 +all"}, "pass"),
+        (f"{TEN} a:v.example redirect=r.example", ELSEWHERE | {"r.example": "v=spf1 +all"},
+         "permerror"),
+        ("v=spf1 redirect=%{d}.gone.example", {}, "permerror"),
+        # Only the include that is reached can go round in a circle.
+        ("v=spf1 ip4:192.0.2.7 include:d.example -all", {}, "pass"),
+        ("v=spf1 ip4:192.0.2.8 include:d.example -all", {}, "permerror"),
+        ("v=spf1 ip4:192.0.2.7 include: -all", {}, "permerror"),
+        ("v=spf1 ip4:192.0.2.7 -include:d.example/24", {}, "permerror"),
+        ("v=spf1 -include:r.example +all", {"r.example": "v=spf1 +all"}, "fail"),
+        # 7.3: a name that is too long loses labels from its left.
+        ("v=spf1 exists:" + "%{l}." * 16 + "x.example -all",
+         {"joe-of-the-house." * 14 + "x.example": {"A": CLIENT}}, "pass"),
+    ],
+)  # fmt: skip
+def test_terms(record: str, more: dict[str, Any], want: str) -> None:
+    got = check("joe-of-the-house@d.example", zone={"d.example": record, **more}).spf.mail_from
+    assert got.result == want, got
+
+
+def test_the_clients_name_is_asked_for_where_it_is_used() -> None:
+    """%{p} costs up to eleven look-ups (RFC 7208 7.3): not where a term before it matches."""
+    zone: dict[str, Any] = {"d.example": "v=spf1 ip4:192.0.2.7 exists:%{p}.x.example -all"}
+    reverse = "7.2.0.192.in-addr.arpa", "PTR"
+    assert reverse not in check("joe@d.example", zone=zone).used[1]
+    zone |= {"d.example": "v=spf1 ip4:192.0.2.8 exists:%{p}.x.example -all",
+             reverse[0]: {"PTR": "m.d.example"}, "m.d.example": {"A": CLIENT},
+             "m.d.example.x.example": {"A": "127.0.0.1"}}  # fmt: skip
+    got = check("joe@d.example", zone=zone)
+    assert reverse in got.used[1] and got.spf.mail_from.result == "pass"
+
+
 def test_both_identities() -> None:
     got = check("joe@refused.example", helo="direct.example").spf
     assert (got.mail_from.result, got.helo.result) == ("fail", "pass")

@@ -5,7 +5,10 @@ its DNS queries goes through `ask`, so that the cache, the limits and the record
 and the look-ups are counted here.
 
 Where this differs from pyspf: an error at PTR is no match (5.5), explanations (exp=) are not
-fetched, because no reply quotes them, and the reason of an error is a stable word (`Why`).
+fetched, because no reply quotes them, and the reason of an error is a stable word (`Why`). The
+terms of a record are gone through here (`check0`): names of modifiers are read in any case, unknown
+ones may stand twice (6), redirect= and %{p} cost a look-up only where they are used (4.6.4, 7.3),
+and a record that includes itself fails only where the include is reached.
 """
 
 import re
@@ -23,9 +26,13 @@ MAX_MECHANISM = 255  # characters of the term that are kept
 # length.
 MAX_RECORD, MAX_TERMS, MAX_TERM = 8192, 512, 512
 MAX_PTR = 10  # RFC 7208 4.6.4: names of a client that are looked at
+MAX_NAME = 253
 MAX_VOID = 2  # RFC 7208 4.6.4: look-ups that find nothing
 # Macros whose value is not the same for every sender of a domain.
 _PERSONAL = re.compile(r"%\{[slh]", re.I)
+_CLIENT_NAME = re.compile(r"%\{p", re.I)
+_MODIFIER = re.compile(r"([a-z][a-z0-9_.-]*)=", re.I)
+_INCLUDE = re.compile(r"([+?~-]?)include:(.+)", re.I | re.S)
 # RFC 7208 7.1: a macro has its closing brace, and no number or one above 0.
 _MACROS = re.compile(r"(?:[^%]|%[%_-]|%\{[a-z](?!0+[^0-9])\d{0,3}r?[-.+,/_=]*\})*", re.I)
 # RFC 7208 4.3: a domain has several labels. A last label of digits is an address, not a name.
@@ -33,6 +40,10 @@ _LABEL = r"[^\x00-\x20.\\\x7f-\U0010ffff]{1,63}"
 _DOMAIN = re.compile(rf"(?:{_LABEL}\.)+(?!\d+\Z){_LABEL}")
 _PART = r"[^\x00-\x1f.\\\x7f-\U0010ffff]{1,63}"
 _NAME = re.compile(rf"{_PART}(?:\.{_PART})*")
+
+
+# As pyspf reads one: the term, its mechanism, argument, prefix length, and a match's result.
+_Directive = tuple[str, str, str, int, str]
 
 
 class Why(StrEnum):
@@ -110,10 +121,88 @@ class _Query(pyspf.query):  # type: ignore[misc]
     def get_explanation(self, spec: str) -> None:
         """No reply quotes the explanation, so it is not asked for."""
 
+    def check0(self, spf: str | None, recursion: int) -> tuple[str, int, str]:
+        """The result of the record `spf` of the domain `self.d`, in pyspf's form. Raises its
+        PermError and TempError."""
+        if not spf:
+            return "none", 250, ""
+        redirect: str | None = None
+        once: set[str] = set()
+        directives: list[_Directive] = []
+        self.p: str | None = "unknown"  # %{p} is asked for where a term that has it is reached
+        # RFC 7208 4.6: syntax errors anywhere in the record come before any match.
+        for term in filter(None, spf.split(" ")[1:]):
+            modifier = _MODIFIER.match(term)
+            if modifier is None:
+                directives.append(self._directive(term))
+                continue
+            name, value = modifier[1].lower(), term[modifier.end() :]
+            if name not in ("redirect", "exp"):
+                self.expand(value)  # RFC 7208 6: ignored, but a macro in it must be one
+                continue
+            target = self.expand_domain(value)
+            if name in once or not target:
+                raise self._permanent(Why.SYNTAX)  # RFC 7208 6: each once
+            once.add(name)
+            if name == "redirect":
+                redirect = value
+        self.p = None
+        for directive in directives:
+            if self._matches(directive, recursion):
+                if not recursion:
+                    self.mechanism = directive[0]
+                return directive[4], 250, ""
+        if redirect is None:
+            return "neutral", 250, ""
+        self.check_lookups()
+        domain = self.expand_domain(redirect)
+        record = self.dns_spf(domain)
+        if record is None:
+            raise self._permanent(Why.MISSING)
+        found: tuple[str, int, str] = self.check1(record, domain, recursion)
+        return found
+
+    def _directive(self, term: str) -> _Directive:
+        include = _INCLUDE.fullmatch(term)
+        if include is None:
+            read: _Directive = self.validate_mechanism(term)
+            return read
+        domain = self.expand_domain(include[2])
+        if not domain:
+            raise self._permanent(Why.SYNTAX)
+        return term, "include", domain, self.cidrmax, pyspf.RESULTS[include[1] or "+"]
+
+    def _matches(self, directive: _Directive, recursion: int) -> bool:
+        """Whether the mechanism of this directive matches the client."""
+        term, kind = directive[:2]
+        if kind == "all":
+            return True
+        if "%" in term and _CLIENT_NAME.search(term):
+            directive = self._directive(term)
+        argument, length = directive[2:4]
+        if kind in ("ip4", "ip6"):
+            same = kind == ("ip4" if self.v == "in-addr" else "ip6")
+            return same and bool(self.cidrmatch([argument], length))
+        self.check_lookups()
+        if kind == "include":
+            result = self.check1(self.dns_spf(argument), argument, recursion + 1)[0]
+            if result == "none":
+                raise self._permanent(Why.MISSING)
+            return bool(result == "pass")
+        if kind == "exists":
+            return bool(self.dns_a(argument, "A"))  # RFC 7208 5.7: A, whatever the client has
+        if kind == "ptr":
+            return bool(pyspf.domainmatch(self.validated_ptrs(), argument))
+        found = self.dns_mx(argument) if kind == "mx" else self.dns_a(argument, self.A)
+        return bool(self.cidrmatch(found, length))
+
     def expand(self, s: str, stripdot: bool = True) -> str:
         if not self.personal and "%" in s and _PERSONAL.search(s):
             self.personal = True
-        return str(super().expand(s, stripdot))
+        text = str(super().expand(s, stripdot))
+        while len(text) > MAX_NAME and "." in text:
+            text = text.partition(".")[2]  # RFC 7208 7.3: labels go from the left until it fits
+        return text
 
     def dns_spf(self, domain: str) -> str | None:
         self.why = Why.SEVERAL  # the only error that pyspf raises here

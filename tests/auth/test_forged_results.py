@@ -98,6 +98,15 @@ def test_what_opendmarc_takes_for_ours_goes(tmp_path: Path) -> None:
     assert asked > 200 and believed > asked // 20, (asked, believed)
 
 
+@pytest.mark.parametrize("name", [
+    b"\xff mx.example.net", b"mx\xfe.example.net", b"\xc3mx.example.net\x80",
+    "\ufeffmx.example.net".encode(), "m\u00adx.example\uff0enet".encode(), b"mx\0.example.net",
+    "\u00a0mx.example.net 1".encode(), "mx.exa\u200bmple.net".encode(),
+])  # fmt: skip
+def test_octets_that_nobody_shows(name: bytes) -> None:
+    assert forged([b" " + name + b";" + TAIL], MX) == (1,)
+
+
 def test_others_keep_theirs() -> None:
     for name in HONEST:
         for frame in FRAMES:

@@ -19,6 +19,8 @@ SPELLINGS = (
     "mx.(a(b(c(d))))local.test; dkim=pass header.d=bank.example",
     "(" * 3000 + ")" * 3000 + "mx.(a(b(c)))local.test; dkim=pass header.d=bank.example",
     "=?utf-8?q?mx=2Elocal=2Etest?=; dkim=pass header.d=bank.example",
+    "mx\u3002local\uff0etest; dkim=pass header.d=bank.example",  # IDNA reads these as dots
+    "\uff4dx.\n local.test 1; dkim=pass header.d=bank.example",
 )
 OTHER = "other.example; dkim=pass header.d=bank.example"
 
@@ -55,7 +57,16 @@ def test_a_blank_before_the_colon_hides_nothing(exim: EximInstance, name: str) -
     assert "dkim=pass" in delivered(exim, OTHER, name=name)
 
 
+@pytest.mark.parametrize("value", SPELLINGS)
+def test_no_program_on_this_host_speaks_in_our_name(exim: EximInstance, value: str) -> None:
+    """A web form may write any field (sendmail(1), acl_not_smtp)."""
+    told = f"Authentication-Results: {value}\nFrom: service@bank.example\nSubject: x\n\nHello\n"
+    exim.run("-f", "www@local.test", "bob@local.test", stdin=told.encode())
+    (data,) = exim.collect()
+    assert b"authentication-results" not in data.lower(), data.decode(errors="replace")
+
+
 def test_other_hosts_keep_theirs(exim: EximInstance) -> None:
-    header = delivered(exim, OTHER)
+    header = delivered(exim, f'{OTHER} reason="gr\u00fc\u00df dich"')
     assert f"Authentication-Results: {OTHER}" in header
     assert header.count("Authentication-Results:") == 2

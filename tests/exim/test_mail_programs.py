@@ -125,6 +125,24 @@ def test_ids(masking: EximInstance) -> None:
         assert line.encode() in data, (value, data.decode())
 
 
+def test_a_blank_before_the_colon_hides_nothing(masking: EximInstance) -> None:
+    """RFC 5322 4.5: it is a field all the same; Exim's $h_ does not see it."""
+    told = (
+        "Message-ID : <a@ehlo-x1.example>\nContent-ID\t:\n <b@ehlo-x1.example>\n"
+        "References : <1@ehlo-x1.example>\n <2@y.example>\nX-After: stays\n"
+        "MIME-Version : 1.0\n (Canary Mail 1)\nX-Mailer : Canary Mail 1\nSubject: x\n"
+    )
+    sent = masking.submission(helo="ehlo-x1.example").send(
+        f"{told}From: alice@local.test\n\nx\n".encode(), "alice@local.test", ["bob@local.test"]
+    )
+    assert sent.code == 250, (sent, masking.log_text())
+    (data,) = masking.collect()
+    assert b"ehlo-x1" not in data and b"Canary" not in data, data.decode()
+    for line in (f"Message-ID: <a{HOME}>", f"Content-ID: <b{HOME}>", "MIME-Version: 1.0",
+                 f"References: <1{HOME}>\n\t<2@y.example>", "X-After: stays"):  # fmt: skip
+        assert f"\n{line}\n".encode() in data, data.decode()
+
+
 def test_more_ids_than_exim_can_add(masking: EximInstance) -> None:
     """Exim breaks off over an added field of more than 32 kB: the rest of it is cut off."""
     many = "\n ".join(f"<{n}@ehlo-many.example>" for n in range(1600))

@@ -3,7 +3,8 @@
 RFC 8601 5: a field from outside with our authserv-id must be removed, because mail programs and
 filters after us believe it. Readers are more lenient than the grammar: OpenDMARC takes `mx
 .example.net`, `"mx".example.net` and `m\\x).example.net` for our name, Mail::AuthenticationResults
-strips a second field name in front, mail programs decode encoded words. So a name counts as ours
+strips a second field name in front, mail programs decode encoded words and drop octets that are no
+UTF-8. So a name counts as ours
 when any way of dropping comments, blanks, folds, quotes, backslashes and stray parentheses leaves
 it; a plain name, as honest servers write it, is compared exactly, and fields of other servers stay.
 Pure.
@@ -136,7 +137,7 @@ def _spells(text: bytes, ours: str) -> bool:
         joined += piece
         if len(joined) > 4 * len(ours) + 64:
             return False
-        if canonical_domain(joined.decode("utf-8", "surrogateescape")) == ours:
+        if canonical_domain(joined.decode("utf-8", "ignore")) == ours:
             return True
     return False
 
@@ -152,7 +153,7 @@ def _prefixes(text: bytes) -> Iterator[bytes]:
 
 def _squeezed(text: bytes) -> str:
     """`text` as a domain, without the characters that separate names (`_CUT`)."""
-    return canonical_domain(text.translate(None, _CUT).decode("utf-8", "surrogateescape"))
+    return canonical_domain(text.translate(None, _CUT).decode("utf-8", "ignore"))
 
 
 def _decoded(text: bytes) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 MAX_RECORD = 8192  # characters that are read
 POLICIES = ("none", "quarantine", "reject")
 # RFC 9989 4.8: v=DMARC1, in this case, is the first tag; a separator or the end follows.
-_VERSION = re.compile(r"v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
+_VERSION = re.compile(r"[vV][ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
 # The least that an address in rua= must have (RFC 3986, RFC 6068).
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s,]+")
 

@@ -159,7 +159,12 @@ def _local(config: EximConfig) -> Iterator[Finding]:
             f"{exim_order.written(above)} ends the ACL, and this mail leaves as programs wrote it",
             f"warn acl = gatepost_scrub, above: {exim_order.written(above)}",
         )  # fmt: skip
-    if not any(s.values("remove_header") for s in config.reached("acl_not_smtp")):
+    removed = {
+        name.strip().lower()
+        for statement in config.reached("acl_not_smtp")
+        for name in statement.values("remove_header")
+    }
+    if not removed - {"authentication-results"}:
         acl = config.options.get("acl_not_smtp", "")
         yield Finding(
             "not-smtp", f"acl_not_smtp = {acl}" if acl else "acl_not_smtp is not set",

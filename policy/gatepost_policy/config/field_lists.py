@@ -14,7 +14,8 @@ DEFAULT_REMOVE = (
     "X-Device*", "X-Machine*", "X-Computer*", "X-Workstation*", "X-Mobile-*", "X-Phone-Model",
     "X-Cron-Env", "X-PHPMailer*", "X-Powered-By", "X-Generator",
     # The client's address, name or login, as webmails, scripts and servers pass them on.
-    "X-*-IP*", "X-Originating*", "Originating-*", "X-Originator", "X-OriginalArrivalTime",
+    "X-*-IP*", "X-*-User*", "X-*-Login*", "X-*-Device*", "X-*-Timezone*",
+    "X-Originating*", "Originating-*", "X-Originator", "X-OriginalArrivalTime",
     "X-Origin-*", "X-OriginIP", "X-OrigIP", "X-ClientProxiedBy", "X-Client*", "Client-IP",
     "CF-*", "True-Client-IP", "Forwarded", "Via", "X-Via", "X-Proxy*", "X-BlueCoat-*",
     "X-Forward", "X-Forwarded", "X-Forwarded-By", "X-Forwarded-Email", "X-Forwarded-For",
@@ -48,8 +49,11 @@ DEFAULT_REMOVE = (
     "X-YMail-*", "X-Rocket-*", "X-AOL-*", "X-MB-*", "X-UI-*", "X-Provags-ID", "X-TOI-*",
     "X-Yandex-*", "X-Mailru-*", "X-Mras", "X-MDaemon-*", "X-MDArrival-Date", "X-MDAV-*",
     "X-hMailServer-*", "X-CommuniGate*", "X-Exim-*", "X-OVH-*", "X-ME-*", "X-Cyrus-*",
-    "X-Dovecot-*", "X-Sieve*",
+    "X-Dovecot-*", "X-Sieve*", "X-Lotus-*", "X-GroupWise*", "X-Zarafa-*", "X-Exclaimer-*",
+    "X-CodeTwo*", "X-CrossPremises*", "X-IncrediMail*", "X-ELM-*", "X-VMS-*", "X-PINE-*",
+    "X-Dispatcher", "X-WordPress*", "X-WP-*",
     # The language.
+    "X-*-Language*",
     "Accept-Language", "AcceptLanguage", "X-Accept-Language", "Content-Language", "X-Language",
     "X-Lang", "X-Locale",
     # Scanners on the sender's side.

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 
 from gatepost_policy.mail import received
 from gatepost_policy.mail.client_address import Ip, parse
@@ -27,6 +27,20 @@ _V6 = re.compile(
 _V4 = re.compile(rb"(?<![a-z0-9.])\d{1,3}(?:\.\d{1,3}){3}(?![a-z0-9]|\.\d)", re.I)
 ADDRESS = re.compile(_V6.pattern + b"|" + _V4.pattern, re.I)
 _PORT = re.compile(rb"(?<=.):\d{5}\Z")
+# RFC 1918 3, RFC 3927, RFC 4193, RFC 4291 2.5.6: addresses inside somebody's network.
+_INSIDE = tuple(
+    map(
+        ip_network,
+        (
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "169.254.0.0/16",
+            "fc00::/7",
+            "fe80::/10",
+        ),
+    )
+)
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 2.1
 # A host name's first label or a login's local part that is no everyday word.
 _DISTINCT = re.compile(r"(?=.*[\d.-])[^\s@]{4,}\Z")
@@ -160,6 +174,13 @@ class ClientWords:
             yield from _whole(host, value)
         if self.login:
             yield from _whole(self.login, value)
+
+
+def has_inside_address(value: bytes) -> bool:
+    """True where `value` has an address of a private network, such as the client's own behind its
+    router, which the mail server never sees."""
+    found = (_address(match.group()) for pattern in (_V6, _V4) for match in pattern.finditer(value))
+    return any(address in network for address in found if address for network in _INSIDE)
 
 
 def _whole(word: str, value: bytes) -> Iterator[tuple[int, int]]:

@@ -8,9 +8,9 @@ where the operator can change the cause (version, token, listener), and 554 wher
 is the cause.
 
 `own_received` decides about our own Received, `field_names` about fields by their name. A field on
-no list is removed where its value names the client (`client_words`), or where `unknown_fields` is
-drop. From relayed mail (a foreign signature, a list's mail, `relay_logins`) only our own Received
-is removed, and those by which one of our users handed it in.
+no list is removed where its value names the client (`client_words`) or an address of a private
+network, or where `unknown_fields` is drop. From relayed mail (a foreign signature, a list's mail,
+`relay_logins`) only our own Received is removed, and those by which one of our users handed it in.
 """
 
 import re
@@ -24,7 +24,7 @@ from gatepost_policy.mail import received
 from gatepost_policy.mail.address import canonical_domain, header_from, is_within, parse
 from gatepost_policy.mail.dates import DATES, SENT, parse_date, rfc5322
 from gatepost_policy.mail.decision import SCRUB_FAILED, Action, Decision, Edit, Reason
-from gatepost_policy.scrub.client_words import NOBODY, ClientWords
+from gatepost_policy.scrub.client_words import NOBODY, ClientWords, has_inside_address
 from gatepost_policy.scrub.field_names import Fate, FieldNames
 from gatepost_policy.scrub.mask_host import OTHER_IDS, OWN_IDS, mask_hosts
 from gatepost_policy.scrub.own_received import (
@@ -170,8 +170,10 @@ class Scrubber:
                 continue
             # A field that names the client is removed even where a signature covers it, as one on
             # the removal list is.
-            if client.told_by(value) or (
-                drops and unknown and signed is not None and key.encode() not in signed
+            if (
+                client.told_by(value)
+                or (unknown and has_inside_address(value))
+                or (drops and unknown and signed is not None and key.encode() not in signed)
             ):
                 gone.add(position)
         return frozenset(gone)
@@ -184,8 +186,10 @@ class Scrubber:
             return False
         key = name.strip().lower()
         fate = self.names.fate(key)
+        if fate is Fate.UNKNOWN and (drops or has_inside_address(value)):
+            return True
         if fate is Fate.UNKNOWN or key in _TEXT or key in _ADDRESSES:
-            return (drops and fate is Fate.UNKNOWN) or key == "sender" or client.told_by(value)
+            return key == "sender" or client.told_by(value)
         if key in DATES:
             return self.settings.date == "utc"
         return fate is Fate.GOES or key in ("received", "mime-version", *OWN_IDS)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+import dnskit
 from fix_store import message, settings_in
 from gatepost_milter import cli
 from gatepost_milter.doctor import installation
@@ -205,12 +206,20 @@ def test_capture_directory(sound: Settings, tmp_path: Path) -> None:
     assert problems(settings)["capture"] == "trap.capture names no directory"
 
 
+@pytest.fixture
+def resolver() -> Iterator[dnskit.Server]:
+    """A resolver that answers."""
+    with dnskit.serving({}) as server:
+        yield server
+
+
 def test_sockets_and_exit_codes(
-    sound: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sound: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], resolver: dnskit.Server
 ) -> None:
     file = tmp_path / "gatepost.toml"
     file.write_text(
         f'[milter]\nsocket = "unix:{tmp_path}/m"\n[policy]\nlisten = "unix:{tmp_path}/p"\n'
+        f'[dkim]\nnameservers = ["{resolver.address}"]\n'  # this machine's may answer nothing
         f'[store]\nurl = "{config.store_url(sound)}"\njournal = "{config.journal_dir(sound)}"\n'
     )
     file.chmod(0o600)

@@ -39,6 +39,7 @@ from soak_clients import Clients
 RELOAD_S, KILL_S, SAMPLE_S = 60, 13, 10
 STOP_S = 15
 CONFIG = """[milter]
+engine = "{engine}"
 socket = "unix:{run}/milter"
 [policy]
 listen = "unix:{run}/policy"
@@ -54,14 +55,16 @@ url = "sqlite:///{run}/gatepost.sqlite"
 class Service:
     """`milterctl run` in the directory `run`, and the trouble that is made for it."""
 
-    def __init__(self, run: Path, books: soak_checks.Books) -> None:
+    def __init__(self, run: Path, books: soak_checks.Books, engine: str) -> None:
         self.run, self.books = run, books
         self.stop = threading.Event()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.metrics = int(probe.getsockname()[1])
         config = run / "gatepost.toml"
-        config.write_text(CONFIG.format(run=run, metrics=self.metrics, dns=peers.DNS_PORT))
+        config.write_text(
+            CONFIG.format(run=run, engine=engine, metrics=self.metrics, dns=peers.DNS_PORT)
+        )
         program = Path(sys.executable).with_name("milterctl")
         with (run / "log").open("wb") as log:
             self.process = subprocess.Popen(
@@ -139,6 +142,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--work", type=Path, default=Path("build/bench"))
     arguments.add_argument("--minutes", type=float, default=30)
+    arguments.add_argument("--engine", choices=("libmilter", "native"), default="libmilter")
     given = arguments.parse_args()
     work = prepare(given.work)
     run = work / f"soak-{os.getpid()}"
@@ -147,7 +151,7 @@ def main() -> None:
     if dns is None:
         sys.exit("soak: unbound is missing; install it (Debian: apt-get install unbound)")
     books = soak_checks.Books()
-    service = Service(run, books)
+    service = Service(run, books, given.engine)
     clients = Clients(run, build_load(work), work / "messages", service.metrics, books)
     threads = clients.start() + service.trouble()
     taken = []

@@ -16,6 +16,7 @@ from fix_store import journal_of, message
 from gatepost_policy import config, journal, store
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.recorder import Recorder
+from gatepost_policy.store import file_identity
 
 pytestmark = pytest.mark.slow
 
@@ -141,6 +142,39 @@ def test_the_log_of_an_open_store_is_removed(service: Service, looked_at: bool) 
     assert len(service.rows()) == 30
     with sqlite3.connect(service.path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize("left", [0, 32, 0.5])
+def test_the_log_of_an_open_store_is_cut_short(service: Service, left: float) -> None:
+    """`> gatepost.sqlite-wal`: said, and what comes next is not written behind a hole."""
+    service.write(10)
+    service.until(lambda: service.has(10, 20))
+    log = Path(f"{service.path}-wal")
+    size = int(left if left != 0.5 else log.stat().st_size * left)
+    os.truncate(log, size)
+    service.write(20)
+    service.until(lambda: said(service, "its -wal was cut short"))
+    service.write(30)
+    service.until(lambda: service.has(20, 40))
+    service.end()
+    assert len(service.rows()) == 40, "its segment was still there"
+    with sqlite3.connect(service.path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_log_that_sqlite_makes_shorter_is_not_cut(settings: Settings, engine: Engine) -> None:
+    """By a checkpoint of our own, and by one of another process."""
+    path = f"{config.database_path(settings)}"
+    for n in range(3):
+        with store.writing(engine) as connection:
+            connection.exec_driver_sql(f"CREATE TABLE t{n} (x)")
+        assert os.stat(f"{path}-wal").st_size > 0 and not file_identity.is_cut(path)
+        elsewhere(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+        assert os.stat(f"{path}-wal").st_size == 0 and not file_identity.is_cut(path)
+    with store.writing(engine) as connection:
+        connection.exec_driver_sql("CREATE TABLE after (x)")
+    os.truncate(f"{path}-wal", 100)
+    assert file_identity.is_cut(path), "or this test could not fail"
 
 
 def test_it_is_not_said_that_a_removed_log_is_saved_before_it_is(settings: Settings) -> None:

@@ -145,6 +145,12 @@ _SQLITE = (
         "look at what else touches these files",
         True,
     ),
+    (
+        file_identity.LOG_CUT,
+        "its -wal was cut short while it was open, and what only that part held is lost",
+        "look at what else touches these files, then at: milterctl db check",
+        True,
+    ),
     ("readonly database", "is read-only", "look at owner and mode of file and directory", True),
     ("unable to open", "cannot be opened", "look at owner and mode of file and directory", True),
     ("disk I/O error", "the disk reports an error", "look at the kernel's log", True),

@@ -7,6 +7,7 @@ device and inode are compared before each transaction, and before the commit of 
 
 import os
 import sqlite3
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ _rescued: "WeakKeyDictionary[Engine, set[Inode]]" = WeakKeyDictionary()
 REMOVED = "database file removed"
 STALE = "database file replaced beside its old log"
 LOG_GONE = "write-ahead log replaced"
+LOG_CUT = "write-ahead log cut short"
+# The head of the -shm file (SQLite, "WAL-mode File Format" 2.1): size of a page and number of valid
+# frames, in the machine's order of octets.
+_INDEX = struct.Struct("=I4xIBBHI")
+_LOG_HEAD, _FRAME_HEAD = 32, 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,33 @@ def _inode(path: str) -> Inode | None:
     return status.st_dev, status.st_ino
 
 
+def is_cut(path: Path | str) -> bool:
+    """True where the write-ahead log is shorter than its index says: somebody cut the open file.
+
+    The frames that are gone cannot be read any more; the next one would be written behind a hole,
+    and the file would be damaged by all that follows.
+    """
+    before = _index(path)
+    try:
+        size = os.stat(f"{path}-wal").st_size
+    except OSError:
+        return False  # removed: see `Files.log_lost`
+    # SQLite changes the index before it makes the log shorter itself.
+    if before is None or _index(path) != before:
+        return False
+    _, _, ready, _, page, frames = before
+    page = 65_536 if page == 1 else page
+    return bool(ready and frames) and size < _LOG_HEAD + frames * (_FRAME_HEAD + page)
+
+
+def _index(path: Path | str) -> tuple[int, ...] | None:
+    try:
+        with open(f"{path}-shm", "rb", buffering=0) as file:
+            return _INDEX.unpack(file.read(_INDEX.size))
+    except (OSError, struct.error):
+        return None
+
+
 def watch(engine: Engine) -> None:
     """From now on no transaction of `engine` begins on a file that is not at its path any more.
 
@@ -89,6 +122,8 @@ def watch(engine: Engine) -> None:
             else:
                 raise OperationalError("BEGIN", {}, sqlite3.OperationalError(LOG_GONE))
             raise DisconnectionError("the log was removed")
+        if what is None and is_cut(path):
+            raise OperationalError("BEGIN", {}, sqlite3.OperationalError(LOG_CUT))
         if what is None:
             record.info["files"] = now
         elif what == "replaced":
@@ -103,6 +138,8 @@ def watch(engine: Engine) -> None:
         if connection.get_execution_options().get("gatepost_writing"):
             now = files(path)
             what = LOG_GONE if was.log_lost(now) else was.changed(now)
+            if what is None and is_cut(path):
+                what = LOG_CUT
             if what is not None:
                 text = what if what != "replaced" else "unable to open: the file was replaced"
                 raise OperationalError("COMMIT", {}, sqlite3.OperationalError(text))

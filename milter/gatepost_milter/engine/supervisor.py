@@ -16,6 +16,7 @@ import gc
 import os
 import random
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -35,6 +36,9 @@ from gatepost_policy.system.readable import among
 from gatepost_policy.system.systemd import notify, reloading, watchdog_seconds
 
 WAITED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+# pymilter gives each session a thread state of its own, and numpy asks for that of the thread:
+# where they differ, Python ends the process ("non-NULL old thread state", seen on 3.13 under load).
+NUMPY_ENDS_LIBMILTER = sys.version_info >= (3, 12)
 DEAF_S = 2.0
 PUBLISH_S = 2.0
 START_S = 30.0  # a new generation must be there within this
@@ -67,7 +71,7 @@ class Supervisor:
         if not self.replay:
             _preload()
             self._make_slots()
-        dkim.preload()
+        dkim.preload(numpy=self.settings.milter.engine == "native" or not NUMPY_ENDS_LIBMILTER)
         # The first full collection would write to, and so copy, every page the workers share.
         gc.collect()
         gc.freeze()

@@ -53,7 +53,8 @@ else:
         def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> None:
             super().__init__(name, bases, body)
             if "__tablename__" in body:
-                cls.__table__ = _table(body)
+                # Not from `body`: from Python 3.14 on the annotations are not in there (PEP 649).
+                cls.__table__ = _table(body, cls.__annotations__)
 
         def __clause_element__(cls) -> Table:  # noqa: PLW3201 - SQLAlchemy's name for it
             """The class stands for its table in a statement."""
@@ -75,10 +76,11 @@ def partial_index(name: str, *columns: str, where: str) -> Index:
     return Index(name, *columns, sqlite_where=text(where))
 
 
-def _table(body: dict[str, Any]) -> Table:
-    """The table that a class body declares. A column may be None where its annotation says so."""
+def _table(body: dict[str, Any], annotations: dict[str, Any]) -> Table:
+    """The table that a class body with these annotations declares. A column may be None where its
+    annotation says so."""
     columns = []
-    for name, held in body["__annotations__"].items():
+    for name, held in annotations.items():
         column = body[name]
         column.name = column.key = name
         column.nullable = NoneType in get_args(held)

@@ -97,7 +97,10 @@ class Postfix:
             tally.lines += 1
             entry = read_line(line, clock)
             if entry is not None:
-                yield from self._entry(entry)
+                self.last = max(self.last, entry.at)
+                if self.held or len(self.under_way) > self.max_open:
+                    yield from self._waited()
+                yield from self._read(entry)
             elif line.strip():
                 tally.unparsed(line)
             else:
@@ -110,7 +113,9 @@ class Postfix:
             if entry is None:
                 self.tally.unparsed("(a journal entry without time, identifier or message)")
             else:
-                yield from self._entry(entry)
+                self.last = max(self.last, entry.at)
+                yield from self._waited()
+                yield from self._read(entry)
 
     def first_time(self, lines: list[str], clock: Clock) -> float | None:
         """Unix seconds of the first of these lines, to put rotated files in order, else None."""
@@ -128,23 +133,15 @@ class Postfix:
             else:
                 yield from self._leave(key, entry)
 
-    def _entry(self, entry: Entry) -> Iterable[Seen]:
-        """What is complete after this line. No generator: most lines complete nothing."""
-        self.last = max(self.last, entry.at)
-        if self.held or len(self.under_way) > self.max_open:
-            return self._after_others(entry)
-        return self._read(entry)
-
-    def _after_others(self, entry: Entry) -> Iterator[Seen]:
-        """What has waited long enough, then what this line completes."""
-        if self.held:
-            yield from self._released(self.last - HELD_S)
+    def _waited(self) -> Iterator[Seen]:
+        """What need not wait any longer."""
+        yield from self._released(self.last - HELD_S)
         if len(self.under_way) > self.max_open:
             oldest = next(iter(self.under_way))  # too many: recorded without waiting for more
             yield from self._leave(oldest, self.under_way.pop(oldest))
-        yield from self._read(entry)
 
     def _read(self, entry: Entry) -> Iterable[Seen]:
+        """What this line completes. No generator: most lines complete nothing."""
         program = entry.program
         match = QUEUE_ID.match(entry.text)
         if match is None:
@@ -190,22 +187,22 @@ class Postfix:
             # A syslog file also holds lines of other programs; they are not "unparsed".
             self.tally.kinds["other programs"] += 1
 
-    def _smtpd(self, entry: Entry, queue_id: str, text: str, submission: bool) -> Iterator[Seen]:
+    def _smtpd(self, entry: Entry, queue_id: str, text: str, submission: bool) -> Iterable[Seen]:
         if text.startswith("client=") and (match := CLIENT.match(text)):
             peer, logged_in, known_before, forwarded = match.groups()
             if queue_id == "NOQUEUE":  # with smtpd_proxy_filter only the second smtpd queues it
                 self._proxied.began(entry, forwarded or peer, logged_in=logged_in is not None)
                 self.tally.kinds["other"] += 1
-                return
+                return ()
             client = read_client(forwarded if forwarded and not known_before else peer)
             whose = self._whose(client, submission or logged_in is not None)
             if logged_in is not None and client.address is not None:
                 prefix = client_prefix(client.address)
                 self.guessing.succeeded(entry.at, login_lines.postfix_name(text), prefix)
-            yield from self._arrive(entry, queue_id, client, whose)
+            before = self._arrive(entry, queue_id, client, whose)
             self.under_way[entry.host, queue_id].reinjected = known_before is not None
-            return
-        yield from self._refused(entry, queue_id, text, submission)
+            return before
+        return self._refused(entry, queue_id, text, submission)
 
     def _whose(self, client: Client, submitted: bool) -> Ownership:
         found = whose_mail(self.ours, address=client.address, submitted=submitted)
@@ -214,13 +211,12 @@ class Postfix:
 
     def _arrive(
         self, entry: Entry, queue_id: str, client: Client, whose: Ownership
-    ) -> Iterator[Seen]:
+    ) -> Iterable[Seen]:
         key = (entry.host, queue_id)
         before = self.under_way.pop(key, None)
-        if before is not None:
-            yield from self._leave(key, before)  # the id is used again
         fresh = self._open(key, entry.at)
         fresh.arrived, fresh.client, fresh.whose = True, client, whose
+        return () if before is None else self._leave(key, before)  # the id is used again
 
     def _open(self, key: tuple[str, str], at: float) -> Open:
         if key not in self.under_way:
@@ -305,11 +301,11 @@ class Postfix:
             found.dkim = Signatures()
         self.tally.kinds["dkim" if found.dkim.read(text) else "other"] += 1
 
-    def _refused(self, entry: Entry, queue_id: str, text: str, submission: bool) -> Iterator[Seen]:
+    def _refused(self, entry: Entry, queue_id: str, text: str, submission: bool) -> Iterable[Seen]:
         told = read_refusal(text[:MAX_REFUSAL])
         if told is None or told.stage not in STAGES:
             self.tally.kinds["other"] += 1
-            return
+            return ()
         self.tally.kinds["refused"] += 1
         decision = DISCARDED if told.discarded else refused(told.code or "5")
         client = read_client(told.peer, told.helo)
@@ -324,7 +320,7 @@ class Postfix:
             if told.recipient:
                 found.recipients.setdefault(told.recipient, False)
                 found.refusal = decision
-            return
+            return ()
         if submission or told.logged_in:
             whose = self._whose(client, True)
         elif told.peer in self._owners:
@@ -352,30 +348,30 @@ class Postfix:
             name = self.ordinals.key(prefix, entry.at, self._clock)
         kind = "rcpt" if told.stage == "RCPT" and found is None else "message"
         queued_as = None if queue_id == "NOQUEUE" else queue_id
-        yield from self._tell(queued_as, fresh, decision, name, kind)
+        return self._tell(queued_as, fresh, decision, name, kind)
 
-    def _leave(self, key: tuple[str, str], entry: Open) -> Iterator[Seen]:
+    def _leave(self, key: tuple[str, str], entry: Open) -> Iterable[Seen]:
         """Give the finished message `entry`: removed from the queue, or no line will follow."""
         if not entry.arrived and entry.sender:
             self.tally.kinds["without arrival"] += 1  # it had arrived before the log began
-            return
+            return ()
         decision = ACCEPTED
         if entry.whose.direction is Direction.INBOUND:
             decision = entry.fate.decision(entry.recipients)
         if not entry.queued:
             if not entry.refusal:
                 self.tally.kinds["unfinished"] += 1  # the client went away
-                return
+                return ()
             decision = entry.refusal
         name = f"postfix:{key[0]}:{key[1]}:{int(entry.at)}"
-        yield from self._tell(key[1], entry, decision, name, "message")
+        return self._tell(key[1], entry, decision, name, "message")
 
     def _tell(
         self, queue_id: str | None, entry: Open, decision: Decision, key: str, kind: str
-    ) -> Iterator[Seen]:
+    ) -> Iterable[Seen]:
         if entry.reinjected:
             self.tally.kinds["reinjected"] += 1
-            return
+            return ()
         facts = Facts(
             at=entry.at,
             source=self.source,
@@ -394,6 +390,5 @@ class Postfix:
         if decision is ACCEPTED or entry.fate.bounced:
             self.tally.kinds[facts.direction.value] += 1
         if facts.direction is not Direction.INBOUND:
-            yield counted(facts, decision, key)
-        else:
-            yield Seen(kind, facts, decision, key=key)
+            return (counted(facts, decision, key),)
+        return (Seen(kind, facts, decision, key=key),)

@@ -174,3 +174,35 @@ def test_header_checks_that_only_log(postfix_programs: mta_unpack.Programs) -> N
 ])  # fmt: skip
 def test_conditional_expansion(value: str, comes: str) -> None:
     assert postfix_lines.expanded(value, {"a": "1", "b": ""}.__getitem__) == comes
+
+
+@pytest.mark.parametrize(("value", "wide", "left"), [
+    ("0.0.0.0/0", "0.0.0.0/0", ""), ("127.0.0.0/8 static:all", "static:all", "127.0.0.0/8"),
+    ("203.0.113.4, 198.51.0.0/16 [2000::]/3", "198.51.0.0/16, [2000::]/3", "203.0.113.4"),
+    ("127.0.0.0/8 10.0.0.0/8 203.0.113.0/28 [2001:db8:1::]/64 hash:/x", "", ""), ("", "", ""),
+    ("!0.0.0.0/0 192.168.0.0/16", "", ""),
+])  # fmt: skip
+def test_who_may_name_any_client(value: str, wide: str, left: str) -> None:
+    """XCLIENT from everywhere: what gatepost judges and lists is what the sender says."""
+    made = config({"smtpd_authorized_xclient_hosts": value})
+    got = list(postfix_networks.disguised(Live(made, Settings())))
+    assert [f.problem.partition(": whoever")[0] for f in got] == [wide] * (wide != "")
+    for finding in got:
+        assert finding.code == "client-forged"
+        mended = made.changed(finding.edits)
+        assert mended.get("smtpd_authorized_xclient_hosts") == left
+        assert list(postfix_networks.disguised(Live(mended, Settings()))) == []
+
+
+@pytest.mark.parametrize(("value", "short"), [
+    ("3s", True), ("5", True), ("0", True), ("6", False), ("300s", False), ("2m", False),
+    ("1h", False), ("1d", False), ("never", False),
+])  # fmt: skip
+def test_postfix_waits_as_long_as_gatepost_may_need(value: str, short: bool) -> None:
+    """Five seconds for DNS (dkim.message_timeout_ms); after Postfix has given up a message passes
+    with its forged results in it."""
+    made = config({"milter_content_timeout": value})
+    got = [f for f in found(made) if f.code == "content-timeout"]
+    assert bool(got) is short
+    for finding in got:
+        assert [f for f in found(made.changed(finding.edits)) if f.code == finding.code] == []

@@ -73,6 +73,7 @@ class Checker:
         yield from postfix_around.completion(self.live)
         yield from postfix_networks.check(self.live)
         yield from postfix_networks.strangers(self.live)
+        yield from postfix_networks.disguised(self.live)
         yield from postfix_around.foreign_submission(self.live, self.config.submissions(self.names))
         yield from self.socket_findings()
 
@@ -160,6 +161,7 @@ class Checker:
                 self.config.set(name, self.with_ours(service, "accept"), target),
             )  # fmt: skip
         yield from self.inbound_action(service)
+        yield from postfix_around.patience(self.live, service, self.own(service))
         yield from self.switched_off(service)
         # Webmail and printers come in here as well.
         yield from self.milter_maps(service)

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from gatepost_milter.doctor import postfix_lines, postfix_tables
 from gatepost_milter.doctor.finding import Finding, Live, place
-from gatepost_milter.doctor.postfix_config import Service
+from gatepost_milter.doctor.postfix_config import Item, Service
 from gatepost_policy import scrub
 
 PREPEND_COUNTS_SINCE = (3, 7, 11)  # HISTORY 20231213
@@ -122,6 +122,30 @@ def proxy_filter(live: Live, service: Service) -> Iterator[Finding]:
         after = f"smtp:[{host.group(1) or '127.0.0.1'}]:{host.group(2)}"
         edits += live.config.set("content_filter", after, where)
     yield live.mend("proxy-filter", place(service, name), problem, edits)
+
+
+def patience(live: Live, service: Service, ours: Item | None) -> Iterator[Finding]:
+    """Postfix must wait longer for the answer to a message than gatepost waits for DNS. Else it
+    gives up, takes the default action, and results that a stranger wrote in our name stay."""
+    name = "milter_content_timeout"
+    if ours is None or "content_timeout" in ours.settings:
+        return  # `milters` writes our item without one, and with other values it is the operator's
+    seconds = _seconds(live.config.get(name, service))
+    needed = live.settings.dkim.message_timeout_ms / 1000
+    if seconds is not None and seconds <= needed:
+        yield live.mend(
+            "content-timeout", place(service, name),
+            f"Postfix waits {seconds} seconds for gatepost, which may need {needed:g} for DNS "
+            "(dkim.message_timeout_ms): then mail passes unseen",
+            live.config.set(name, "300s", live.where_set(service, name)),
+        )  # fmt: skip
+
+
+def _seconds(value: str) -> int | None:
+    """A time of main.cf in seconds (postconf(5): one letter behind the number is its unit)."""
+    found = re.fullmatch(r"(\d+)([smhdw]?)", value.strip(), re.I)
+    units = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+    return int(found[1]) * units[found[2].lower()] if found else None
 
 
 def completion(live: Live) -> Iterator[Finding]:

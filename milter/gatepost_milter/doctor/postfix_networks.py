@@ -185,6 +185,28 @@ def strangers(live: Live) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def disguised(live: Live) -> Iterator[Finding]:
+    """Public networks whose hosts may name any client with XCLIENT (Postfix XCLIENT_README): then
+    gatepost judges, lists and trusts the address that they name."""
+    name = "smtpd_authorized_xclient_hosts"
+    for service in (None, *(s for s in live.config.smtpd() if name in s.overrides)):
+        words = [w.text for w in postfix_lines.words(live.config.get(name, service))]
+        wide = [w for w in words if not w.startswith("!") and _public(w, ()) and _many(w)]
+        if wide:
+            yield live.mend(
+                "client-forged", place(service, name),
+                f"{', '.join(wide)}: whoever connects from there can say that mail comes from any "
+                "address (XCLIENT), so that innocent hosts are listed for it",
+                live.config.set(name, " ".join(w for w in words if w not in wide), service),
+            )  # fmt: skip
+
+
+def _many(word: str) -> bool:
+    """True for a network too wide for proxies of one site, and for a table that has everybody."""
+    network = parse(word)
+    return network is None or network.prefixlen < (24 if network.version == 4 else 64)
+
+
 def _in_files(
     live: Live, where: str, words: list[str], named: tuple[Network, ...]
 ) -> Iterator[Finding]:

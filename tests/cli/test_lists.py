@@ -2,6 +2,10 @@
 
 import csv
 import io
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +93,19 @@ def test_the_shell_knows_traps_senders_and_reasons(filled: Run, tmp_path: Path) 
     assert completed(tmp_path, "sender", "show", of="198.") == ["198.51.100.7/32"]
     assert completed(tmp_path, "report", "--sender", of="x") == []
     assert completed(tmp_path, "tail", "--reason", of="trap-m") == [str(Reason.TRAP_MIXED)]
+
+
+def test_completion_is_installed_as_the_page_says(tmp_path: Path) -> None:
+    """Pasted by somebody whose home directory is empty."""
+    page = (Path(__file__).parents[2] / "docs/install.md").read_text()
+    block = re.search(r"## Shell completion\n.*?\n\n((?:    [^\n]*\n)+)", page, re.DOTALL)
+    assert block is not None
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environ = {"HOME": str(tmp_path), "PATH": path}
+    done = subprocess.run(["/bin/sh", "-ec", block[1]], env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = [file for file in tmp_path.rglob("*milterctl*") if file.is_file()]
+    assert len(made) == 3 and all("milterctl" in file.read_text() for file in made)
 
 
 def test_completion_makes_nothing_and_says_nothing(

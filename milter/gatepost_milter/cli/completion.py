@@ -9,6 +9,9 @@ from click.shell_completion import get_completion_class
 def command(shell: str) -> None:
     """Print the script for completion in your shell.
 
+    Make the directory first, where it is not there (mkdir -p). zsh wants fpath+=~/.zfunc before
+    compinit in ~/.zshrc.
+
     \b
     bash:  milterctl completion bash > ~/.local/share/bash-completion/completions/milterctl
     zsh:   milterctl completion zsh > ~/.zfunc/_milterctl

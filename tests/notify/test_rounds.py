@@ -79,14 +79,14 @@ def test_hits_of_one_sender_are_one_event_for_a_while(
 def test_what_goes_on_is_told_once_an_hour(
     engine: Engine, settings: Settings, listener: Told
 ) -> None:
-    """Hits, losses and own users every ten minutes for three hours are no news of three hours
+    """Hits, losses and own users every twenty minutes for three hours are no news of three hours
     ago: each is told again when an hour has passed since it was told."""
     one = begun(engine, settings, listener)
-    for turn in range(18):
+    for turn in range(9):
         one.hit("b@fresh.example", turn)
         submission(engine, int(one.now // DAY) - turn, 1)
         lose(engine, one.now - 20, 1)
-        one.once(600)
+        one.once(1_200)
     for kind in ("trap-hit", "own-user", "loss"):
         numbers = [event["number"] for event in told(listener) if event["event"] == kind]
         assert len(numbers) == 3, (kind, numbers)

@@ -100,33 +100,43 @@ class Clock:
         self.reference = reference
         self.begin = begin
         self._minutes: dict[str, float | None] = {}
+        self._base: float | None = None
         self.rewind()
 
     def rewind(self) -> None:
         """Start again with the first line of the file."""
         self._year, self._day, self._ordinal = self.begin or 0, "", 0
+        # Most lines are of the same minute as the line before.
+        self._minute, self._base = "", None
 
     def move(self, reference: float) -> None:
         """Set a new `reference` (Unix seconds), for a log that is still being written."""
         self.reference = reference
         self._minutes.clear()
+        self._minute = ""
 
     def iso(self, minute: str, seconds: str, offset: str | None = None) -> float | None:
         """Unix seconds of `2026-11-20 10:00` (or with T), seconds `05` or `05.123`, and the offset
         None, Z or +0200; None for an invalid time."""
         key = minute if offset is None else minute + offset
-        base = self._cached(key, lambda: self._iso(minute, offset))
-        return None if base is None else _plus(base, seconds)
+        if key != self._minute:
+            self._base = self._cached(key, lambda: self._iso(minute, offset))
+            self._minute = key
+        return None if self._base is None else _plus(self._base, seconds)
 
     def syslog(self, month: str, day: str, minute: str, seconds: str) -> float | None:
         """Unix seconds of `Nov`, ` 5`, `10:00`, `05`, in the year that the log has reached; None
         for an invalid time."""
-        if self.begin is not None:
-            return self._in_order(month, day, minute, seconds)
-        base = self._cached(f"{month} {day} {minute}", lambda: self._syslog(month, day, minute))
-        return None if base is None else _plus(base, seconds)
+        key = f"{month} {day} {minute}"
+        if key != self._minute:
+            if self.begin is None:
+                self._base = self._cached(key, lambda: self._syslog(month, day, minute))
+            else:
+                self._base = self._in_order(month, day, minute)
+            self._minute = key
+        return None if self._base is None else _plus(self._base, seconds)
 
-    def _in_order(self, month: str, day: str, minute: str, seconds: str) -> float | None:
+    def _in_order(self, month: str, day: str, minute: str) -> float | None:
         if self._day != month + day:
             number = MONTHS.get(month)
             if number is None or not day.strip().isdecimal():
@@ -136,8 +146,7 @@ class Clock:
                 self._year += turn(self._ordinal, now)
             self._day, self._ordinal = month + day, now
         key = f"{self._year} {month} {day} {minute}"
-        base = self._cached(key, lambda: self._at(self._year, month, day, minute))
-        return None if base is None else _plus(base, seconds)
+        return self._cached(key, lambda: self._at(self._year, month, day, minute))
 
     def _at(self, year: int, month: str, day: str, minute: str) -> float | None:
         try:

@@ -1,8 +1,8 @@
 """The parts of one message of Postfix's log. Pure: what it looks like, not what it means."""
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from gatepost_policy.mail import client_address
 from gatepost_policy.mail.facts import Client
@@ -16,9 +16,10 @@ PEER = re.compile(r"(?:client=)?([^\[\s]*)\[([^\]\s]*)\](?::(\d+))?")
 QUEUED = re.compile(r"from=<(.*)>, size=(\d+), nrcpt=\d+ \(queue active\)", re.S)
 # Greedy, for the same reason.
 EXPIRED = re.compile(r"from=<.*>, status=(?:force-)?expired, returned to sender\Z", re.S)
-_QUOTED = r'"(?:[^"\\]|\\.)*"'
+# Possessive (`++`, `*+`): no other way of reading the same octets is tried, which takes half the time.
+_QUOTED = r'"(?:[^"\\]++|\\.)*+"'
 # RFC 5321 4.1.2: a quoted string is one unit and may hold ">" and "<".
-_PATH = rf"(?:{_QUOTED}|[^\"<>])*"
+_PATH = rf"(?:[^\"<>]++|{_QUOTED})*+"
 DELIVERED_TO = re.compile(
     rf"to=(?:<({_PATH})>|([^\s<>,]+)), (?:orig_to=(?:<({_PATH})>|([^\s<>,]+)), )?"
     r"relay=(?:[^\s\[,]*\[([0-9A-Fa-f.:]+)\])?",
@@ -60,8 +61,7 @@ WHOLE = frozenset(("DATA", "BDAT", "END-OF-MESSAGE", "CONTENT"))
 STAGES = WHOLE | {"RCPT", "MAIL"}  # of the others no message is known yet
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """A reject or discard line. `stage`: the SMTP command, or CONTENT for header_checks and
     body_checks; `peer`: `name[address]`; `code`: "" where the line has none.
     """
@@ -114,6 +114,9 @@ def read_refusal(text: str) -> Refusal | None:
 def _fields(rest: str, echo: int | None, peer: str) -> tuple[str, str | None, str | None] | None:
     """(sender, recipient, HELO), None if not found. `echo`: the index of the value that the answer
     repeats, None if it repeats none."""
+    at = rest.find(_START)
+    if at >= 0 and rest.find(_START, at + 1) < 0 and (only := _STRICT.match(rest, at)):
+        return only.group(1), only.group(2), only.group(4)
     for pattern in (_STRICT, _LOOSE):
         best: tuple[int, tuple[str, str | None, str | None]] | None = None
         at = rest.find(_START)

@@ -26,6 +26,7 @@ def check(config: EximConfig, settings: Settings) -> Iterator[Finding]:
     yield from _ports(config)
     yield from _verbs(config)
     yield from _router(config)
+    yield from _forged(config)
     if settings.submission.local == "scrub":
         yield from _local(config)
 
@@ -150,6 +151,29 @@ def _router(config: EximConfig) -> Iterator[Finding]:
                           change)  # fmt: skip
 
 
+def _removed(config: EximConfig, option: str) -> set[str]:
+    """The names of fields (lower-case) that the ACL of this option removes by their plain names."""
+    return {
+        name.strip().lower()
+        for statement in config.reached(option)
+        for name in statement.values("remove_header")
+    }
+
+
+def _forged(config: EximConfig) -> Iterator[Finding]:
+    """RFC 8601 5: results in our name that others wrote are removed, a local program's too."""
+    for option in ("acl_smtp_data", "acl_not_smtp"):
+        removed = _removed(config, option)
+        # An ACL that removes nothing is told of as a whole.
+        if removed and "authentication-results" not in removed:
+            acl = config.options.get(option, "")
+            yield Finding(
+                "forged-results", f"{option} = {acl}",
+                "Authentication-Results in our name stay, and who reads them believes the sender",
+                f"warn acl = gatepost_forged, at the top of {acl}",
+            )  # fmt: skip
+
+
 def _local(config: EximConfig) -> Iterator[Finding]:
     """Mail of cron and web programs goes through acl_not_smtp, and Exim adds a Sender to it."""
     above = exim_order.unscrubbed_local(config)
@@ -159,12 +183,7 @@ def _local(config: EximConfig) -> Iterator[Finding]:
             f"{exim_order.written(above)} ends the ACL, and this mail leaves as programs wrote it",
             f"warn acl = gatepost_scrub, above: {exim_order.written(above)}",
         )  # fmt: skip
-    removed = {
-        name.strip().lower()
-        for statement in config.reached("acl_not_smtp")
-        for name in statement.values("remove_header")
-    }
-    if not removed - {"authentication-results"}:
+    if not _removed(config, "acl_not_smtp") - {"authentication-results"}:
         acl = config.options.get("acl_not_smtp", "")
         yield Finding(
             "not-smtp", f"acl_not_smtp = {acl}" if acl else "acl_not_smtp is not set",

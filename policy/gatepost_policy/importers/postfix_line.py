@@ -16,7 +16,7 @@ PEER = re.compile(r"(?:client=)?([^\[\s]*)\[([^\]\s]*)\](?::(\d+))?")
 QUEUED = re.compile(r"from=<(.*)>, size=(\d+), nrcpt=\d+ \(queue active\)", re.S)
 # Greedy, for the same reason.
 EXPIRED = re.compile(r"from=<.*>, status=(?:force-)?expired, returned to sender\Z", re.S)
-# Possessive (`++`, `*+`): no other way of reading the same octets is tried, which takes half the time.
+# Possessive (`++`, `*+`): no other way of reading the same octets is tried: half the time.
 _QUOTED = r'"(?:[^"\\]++|\\.)*+"'
 # RFC 5321 4.1.2: a quoted string is one unit and may hold ">" and "<".
 _PATH = rf"(?:[^\"<>]++|{_QUOTED})*+"

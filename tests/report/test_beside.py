@@ -11,6 +11,7 @@ from fix_store import AT, message, signature
 from gatepost_policy import recorder, store
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.address import parse
+from gatepost_policy.render.compare import rows
 from gatepost_policy.report import by_trap, compare, hours, networks
 from gatepost_policy.report.selection import Selection
 
@@ -107,6 +108,21 @@ def test_two_compared(any_engine: Engine, any_settings: Settings) -> None:
     assert (alone.hosts, alone.networks, alone.traps, alone.same_order) == ((), (), (), None)
     assert told("a.example", "a.example").same_order is True
     assert found.json()["shared"]["traps"] == [T1, T2]
+
+
+def test_traps_beyond_the_first_twenty_are_compared(engine: Engine, settings: Settings) -> None:
+    """`no shared trap is known` was said where the shared one was the twenty-first."""
+    shared = "shared@home.example"
+    for at, who in ((AT, "a.example"), (AT + 1_000, "b.example")):
+        own = [f"{who[0]}{n}@home.example" for n in range(25)]
+        client = "192.0.2.1" if who[0] == "a" else "198.51.100.1"
+        hits = (spam(at + n, who, t, client=client) for n, t in enumerate([*own, shared]))
+        hit(engine, settings, *hits)
+    with store.reading(engine) as connection:
+        a, b = (Selection(sender=f"{c}.example") for c in "ab")
+        found = compare.read(connection, a, b, settings, AT + 1e6)
+    assert found.traps == (shared,) and "1 shared trap" in " ".join(found.sentences)
+    assert "and 6 more" in dict(rows(found))["order of traps"][0]
 
 
 def test_networks_as_a_tree(engine: Engine, settings: Settings) -> None:

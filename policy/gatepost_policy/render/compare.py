@@ -7,6 +7,8 @@ from gatepost_policy.report.standing import NAMES
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.times import timestamp
 
+TRAPS_SHOWN = 20
+
 
 def rows(found: Compared) -> list[tuple[str, tuple[str, str]]]:
     """[(name of the row, (cell of `found.a`, cell of `found.b`))]."""
@@ -38,9 +40,15 @@ def _cells(side: Side) -> dict[str, str]:
         "keys": ", ".join(f"{key.selector} of {key.domain}" for key in report.keys[:8]) or "none",
         "clients": str(report.hosts),
         "trap hits": str(summary.trap_hits),
-        "order of traps": ", ".join(trap for trap, _ in side.traps) or "none",
+        "order of traps": _some([trap for trap, _ in side.traps]),
         "standing": "no verdict" if report.standing is None else report.standing.sentence,
     }
+
+
+def _some(traps: list[str]) -> str:
+    """The first TRAPS_SHOWN of `traps`, and how many more."""
+    more = len(traps) - TRAPS_SHOWN
+    return (", ".join(traps[:TRAPS_SHOWN]) or "none") + (f" and {more} more" if more > 0 else "")
 
 
 def _day(at: float | None) -> str:

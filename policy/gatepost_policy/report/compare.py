@@ -17,7 +17,7 @@ from gatepost_policy.report.selection import Selection
 from gatepost_policy.store.tables import Message, MessageRecipient
 from gatepost_policy.text.times import timestamp
 
-TRAPS_MAX = 20
+TRAPS_MAX = 1_000  # of one sender, compared
 SHOWN_MAX = 50
 
 

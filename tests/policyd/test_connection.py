@@ -119,6 +119,50 @@ def test_answers_that_nobody_reads(tmp_path: Path) -> None:
     run(tmp_path, talk)
 
 
+def test_empty_lines_without_end(tmp_path: Path) -> None:
+    """They ask nothing, but reading them is work."""
+
+    async def talk(serving: server.Server, path: str) -> None:
+        reader, writer = await asyncio.open_unix_connection(path)
+        for number in range(150):  # some between requests are nothing
+            writer.write(b"\n")
+            if number % 50 == 0:
+                writer.write(postfix_request("u@home.example"))
+                assert await reader.readuntil(b"\n\n") == b"action=DUNNO\n\n"
+        writer.write(b"\n" * 500)
+        assert await reader.read() == b"action=DUNNO\n\n"
+        writer.close()
+
+    run(tmp_path, talk)
+
+
+def test_who_never_stops_asking_waits_his_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a few of his requests the others are answered, however much he sends at once."""
+
+    async def talk(serving: server.Server, path: str) -> None:
+        _, flood = await asyncio.open_unix_connection(path)
+        reader, writer = await asyncio.open_unix_connection(path)
+        answered = 0
+        taken = serving.service.answer
+
+        def counted(*args: Any, **more: Any) -> bytes:
+            nonlocal answered
+            answered += 1
+            return taken(*args, **more)
+
+        monkeypatch.setattr(serving.service, "answer", counted)
+        flood.write(postfix_request("u@home.example") * 2_000)
+        writer.write(postfix_request("u@home.example"))
+        assert await reader.readuntil(b"\n\n") == b"action=DUNNO\n\n"
+        assert answered < 1_000
+        flood.transport.abort()
+        writer.close()
+
+    run(tmp_path, talk)
+
+
 def test_a_bug_is_dunno_and_loud(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

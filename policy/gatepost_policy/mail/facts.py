@@ -296,7 +296,8 @@ class Facts:
             return None
         if not any(same_organisation(author.domain, d) for d in self.aligned_domains()):
             return None
-        return Identity(IdentityKind.AUTHOR, author.key, True)
+        # Without its tag, in small letters: one account writes as dave+1@, dave+2@ and Dave@.
+        return Identity(IdentityKind.AUTHOR, author.trap_key, True)
 
     def identities(self) -> tuple[Identity, ...]:
         """All identities of this message, proven ones first; empty unless it is inbound."""

@@ -39,10 +39,17 @@ NOBODYS: tuple[IPv4Network | IPv6Network, ...] = tuple(
         "100.64.0.0/10",  # RFC 6598: carrier-grade NAT
         "192.0.0.0/24",  # RFC 6890: DS-Lite and 464XLAT use it inside every customer's network
         "198.18.0.0/15",  # RFC 2544: benchmarks
-        "100::/64",  # RFC 6666: discard only
+        "192.88.99.0/24", "192.52.193.0/24",  # RFC 7526, RFC 7450: anycast of many operators
+        "192.31.196.0/24", "192.175.48.0/24",  # RFC 7535, RFC 7534: AS112, the same
+        "100::/64", "100:0:0:1::/64",  # RFC 6666: discard only; RFC 9780: dummy
+        "5f00::/16",  # RFC 9602: segments of SRv6 inside a network
         "224.0.0.0/4", "240.0.0.0/4",  # multicast, reserved, broadcast
         "::/128", "::1/128", "fe80::/10", "fc00::/7", "fec0::/10", "ff00::/8",
     )
+) + (
+    # RFC 2928: of protocols, no network's: ORCHID (RFC 7343) and DET (RFC 9374), which are
+    # identifiers, benchmarks (RFC 5180), AMT, AS112. Teredo has a reason of its own.
+    *IPv6Network("2001::/23").address_exclude(_TEREDO),
 )  # fmt: skip
 
 

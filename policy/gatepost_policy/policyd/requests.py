@@ -61,6 +61,7 @@ class Reader:
         self._buffer = b""
         self._lines: list[tuple[bytes, bytes]] = []  # name, value
         self._bytes = 0
+        self._empty = 0  # empty lines since the last one that was none
 
     @property
     def idle(self) -> bool:
@@ -85,6 +86,7 @@ class Reader:
             if line.endswith(b"\r"):
                 line = line[:-1]
             if line:
+                self._empty = 0
                 if not self._lines and line.startswith(_EXIM):
                     if len(line) > self._max:
                         raise ProtocolError("request too long")
@@ -102,7 +104,11 @@ class Reader:
                 lines, self._lines, self._bytes = self._lines, [], 0
                 self._buffer = buffer[start:]
                 yield _postfix(lines)
-            # An empty line between two requests asks nothing.
+            else:
+                # An empty line between two requests asks nothing, but many are work.
+                self._empty += 1
+                if self._empty > MAX_LINES:
+                    raise ProtocolError("nothing but empty lines")
         self._buffer = buffer[start:]
         if len(self._buffer) + self._bytes > self._max:
             raise ProtocolError("request too long")

@@ -253,7 +253,7 @@ def _sent_here(
         return Reason.TRAP, listed
     author = case.facts.header_from
     if len(days) > 1 and author is not None and author.domain and same(author.domain, domain):
-        return Reason.TRAP, Identity(IdentityKind.AUTHOR, author.key, True)
+        return Reason.TRAP, Identity(IdentityKind.AUTHOR, author.trap_key, True)
     return Reason.GOOD_SENDER, None
 
 

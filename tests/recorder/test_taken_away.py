@@ -177,6 +177,18 @@ def test_a_log_that_sqlite_makes_shorter_is_not_cut(settings: Settings, engine: 
     assert file_identity.is_cut(path), "or this test could not fail"
 
 
+def test_to_look_at_the_log_gives_no_lock_away(settings: Settings, engine: Engine) -> None:
+    """Another program that reads and ends would else take itself for the last one, and remove the
+    log that is in use here."""
+    path = f"{config.database_path(settings)}"
+    with store.writing(engine) as connection:
+        connection.exec_driver_sql("CREATE TABLE t (x)")
+    for _ in range(3):
+        assert not file_identity.is_cut(path)
+        elsewhere(path, "SELECT * FROM t")
+        assert Path(f"{path}-wal").exists() and Path(f"{path}-shm").exists()
+
+
 def test_it_is_not_said_that_a_removed_log_is_saved_before_it_is(settings: Settings) -> None:
     """One connection is in use elsewhere and alone holds the log; another one proves nothing."""
     told: list[str] = []

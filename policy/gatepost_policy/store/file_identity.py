@@ -30,6 +30,8 @@ LOG_CUT = "write-ahead log cut short"
 # frames, in the machine's order of octets.
 _INDEX = struct.Struct("=I4xIBBHI")
 _LOG_HEAD, _FRAME_HEAD = 32, 24
+_INDEXES_MAX = 64
+_open_indexes: dict[Inode, int] = {}  # the descriptor of each -shm file that was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +92,29 @@ def is_cut(path: Path | str) -> bool:
 
 def _index(path: Path | str) -> tuple[int, ...] | None:
     try:
-        with open(f"{path}-shm", "rb", buffering=0) as file:
-            return _INDEX.unpack(file.read(_INDEX.size))
+        descriptor = _held(f"{path}-shm")
+        return None if descriptor is None else _INDEX.unpack(os.pread(descriptor, _INDEX.size, 0))
     except (OSError, struct.error):
         return None
+
+
+def _held(path: str) -> int | None:
+    """A descriptor of the -shm file at `path` that stays open; None where there are too many.
+
+    It must not be closed while SQLite has the file open in this process: to close any descriptor of
+    a file drops all locks that the process has on it (POSIX, fcntl), and these are SQLite's. The
+    next program that reads would then remove the log under the services. Raises OSError.
+    """
+    status = os.stat(path)
+    inode = status.st_dev, status.st_ino
+    if inode not in _open_indexes:
+        for old, descriptor in list(_open_indexes.items()):
+            if not os.fstat(descriptor).st_nlink:  # SQLite removed the file: nobody has locks
+                os.close(_open_indexes.pop(old))
+        if len(_open_indexes) >= _INDEXES_MAX:
+            return None
+        _open_indexes[inode] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    return _open_indexes[inode]
 
 
 def watch(engine: Engine) -> None:

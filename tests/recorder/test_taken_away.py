@@ -178,15 +178,21 @@ def test_a_log_that_sqlite_makes_shorter_is_not_cut(settings: Settings, engine: 
 
 
 def test_to_look_at_the_log_gives_no_lock_away(settings: Settings, engine: Engine) -> None:
-    """Another program that reads and ends would else take itself for the last one, and remove the
-    log that is in use here."""
+    """Another program that opens the database would else take itself for the first one, and empty
+    the index that is in use here (SQLite, os_unix.c: the lock of octet 128 of the -shm file)."""
     path = f"{config.database_path(settings)}"
     with store.writing(engine) as connection:
         connection.exec_driver_sql("CREATE TABLE t (x)")
-    for _ in range(3):
-        assert not file_identity.is_cut(path)
-        elsewhere(path, "SELECT * FROM t")
-        assert Path(f"{path}-wal").exists() and Path(f"{path}-shm").exists()
+    code = (
+        "import fcntl, sys; file = open(sys.argv[1], 'r+b')\n"
+        "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 128)"
+    )
+    words = [sys.executable, "-c", code, f"{path}-shm"]
+    assert not file_identity.is_cut(path)
+    tried = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "BlockingIOError" in tried.stderr
+    with store.reading(engine) as connection:
+        assert connection.exec_driver_sql("SELECT * FROM t").all() == []
 
 
 def test_it_is_not_said_that_a_removed_log_is_saved_before_it_is(settings: Settings) -> None:

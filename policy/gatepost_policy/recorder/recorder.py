@@ -6,6 +6,7 @@ newer schema, the segments wait, and the log says so once a minute. Changes of t
 repeat senders, its own or another program's, are published for all processes (`lookup`).
 """
 
+import gc
 import os
 import sys
 import threading
@@ -313,6 +314,9 @@ class Recorder:
         if self._engine is not None:
             self._engine.dispose()
         self._engine, self._purger = None, None
+        # A connection that an error still refers to is open, and while one is, SQLite does not read
+        # a damaged log anew. The collector runs seldom in this process.
+        gc.collect()
         if self._intake is not None:
             self._intake.forget()
 

@@ -5,6 +5,7 @@ Rule: make no engine before a fork: a SQLite handle or a socket must not be shar
 
 import os
 import pwd
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,16 @@ def _sqlite(url: str, busy_ms: int) -> Engine:
 
     @event.listens_for(engine, "connect")
     def set_up(dbapi: Any, record: object) -> None:
+        try:
+            prepare(dbapi)
+        except BaseException as error:
+            # At once: as long as one connection is open, SQLite does not read a damaged log anew.
+            dbapi.close()
+            if isinstance(error, sqlite3.Error) and file_identity.is_cut(str(engine.url.database)):
+                raise sqlite3.OperationalError(file_identity.LOG_CUT) from None
+            raise
+
+    def prepare(dbapi: Any) -> None:
         cursor = dbapi.cursor()
         # FULL: the journal segment is removed after the commit, which must survive a power cut.
         for pragma in (

@@ -148,7 +148,7 @@ _SQLITE = (
     (
         file_identity.LOG_CUT,
         "its -wal was cut short while it was open, and what only that part held is lost",
-        "look at what else touches these files, then at: milterctl db check",
+        "restart what else has it open (see fuser), then look at: milterctl db check",
         True,
     ),
     ("readonly database", "is read-only", "look at owner and mode of file and directory", True),

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import tarfile
@@ -15,6 +16,7 @@ import pytest
 
 import small_disk
 from daemons import BIN
+from gatepost_milter.cli import milterctl
 from gatepost_policy import config, store, traps
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.recorder import backup, wait_until_ingested
@@ -217,6 +219,26 @@ def test_commands(settings: Settings, tmp_path: Path) -> None:
     done = run("restore", "--yes", target)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     shutil.rmtree(tmp_path / "journal", ignore_errors=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_copy_of_the_store(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A nightly backup that is ended half-way: its copy aside was whole, and stayed."""
+    target = tmp_path / "there" / "b.tar"
+    target.parent.mkdir()
+
+    def ended(path: Path) -> None:
+        assert list(target.parent.glob(".gatepost-backup-*/gatepost.sqlite"))
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(backup, "_check", ended)
+    words = ["--store", settings.store.url, "db", "backup", str(target)]
+    with pytest.raises(SystemExit) as caught:
+        milterctl.cli(words, standalone_mode=False)
+    assert caught.value.code == 128 + number
+    assert not list(target.parent.iterdir())
 
 
 def test_what_is_no_backup_is_not_overwritten(settings: Settings, tmp_path: Path) -> None:

@@ -126,10 +126,21 @@ def _unpacked(section: str, marker: str) -> Programs:
             for path in building.rglob("*"):
                 if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o6000:
                     path.chmod(path.stat().st_mode & 0o777)
+            _name_home(building, home)
             shutil.rmtree(home, ignore_errors=True)
             building.rename(home)
     libraries = {p.parent for p in home.rglob("lib*.so*")}
     return Programs(home, tuple(sorted(libraries)))
+
+
+def _name_home(building: Path, home: Path) -> None:
+    """Debian 13's `postfix check` runs programs of its own by their installed names."""
+    place = "usr/lib/postfix"
+    scripts = [building / place / "configure-instance.sh"]
+    if scripts[0].exists():
+        scripts += [building / place / "sbin" / name for name in ("post-install", "postfix-script")]
+        for script in scripts:
+            script.write_text(script.read_text().replace(f" /{place}/", f" {home}/{place}/"))
 
 
 def _unpack_all(names: tuple[str, ...], target: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import dovecot
 import mta_modes
 import mta_unpack
 from mta_common import certificate, let_others_in
@@ -22,61 +23,23 @@ def test_dovecot_submission(
     what: str, postfix_programs: mta_unpack.Programs, tmp_path: Path
 ) -> None:
     """Users log in at Dovecot, which hands on with XCLIENT; and as it comes, without."""
-    dovecot = unpacked("dovecot", "usr/sbin/dovecot")
+    files = unpacked("dovecot", "usr/sbin/dovecot")
     entry, lines = shown("Dovecot submission")[:2]
     relay, port = free_port(), free_port()
     entry = entry.replace("10587", str(relay))
     let_others_in(tmp_path)
     (tmp_path / "tls.pem").write_bytes(certificate())
     nobody = pwd.getpwnam("nobody")
-    with (
-        mta_unpack.users("dovecot", "dovenull"),
-        mail_server(postfix_programs, entry) as stack,
-    ):
+    (tmp_path / "home").mkdir()
+    os.chown(tmp_path / "home", nobody.pw_uid, nobody.pw_gid)
+    with mail_server(postfix_programs, entry) as stack:
         postfix = stack.postfix
         if what != "as documented":
             lines = lines.replace("10587", str(postfix.inbound_port))
             lines = lines.replace("submission_relay_trusted = yes", "submission_relay_trusted = no")
-        root = dovecot.root
-        config = tmp_path / "dovecot.conf"
-        config.write_text(f"""\
-base_dir = {tmp_path}/base
-state_dir = {tmp_path}/state
-import_environment = LD_LIBRARY_PATH
-log_path = {tmp_path}/dovecot.log
-protocols = submission
-listen = 127.0.0.1
-ssl = yes
-ssl_cert = <{tmp_path}/tls.pem
-ssl_key = <{tmp_path}/tls.pem
-disable_plaintext_auth = no
-hostname = mx.local.test
-passdb {{
-  driver = static
-  args = password={PASSWORD}
-}}
-userdb {{
-  driver = static
-  args = uid={nobody.pw_uid} gid={nobody.pw_gid} home={tmp_path}/home/%n
-}}
-first_valid_uid = 1
-mail_location = maildir:{tmp_path}/home/%n/Maildir
-service submission-login {{
-  inet_listener submission {{
-    port = {port}
-  }}
-  chroot =
-}}
-{lines.replace("10587", str(relay))}
-""")
-        (tmp_path / "home").mkdir()
-        os.chown(tmp_path / "home", nobody.pw_uid, nobody.pw_gid)
-        # Dovecot looks for its own programs in /usr: there they are, in a namespace of its own.
-        put = f"mount -t overlay overlay -o lowerdir={root}/usr:/usr /usr"
-        command: list[str | Path] = [
-            "unshare", "--mount", "sh", "-ec", f'{put}; exec /usr/sbin/dovecot -F -c "$0"', config
-        ]  # fmt: skip
-        with program(command, dovecot, tmp_path / "output", port):
+        lines = lines.replace("10587", str(relay))
+        with dovecot.running(files, tmp_path, "submission", port, lines,
+                             password=PASSWORD, tls=tmp_path / "tls.pem"):  # fmt: skip
             client = Client("127.0.0.1", port, helo="canary-laptop.example", source="127.0.0.77",
                             login=LOGIN, password=PASSWORD, tls=True)  # fmt: skip
             sent = client.send(MESSAGE, "alice@local.test", ["bob@local.test"])

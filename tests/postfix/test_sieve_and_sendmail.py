@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+import dovecot
 import mta_unpack
 from daemons import Daemon, Process
 from mta_modes import BASE_CONFIG
-from neighbours import CANARIES, MESSAGE, listening, mail_server, program, shown, unpacked
+from neighbours import CANARIES, MESSAGE, listening, mail_server, shown, unpacked
 from ports import free_port
 from smtp_client import Client
 
@@ -45,39 +46,7 @@ def lmtp(files: mta_unpack.Programs, folder: Path, port: int, lines: str) -> Ite
     (home / ".dovecot.sieve").write_text('redirect "bob@example.org";\n')
     for path in (home.parent, home, home / ".dovecot.sieve"):
         os.chown(path, nobody.pw_uid, nobody.pw_gid)
-    config = folder / "dovecot.conf"
-    config.write_text(f"""\
-base_dir = {folder}/base
-state_dir = {folder}/state
-import_environment = LD_LIBRARY_PATH
-log_path = {folder}/dovecot.log
-protocols = lmtp
-listen = 127.0.0.1
-ssl = no
-hostname = mx.local.test
-postmaster_address = postmaster@local.test
-passdb {{
-  driver = static
-  args = nopassword=y
-}}
-userdb {{
-  driver = static
-  args = uid={nobody.pw_uid} gid={nobody.pw_gid} home={folder}/home/%n
-}}
-first_valid_uid = 1
-mail_location = maildir:{folder}/home/%n/Maildir
-service lmtp {{
-  inet_listener lmtp {{
-    port = {port}
-  }}
-}}
-{lines}
-""")
-    put = f"mount -t overlay overlay -o lowerdir={files.root}/usr:/usr /usr"
-    command: list[str | Path] = [
-        "unshare", "--mount", "sh", "-ec", f'{put}; exec /usr/sbin/dovecot -F -c "$0"', config
-    ]  # fmt: skip
-    with mta_unpack.users("dovecot", "dovenull"), program(command, files, folder / "output", port):
+    with dovecot.running(files, folder, "lmtp", port, lines):
         yield
 
 

@@ -8,6 +8,8 @@ device and inode are compared before each transaction, and before the commit of 
 import os
 import sqlite3
 import struct
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ LOG_CUT = "write-ahead log cut short"
 # frames, in the machine's order of octets.
 _INDEX = struct.Struct("=I4xIBBHI")
 _LOG_HEAD, _FRAME_HEAD = 32, 24
-_INDEXES_MAX = 64
+_INDEXES_MAX = 64  # then those that nobody uses any more are closed
 _open_indexes: dict[Inode, int] = {}  # the descriptor of each -shm file that was read
 
 
@@ -92,14 +94,13 @@ def is_cut(path: Path | str) -> bool:
 
 def _index(path: Path | str) -> tuple[int, ...] | None:
     try:
-        descriptor = _held(f"{path}-shm")
-        return None if descriptor is None else _INDEX.unpack(os.pread(descriptor, _INDEX.size, 0))
+        return _INDEX.unpack(os.pread(_held(f"{path}-shm"), _INDEX.size, 0))
     except (OSError, struct.error):
         return None
 
 
-def _held(path: str) -> int | None:
-    """A descriptor of the -shm file at `path` that stays open; None where there are too many.
+def _held(path: str) -> int:
+    """A descriptor of the -shm file at `path` that stays open.
 
     It must not be closed while SQLite has the file open in this process: to close any descriptor of
     a file drops all locks that the process has on it (POSIX, fcntl), and these are SQLite's. The
@@ -108,13 +109,25 @@ def _held(path: str) -> int | None:
     status = os.stat(path)
     inode = status.st_dev, status.st_ino
     if inode not in _open_indexes:
-        for old, descriptor in list(_open_indexes.items()):
-            if not os.fstat(descriptor).st_nlink:  # SQLite removed the file: nobody has locks
-                os.close(_open_indexes.pop(old))
         if len(_open_indexes) >= _INDEXES_MAX:
-            return None
+            _close_unused()
         _open_indexes[inode] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     return _open_indexes[inode]
+
+
+def _close_unused() -> None:
+    """Close the descriptors of files that SQLite does not have open in this process: there is no
+    lock to lose.
+    """
+    users: Counter[Inode] = Counter()
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # that of the directory is closed again
+            status = os.fstat(int(name))
+            users[status.st_dev, status.st_ino] += 1
+    for inode, descriptor in list(_open_indexes.items()):
+        if users[inode] == 1:
+            del _open_indexes[inode]
+            os.close(descriptor)
 
 
 def watch(engine: Engine) -> None:

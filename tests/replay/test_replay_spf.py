@@ -69,6 +69,18 @@ def test_what_is_printed(play: Any) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("sender", ["news@sender.example", ""])
+def test_a_host_that_greets_with_its_mail_domain(play: Any, sender: str) -> None:
+    """One look-up answers for both identities, and each is still called by its own name."""
+    zone = {"sender.example": "v=spf1 ip4:192.0.2.7 -all"}
+    for _ in range(2):
+        got = play(MESSAGE, sender=sender, helo="sender.example", client="192.0.2.7", dns=zone).json
+        (added,) = [e for e in got["edits"] if e["name"] == "Authentication-Results"]
+        name = "mailfrom" if sender else "helo"
+        assert f"spf=pass smtp.{name}=sender.example" in added["value"]
+        assert added["value"].count("spf=") == 1
+
+
 def test_submissions_are_not_checked(play: Any) -> None:
     got = play(MESSAGE, login="joe", dns=ZONE).json
     assert (got["direction"], got["spf"], got["dmarc"]) == ("submission", None, None)

@@ -52,8 +52,9 @@ class OwnResults:
         else:
             author = "" if seen.header_from is None else seen.header_from.domain
             value = authresults.value(
-                ours, seen.signatures, seen.arc, author, spf=seen.spf, dmarc=seen.dmarc
-            )
+                ours, seen.signatures, seen.arc, author,
+                spf=seen.spf, dmarc=seen.dmarc, bounce=not seen.sender.domain,
+            )  # fmt: skip
         edits.append(Edit("insert", "Authentication-Results", 0, value))
         message.written = value
         return tuple(edits)

@@ -41,16 +41,18 @@ def value(
     author: str = "",
     spf: Spf | None = None,
     dmarc: Dmarc | None = None,
+    bounce: bool = False,
 ) -> str:
     """The field's value with its leading space, folded with LF and a tab, one result on each line.
 
     `author` is the domain of From: a DKIM pass that is aligned with it comes first. Where DMARC
-    passed by SPF alone, the results of SPF come first.
+    passed by SPF alone, the results of SPF come first. `bounce`: MAIL FROM was empty, so only the
+    HELO name was checked (RFC 7208 2.4).
     """
     seen = [s for s in signatures if s.reason is not _SKIPPED] or signatures
     if len(seen) > 1:
         seen = sorted(seen, key=lambda s: _rank(s, author))  # stable: else as in the header
-    senders = [] if spf is None else _senders(spf)
+    senders = [] if spf is None else _senders(spf, bounce)
     others = [] if dmarc is None else [_dmarc(dmarc)]
     if arc is not None and arc.cv != "none":
         others.append(_arc(arc.cv, arc.reason))
@@ -68,13 +70,13 @@ def value(
     return _joined(authserv_id, [*shown, *senders, *others])
 
 
-def _senders(spf: Spf) -> list[str]:
+def _senders(spf: Spf, bounce: bool) -> list[str]:
     """The results of SPF. That of HELO is left out where its result is `none`, and where MAIL FROM
     passed: a reader may use the last SPF result it finds for the whole message.
     """
     helo = _spf("helo", spf.helo.result, spf.helo.domain, spf.helo.reason)
-    if spf.mail_from is spf.helo:
-        return [helo]  # RFC 7208 2.4: with an empty MAIL FROM only HELO is checked
+    if bounce:
+        return [helo]
     found = spf.mail_from
     sender = _spf("mailfrom", found.result, found.domain, found.reason)
     return [sender] if found.result == "pass" or spf.helo.result == "none" else [helo, sender]

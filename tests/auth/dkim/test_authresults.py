@@ -220,7 +220,7 @@ def test_the_helo_is_told_where_the_mail_from_did_not_pass() -> None:
         ("dkim", "none"), ("spf", "pass"), ("spf", "softfail"),
     ]  # fmt: skip
     bounce = SpfCheck("temperror", "mx.example.net", None, "dns-timeout")
-    text = value(MX, [], None, spf=Spf(bounce, bounce))
+    text = value(MX, [], None, spf=Spf(bounce, bounce), bounce=True)
     assert "spf=temperror reason=dns-timeout smtp.helo=mx.example.net" in text
     assert "mailfrom" not in text
 

@@ -19,12 +19,12 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from email import message_from_bytes, policy
 from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.message import Message
 
 from gatepost_policy.mail.address import parse
+from gatepost_policy.mail.parsed import parsed
 from gatepost_policy.report.disguises import Disguises, squeezed
 
 MASK = "masked"
@@ -155,7 +155,7 @@ def message(data: bytes, masks: Masks) -> bytes:
 
     Lines end with CRLF. Raises StillThere where an address is still in it.
     """
-    found = message_from_bytes(data, policy=policy.compat32)
+    found = parsed(data)
     lines = []
     for name, value in _fields(found):
         low = name.lower()

@@ -4,7 +4,6 @@ Files are searched for the address as text, in any case, with any `+tag`; captur
 for what is encoded in them.
 """
 
-import email
 import json
 import os
 import re
@@ -19,6 +18,7 @@ import idna
 from sqlalchemy import Engine
 
 from gatepost_policy import journal, store
+from gatepost_policy.mail.parsed import parsed
 from gatepost_policy.store import journal_mark
 
 VOID = b'{"v":1,"kind":"void"}'
@@ -81,9 +81,7 @@ def _contains(path: Path, wanted: re.Pattern[bytes]) -> bool:
 def _decoded(path: Path, wanted: re.Pattern[bytes]) -> bool:
     """True where a message contains the address in an encoded word of its header or in a text that
     is encoded (RFC 2045 6, RFC 2047)."""
-    with path.open("rb") as file:
-        message = email.message_from_binary_file(file)
-    for part in message.walk():
+    for part in parsed(path.read_bytes()).walk():
         for value in part.values():
             with suppress(HeaderParseError, LookupError, ValueError):
                 text = str(make_header(decode_header(str(value))))

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from email import policy
 from email.message import Message
-from email.parser import BytesParser
 from enum import StrEnum
 
+from gatepost_policy.mail.parsed import parsed
 from gatepost_policy.tracing import token
 from gatepost_policy.tracing.keys import Keyring
 from gatepost_policy.tracing.token import FIELD, Content
@@ -98,7 +98,7 @@ def _messages(data: bytes) -> Iterator[tuple[list[tuple[str, bytes]], bytes | No
     if data.startswith(b"From "):
         data = data.partition(b"\n")[2]
     yield _split(data)
-    for part in _attached(BytesParser(policy=_POLICY).parsebytes(data), 0):
+    for part in _attached(parsed(data, _POLICY), 0):
         kind = part.get_content_type()
         if kind == "text/rfc822-headers":
             text = part.get_payload(decode=True)

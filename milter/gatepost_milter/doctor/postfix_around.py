@@ -10,6 +10,7 @@ from gatepost_milter.doctor import postfix_lines, postfix_tables
 from gatepost_milter.doctor.finding import Finding, Live, place
 from gatepost_milter.doctor.postfix_config import Item, Service
 from gatepost_policy import scrub
+from gatepost_policy.text.times import UNITS
 
 PREPEND_COUNTS_SINCE = (3, 7, 11)  # HISTORY 20231213
 RESTRICTIONS = tuple(
@@ -144,8 +145,7 @@ def patience(live: Live, service: Service, ours: Item | None) -> Iterator[Findin
 def _seconds(value: str) -> int | None:
     """A time of main.cf in seconds (postconf(5): one letter behind the number is its unit)."""
     found = re.fullmatch(r"(\d+)([smhdw]?)", value.strip(), re.I)
-    units = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-    return int(found[1]) * units[found[2].lower()] if found else None
+    return int(found[1]) * UNITS[found[2].lower() or "s"] if found else None
 
 
 def completion(live: Live) -> Iterator[Finding]:

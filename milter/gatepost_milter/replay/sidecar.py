@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
-LAST = 253_402_300_799  # Unix seconds: the end of year 9999
+from gatepost_policy.text.times import LAST
 
 
 def is_time(value: object) -> TypeGuard[float]:

@@ -12,9 +12,10 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gatepost_policy.config.settings import UNITS, Rule, Settings
+from gatepost_policy.config.settings import Rule, Settings
 from gatepost_policy.mail.decision import Reason
 from gatepost_policy.text.escape import shown
+from gatepost_policy.text.times import UNITS
 
 # What pydantic's error types mean in words; {} is filled from the error's own context.
 _WANTED = {

@@ -30,9 +30,7 @@ from gatepost_policy.config.field_lists import DEFAULT_KEEP, DEFAULT_REMOVE
 from gatepost_policy.mail.address import canonical_domain
 from gatepost_policy.mail.decision import Reason
 from gatepost_policy.system.socket_address import SocketAddress
-
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
-
+from gatepost_policy.text.times import UNITS
 
 LONGEST_S = 1_000 * UNITS["y"]  # a longer one before now would be no valid date (year 1 or later)
 

@@ -58,7 +58,7 @@ MAX_STARTS = 64
 AGENTS = frozenset(("smtp", "lmtp", "local", "virtual", "pipe", "error", "relay", "discard"))
 SUBMISSION = frozenset(("submission", "smtps", "submissions"))
 WHOLE = frozenset(("DATA", "BDAT", "END-OF-MESSAGE", "CONTENT"))
-STAGES = WHOLE | {"RCPT", "MAIL"}  # of the others no message is known yet
+STAGES = WHOLE | {"RCPT", "MAIL"}  # at the other stages there is no message yet
 
 
 class Refusal(NamedTuple):

@@ -1,7 +1,7 @@
 """A decision in words: ours with its reason, or what a log says that the mail server did."""
 
 DONE = {
-    "accept": "delivered",
+    "accept": "accepted",  # it may have waited in the queue when the log ended
     "discard": "discarded",
     "reject": "refused",
     "tempfail": "put off",

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 
+LAST = 253_402_300_799  # Unix seconds: the end of year 9999
+
 
 def moment(text: str, now: float) -> float:
     """`2011-04-28`, `2011-04-28T12:40:26Z` or `30d` (before `now`) as Unix seconds.
@@ -29,5 +31,5 @@ def timestamp(at: float) -> str:
     given as the beginning of year 1, a time after year 9999 as the end of that."""
     if math.isnan(at) or at < -62135596800:
         return "0001-01-01T00:00:00Z"
-    when = datetime.fromtimestamp(min(at, 253402300799), UTC).replace(tzinfo=None)
+    when = datetime.fromtimestamp(min(at, LAST), UTC).replace(tzinfo=None)
     return when.isoformat(timespec="seconds") + "Z"

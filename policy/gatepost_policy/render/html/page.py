@@ -28,6 +28,7 @@ from gatepost_policy.report.summary import Held
 from gatepost_policy.report.timeline import SYMBOLS
 from gatepost_policy.report.tonight import away_in_words
 from gatepost_policy.text.acts import NAMES as ACTS
+from gatepost_policy.text.decided import by_log, decided
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.plural import plural
 from gatepost_policy.text.times import timestamp
@@ -102,7 +103,9 @@ def _act(name: str) -> str:
     return ACTS.get(name, shown(name))
 
 
-FILTERS: dict[str, Callable[..., str]] = {
+FILTERS: dict[str, Callable[..., str | bool]] = {
+    "by_log": by_log,
+    "decided": decided,
     "day": _day,
     "minute": _minute,
     "count": plural,

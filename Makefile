@@ -17,7 +17,7 @@ LOCK = uv pip compile --universal --generate-hashes --no-emit-index-url --no-hea
 help:        ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1: /p' Makefile
 
-check: dev   ## the inner ring: lint, types, imports, tests that need no root, network or MTA (under a minute)
+check: dev   ## the inner ring: lint, types, imports, tests that need no root, network or MTA (80 s on two cores)
 	$(MAKE) --no-print-directory -j2 lint inner
 
 setup:       ## system libraries, .venv, pinned packages

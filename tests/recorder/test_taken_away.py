@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -386,15 +386,3 @@ def test_records_are_taken_in_while_nothing_can_be_published(service: Service) -
     service.until(known.is_file)
     service.end()
     assert len(service.said) == len(set(service.said)), "each trouble is said once"
-
-
-def test_a_process_may_have_many_stores_open(tmp_path: Path) -> None:
-    """The log of the last one is looked at as that of the first; of closed ones nothing stays."""
-    for count in (70, 90):
-        with ExitStack() as stack:
-            for path in (paths := [tmp_path / f"{count}-{number}" for number in range(count)]):
-                db = stack.enter_context(closing(sqlite3.connect(path)))
-                db.executescript("PRAGMA journal_mode=WAL; CREATE TABLE t (x)")
-                assert not file_identity.is_cut(path)
-            os.truncate(f"{paths[-1]}-wal", 100)
-            assert file_identity.is_cut(paths[-1]) and len(file_identity._open_indexes) < 100

@@ -122,6 +122,8 @@ WRONG = [
         signed(), {NAME: RSA.record + "; h=sha1"}),
     Row("strict key, i= below d=", "RFC 6376 3.6.1, t=s", "pass", ("permerror", "key-strict"),
         signed(tags={"i": "@a.example.org"}), {NAME: RSA.record + "; t=s"}),
+    Row("v= of the key not first", "RFC 6376 3.6.1, v=", "pass", ("permerror", "bad-key-record"),
+        signed(), {NAME: RSA.record.removeprefix("v=DKIM1; ") + "; v=DKIM1"}),
     Row("testing key", "RFC 6376 3.6.1, t=y", "pass", ("pass", "testing-key"),
         signed(), {NAME: RSA.record + "; t=y"}),
     Row("text after l=", "RFC 6376 8.2", "pass", ("pass", "partial"), signed(tags={"l": "9"})),

@@ -63,7 +63,8 @@ def parse(record: str | bytes, settings: Dkim) -> Key | Why:
     # RFC 6376 3.6.1: a record of another version must be discarded.
     if tags.get(b"v", b"DKIM1") != b"DKIM1":
         return Why.KEY_VERSION
-    if b"p" not in tags:
+    # The same section: where v= is there at all, it must be the first tag.
+    if b"p" not in tags or (b"v" in tags and next(iter(tags)) != b"v"):
         return Why.KEY_SYNTAX
     if not tags[b"p"].translate(None, _BLANKS):
         return Why.KEY_REVOKED

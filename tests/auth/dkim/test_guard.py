@@ -171,6 +171,15 @@ CASES = [
     Case("s=*", PASS, record=RSA.record + "; s=*"),
     Case("s=web", permerror("key-service"), record=RSA.record + "; s=web"),
     Case("v=DKIM2", permerror("key-version"), record=RSA.record.replace("DKIM1", "DKIM2")),
+    *(
+        Case(f"v= not first, {name}", permerror("bad-key-record"), record=record)
+        for name, record in (
+            ("at the end", RSA.record.removeprefix("v=DKIM1; ") + "; v=DKIM1"),
+            ("second", RSA.record.replace("v=DKIM1; k=rsa", "k=rsa; v=DKIM1")),
+            ("behind an unknown tag", f"x=1;{RSA.record}"),
+            ("behind a blank note", f"n=;{RSA.record}"),
+        )
+    ),
     Case("no v=", PASS, record=RSA.record.removeprefix("v=DKIM1; ")),
     Case("several, one fits", PASS, record=["v=spf1 -all", ED.record, RSA.record]),
     Case("several, none fits", permerror("several-keys"), record=["v=spf1 -all", ED.record]),

@@ -181,6 +181,7 @@ VALUES = (
     ("{underscored}", True), ("{spaced}", True),
     ("on [192.168.178.33]:25", True), ("10.4.7.11", True), ("[IPv6:fd12:3456::7]", True),
     ("fe80::1c2d:3e4f", True), ("172.32.0.9", False), ("10.0.19041.1", False),
+    ("on 100.64.3.9", True), ("100.127.255.1", True), ("100.63.3.9", False), ("100.128.0.1", False),
     ("v10.1.2.3", False), ("10.1.2.3.4", False), ("fade: on", False), ("127.0.0.1", False),
     ("x{helo}", False), ("{label}.x.example", False), ("7{address}", False),
     ("1{address}", False), ("{address}0", False),

@@ -81,7 +81,8 @@ def test_what_nobody_knows_goes_and_is_named() -> None:
 @pytest.mark.parametrize(("value", "goes"), [
     (b" 192.168.178.33", True), (b" on [10.4.7.11]:4711", True), (b" ip=172.31.0.9;", True),
     (b" fe80::1c2d:3e4f", True), (b" [IPv6:fd12:3456::7]", True), (b" 169.254.3.4", True),
-    (b" x\r\n\t192.168.0.1", True),
+    (b" x\r\n\t192.168.0.1", True), (b" 100.64.0.9", True), (b" via [100.127.255.1]", True),
+    (b" 100.63.1.1", False), (b" 100.128.1.1", False), (b" 100.6.4.1", False),
     (b" 172.32.0.9", False), (b" 10.0.19041.1", False), (b" 110.1.2.3", False),
     (b" 10.1.2.3.4", False), (b" v10.1.2.3", False), (b" fed0::1", False), (b" 127.0.0.1", False),
     (b" fe80", False), (b" fade: on", False),

@@ -27,7 +27,8 @@ _V6 = re.compile(
 _V4 = re.compile(rb"(?<![a-z0-9.])\d{1,3}(?:\.\d{1,3}){3}(?![a-z0-9]|\.\d)", re.I)
 ADDRESS = re.compile(_V6.pattern + b"|" + _V4.pattern, re.I)
 _PORT = re.compile(rb"(?<=.):\d{5}\Z")
-# RFC 1918 3, RFC 3927, RFC 4193, RFC 4291 2.5.6: addresses inside somebody's network.
+# RFC 1918 3, RFC 3927, RFC 4193, RFC 4291 2.5.6: addresses inside somebody's network; RFC 6598 7:
+# those between a router and its provider.
 _INSIDE = tuple(
     map(
         ip_network,
@@ -36,6 +37,7 @@ _INSIDE = tuple(
             "172.16.0.0/12",
             "192.168.0.0/16",
             "169.254.0.0/16",
+            "100.64.0.0/10",
             "fc00::/7",
             "fe80::/10",
         ),

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from scale import cpu
@@ -184,10 +185,10 @@ def backtests(folder: Path, messages: int) -> None:
         batch = [_message(n, rng.random() < 0.02, rng) for n in range(start, start + 2_000)]
         with store.writing(engine) as connection:
             ingest.ingest(connection, batch, settings, time.time())
-    sender = settings.sender.model_copy(update={"action": "tempfail"})
+    sender = replace(settings.sender, action="tempfail")
     before, began = time.process_time(), time.monotonic()
     with store.reading(engine) as connection:
-        result = backtest.run(connection, settings.model_copy(update={"sender": sender}))
+        result = backtest.run(connection, replace(settings, sender=sender))
     print(
         f"backtest: {result.messages} messages in {time.monotonic() - began:.1f} s "
         f"({time.process_time() - before:.1f} CPU-s), {result.changed} differ"

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import mta_unpack
+from from_table import from_table
 from gatepost_milter.doctor import postfix, postfix_config
 from gatepost_milter.doctor.finding import Finding
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.config.values import write_table
 from mta_modes import RECIPES
 from postfix_instance import PostfixInstance, Setup
 from postfix_recipes import TOKEN, adapted, main_cf, shipped
@@ -66,7 +68,7 @@ class Sockets:
 
 def settings(mode: str, sockets: Sockets, more: Mapping[str, Any] | None = None) -> Settings:
     where = sockets.milter
-    return Settings.model_validate({
+    return from_table(Settings, {
         "milter": {"socket": where if where.startswith("unix:") else f"inet:{where}@127.0.0.1"},
         "policy": {"listen": f"inet:{sockets.policy}@127.0.0.1"},
         "submission": {**MODES[mode], **(more or {})},
@@ -126,8 +128,8 @@ def paste(made: PostfixInstance, finding: Finding, live: Settings) -> Settings:
         table, _, line = change.removeprefix("gatepost.toml: ").partition("] ")
         name = table.strip("[")
         values = tomllib.loads(line.partition("; then")[0])
-        old = live.model_dump(mode="json", exclude_unset=True)
-        new = Settings.model_validate({**old, name: {**old.get(name, {}), **values}})
+        old = write_table(live, changed=True)
+        new = from_table(Settings, {**old, name: {**old.get(name, {}), **values}})
         if "; then milterctl setup postfix --apply" in change:
             apply_plan(made, new)
         return new

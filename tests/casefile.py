@@ -16,6 +16,7 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from from_table import from_table
 from gatepost_milter.mta.envelope import Envelope
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.decision import Decision, Edit
@@ -76,9 +77,7 @@ def read(path: Path) -> Case:
         path=path,
         title=title,
         sections=sections,
-        settings=Settings.model_validate_json(
-            json.dumps(tomllib.loads(sections["settings"])), strict=True
-        ),
+        settings=from_table(Settings, tomllib.loads(sections["settings"])),
         envelope=_envelope(options),
         message=raw(sections["message"].replace("\n", "\r\n")),
         expected=sections["expected"].split("\n") if sections["expected"] else [],

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
+from from_table import from_table
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.config.values import write_table
 from ports import free_port
 
 START_TIMEOUT = 60
@@ -48,8 +50,8 @@ def with_engine(config: str) -> str:
 
 def on_engine(settings: Settings, engine: str) -> Settings:
     """`settings` with this engine."""
-    milter = settings.milter.model_copy(update={"engine": engine})
-    return settings.model_copy(update={"milter": milter})
+    tables = write_table(settings)
+    return from_table(Settings, {**tables, "milter": {**tables["milter"], "engine": engine}})
 
 
 class Process:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from from_table import from_table
 from gatepost_policy import exporters
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.listings.dossier import Entry, Proof
@@ -9,13 +10,14 @@ from gatepost_policy.listings.dossier import Entry, Proof
 NOW = 1_790_000_000.0
 
 
-OURS = Settings.model_validate(
+OURS = from_table(
+    Settings,
     {
         "submission": {
             "networks": ["10.0.0.0/8", "2001:db8:aaaa::/48"],
             "trusted_relays": ["198.51.100.9/32"],
         }
-    }
+    },
 )
 
 

@@ -103,13 +103,10 @@ class CaseDaemon:
 
     def settings(self, settings: Settings) -> Settings:
         """`settings` with this daemon's places."""
-        return settings.model_copy(
-            update={
-                "milter": settings.milter.model_copy(update={"socket": self.socket}),
-                "store": settings.store.model_copy(
-                    update={"url": f"sqlite:///{self.home}/gatepost.sqlite"}
-                ),
-            }
+        return replace(
+            settings,
+            milter=replace(settings.milter, socket=self.socket),
+            store=replace(settings.store, url=f"sqlite:///{self.home}/gatepost.sqlite"),
         )
 
     def _write(self, more: str) -> None:

@@ -4,13 +4,14 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from sqlalchemy import Engine, insert
 
 from fix_store import message, signature
+from from_table import from_table
 from gatepost_policy import notify, recorder, store
 from gatepost_policy.config.settings import Notify, Settings
 from gatepost_policy.journal.record import Json
@@ -109,8 +110,8 @@ class Teller:
 
 def with_notify(settings: Settings, **keys: object) -> Settings:
     """`settings` with a table [notify], checked as one from a file."""
-    table = Notify.model_validate({"gather": 60, "again": 3600, "digest": "", **keys})
-    return settings.model_copy(update={"notify": table})
+    table = from_table(Notify, {"gather": 60, "again": 3600, "digest": "", **keys})
+    return replace(settings, notify=table)
 
 
 def begun(engine: Engine, settings: Settings, listener: Told, **keys: object) -> Teller:

@@ -24,6 +24,7 @@ import dkim
 from cryptography.hazmat.primitives import serialization as ser
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from from_table import from_table
 from gatepost_milter.filter.answers import Answer, Refuse
 from gatepost_milter.filter.context import Context
 from gatepost_milter.filter.gate import Gate
@@ -166,7 +167,7 @@ def _play(story: Story, home: Path, empty: Path, *, spf: bool) -> Played:
     }
     for table, keys in story.get("config", {}).items():
         tables.setdefault(table, {}).update(keys)
-    settings = Settings.model_validate(tables)
+    settings = from_table(Settings, tables)
     shutil.copy(empty, home / "gatepost.sqlite")
     engine = store.open_engine(settings)
     now = time.time()

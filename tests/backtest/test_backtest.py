@@ -13,9 +13,11 @@ from click.testing import CliRunner
 from sqlalchemy import Engine
 
 from fix_store import AT, message, signature
+from from_table import from_table
 from gatepost_milter.cli.milterctl import cli
 from gatepost_policy import backtest, config, ingest, listings, lookup, rules, store, traps
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.config.values import write_table
 from gatepost_policy.journal import record
 from gatepost_policy.journal.record import Json, Seen
 from gatepost_policy.lookup import KnownState
@@ -42,8 +44,8 @@ def engine(any_engine: Engine) -> Engine:
 
 
 def with_sender(settings: Settings, **values: Any) -> Settings:
-    tree = {**settings.model_dump(), "sender": {**settings.sender.model_dump(), **values}}
-    return Settings.model_validate(tree)
+    tree = {**write_table(settings), "sender": {**write_table(settings.sender), **values}}
+    return from_table(Settings, tree)
 
 
 def live(engine: Engine, settings: Settings, records: list[Json]) -> list[Seen]:
@@ -159,7 +161,7 @@ def test_what_changes(engine: Engine, settings: Settings) -> None:
 
 def test_a_rule_that_is_off(engine: Engine, settings: Settings) -> None:
     history(engine, settings)
-    off = Settings.model_validate({**settings.model_dump(), "rules": {"trap": {"mode": "off"}}})
+    off = from_table(Settings, {**write_table(settings), "rules": {"trap": {"mode": "off"}}})
     with store.reading(engine) as connection:
         (one,) = backtest.run(connection, off).examples
     assert (one.old, one.new) == (("reject", "trap"), ("accept", "no-bad-signal"))

@@ -12,6 +12,7 @@ import pytest
 
 from gatepost_policy import config
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.config.values import keys_of
 
 ROOT = Path(__file__).parents[2]
 LOG = ROOT / "tests" / "demo" / "exim_mainlog"
@@ -50,7 +51,7 @@ def test_config_show_is_a_configuration(tmp_path: Path, run_milterctl: Any) -> N
     again = tmp_path / "again.toml"
     again.write_text(out)
     assert config.load(again) == config.load(mine)
-    assert set(tomllib.loads(out)) >= set(Settings.model_fields) - {"rules"}
+    assert set(tomllib.loads(out)) >= {key.name for key in keys_of(Settings)} - {"rules"}
     code, out, _ = run_milterctl("--config", mine, "config", "show", "--changed")
     assert tomllib.loads(out) == tomllib.loads(mine.read_text())
     assert out.startswith(f"# from {mine}\n")

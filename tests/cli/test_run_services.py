@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from from_table import from_table
 from gatepost_milter.cli import run_services
 from gatepost_milter.cli.common import Failure
 from gatepost_policy.config.settings import Settings
@@ -172,8 +173,8 @@ def test_port_in_use_is_one_clear_line(tmp_path: Path, which: int) -> None:
 
 def test_unix_socket_that_is_stale_is_no_obstacle(tmp_path: Path) -> None:
     path = tmp_path / "s"
-    settings = Settings.model_validate(
-        {"milter": {"socket": f"unix:{path}"}, "policy": {"listen": f"unix:{tmp_path}/p"}}
+    settings = from_table(
+        Settings, {"milter": {"socket": f"unix:{path}"}, "policy": {"listen": f"unix:{tmp_path}/p"}}
     )
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gatepost_policy import config
 from gatepost_policy.config import ConfigError
 from gatepost_policy.config.settings import Rule, Settings
+from gatepost_policy.config.values import keys_of
 from gatepost_policy.mail.decision import Reason
 
 pytestmark = pytest.mark.slow
@@ -29,15 +30,15 @@ VALUE = SCALAR | st.lists(SCALAR, max_size=3)
 
 def table(name: str) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
     """One table with some of its own keys, and now and then one that is not its own."""
-    fields = list(getattr(Settings.model_fields[name].annotation, "model_fields", {}))
+    fields = [key.name for key in keys_of(TABLES[name])]
     keys = st.sampled_from(fields) | st.text(string.ascii_lowercase + "_", min_size=1, max_size=9)
     return st.tuples(st.just(name), st.dictionaries(keys, VALUE, max_size=4))
 
 
-TABLES = [name for name in Settings.model_fields if name != "rules"]
+TABLES: dict[str, Any] = {key.name: key.type for key in keys_of(Settings) if key.name != "rules"}
 RULES = st.dictionaries(
     st.sampled_from([str(r) for r in Reason]) | st.text(string.ascii_lowercase, min_size=1),
-    st.dictionaries(st.sampled_from(list(Rule.model_fields)), SCALAR, max_size=3),
+    st.dictionaries(st.sampled_from([key.name for key in keys_of(Rule)]), SCALAR, max_size=3),
     max_size=2,
 )
 
@@ -61,7 +62,7 @@ def loads(path: Path, data: bytes, check: Callable[[Settings], None] | None = No
 
 
 @QUIET
-@given(st.lists(st.sampled_from(TABLES).flatmap(table), unique_by=lambda t: t[0]), RULES)
+@given(st.lists(st.sampled_from(list(TABLES)).flatmap(table), unique_by=lambda t: t[0]), RULES)
 def test_any_document(
     tmp_path: Path, tables: list[tuple[str, dict[str, Any]]], rules: dict[str, dict[str, Any]]
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 import mta_unpack
 from daemons import BIN
 from exim_instance import EximInstance
+from from_table import from_table
 from gatepost_milter.doctor import exim as exim_checks
 from gatepost_milter.doctor import exim_config
 from gatepost_policy.config.settings import Settings
@@ -158,7 +159,7 @@ def policy() -> Iterator[Path]:
 
 def settings(policy: Path | int, **more: object) -> Settings:
     listen = f"unix:{policy}" if isinstance(policy, Path) else f"inet:{policy}@127.0.0.1"
-    return Settings.model_validate({"policy": {"listen": listen, **more}})
+    return from_table(Settings, {"policy": {"listen": listen, **more}})
 
 
 def program(exim: EximInstance) -> Path:
@@ -244,18 +245,18 @@ def test_keys_that_exim_cannot_obey(
 ) -> None:  # fmt: skip
     """Each is named, and the line says what really holds."""
     live = exim_config.read(exim.config, program(exim))
-    said = Settings.model_validate({"policy": {"listen": f"unix:{policy}"},
+    said = from_table(Settings, {"policy": {"listen": f"unix:{policy}"},
                                     "submission": {key: value}})  # fmt: skip
     (finding,) = exim_checks.check(live, said)
     assert (finding.code, finding.where) == ("not-obeyed", f"gatepost.toml, submission.{key}")
     line = finding.change.removeprefix("gatepost.toml: [submission] ")
-    mended = Settings.model_validate({"policy": {"listen": f"unix:{policy}"},
+    mended = from_table(Settings, {"policy": {"listen": f"unix:{policy}"},
                                       "submission": tomllib.loads(line)})  # fmt: skip
     assert exim_checks.check(live, mended) == ()
 
 
 def test_message_ids_are_masked_where_exim_is_told(exim: EximInstance, policy: Path) -> None:
-    said = Settings.model_validate({"policy": {"listen": f"unix:{policy}"},
+    said = from_table(Settings, {"policy": {"listen": f"unix:{policy}"},
                                     "submission": {"message_id": "mask-host"}})  # fmt: skip
     (finding,) = exim_checks.check(exim_config.read(exim.config, program(exim)), said)
     assert finding.where == "gatepost.toml, submission.message_id"
@@ -290,7 +291,7 @@ def test_over_inet_no_verdict_of_exim_is_believed(exim_programs: mta_unpack.Prog
         live = exim_config.read(made.config, program(made))
         (found,) = exim_checks.check(live, settings(port))
         assert exim_checks.check(live, settings(port, inet_verdicts=True)) == ()
-        both = Settings.model_validate({"policy": {
+        both = from_table(Settings, {"policy": {
             "listen": [f"inet:{port}@127.0.0.1", "unix:/run/x/policy.sock"],
         }})  # fmt: skip
         other = {f.code: f.change for f in exim_checks.check(live, both)}
@@ -299,7 +300,7 @@ def test_over_inet_no_verdict_of_exim_is_believed(exim_programs: mta_unpack.Prog
     assert found.change.startswith(f"GATEPOST_POLICY = {exim_checks.SHIPPED}, after")
     listen = re.search(r"listen = (\[.*?\])", found.change)
     assert listen is not None
-    mended = Settings.model_validate({"policy": tomllib.loads(listen[0])})
+    mended = from_table(Settings, {"policy": tomllib.loads(listen[0])})
     assert [a.kind for a in mended.policy.listen] == ["inet", "unix"]
     assert other["not-believed"] == "GATEPOST_POLICY = /run/x/policy.sock"
 

@@ -13,10 +13,12 @@ from sqlalchemy import Engine
 
 import dnskit
 from fix_store import message, settings_in
+from from_table import from_table
 from gatepost_milter import cli
 from gatepost_milter.doctor import installation
 from gatepost_policy import config, journal, recorder, store, traps
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.config.values import write_table
 from gatepost_policy.store import migrate
 
 pytestmark = pytest.mark.slow
@@ -120,8 +122,9 @@ def test_password_others_may_read(tmp_path: Path) -> None:
 
 
 def test_rule_that_expired(sound: Settings) -> None:
-    settings = Settings.model_validate(
-        {**sound.model_dump(), "rules": {"trap": {"mode": "off", "expires": date(2026, 1, 1)}}}
+    settings = from_table(
+        Settings,
+        {**write_table(sound), "rules": {"trap": {"mode": "off", "expires": date(2026, 1, 1)}}},
     )
     assert problems(settings)["rules"] == "off ended on 2026-01-01: it is enforced"
 
@@ -200,8 +203,8 @@ def test_fault(
 
 
 def test_capture_directory(sound: Settings, tmp_path: Path) -> None:
-    settings = Settings.model_validate(
-        {**sound.model_dump(), "trap": {"capture": str(tmp_path / "missing")}}
+    settings = from_table(
+        Settings, {**write_table(sound), "trap": {"capture": str(tmp_path / "missing")}}
     )
     assert problems(settings)["capture"] == "trap.capture names no directory"
 

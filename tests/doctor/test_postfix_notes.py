@@ -10,6 +10,7 @@ import mta_unpack
 from broken_postfix import Broken, Sockets, instance, settings
 from daemons import BIN
 from gatepost_milter.doctor import postfix_config, postfix_notes
+from gatepost_policy.system.socket_address import SocketAddress
 from postfix_instance import PostfixInstance
 
 pytestmark = [pytest.mark.postfix, pytest.mark.timeout(120)]
@@ -68,7 +69,9 @@ def test_tcp_is_warned_of_and_unix_is_not(
             text = path.read_text().replace("@SPOOL@", str(made.spool))
             path.write_text(text.replace("inet:127.0.0.1:18040", "unix:gatepost/p.sock"))
         live = settings("milter", replace(there, milter=f"unix:{made.spool}/gatepost/m.sock"))
-        live = live.model_copy(update={"policy": live.policy.model_validate(
-            {"listen": f"unix:{made.spool}/gatepost/p.sock"})})  # fmt: skip
+        policy = replace(
+            live.policy, listen=(SocketAddress("unix", path=f"{made.spool}/gatepost/p.sock"),)
+        )
+        live = replace(live, policy=policy)
         config = postfix_config.read(made.etc, made.commands_for_check())
         assert postfix_notes.notes(config, live) == ()

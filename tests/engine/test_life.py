@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from daemons import BIN, Daemon
+from from_table import from_table
 from gatepost_milter.mta import client, envelope
 from gatepost_policy import journal, store, traps
 from gatepost_policy.config.settings import Settings
@@ -256,7 +257,7 @@ def milter_socket(place: str) -> str:
 def test_the_first_message_meets_the_traps(tmp_path: Path) -> None:
     """A trap that was made while nothing ran is one when the service is ready."""
     url = f"sqlite:///{tmp_path}/state/gatepost.sqlite"
-    settings = Settings.model_validate({"store": {"url": url}})
+    settings = from_table(Settings, {"store": {"url": url}})
     engine = store.open_engine(settings)
     with store.writing(engine) as connection:
         traps.add(connection, "trap@example.net", at=time.time())

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,7 @@ def test_who_is_asked_for_data(tmp_path: Path, socket: str, left_out: bool, acti
         milter=Milter(socket=socket.format(tmp_path)),
         store=Store(url=f"sqlite:///{tmp_path}/x.sqlite"),
     )
-    settings = settings.model_copy(
-        update={"trap": settings.trap.model_copy(update={"action": action})}
-    )
+    settings = replace(settings, trap=replace(settings.trap, action=action))
     context = Context(Gate(settings))
     for offered in (steps for _, steps in OFFERS.values()):
         steps = context.agree(Offer(conversation.OFFERED_ACTIONS, offered)).steps

@@ -20,6 +20,7 @@ import rings
 from daemons import Process
 from export_entries import NOW, OURS, SOME, WANTED, entry, text
 from fix_store import AT, message
+from from_table import from_table
 from gatepost_milter.cli import common
 from gatepost_milter.cli.milterctl import cli
 from gatepost_policy import exporters, ingest, listings, store, traps
@@ -85,7 +86,7 @@ def test_domains_that_no_zone_holds_are_named() -> None:
 
 
 def test_promoted_where_it_is_enforced() -> None:
-    enforced = Settings.model_validate({"sender": {"promotion": "enforce"}})
+    enforced = from_table(Settings, {"sender": {"promotion": "enforce"}})
     got = exporters.sort_out(SOME, enforced)
     assert "2001:db8:9::/48" in [b.text for b in got.prefixes]
 

@@ -16,6 +16,7 @@ from gatepost_milter.mta.client import Result
 from gatepost_policy import listings
 from gatepost_policy.config.field_lists import DEFAULT_REMOVE
 from gatepost_policy.config.settings import Submission
+from gatepost_policy.config.values import keys_of
 from gatepost_policy.mail import address
 from gatepost_policy.mail.decision import Edit, Reason
 from gatepost_policy.mail.facts import Direction, Facts
@@ -84,10 +85,8 @@ def pure(
 ) -> Played:
     """The case in this process: the harness's MTA, the native engine's dialogue, the session and
     the gate of the daemon. Only what is known and what is written down are ours."""
-    places = {"url": f"sqlite:///{home}/gatepost.sqlite"}
-    settings = case.settings.model_copy(
-        update={"store": case.settings.store.model_copy(update=places)}
-    )
+    place = f"sqlite:///{home}/gatepost.sqlite"
+    settings = replace(case.settings, store=replace(case.settings.store, url=place))
     gate = Gate(settings, replay=True)
     gate.known = Knowledge(case)  # type: ignore[assignment]
     written: list[Verdict] = []
@@ -180,7 +179,7 @@ def test_every_reason_has_a_case() -> None:
 def test_every_scrub_key_has_a_case() -> None:
     """A new key of [submission], or pattern of its removal list, needs a case that shows it."""
     used = {key for case in ALL for key in _set_keys(case)}
-    assert set(Submission.model_fields) - used == set()
+    assert {key.name for key in keys_of(Submission)} - used == set()
     removed = {x.split(" ")[1].lower() for case in ALL for x in case.expected
                if x.startswith("delete ")}  # fmt: skip
     from fnmatch import fnmatch

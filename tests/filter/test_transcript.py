@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from from_table import from_table
 from gatepost_milter.engine.libmilter import peer_of
 from gatepost_milter.filter.transcript import (
     Connection,
@@ -172,7 +173,7 @@ def test_logfmt_values(value: str | int | None, want: str) -> None:
 @pytest.mark.parametrize("form", ["logfmt", "json"])
 def test_log_writes_one_line(form: str, capfd: pytest.CaptureFixture[str]) -> None:
     """One write, one line, ASCII."""
-    log = MailLog(Log.model_validate({"format": form}))
+    log = MailLog(from_table(Log, {"format": form}))
     log.message(FACTS, ACCEPTED)
     log.event("error", "x", hint="a\nb", number=1)
     log.event("debug", "unheard")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from from_table import from_table
 from gatepost_milter.replay import saved_mail
 from gatepost_policy.config.settings import Trap
 from gatepost_policy.journal import capture
@@ -46,7 +47,7 @@ REASONS: list[str] = []
 
 def sink(directory: Path, **values: Any) -> Sink:
     REASONS.clear()
-    return Sink(Trap.model_validate({"capture": str(directory), **values}), REASONS.append)
+    return Sink(from_table(Trap, {"capture": str(directory), **values}), REASONS.append)
 
 
 def take(to: Sink, at: float = AT, size: int = 10) -> Path | None:

@@ -9,17 +9,19 @@ from click.testing import CliRunner
 from sqlalchemy import Engine
 
 from fix_store import message, signature
+from from_table import from_table
 from gatepost_milter.cli import common
 from gatepost_milter.cli.milterctl import cli
 from gatepost_policy import ingest, listings, store
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.own import Own
 
-SETTINGS = Settings.model_validate(
+SETTINGS = from_table(
+    Settings,
     {
         "submission": {"networks": ["10.0.0.0/8"], "trusted_relays": ["198.51.100.9/32"]},
         "sender": {"own_domains": ["home.example"], "never_list": ["@packaged", "203.0.113.0/28"]},
-    }
+    },
 )
 OWN = Own(domains=("mta.example",), networks=(ip_network("198.51.100.77/32"),))
 TRANSLATED = "IPv4 in IPv6, under which no client is known: name the IPv4 address"

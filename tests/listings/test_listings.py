@@ -1,7 +1,7 @@
 """Listings: who is listed for what and how long, on a real store through the recorder's ingest."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -268,9 +268,7 @@ def test_promotion_needs_three_children(engine: Engine, settings: Settings) -> N
 
 
 def test_promotion_off(engine: Engine, settings: Settings) -> None:
-    off = settings.model_copy(
-        update={"sender": settings.sender.model_copy(update={"promotion": "off"})}
-    )
+    off = replace(settings, sender=replace(settings.sender, promotion="off"))
     take(engine, off, *(hit(n, client=f"2001:db8:7:{n}::1") for n in range(1, 5)))
     assert {kind for kind, _ in values(engine)} == {"prefix"}
 
@@ -363,12 +361,9 @@ def test_escalation_follows_the_model(
     engine: Engine, settings: Settings, gaps: list[int], cut: int
 ) -> None:
     """Whatever the rhythm, and wherever a batch ends, the store says what the model says."""
-    short = settings.model_copy(
-        update={
-            "sender": settings.sender.model_copy(
-                update={"listing_first": 5, "listing_max": 18, "listing_memory": 20}
-            )
-        }
+    short = replace(
+        settings,
+        sender=replace(settings.sender, listing_first=5, listing_max=18, listing_memory=20),
     )
     client = f"198.51.{next(_numbers) // 250}.{next(_numbers) % 250}"
     model, records, at = Model(), [], AT

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -152,8 +153,8 @@ def test_a_storm_is_one_read(settings: Settings, monkeypatch: pytest.MonkeyPatch
 def test_what_the_url_says_is_kept(settings: Settings) -> None:
     """A schema of the operator's, a shorter time-out: ours do not replace them."""
     url = "postgresql://db.example/gatepost?connect_timeout=1&options=-c%20search_path%3Dgp"
-    store = settings.store.model_copy(update={"url": url})
-    engine = history._reader(settings.model_copy(update={"store": store}))
+    store = replace(settings.store, url=url)
+    engine = history._reader(replace(settings, store=store))
     seen: dict[str, Any] = {}
 
     def refuse(dialect: Any, record: Any, arguments: Any, named: dict[str, Any]) -> None:

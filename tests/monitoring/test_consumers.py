@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 import pytest
 
 import rings
+from from_table import from_table
 from gatepost_policy.config.settings import Metrics, Settings, Store
 from gatepost_policy.monitoring import counters, metrics, privacy_result, slots
 from gatepost_policy.store import open_engine, writing
@@ -33,7 +34,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory = tmp_path_factory.mktemp("metrics")
     settings = Settings(
         store=Store(url=f"sqlite:///{directory}/gatepost.sqlite"),
-        metrics=Metrics.model_validate({"listen": f"inet:{free_port()}@127.0.0.1"}),
+        metrics=from_table(Metrics, {"listen": f"inet:{free_port()}@127.0.0.1"}),
     )
     with writing(open_engine(settings)) as connection:
         counters.add(connection, counters.tally([MESSAGE, MESSAGE, SUBMISSION]))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from from_table import from_table
 from gatepost_policy import journal
 from gatepost_policy.config.settings import Metrics, Settings, Store
 from gatepost_policy.journal.losses import Losses
@@ -26,7 +27,7 @@ def no_losses_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
 def settings(tmp_path: Path) -> Settings:
     return Settings(
         store=Store(url=f"sqlite:///{tmp_path}/gatepost.sqlite"),
-        metrics=Metrics.model_validate({"listen": f"inet:{free_port()}@127.0.0.1"}),
+        metrics=from_table(Metrics, {"listen": f"inet:{free_port()}@127.0.0.1"}),
     )
 
 
@@ -108,7 +109,7 @@ def test_store_away_leaves_counters_out(tmp_path: Path) -> None:
     (tmp_path / "gatepost.sqlite").write_bytes(b"no database at all, but long enough " * 200)
     settings = Settings(
         store=Store(url=f"sqlite:///{tmp_path}/gatepost.sqlite"),
-        metrics=Metrics.model_validate({"listen": f"unix:{tmp_path}/metrics.sock"}),
+        metrics=from_table(Metrics, {"listen": f"unix:{tmp_path}/metrics.sock"}),
     )
 
     def broken():  # type: ignore[no-untyped-def]

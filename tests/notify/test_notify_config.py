@@ -118,7 +118,7 @@ def test_the_service_tells_and_ends(
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     assert b"<feed" in out.read_bytes() and out.stat().st_mode & 0o777 == 0o640
-    Teller(engine, settings.model_copy()).hit("b@fresh.example")
+    Teller(engine, settings).hit("b@fresh.example")
     once = subprocess.run([*words, "--once"], env=environ, capture_output=True, text=True)
     assert once.returncode == 0, once.stderr
     assert [json.loads(body)["events"][0]["who"] for *_, body in listener.requests] == [

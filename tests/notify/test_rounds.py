@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -208,9 +209,7 @@ def test_nothing_of_a_submission_but_its_day_is_told(
     from gatepost_policy.mail.decision import Reason
     from gatepost_policy.mail.facts import Direction
 
-    full = one.settings.model_copy(
-        update={"store": one.settings.store.model_copy(update={"submission": "full"})}
-    )
+    full = replace(one.settings, store=replace(one.settings.store, submission="full"))
     record = message(
         3, at=one.now - 1, client=None, sender="kari@home.example", author="kari@home.example",
         to=(), traps=("trap@far.example",), direction=Direction.SUBMISSION,

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from from_table import from_table
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.journal import record
 from gatepost_policy.journal.record import Seen
@@ -16,8 +17,8 @@ from gatepost_policy.policyd import attributes
 from gatepost_policy.policyd.requests import Form, ProtocolError, Reader, Request
 
 AT = 1_790_000_000.0
-SETTINGS = Settings.model_validate(
-    {"submission": {"networks": ["10.0.0.0/8"], "trusted_relays": ["198.51.100.0/24"]}}
+SETTINGS = from_table(
+    Settings, {"submission": {"networks": ["10.0.0.0/8"], "trusted_relays": ["198.51.100.0/24"]}}
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fix_store import settings_in
+from from_table import from_table
 from gatepost_policy.config.settings import Policy
 from gatepost_policy.journal.record import Json
 from gatepost_policy.lookup import KnownState
@@ -35,7 +36,7 @@ class Shelf:
 
 def house(directory: Path, **policy: Any) -> tuple[Service, Shelf]:
     path = f"unix:{directory}/p"
-    settings = settings_in(directory, policy=Policy.model_validate({"listen": path, **policy}))
+    settings = settings_in(directory, policy=from_table(Policy, {"listen": path, **policy}))
     shelf = Shelf()
     return Service(settings, KnownState(settings), shelf, MailLog(settings.log)), shelf
 
@@ -237,7 +238,7 @@ def test_a_disk_that_is_waited_for_holds_nobody_else_up(tmp_path: Path) -> None:
     path = f"unix:{tmp_path}/p"
     settings = settings_in(
         tmp_path,
-        policy=Policy.model_validate({"listen": path}),
+        policy=from_table(Policy, {"listen": path}),
         store={"sync": "power"},
     )
     disk = threading.Event()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fix_store import settings_in
+from from_table import from_table
 from gatepost_policy.config.settings import Policy
 from gatepost_policy.journal.record import Json
 from gatepost_policy.lookup import KnownState
@@ -81,7 +82,7 @@ def run(directory: Path, talk: Talk, **policy: Any) -> list[Json]:
     """Talk to a server on a unix socket and on a port; what it recorded."""
     port = free_port()
     listen = [f"unix:{directory}/p", f"inet:{port}@127.0.0.1"]
-    settings = settings_in(directory, policy=Policy.model_validate({"listen": listen, **policy}))
+    settings = settings_in(directory, policy=from_table(Policy, {"listen": listen, **policy}))
     shelf = Shelf()
 
     async def main() -> None:

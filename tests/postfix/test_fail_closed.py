@@ -13,6 +13,7 @@ import mta_modes
 import mta_unpack
 from canary import Canaries
 from daemons import Daemon
+from from_table import from_table
 from mta_modes import BASE_CONFIG, SUBMISSION, TALKATIVE
 from ports import free_port
 from postfix_instance import LOGIN, PostfixInstance, Setup
@@ -186,7 +187,7 @@ def test_token_table_empty_is_found_by_check(postfix: PostfixInstance) -> None:
     from gatepost_policy.config.settings import Settings
 
     with Daemon(BASE_CONFIG + SUBMISSION["mta"]) as daemon:
-        settings = Settings.model_validate({
+        settings = from_table(Settings, {
             "milter": {"socket": f"inet:{daemon.port}@127.0.0.1"},
             "submission": {"own_received": "mta", "mta_token": TOKEN},
         })  # fmt: skip

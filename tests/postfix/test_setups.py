@@ -12,6 +12,7 @@ import mta_modes
 import mta_unpack
 from canary import Canaries
 from daemons import Daemon
+from from_table import from_table
 from gatepost_milter.cli import run_services
 from gatepost_milter.doctor import postfix_lines
 from gatepost_policy.config.settings import Settings
@@ -41,7 +42,7 @@ def test_the_lines_that_run_prints(
     ):
         monkeypatch.setenv("PATH", f"{postfix.commands_for_check()}:{os.environ['PATH']}")
         monkeypatch.setenv("MAIL_CONFIG", str(postfix.etc))
-        settings = Settings.model_validate({
+        settings = from_table(Settings, {
             "milter": {"socket": f"inet:{daemon.port}@127.0.0.1"},
             "policy": {"listen": f"inet:{daemon.policy_port}@127.0.0.1"},
         })  # fmt: skip

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,12 +50,9 @@ def test_a_backup_under_load_is_whole(settings: Settings, flow: Flow, tmp_path: 
     # Put back on another machine: everything up to the beginning of the backup, once.
     other = tmp_path / "other"
     other.mkdir()
-    moved = settings.model_copy(
-        update={
-            "store": settings.store.model_copy(
-                update={"url": f"{other}/gatepost.sqlite", "journal": f"{other}/journal"}
-            )
-        }
+    moved = replace(
+        settings,
+        store=replace(settings.store, url=f"{other}/gatepost.sqlite", journal=f"{other}/journal"),
     )
     done = backup.restore(moved, tmp_path / "x.tar")
     assert done.kept is None

@@ -17,6 +17,7 @@ from sqlalchemy import Engine, event
 
 import sums
 from fix_store import AT, count, journal_of, message, settings_in
+from from_table import as_file
 from gatepost_policy import config, ingest, journal, store
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.journal import record
@@ -289,9 +290,8 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from gatepost_policy import config, journal, recorder
-from gatepost_policy.config.settings import Settings
 from gatepost_policy.recorder import intake
-settings = Settings.model_validate_json(sys.argv[1])
+settings = config.load(Path(sys.argv[1]))
 intake.BATCH_RECORDS = 6
 w = journal.Writer(config.journal_dir(settings), max_bytes=1 << 30, sync="process")
 for line in sys.stdin:
@@ -308,7 +308,9 @@ while r.ingest_once():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at_every_point(any_settings: Settings, any_engine: Engine, point: str) -> None:
+def test_killed_at_every_point(
+    any_settings: Settings, any_engine: Engine, point: str, tmp_path: Path
+) -> None:
     lines = "".join(
         journal.encode(message(n, traps=("trap@home.example",) if n % 5 == 0 else ())).decode()
         + "\n"
@@ -316,7 +318,7 @@ def test_killed_at_every_point(any_settings: Settings, any_engine: Engine, point
     )
     environment = {**os.environ, "GATEPOST_FAULT": f"kill:{point}"}
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, any_settings.model_dump_json()],
+        [sys.executable, "-c", CHILD, as_file(any_settings, tmp_path)],
         input=lines, capture_output=True, text=True, env=environment, check=False,
     )  # fmt: skip
     assert child.returncode == -9, child.stderr

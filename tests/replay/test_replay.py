@@ -1,6 +1,7 @@
 """A replay through the real milter, with what the message, a sidecar or we say."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +171,7 @@ def test_private_milter_leaves_nothing(replay_store: Settings) -> None:
 
 
 def test_private_milter_that_cannot_start(replay_store: Settings) -> None:
-    broken = replay_store.model_copy(
-        update={"dkim": replay_store.dkim.model_copy(update={"nameservers": ("no address",)})}
-    )
+    broken = replace(replay_store, dkim=replace(replay_store.dkim, nameservers=("no address",)))
     with pytest.raises(StartError):
         PrivateMilter(broken).__enter__()
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import Engine
@@ -162,7 +163,7 @@ def test_a_purge_says_what_went(
     settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clocks = Clocks(monkeypatch, AT)
-    quick = settings.model_copy(update={"retention": Retention(recipients=60, every=60)})
+    quick = replace(settings, retention=Retention(recipients=60, every=60))
     fill(engine, settings, AT)
     daemon, told = working(quick, clocks)
     live(daemon, clocks, 3 * HOUR)

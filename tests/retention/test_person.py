@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64encode
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def person(any_settings: Settings, tmp_path: Path) -> Settings:
     for name, text in (("a", "From: ANNA@sender.example\n\n"), ("b", "From: bob@x.example\n\n")):
         (directory / f"{name}.eml").write_text(text)
         (directory / f"{name}.json").write_text("{}")
-    return any_settings.model_copy(update={"trap": Trap(capture=str(directory))})
+    return replace(any_settings, trap=Trap(capture=str(directory)))
 
 
 def test_export_has_what_there_is(person: Settings, any_engine: Engine) -> None:

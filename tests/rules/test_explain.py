@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from from_table import from_table
 from gatepost_policy import rules
-from gatepost_policy.config.settings import Settings
+from gatepost_policy.config.settings import Sender, Settings
 from gatepost_policy.mail import address
 from gatepost_policy.mail.decision import Reason
 from gatepost_policy.mail.facts import (
@@ -43,11 +44,11 @@ FACTS = Facts(
     marks=frozenset(),
 )
 PLAIN, TO_TRAP = Settings(), Known(traps=frozenset({TRAP}), past=Past())
-SHADOW = Settings.model_validate({"rules": {"listed": {"mode": "shadow", "owner": "a", "note": "b",
+SHADOW = from_table(Settings, {"rules": {"listed": {"mode": "shadow", "owner": "a", "note": "b",
                                                         "expires": "2099-01-01"}}})  # fmt: skip
-OFF = Settings.model_validate({"sender": {"action": "reject"}, "rules": {"trap": {
+OFF = from_table(Settings, {"sender": {"action": "reject"}, "rules": {"trap": {
     "mode": "off", "owner": "a", "note": "b", "expires": "2099-01-01"}}})  # fmt: skip
-REJECT = Settings.model_validate({"sender": {"action": "reject"}})
+REJECT = from_table(Settings, {"sender": {"action": "reject"}})
 
 
 def effects(found: Explained) -> dict[str, str]:
@@ -89,9 +90,8 @@ def test_those_behind_the_deciding_one_are_told_as_not_asked() -> None:
 
 def test_shadow_is_said() -> None:
     known = Known(listed=(Listed(CLIENT, AT + 60),))
-    found = explain(FACTS, known, Settings.model_validate(
-        {"sender": {"action": "reject"}, "rules": SHADOW.model_dump()["rules"]}
-    ))  # fmt: skip
+    both = replace(SHADOW, sender=Sender(action="reject"))
+    found = explain(FACTS, known, both)
     listed = next(said for said in found.rules if said.rule == "listed")
     assert (listed.effect, listed.action, listed.reason) == ("shadow", "reject", "listed")
     assert "192.0.2.7/32 until 2026-" in listed.words

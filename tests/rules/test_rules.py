@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from from_table import from_table
 from gatepost_policy import rules
 from gatepost_policy.config.settings import Rule, Settings
 from gatepost_policy.mail import address
@@ -30,7 +31,7 @@ TRAP, USER, ABUSE = "trap@home.example", "user@home.example", "abuse@home.exampl
 
 
 def settings(**tables: dict[str, Any]) -> Settings:
-    return Settings.model_validate(tables)
+    return from_table(Settings, tables)
 
 
 def signed(domain: str, **values: Any) -> Signature:
@@ -229,7 +230,7 @@ def test_rule_is_back_on_its_day() -> None:
     day = date(2026, 9, 21)  # AT is noon of this day
     off = {"mode": "off"}
     for expires, want in ((None, "accept"), (day, "reject"), (date(2026, 9, 22), "accept")):
-        rule = Rule.model_validate({**off, "expires": expires})
+        rule = from_table(Rule, {**off, "expires": expires})
         got = rules.judge(facts(TRAP), known(TRAP), Settings(rules={Reason.TRAP: rule}))
         assert got.action == want, expires
 

@@ -128,7 +128,7 @@ def test_whose_sender(sender: str, want: bool) -> None:
     """Empty, an own domain or our own host; where no own domain is known, anybody."""
     got = confirmed(ON_TRUST, way(sender=sender), HOME)
     assert (got == HANDED_IN) is not want
-    nowhere = HOME.model_copy(update={"sender": Sender()})
+    nowhere = replace(HOME, sender=Sender())
     assert confirmed(ON_TRUST, way(sender=sender), nowhere) == SUBMITTED
     # sendmail(1) is this machine, whatever name it takes.
     assert confirmed(LOCAL, way(sender=sender), HOME).direction is LOCAL.direction

@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from email import message_from_bytes
 from pathlib import Path
 
@@ -134,7 +135,7 @@ def test_an_old_hit_is_evidence_after_much_clean_mail(engine: Engine, settings: 
 
 
 def test_own_domain_reports(engine: Engine, settings: Settings) -> None:
-    own = settings.model_copy(update={"sender": Sender(own_domains=("us.example",))})
+    own = replace(settings, sender=Sender(own_domains=("us.example",)))
     got = client(engine, own).get("/evidence/sender/spam.example?form=xarf")
     assert got.json is not None and got.json["reporter"]["contact"] == "abuse@us.example"
 
@@ -144,6 +145,6 @@ def test_a_message_that_cannot_be_read_is_told(
 ) -> None:
     stem = time.strftime("%Y%m%dT%H%M%S", time.gmtime(AT + 99))
     (tmp_path / f"{stem}-0.json").write_text("{")
-    broken = settings.model_copy(update={"trap": Trap(capture=str(tmp_path))})
+    broken = replace(settings, trap=Trap(capture=str(tmp_path)))
     page = client(engine, broken).get("/evidence/sender/spam.example").text
     assert "reported without it" in page and "was not kept" in page

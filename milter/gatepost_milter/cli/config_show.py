@@ -30,9 +30,10 @@ def show(app: App, changed: bool, form: str) -> None:
 
     Passwords in URLs and tokens are not shown. What each key means: gatepost.toml(5).
     """
+    from gatepost_policy.config.values import write_table
     from gatepost_policy.text.escape import shown
 
-    tree: dict[str, Any] = app.settings.model_dump(mode="json", exclude_defaults=changed)
+    tree: dict[str, Any] = write_table(app.settings, changed=changed)
     _shipped(tree.get("sender", {}), changed)
     tree = {table: _hidden(table, values) for table, values in tree.items() if values}
     if form == "json":
@@ -78,7 +79,7 @@ def _table(name: str, values: dict[str, Any]) -> None:
     if len(below) < len(values):
         print(f"\n[{name}]")
     for key, value in values.items():
-        if key not in below and value is not None:
+        if key not in below:
             # A JSON string, number, boolean or list of these is TOML as well.
             print(f"{key} = {json.dumps(value)}")
     for key, value in below.items():

@@ -7,6 +7,7 @@ from gatepost_milter.doctor import exim_order
 from gatepost_milter.doctor.exim_config import EximConfig, Statement
 from gatepost_milter.doctor.finding import Finding
 from gatepost_policy.config.settings import Settings, Submission
+from gatepost_policy.config.values import keys_of
 
 # [192.0.2.1]:587, [2001:db8::1]::587 (a list with colons between), 192.0.2.1.587, 2001:db8::1.587
 _PORT = re.compile(
@@ -43,7 +44,7 @@ def _masks(config: EximConfig) -> bool:
 def _not_obeyed(config: EximConfig, submission: Submission) -> Iterator[Finding]:
     """Keys that say something which Exim cannot do: no set-up is right that promises it."""
     plain = Submission()
-    for key in type(submission).model_fields:
+    for key in (field.name for field in keys_of(Submission)):
         value, default = getattr(submission, key), getattr(plain, key)
         wanted = ONLY.get(key, default)
         if value == wanted or (key in OBEYED and key not in ONLY):

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gatepost_policy import config
+from gatepost_policy.config.values import write_table
 from gatepost_policy.system import services
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _leave(number: int, frame: object) -> None:
 def _private(settings: "Settings", own: PrivateMilter, workers: int) -> dict[str, Any]:
     """The configured settings, changed where they would touch the running service (socket, journal,
     copies of trap mail, metrics)."""
-    tree: dict[str, Any] = settings.model_dump(mode="json", exclude_defaults=True)
+    tree: dict[str, Any] = write_table(settings, changed=True)
     milter = {"socket": own.socket, "socket_mode": "0600", "socket_group": ""}
     tree["milter"] = tree.get("milter", {}) | milter | {"workers": workers}
     # Both engines give the same answers, so where pymilter is not installed the native one is

@@ -5,15 +5,16 @@ with one line: `FILE: table.key: want ..., got ...`. Values must have the right 
 not a number.
 """
 
-import json
 import os
 import stat
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gatepost_policy.config.paths import read_url, store_url
+from gatepost_policy.config.values import Problem, read_table
 from gatepost_policy.text.escape import shown
 
 if TYPE_CHECKING:
@@ -88,22 +89,20 @@ def load(path: Path | None, *, store: str | None = None) -> "Settings":
 
     Raises ConfigError for a file that cannot be read, is no TOML, or has a wrong key or value.
     """
-    from pydantic import ValidationError
-
-    from gatepost_policy.config.problems import problems
     from gatepost_policy.config.settings import Settings
 
     document = {} if path is None else _read(path)
     where = "built-in defaults" if path is None else shown(str(path))
     if store is not None and isinstance(document.setdefault("store", {}), dict):
         document["store"]["url"] = store
-    try:
-        # Through JSON: only there does pydantic's strict mode accept a list as a tuple.
-        settings = Settings.model_validate_json(json.dumps(document, default=str), strict=True)
-    except ValidationError as error:
-        raise ConfigError(*(f"{where}: {line}" for line in problems(error, document))) from None
+    problems: list[Problem] = []
+    settings = read_table(Settings, document, (), problems)
+    if settings is None:
+        from gatepost_policy.config.problems import line
+
+        raise ConfigError(*(f"{where}: {line(problem)}" for problem in problems))
     # With --store the state is not the services' own, so the machine's defaults must not apply.
-    settings._of_machine = path == SYSTEM_FILE and store is None
+    settings = replace(settings, of_machine=path == SYSTEM_FILE and store is None)
     try:
         store_url(settings)
     except ValueError as error:

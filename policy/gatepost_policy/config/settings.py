@@ -7,26 +7,16 @@ are milliseconds and octets.
 """
 
 import re
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    PrivateAttr,
-    ValidationInfo,
-)
-
 from gatepost_policy.config import notify_values
 from gatepost_policy.config.field_lists import DEFAULT_KEEP, DEFAULT_REMOVE
+from gatepost_policy.config.values import Before, Between, Like, Then, Value
 from gatepost_policy.mail.address import canonical_domain
 from gatepost_policy.mail.decision import Reason
 from gatepost_policy.system.socket_address import SocketAddress
@@ -35,8 +25,12 @@ from gatepost_policy.text.times import UNITS
 LONGEST_S = 1_000 * UNITS["y"]  # a longer one before now would be no valid date (year 1 or later)
 
 
-def duration(value: object) -> object:
-    """Seconds of a text such as `"24h"` (86400). Raises ValueError saying what was wanted."""
+def duration(value: object) -> int:
+    """Seconds of a text such as `"24h"` (86400). Raises ValueError saying what was wanted.
+
+    A number without a unit is refused: "rows = 365" would be 365 seconds, not days, and would empty
+    the store.
+    """
     if isinstance(value, str):
         match = re.fullmatch(r"(\d{1,9})([smhdwy])", value.strip(), re.ASCII)
         if match:
@@ -53,25 +47,15 @@ def in_words(seconds: int) -> str:
     return f"{seconds // UNITS[unit]}{unit}"
 
 
-def _seconds(value: object, info: ValidationInfo) -> object:
-    # A number without a unit is refused in a file: "rows = 365" would be 365 seconds, not days,
-    # and would empty the store.
-    if info.mode == "python" and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    return duration(value)
-
-
 def _network(value: object) -> object:
     if isinstance(value, IPv4Network | IPv6Network):
         return value
+    if not isinstance(value, str):
+        raise ValueError('want a network such as "192.0.2.0/24"')
     try:
-        return ip_network(str(value), strict=True)
+        return ip_network(value, strict=True)
     except ValueError as error:
         raise ValueError(f'want a network such as "192.0.2.0/24": {error}') from None
-
-
-def _domain(value: str) -> str:
-    return canonical_domain(value)
 
 
 def _listen(value: object) -> object:
@@ -123,45 +107,35 @@ def _nameserver(value: str) -> str:
     return value
 
 
-Seconds = Annotated[
-    int,
-    BeforeValidator(_seconds),
-    Field(ge=1),
-    PlainSerializer(in_words, return_type=str, when_used="json"),
-]
-Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
-Domain = Annotated[str, AfterValidator(_domain)]
-Socket = Annotated[str, AfterValidator(_socket)]
-Nameserver = Annotated[str, AfterValidator(_nameserver)]
-Listener = Annotated[
-    SocketAddress, PlainValidator(_socket_address), PlainSerializer(str, return_type=str)
-]
-Listeners = Annotated[tuple[Listener, ...], BeforeValidator(_listen)]
+Seconds = Annotated[int, Value(duration, in_words), Between(1)]
+Network = Annotated[IPv4Network | IPv6Network, Value(_network, str)]
+Domain = Annotated[str, Then(canonical_domain)]
+Socket = Annotated[str, Then(_socket)]
+Nameserver = Annotated[str, Then(_nameserver)]
+Listener = Annotated[SocketAddress, Value(_socket_address, str)]
+Listeners = Annotated[tuple[Listener, ...], Before(_listen)]
+FileMode = Annotated[str, Like("0[0-7]{3}", '"0660"')]
 
 
-class Section(BaseModel):
-    """One table of the file. Unknown keys are errors; values cannot be changed after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Milter(Section):
+@dataclass(frozen=True, kw_only=True)
+class Milter:
     """[milter]"""
 
     engine: Literal["libmilter", "native"] = "libmilter"
     socket: Socket = "inet:8894@127.0.0.1"
-    socket_mode: str = Field(default="0660", pattern=r"^0[0-7]{3}$")
+    socket_mode: FileMode = "0660"
     socket_group: str = ""
-    workers: int = Field(default=0, ge=0, le=64)  # 0: one per core, 2 to 16
+    workers: Annotated[int, Between(0, 64)] = 0  # 0: one per core, 2 to 16
     pin_workers: bool = True
     on_error: Literal["accept", "tempfail", "reject"] = "accept"
-    max_header_bytes: int = Field(default=1_048_576, ge=4096)
-    max_header_fields: int = Field(default=5_000, ge=50)
+    max_header_bytes: Annotated[int, Between(4096)] = 1_048_576
+    max_header_fields: Annotated[int, Between(50)] = 5_000
     oversize: Literal["accept", "reject"] = "accept"
     drain: Seconds = 4
 
 
-class Submission(Section):
+@dataclass(frozen=True, kw_only=True)
+class Submission:
     """[submission]"""
 
     daemon_names: tuple[str, ...] = ("ORIGINATING",)
@@ -171,7 +145,7 @@ class Submission(Section):
     relay_logins: tuple[str, ...] = ()
     local: Literal["scrub", "leave"] = "scrub"
     own_received: Literal["milter", "mta", "proxy"] = "milter"
-    mta_token: str = Field(default="", pattern=r"^[A-Za-z0-9]*$")
+    mta_token: Annotated[str, Like("[A-Za-z0-9]*", '"Abc123" (letters and digits)')] = ""
     proxy_daemon_name: str = "HOP2"
     client_received: Literal["anonymise", "keep"] = "anonymise"
     remove: tuple[str, ...] = DEFAULT_REMOVE
@@ -182,44 +156,48 @@ class Submission(Section):
     trace_keys: str = ""  # file of milterctl trace keygen; empty: no token
 
 
-class Dkim(Section):
+@dataclass(frozen=True, kw_only=True)
+class Dkim:
     """[dkim]: what is verified, and limits for the work that a hostile signature can cause."""
 
     authserv_id: str = ""  # empty: the MTA's own name, macro {j}
     nameservers: tuple[Nameserver, ...] = ()  # empty: the system's resolvers
-    lookup_timeout_ms: int = Field(default=2_000, ge=10, le=60_000)
-    message_timeout_ms: int = Field(default=5_000, ge=10, le=120_000)
-    max_lookups: int = Field(default=200, ge=1, le=5_000)
-    cache_entries: int = Field(default=10_000, ge=16)
-    cache_bytes: int = Field(default=16_777_216, ge=65_536)
+    lookup_timeout_ms: Annotated[int, Between(10, 60_000)] = 2_000
+    message_timeout_ms: Annotated[int, Between(10, 120_000)] = 5_000
+    max_lookups: Annotated[int, Between(1, 5_000)] = 200
+    cache_entries: Annotated[int, Between(16)] = 10_000
+    cache_bytes: Annotated[int, Between(65_536)] = 16_777_216
     cache_ttl_max: Seconds = 86_400
     cache_ttl_negative: Seconds = 300
-    max_signatures: int = Field(default=10, ge=1, le=100)
-    max_signature_bytes: int = Field(default=16_384, ge=1024)
-    max_signed_fields: int = Field(default=300, ge=10)
-    max_key_bits: int = Field(default=8_192, ge=1024, le=16_384)
-    min_key_bits: int = Field(default=1_024, ge=512)
-    max_exponent_bits: int = Field(default=33, ge=2, le=64)
-    max_record_bytes: int = Field(default=8_192, ge=512)
+    max_signatures: Annotated[int, Between(1, 100)] = 10
+    max_signature_bytes: Annotated[int, Between(1024)] = 16_384
+    max_signed_fields: Annotated[int, Between(10)] = 300
+    max_key_bits: Annotated[int, Between(1024, 16_384)] = 8_192
+    min_key_bits: Annotated[int, Between(512)] = 1_024
+    max_exponent_bits: Annotated[int, Between(2, 64)] = 33
+    max_record_bytes: Annotated[int, Between(512)] = 8_192
     clock_skew: Seconds = 300
     clock_ahead: Seconds = 36_000
     arc: bool = True
-    arc_max_bytes: int = Field(default=262_144, ge=1024)
+    arc_max_bytes: Annotated[int, Between(1024)] = 262_144
 
 
-class Spf(Section):
+@dataclass(frozen=True, kw_only=True)
+class Spf:
     """[spf]: the limits of its DNS look-ups are those of [dkim]."""
 
     check: bool = True
 
 
-class Dmarc(Section):
+@dataclass(frozen=True, kw_only=True)
+class Dmarc:
     """[dmarc]: the limits of its DNS look-ups are those of [dkim]."""
 
     check: bool = True
 
 
-class Trap(Section):
+@dataclass(frozen=True, kw_only=True)
+class Trap:
     """[trap]"""
 
     action: Literal["reject-after-data", "reject", "tempfail", "accept", "discard"] = (
@@ -228,9 +206,9 @@ class Trap(Section):
     mixed: Literal["deliver-rest", "reject"] = "deliver-rest"
     policy_answer: Literal["dunno", "reject"] = "dunno"
     capture: str = ""  # directory; empty: nothing is kept
-    capture_max_files: int = Field(default=10_000, ge=1)
-    capture_max_bytes: int = Field(default=1_073_741_824, ge=1_048_576)
-    capture_max_message_bytes: int = Field(default=52_428_800, ge=1024)
+    capture_max_files: Annotated[int, Between(1)] = 10_000
+    capture_max_bytes: Annotated[int, Between(1_048_576)] = 1_073_741_824
+    capture_max_message_bytes: Annotated[int, Between(1024)] = 52_428_800
 
 
 PACKAGED = "@packaged"
@@ -253,53 +231,59 @@ def _with_packaged(value: object) -> object:
     return (*packaged_never_list(), *others)
 
 
-class Sender(Section):
+@dataclass(frozen=True, kw_only=True)
+class Sender:
     """[sender]: listings and repeat senders."""
 
     action: Literal["shadow", "tempfail", "reject", "tag"] = "shadow"
     listing_first: Seconds = 86_400
     listing_memory: Seconds = 90 * 86_400
     listing_max: Seconds = 7 * 86_400
-    good_messages: int = Field(default=5, ge=1)
+    good_messages: Annotated[int, Between(1)] = 5
     good_window: Seconds = 30 * 86_400
     promotion: Literal["off", "shadow", "enforce"] = "shadow"
-    excuses: int = Field(default=2, ge=0, le=30)
-    trap_ratio: float = Field(default=0.05, ge=0, le=1)
-    never_list: Annotated[tuple[Domain, ...], BeforeValidator(_with_packaged)] = Field(
-        default=(PACKAGED,), validate_default=True
+    excuses: Annotated[int, Between(0, 30)] = 2
+    trap_ratio: Annotated[float, Between(0, 1)] = 0.05
+    never_list: Annotated[tuple[Domain, ...], Before(_with_packaged)] = field(
+        default_factory=packaged_never_list
     )
     own_domains: tuple[Domain, ...] = ()
-    repeat_messages: int = Field(default=3, ge=2)
+    repeat_messages: Annotated[int, Between(2)] = 3
     repeat_span: Seconds = 30 * 86_400
     repeat_action: Literal["accept", "tag", "tempfail"] = "accept"
-    tag_header: str = Field(default="X-Gatepost", pattern=r"^[A-Za-z0-9-]+$")
+    tag_header: Annotated[
+        str, Like("[A-Za-z0-9-]+", '"X-Gatepost" (letters, digits and dashes)')
+    ] = "X-Gatepost"
 
 
-class Policy(Section):
+@dataclass(frozen=True, kw_only=True)
+class Policy:
     """[policy]: gatepost-policyd."""
 
     listen: Listeners = (SocketAddress("inet", "127.0.0.1", 10040),)
-    timeout_ms: int = Field(default=2_000, ge=10)
+    timeout_ms: Annotated[int, Between(10)] = 2_000
     idle: Seconds = 300
-    max_connections: int = Field(default=1_000, ge=1)
-    max_request_bytes: int = Field(default=65_536, ge=4096)
+    max_connections: Annotated[int, Between(1)] = 1_000
+    max_request_bytes: Annotated[int, Between(4096)] = 65_536
     inet_verdicts: bool = False
-    socket_mode: str = Field(default="0660", pattern=r"^0[0-7]{3}$")
+    socket_mode: FileMode = "0660"
 
 
-class Store(Section):
+@dataclass(frozen=True, kw_only=True)
+class Store:
     """[store]"""
 
     url: str = ""  # empty: SQLite in the state directory
     read_url: str = ""  # a replica for reports; empty: `url`
     journal: str = ""  # empty: `journal/` in the state directory
-    journal_max_bytes: int = Field(default=1_073_741_824, ge=1_048_576)
+    journal_max_bytes: Annotated[int, Between(1_048_576)] = 1_073_741_824
     sync: Literal["process", "power"] = "process"
     submission: Literal["counts", "full"] = "counts"
-    busy_ms: int = Field(default=5_000, ge=1)
+    busy_ms: Annotated[int, Between(1)] = 5_000
 
 
-class Retention(Section):
+@dataclass(frozen=True, kw_only=True)
+class Retention:
     """[retention]: ages count from when gatepost learned of a message."""
 
     recipients: Seconds = 30 * 86_400  # of inbound mail without a trap
@@ -310,42 +294,46 @@ class Retention(Section):
     every: Seconds = 3_600  # how often the recorder purges
 
 
-class Log(Section):
+@dataclass(frozen=True, kw_only=True)
+class Log:
     """[log]: one line for each message, on stderr."""
 
     format: Literal["logfmt", "json"] = "logfmt"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class Metrics(Section):
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
     """[metrics]"""
 
-    listen: Annotated[tuple[Listener, ...], BeforeValidator(_maybe_listen)] = ()
+    listen: Annotated[tuple[Listener, ...], Before(_maybe_listen)] = ()
 
 
-Mailbox = Annotated[str, AfterValidator(notify_values.mailbox)]
+Mailbox = Annotated[str, Then(notify_values.mailbox)]
 Events = tuple[notify_values.Event, ...]
 
 
-class Notify(Section):
+@dataclass(frozen=True, kw_only=True)
+class Notify:
     """[notify]: of which events `milterctl notify` tells people, and how."""
 
-    command: Annotated[tuple[str, ...], AfterValidator(notify_values.command)] = ()
+    command: Annotated[tuple[str, ...], Then(notify_values.command)] = ()
     command_events: Events = ("own-user", "loss", "probe-failed")
-    webhook: Annotated[str, AfterValidator(notify_values.webhook)] = ""
+    webhook: Annotated[str, Then(notify_values.webhook)] = ""
     webhook_events: Events = ("trap-hit", "sender-back", "own-user", "loss", "probe-failed")
     mail_to: tuple[Mailbox, ...] = ()
     mail_events: Events = ("sender-back", "own-user", "loss", "probe-failed", "digest")
-    mail_from: Annotated[str, AfterValidator(notify_values.maybe_mailbox)] = ""
-    smtp: Annotated[str, AfterValidator(notify_values.smtp)] = "inet:25@127.0.0.1"
-    feed: Annotated[str, AfterValidator(notify_values.file)] = ""
-    page: Annotated[str, AfterValidator(notify_values.page)] = ""
-    digest: Annotated[str, AfterValidator(notify_values.hour)] = "06:00"
+    mail_from: Annotated[str, Then(notify_values.maybe_mailbox)] = ""
+    smtp: Annotated[str, Then(notify_values.smtp)] = "inet:25@127.0.0.1"
+    feed: Annotated[str, Then(notify_values.file)] = ""
+    page: Annotated[str, Then(notify_values.page)] = ""
+    digest: Annotated[str, Then(notify_values.hour)] = "06:00"
     gather: Seconds = 300
     again: Seconds = 3_600
 
 
-class Rule(Section):
+@dataclass(frozen=True, kw_only=True)
+class Rule:
     """[rules.REASON]"""
 
     mode: Literal["enforce", "shadow", "off"] = "enforce"
@@ -354,10 +342,9 @@ class Rule(Section):
     expires: date | None = None  # from this day on (UTC) the rule is back to "enforce"
 
 
-class Settings(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Settings:
     """The whole file: one attribute for each table."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     milter: Milter = Milter()
     submission: Submission = Submission()
@@ -372,11 +359,7 @@ class Settings(BaseModel):
     log: Log = Log()
     metrics: Metrics = Metrics()
     notify: Notify = Notify()
-    rules: dict[Reason, Rule] = {}
-    _of_machine: bool = PrivateAttr(default=False)
-
-    @property
-    def of_machine(self) -> bool:
-        """True for /etc/gatepost/gatepost.toml: paths that it does not name are the services' own,
-        whichever user runs the command."""
-        return self._of_machine
+    rules: dict[Reason, Rule] = field(default_factory=dict)
+    # True for /etc/gatepost/gatepost.toml: paths that it does not name are the services' own,
+    # whichever user runs the command.
+    of_machine: bool = field(default=False, metadata={"key": False})

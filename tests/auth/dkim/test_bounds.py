@@ -21,6 +21,7 @@ from dkimkit import (
     signature,
     verify,
 )
+from from_table import from_table
 from gatepost_policy.config.settings import Dkim
 from gatepost_policy.dkim.verifier import Verifier
 from gatepost_policy.dns import Lookups
@@ -84,7 +85,7 @@ def test_each_bound_is_a_setting(
     signed = [signature(HEADER, BODY, key, tags=tags, h=h), *HEADER]
     dns = {NAME: key.record}
     assert verify(signed, dns=dns).signatures[0].result == "pass"  # under the default
-    got = verify(signed, dns=dns, settings=Dkim.model_validate(setting)).signatures[0]
+    got = verify(signed, dns=dns, settings=from_table(Dkim, setting)).signatures[0]
     assert got.reason == reason
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from dkimkit import AT, BODY, HEADER, NAME, RSA, signature, verify
 from dnskit import BIG, Server, Strings, serving, silent_port
+from from_table import from_table
 from gatepost_policy.config.settings import Dkim, nameserver
 from gatepost_policy.dkim.answers import keys_of
 from gatepost_policy.dkim.verifier import Verifier
@@ -40,7 +41,7 @@ def server() -> Iterator[Server]:
 
 def settings(server: Server, **more: Any) -> Dkim:
     usual = {"nameservers": [server.address], "lookup_timeout_ms": 10_000}
-    return Dkim.model_validate(usual | more)
+    return from_table(Dkim, usual | more)
 
 
 def answer(lookups: Lookups, name: str) -> Answer:
@@ -287,7 +288,7 @@ def test_nameserver_refused(text: str) -> None:
     with pytest.raises(ValueError, match="resolver"):
         nameserver(text)
     with pytest.raises(ValueError, match="resolver"):
-        Dkim(nameservers=(text,))
+        from_table(Dkim, {"nameservers": [text]})
 
 
 def test_a_second_resolver(server: Server) -> None:

@@ -122,17 +122,89 @@ def test_dry_run_of_purge_says_what_purge_does(
     assert json.loads(after)["decisions"] == json.loads(before)["decisions"]
 
 
+# A message arrives, two recipients of another one are refused, a user submits.
+REFUSED = (
+    "smtpd[15]: NOQUEUE: reject: RCPT from x.spam.example[192.0.2.9]: 550 5.1.1 <{0}>: "
+    "Recipient address rejected: User unknown in local recipient table; "
+    "from=<s@spam.example> to=<{0}> proto=ESMTP helo=<x>"
+)
+POSTFIX = "".join(
+    f"Nov 20 10:00:{second:02} mx postfix/{line}\n"
+    for second, line in enumerate(
+        (
+            "smtpd[11]: connect from out.letters.example[198.51.100.20]",
+            "smtpd[11]: 4AB1C2D3E4: client=out.letters.example[198.51.100.20]",
+            "cleanup[12]: 4AB1C2D3E4: message-id=<1@letters.example>",
+            "qmgr[13]: 4AB1C2D3E4: from=<bounce@letters.example>, size=900, nrcpt=1 (queue active)",
+            "local[14]: 4AB1C2D3E4: to=<peter@home.example>, relay=local, delay=1, dsn=2.0.0, "
+            "status=sent (delivered)",
+            "qmgr[13]: 4AB1C2D3E4: removed",
+            REFUSED.format("a@home.example"),
+            REFUSED.format("b@home.example"),
+            "submission/smtpd[16]: 4AB1C2D3E5: client=laptop.lan[192.0.2.77], sasl_method=PLAIN, "
+            "sasl_username=alice",
+            "qmgr[13]: 4AB1C2D3E5: from=<alice@home.example>, size=700, nrcpt=1 (queue active)",
+            "smtp[17]: 4AB1C2D3E5: to=<carol@elsewhere.example>, relay=none, delay=1, dsn=2.0.0, "
+            "status=sent (ok)",
+            "qmgr[13]: 4AB1C2D3E5: removed",
+        )
+    )
+)
+
+
+@pytest.mark.parametrize("batch", [5_000, 2])
+@pytest.mark.parametrize("mta", ["exim", "postfix"])
+def test_dry_run_of_import_says_what_import_does(
+    milterctl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mta: str, batch: int
+) -> None:
+    """The same numbers: of a new log, of one that is known, of one that has grown, of one that is
+    given twice; and the store is as it was."""
+    monkeypatch.setattr("gatepost_milter.cli.import_sink.BATCH", batch)
+    log = tmp_path / "mail.log"
+    whole = LOG.read_text() if mta == "exim" else POSTFIX
+    words = ("import", mta, str(log), "--zone", "UTC", "--year", "2025")
+    # Half of it, all of it, then once more: nothing is new.
+    for part, new in ((whole[: len(whole) // 2], True), (whole, True), (whole, False)):
+        log.write_text(part[: part.rindex("\n") + 1])
+        before = milterctl("stat", "--format", "json")[1], milterctl("import", "--list")[1]
+        for twice in ((), (str(log),)):
+            code, foreseen, err = milterctl(*words, *twice, "--dry-run")
+            assert code == 0 and "nothing was changed" in err, err
+            assert ("0 new" not in foreseen) is new
+        after = milterctl("stat", "--format", "json")[1], milterctl("import", "--list")[1]
+        assert after == before
+        # The last dry run was of the log given twice.
+        code, out, err = milterctl(*words, str(log))
+        assert (code, out) == (0, foreseen), err
+
+
+def test_dry_run_of_trap_import_says_what_it_does(milterctl: Any, tmp_path: Path) -> None:
+    assert milterctl("trap", "add", "known@home.example")[0] == 0
+    traps = tmp_path / "list"
+    traps.write_text("new@home.example\nKnown@home.example\nno address\nnew@home.example\n")
+    before = milterctl("trap", "list", "--format", "json")[1]
+    code, foreseen, err = milterctl("trap", "import", str(traps), "--dry-run")
+    assert code == 1 and "nothing was changed" in err
+    assert foreseen == "1 new trap, 2 known already, 1 line refused\n"
+    assert milterctl("trap", "list", "--format", "json")[1] == before
+    assert milterctl("trap", "import", str(traps))[1] == foreseen
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
-        (("raport",), "milterctl report"),
-        (("trap", "ad", "x@home.example"), "milterctl trap add"),
+        (("raport",), "'milterctl report'"),
+        (("trap", "ad", "x@home.example"), "'milterctl trap add'"),
+        (("purge",), "'milterctl db purge'"),
+        (("erase", "x@home.example"), "'milterctl data erase'"),
+        (("list",), "'milterctl trap list' or 'milterctl sender list'"),
+        (("report", "--sendr", "x"), "'--sender'"),
     ],
 )
 def test_what_was_meant(run_milterctl: Any, typed: tuple[str, ...], meant: str) -> None:
     code, out, err = run_milterctl(*typed)
     assert (code, out) == (2, "")
-    assert f"Did you mean '{meant}'?" in err
+    assert f"Did you mean {meant}? See" in err
     assert len(err.splitlines()) == 1
 
 

@@ -2,11 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
-from functools import partial
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -14,15 +12,15 @@ import click
 
 from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure, note
 from gatepost_milter.cli.import_guesses import ImportedGuesses
+from gatepost_milter.cli.import_sink import DrySink, Importer, Sink
 from gatepost_milter.cli.options import LIST_FORMAT, progress
 from gatepost_policy.importers.clock import SLACK_S, Clock, Years, yearless
-from gatepost_policy.importers.common import to_json
 from gatepost_policy.importers.exim import Exim
 from gatepost_policy.importers.log_file import LogFile
 from gatepost_policy.importers.postfix import Postfix
 from gatepost_policy.importers.syslog import is_export, read_export
 from gatepost_policy.importers.wrapping import likely_reason, unwrapped
-from gatepost_policy.journal.record import Json, Seen
+from gatepost_policy.journal.record import Seen
 from gatepost_policy.system.garbage import collect_less_often
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.plural import plural
@@ -30,14 +28,9 @@ from gatepost_policy.text.plural import plural
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from gatepost_policy.config.settings import Settings
-
-BATCH = 5_000
 # How far back an earlier import of a log without years is looked for.
 LOOK_BACK_YEARS = 12
 HEAD_LINES = 500
-
-Importer = Exim | Postfix
 
 _FILES = click.argument("files", nargs=-1, required=True, metavar="FILE...")
 _ZONE = click.option(
@@ -51,6 +44,9 @@ _YEAR = click.option(
     type=click.IntRange(1990, 2100),
     metavar="YEAR",
     help="Year of the first line, of logs whose lines have none.",
+)
+_DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="Only count what would come; nothing changes."
 )
 
 
@@ -94,26 +90,38 @@ def command(context: click.Context, listed: bool, undone: int | None, yes: bool,
 @_FILES
 @_ZONE
 @_YEAR
+@_DRY_RUN
 @_VERBOSE
 @click.pass_obj
 def exim(
-    app: App, files: tuple[str, ...], zone: str | None, year: int | None, verbose: bool
+    app: App,
+    files: tuple[str, ...],
+    zone: str | None,
+    year: int | None,
+    dry_run: bool,
+    verbose: bool,
 ) -> None:
     """Import Exim's main log (and reject log)."""
-    _run(app, Exim(app.settings.submission), files, zone, year, verbose)
+    _run(app, Exim(app.settings.submission), files, zone, year, dry_run, verbose)
 
 
 @command.command("postfix", short_help="Import Postfix's mail log.")
 @_FILES
 @_ZONE
 @_YEAR
+@_DRY_RUN
 @_VERBOSE
 @click.pass_obj
 def postfix(
-    app: App, files: tuple[str, ...], zone: str | None, year: int | None, verbose: bool
+    app: App,
+    files: tuple[str, ...],
+    zone: str | None,
+    year: int | None,
+    dry_run: bool,
+    verbose: bool,
 ) -> None:
     """Import Postfix's mail log: syslog, ISO dates, RFC 5424, or journalctl -o export."""
-    _run(app, Postfix(app.settings.submission), files, zone, year, verbose)
+    _run(app, Postfix(app.settings.submission), files, zone, year, dry_run, verbose)
 
 
 def _run(
@@ -122,6 +130,7 @@ def _run(
     files: tuple[str, ...],
     zone: str | None,
     year: int | None,
+    dry_run: bool,
     verbose: bool,
 ) -> None:
     collect_less_often()
@@ -135,15 +144,19 @@ def _run(
         for log in logs:
             _settle_years(log, importer, engine, year, now)
         logs = _in_order(logs, importer)
-        sink = _Sink(engine, app.settings, now)
-        guessed = ImportedGuesses(engine, importer.guessing, sink.begin(importer, files), now)
+        sink = (DrySink if dry_run else Sink)(engine, app.settings, now)
+        number = sink.begin(importer, files)
+        guessed = None
+        if number is not None:
+            guessed = ImportedGuesses(engine, importer.guessing, number, now)
         advance = stack.enter_context(progress("import", _size(logs), "octets"))
         for log in logs:
             try:
                 before = importer.tally.understood
                 lines = importer.tally.lines
                 sink.take(_seen(importer, log, advance))
-                guessed.so_far()
+                if guessed is not None:
+                    guessed.so_far()
                 if importer.tally.lines > lines and importer.tally.understood == before:
                     nothing.append(_why(importer, log))
             except OSError as error:
@@ -153,8 +166,12 @@ def _run(
                 note(f"{shown(log.file.path)}: damaged, read up to there: {log.file.damage}")
         sink.take(importer.finish())
         sink.close()
-        guessed.finish()
-        sink.end(importer.tally.lines, told=sink.told + guessed.told > 0)
+        if guessed is not None:
+            guessed.finish()
+        told = sink.told + (0 if guessed is None else guessed.told)
+        sink.end(importer.tally.lines, told=told > 0)
+    if dry_run:
+        note("milterctl: nothing was changed; without --dry-run this would come")
     _summary(importer, sink, verbose)
     for line in nothing:
         note(line)
@@ -304,82 +321,13 @@ def _bare(log: _Log, advance: Callable[[int], None]) -> Iterable[list[str]]:
     return blocks() if log.unwrap is None else log.unwrap(blocks())
 
 
-class _Sink:
-    """Gathers records and writes them in batches, in a thread, so that the parser does not wait for
-    the disk. `told`: records so far; `new`: those that the store did not have; `counted`: of
-    these, mail of our own users, which is only counted."""
-
-    def __init__(self, engine: "Engine", settings: "Settings", learned: float) -> None:
-        self.new = self.counted = 0
-        self.told = 0
-        self._engine, self._settings, self._learned = engine, settings, learned
-        self._batch: list[Json] = []
-        self._writing: Future[int] | None = None
-        self._pool = ThreadPoolExecutor(1)
-        self.number: int | None = None
-
-    def begin(self, importer: Importer, files: Iterable[str]) -> int:
-        """Make this import's row (`ingest.import_runs`); returns its number. Raises StoreError."""
-        from gatepost_policy import store
-        from gatepost_policy.ingest import import_runs
-
-        name = "exim" if isinstance(importer, Exim) else "postfix"
-        begin = partial(import_runs.begin, mta=name, files=list(files), now=self._learned)
-        self.number = store.persistently(self._engine, begin)
-        return self.number
-
-    def end(self, lines: int, *, told: bool) -> None:
-        """Mark this import as ended. Raises StoreError."""
-        from gatepost_policy import store
-        from gatepost_policy.ingest import import_runs
-
-        assert self.number is not None
-        end = partial(import_runs.end, number=self.number, lines=lines, now=time.time(), told=told)
-        self.counted = store.persistently(self._engine, end)
-
-    def take(self, seen: Iterable[Seen]) -> None:
-        """Write these, a batch at a time. Raises StoreError, Failure (the import was undone)."""
-        for one in seen:
-            self._batch.append(to_json(one))
-            if len(self._batch) >= BATCH:
-                self._hand_over()
-
-    def close(self) -> None:
-        """Write what is left, and wait until all is written."""
-        self._hand_over()
-        self._wait()
-        self._pool.shutdown()
-
-    def _hand_over(self) -> None:
-        from gatepost_policy.recorder import record_batch
-
-        self._wait()
-        batch, self._batch = self._batch, []
-        if batch:
-            self.told += len(batch)
-            self._writing = self._pool.submit(
-                record_batch, self._engine, batch, self._settings, self._learned, self.number
-            )
-
-    def _wait(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            from gatepost_policy.ingest.import_runs import ImportGoneError
-
-            try:
-                self.new += writing.result()
-            except ImportGoneError:
-                why = f"import {self.number} was taken back while it was under way"
-                raise Failure(f"{why}; nothing of it is left") from None
-
-
 def _size(logs: list[_Log]) -> int | None:
     """Octets of all logs; None where one is standard input, whose size is not known."""
     sizes = [log.file.size for log in logs]
     return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
-def _summary(importer: Importer, sink: _Sink, verbose: bool) -> None:
+def _summary(importer: Importer, sink: Sink, verbose: bool) -> None:
     tally = importer.tally
     kinds = ", ".join(f"{name} {count}" for name, count in sorted(tally.kinds.items()))
     known = sink.told - sink.new

@@ -131,7 +131,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         message = error.format_message().rstrip(".")
         # Remove click's own guess: ours (`_meant`) is a whole command that can be pasted.
         message = re.sub(r"^(No such command '.+?')\..*", r"\1", message)
-        return _fail(f"{message}.{_meant(error, message)} See '{command} --help'.", USAGE)
+        end = "" if message.endswith("?") else "."
+        return _fail(f"{message}{end}{_meant(error, message)} See '{command} --help'.", USAGE)
     except click.ClickException as error:
         return _fail(error.format_message(), FINDINGS)
     except (click.Abort, KeyboardInterrupt):
@@ -165,8 +166,22 @@ def _meant(error: click.UsageError, message: str) -> str:
     mistyped = re.fullmatch(r"No such command '(.+)'", message)
     if mistyped and isinstance(context.command, click.Group):
         near = get_close_matches(mistyped[1], context.command.list_commands(context), 1, 0.5)
-        return f" Did you mean '{context.command_path} {near[0]}'?" if near else ""
+        if context.parent is None and (below := _below(context, mistyped[1])):
+            near = below
+        meant = " or ".join(f"'{context.command_path} {name}'" for name in near)
+        return f" Did you mean {meant}?" if near else ""
     return ""
+
+
+def _below(context: click.Context, name: str) -> list[str]:
+    """Commands of this name that stand below another one: `db purge` for `purge`."""
+    assert isinstance(context.command, click.Group)
+    found: list[str] = []
+    for above in context.command.list_commands(context):
+        group = context.command.get_command(context, above)
+        if isinstance(group, click.Group) and name in group.list_commands(context):
+            found.append(f"{above} {name}")
+    return found
 
 
 def _nobody_reads() -> None:

@@ -19,9 +19,16 @@ from gatepost_milter.cli.trap_options import NOTE, PUBLISHED, SOURCE, WHEN
 @NOTE
 @PUBLISHED
 @WHEN
+@click.option("--dry-run", is_flag=True, help="Only count what would come; nothing changes.")
 @click.pass_obj
 def command(
-    app: App, file: Path, source: str, note: str, published: str, published_at: float | None
+    app: App,
+    file: Path,
+    source: str,
+    note: str,
+    published: str,
+    published_at: float | None,
+    dry_run: bool,
 ) -> None:
     """Take one address a line (`-`: standard input); `#` starts a comment.
 
@@ -35,7 +42,10 @@ def command(
         note=note,
         published=published,
         published_at=published_at,
+        dry_run=dry_run,
     )
+    if dry_run:
+        say("milterctl: nothing was changed; without --dry-run this would come")
     from gatepost_policy.text.plural import plural
 
     click.echo(

@@ -54,13 +54,15 @@ def import_lines(
     published: str = "",
     published_at: float | None = None,
     progress: Callable[[int], None] = lambda octets: None,
+    dry_run: bool = False,
 ) -> Imported:
     """Take one address a line; `#` starts a comment, `@domain` is a domain trap.
 
     All of it becomes visible at the end, or nothing. A trap that was removed by hand stays removed:
     a list that is imported every week must not make a mailbox in use a trap again. `progress` is
-    called with the octets of each batch; `at` and `published_at` are Unix seconds. Raises
-    BlockingIOError where another import runs.
+    called with the octets of each batch; `at` and `published_at` are Unix seconds. With `dry_run`
+    nothing becomes visible: what was counted is removed at the end, or, if this is killed, by the
+    next import. Raises BlockingIOError where another import runs.
     """
     with _only_one(connection):
         visible = revision.number(connection, "generation")
@@ -112,7 +114,9 @@ def import_lines(
                 if len(batch) >= BATCH_ROWS:
                     flush()
         flush()
-        if added:
+        if dry_run:
+            _drop_unfinished(connection, visible)
+        elif added:
             _set_generation(connection, visible + 1)
             revision.bump(connection, "traps")
             connection.commit()

@@ -199,6 +199,7 @@ def test_dry_run_of_trap_import_says_what_it_does(milterctl: Any, tmp_path: Path
         (("erase", "x@home.example"), "'milterctl data erase'"),
         (("list",), "'milterctl trap list' or 'milterctl sender list'"),
         (("report", "--sendr", "x"), "'--sender'"),
+        (("report", "--csv"), "'--format csv'"),
     ],
 )
 def test_what_was_meant(run_milterctl: Any, typed: tuple[str, ...], meant: str) -> None:

@@ -131,6 +131,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         message = error.format_message().rstrip(".")
         # Remove click's own guess: ours (`_meant`) is a whole command that can be pasted.
         message = re.sub(r"^(No such command '.+?')\..*", r"\1", message)
+        if isinstance(error, click.NoSuchOption) and (form := _form_meant(error)):
+            message = f"No such option '{error.option_name}'. Did you mean '--format {form}'?"
         end = "" if message.endswith("?") else "."
         return _fail(f"{message}{end}{_meant(error, message)} See '{command} --help'.", USAGE)
     except click.ClickException as error:
@@ -170,6 +172,15 @@ def _meant(error: click.UsageError, message: str) -> str:
             near = below
         meant = " or ".join(f"'{context.command_path} {name}'" for name in near)
         return f" Did you mean {meant}?" if near else ""
+    return ""
+
+
+def _form_meant(error: click.NoSuchOption) -> str:
+    """The form that was asked for where it stands as an option: `csv` of `--csv`; else ''."""
+    form = error.option_name.lstrip("-")
+    for parameter in error.ctx.command.params if error.ctx else ():
+        if parameter.name == "form" and isinstance(parameter.type, click.Choice):
+            return form if form in parameter.type.choices else ""
     return ""
 
 

@@ -4,6 +4,7 @@ The script is the one of the package, run by a real shell on a directory in plac
 """
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -79,3 +80,27 @@ def test_exim_is_named_too_and_an_upgrade_says_nothing(tmp_path: Path) -> None:
     assert str(exim) in removed(tmp_path)
     for how in ("upgrade", "failed-upgrade", "abort-install", "disappear"):
         assert removed(tmp_path, how) == ""
+
+
+def test_what_the_units_made_goes_and_nothing_else(tmp_path: Path) -> None:
+    spool, run = tmp_path / "var/spool/postfix/gatepost", tmp_path / "run/gatepost"
+    (run / "exim").mkdir(parents=True)
+    spool.mkdir(parents=True)
+    foreign = spool / "somebody's"
+    foreign.touch()
+    assert removed(tmp_path) == ""
+    assert foreign.exists() and not run.exists()
+    foreign.unlink()
+    assert removed(tmp_path, "purge") == ""
+    assert not spool.exists() and spool.parent.exists()
+
+
+def test_units_that_an_admin_enabled_are_stopped_before_their_files_go() -> None:
+    """debhelper stops only what it starts; the others ran on until the watchdog ended them."""
+    rules = (SCRIPT.parent / "rules").read_text()
+    left = set(re.findall(r"dh_installsystemd --name=(\S+) .*--no-start", rules))
+    before = SCRIPT.with_suffix(".prerm").read_text().partition("#DEBHELPER#")[0]
+    stop = before.partition("deb-systemd-invoke stop")[2].split()
+    units = SCRIPT.parents[1] / "systemd"
+    wanted = {path.name for name in left for path in units.glob(f"{name}.*")}
+    assert wanted and wanted <= set(stop)

@@ -38,7 +38,7 @@ def years(text: str, reference: float = NOW) -> list[int]:
     out = []
     for line in lines:
         if "client=" in line:
-            at = clock.syslog(line[:3], line[4:6], line[7:12], line[13:15])
+            at = clock.syslog(line[:12], line[13:15])
             assert at is not None
             out.append(datetime.fromtimestamp(at, UTC).year)
     return out

@@ -124,16 +124,16 @@ class Clock:
             self._minute = key
         return None if self._base is None else _plus(self._base, seconds)
 
-    def syslog(self, month: str, day: str, minute: str, seconds: str) -> float | None:
-        """Unix seconds of `Nov`, ` 5`, `10:00`, `05`, in the year that the log has reached; None
-        for an invalid time."""
-        key = f"{month} {day} {minute}"
-        if key != self._minute:
+    def syslog(self, minute: str, seconds: str) -> float | None:
+        """Unix seconds of `Nov  5 10:00`, seconds `05` or `05.123`, in the year that the log has
+        reached; None for an invalid time."""
+        if minute != self._minute:
+            month, day, clock = minute.split()
             if self.begin is None:
-                self._base = self._cached(key, lambda: self._syslog(month, day, minute))
+                self._base = self._cached(minute, lambda: self._syslog(month, day, clock))
             else:
-                self._base = self._in_order(month, day, minute)
-            self._minute = key
+                self._base = self._in_order(month, day, clock)
+            self._minute = minute
         return None if self._base is None else _plus(self._base, seconds)
 
     def _in_order(self, month: str, day: str, minute: str) -> float | None:

@@ -11,8 +11,7 @@ LINE = re.compile(
 )
 # The prefix of a syslog daemon or the journal; Exim's own time may follow or not.
 PREFIX = re.compile(
-    r"(?:(?:<\d+>)?(?:(?P<mon>[A-Z][a-z]{2}) +(?P<day>\d{1,2}) "
-    r"(?P<min>\d\d:\d\d):(?P<sec>\d\d(?:\.\d+)?)"
+    r"(?:(?:<\d+>)?(?:(?P<min>[A-Z][a-z]{2} +\d{1,2} \d\d:\d\d):(?P<sec>\d\d(?:\.\d+)?)"
     r"|(?P<iso>\d{4}-\d\d-\d\d[T ]\d\d:\d\d):(?P<isosec>\d\d(?:\.\d+)?)"
     r"(?P<zone>Z|[+-]\d\d:?\d\d)?) )?"
     r"(?:\S+ )?exim[\w-]*(?:\[(?P<pid>\d+)\])?: (?P<rest>.*)",
@@ -27,8 +26,8 @@ PRDR = re.compile(r"PRDR R=<([^<>]*)> (?:refusal|rejected|temporarily)")
 
 def prefix_time(found: re.Match[str], clock: Clock) -> float | None:
     """The time (Unix seconds) in a match of PREFIX; None where it has none."""
-    if found["mon"]:
-        return clock.syslog(found["mon"], found["day"], found["min"], found["sec"])
+    if found["min"]:
+        return clock.syslog(found["min"], found["sec"])
     if found["iso"]:
         return clock.iso(found["iso"], found["isosec"], found["zone"])
     return None

@@ -41,12 +41,13 @@ from gatepost_policy.importers.postfix_line import (
     QUEUED,
     QUEUED_AS,
     STAGES,
-    SUBMISSION,
     WHOLE,
+    named,
     read_client,
     read_refusal,
 )
 from gatepost_policy.importers.postfix_open import Open
+from gatepost_policy.importers.postfix_owners import Owners
 from gatepost_policy.importers.postfix_proxy import Proxied
 from gatepost_policy.importers.syslog import Entry, read_line
 from gatepost_policy.journal.record import Seen
@@ -61,14 +62,14 @@ from gatepost_policy.mail.facts import (
     Source,
     client_prefix,
 )
-from gatepost_policy.rules.whose_mail import LOCAL, LOOPBACK, Ownership, whose_mail
+from gatepost_policy.rules.whose_mail import LOCAL, Ownership
 
 # Longer lines are cut, so that a hostile one does not keep a pattern busy; real ones are shorter.
 MAX_REFUSAL = 4096
+_SESSION = ("connect from ", "disconnect from ")
 # How long a message from this host waits for the line that may show that it was a second pass.
 HELD_S = 60.0
 MAX_HELD = 1000
-MAX_OWNERS = 16_384
 
 
 class Postfix:
@@ -86,7 +87,7 @@ class Postfix:
         self.ordinals = Ordinals()
         self.guessing = Guessing(self.ours)
         self._proxied = Proxied()
-        self._owners: dict[str, Ownership] = {}  # of refused clients, as the log names them
+        self._owners = Owners(self.ours)
         self._clock: Clock | None = None  # identifies the log that is being read
 
     def lines(self, lines: list[str], clock: Clock) -> Iterator[Seen]:
@@ -97,10 +98,12 @@ class Postfix:
             tally.lines += 1
             entry = read_line(line, clock)
             if entry is not None:
-                self.last = max(self.last, entry.at)
+                if entry.at > self.last:
+                    self.last = entry.at
                 if self.held or len(self.under_way) > self.max_open:
                     yield from self._waited()
-                yield from self._read(entry)
+                if complete := self._read(entry):
+                    yield from complete
             elif line.strip():
                 tally.unparsed(line)
             else:
@@ -142,9 +145,13 @@ class Postfix:
 
     def _read(self, entry: Entry) -> Iterable[Seen]:
         """What this line completes. No generator: most lines complete nothing."""
-        program = entry.program
-        match = QUEUE_ID.match(entry.text)
+        _, _, program, _, line = entry
+        match = QUEUE_ID.match(line)
         if match is None:
+            # A third of all lines, and nothing in them is read.
+            if line.startswith(_SESSION) and program.startswith("postfix"):
+                self.tally.kinds["other"] += 1
+                return ()
             if (proxied := self._proxied.refusal(entry)) is not None:
                 return self._refused(entry, "NOQUEUE", proxied.text, proxied.ours)
             self._not_ours(program, entry)
@@ -153,9 +160,9 @@ class Postfix:
         if program.startswith("opendkim"):
             self._opendkim((entry.host, queue_id), text)
             return ()
-        *parts, service = program.split("/")
-        if service in ("smtpd", "postscreen"):
-            return self._smtpd(entry, queue_id, text, not SUBMISSION.isdisjoint(parts))
+        service, submission = named(program)
+        if service == "smtpd" or service == "postscreen":
+            return self._smtpd(entry, queue_id, text, submission)
         if service == "cleanup":
             return self._cleanup(entry, queue_id, text)
         if service == "qmgr":
@@ -194,20 +201,17 @@ class Postfix:
                 self._proxied.began(entry, forwarded or peer, logged_in=logged_in is not None)
                 self.tally.kinds["other"] += 1
                 return ()
-            client = read_client(forwarded if forwarded and not known_before else peer)
-            whose = self._whose(client, submission or logged_in is not None)
+            came_from = forwarded if forwarded and not known_before else peer
+            client = read_client(came_from)
+            whose = self._owners.of(came_from, submission or logged_in is not None)
             if logged_in is not None and client.address is not None:
                 prefix = client_prefix(client.address)
                 self.guessing.succeeded(entry.at, login_lines.postfix_name(text), prefix)
             before = self._arrive(entry, queue_id, client, whose)
-            self.under_way[entry.host, queue_id].reinjected = known_before is not None
+            if known_before is not None:
+                self.under_way[entry.host, queue_id].reinjected = True
             return before
         return self._refused(entry, queue_id, text, submission)
-
-    def _whose(self, client: Client, submitted: bool) -> Ownership:
-        found = whose_mail(self.ours, address=client.address, submitted=submitted)
-        # Mail of a program on this host is only counted: a log does not show whose it was.
-        return LOCAL if found is LOOPBACK else found
 
     def _arrive(
         self, entry: Entry, queue_id: str, client: Client, whose: Ownership
@@ -277,8 +281,11 @@ class Postfix:
 
         Believed only of a filter in our own networks: any other server could name any queue id.
         """
-        ours = read_client(f"x[{relay}]")
-        if ours.address is None or self._whose(ours, False).direction is Direction.INBOUND:
+        peer = f"x[{relay}]"
+        if (
+            read_client(peer).address is None
+            or self._owners.of(peer, False).direction is Direction.INBOUND
+        ):
             return
         again = self.under_way.get(key) or self.held.get(key)
         if again is not None and again.whose.direction is not Direction.INBOUND:
@@ -321,14 +328,7 @@ class Postfix:
                 found.recipients.setdefault(told.recipient, False)
                 found.refusal = decision
             return ()
-        if submission or told.logged_in:
-            whose = self._whose(client, True)
-        elif told.peer in self._owners:
-            whose = self._owners[told.peer]
-        else:
-            if len(self._owners) >= MAX_OWNERS:
-                self._owners.clear()
-            whose = self._owners[told.peer] = self._whose(client, False)
+        whose = self._owners.of(told.peer, submission or told.logged_in)
         if told.stage == "CONTENT" and found is not None and found.arrived:
             client, whose = found.client, found.whose  # the line holds text of the message itself
         recipients = {told.recipient: False} if told.recipient else {}
@@ -380,8 +380,9 @@ class Postfix:
             trusted_relay=entry.whose.trusted_relay,
             queue_id=queue_id,
             sender=address.parse(entry.sender),
+            # A list, not a generator: most messages have one recipient, and this is half the time.
             recipients=tuple(
-                Recipient(address.parse(r), accepted) for r, accepted in entry.recipients.items()
+                [Recipient(address.parse(r), accepted) for r, accepted in entry.recipients.items()]
             ),
             size=entry.size,
             message_id=entry.message_id,

@@ -61,6 +61,13 @@ WHOLE = frozenset(("DATA", "BDAT", "END-OF-MESSAGE", "CONTENT"))
 STAGES = WHOLE | {"RCPT", "MAIL"}  # at the other stages there is no message yet
 
 
+@lru_cache(maxsize=4096)
+def named(program: str) -> tuple[str, bool]:
+    """(the last part of `program`, True where another part is a submission service's name)."""
+    *parts, service = program.split("/")
+    return service, not SUBMISSION.isdisjoint(parts)
+
+
 class Refusal(NamedTuple):
     """A reject or discard line. `stage`: the SMTP command, or CONTENT for header_checks and
     body_checks; `peer`: `name[address]`; `code`: "" where the line has none.

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from gatepost_policy.importers.clock import Clock
 
 _OLD = re.compile(
-    r"(?:<\d{1,3}>)?([A-Z][a-z]{2}) +(\d{1,2}) (\d\d:\d\d):(\d\d(?:\.\d+)?) (\S+) "
+    r"(?:<\d{1,3}>)?([A-Z][a-z]{2} +\d{1,2} \d\d:\d\d):(\d\d(?:\.\d+)?) (\S+) "
     r"([^\s\[:]+)(?:\[(\d+)\])?: (.*)",
     re.S,
 )
@@ -57,8 +57,8 @@ def read_line(line: str, clock: Clock) -> Entry | None:
     """The entry in one line of text; None where it has another form, or no valid time."""
     match = _OLD.match(line)
     if match:
-        month, day, minute, seconds, host, program, pid, text = match.groups()
-        at = clock.syslog(month, day, minute, seconds)
+        minute, seconds, host, program, pid, text = match.groups()
+        at = clock.syslog(minute, seconds)
     elif match := _ISO.match(line):
         minute, seconds, zone, host, program, pid, text = match.groups()
         at = clock.iso(minute, seconds, zone)

@@ -10,7 +10,7 @@ A sum has one field for each column that it is added to.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-from gatepost_policy.ingest.rows import Row, SignatureRow
+from gatepost_policy.ingest.rows import MessageRow, Row, SignatureRow
 from gatepost_policy.mail.index_key import MAX_KEY, fit, reverse
 from gatepost_policy.mail.results import DMARC_RESULTS as DMARC_RESULTS
 from gatepost_policy.mail.results import RESULTS as RESULTS
@@ -239,8 +239,9 @@ class Sums:
 
     def _identities(self, row: Row, day: int, sign: int) -> None:
         """The same identities as `facts.Facts.identities` (a test holds them together)."""
-        if row.message.prefix is not None:
-            self._identity(row, ("prefix", row.message.prefix), None, day, sign)
+        message = row.message
+        if message.prefix is not None:
+            self._identity(message, ("prefix", message.prefix), None, day, sign)
         signers: set[str] = set()
         for signature in row.signatures:
             domain = signature.domain
@@ -248,30 +249,31 @@ class Sums:
                 continue
             if signature.proven and domain not in signers:
                 signers.add(domain)
-                self._identity(row, ("dkim", domain), reverse(domain), day, sign)
+                self._identity(message, ("dkim", domain), reverse(domain), day, sign)
             # A signature may claim any selector: a key is recorded only after it verified one.
             if signature.selector and signature.crypto == "pass" and sign > 0:
                 self._key(domain, signature.selector, signature, row.at)
         sender, author = row.sender, row.author
         # Not for bounces, as in `facts.Facts.spf_domain`.
-        domain = row.message.spf_domain
-        if domain and row.message.spf == "pass" and sender is not None:
-            self._identity(row, ("spf", domain), reverse(domain), day, sign)
+        domain = message.spf_domain
+        if domain and message.spf == "pass" and sender is not None:
+            self._identity(message, ("spf", domain), reverse(domain), day, sign)
         if sender is not None and (sender.local or sender.domain):
             back = reverse(sender.domain) if sender.domain else None
-            self._identity(row, ("sender", sender.key), back, day, sign)
+            self._identity(message, ("sender", sender.key), back, day, sign)
             if back:
-                self._identity(row, ("sender-domain", sender.domain), back, day, sign)
+                self._identity(message, ("sender-domain", sender.domain), back, day, sign)
         if author is not None and author.domain:
             back = reverse(author.domain)
-            self._identity(row, ("from-domain", author.domain), back, day, sign)
+            self._identity(message, ("from-domain", author.domain), back, day, sign)
 
-    def _identity(self, row: Row, key: IdentityKey, back: str | None, day: int, sign: int) -> None:
+    def _identity(
+        self, message: MessageRow, key: IdentityKey, back: str | None, day: int, sign: int
+    ) -> None:
         kind, value = key
         if len(value) > MAX_KEY:
             value = fit(value)
             key = (kind, value)
-        message = row.message
         at = message.at
         found = self.identities.get(key)
         if found is None:

@@ -156,7 +156,7 @@ class _Merge:
         self._logs: dict[_Side, list[Row]] = {}
         self._doors: dict[_Side, list[Row]] = {}
         for row in stored.rows.values():
-            self._remember(row)
+            self._remember(row, doors.watched(row))
 
     def take(self, row: Row) -> None:
         """Merge one record; they must come in the order in which they were written."""
@@ -166,7 +166,8 @@ class _Merge:
             if holder is not None and row.stage == "rcpt":
                 self._join(row, holder)
             return
-        if doors.watched(row):
+        watched = doors.watched(row)
+        if watched:
             for other in self._doors.get(_side(row), ()):
                 if doors.is_same(other, row):
                     if doors.refused_behind(other, row):
@@ -189,7 +190,7 @@ class _Merge:
             return
         self.result.fresh.append(row)
         self.result.recorded.append(Recorded(row, row, row.hit))
-        self._remember(row)
+        self._remember(row, watched)
         if row.key is not None:
             self._by_key[row.key] = row
 
@@ -208,8 +209,8 @@ class _Merge:
         known[:] = [one for one in known if one is not other]
         self._take_place(other, row)
 
-    def _remember(self, row: Row) -> None:
-        if doors.watched(row) or row.message.source in doors.DOORS:
+    def _remember(self, row: Row, watched: bool) -> None:
+        if watched or row.message.source in doors.DOORS:
             self.stands_beside(row)
         if row.session is not None:
             self._sessions.setdefault((row.session, row.stage), []).append(row)

@@ -25,6 +25,7 @@ from gatepost_policy.ingest.row_values import Row as Row
 from gatepost_policy.ingest.row_values import SignatureRow as SignatureRow
 from gatepost_policy.journal.record import Json
 from gatepost_policy.mail import dkim_reason, index_key
+from gatepost_policy.mail.address import parse
 from gatepost_policy.store.sqltext import chunks
 from gatepost_policy.store.tables import Message, MessageRecipient, MessageSignature
 
@@ -128,28 +129,34 @@ def read(data: Json, learned: float) -> Row:
     )
 
 
-_NOTHING: Json = {}
-
-
 def _fill_checks(message: MessageRow, data: Json) -> None:
-    """SPF, DMARC and the trail. Records of earlier releases have none of them."""
+    """SPF, DMARC and the trail. Records of logs, and of earlier releases, have none of them."""
     spf = data.get("spf")
-    sender, helo = (_NOTHING, _NOTHING) if spf is None else (spf["mail_from"], spf["helo"])
-    message.spf = sender.get("result")
-    message.spf_domain = _text(sender.get("domain"))
-    message.spf_mechanism = _text(sender.get("mechanism"))
-    message.spf_reason = sender.get("reason")
-    message.helo_spf = helo.get("result")
-    message.helo_spf_domain = _text(helo.get("domain"))
-    message.helo_spf_mechanism = _text(helo.get("mechanism"))
-    message.helo_spf_reason = helo.get("reason")
-    dmarc = data.get("dmarc") or _NOTHING
-    message.dmarc = dmarc.get("result")
-    message.dmarc_domain = _text(dmarc.get("domain"))
-    message.dmarc_organisation = _text(dmarc.get("organisation"))
-    message.dmarc_policy = dmarc.get("policy")
-    message.dmarc_aligned = ",".join(dmarc.get("aligned", ())) or None
-    message.dmarc_reason = dmarc.get("reason")
+    if spf is None:
+        message.spf = message.spf_domain = message.spf_mechanism = message.spf_reason = None
+        message.helo_spf = message.helo_spf_domain = None
+        message.helo_spf_mechanism = message.helo_spf_reason = None
+    else:
+        sender, helo = spf["mail_from"], spf["helo"]
+        message.spf = sender.get("result")
+        message.spf_domain = _text(sender.get("domain"))
+        message.spf_mechanism = _text(sender.get("mechanism"))
+        message.spf_reason = sender.get("reason")
+        message.helo_spf = helo.get("result")
+        message.helo_spf_domain = _text(helo.get("domain"))
+        message.helo_spf_mechanism = _text(helo.get("mechanism"))
+        message.helo_spf_reason = helo.get("reason")
+    dmarc = data.get("dmarc")
+    if not dmarc:
+        message.dmarc = message.dmarc_domain = message.dmarc_organisation = None
+        message.dmarc_policy = message.dmarc_aligned = message.dmarc_reason = None
+    else:
+        message.dmarc = dmarc.get("result")
+        message.dmarc_domain = _text(dmarc.get("domain"))
+        message.dmarc_organisation = _text(dmarc.get("organisation"))
+        message.dmarc_policy = dmarc.get("policy")
+        message.dmarc_aligned = ",".join(dmarc.get("aligned", ())) or None
+        message.dmarc_reason = dmarc.get("reason")
     trail = data.get("trail")
     message.trail = None if trail is None else _trail(tuple(map(tuple, trail)))
 
@@ -184,9 +191,15 @@ def _key(data: Json, session: str | None) -> str | None:
 
 
 def _recipient(r: Json) -> RecipientRow:
-    shown = index_key.clean(r["address"])
-    key = index_key.fit(index_key.read_address(shown).trap_key)
+    shown, key = _address(r["address"])
     return RecipientRow(shown, key, bool(r["trap"]), bool(r["accepted"]))
+
+
+@lru_cache(maxsize=16_384)
+def _address(text: str) -> tuple[str, str]:
+    """(the recipient `text` as it is stored, its key). Cached: most people get more than one."""
+    shown = index_key.clean(text)
+    return shown, index_key.fit(parse(shown).trap_key)
 
 
 # Cached: most texts of a message are names that other messages have as well.

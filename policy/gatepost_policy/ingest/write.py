@@ -231,14 +231,14 @@ def add(connection: Connection, batch: Sequence[Row], sums: deltas.Sums) -> None
     signatures: list[tuple[object, ...]] = []
     domains: list[tuple[object, ...]] = []
     for row in batch:
-        number = row.id
+        number, at = row.message.id, row.message.at
         for position, recipient in enumerate(row.recipients):
             recipients.append((number, position, *rows.recipient_values(recipient)))
         for position, signature in enumerate(row.signatures):
             signatures.append((number, position, *rows.signature_values(signature)))
         keys, names = row.keys()
         for key, shared in keys:
-            domains.append((key, row.at, number, shared))
+            domains.append((key, at, number, shared))
         sums.add(row, names)
     messages = [rows.message_values(row.message) for row in batch]
     sqltext.many(connection, sqltext.insert("message"), messages)

@@ -81,11 +81,11 @@ def message(seen: Seen) -> Json:
         "family": client.family,
         "client": None,
         "queue_id": _short(facts.queue_id),
-        "sender": _short(facts.sender.raw),
+        "sender": facts.sender.raw[:MAX_TEXT],
         "header_from": None if author is None else _short(author.raw),
         "recipients": [
             {
-                "address": _short(r.address.raw),
+                "address": r.address.raw[:MAX_TEXT],
                 "trap": r.address.raw in traps,
                 "accepted": r.accepted,
             }

@@ -14,6 +14,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from gatepost_policy.importers.clock import Clock
+from gatepost_policy.importers.common import internal
 from gatepost_policy.importers.exim import Exim
 from gatepost_policy.importers.exim_delivery import read_recipient
 from gatepost_policy.importers.exim_fields import (
@@ -63,6 +64,8 @@ class Line:
     recipient: str
     logged_in: bool
     signer: str | None
+    login: str = "alice"
+    flags: str = "K"
 
     def host(self) -> str:
         ident = "" if self.ident is None else f" U={self.ident}"
@@ -74,10 +77,11 @@ class Line:
 
     def arrival(self) -> str:
         protocol = "esmtpsa" if self.logged_in else "esmtps"
-        login = " A=plain:alice" if self.logged_in else ""
+        login = f" A=plain:{self.login}" if self.logged_in else ""
         signed = "" if self.signer is None else f" DKIM={self.signer}"
         return (
-            f"<= {self.sender} {self.host()} P={protocol}{self.tls()}{login} K S=369{signed}"
+            f"<= {self.sender} {self.host()} P={protocol}{self.tls()}{login} {self.flags}"
+            f" S=369{signed}"
             f" id={self.message_id} T={quoted(self.subject)} for {self.recipient} bob@home.example"
         )
 
@@ -91,7 +95,8 @@ class Line:
 
 LINES = st.builds(
     Line, ADDRESS, HELO, IDENT, CERTIFICATE, ADDRESS, BAITED, ADDRESS, st.booleans(),
-    st.one_of(st.none(), st.just("spam.example")),
+    st.one_of(st.none(), st.just("spam.example")), st.one_of(st.just("alice"), BAITED),
+    st.sampled_from(["K", "L.- K", "PRDR TFO*", "L"]),
 )  # fmt: skip
 
 
@@ -173,6 +178,9 @@ def test_a_delivery_names_the_address_the_client_gave(to: str, sender: str) -> N
     rest = f"F=<{sender}> R=local T=inbox"
     assert read_recipient(f"bob <{to}> {rest}") == to
     assert read_recipient(f"{to} {rest}") == to
+    # A mailbox of its own: its local part as Exim has it inside, in small letters.
+    local = internal(to).rpartition("@")[0].lower()
+    assert read_recipient(f"{local} <{to}> {rest}") == to
     assert read_recipient(f":blackhole: <{to}> {rest}") == to
     assert read_recipient(f"/var/mail/a b <{to}> {rest}") == to
 
@@ -202,6 +210,17 @@ def test_a_server_name_and_a_message_id_with_blanks(told: str) -> None:
     got = read_arrival(f"<= a@b.example H=mx.b.example [192.0.2.7] {told}")
     assert str(got.client.address) == "192.0.2.7" and not got.authenticated
     assert got.signers == "" and got.recipients == ()
+
+
+@pytest.mark.parametrize("unknown", ["", " zz=1"])
+def test_a_login_is_no_host(unknown: str) -> None:
+    """Also where a line has a field that is not known, so that only its fixed places are read."""
+    told = f"P=esmtpa A=plain:x (x) [203.0.113.9] P=smtp S=1{unknown} id=a@b"
+    got = read_arrival(f"<= a@home.example H=(h) [192.0.2.7]:9 I=[127.0.0.1]:25 {told}")
+    assert str(got.client.address) != "203.0.113.9"
+    told = f"P=esmtpa L.- A=plain:x S=1{unknown} id=a@b"
+    got = read_arrival(f"<= a@home.example H=(h) [192.0.2.7]:9 I=[127.0.0.1]:25 {told}")
+    assert got.authenticated and str(got.client.address) == "192.0.2.7"
 
 
 def test_a_message_id_hides_no_recipient() -> None:

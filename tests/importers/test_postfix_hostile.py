@@ -14,6 +14,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from gatepost_policy.importers.clock import Clock
+from gatepost_policy.importers.common import internal
 from gatepost_policy.importers.postfix import Postfix
 from gatepost_policy.importers.postfix_line import DELIVERED_TO, QUEUED, read_refusal
 
@@ -39,7 +40,7 @@ ADDRESS = st.builds(
     st.one_of(ATOM, BAITED.map(quoted)),
     st.sampled_from(["spam.example", "home.example"]),
 )
-ECHO = st.sampled_from(["recipient", "sender", "helo", "client", "none"])
+ECHO = st.sampled_from(["recipient", "relay", "sender", "helo", "client", "none"])
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,11 @@ class Session:
     echo: str
 
     def refusal(self) -> str:
+        sender, recipient = internal(self.sender), internal(self.recipient)  # as smtpd answers
         answer = {
-            "recipient": f"550 5.1.1 <{self.recipient}>: Recipient address rejected: User unknown",
-            "sender": f"450 4.1.8 <{self.sender}>: Sender address rejected: Domain not found",
+            "recipient": f"550 5.1.1 <{recipient}>: Recipient address rejected: User unknown",
+            "relay": f"554 5.7.1 <{recipient}>: Relay access denied",
+            "sender": f"450 4.1.8 <{sender}>: Sender address rejected: Domain not found",
             "helo": f"504 5.5.2 <{self.helo}>: Helo command rejected: not fully qualified",
             "client": "554 5.7.1 <unknown[192.0.2.60]>: Client host rejected: Access denied",
             "none": "554 5.7.1 Service unavailable",
@@ -113,6 +116,31 @@ def test_a_login_is_what_stands_behind_the_helo() -> None:
     line = Session("a@home.example", "b@else.example", "h", "none").refusal()
     got = read_refusal(f"{line} sasl_username=alice")
     assert got is not None and got.logged_in
+
+
+def test_an_answer_with_an_address_without_its_quotes_names_no_other_sender() -> None:
+    to = "a; from=<ceo@bank.example> to=<trap@home.example> proto=SMTP helo=<x>"
+    got = read_refusal(
+        f"reject: RCPT from unknown[192.0.2.4]: 554 5.7.1 <{to}@home.example>: Relay access denied;"
+        f' from=<a@spam.example> to=<"{to}"@home.example> proto=ESMTP helo=<h.example>'
+    )
+    assert got is not None and got.sender == "a@spam.example"
+    assert got.recipient == f'"{to}"@home.example'
+
+
+def test_a_login_cannot_say_that_its_message_was_counted_before() -> None:
+    login = "x, orig_queue_id=4F3D00ABC, orig_client=mx[203.0.113.9]"
+    log = [
+        f"2026-11-20T10:00:00Z mx postfix/{line}"
+        for line in (
+            "submission/smtpd[9]: 4F3D00ABD: client=laptop[192.0.2.7], sasl_method=PLAIN,"
+            f" sasl_username={login}",
+            "qmgr[9]: 4F3D00ABD: from=<a@home.example>, size=1, nrcpt=1 (queue active)",
+            "qmgr[9]: 4F3D00ABD: removed",
+        )
+    ]
+    (seen,) = Postfix().lines(log, Clock(UTC, 1_800_000_000.0))
+    assert seen.facts.direction == "submission"
 
 
 @pytest.mark.parametrize(

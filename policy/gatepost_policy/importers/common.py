@@ -1,5 +1,6 @@
 """What the importers share: the counts of lines, keys, and the records that they give."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -18,6 +19,19 @@ STILL_OPEN_S = 3600.0
 
 ACCEPTED = Decision(Action.ACCEPT, Reason.NO_BAD_SIGNAL)
 DISCARDED = Decision(Action.DISCARD, Reason.MTA_REFUSED)
+
+
+_QUOTED_LOCAL = re.compile(r'"(?:[^"\\]|\\.)*"(?=@|\Z)', re.S)
+_ESCAPED = re.compile(r"\\(.)", re.S)
+
+
+def internal(path: str) -> str:
+    """The address `path` as an MTA keeps it and often writes it: a quoted local part (RFC 5321
+    4.1.2) without its quotes and backslashes."""
+    quoted = _QUOTED_LOCAL.match(path)
+    if quoted is None:
+        return path
+    return _ESCAPED.sub(r"\1", quoted.group()[1:-1]) + path[quoted.end() :]
 
 
 @dataclass

@@ -32,12 +32,14 @@ _HOST_NAME = re.compile(r"(?:([^\s(\[]\S*) )?\(")
 _HOST_END = re.compile(r"\) \[([0-9A-Fa-f.:]+)\](?::(\d+))?(?= |\Z)")
 _WORD = re.compile(r"\S+")
 _KEY = re.compile(r"([A-Z][A-Z0-9]*|id)=")
-_FLAG = re.compile(r"[A-Z][A-Z0-9]*[-.*]?(?= |\Z)")
+_FLAG = re.compile(r"[A-Z][A-Z0-9]*[-.*]*(?= |\Z)")  # such as K, PRDR, TFO*, `L.-`
 _FROM = re.compile(rf"from <(?:{_QUOTED}[^<>]*|[^<>]*)>(?= |\Z)")
 _ADDRESS = re.compile(rf"(?:{_QUOTED}|[^\s\"@]+)@[^\s\"]+|[^\s\"@()\[\]=]+(?= |\Z)")
 _ADDRESSES = re.compile(rf"(?:{_ADDRESS.pattern})(?: (?:{_ADDRESS.pattern}))*\Z")
 _AFTER_IDENT = re.compile(r" (?:I=\[|X=\S|F=\S|A=\S|rejected |temporarily |discarded )")
+_AFTER_LOGIN = re.compile(r" (?:(?:K|PRDR) )*S=\d+(?= |\Z)| F=<")
 _PROTOCOL = re.compile(r" P=\S")
+_INTERFACE = re.compile(r" I=\[[^\]\s]*\](?::\d+)?")
 _VALUE = {"id": _ID, "T": _SUBJECT}
 _CLOSING = re.compile(r'"(?= |\Z)')
 # Fields about the client and the login; Exim never writes them after the size.
@@ -177,7 +179,7 @@ class _Reader:
             # The Message-ID is the client's text and may hold blanks: only T= may follow.
             if "id" in read.fields and name != "T":
                 return None
-            if name in ("H", "U", "DN") or (name == "SNI" and text.startswith('"', value)):
+            if name in ("H", "U", "DN", "A") or (name == "SNI" and text.startswith('"', value)):
                 return self._unquoted(read, name, value)
             if name == "F" or (name == "P" and self.rejection):
                 return None
@@ -212,6 +214,12 @@ class _Reader:
     def _ends(self, name: str, value: int) -> Iterator[tuple[Client | None, int]]:
         if name == "H":
             yield from _hosts(self.text, value)
+        elif name == "A":
+            # The login, as the client gave it: nearly always one word.
+            if word := _WORD.match(self.text, value):
+                yield None, word.end()
+            for found in _AFTER_LOGIN.finditer(self.text, value):
+                yield None, found.start()
         elif name in ("DN", "SNI"):
             yield from ((None, found.end()) for found in _CLOSING.finditer(self.text, value + 1))
         else:
@@ -309,27 +317,35 @@ def walked_arrival(text: str) -> Arrival:
 def _certain(text: str, at: int, sender: str) -> Arrival:
     """For a line that cannot be read as a whole: client, protocol and recipients from their fixed
     places only."""
-    client, protocol = Client(), ""
+    client, protocols = Client(), [""]
     if text.startswith(" H=", at):
-        # The last host: those before it are in the client's HELO.
-        hosts = list(_hosts(text, at + 3))
-        if hosts:
-            client, end = hosts[-1]
-            if text.startswith(" P=", end) and (word := _WORD.match(text, end + 3)):
-                protocol = word.group()
+        # A HELO before the host, and a login or a name behind it, may look like another host.
+        hosts = [(client, _protocol_at(text, end)) for client, end in _hosts(text, at + 3)]
+        hosts = [one for one in hosts if one[1]] or hosts
+        if len({one.address for one, _ in hosts}) == 1:
+            client = hosts[-1][0]
+        protocols = [protocol for _, protocol in hosts] or [""]
     # The recipients are at the end of the line.
     at = text.rfind(" for ") + 5
     named = text[at:] if at > 4 and _ADDRESSES.match(text, at) else ""
     return Arrival(
         sender="" if sender == "<>" else sender,
         client=client,
-        protocol=protocol,
-        authenticated=_logged_in({"P": protocol}),
+        protocol=protocols[0],
+        authenticated=all(_logged_in({"P": protocol}) for protocol in protocols),
         size=None,
         message_id=None,
         signers="",
         recipients=tuple(one.group() for one in _ADDRESS.finditer(named)),
     )
+
+
+def _protocol_at(text: str, at: int) -> str:
+    """The protocol behind a host that ends at `at`; "" where none is there."""
+    if interface := _INTERFACE.match(text, at):
+        at = interface.end()
+    found = _WORD.match(text, at + 3) if text.startswith(" P=", at) else None
+    return "" if found is None else found.group()
 
 
 def _logged_in(fields: Fields) -> bool:

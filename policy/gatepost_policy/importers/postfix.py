@@ -197,6 +197,8 @@ class Postfix:
     def _smtpd(self, entry: Entry, queue_id: str, text: str, submission: bool) -> Iterable[Seen]:
         if text.startswith("client=") and (match := CLIENT.match(text)):
             peer, logged_in, known_before, forwarded = match.groups()
+            if logged_in is not None:
+                known_before = forwarded = None  # they may be part of the login's text
             if queue_id == "NOQUEUE":  # with smtpd_proxy_filter only the second smtpd queues it
                 self._proxied.began(entry, forwarded or peer, logged_in=logged_in is not None)
                 self.tally.kinds["other"] += 1

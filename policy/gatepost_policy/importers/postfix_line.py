@@ -1,9 +1,11 @@
 """The parts of one message of Postfix's log. Pure: what it looks like, not what it means."""
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
+from gatepost_policy.importers.common import internal
 from gatepost_policy.mail import client_address
 from gatepost_policy.mail.facts import Client
 
@@ -124,8 +126,8 @@ def _fields(rest: str, echo: int | None, peer: str) -> tuple[str, str | None, st
     at = rest.find(_START)
     if at >= 0 and rest.find(_START, at + 1) < 0 and (only := _STRICT.match(rest, at)):
         return only.group(1), only.group(2), only.group(4)
+    best: tuple[int, tuple[str, str | None, str | None]] | None = None
     for pattern in (_STRICT, _LOOSE):
-        best: tuple[int, tuple[str, str | None, str | None]] | None = None
         at = rest.find(_START)
         for _ in range(MAX_STARTS):
             if at < 0:
@@ -133,16 +135,23 @@ def _fields(rest: str, echo: int | None, peer: str) -> tuple[str, str | None, st
             found = pattern.match(rest, at)
             if found is not None:
                 sender, recipient, _, helo = found.groups()
-                length = 0
-                for word in (sender, recipient, helo, peer):
-                    if echo is not None and word and rest.startswith(word + ">", echo):
-                        length = max(length, len(word)) if echo + len(word) < at else length
+                length = _echoed(rest, echo, at, (sender, recipient, helo, peer))
                 if best is None or length > best[0]:
                     best = length, (sender, recipient, helo)
             at = rest.find(_START, at + 1)
-        if best is not None:
-            return best[1]
-    return None
+    return None if best is None else best[1]
+
+
+def _echoed(rest: str, echo: int | None, before: int, words: Iterable[str | None]) -> int:
+    """Characters of the longest of `words` that the answer repeats at `echo`, and ends before the
+    index `before`; 0 where it repeats none. An answer has an address without its quotes."""
+    length = 0
+    if echo is not None:
+        for word in words:
+            for shown in {word, internal(word)} if word else ():
+                if echo + len(shown) < before and rest.startswith(shown + ">", echo):
+                    length = max(length, len(shown))
+    return length
 
 
 def _content(text: str) -> Refusal | None:

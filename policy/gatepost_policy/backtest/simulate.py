@@ -14,7 +14,7 @@ recorded decision, is counted as not known, and the same identities are listed f
 
 from collections.abc import Iterable
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, insert, select
@@ -27,6 +27,7 @@ from gatepost_policy.ingest import ingest, rows
 from gatepost_policy.ingest.stored_facts import OVER_LIMIT
 from gatepost_policy.journal import record
 from gatepost_policy.journal.record import Json
+from gatepost_policy.mail import client_address
 from gatepost_policy.mail.decision import Action, Decision, Reason
 from gatepost_policy.mail.facts import Facts, Identity, IdentityKind, Source, Stage
 from gatepost_policy.mail.organisation import covering, organisation
@@ -86,9 +87,10 @@ class Life:
             organisation(v) for k, v in everybody if k not in ("prefix", "sender")
         }
         self._wide = [
-            ip_network(value)
+            network
             for kind, value in everybody
             if kind == "prefix" and not value.endswith(("/32", "/64"))
+            if (network := client_address.listed_network(value)) is not None
         ]
 
     def close(self) -> None:
@@ -192,9 +194,10 @@ class Life:
     def _look_up(self) -> None:
         self._held = {(k, v): until for k, v, until in listings.holding(self._memory, 0.0)}
         self._nets = [
-            (ip_network(value), (kind, value))
+            (network, (kind, value))
             for kind, value in self._held
             if kind in ("prefix", "promoted") and not value.endswith(("/32", "/64"))
+            if (network := client_address.listed_network(value)) is not None
         ]
 
     def _listed(self, facts: Facts) -> tuple[Listed, ...]:

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from gatepost_policy.config.settings import Settings
@@ -20,6 +20,7 @@ from gatepost_policy.exporters import domains, nft, pf, plain, postfix, rbldnsd
 from gatepost_policy.exporters.entry import Blocked, BlockedDomain
 from gatepost_policy.listings import guard
 from gatepost_policy.listings.dossier import Entry
+from gatepost_policy.mail import client_address
 from gatepost_policy.mail.facts import Identity, IdentityKind
 from gatepost_policy.mail.own import NOTHING_OWN, Own
 
@@ -77,9 +78,11 @@ def sort_out(entries: Sequence[Entry], settings: Settings, own: Own = NOTHING_OW
         if entry.kind.startswith("promoted") and settings.sender.promotion != "enforce":
             continue
         if entry.kind in ("prefix", "promoted"):
-            network = ip_network(entry.value)
-            why = guard.prefix_refusal(network, settings, own)
-            if why is None:
+            network = client_address.listed_network(entry.value)
+            why: str | None = "no network as gatepost writes it"
+            if network is not None:
+                why = guard.prefix_refusal(network, settings, own)
+            if network is not None and why is None:
                 wanted.append(Blocked(network, entry))
         elif entry.kind in ("dkim", "promoted-dkim"):
             domain = Identity(IdentityKind.DKIM, entry.value, True)

@@ -5,7 +5,7 @@ from gatepost_policy.listings.by_hand import forgive, identify, punish, restore,
 from gatepost_policy.listings.guard import covering, refusal, would_have_hit
 from gatepost_policy.listings.past import gather
 from gatepost_policy.listings.repeats import flag_repeat, repeating
-from gatepost_policy.listings.table import Fresh
+from gatepost_policy.listings.table import Fresh, without_effect
 
 __all__ = [
     "Fresh",
@@ -22,5 +22,6 @@ __all__ = [
     "restore",
     "unpunish",
     "take_back",
+    "without_effect",
     "would_have_hit",
 ]

@@ -4,6 +4,7 @@ All functions that write work inside the caller's transaction and bump the revis
 Times are Unix seconds.
 """
 
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
 
 from sqlalchemy import Connection, and_, insert, select, update
@@ -165,6 +166,9 @@ def _within(
     )
     found = []
     for kind, value in rows:
-        if client_address.network_within(ip_network(value), network):
+        # A row that was made in SQL may name a network in another spelling, or none at all.
+        with suppress(ValueError):
+            if not client_address.network_within(ip_network(value, strict=False), network):
+                continue
             found.append((kind, value))
     return found

@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from sqlalchemy import Connection, and_, func, or_, select
 
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.mail import index_key
+from gatepost_policy.mail import client_address, index_key
 from gatepost_policy.mail.address import is_within
 from gatepost_policy.mail.facts import Identity, IdentityKind
 from gatepost_policy.mail.organisation import covering as domains_above
@@ -133,9 +133,9 @@ def covering(connection: Connection, identity: Identity, now: float) -> list[tup
     mine = ip_network(identity.value)
     found = []
     for value, kind, until in rows:
-        other = ip_network(value)
-        if other.version != mine.version or (kind == "prefix" and other == mine):
+        other = client_address.listed_network(value)
+        if other is None or other.version != mine.version or (kind == "prefix" and other == mine):
             continue
-        if mine.subnet_of(other):  # type: ignore[arg-type]
+        if client_address.network_within(mine, other):
             found.append((value, until))
     return found

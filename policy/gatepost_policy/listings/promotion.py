@@ -21,6 +21,7 @@ from gatepost_policy.config.settings import Settings
 from gatepost_policy.listings import table
 from gatepost_policy.listings.past import client_good
 from gatepost_policy.listings.table import Fresh
+from gatepost_policy.mail import client_address
 from gatepost_policy.mail.real_address import names_nobody
 from gatepost_policy.store.tables import Evidence, Listing, TrapHit
 
@@ -44,18 +45,18 @@ def _parent(prefix: str) -> str:
 
 def children(connection: Connection, network: str, at: float) -> list[str]:
     """The /64s of `network` that were listed within the day before `at` (Unix seconds)."""
-    return list(
-        connection.execute(
-            select(Listing.value)
-            .where(
-                Listing.network == network,
-                Listing.since > at - DAY_S,
-                Listing.kind == "prefix",
-                Listing.forgiven.is_(None),
-            )
-            .limit(CHILDREN_MAX + 1)
-        ).scalars()
-    )
+    values = connection.execute(
+        select(Listing.value)
+        .where(
+            Listing.network == network,
+            Listing.since > at - DAY_S,
+            Listing.kind == "prefix",
+            Listing.forgiven.is_(None),
+        )
+        .limit(CHILDREN_MAX + 1)
+    ).scalars()
+    # A row that was made in SQL may hold anything.
+    return [value for value in values if ":" in value and client_address.is_listed_network(value)]
 
 
 def promote(

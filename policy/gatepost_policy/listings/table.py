@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, RowMapping, insert
 
 from gatepost_policy.journal.record import Seen
-from gatepost_policy.mail import address, index_key
+from gatepost_policy.mail import address, client_address, index_key
 from gatepost_policy.store import sqltext
 from gatepost_policy.store.tables import Listing
+from gatepost_policy.text.escape import shown
 
 EVIDENCE_MAX = 100
+LONGEST = 100  # characters of what a hand-made row holds, in a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,27 @@ class Fresh:
     seen: Seen
     replaces: tuple[int, ...] = ()
     fresh: bool = False
+
+
+def without_effect(kind: str, value: str) -> str | None:
+    """One line where no message can ever be found under such a listing: a row made by hand, in SQL.
+
+    None where there is nothing wrong with it.
+    """
+    wanted = ""
+    if kind in ("prefix", "promoted"):
+        if not client_address.is_listed_network(value):
+            wanted = "a network as gatepost writes it (192.0.2.0/24, 2001:db8::/64)"
+    elif kind in ("dkim", "promoted-dkim", "sender", "author"):
+        domain = value.rpartition("@")[2] if "@" in value or "dkim" in kind else value.lower()
+        if not domain or domain != domain.lower():
+            wanted = "its domain in lower case"
+    else:
+        wanted = "prefix, dkim, sender or author as its kind"
+    if not wanted:
+        return None
+    named = f"{shown(kind[:LONGEST])} '{shown(value[:LONGEST])}'"
+    return f"listing {named}: without effect, it was not made by gatepost; want {wanted}"
 
 
 def trap_keys(row: Fresh) -> list[str]:

@@ -11,11 +11,12 @@ listed".
 import secrets
 from array import array
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from gatepost_policy.listings import without_effect
 from gatepost_policy.lookup.snapshot import LISTED_HEAD, MAGIC_LISTED, Hash
 from gatepost_policy.store.sqltext import chunks, execute
 from gatepost_policy.store.tables import Listing, ListingChange
@@ -46,6 +47,7 @@ class State:
     v6_bits: set[int]
     by_sender: bool
     by_author: bool
+    left_out: list[str] = field(default_factory=list)  # listings that cannot be, and why
 
     def meta(self) -> dict[str, Any]:
         """What the small file (the head) says of it, for JSON."""
@@ -59,13 +61,21 @@ class State:
             "by_author": self.by_author,
         }
 
-    def sees(self, kind: str, value: str) -> None:
-        """Note what a reader has to look for: this prefix length, senders, or authors."""
+    def takes(self, kind: str, value: str) -> bool:
+        """Note what a reader has to look for: this prefix length, senders, or authors.
+
+        False for a row that was made by hand and that nobody can be looked up under: it is named,
+        and the others are published.
+        """
+        if (why := without_effect(kind, value)) is not None:
+            self.left_out.append(why)
+            return False
         if kind in ("prefix", "promoted"):
             bits = int(value.rpartition("/")[2])
             (self.v6_bits if ":" in value else self.v4_bits).add(bits)
         self.by_sender = self.by_sender or kind == "sender"
         self.by_author = self.by_author or kind == "author"
+        return True
 
 
 def newest_change(connection: Connection) -> int:
@@ -91,10 +101,11 @@ def whole(connection: Connection, hashed: Hash, now: float) -> tuple[State, "lis
     keys = [array("Q") for _ in range(256)]
     ends = [array("d") for _ in range(256)]
     for kind, value, until in rows:
+        if not state.takes(kind, value):
+            continue
         number = hashed(f"{kind}\0{value}")
         keys[number >> 56].append(number)
         ends[number >> 56].append(until)
-        state.sees(kind, value)
     numbers, untils = array("Q"), array("d")
     for mine, until_of in zip(keys, ends, strict=True):
         order = sorted(range(len(mine)), key=mine.__getitem__)
@@ -134,8 +145,8 @@ def step(connection: Connection, state: State, hashed: Hash, now: float) -> bool
                 f" AND forgiven IS NULL AND value IN ({', '.join('?' * len(part))}) GROUP BY value"
             )
             for value, until in execute(connection, sql, (kind, now, *part)):
-                fresh[hashed(f"{kind}\0{value}")] = float(until)
-                state.sees(kind, value)
+                if state.takes(kind, value):
+                    fresh[hashed(f"{kind}\0{value}")] = float(until)
     state.mark = newest
     if fresh:
         both = dict(zip(state.numbers, state.ends, strict=True)) | fresh

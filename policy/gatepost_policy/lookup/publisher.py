@@ -53,10 +53,11 @@ _written: dict[Path, dict[str, "_Look"]] = {}
 
 def publish(
     connection: "Connection", state_dir: Path, settings: "Settings", now: float | None = None
-) -> None:
+) -> list[str]:
     """Write what the store knows, for all processes of this host. One publisher at a time.
 
-    Listings that have ended at `now` (Unix seconds; None: the clock) are left out.
+    Listings that have ended at `now` (Unix seconds; None: the clock) are left out. Returns a line
+    for each of the others that was read and is left out as well, because nobody can be listed so.
 
     Raises OSError where the files cannot be written, and what the database raises.
     """
@@ -133,6 +134,7 @@ def publish(
     _written[state_dir] = _look(state_dir, [NOW_FILE, TICK_FILE, *named.values()])
     if made or not known_good:
         _tidy(state_dir, set(named.values()))
+    return state.left_out
 
 
 _Look = tuple[int, int, int] | None  # inode, size and time of change; None: it is not there

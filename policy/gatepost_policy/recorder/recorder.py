@@ -15,15 +15,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from gatepost_policy import config, journal, lookup, retention, store, traps
-from gatepost_policy.config import own_names
 from gatepost_policy.ingest import trap_marks, waiting_hits
 from gatepost_policy.recorder import host_name
+from gatepost_policy.recorder.finding_own import FindingOwn
 from gatepost_policy.recorder.intake import Intake, Log
 from gatepost_policy.store import Files, Inode, StoreError, journal_mark
-from gatepost_policy.system import mta_tables
 from gatepost_policy.system.readable import readable
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ MANY, LOOK_MANY_S = 50, 0.5
 GATHER_S = 0.03
 BACKOFF_MAX_S = 5.0
 COMPLAIN_S = 60.0
-OWN_S = 600.0
-OWN_WAIT_S = 0.05
 
 
 class Recorder:
@@ -57,6 +54,7 @@ class Recorder:
         self._host = ""
         self._opened = False
         self._taken_away = False
+        self._left_out: set[str] = set()  # listings without effect, each said once
         self._files: Files | None = None  # of the store that was opened, where it is SQLite
         self._lost_log: Inode | None = None  # a -wal that was removed and may hold commits
         self._revision: tuple[tuple[str, int], ...] | None = None
@@ -64,10 +62,7 @@ class Recorder:
         self._purge_at = 0.0
         self._took = 0  # records in the last batch
         self._traps: tuple[tuple[str, int], ...] | None = None
-        self._own_at = 0.0  # monotonic: when the MTA is asked again which domains are ours
-        self._asking: threading.Thread | None = None
-        self._found = mta_tables.Tables()
-        self._of_traps: set[str] = set()
+        self._own = FindingOwn(self.state)
         self._purger: retention.Purger | None = None
         self._purge_to = self._purge_from = 0.0
         self._pace = retention.Pace(self._log)
@@ -106,7 +101,9 @@ class Recorder:
         took = self._took = self.ingest_once()
         try:
             self._publish()
-        except OSError as error:  # records are still ingested
+        except StoreError:
+            raise
+        except Exception as error:  # whatever it is: records are still ingested
             self._complain(error, "what the services know of traps and listings stays as it was")
         if took:
             return self._taking().more
@@ -241,8 +238,8 @@ class Recorder:
             ).all()
             revision = tuple((str(topic), int(number)) for topic, number in rows)
             of_traps = tuple(row for row in revision if row[0] == "traps")
-            if of_traps != self._traps or time.monotonic() >= self._own_at:
-                self._find_own(connection)
+            if of_traps != self._traps or self._own.due:
+                self._own.find(traps.domains_by_hand(connection))
                 self._traps = of_traps
             if (name := lookup.touched(self.state)) is not None:
                 text = "was changed or removed by somebody else; it is written again"
@@ -250,35 +247,12 @@ class Recorder:
                 self._revision = None
                 lookup.anew(self.state)
             if revision != self._revision or self._taking().changed:
-                lookup.publish(connection, self.state, self.settings)
+                found = lookup.publish(connection, self.state, self.settings)
+                for line in dict.fromkeys(found):
+                    if line not in self._left_out:
+                        self._log("error", f"recorder: {line}")
+                self._left_out.update(found)
                 self._revision, self._taking().changed = revision, False
-
-    def _find_own(self, connection: Connection) -> None:
-        """Write which domains and networks are ours: from traps made by hand, and from the MTA.
-
-        The MTA is asked by a program that may take long: in a thread that writes the answer when it
-        comes.
-        """
-        now = time.monotonic()
-        if now >= self._own_at:
-            self._own_at = now + OWN_S
-            if self._asking is None or not self._asking.is_alive():
-                self._asking = threading.Thread(target=self._ask, name="own", daemon=True)
-                self._asking.start()
-                # The addresses of this host are there within a millisecond; the MTA's answer may
-                # come later.
-                self._asking.join(OWN_WAIT_S)
-        self._of_traps = traps.domains_by_hand(connection)
-        self._tell_own()
-
-    def _ask(self) -> None:
-        self._found = mta_tables.read()
-        self._tell_own()
-
-    def _tell_own(self) -> None:
-        own = own_names.made(self._found.domains | self._of_traps, self._found.networks)
-        with suppress(OSError):
-            own_names.write(self.state, own)
 
     # Waiting and complaining
 

@@ -5,11 +5,12 @@ counted as in its own sender report, so that the figures agree.
 """
 
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 from sqlalchemy import Connection, select
 
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.mail import client_address
 from gatepost_policy.mail.address import within_any
 from gatepost_policy.mail.facts import IdentityKind, client_prefix
 from gatepost_policy.report import clients, count, dual_stack, patterns
@@ -116,7 +117,10 @@ def _count(
 ) -> Sender | None:
     """One candidate's line of the overview; None where no selected message of it hit a trap."""
     if kind == IdentityKind.PREFIX:
-        mine = replace(selection, host=ip_network(value))
+        network = client_address.listed_network(value)
+        if network is None:
+            return None  # a row that was made by hand
+        mine = replace(selection, host=network)
     else:
         mine = replace(selection, sender=value)
     counted = count.count(connection, mine)

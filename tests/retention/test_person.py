@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, Float, select
+from sqlalchemy import Connection, Engine, Float, select
 
 import sums
 from fix_store import AT, count, journal_of, message, signature
 from gatepost_policy import config, journal, listings, lookup, recorder, retention, store, traps
 from gatepost_policy.config.settings import Settings, Trap
+from gatepost_policy.ingest import rows
+from gatepost_policy.retention import erased_times, person_texts
 from gatepost_policy.retention import person as personal
 from gatepost_policy.store import revision, sqltext
 from gatepost_policy.store.schema import Base
@@ -292,3 +294,68 @@ def test_older_copies_are_named(settings: Settings, engine: Engine) -> None:
 def test_what_is_no_address_is_refused(settings: Settings, engine: Engine) -> None:
     with pytest.raises(ValueError, match="want a mail address"):
         personal.erase(engine, settings, "example.org", AT)
+
+
+def test_erase_is_done_in_steps(
+    any_settings: Settings, any_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others write between two steps; each step says how far it is."""
+    recorder.record_batch(any_engine, told(), any_settings)
+    recorder.record_batch(
+        any_engine,
+        [message(n, sender=f"list+anna=sender.example@l{n}.example") for n in range(10, 17)],
+        any_settings,
+    )
+    monkeypatch.setattr(person_texts, "STEP", 2)
+    monkeypatch.setattr(person_texts, "TELL_S", 0.0)
+    monkeypatch.setattr(personal, "STEP", 2)
+    said: list[str] = []
+
+    def write(text: str) -> None:
+        said.append(text)
+        with store.writing(any_engine) as connection:
+            revision.bump(connection, "others")
+
+    done = personal.erase(any_engine, any_settings, ANNA, AT, write)
+    assert (done.sent, done.received) == (9, 3)
+    assert "looked through 12 messages" in said
+    assert said[-7:] == [
+        "erased 2 of 9 sent messages", "erased 4 of 9 sent messages", "erased 6 of 9 sent messages",
+        "erased 8 of 9 sent messages", "erased 9 of 9 sent messages",
+        "erased 2 of 3 recipients", "erased 3 of 3 recipients",
+    ]  # fmt: skip
+    sums.check(any_engine, spans=True)
+    again = personal.export(any_engine, any_settings, ANNA)
+    assert not any(again[name] for name in ("sent", "received", "named", "identities"))
+
+
+def test_erase_does_not_read_the_mail_of_all_others(
+    any_settings: Settings, any_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A domain that wrote little: its first and last mail of the day is found by its name."""
+    monkeypatch.setattr(erased_times, "LOOK", 5)
+    monkeypatch.setattr(erased_times, "LOOK_MAX", 10)
+    day = AT // 86_400 * 86_400 + 86_400
+    others = [
+        message(n, at=day + n, client="2001:db8::1", author=None) for n in range(1_000, 1_200)
+    ]
+    hers = [
+        message(n, at=day + at, sender=f"{who}@mail.rare.example", author=None,
+                signatures=(signature("rare.example"),))
+        for n, (at, who) in enumerate(
+            ((10, "anna"), (1_050.5, "bob"), (1_100.5, "anna"), (1_150.5, "carl"), (5_000, "anna"))
+        )
+    ]  # fmt: skip
+    recorder.record_batch(any_engine, [*others, *hers], any_settings)
+    loaded: list[int] = []
+    load = rows.load
+
+    def counted(connection: Connection, ids: list[int]) -> dict[int, rows.Row]:
+        loaded.extend(ids)
+        return load(connection, ids)
+
+    monkeypatch.setattr(rows, "load", counted)
+    assert personal.erase(any_engine, any_settings, "anna@mail.rare.example", AT).sent == 3
+    monkeypatch.setattr(rows, "load", load)
+    sums.check(any_engine, spans=True)
+    assert len(loaded) < 80, len(loaded)

@@ -36,7 +36,7 @@ def export(app: App, address: str, output: Path | None) -> None:
     with app.opened() as engine:
         _ingest(app)
         try:
-            found = person.export(engine, app.settings, address)
+            found = person.export(engine, app.settings, address, _progress)
         except ValueError as error:
             raise Failure(str(error), USAGE) from None
     text = json.dumps(found, indent=2) + "\n"
@@ -75,9 +75,9 @@ def erase(app: App, address: str, yes: bool, dry_run: bool, form: str) -> None:
         _ingest(app)
         try:
             if dry_run:
-                told = person.would_erase(engine, app.settings, address)
+                told = person.would_erase(engine, app.settings, address, _progress)
             else:
-                told = person.erase(engine, app.settings, address, time.time())
+                told = person.erase(engine, app.settings, address, time.time(), _progress)
         except ValueError as error:
             raise Failure(str(error), USAGE) from None
     done: dict[str, Any] = told.json()
@@ -96,6 +96,10 @@ def erase(app: App, address: str, yes: bool, dry_run: bool, form: str) -> None:
         note(f"milterctl: {shown(copy)}: an older copy of the store, not changed: remove it")
     if not dry_run:
         note("milterctl: backups and your own log files were not changed")
+
+
+def _progress(text: str) -> None:
+    note(f"milterctl: {text}")
 
 
 def _ingest(app: App) -> None:

@@ -19,6 +19,9 @@ from gatepost_policy.store import sqltext
 
 # Messages loaded at once: the first or last one of a sum is mostly among the first few.
 LOOK = 100
+# So many of a day's are looked at; then those of the domain alone. Of a rare domain there may be
+# none left that day, and others wait for the lock meanwhile.
+LOOK_MAX = 300
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -88,24 +91,51 @@ def _nearest(
     connection: Connection, day: int, family: str, wanted: set[DayKey], *, newest: bool
 ) -> dict[DayKey, float]:
     """The time of the first (or newest) message of that day in each of these sums."""
+    order = "DESC" if newest else "ASC"
+    span = (float(day * deltas.DAY), float((day + 1) * deltas.DAY))
     sql = (
-        "SELECT id FROM message WHERE at >= ? AND at < ? AND family = ? ORDER BY at"
-        f" {'DESC' if newest else 'ASC'}, id"
+        "SELECT id FROM message WHERE at >= ? AND at < ? AND family = ?"
+        f" ORDER BY at {order}, id LIMIT ?"
     )
-    span = (float(day * deltas.DAY), float((day + 1) * deltas.DAY), family)
-    ids = sqltext.execute(connection, sql, span).scalars().all()
+    ids = sqltext.execute(connection, sql, (*span, family, LOOK_MAX)).scalars().all()
     found: dict[DayKey, float] = {}
+    _look(connection, ids, day, wanted, found)
+    # `org.example.` is a d=, `org.example.@local` an address (`store.tables.MessageDomain`).
+    where = "at >= ? AND at < ?"
+    sql = (
+        f"SELECT message_id, at FROM message_domain WHERE reversed = ? AND {where}"
+        " UNION SELECT message_id, at FROM message_domain"
+        f" WHERE reversed >= ? AND reversed < ? AND {where} ORDER BY at {order}, message_id"
+    )
+    for name in sorted(
+        {key[0] for key in wanted if key not in found} if len(ids) == LOOK_MAX else ()
+    ):
+        values = (name, *span, f"{name}@", f"{name}A", *span)
+        mine = {key for key in wanted if key[0] == name}
+        _look(
+            connection, sqltext.execute(connection, sql, values).scalars().all(), day, mine, found
+        )
+    return found
+
+
+def _look(
+    connection: Connection,
+    ids: Sequence[int],
+    day: int,
+    wanted: set[DayKey],
+    found: dict[DayKey, float],
+) -> None:
+    """Note in `found` the time of the first of these messages that is in each of these sums."""
     for part in sqltext.chunks(ids, LOOK):
+        if all(key in found for key in wanted):
+            return
         loaded = rows.load(connection, part)
         for number in part:
             row = loaded[number]
             for name, shared in row.keys()[1]:
-                key = (name, day, family, shared)
+                key = (name, day, row.message.family, shared)
                 if key in wanted:
                     found.setdefault(key, row.at)
-        if len(found) == len(wanted):
-            break
-    return found
 
 
 def _to_the_day(

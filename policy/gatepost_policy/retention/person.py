@@ -14,8 +14,9 @@ operator's configuration: one that is this address is reported, not removed.
 """
 
 import glob
-import json
 import os
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,13 @@ from sqlalchemy import Boolean, Connection, Engine, Float
 
 from gatepost_policy import config, ingest, store
 from gatepost_policy.ingest import rows, waiting_hits
-from gatepost_policy.mail import address, index_key
-from gatepost_policy.retention import erased_times, person_files, person_texts, purger
+from gatepost_policy.retention import (
+    erased_times,
+    person_files,
+    person_rows,
+    person_texts,
+    purger,
+)
 from gatepost_policy.retention.person_key import ERASED, Person
 from gatepost_policy.store import revision, sqltext
 from gatepost_policy.store.sqltext import chunks
@@ -35,7 +41,10 @@ if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
 BATCH = 500
-ACTS = "SELECT * FROM act ORDER BY id"  # few: each was done by hand
+# Messages or recipients that are changed in one transaction, and for how long at most nothing is
+# done after it: the recorder waits for the lock meanwhile, and would not get it between two.
+STEP = 20
+PAUSE_MAX_S = 0.5
 
 
 @dataclass(slots=True)
@@ -58,32 +67,42 @@ class Erased:
         return asdict(self)
 
 
-def export(engine: Engine, settings: "Settings", text: str) -> dict[str, Any]:
+Told = Callable[[str], None]  # takes a line about the progress
+
+
+def _silent(text: str) -> None:
+    del text
+
+
+def export(engine: Engine, settings: "Settings", text: str, told: Told = _silent) -> dict[str, Any]:
     """Everything about `text`, for JSON. Raises StoreError, ValueError, OSError."""
     person = Person.of(text)
+    carrying = person_texts.search(engine, person.wanted, person_texts.Progress(told))
     out: dict[str, Any] = {"address": text, "sent": [], "received": [], "named": []}
     with store.reading(engine) as connection:
-        sent, received = _sent(connection, person), _received(connection, person)
-        carrying = person_texts.messages(connection, person.wanted)
-        places = [number for number, _ in person_texts.recipients(connection, person.wanted)]
+        sent, received = (
+            person_rows.sent(connection, person),
+            person_rows.received(connection, person),
+        )
+        places = [number for number, _ in carrying.recipients]
         named = {*carrying.named, *carrying.message_ids, *places} - {*sent, *received}
         for name, ids in (("sent", sent), ("received", received), ("named", sorted(named))):
             for part in chunks(ids, BATCH):
                 for row in rows.load(connection, part).values():
                     out[name].append(_message(row, person, sent=name == "sent"))
-        out["identities"] = _identities(connection, person)
-        out["listings"] = _rows(
+        out["identities"] = person_rows.identities(connection, person)
+        out["listings"] = person_rows.rows_of(
             connection,
             "SELECT * FROM listing WHERE kind IN ('sender', 'author') ORDER BY id",
             person,
             "value",
         )
-        out["trap"] = _rows(
+        out["trap"] = person_rows.rows_of(
             connection, "SELECT * FROM trap WHERE key = ? AND removed IS NULL", None, "", person.key
         )
-        out["acts"] = _rows(connection, ACTS, person, "value")
-        out["notices"] = _notices(connection, person)
-        out["guesses"] = _tried(connection, person)
+        out["acts"] = person_rows.rows_of(connection, person_rows.ACTS, person, "value")
+        out["notices"] = person_rows.notices(connection, person)
+        out["guesses"] = person_rows.tried(connection, person)
     for name, table in (
         ("identities", "identity"), ("listings", "listing"), ("trap", "trap"), ("acts", "act"),
         ("notices", "notice"), ("guesses", "mined"),
@@ -108,25 +127,25 @@ def _readable(table: str, row: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def would_erase(engine: Engine, settings: "Settings", text: str) -> Erased:
+def would_erase(engine: Engine, settings: "Settings", text: str, told: Told = _silent) -> Erased:
     """What `erase` would remove; changes nothing. The journal is not read, so `journal` stays 0.
 
     Raises StoreError, ValueError, OSError.
     """
     person = Person.of(text)
+    carrying = person_texts.search(engine, person.wanted, person_texts.Progress(told))
     with store.reading(engine) as connection:
-        own = {*_sent(connection, person)}
-        own.update(person_texts.messages(connection, person.wanted).named)
-        received = {*_places(connection, person)}
+        own = {*person_rows.sent(connection, person), *carrying.named}
+        received = {*person_rows.places(connection, person), *carrying.recipients}
         sql = "SELECT * FROM listing WHERE kind IN ('sender', 'author')"
         done = Erased(
             sent=len(own),
             # Mail to oneself is already in `sent`.
             received=sum(number not in own for number, _ in received),
-            identities=len(_identities(connection, person)),
-            listings=len(_rows(connection, sql, person, "value")),
-            guesses=len(_tried(connection, person)),
-            is_trap=_is_trap(connection, person),
+            identities=len(person_rows.identities(connection, person)),
+            listings=len(person_rows.rows_of(connection, sql, person, "value")),
+            guesses=len(person_rows.tried(connection, person)),
+            is_trap=person_rows.is_trap(connection, person),
             copies=_copies(settings),
         )
     files = _files(settings, person)
@@ -134,51 +153,69 @@ def would_erase(engine: Engine, settings: "Settings", text: str) -> Erased:
     return done
 
 
-def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased:
+def erase(
+    engine: Engine, settings: "Settings", text: str, now: float, told: Told = _silent
+) -> Erased:
     """Erase the person with the address `text`; the journal must have been ingested before.
 
-    Works in bounded transactions. `now` is in Unix seconds. Raises StoreError, ValueError, OSError.
+    Works in short transactions, with pauses. `now` is in Unix seconds. `told` gets a line about the
+    progress now and then. Raises StoreError, ValueError, OSError.
     """
     person = Person.of(text)
     done = Erased()
+    progress = person_texts.Progress(told)
+    carrying = person_texts.search(engine, person.wanted, progress)
     with store.reading(engine) as connection:
-        carrying = person_texts.messages(connection, person.wanted)
-        sent = sorted({*_sent(connection, person), *carrying.named})
-        places = _places(connection, person)
-    for part in chunks(sent, BATCH):
-        with _wiping(engine) as connection:
-            ingest.fold(connection, settings, whole=True)
-            kept = _keys_of(connection, part)
-            gone = list(rows.load(connection, part).values())
-            done.sent += purger.to_counts(connection, part, now)
-            erased_times.forget(connection, gone)
-            sqltext.many(connection, sqltext.insert("message_key"), kept)
-    for part in chunks(places, BATCH):
-        with _wiping(engine) as connection:
-            done.received += _nobody(connection, person, part)
-    for part in chunks(carrying.message_ids, BATCH):
-        with _wiping(engine) as connection:
-            sql = "UPDATE message SET message_id = NULL WHERE id = ?"
-            sqltext.many(connection, sql, [(number,) for number in part])
+        sent = sorted({*person_rows.sent(connection, person), *carrying.named})
+        places = sorted({*person_rows.places(connection, person), *carrying.recipients})
+
+    def to_number(connection: Connection, part: list[int]) -> None:
+        ingest.fold(connection, settings, whole=True)
+        kept = _keys_of(connection, part)
+        gone = list(rows.load(connection, part).values())
+        done.sent += purger.to_counts(connection, part, now)
+        erased_times.forget(connection, gone)
+        sqltext.many(connection, sqltext.insert("message_key"), kept)
+
+    def to_nobody(connection: Connection, part: list[tuple[int, int]]) -> None:
+        done.received += _nobody(connection, person, part)
+
+    def without_id(connection: Connection, part: list[int]) -> None:
+        sql = "UPDATE message SET message_id = NULL WHERE id = ?"
+        sqltext.many(connection, sql, [(number,) for number in part])
+
+    _in_steps(engine, sent, to_number, progress, "sent messages")
+    _in_steps(engine, places, to_nobody, progress, "recipients")
+    _in_steps(engine, carrying.message_ids, without_id, progress, "Message-IDs")
+    # These read whole tables: not while nobody else can write.
+    with store.reading(engine) as connection:
+        senders = person_texts.senders(connection, person.wanted)
+        tried = person_texts.tried(connection, person.wanted)
+        notes = person_texts.notes(connection, person.wanted)
     with _wiping(engine) as connection:
         ingest.fold(connection, settings, whole=True)
-        known = _identities(connection, person)
+        known = person_rows.identities(connection, person, senders)
         done.identities = _delete(connection, "identity", known)
         sql = "SELECT * FROM listing WHERE kind IN ('sender', 'author')"
-        named = _rows(connection, sql, person, "value")
+        named = person_rows.rows_of(connection, sql, person, "value")
         done.listings = _delete(connection, "listing", named)
-        _delete(connection, "act", _rows(connection, ACTS, person, "value"))
-        _delete(connection, "notice", _notices(connection, person))
-        done.guesses = _delete(connection, "mined", _tried(connection, person))
-        person_texts.rewrite(connection, person.wanted)
+        _delete(
+            connection, "act", person_rows.rows_of(connection, person_rows.ACTS, person, "value")
+        )
+        _delete(connection, "notice", person_rows.notices(connection, person))
+        done.guesses = _delete(connection, "mined", person_rows.tried(connection, person, tried))
+        person_texts.rewrite(connection, person.wanted, notes)
         # Bump the revisions, so that each process loads a snapshot without this person.
-        if _delete(connection, "listing_change", _changes(connection, person)) or done.listings:
+        if (
+            _delete(connection, "listing_change", person_rows.changes(connection, person))
+            or done.listings
+        ):
             # The listings are read whole then: a change would name the person.
             revision.bump(connection, revision.ERASED)
             revision.bump(connection, "listings")
         if any(row["repeat"] for row in known):
             revision.bump(connection, "repeat")
-        done.is_trap = _is_trap(connection, person)
+        done.is_trap = person_rows.is_trap(connection, person)
     _checkpoint(engine)
     found = _files(settings, person)
     for path in [*found["captures"], *found["quarantine"]]:
@@ -191,6 +228,22 @@ def erase(engine: Engine, settings: "Settings", text: str, now: float) -> Erased
     return done
 
 
+def _in_steps(
+    engine: Engine,
+    items: Sequence[Any],
+    act: Callable[[Connection, list[Any]], None],
+    progress: person_texts.Progress,
+    what: str,
+) -> None:
+    """`act` on STEP of `items` in each transaction; after it others have as long a turn."""
+    for number, part in enumerate(chunks(items, STEP)):
+        begin = time.monotonic()
+        with _wiping(engine) as connection:
+            act(connection, part)
+        time.sleep(min(time.monotonic() - begin, PAUSE_MAX_S))
+        progress(f"erased {number * STEP + len(part)} of {len(items)} {what}")
+
+
 def _copies(settings: "Settings") -> list[str]:
     """Older copies of a SQLite store that `db restore` has left beside it."""
     path = config.database_path(settings)
@@ -198,18 +251,6 @@ def _copies(settings: "Settings") -> list[str]:
         return []
     real = Path(os.path.realpath(path))
     return sorted(map(str, real.parent.glob(f"{glob.escape(real.name)}.before-*")))
-
-
-def _is_trap(connection: Connection, person: Person) -> bool:
-    sql = "SELECT * FROM trap WHERE key = ? AND removed IS NULL"
-    return bool(_rows(connection, sql, None, "", person.key))
-
-
-def _places(connection: Connection, person: Person) -> list[tuple[int, int]]:
-    """(message_id, position) of the person as a recipient."""
-    sql = "SELECT message_id, position FROM recipient WHERE trap_key = ?"
-    own = {(int(m), int(p)) for m, p in sqltext.execute(connection, sql, (person.key,))}
-    return sorted(own | {*person_texts.recipients(connection, person.wanted)})
 
 
 def _nobody(connection: Connection, person: Person, places: list[tuple[int, int]]) -> int:
@@ -229,11 +270,6 @@ def _nobody(connection: Connection, person: Person, places: list[tuple[int, int]
     return count
 
 
-def _changes(connection: Connection, person: Person) -> list[dict[str, Any]]:
-    sql = "SELECT * FROM listing_change WHERE kind IN ('sender', 'author')"
-    return _rows(connection, sql, person, "value")
-
-
 def _files(settings: "Settings", person: Person) -> dict[str, list[Path]]:
     captured = settings.trap.capture
     return {
@@ -242,84 +278,6 @@ def _files(settings: "Settings", person: Person) -> dict[str, list[Path]]:
             person_files.quarantined(config.quarantine_dir(settings), person.pattern)
         ),
     }
-
-
-def _sent(connection: Connection, person: Person) -> list[int]:
-    """Ids of the messages that name the person as envelope sender or author."""
-    sql = "SELECT DISTINCT reversed FROM message_domain WHERE reversed >= ? AND reversed < ?"
-    spellings = [
-        str(key)
-        for (key,) in sqltext.execute(connection, sql, person.searched)
-        if _same_key(str(key), person)
-    ]
-    found: set[int] = set()
-    for key in spellings:
-        sql = "SELECT message_id FROM message_domain WHERE reversed = ?"
-        found.update(sqltext.execute(connection, sql, (key,)).scalars())
-    return sorted(found)
-
-
-def _same_key(key: str, person: Person) -> bool:
-    """True where a search key (`org.example.@local`) is this person's."""
-    back, _, local = key.partition("@")
-    domain = ".".join(reversed(back.rstrip(".").split(".")))
-    return index_key.fit(address.Address("", local, domain).trap_key) == person.key
-
-
-def _received(connection: Connection, person: Person) -> list[int]:
-    sql = "SELECT DISTINCT message_id FROM recipient WHERE trap_key = ? ORDER BY message_id"
-    return [int(n) for n in sqltext.execute(connection, sql, (person.key,)).scalars()]
-
-
-def _identities(connection: Connection, person: Person) -> list[dict[str, Any]]:
-    back = person.searched[0][:-1]
-    sql = "SELECT * FROM identity WHERE reversed = ? AND kind = 'sender'"
-    own = _rows(connection, sql, person, "value", back)
-    seen = {row["value"] for row in own}
-    carrying = person_texts.senders(connection, person.wanted)
-    return own + [row for row in carrying if row["value"] not in seen]
-
-
-def _tried(connection: Connection, person: Person) -> list[dict[str, Any]]:
-    """Rows of tries of the address, or of its local part as a login, without the hosts."""
-    local = person.key.rpartition("@")[0]
-    names = sorted({person.key, local, *person_texts.tried(connection, person.wanted)})
-    found: list[dict[str, Any]] = []
-    for part in chunks(names, BATCH):
-        sql = (
-            "SELECT address, kind, import_id, first_at, last_at, hits FROM mined"
-            f" WHERE address IN ({', '.join('?' * len(part))}) ORDER BY address, kind, import_id"
-        )
-        found += _rows(connection, sql, None, "", *part)
-    return found
-
-
-def _rows(
-    connection: Connection, sql: str, person: Person | None, column: str, *values: str
-) -> list[dict[str, Any]]:
-    """The rows of a query, those of `person` where one is given (by `column`)."""
-    return [
-        dict(row)
-        for row in sqltext.execute(connection, sql, values).mappings()
-        if person is None or person.is_in(row[column])
-    ]
-
-
-def _notices(connection: Connection, person: Person) -> list[dict[str, Any]]:
-    """The events that name the person: a trap that was hit, a listing in a digest."""
-    found = sqltext.execute(connection, "SELECT * FROM notice ORDER BY id").mappings()
-    return [
-        dict(row)
-        for row in found
-        if any(map(person.is_in, (row["who"], row["data"], *_names_in(json.loads(row["data"])))))
-    ]
-
-
-def _names_in(data: dict[str, Any]) -> list[str]:
-    """The addresses that an event names."""
-    tonight = data.get("tonight", {})
-    names = [*data.get("traps", ()), *(one["value"] for one in tonight.get("listings", ()))]
-    return names + [trap for one in tonight.get("senders", ()) for trap in one["traps"]]
 
 
 def _delete(connection: Connection, table: str, found: list[dict[str, Any]]) -> int:

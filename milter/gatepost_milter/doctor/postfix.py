@@ -13,9 +13,11 @@ from pathlib import Path
 from gatepost_milter.doctor import (
     postfix_around,
     postfix_lines,
+    postfix_macros,
     postfix_networks,
     postfix_own_received,
     postfix_policy,
+    postfix_reached,
     postfix_tables,
 )
 from gatepost_milter.doctor.finding import Finding, Live, master, place
@@ -25,8 +27,6 @@ from gatepost_policy.config.settings import Settings
 from gatepost_policy.system.socket_address import SocketAddress
 
 SAFE = ("tempfail", "reject", "shutdown")  # shutdown: 3.11, hangs up with a 421
-CONNECT_MACROS = ("j", "{daemon_name}", "v")
-RCPT_MACROS = ("{rcpt_host}", "{rcpt_mailer}")
 
 
 def check(config: PostfixConfig, settings: Settings) -> tuple[Finding, ...]:
@@ -107,6 +107,8 @@ class Checker:
             yield from self.reinjection(service)
         yield from self.local()
         yield from postfix_policy.check(self.live, inbound)
+        yield from postfix_reached.check(self.live, inbound)
+        yield from postfix_around.soft(self.live, inbound)
 
     def is_ours(self, item: str) -> bool:
         """True where an item of smtpd_milters is our socket."""
@@ -128,7 +130,7 @@ class Checker:
         value = full if inside else raw
         return postfix_lines.milters(value, postfix_lines.milter(self.ours, action), self.is_ours)
 
-    def action(self, item: Item, service: Service) -> str:
+    def action(self, item: Item, service: Service | None) -> str:
         """The default_action in force on this listener while our milter does not answer."""
         own = item.settings.get("default_action")
         return own or self.config.get("milter_default_action", service)
@@ -319,24 +321,7 @@ class Checker:
                 "fails and fields cannot be replaced",
                 edits,
             )  # fmt: skip
-        yield from self.macros(service, "milter_mail_macros", ("{auth_authen}",), "mail-macros",
-                               "who logged in")  # fmt: skip
-        yield from self.macros(service, "milter_rcpt_macros", RCPT_MACROS, "rcpt-macros",
-                               "which recipients Postfix refuses")  # fmt: skip
-        yield from self.macros(service, "milter_connect_macros", CONNECT_MACROS, "connect-macros",
-                               "who and which listener it talks to")  # fmt: skip
-
-    def macros(
-        self, service: Service, name: str, wanted: tuple[str, ...], code: str, what: str
-    ) -> Iterator[Finding]:
-        """One list of macros must have what we need."""
-        have = self.config.raw(name, service).replace(",", " ").split()
-        if missing := [m for m in wanted if m not in have and f"{{{m}}}" not in have]:
-            yield self.live.mend(
-                code, place(service, name), f"the milter is not told {what}: {' '.join(missing)}",
-                self.config.set(name, " ".join([*have, *missing]),
-                                self.live.where_set(service, name)),
-            )  # fmt: skip
+        yield from postfix_macros.check(self.live, service)
 
     def reinjection(self, service: Service) -> Iterator[Finding]:
         """Mail that a content filter hands back must not pass gatepost as if it had just come."""
@@ -362,14 +347,31 @@ class Checker:
         name, pickup = "non_smtpd_milters", self.config.service("pickup")
         used = self.config.get("cleanup_service_name", pickup) or "cleanup"
         cleanup = self.config.service(used) or self.config.service("cleanup")
-        if not any(self.is_ours(i.target) for i in self.milters(cleanup, name)):
-            target = self.live.where_set(cleanup, name) if cleanup is not None else None
+        milters = self.milters(cleanup, name)
+        target = self.live.where_set(cleanup, name) if cleanup is not None else None
+        once = self.config.set(name, self.with_ours(cleanup, "accept", name), target)
+        mine = next((n for n, i in enumerate(milters) if self.is_ours(i.target)), None)
+        if mine is None:
             yield self.live.mend(
                 "non-smtpd-milters", place(cleanup, name),
                 "mail from sendmail(1) leaves as programs wrote it, and submission.local is scrub",
-                self.config.set(name, self.with_ours(cleanup, "accept", name), target),
+                once,
             )  # fmt: skip
-        elif pickup is not None:
+            return
+        if mine:
+            yield self.live.mend(
+                "chain-order", place(cleanup, name),
+                f"{milters[0].target} comes before gatepost in {name}: it signs what then changes",
+                once,
+            )  # fmt: skip
+        action = self.action(milters[mine], cleanup)
+        if not mine and action not in ("accept", "tempfail"):
+            yield self.live.mend(
+                "local-action", place(cleanup, name),
+                f"while gatepost is down, mail from sendmail(1) is lost or held ({action!r})",
+                once,
+            )  # fmt: skip
+        if pickup is not None:
             yield from self.switched_off(pickup)
 
     def socket_findings(self) -> Iterator[Finding]:

@@ -149,25 +149,64 @@ def _seconds(value: str) -> int | None:
 
 
 def completion(live: Live) -> Iterator[Finding]:
-    """Nothing may be added to the header of inbound mail before the milter verifies it."""
-    if domain := live.config.get("remote_header_rewrite_domain"):
-        yield live.mend("header-completion", "main.cf",
-                        f"strangers' headers are completed with {domain} before gatepost "
-                        "verifies them", live.config.set("remote_header_rewrite_domain", ""),
-                        )  # fmt: skip
-    if live.config.yes("always_add_missing_headers"):
-        yield live.mend("header-completion", "main.cf",
-                        "missing headers are added to strangers' mail before gatepost verifies "
-                        "it", live.config.set("always_add_missing_headers", "no"))  # fmt: skip
-    words = [w.text for w in postfix_lines.words(live.config.get("local_header_rewrite_clients"))]
-    networks = live.config.get("mynetworks")
-    if any(w.startswith("static:") for w in words) or (
-        "permit_mynetworks" in words and re.search(r"(?:0\.0\.0\.0|\[?::\]?)/0", networks)
-    ):
-        yield live.mend("header-completion", "main.cf",
-                        "strangers' headers are rewritten before gatepost verifies them",
-                        live.config.set("local_header_rewrite_clients",
-                                        "permit_inet_interfaces"))  # fmt: skip
+    """Nothing may be added to the header of inbound mail before the milter verifies it. Each value
+    is asked of main.cf and of every service that has its own."""
+    domain, added, rewrites = (
+        "remote_header_rewrite_domain", "always_add_missing_headers", "local_header_rewrite_clients"
+    )  # fmt: skip
+    for service in _having(live, domain):
+        if value := live.config.get(domain, service):
+            yield live.mend("header-completion", place(service, domain),
+                            f"strangers' headers are completed with {value} before gatepost "
+                            "verifies them", live.config.set(domain, "", service),
+                            )  # fmt: skip
+    for service in _having(live, added):
+        if live.config.yes(added, service):
+            yield live.mend("header-completion", place(service, added),
+                            "missing headers are added to strangers' mail before gatepost verifies "
+                            "it", live.config.set(added, "no", service))  # fmt: skip
+    for service in _having(live, rewrites):
+        words = [w.text for w in postfix_lines.words(live.config.get(rewrites, service))]
+        networks = live.config.get("mynetworks", service)
+        if any(w.startswith("static:") for w in words) or (
+            "permit_mynetworks" in words and re.search(r"(?:0\.0\.0\.0|\[?::\]?)/0", networks)
+        ):
+            yield live.mend("header-completion", place(service, rewrites),
+                            "strangers' headers are rewritten before gatepost verifies them",
+                            live.config.set(rewrites, "permit_inet_interfaces", service),
+                            )  # fmt: skip
+    name = "message_drop_headers"
+    for service in _having(live, name):
+        words = live.config.get(name, service).replace(",", " ").split()
+        rest = [w for w in words if w.lower() != "received"]
+        if rest != words:
+            yield live.mend("drop-headers", place(service, name),
+                            "every Received is dropped before gatepost sees the mail: nobody finds "
+                            "a loop, and where mail came from is lost",
+                            live.config.set(name, ", ".join(rest), service))  # fmt: skip
+
+
+def _having(live: Live, name: str) -> tuple[Service | None, ...]:
+    """main.cf (None), and each service that may get strangers' mail and has a value of its own."""
+    names = live.settings.submission.daemon_names
+    return (None, *(
+        s for s in live.config.services
+        if name in s.overrides and s.command in ("smtpd", "cleanup")
+        and not live.config.is_submission(s, names)
+    ))  # fmt: skip
+
+
+def soft(live: Live, listeners: tuple[Service, ...]) -> Iterator[Finding]:
+    """soft_bounce turns every 5xx into a 4xx (postconf(5))."""
+    name = "soft_bounce"
+    for service in listeners:
+        if live.config.yes(name, service):
+            yield live.mend(
+                "soft-bounce", place(service, name),
+                "soft_bounce: mail that gatepost refuses for good is sent again for days, and each "
+                "time is another trap hit",
+                live.config.set(name, "no", live.where_set(service, name)),
+            )  # fmt: skip
 
 
 def foreign_submission(

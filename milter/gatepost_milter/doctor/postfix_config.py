@@ -146,14 +146,20 @@ class PostfixConfig:
     def is_reinjection(self, service: Service, daemon_names: tuple[str, ...] = ()) -> bool:
         """True for a listener where a content filter hands back mail that it got from Postfix.
 
-        It is known by an empty content_filter: else the mail would go to the filter again.
+        It is known by an empty content_filter: else the mail would go to the filter again. Where an
+        access table sends mail to the filter (FILTER), only loopback with XFORWARD tells.
         """
+        loopback = service.name.startswith(("127.", "localhost:", "[::1]:", "::1:"))
         return (
             service.type == "inet"
             and service.port not in ("smtp", "25")
             and not self.is_submission(service, daemon_names)
-            and service.overrides.get("content_filter", "-") == ""
-        )
+            and (
+                service.overrides.get("content_filter", "-") == ""
+                or (loopback and bool(self.get("smtpd_authorized_xforward_hosts", service))
+                    and "smtpd_authorized_xforward_hosts" in service.overrides)
+            )
+        )  # fmt: skip
 
     def submissions(self, daemon_names: tuple[str, ...] = ()) -> tuple[Service, ...]:
         """Listeners where only our own users submit mail."""
@@ -225,6 +231,16 @@ class PostfixConfig:
         if done.returncode > 1 or b"fatal" in done.stderr or b"error" in done.stderr:
             raise Unreadable(_last(done.stderr))
         return done.stdout.decode(errors="replace")
+
+    def answers(self, table: str, keys: tuple[str, ...]) -> tuple[str, ...]:
+        """What `table` answers for these keys, in order, without those it does not have (postmap
+        -q). Raises Unreadable where it cannot be asked."""
+        text = "".join(f"{key}\n" for key in keys)
+        done = _run([self.commands / "postmap", "-c", self.directory, "-q", "-", table], text)
+        if done.returncode > 1 or b"fatal" in done.stderr:
+            raise Unreadable(_last(done.stderr))
+        lines = done.stdout.decode(errors="replace").splitlines()
+        return tuple(line.partition("\t")[2] for line in lines)
 
 
 def items(value: str) -> tuple[Item, ...]:

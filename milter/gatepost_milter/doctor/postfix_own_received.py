@@ -5,6 +5,7 @@ The token table is tested with postmap on a field as smtpd writes it.
 
 from collections.abc import Iterator
 
+from gatepost_milter.doctor import postfix_lines
 from gatepost_milter.doctor.finding import Finding, Live, master
 from gatepost_milter.doctor.postfix_config import Service, Unreadable
 from gatepost_policy import scrub
@@ -56,6 +57,13 @@ def own_hop(live: Live, service: Service) -> Iterator[Finding]:
     if name != token:
         yield live.mend("token-name", where, "the listener does not call itself by the token",
                         live.config.set("mail_name", token, service))  # fmt: skip
+    name = "receive_override_options"
+    options = [w.text for w in postfix_lines.words(live.config.get(name, service))]
+    if "no_header_body_checks" in options:
+        rest = ",".join(w for w in options if w != "no_header_body_checks")
+        yield live.mend("token-table", where, "no header_checks are made for this listener, so the "
+                        "token's table is not asked and submissions get 451",
+                        live.config.set(name, rest, service))  # fmt: skip
     cleanup = live.config.service(live.config.get("cleanup_service_name", service))
     table = live.config.get("header_checks", cleanup) if cleanup else ""
     if cleanup is None or not table:

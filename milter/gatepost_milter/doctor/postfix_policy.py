@@ -13,6 +13,8 @@ STAGES = tuple(
 )
 # A policy service may be asked here too, but no single recipient can be refused here.
 LATE = ("smtpd_data_restrictions", "smtpd_end_of_data_restrictions")
+# With smtpd_delay_reject = no, no recipient is known at these (postconf(5)).
+EARLY = STAGES[:3]
 UNLISTED = ("reject_unlisted_recipient", "reject_unverified_recipient")
 
 
@@ -101,6 +103,8 @@ def _server(live: Live, service: Service) -> Iterator[Finding]:
 def _order(live: Live, service: Service) -> Iterator[Finding]:
     """The policy service must be asked before unknown users are refused."""
     asked = [n for n in STAGES if position(live, live.config.get(n, service)) is not None]
+    if live.config.get("smtpd_delay_reject", service).lower() == "no":
+        asked = [n for n in asked if n not in EARLY]  # `postfix_reached` has findings for these
     if not asked:
         return
     problem = (

@@ -28,7 +28,7 @@ MENDS = frozenset({
     "client-session", "chain-order", "leading-space", "mail-macros", "connect-macros",
     "second-pass", "non-smtpd-milters", "policy-default", "relay-refused", "token-name",
     "stranger-name", "macro-version", "proxy-missing", "proxy-login", "speed-adjust", "proxy-tcp",
-    "nested-checks",
+    "nested-checks", "end-macros", "policy-early",
 })  # fmt: skip
 ROUNDS = 100  # more than any configuration has findings; stops an endless loop (a bug)
 RECIPIENT = "smtpd_recipient_restrictions"

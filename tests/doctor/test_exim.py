@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +109,8 @@ BROKEN = (
            "acl = gatepost_scrub\n  # Exim"),
     Broken("a local program's forged results stay", "forged-results",
            "acl_not_smtp = gatepost_not_smtp\n", "acl_not_smtp = gatepost_scrub\n"),
+    Broken("a rewriting rule writes the login", "rewrite", "begin rewrite\n",
+           "begin rewrite\n*@local.test $authenticated_id@local.test F\n"),
     Broken("a DKIM ACL that accepts first", "stage-dkim", "acl_smtp_dkim = gatepost_dkim",
            "acl_smtp_dkim = acl_dkim"),
 )  # fmt: skip
@@ -171,8 +173,10 @@ def program(exim: EximInstance) -> Path:
     return path
 
 
-def codes(exim: EximInstance, policy: Path | int) -> set[str]:
+def codes(exim: EximInstance, policy: Path | int, asked: bool = False) -> set[str]:
+    """`asked`: Exim itself is asked too, which takes a second."""
     live = exim_config.read(exim.config, program(exim))
+    live = live if asked else replace(live, called=())
     return {f.code for f in exim_checks.check(live, settings(policy))}
 
 
@@ -183,7 +187,46 @@ def exim(policy: Path, exim_programs: mta_unpack.Programs) -> Iterator[EximInsta
 
 
 def test_nothing_to_say_about_a_right_one(exim: EximInstance, policy: Path) -> None:
-    assert codes(exim, policy) == set()
+    assert codes(exim, policy, asked=True) == set()
+    live = exim_config.read(exim.config, program(exim))
+    assert exim_checks.unchecked(live) == ()
+    assert exim_checks.unchecked(replace(live, called=("/nowhere/exim",))) != ()
+
+
+# Macros of conf/exim set anew, and what is said of them. What the text shows is said of the text;
+# the rest Exim tells, by its own expansions.
+ANEW: tuple[tuple[dict[str, str], set[str]], ...] = (
+    ({"GATEPOST_KEEP": ".*", "GATEPOST_DOWN": "550 closed", "GATEPOST_FORGED": "bool{false}",
+      "GATEPOST_MARKS": ""},
+     {"remove-header", "down-answer", "forged-results", "question"}),
+    ({"GATEPOST_KNOWN": ".*", "GATEPOST_DOWN": "451", "GATEPOST_FROM": "",
+      "GATEPOST_RELAYED": "bool{false}"},
+     {"unknown-fields", "down-answer", "question", "relayed"}),
+    ({"GATEPOST_INSIDE": "(?!)", "GATEPOST_DOWN": "DISCARD"}, {"unknown-fields", "down-answer"}),
+    ({"GATEPOST_SUBMISSION": "bool{true}"}, {"received-header", "question", "strangers-scrubbed"}),
+    ({"GATEPOST_FAMILIES": "X-|S"}, {"remove-header", "removes-more"}),
+    ({"GATEPOST_PROGRAM_TEXT": "Foo", "GATEPOST_SESSION": "id=$message_exim_id"},
+     {"unknown-fields", "question"}),
+    ({"GATEPOST_PROGRAM_ADDRESSES": "Foo"}, {"unknown-fields"}),
+    ({"GATEPOST_DOWN": "451 4.3.0 Try again later", "GATEPOST_AUTHSERV": "other.example"}, set()),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("macros, told", ANEW, ids=range(len(ANEW)))
+def test_macros_set_anew(
+    macros: dict[str, str], told: set[str], exim: EximInstance, policy: Path
+) -> None:
+    file = exim.root / "gatepost-main.conf"
+    before = text = file.read_text()
+    for name, value in macros.items():
+        line = re.compile(rf"^{name} = (?:.*\\\n)*.*\n", re.M)
+        assert len(line.findall(text)) == 1, name
+        text = line.sub(f"{name} = {value}\n".replace("\\", r"\\"), text)
+    try:
+        file.write_text(text)
+        assert codes(exim, policy, asked=True) == told
+    finally:
+        file.write_text(before)
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda b: b.name.replace(" ", "-"))
@@ -219,6 +262,28 @@ def test_odd_and_right(old: str, new: str, exim: EximInstance, policy: Path) -> 
     finally:
         for path, text in before.items():
             path.write_text(text)
+
+
+def test_a_system_filter(exim: EximInstance, policy: Path) -> None:
+    """What it adds about the client, what its advice makes of that, and that it was not read."""
+    before = exim.config.read_text()
+    told = exim.root / "filter"
+    telling = 'headers add "X-Who: $sender_host_address"'
+    try:
+        exim.config.write_text(f"system_filter = {told}\n{before}")
+        live = replace(exim_config.read(exim.config, program(exim)), called=())
+        assert f"system_filter = {told}" in exim_checks.unchecked(live)
+        for text, code in ((telling, "headers-add"), ('headers add "X-Seen: yes"', ""),
+                           ("headers remove received", "headers-remove")):  # fmt: skip
+            told.write_text(f"# Exim filter\nif not first_delivery then finish endif\n{text}\n")
+            assert codes(exim, policy) == {code} - {""}
+        told.write_text(f"# Exim filter\n{telling}\n")
+        (finding,) = exim_checks.check(live, settings(policy))
+        told.write_text(f"# Exim filter\n{finding.change}\n")
+        assert exim_checks.check(live, settings(policy)) == ()
+    finally:
+        exim.config.write_text(before)
+        told.unlink(missing_ok=True)
 
 
 def test_what_is_pasted_for_a_header_of_a_transport(exim: EximInstance, policy: Path) -> None:

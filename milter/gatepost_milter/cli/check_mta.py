@@ -59,7 +59,7 @@ def exim(app: App, exim_config: Path | None, program: Path | None, form: str) ->
         live = reader.read(exim_config, program)
     except Unreadable as error:
         raise Failure(str(error), USAGE) from None
-    _finish(exim_checks.check(live, settings), "Exim", form)
+    _finish(exim_checks.check(live, settings), "Exim", form, exim_checks.unchecked(live))
 
 
 def _finish(

@@ -10,7 +10,13 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from gatepost_milter.doctor import exim_added, exim_around, exim_order
+from gatepost_milter.doctor import (
+    exim_added,
+    exim_around,
+    exim_asked,
+    exim_order,
+    exim_question,
+)
 from gatepost_milter.doctor.exim_config import EximConfig, Statement
 from gatepost_milter.doctor.finding import Finding
 from gatepost_milter.doctor.sockets import may_connect, reachable
@@ -26,9 +32,20 @@ _SOCKET = re.compile(r"\$\{readsocket\{\s*((?:inet:|/)[^{},]+)")
 
 def check(config: EximConfig, settings: Settings) -> tuple[Finding, ...]:
     """Every finding; an empty tuple means that no fault was found."""
-    return (*_sockets(config, settings), *_stages(config), *_scrub(config, settings),
+    read = (*_sockets(config, settings), *_stages(config), *_scrub(config, settings),
             *exim_added.check(config), *exim_around.check(config, settings),
-            *_reachable(settings))  # fmt: skip
+            *exim_question.check(config))  # fmt: skip
+    # What the text says already, Exim need not say again: the text names the line.
+    known = {finding.code for finding in read}
+    asked = (f for f in exim_asked.check(config, settings) if f.code not in known)
+    return (*read, *asked, *_reachable(settings))
+
+
+def unchecked(config: EximConfig) -> tuple[str, ...]:
+    """What this run could not check, each in a few words."""
+    asked = exim_asked.asked(config)
+    silent = () if asked else ("what Exim makes of the scrub (exim -bem says nothing)",)
+    return (*silent, *exim_added.unread(config))
 
 
 def _spelling(address: SocketAddress) -> str:

@@ -1,7 +1,9 @@
 """What Exim's routers, transports and ACLs add to a message, or remove, after the scrub."""
 
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from gatepost_milter.doctor.exim_config import EximConfig
 from gatepost_milter.doctor.exim_order import written
@@ -14,6 +16,9 @@ _CLIENT = re.compile(
 # ${if def:authenticated_id{}{text}}: empty where the client has logged in.
 _IF_NOT = re.compile(r"\$\{if\b(.*?)\{\s*\}\s*\{")
 _IF_STRANGER = re.compile(r"\$\{if\s*!\s*def:authenticated_id\b")
+_ADDS = re.compile(r"\bheaders?\s+add\b")
+_TAKES_RECEIVED = re.compile(r"\bheaders?\s+remove\b.*\breceived\b", re.I)
+_ASKS_LOGIN = re.compile(r"\$\{?authenticated_id\}?\s+is\s+\"\"")
 _OPTION = re.compile(r"^\s*(headers_add|headers_remove)\s*=\s*(.*)$")
 _INSTANCE = re.compile(r"^\s*([A-Za-z0-9_]+):\s*$")
 _CONDITION = re.compile(r"^\s*condition\s*=.*authenticated_id")
@@ -21,6 +26,7 @@ _CONDITION = re.compile(r"^\s*condition\s*=.*authenticated_id")
 
 def check(config: EximConfig) -> Iterator[Finding]:
     """Every finding."""
+    yield from _filtered(config)
     for where, option, value, asked in _options(config.text):
         if option == "headers_add" and _CLIENT.search(value):
             if not (asked or _for_strangers(value)):
@@ -49,6 +55,47 @@ def check(config: EximConfig) -> Iterator[Finding]:
                     f"{written(statement)} tells of whoever handed the mail in, behind the scrub",
                     f"!authenticated = *, above: add_header = {added[0]}",
                 )  # fmt: skip
+
+
+def _filtered(config: EximConfig) -> Iterator[Finding]:
+    """The system filter sees each message before the routers do, and may add fields (Exim's filter
+    specification, "headers add"); rewriting rules may put any text into addresses."""
+    path = config.options.get("system_filter", "")
+    try:
+        text = Path(path).read_text(errors="replace") if path.startswith("/") else ""
+    except OSError:
+        text = ""  # `unread` says so
+    for line in text.splitlines():
+        plain = line.strip()
+        if _ADDS.search(plain) and _CLIENT.search(plain) and not _ASKS_LOGIN.search(plain):
+            yield Finding(
+                "headers-add", f"system_filter = {path}",
+                f"{plain[:120]} tells of whoever handed the mail in, behind the scrub",
+                f'if $authenticated_id is "" then {plain} endif',
+            )  # fmt: skip
+        elif _TAKES_RECEIVED.search(plain):
+            yield Finding(
+                "headers-remove", f"system_filter = {path}",
+                "every Received is taken away: nobody finds a loop, and where other people's mail "
+                "came from is lost",
+                f"sed -i '/{plain}/d' {path}",
+            )  # fmt: skip
+    parts = re.split(r"^begin rewrite\s*$", config.text, maxsplit=1, flags=re.M)
+    for line in (
+        re.split(r"^begin ", parts[1], maxsplit=1, flags=re.M)[0].splitlines() if parts[1:] else ()
+    ):
+        if _CLIENT.search(line):
+            yield Finding(
+                "rewrite", "begin rewrite",
+                f"{line.strip()[:120]} writes the client or the login into addresses, behind the "
+                "scrub", f"without this line: {line.strip()[:120]}",
+            )  # fmt: skip
+
+
+def unread(config: EximConfig) -> tuple[str, ...]:
+    """What of this could not be read, each in a few words."""
+    path = config.options.get("system_filter", "")
+    return (f"system_filter = {path}",) if path and not os.access(path, os.R_OK) else ()
 
 
 def _for_strangers(value: str) -> bool:

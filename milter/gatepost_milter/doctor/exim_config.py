@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gatepost_milter.doctor.postfix_config import Unreadable
@@ -52,11 +52,13 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class EximConfig:
-    """`options`: main options by name; `acls`: statements by ACL name; `text`: the whole output."""
+    """`options`: main options by name; `acls`: statements by ACL name; `text`: the whole output.
+    `called`: the program with the options that name its configuration; empty: it cannot be run."""
 
     options: dict[str, str]
     acls: dict[str, tuple[Statement, ...]]
     text: str
+    called: tuple[str | Path, ...] = ()
 
     def roots(self, option: str) -> tuple[str, ...]:
         """The ACLs that an option names: one, or all that its expansion may give."""
@@ -115,7 +117,7 @@ def read(file: Path | None = None, program: Path | None = None) -> EximConfig:
         raise Unreadable(
             f"{command[0]} -bP config: {lines[-1] if lines else 'no output'} (are you root?)"
         )
-    return parse(text)
+    return replace(parse(text), called=tuple(command))
 
 
 def _find() -> Path:

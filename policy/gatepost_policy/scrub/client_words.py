@@ -25,6 +25,11 @@ _V6 = re.compile(
     re.I,
 )
 _V4 = re.compile(rb"(?<![a-z0-9.])\d{1,3}(?:\.\d{1,3}){3}(?![a-z0-9]|\.\d)", re.I)
+# As host names have it: ip-192-168-1-20.lan.
+_JOINED = re.compile(
+    rb"(?<![0-9])(?<![0-9][-_])\d{1,3}([-_])\d{1,3}\1\d{1,3}\1\d{1,3}(?![0-9]|[-_.][0-9])"
+)
+_DOTS = bytes.maketrans(b"-_", b"..")
 ADDRESS = re.compile(_V6.pattern + b"|" + _V4.pattern, re.I)
 _PORT = re.compile(rb"(?<=.):\d{5}\Z")
 # RFC 1918 3, RFC 3927, RFC 4193, RFC 4291 2.5.6: addresses inside somebody's network; RFC 6598 7:
@@ -180,9 +185,22 @@ class ClientWords:
 
 def has_inside_address(value: bytes) -> bool:
     """True where `value` has an address of a private network, such as the client's own behind its
-    router, which the mail server never sees."""
-    found = (_address(match.group()) for pattern in (_V6, _V4) for match in pattern.finditer(value))
-    return any(address in network for address in found if address for network in _INSIDE)
+    router, which the mail server never sees; also encoded, and as a part of a host name."""
+    return any(_inside(text) for reading in readings(value) for text in _told(reading))
+
+
+def _told(value: bytes) -> Iterator[bytes]:
+    """Whatever in `value` may be an address."""
+    for pattern in (_V6, _V4):
+        for match in pattern.finditer(value):
+            yield match.group()
+    for match in _JOINED.finditer(value):
+        yield match.group().translate(_DOTS)
+
+
+def _inside(text: bytes) -> bool:
+    address = _address(text)
+    return address is not None and any(address in network for network in _INSIDE)
 
 
 def _whole(word: str, value: bytes) -> Iterator[tuple[int, int]]:

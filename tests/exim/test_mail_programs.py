@@ -6,6 +6,7 @@ body arrives octet for octet. The same mail without gatepost tells all of it.
 
 import re
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 
 import pytest
 
@@ -176,7 +177,11 @@ VALUES = (
     ("{helo}", True), ("<{upper}>", True), ("on {helo}:25", True), ("x\n\t{helo}", True),
     ("[{address}]", True), ("host={address};", True), ("{login}", True),
     ("user {login}, desk", True), ("{address}:52012", True), ("on_{helo}_", True),
-    ("{label}", True), ("alice.login", True),
+    ("{label}", True), ("alice.login", True), ("at {label}.fritz.box", True),
+    ("{label}.lan", True),
+    ("{reverse}.in-addr.arpa", True), ("{number}", True), ("0x{hexa}", True), ("{hexa}:25", True),
+    ("2002:{pairs}::1", True), ("{number}7", False), ("a{hexa}", False),
+    ("{label}.lan.example", False),
     ("{fanged}", True), ("ip{address}", True), ("{address}x", True), ("{hyphen}", True),
     ("{underscored}", True), ("{spaced}", True),
     ("on [192.168.178.33]:25", True), ("10.4.7.11", True), ("[IPv6:fd12:3456::7]", True),
@@ -204,7 +209,9 @@ def test_whole_words(running: EximInstance, name: str) -> None:
             label=fresh.helo.partition(".")[0], helo=fresh.helo, upper=fresh.helo.upper(),
             address=address, login=LOGIN, fanged=address.replace(".", "[.]"),
             hyphen=fresh.helo.replace("-", "\u2010"), underscored=fresh.helo.replace("-", "_"),
-            spaced=address.replace(".", " . "),
+            spaced=address.replace(".", " . "), number=int(IPv4Address(address)),
+            reverse=".".join(address.split(".")[::-1]), hexa=IPv4Address(address).packed.hex(),
+            pairs=IPv4Address(address).packed.hex(":", 2),
         )  # fmt: skip
         told += f"{name}-{number}: {text}\nSubject: {number}\n"
         goes.append(gone)

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from gatepost_milter.cli import main
-from gatepost_milter.doctor import privacy_probe
+from gatepost_milter.doctor import privacy_probe, privacy_ways
 from gatepost_milter.doctor.privacy_probe import ProbeError, Target
 from gatepost_policy.config.settings import Settings
 
-TARGET = Target("127.0.0.1", 0, "a@local.test", "b@local.test", tls="none", timeout=0.5)
+TARGET = Target("127.0.0.1", 0, "a@local.test", "b@local.test", tls="none", timeout=20)
+SHORT = replace(TARGET, timeout=0.5)  # where the server never comes to an end
 GREETING, EHLO = b"220 mx ESMTP\r\n", b"250-mx\r\n250 AUTH CRAM-MD5\r\n"
 
 
@@ -43,7 +44,7 @@ def server(*answers: bytes) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("answers, target, said", [
-    ((b"",), TARGET, "timed out"),
+    ((b"",), SHORT, "timed out"),
     ((GREETING,), TARGET, "Connection unexpectedly closed"),
     ((b"what do you want\r\n",), TARGET, "does --tls say"),
     ((b"\xff\xfe\x00\r\n",), TARGET, "does --tls say"),
@@ -101,7 +102,7 @@ def test_a_server_that_does_not_stop(
 ) -> None:
     """One that drips or floods takes as long as --timeout says, and no longer."""
     with talker(piece, pause, first) as port:
-        there = replace(TARGET, port=port, tls=tls)
+        there = replace(SHORT if said == "timed out" else TARGET, port=port, tls=tls)
         begun = time.monotonic()
         with pytest.raises(ProbeError) as error:
             privacy_probe.send(there, privacy_probe.make(there, Settings()))
@@ -120,3 +121,41 @@ def test_a_password_file_that_is_none(
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1 and str(path) in said
+
+
+HEADER = "From: <a@local.test>\nMIME-Version: 1.0\n"
+TELLING = "X-Originating-IP: [203.0.113.9]\n"
+
+
+@pytest.mark.parametrize("form", ["maildir", "mbox"])
+def test_what_is_taken_for_the_probe(form: str, tmp_path: Path) -> None:
+    """A bounce quotes the probe's header, and would look clean; of two copies the worse counts."""
+    probe = privacy_probe.make(TARGET, Settings())
+    subject = f"Subject: {probe.token}\n"
+    bounce = f"{HEADER}Subject: Undelivered Mail\n\nIts header:\n\n{TELLING}{subject}\n"
+    report = f"{HEADER}{subject}Content-Type: multipart/report; boundary=b\n\n--b--\n"
+    answer = f"Auto-Submitted: auto-replied\n{HEADER}{subject}\nI am away.\n"
+    wrapped = f"{HEADER}Subject: *SPAM* {probe.token}\n\n{TELLING}{subject}\n"
+    clean, leaking = f"{HEADER}{subject}\nx\n", f"{HEADER}{TELLING}{subject}\nx\n"
+    folder = tmp_path / form
+    if form == "maildir":
+        (folder / "new").mkdir(parents=True)
+
+    def come(*texts: str) -> None:
+        if form == "mbox":
+            folder.write_text("".join(f"From a@b Mon Nov  2 11:22:33 2026\n{t}\n" for t in texts))
+            return
+        for number, text in enumerate(texts):
+            (folder / "new" / str(number)).write_text(text)
+
+    leaks = privacy_ways.leaks({}, Settings())
+    look = privacy_ways.anywhere((folder, folder), probe)
+    for text in (bounce, report, answer, wrapped):
+        come(text)
+        with pytest.raises(ProbeError, match="came that has it inside"):
+            privacy_probe.wait(look, 0, leaks)
+    come(bounce, clean)
+    assert leaks(privacy_probe.wait(look, 0, leaks)) == 0
+    for texts in ((clean, leaking), (leaking, clean)):
+        come(*texts)
+        assert leaks(privacy_probe.wait(look, 0, leaks)) == 1

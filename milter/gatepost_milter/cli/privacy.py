@@ -190,7 +190,7 @@ def _record(app: App, clean: dict[str, bool]) -> None:
 def _one_way(app: App, form: str, target: "Target", options: dict[str, Any]) -> None:
     """Try the submission port alone."""
     from gatepost_milter.doctor import privacy_probe, privacy_ways
-    from gatepost_policy.scrub import audit as leaks
+    from gatepost_policy.scrub import audit
     from gatepost_policy.text.escape import shown
 
     mailbox, sink, settings = options["mailbox"], options["sink"], app.settings
@@ -202,16 +202,20 @@ def _one_way(app: App, form: str, target: "Target", options: dict[str, Any]) -> 
             user = target.recipient.partition("@")[0]
             paths = (mailbox,) if mailbox is not None else privacy_ways.mailboxes(user)
             address, port = privacy_probe.send(target, probe)
+            known = probe.known(target, address, port)
+            leaks = privacy_ways.leaks(known, settings)
             look = privacy_ways.anywhere(paths, probe)
-            data = privacy_probe.wait(look, options["timeout"])
+            data = privacy_probe.wait(look, options["timeout"], leaks)
         else:
             host, number = _sink(sink or "")
             with privacy_probe.sink(host, number, probe) as look:
                 address, port = privacy_probe.send(target, probe)
-                data = privacy_probe.wait(look, options["timeout"])
+                known = probe.known(target, address, port)
+                leaks = privacy_ways.leaks(known, settings)
+                data = privacy_probe.wait(look, options["timeout"], leaks)
     except privacy_probe.ProbeError as error:
         raise Failure(str(error), UNREACHABLE if error.unreachable else FINDINGS) from None
-    found = leaks.find(data, probe.known(target, address, port), settings.submission)
+    found = audit.find(data, known, settings.submission)
     reason = privacy_ways.reason(privacy_ways.SUBMISSION, probe, data, address, target, settings)
     if options["record"]:
         _record(app, {privacy_ways.SUBMISSION: not _leaks(found)})

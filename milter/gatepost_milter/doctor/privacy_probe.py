@@ -6,12 +6,13 @@ name of its own, so that everything that is not removed can be recognised. It is
 Raises `ProbeError` where no verdict is possible.
 """
 
+import re
 import secrets
 import smtplib
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -22,6 +23,7 @@ from gatepost_milter.doctor.smtp_within import Deadline, connect
 from gatepost_policy.config.settings import Settings
 
 POLL_SECONDS = 0.2
+SETTLE_SECONDS = 0.5  # after the first copy others are waited for
 
 
 class ProbeError(Exception):
@@ -182,23 +184,54 @@ def _text(text: bytes | str) -> str:
     return text.decode("utf-8", "replace") if isinstance(text, bytes) else text
 
 
-Look = Callable[[], bytes | None]
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What has come: each copy of the probe; `inside`: other mail that has the probe in it (a
+    bounce, an answer, a filter's report)."""
+
+    copies: tuple[bytes, ...] = ()
+    inside: int = 0
+
+    def joined(self, other: "Seen") -> "Seen":
+        """Both; the same file under two names counts once."""
+        copies = tuple(dict.fromkeys((*self.copies, *other.copies)))
+        return Seen(copies, self.inside + other.inside)
+
+
+Look = Callable[[], Seen]
+
+
+def sorted_out(messages: Iterable[bytes], probe: Probe) -> Seen:
+    """Which of these messages are the probe. A bounce quotes its header, and would look clean: so
+    the subject must be the message's own, and the message no answer (RFC 3834 5)."""
+    copies: list[bytes] = []
+    inside = 0
+    subject = re.compile(rb"(?mi)^Subject:[ \t]*" + probe.token.encode() + rb"[ \t\r]*$")
+    for data in messages:
+        header = re.split(rb"\r?\n\r?\n", data, maxsplit=1)[0]
+        if subject.search(header) and not _ANSWER.search(header):
+            copies.append(data)
+        elif probe.token.encode() in data:
+            inside += 1
+    return Seen(tuple(copies), inside)
+
+
+_ANSWER = re.compile(rb"(?mi)^(?:Auto-Submitted:[ \t]*auto-|Content-Type:[ \t]*multipart/report)")
 
 
 def in_mailbox(path: Path, probe: Probe) -> Look:
-    """A function that looks for the probe in a Maildir or an mbox file: its octets, or None."""
-    wanted = b"Subject: " + probe.token.encode()
+    """A function that looks for the probe in a Maildir or an mbox file."""
+    token = probe.token.encode()
 
-    def look() -> bytes | None:
+    def look() -> Seen:
+        found: list[bytes] = []
         for file in _files(path):
             try:
                 data = file.read_bytes()
             except FileNotFoundError:
                 continue  # a Maildir reader has just moved it
-            at = data.find(wanted)
-            if at >= 0:
-                return _around(data, at)
-        return None
+            found += dict.fromkeys(_around(data, m.start()) for m in re.finditer(token, data))
+        return sorted_out(found, probe)
 
     return look
 
@@ -223,16 +256,15 @@ def _around(data: bytes, at: int) -> bytes:
 
 @contextmanager
 def sink(host: str, port: int, probe: Probe) -> Iterator[Look]:
-    """An SMTP server that accepts all mail; yields a function that returns the probe once it has
-    come, else None. Raises ProbeError."""
+    """An SMTP server that accepts all mail; yields a function that looks for the probe in it.
+    Raises ProbeError."""
     from aiosmtpd.controller import Controller
 
     arrived: list[bytes] = []
 
     class Handler:
         async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
-            if probe.token.encode() in envelope.content:
-                arrived.append(envelope.content)
+            arrived.append(envelope.content)
             return "250 2.0.0 Ok"
 
     class Server(Controller):
@@ -246,19 +278,27 @@ def sink(host: str, port: int, probe: Probe) -> Iterator[Look]:
     except OSError as error:
         raise ProbeError(f"no sink on {host}:{port}: {error.strerror or error}") from error
     try:
-        yield lambda: arrived[0] if arrived else None
+        yield lambda: sorted_out(arrived, probe)
     finally:
         controller.stop()
 
 
-def wait(look: Look, timeout: float) -> bytes:
-    """The probe as it arrived. Raises ProbeError when it does not come in `timeout` seconds."""
+def wait(look: Look, timeout: float, leaks: Callable[[bytes], int]) -> bytes:
+    """The probe as it arrived; of several copies the one with the most `leaks`. Raises ProbeError
+    when none comes in `timeout` seconds."""
     end = time.monotonic() + timeout
     while True:
-        data = look()
-        if data is not None:
-            return data
+        seen = look()
+        if seen.copies:
+            # One copy may be clean and another not (an archive, a second recipient, a filter).
+            time.sleep(SETTLE_SECONDS)
+            return max((*seen.copies, *look().copies), key=leaks)
         if time.monotonic() > end:
+            if seen.inside:
+                raise ProbeError(
+                    "the probe did not arrive; other mail came that has it inside (a bounce, an "
+                    "automatic answer, a filter's report): read it, it says why"
+                )
             raise ProbeError(
                 f"the probe was accepted but did not arrive within {timeout:.0f} s: is the "
                 "recipient delivered to the mailbox or sink you named?"

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from gatepost_milter.doctor import privacy_probe
-from gatepost_milter.doctor.privacy_probe import Look, Probe, ProbeError, Target
+from gatepost_milter.doctor.privacy_probe import Look, Probe, ProbeError, Seen, Target
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail import address as addresses
 from gatepost_policy.mail.client_address import within
@@ -69,16 +69,23 @@ def anywhere(paths: tuple[Path, ...], probe: Probe) -> Look:
     """Looks for the probe in each of these mailboxes."""
     looks = [privacy_probe.in_mailbox(path, probe) for path in paths]
 
-    def look() -> bytes | None:
+    def look() -> Seen:
+        seen = Seen()
         for one in looks:
             try:
-                if (data := one()) is not None:
-                    return data
+                seen = seen.joined(one())
             except OSError:
                 continue  # no permission: another user's mailbox
-        return None
+        return seen
 
     return look
+
+
+def leaks(known: dict[str, str], settings: Settings) -> Callable[[bytes], int]:
+    """Counts the leaks of a message, with the texts that must not be in it."""
+    return lambda data: sum(
+        f.weight == "leak" for f in audit.find(data, known, settings.submission)
+    )
 
 
 def by_smtp(way: str, target: Target, settings: Settings, look: Callable[[Probe], Look]) -> Tried:
@@ -87,10 +94,11 @@ def by_smtp(way: str, target: Target, settings: Settings, look: Callable[[Probe]
     probe = privacy_probe.make(target, settings, received=way == SUBMISSION)
     try:
         address, port = privacy_probe.send(target, probe)
-        data = privacy_probe.wait(look(probe), target.timeout)
+        known = probe.known(target, address, port)
+        data = privacy_probe.wait(look(probe), target.timeout, leaks(known, settings))
     except ProbeError as error:
         return Tried(way, where, missed=str(error))
-    found = audit.find(data, probe.known(target, address, port), settings.submission)
+    found = audit.find(data, known, settings.submission)
     return Tried(way, where, found, reason=reason(way, probe, data, address, target, settings),
                  header=data.replace(b"\r\n", b"\n").partition(b"\n\n")[0])  # fmt: skip
 
@@ -110,12 +118,13 @@ def by_sendmail(
             [program, "-i", "-f", sender, recipient], input=probe.message.replace(b"\r\n", b"\n"),
             check=True, capture_output=True, timeout=timeout,
         )  # fmt: skip
-        data = privacy_probe.wait(look(probe), timeout)
+        known = probe.known(target, "127.0.0.1", 0)
+        data = privacy_probe.wait(look(probe), timeout, leaks(known, settings))
     except (OSError, subprocess.SubprocessError) as error:
         return Tried(SENDMAIL, program, missed=f"{program} does not take the probe: {error}")
     except ProbeError as error:
         return Tried(SENDMAIL, program, missed=str(error))
-    found = audit.find(data, probe.known(target, "127.0.0.1", 0), settings.submission)
+    found = audit.find(data, known, settings.submission)
     return Tried(SENDMAIL, program, found, reason=reason(SENDMAIL, probe, data, "", target,
                                                           settings),
                  header=data.replace(b"\r\n", b"\n").partition(b"\n\n")[0])  # fmt: skip

@@ -182,6 +182,7 @@ def restore(app: App, file: Path, yes: bool, verify: bool) -> None:
     """
     from gatepost_policy import recorder
     from gatepost_policy.recorder import backup as backups
+    from gatepost_policy.recorder import restoring
 
     try:
         if verify:
@@ -192,7 +193,7 @@ def restore(app: App, file: Path, yes: bool, verify: bool) -> None:
                 raise Failure("db restore: nobody can be asked here; to go on: --yes", USAGE)
             click.confirm("Replace the store by the backup?", abort=True, err=True)
         with _tidied(), working("restoring"):
-            done = backups.restore(app.settings, file)
+            done = restoring.restore(app.settings, file)
     except backups.BackupError as error:
         raise Failure(str(error)) from None
     print(f"restored: {done.contents}")

@@ -1,4 +1,6 @@
-"""A backup of a whole SQLite store in one file, made and restored while the services run.
+"""A backup of a whole SQLite store in one file, made while the services run.
+
+`restoring` puts it back.
 
 What is in it: the database (journal watermarks, traps, listings, history), the journal segments
 that were waiting, the quarantine, and `manifest.json` with a SHA-256 of each. It is a plain tar.
@@ -7,16 +9,11 @@ Why it is complete: the segments are linked first, and the database is copied af
 own online backup). So a record that was in the journal at the beginning is in the copy of the
 database, or in a linked segment after the watermark in that copy.
 
-How it is restored: everything is unpacked aside, checked and upgraded. Then the old database is
-locked, so that no commit is lost; the new one is renamed into its place, missing segments are put
-back, and the recorder notices it and goes on from the watermarks of the new database.
-
 Limits: SQLite only. A PostgreSQL server has its own tools (pg_dump, pg_basebackup).
 """
 
 import hashlib
 import io
-import itertools
 import json
 import os
 import shutil
@@ -25,13 +22,13 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from gatepost_policy import config, journal, lookup, store
-from gatepost_policy.store import StoreError, migrate
+from gatepost_policy import config, journal, store
+from gatepost_policy.store import migrate
 from gatepost_policy.text.escape import shown
 
 if TYPE_CHECKING:
@@ -42,7 +39,7 @@ MANIFEST = "manifest.json"
 DATABASE = "gatepost.sqlite"
 JOURNAL, QUARANTINE = "journal/", "quarantine/"
 PIECE = 1_048_576
-LOCK_S = 60.0
+PAGES = 2_000  # that are copied at once: 8 MiB
 
 
 class BackupError(Exception):
@@ -65,7 +62,7 @@ class Contents:
         )
 
 
-def _database(settings: "Settings") -> Path:
+def database(settings: "Settings") -> Path:
     path = config.database_path(settings)
     if path is None:
         raise BackupError(
@@ -80,18 +77,14 @@ def make(settings: "Settings", target: Path) -> Contents:
 
     What is there already is replaced only where it is an earlier backup, whole or cut short.
     """
-    path = _database(settings)
+    path = database(settings)
     target = Path(os.path.realpath(target))
     _may_replace(target)
     store.open_engine(settings, create=False).dispose()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gatepost-backup-") as aside:
         members = list(_linked(settings, Path(aside)))
         copy = Path(aside) / DATABASE
-        with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as source:
-            with closing(sqlite3.connect(copy)) as into:
-                source.backup(into, pages=2_000)
-                into.execute("PRAGMA journal_mode=DELETE")
-        _check(copy)
+        _copy(path, copy)
         made = Path(aside) / "backup.tar"
         handle = os.open(made, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "wb") as file:
@@ -101,6 +94,23 @@ def make(settings: "Settings", target: Path) -> Contents:
         contents = verify(made)
         os.replace(made, target)
         return contents
+
+
+def _copy(path: Path, copy: Path) -> None:
+    """The database at `path` as it is now, in one file. Raises sqlite3.Error."""
+    with (
+        closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True, isolation_level=None)) as source,
+        closing(sqlite3.connect(copy)) as into,
+    ):
+        # Without a transaction of our own SQLite begins anew after each commit of another process:
+        # a large store that is written to would never be copied.
+        source.execute("BEGIN")
+        source.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        # SQLite's loop does not come back to Python before the end, but for `progress`: without it
+        # a signal would wait as long.
+        source.backup(into, pages=PAGES, progress=lambda *_: None)
+        source.execute("ROLLBACK")
+        into.execute("PRAGMA journal_mode=DELETE")
 
 
 def _may_replace(target: Path) -> None:
@@ -124,7 +134,7 @@ def _linked(settings: "Settings", aside: Path) -> Iterator[tuple[str, Path]]:
     """
     for prefix, paths in (
         (JOURNAL, journal.segments(config.journal_dir(settings))),
-        (QUARANTINE, _files(config.quarantine_dir(settings))),
+        (QUARANTINE, files_in(config.quarantine_dir(settings))),
     ):
         place = aside / prefix
         place.mkdir()
@@ -138,7 +148,7 @@ def _linked(settings: "Settings", aside: Path) -> Iterator[tuple[str, Path]]:
             yield prefix + path.name, place / path.name
 
 
-def _files(directory: Path) -> list[Path]:
+def files_in(directory: Path) -> list[Path]:
     try:
         return sorted(p for p in directory.iterdir() if p.is_file())
     except FileNotFoundError:
@@ -183,10 +193,10 @@ def verify(path: Path) -> Contents:
     Raises BackupError where it is no backup or not complete, and OSError.
     """
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".gatepost-check-") as to:
-        return _unpack(path, Path(to))
+        return unpack(path, Path(to))
 
 
-def _unpack(path: Path, to: Path) -> Contents:
+def unpack(path: Path, to: Path) -> Contents:
     where = shown(str(path))
     found: dict[str, list[Any]] = {}
     try:
@@ -224,7 +234,7 @@ def _unpack(path: Path, to: Path) -> Contents:
         raise BackupError(f"{where}: damaged: {shown(bad)} is not what was written")
     if DATABASE not in found:
         raise BackupError(f"{where}: has no database")
-    return _check(
+    return check(
         to / DATABASE,
         sum(name.startswith(JOURNAL) for name in found),
         sum(name.startswith(QUARANTINE) for name in found),
@@ -242,7 +252,7 @@ def _is_ours(name: str) -> bool:
     )
 
 
-def _check(path: Path, segments: int = 0, quarantined: int = 0, said: str = "") -> Contents:
+def check(path: Path, segments: int = 0, quarantined: int = 0, said: str = "") -> Contents:
     """What is in the database at `path`. Raises BackupError where SQLite finds it damaged; its text
     names the file `said`, or `path`.
     """
@@ -258,143 +268,3 @@ def _check(path: Path, segments: int = 0, quarantined: int = 0, said: str = "") 
     except sqlite3.Error as error:
         raise BackupError(f"{said}: {error}") from None
     return Contents(messages, traps, segments, quarantined)
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """What a restore did. `before` is what was in the old database (None: not readable), `kept` a
-    copy of it (None: there was none).
-    """
-
-    contents: Contents
-    before: Contents | None
-    kept: Path | None
-
-
-def restore(settings: "Settings", source: Path) -> Restored:
-    """Replace the store by the backup at `source`; the services may run.
-
-    The old database is locked until the new one is in its place, so no commit is lost between them.
-    Raises BackupError, StoreError, OSError.
-    """
-    # Where it is a link, the file that it names is the store: that directory has the space, and the
-    # -wal.
-    path = Path(os.path.realpath(_database(settings)))
-    migrate.make_directory(path.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".gatepost-restore-") as name:
-        aside = Path(name)
-        contents = _unpack(source, aside)
-        # Upgraded where it is older; refused where it is newer.
-        try:
-            store.open_url(f"sqlite:///{aside / DATABASE}").dispose()
-        except StoreError as error:
-            _, _, why = str(error).partition(f"{DATABASE}: ")
-            raise BackupError(f"{shown(str(source))}: its database {why or error}") from None
-        with closing(sqlite3.connect(aside / DATABASE)) as connection:
-            connection.execute("PRAGMA journal_mode=DELETE")
-        # A file that belongs to root could not be opened by the services until this command ends.
-        _owned_as(aside / DATABASE, path if path.exists() else path.parent)
-        with _old(path) as old:
-            before, kept = old
-            os.replace(aside / DATABASE, path)
-            for suffix in ("-wal", "-shm"):
-                Path(f"{path}{suffix}").unlink(missing_ok=True)
-            _put_back(aside / JOURNAL, config.journal_dir(settings))
-            _put_back(aside / QUARANTINE, config.quarantine_dir(settings))
-            _sync(path.parent)
-        lookup.anew(config.state_dir(settings))
-    return Restored(contents, before, kept)
-
-
-@contextmanager
-def _old(path: Path) -> Iterator[tuple[Contents | None, Path | None]]:
-    """The old database, locked: (what is in it, a copy of it) where there is a readable one."""
-    if not path.exists():
-        yield None, None
-        return
-    kept = _free_name(path, time.time())
-    connection = sqlite3.connect(
-        f"file:{path}?mode=rw", uri=True, timeout=LOCK_S, isolation_level=None
-    )
-    try:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise StoreError(f"store {shown(str(path))}: is locked", temporary=True) from None
-            kept_damaged(path, kept)
-            yield None, kept
-            return
-        except sqlite3.DatabaseError:
-            kept_damaged(path, kept)
-            yield None, kept
-            return
-        before: Contents | None = None
-        os.close(os.open(kept, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        try:
-            with closing(sqlite3.connect(path)) as reader, closing(sqlite3.connect(kept)) as into:
-                reader.backup(into)
-                into.execute("PRAGMA journal_mode=DELETE")  # one file, without -wal and -shm
-            before = _check(kept)
-        except (sqlite3.Error, BackupError):
-            shutil.copyfile(path, kept)  # damaged, which is why it is replaced
-        yield before, kept
-    finally:
-        with suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        connection.close()
-
-
-def _free_name(path: Path, at: float) -> Path:
-    """A name for the copy of the database `path` that no earlier copy has, also where two were made
-    in one second. `at`: Unix seconds.
-    """
-    first = f"{path.name}.before-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(at))}"
-    names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
-    return next(kept for name in names if not (kept := path.with_name(name)).exists())
-
-
-def kept_damaged(path: Path, kept: Path) -> None:
-    """Copy a file that SQLite cannot read as it is. Raises OSError."""
-    handle = os.open(kept, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "wb") as out, path.open("rb") as source:
-        shutil.copyfileobj(source, out)
-
-
-def _put_back(source: Path, target: Path) -> None:
-    """Copy files that are missing in `target`. One that is there is the same file, or has grown
-    since.
-    """
-    if not source.is_dir():
-        return
-    target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in _files(source):
-        final = target / path.name
-        if final.exists():
-            continue
-        aside = target / f".{path.name}"
-        shutil.copyfile(path, aside)
-        aside.chmod(0o600)
-        _owned_as(aside, target)
-        os.replace(aside, final)
-    _sync(target)
-
-
-def _owned_as(file: Path, model: Path) -> None:
-    """Give `file`, which we have made, the owner of `model`; only root can."""
-    if os.geteuid() != 0:
-        return
-    owner = model.stat()
-    handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fchown(handle, owner.st_uid, owner.st_gid)
-    finally:
-        os.close(handle)
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -21,7 +21,7 @@ PURGED = {
     "rows": "messages that are now counts",
     "identities": "senders forgotten",
     "keys": "DKIM keys forgotten",
-    "guesses": "addresses and hosts forgotten that were tried, or tried logins",
+    "guesses": "addresses tried, and hosts that tried logins, forgotten",
     "partitions": "months of the store dropped whole",
 }
 

@@ -56,7 +56,7 @@ def _lost(found: Tonight) -> str:
 def _probe(found: Tonight) -> Iterator[str]:
     probe = found.probe
     if probe is None:
-        yield "not known: no privacy test is recorded here (milterctl privacy test --record)"
+        yield "not known: no test is recorded (milterctl privacy test --record)"
         return
     bad = [way for way, clean in probe.clean.items() if not clean]
     word = f"NOT CLEAN: {shown(', '.join(bad))}" if bad else "clean"

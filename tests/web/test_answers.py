@@ -131,7 +131,7 @@ def test_tonight_is_on_top(any_engine: Engine, any_settings: Settings) -> None:
     text = client(any_engine, any_settings).get("/").text
     top = " ".join(re.sub("<[^>]*>", " ", text[: text.index("All that is known")]).split())
     assert "Back after" in top and "slow.example (claimed), 1 hit before, 1 message to" in top
-    assert "no test is recorded" in top
+    assert "no privacy test is recorded" in top
 
 
 def test_every_sender_has_an_address_of_its_own(any_engine: Engine, any_settings: Settings) -> None:

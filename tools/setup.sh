@@ -78,6 +78,7 @@ need_root() {
 
 install_system() {
     packages=$(missing_packages | tr '\n' ' ')
+    packages=${packages% }
     [ -n "$packages" ] || return 0
     command -v apt-get >/dev/null || die "please install, in your system's words: $packages" \
         "(Fedora: gcc sendmail-milter-devel python3-devel; FreeBSD: libmilter python311)"
@@ -91,7 +92,7 @@ install_system() {
             apt-get install -y --no-install-recommends $packages
     } </dev/null >"$log" 2>&1 || {
         reason '^(E|W|Err)[: ]'
-        die "apt-get could not install $packages(all it said: $log)"
+        die "apt-get could not install $packages (all it said: $log)"
     }
 }
 

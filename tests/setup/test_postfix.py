@@ -276,6 +276,20 @@ def test_nothing_that_stood_there_is_gone(postfix_programs: mta_unpack.Programs)
         assert live.raw("non_smtpd_milters") == "$smtpd_milters"
 
 
+def test_users_are_permitted_before_the_policy_service(
+    postfix_programs: mta_unpack.Programs,
+) -> None:
+    """Where a list refuses relaying before it permits who logs in."""
+    before = {"smtpd_recipient_restrictions": "permit_mynetworks, reject_unauth_destination"}
+    with server(postfix_programs, Before("users refused", before)) as there:
+        assert there.setup("--apply").returncode == 0
+        live = postfix_config.read(there.postfix.etc, there.postfix.commands_for_check())
+        assert re.fullmatch(
+            r"permit_mynetworks, permit_sasl_authenticated, check_policy_service \{[^}]*\}, "
+            r"reject_unauth_destination", live.get("smtpd_recipient_restrictions"),
+        )  # fmt: skip
+
+
 def test_no_submission_listener_is_said(postfix_programs: mta_unpack.Programs) -> None:
     """As Debian ships it: what is printed makes the listener, and the next run takes it in."""
     with server(postfix_programs, SETUPS[0]) as there:

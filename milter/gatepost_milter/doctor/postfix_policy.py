@@ -151,16 +151,18 @@ def _relaying(live: Live, service: Service) -> Iterator[Finding]:
     relays = [postfix_lines.keyword(w.text) for w in postfix_lines.words(relay)]
     allowed = [w for w in relays if w in postfix_lines.PERMITS_OWN]
     at = next((n for n, w in enumerate(names) if w in postfix_lines.REFUSES_RELAYING[:2]), None)
-    if at is None or position(live, value) is None or not allowed:
+    asked = position(live, value)
+    if at is None or asked is None or not allowed:
         return
     missing = [w for w in allowed if w not in names[:at]]
     if not missing:
         return
-    # The restriction stays, because the administrator put it there; the permits of our own users
-    # are put before it.
-    new = [*found[:at], *missing, *found[at:]]
+    # The restriction stays, because the administrator put it there. The permits of our own users
+    # are put before it, and before gatepost-policyd, which need not be asked about them.
+    start = postfix_lines.words(value)[min(at, asked[0])].start
+    new = f"{value[:start]}{', '.join(missing)}, {value[start:]}"
     yield _set(
-        live, "relay-refused", service, name, ", ".join(new),
+        live, "relay-refused", service, name, new,
         f"{found[at]} refuses mail that {' and '.join(missing)} in smtpd_relay_restrictions let "
         "through (554 Relay access denied)",
     )  # fmt: skip

@@ -205,3 +205,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         if "://" not in target and not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+def test_each_decision_has_its_own_number() -> None:
+    """Code and docs name a decision by it: file and heading have the same, and no other has it."""
+    pages = sorted((DOCS / "decisions").iterdir())
+    numbers = [page.name[:4] for page in pages]
+    assert len(numbers) == len(set(numbers))
+    heads = [page.read_text().partition("\n")[0] for page in pages]
+    assert [head[:8] for head in heads] == [f"# {number}: " for number in numbers]

@@ -23,6 +23,9 @@ SECONDS = 40.0  # for OpenDMARC, which takes milliseconds for each
 DNS = {"_dmarc.bank.example": "v=DMARC1; p=reject"}
 
 HONEST = (
+    "b\u00fccher.example",
+    "mx\u200d.example.com",
+    "=?utf-8?q?other?=.example",
     "other.example",
     "mx.example.network",
     "x.mx.example.net",
@@ -102,6 +105,12 @@ def test_what_opendmarc_takes_for_ours_goes(tmp_path: Path) -> None:
     b"\xff mx.example.net", b"mx\xfe.example.net", b"\xc3mx.example.net\x80",
     "\ufeffmx.example.net".encode(), "m\u00adx.example\uff0enet".encode(), b"mx\0.example.net",
     "\u00a0mx.example.net 1".encode(), "mx.exa\u200bmple.net".encode(),
+    "mx.\u200dexample.net".encode(), "mx.exam\u00a0ple.net".encode(),
+    "m\u0085x.example.net".encode(),
+    "mx.example.net\uff0e".encode(), '"mx.example.net\u2024"'.encode(),
+    "mx\u2024example.net".encode(),
+    b"mx.=?utf-8?Q?=65=78\n  =61=6D=70=6C=65?=.net", b"mx.example.n=?us-ascii \n ?B?ZXQ=?=",
+    b"mx.exampl=?us-ascii?B?\n ZQ==?=.net", "mx.exam=?utf-8?q?ple.\u00a0n?=et".encode(),
 ])  # fmt: skip
 def test_octets_that_nobody_shows(name: bytes) -> None:
     assert forged([b" " + name + b";" + TAIL], MX) == (1,)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from email.errors import HeaderParseError
 from email.header import decode_header
 from functools import lru_cache
+from unicodedata import category, normalize
 
 import idna
 
@@ -39,7 +40,9 @@ _ODD = re.compile(rb'\\[()";]')  # outside comments: readers differ about what t
 _CUT = bytes(range(0x21)) + b'\x7f"\\()<>@,:/[]?='
 _PIECES = re.compile(rb'[^\x00-\x20\x7f"\\()<>@,:/\[\]?=]+')
 # RFC 2047 2: what Python's and other mail libraries decode wherever it stands.
-_ENCODED_WORD = re.compile(rb"=\?[^?\s]{1,40}\?[bq]\?[^?]{0,400}\?=", re.I)
+# Blanks and folds within one are wrong, and readers take them.
+_ENCODED_WORD = re.compile(rb"=\?[^?]{1,60}\?\s{0,9}[bq]\s{0,9}\?.{0,1000}?\?=", re.I | re.S)
+_BLANKS = re.compile(rb"[\r\n\t]| (?=[ ?])|(?<=\?) ")
 
 
 def claims(value: bytes, authserv_id: str) -> bool:
@@ -53,9 +56,9 @@ def claims(value: bytes, authserv_id: str) -> bool:
         value = value[second.end() :]
     head = value[:MAX_HEAD]
     whole = len(value) <= MAX_HEAD or b";" in head
-    return any(_claims(text, ours, whole) for text in {head, _decoded(head)}) or (
-        not whole and _within(value, ours)
-    )
+    decoded, visible = _decoded(head), _visible(head)
+    texts = {head, decoded, visible, _visible(decoded), _decoded(visible)}
+    return any(_claims(text, ours, whole) for text in texts) or (not whole and _within(value, ours))
 
 
 @lru_cache(maxsize=16)
@@ -137,7 +140,8 @@ def _spells(text: bytes, ours: str) -> bool:
         joined += piece
         if len(joined) > 4 * len(ours) + 64:
             return False
-        if canonical_domain(joined.decode("utf-8", "ignore")) == ours:
+        # IDNA reads other dots as one: at the end as well.
+        if canonical_domain(joined.decode("utf-8", "ignore")).rstrip(".") == ours:
             return True
     return False
 
@@ -156,6 +160,15 @@ def _squeezed(text: bytes) -> str:
     return canonical_domain(text.translate(None, _CUT).decode("utf-8", "ignore"))
 
 
+def _visible(text: bytes) -> bytes:
+    """`text` without what nobody sees: blanks outside ASCII, and characters of no width, which IDNA
+    keeps (RFC 5892 A.1, the joiners)."""
+    if text.isascii():
+        return text
+    told = normalize("NFKC", text.decode("utf-8", "ignore"))
+    return "".join(c for c in told if c.isascii() or category(c)[0] not in "CZ").encode()
+
+
 def _decoded(text: bytes) -> bytes:
     """`text` with its encoded words decoded."""
     if b"=?" not in text:
@@ -165,7 +178,8 @@ def _decoded(text: bytes) -> bytes:
 
 def _word(match: re.Match[bytes]) -> bytes:
     try:
-        ((content, charset),) = decode_header(match[0].decode("ascii", "replace"))
+        told = _BLANKS.sub(b"", match[0])
+        ((content, charset),) = decode_header(told.decode("ascii", "replace"))
         text = content if isinstance(content, str) else content.decode(charset or "ascii")
         return str(text).encode()
     except (HeaderParseError, LookupError, ValueError):

@@ -128,6 +128,21 @@ def test_reports_and_bounces(home: Path, kind: str) -> None:
     assert answer.body_known is (kind == "message/rfc822")
 
 
+def test_a_complaint_of_one_user_about_another(home: Path) -> None:
+    """Both messages have a trace: neither is passed over, whichever comes first."""
+    inner = message(seal(home, "alice7"))
+    field, _, rest = message(seal(home, "bob")).partition(b"\n" + HEADER[0][0].encode() + b":")
+    head = HEADER[0][0].encode() + b":" + rest.partition(b"\n\n")[0]
+    outer = (
+        field + b"\n" + head + b"\nContent-Type: multipart/mixed; boundary=b\n\n--b\n"
+        b"Content-Type: message/rfc822\n\n" + inner + b"\n--b--\n"
+    )
+    found = tracing.resolve_each(outer, Keyring(home / "keys"))
+    assert [(a.content and a.content.account, a.attached) for a in found] == [
+        ("bob", False), ("alice7", True),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("kind, coding", [
     ("message/rfc822", "base64"), ("application/octet-stream; name=x.eml", "base64"),
     ("application/octet-stream; name=x.eml", "quoted-printable"),
@@ -218,6 +233,11 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "resolved", "not tied to a message", "body changed since", "taken from another message",
     ]  # fmt: skip
     assert lines[0]["case"] == "case 17" and "alice7" not in (keys / "audit.log").read_text()
+    lines_before = len(lines)
+    mail.write_bytes(b"Content-Type: message/rfc822\n" + message(token, message(token)))
+    code, out, err = run("resolve", str(mail))
+    assert code == 1 and out.count("alice7") == 1 and "body changed" in out
+    assert len((keys / "audit.log").read_text().splitlines()) == lines_before + 1
     code, out, _ = run("forget", "--before", "2099-01-01")
     assert code == 0 and out.startswith("2 keys destroyed")
     mail.write_bytes(message(token))

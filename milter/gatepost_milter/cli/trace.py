@@ -72,8 +72,9 @@ def resolve(what: str, keys: Path, case: str) -> None:
         raise Failure(f"{path}: {error.strerror}") from None
     try:
         keyring = tracing.Keyring(keys)
-        answer = tracing.resolve(data, keyring)
-        _audit(keyring, answer, what if is_file else "token", case)
+        answer, *more = tracing.resolve_each(data, keyring)
+        for one in (answer, *more):
+            _audit(keyring, one, what if is_file else "token", case)
     except tracing.TraceKeyError as error:
         raise Failure(str(error)) from None
     if answer.outcome is Outcome.NO_TOKEN:
@@ -82,7 +83,13 @@ def resolve(what: str, keys: Path, case: str) -> None:
         raise Failure(f"no private key {answer.key} in {keys}: forgotten, or never made here")
     if answer.content is None:
         raise Failure(f"{answer.outcome}: no account is named")
-    _show(answer)
+    for number, one in enumerate((answer, *more)):
+        if number:
+            print()
+        _show(one)
+    if more:
+        note(f"{len(more) + 1} messages in this file have a trace: only you know which is meant")
+        raise SystemExit(FINDINGS)
     if answer.outcome is Outcome.BODY_CHANGED:
         raise SystemExit(FINDINGS)
 
@@ -141,6 +148,8 @@ def _show(answer: "Answer") -> None:
     content = answer.content
     assert content is not None
     print(f"account   {shown(content.account)}")
+    if answer.attached:
+        print("wrote     the message that is attached here")
     print(f"received  {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(content.at))}")
     print(f"queue id  {shown(content.queue_id) or '-'}")
     if answer.outcome is not Outcome.RESOLVED:

@@ -7,7 +7,7 @@ Message-ID are those that were sealed: a token that was copied into another mess
 import binascii
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email import policy
 from email.message import Message
 from enum import StrEnum
@@ -22,7 +22,7 @@ _POLICY = policy.compat32.clone(max_line_length=None)
 
 
 class Outcome(StrEnum):
-    """The result. The account is known for the first three."""
+    """What was found. The account is known for the first three."""
 
     RESOLVED = "resolved"
     BODY_CHANGED = "body changed since"
@@ -36,23 +36,34 @@ class Outcome(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Answer:
     """`content` is None where nobody is named. `key`: the name of the key. `body_known`: the body
-    was there to be compared (a bounce may bring the header alone)."""
+    was there to be compared (a bounce may bring the header alone). `attached`: the token is in a
+    message that is attached."""
 
     outcome: Outcome
     key: str | None = None
     content: Content | None = None
     body_known: bool = False
+    attached: bool = False
 
 
 def resolve(data: bytes, keyring: Keyring) -> Answer:
-    """The account behind `data`, which is a whole message or a bare token. Raises TraceKeyError for
-    a damaged key.
+    """The first of `resolve_each`."""
+    return resolve_each(data, keyring)[0]
+
+
+def resolve_each(data: bytes, keyring: Keyring) -> tuple[Answer, ...]:
+    """The accounts behind `data`, which is a whole message or a bare token: one answer for each
+    token that names one, else one that says why none does. Raises TraceKeyError for a damaged key.
+
+    There may be several: one of our users complains of a message that another one wrote, or sends
+    somebody else's along. Who is meant cannot be told from the file.
     """
     bare = token.parse(data.decode("ascii", "replace")) if len(data) < 4096 else None
     if bare is not None:
-        return _opened(bare, keyring, None, None)
+        return (_opened(bare, keyring, None, None),)
     answer = Answer(Outcome.NO_TOKEN)
-    for fields, body in _messages(data):
+    named: dict[Content, Answer] = {}
+    for number, (fields, body) in enumerate(_messages(data)):
         values = [v for name, v in fields if name.lower() == FIELD.lower()]
         for value in values:
             sealed = token.parse(value.decode("ascii", "replace"))
@@ -61,8 +72,8 @@ def resolve(data: bytes, keyring: Keyring) -> Answer:
                 continue
             answer = _opened(sealed, keyring, fields, body)
             if answer.content is not None:
-                return answer
-    return answer
+                named.setdefault(answer.content, replace(answer, attached=number > 0))
+    return tuple(named.values()) or (answer,)
 
 
 def _opened(

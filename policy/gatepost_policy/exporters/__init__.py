@@ -74,6 +74,7 @@ def sort_out(entries: Sequence[Entry], settings: Settings, own: Own = NOTHING_OW
     wanted: list[Blocked] = []
     names: dict[str, BlockedDomain] = {}
     left_out: list[LeftOut] = []
+    judge = guard.Guard(settings, own)
     for entry in entries:
         if entry.kind.startswith("promoted") and settings.sender.promotion != "enforce":
             continue
@@ -81,12 +82,12 @@ def sort_out(entries: Sequence[Entry], settings: Settings, own: Own = NOTHING_OW
             network = client_address.listed_network(entry.value)
             why: str | None = "no network as gatepost writes it"
             if network is not None:
-                why = guard.prefix_refusal(network, settings, own)
+                why = judge.prefix(network)
             if network is not None and why is None:
                 wanted.append(Blocked(network, entry))
         elif entry.kind in ("dkim", "promoted-dkim"):
             domain = Identity(IdentityKind.DKIM, entry.value, True)
-            why = guard.refusal(domain, settings, own)
+            why = judge.refusal(domain)
             if why is None and (len(entry.value) > 250 or not _NAME.fullmatch(entry.value)):
                 why = "no name that a zone can hold"
             last = names.get(entry.value)

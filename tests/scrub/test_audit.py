@@ -186,6 +186,21 @@ def test_calendars_and_notifications_are_hints(coded: str) -> None:
     assert "is a word" not in str(found)
 
 
+@pytest.mark.parametrize("kind", [
+    "application/ics", "text/x-vcalendar", "TEXT/VCARD; charset=utf-8",
+    'application/octet-stream; name="invite.ics"',
+    "application/octet-stream\nContent-Disposition: attachment;\n filename=me.vcf",
+])  # fmt: skip
+def test_calendars_and_cards_by_other_names(kind: str) -> None:
+    """Lines may be folded anywhere, in a name as well (RFC 5545 3.1)."""
+    text = "BEGIN:VCARD\r\nPROD\r\n ID:-//Laptop//7//EN\r\nTZ:Asia/Kolkata\r\nEND:VCARD\r\n"
+    head = CLEAN.partition(b"\n\n")[0].decode() + "\nContent-Type: multipart/mixed; boundary=b\n\n"
+    part = f"--b\nContent-Type: {kind}\n\n{text}--b--\n"
+    assert {f.name for f in audit.find((head + part).encode())} == {"PRODID", "TZ"}
+    plain = f"--b\nContent-Type: text/plain; name=a.txt\n\n{text}--b--\n"
+    assert audit.find((head + plain).encode()) == ()
+
+
 def test_attached_message_is_a_hint() -> None:
     head = CLEAN.partition(b"\n\n")[0] + b"\nContent-Type: multipart/mixed; boundary=b\n\n"
     body = b"--b\nContent-Type: message/rfc822\n\nReceived: from x\nX-Mailer: y\n\ntext\n--b--\n"

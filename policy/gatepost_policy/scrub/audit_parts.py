@@ -12,11 +12,17 @@ from collections.abc import Iterator
 
 _BOUNDARY = re.compile(rb"boundary=(?:\"([^\"]{1,200})\"|([^\s;\"]{1,200}))", re.I)
 _FIELD = re.compile(rb"(Received|X-Mailer|User-Agent|X-Apple-[\w-]+|X-Originating-IP):(.*)", re.I)
-_TYPE = re.compile(rb"content-type:\s*(text/calendar|message/disposition-notification)\b", re.I)
+# Calendars and address cards, as programs call them, or a file with such a name.
+_TYPE = re.compile(
+    rb"content-type:\s*(?:text/(?:x-)?v?calendar|application/ics|text/(?:x-)?vcard|text/directory"
+    rb"|message/disposition-notification)\b|.*\b(?:file)?name\*?0?\*?=[^;\r\n]*\.(?:ics|ifb|vcs|vcf)\b",
+    re.I,
+)
+_FOLD = re.compile(rb"\n[ \t]")  # RFC 5545 3.1, RFC 6350 3.2
 _ENCODING = re.compile(rb"content-transfer-encoding:\s*(base64|quoted-printable)", re.I)
 # RFC 5545 3.2.19 and 3.7.3: TZID is a parameter of a date, and a property of its own.
 _CONTENT = re.compile(
-    rb"^(Reporting-UA|PRODID|X-WR-TIMEZONE)[:;](.*)|(?:^|;)(TZID)[=:]([^:;\r\n]*)", re.I | re.M
+    rb"^(Reporting-UA|PRODID|X-WR-TIMEZONE|TZ)[:;](.*)|(?:^|;)(TZID)[=:]([^:;\r\n]*)", re.I | re.M
 )
 
 
@@ -66,7 +72,7 @@ def _content(lines: list[bytes], encoding: bytes, seen: set[str]) -> Iterator[tu
             text = quopri.decodestring(text)
     except binascii.Error:
         return
-    for match in _CONTENT.finditer(text):
+    for match in _CONTENT.finditer(_FOLD.sub(b"", text.replace(b"\r\n", b"\n"))):
         name = (match.group(1) or match.group(3)).decode()
         if name.lower() not in seen:
             seen.add(name.lower())

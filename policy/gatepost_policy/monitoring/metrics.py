@@ -30,7 +30,7 @@ from sqlalchemy import Engine, func, select
 
 from gatepost_policy import config, journal
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.monitoring import counters, privacy_result, slots
+from gatepost_policy.monitoring import counters, privacy_result, slots, standing_still
 from gatepost_policy.store import StoreError, open_engine, reading, tables
 from gatepost_policy.system.socket_address import SocketAddress
 from gatepost_policy.text.plural import plural
@@ -50,6 +50,7 @@ class Health:
     def __init__(self, settings: Settings, engine: Callable[[], Engine]) -> None:
         self._settings = settings
         self._engine = engine
+        self._still = standing_still.StandingStill()
 
     def findings(self) -> list[str]:
         """One line for each problem; an empty list means that none was found."""
@@ -57,8 +58,14 @@ class Health:
         try:
             with reading(self._engine()) as connection:
                 connection.execute(select(func.count()).select_from(tables.Revision))
+                still = self._still.seconds(connection, config.journal_dir(self._settings))
+            if still > standing_still.STILL_S:
+                text = f"journal: nothing of what waits was stored for {still:.0f} s"
+                found.append(f"{text}; the service's log says why")
         except StoreError as error:
             found.append(str(error))
+        except OSError:
+            pass  # the journal's own finding says it
         waiting, _ = journal_waiting(config.journal_dir(self._settings))
         if waiting > RED_JOURNAL_SHARE * self._settings.store.journal_max_bytes:
             found.append(

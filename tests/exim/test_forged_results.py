@@ -20,6 +20,9 @@ SPELLINGS = (
     "(" * 3000 + ")" * 3000 + "mx.(a(b(c)))local.test; dkim=pass header.d=bank.example",
     "=?utf-8?q?mx=2Elocal=2Etest?=; dkim=pass header.d=bank.example",
     "mx\u3002local\uff0etest; dkim=pass header.d=bank.example",  # IDNA reads these as dots
+    "mx.=?utf-8?Q?=6C=6F\n  =63=61=6C?=.test; dkim=pass header.d=bank.example",
+    "mx.loca=?us-ascii \n ?B?bA==?=.test; dkim=pass header.d=bank.example",
+    "mx.\u200dlocal.test; dkim=pass header.d=bank.example",
     "\uff4dx.\n local.test 1; dkim=pass header.d=bank.example",
 )
 OTHER = "other.example; dkim=pass header.d=bank.example"
@@ -67,6 +70,6 @@ def test_no_program_on_this_host_speaks_in_our_name(exim: EximInstance, value: s
 
 
 def test_other_hosts_keep_theirs(exim: EximInstance) -> None:
-    header = delivered(exim, f'{OTHER} reason="gr\u00fc\u00df dich"')
+    header = delivered(exim, f'{OTHER} reason="gr\u00fc\u00df dich =?utf-8?q?x"')
     assert f"Authentication-Results: {OTHER}" in header
     assert header.count("Authentication-Results:") == 2

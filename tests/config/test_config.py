@@ -138,7 +138,10 @@ def test_store_url(url: str, want: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert got == want.format(cwd=tmp_path)
 
 
-@pytest.mark.parametrize("url", ["nonsense", "sqlite://", "sqlite:///:memory:", "oracle://x"])
+@pytest.mark.parametrize(
+    "url",
+    ["nonsense", "sqlite://", "sqlite:///:memory:", "oracle://x", "~/x.sqlite", "sqlite:///~/x.db"],
+)
 def test_store_option_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=r"^--store: want a store such as"):
         config.load(None, store=url)

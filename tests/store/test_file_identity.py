@@ -2,9 +2,14 @@
 
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import pytest
+
+from fix_store import settings_in
+from gatepost_policy import store
 from gatepost_policy.store import file_identity
 
 
@@ -25,3 +30,13 @@ def test_a_process_may_have_many_stores_open(tmp_path: Path) -> None:
 def open_files() -> list[str]:
     """The names of all files that this process has open, other tests' among them."""
     return [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_plain_file_is_no_store(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """SQLite would write its journal, and we a lock, beside a device or a directory."""
+    path = tmp_path / "x.sqlite"
+    make(path)
+    with pytest.raises(store.StoreError, match="x.sqlite: is no plain file"):
+        store.open_engine(settings_in(tmp_path, str(path)))
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]

@@ -55,6 +55,7 @@ def store_url(settings: "Settings") -> str:
             )
         if "/" not in url and "." not in url:
             raise ValueError(f"got {json.dumps(url)}")
+        _has_no_home(url)
         return f"sqlite:///{Path(url).absolute()}"  # a plain path is a SQLite file
     if scheme == "sqlite":
         # `sqlite:///` and a path: three slashes and a relative one, or four and an absolute one.
@@ -66,6 +67,7 @@ def store_url(settings: "Settings") -> str:
             raise ValueError("got a sqlite URL with a user or a host")
         if not rest.startswith("/") or path in ("", ":memory:"):
             raise ValueError(f"got {json.dumps(url)}, which names no file")
+        _has_no_home(path)
         return f"sqlite:///{Path(path).absolute()}"
     if scheme in server_url.SCHEMES:
         return server_url.parse(url).sqlalchemy()
@@ -73,6 +75,13 @@ def store_url(settings: "Settings") -> str:
         raise ValueError("got no URL")
     # Not the whole URL: it may hold a password, and this line ends up in logs.
     raise ValueError(f"got a store of kind {json.dumps(scheme)}")
+
+
+def _has_no_home(path: str) -> None:
+    """Raises ValueError for `~/...`: no shell reads the configuration, and it would become a
+    directory of that name."""
+    if path.startswith("~"):
+        raise ValueError(f"got {json.dumps(path)}: ~ is no home here; write the whole path")
 
 
 def read_url(settings: "Settings") -> str:

@@ -6,6 +6,7 @@ Rule: make no engine before a fork: a SQLite handle or a socket must not be shar
 import os
 import pwd
 import sqlite3
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +53,12 @@ def open_engine(settings: "Settings", *, ensure: bool = True, create: bool = Tru
 
 
 def _may_read(path: Path) -> None:
-    """Raises StoreError where this user has no right to the file, or to look for it."""
+    """Raises StoreError where this user has no right to the file, or to look for it, and where it
+    is none: SQLite would write a journal beside a device or a directory.
+    """
     try:
-        os.stat(path)
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise StoreError(f"store {shown(str(path))}: is no plain file; set store.url to one")
         allowed = os.access(path, os.R_OK)
     except PermissionError:
         allowed = False

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
 CONNECT_TIMEOUT_S = 5
+# For a lock of another session: a command that waits without a word looks dead, and of a recorder
+# nobody would know why it stores nothing.
+LOCK_TIMEOUT_MS = 30_000
 # Each connection's own cache: enough for the upper levels of every index of a large store. The
 # rest stays in the kernel's cache, which frees memory when other programs need it.
 SQLITE_CACHE_KIB = 16_384
@@ -165,9 +168,17 @@ def server_arguments(url: str) -> dict[str, str | int]:
 
 
 def _server(url: str) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         pool_pre_ping=True,  # tests each connection first: the server may have been restarted
         pool_size=2,
         connect_args=server_arguments(url),
     )
+
+    @event.listens_for(engine, "connect")
+    def bounded(dbapi: Any, record: Any) -> None:
+        # By a statement: poolers refuse it as an option of the connection.
+        dbapi.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
+        dbapi.commit()
+
+    return engine

@@ -166,6 +166,7 @@ _POSTGRESQL = (
     ("42501", "refuses us the right to do that", "grant it to this user", False),
     ("40", "could not bring concurrent transactions in order", "try again", True),
     ("53", "is out of disk, memory or connections", "look at the server's log", True),
+    ("55P03", "another session keeps it locked", "find it in pg_stat_activity", True),
     ("55", "an object is in use", "try again", True),
     ("57", "the server is stopping or starting", "try again", True),
     ("25006", "is read-only", "name the primary server in store.url", True),

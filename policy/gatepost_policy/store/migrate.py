@@ -62,6 +62,8 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     try:
         with _locked(engine), store.writing(engine) as connection:
             if engine.dialect.name == "postgresql":
+                # Another one may take long, and a table is changed when nobody reads it.
+                connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")
             before = _revision(connection)
             _refuse_newer(engine, before)

@@ -32,6 +32,10 @@ def test_nobody_waits_without_a_word(
         with pytest.raises(store.StoreError, match=wanted) as caught:
             with store.reading(engine) as connection:
                 connection.exec_driver_sql("SELECT count(*) FROM message")
+        with pytest.raises(store.StoreError, match="takes longer than allowed"):
+            with store.reading(engine) as connection:
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 50")
+                connection.exec_driver_sql("SELECT count(*) FROM message")
         assert caught.value.temporary
         with pytest.raises(store.StoreError, match=wanted):
             recorder.ingest_once()

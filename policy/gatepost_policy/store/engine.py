@@ -168,6 +168,7 @@ _POSTGRESQL = (
     ("53", "is out of disk, memory or connections", "look at the server's log", True),
     ("55P03", "another session keeps it locked", "find it in pg_stat_activity", True),
     ("55", "an object is in use", "try again", True),
+    ("57014", "a statement takes longer than allowed", "raise statement_timeout", True),
     ("57", "the server is stopping or starting", "try again", True),
     ("25006", "is read-only", "name the primary server in store.url", True),
 )

@@ -1,6 +1,7 @@
 """Commands that show before anything is done: config show, stat, --dry-run, what was meant."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -207,6 +208,20 @@ def test_what_was_meant(run_milterctl: Any, typed: tuple[str, ...], meant: str) 
     assert (code, out) == (2, "")
     assert f"Did you mean {meant}? See" in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("typed", [("export",), ("completion",)])
+def test_what_can_be_chosen_is_one_line(run_milterctl: Any, typed: tuple[str, ...]) -> None:
+    code, _, err = run_milterctl(*typed)
+    assert code == 2 and "\\x" not in err and len(err.splitlines()) == 1
+    assert re.search(r"Choose from: \w+, \w+, ", err), err
+
+
+def test_backup_into_no_directory_names_what_was_typed(milterctl: Any, tmp_path: Path) -> None:
+    assert milterctl("stat")[0] == 0
+    file = tmp_path / "missing" / "backup.tar"
+    code, _, err = milterctl("db", "backup", str(file))
+    assert (code, err) == (1, f"milterctl: {file}: No such file or directory\n")
 
 
 def test_nothing_is_guessed_from_afar(run_milterctl: Any) -> None:

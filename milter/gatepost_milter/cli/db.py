@@ -166,6 +166,11 @@ def backup(app: App, file: Path) -> None:
             contents = backups.make(app.settings, app.outside(file))
     except backups.BackupError as error:
         raise Failure(str(error)) from None
+    except OSError as error:
+        if error.filename is None or Path(error.filename).parent != file.parent:
+            raise
+        # It named a file of ours beside FILE, which nobody has asked for.
+        raise Failure(f"{shown(str(file))}: {error.strerror}") from None
     print(f"{shown(str(file))}: {contents}; read back and checked")
 
 

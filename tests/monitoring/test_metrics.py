@@ -8,19 +8,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from from_table import from_table
-from gatepost_policy import journal
 from gatepost_policy.config.settings import Metrics, Settings, Store
-from gatepost_policy.journal.losses import Losses
 from gatepost_policy.monitoring import counters, metrics, slots
 from gatepost_policy.store import open_engine, writing
 from metrics_records import MESSAGE, SUBMISSION, get
 from ports import free_port
-
-
-@pytest.fixture(autouse=True)
-def no_losses_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses are red for a minute: a test of the journal in this process may have had some."""
-    monkeypatch.setattr(journal, "LOSSES", Losses())
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """/healthz is red where a store answers, and nothing of what waits is written into it."""
 
-import time
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import Engine
@@ -16,7 +16,8 @@ def test_red_while_nothing_is_stored(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1_000.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    clock = SimpleNamespace(monotonic=lambda: now)  # not for the other threads of this process
+    monkeypatch.setattr("gatepost_policy.monitoring.standing_still.time", clock)
     health = Health(settings, lambda: engine)
     writer = journal.Writer(config.journal_dir(settings), max_bytes=1 << 30, sync="process")
     assert writer.write(message(0))

@@ -44,7 +44,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
     hosts = frozenset({f"127.0.0.1:{port}"})
     app = create(settings, lambda: engine, hosts=hosts, actions=True, clock=lambda: NOW)
-    server = create_server(app, host="127.0.0.1", port=port)
+    server = create_server(app, host="127.0.0.1", port=port, asyncore_use_poll=True)
     threading.Thread(target=server.run, daemon=True).start()
     yield f"http://127.0.0.1:{port}"
     server.close()

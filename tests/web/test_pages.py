@@ -305,7 +305,7 @@ def test_live_page_in_a_browser(chrome: Any, engine: Engine, settings: Settings)
     port = free_port()
     hosts = frozenset({f"127.0.0.1:{port}"})
     app = create(settings, lambda: engine, hosts=hosts, actions=True, clock=lambda: NOW)
-    server = create_server(app, host="127.0.0.1", port=port)
+    server = create_server(app, host="127.0.0.1", port=port, asyncore_use_poll=True)
     threading.Thread(target=server.run, daemon=True).start()
     url = f"http://127.0.0.1:{port}"
     look(chrome, url, "live")

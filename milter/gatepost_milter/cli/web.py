@@ -96,8 +96,10 @@ def _serve(page: "Flask", listen: SocketAddress, prefix: str, note: str) -> None
     if listen.kind == "unix":
         _make_way(listen)
         where = {"unix_socket": listen.path, "unix_socket_perms": "600"}
+    # poll(2), since select(2) refuses descriptors from 1024 on, and nobody would be answered.
+    where |= {"threads": THREADS, "ident": "gatepost", "asyncore_use_poll": True}
     try:
-        server = create_server(page, threads=THREADS, ident="gatepost", url_prefix=prefix, **where)
+        server = create_server(page, url_prefix=prefix, **where)
     except OSError as error:
         problem = f"{listen}: {error.strerror or error}; another one: --listen SOCKET"
         raise Failure(problem, UNREACHABLE) from None

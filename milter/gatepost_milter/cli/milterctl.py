@@ -11,7 +11,6 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -174,6 +173,8 @@ def _meant(error: click.UsageError, message: str) -> str:
         return ""
     mistyped = re.fullmatch(r"No such command '(.+)'", message)
     if mistyped and isinstance(context.command, click.Group):
+        from difflib import get_close_matches
+
         near = get_close_matches(mistyped[1], context.command.list_commands(context), 1, 0.5)
         if context.parent is None and (below := _below(context, mistyped[1])):
             near = below

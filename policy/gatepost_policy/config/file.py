@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gatepost_policy.config.paths import read_url, store_url
-from gatepost_policy.config.values import Problem, read_table
 from gatepost_policy.text.escape import shown
 
 if TYPE_CHECKING:
@@ -90,6 +89,7 @@ def load(path: Path | None, *, store: str | None = None) -> "Settings":
     Raises ConfigError for a file that cannot be read, is no TOML, or has a wrong key or value.
     """
     from gatepost_policy.config.settings import Settings
+    from gatepost_policy.config.values import Problem, read_table
 
     document = {} if path is None else _read(path)
     where = "built-in defaults" if path is None else shown(str(path))

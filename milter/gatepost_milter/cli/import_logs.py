@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
@@ -21,7 +21,6 @@ from gatepost_policy.importers.postfix import Postfix
 from gatepost_policy.importers.syslog import is_export, read_export
 from gatepost_policy.importers.wrapping import likely_reason, unwrapped
 from gatepost_policy.journal.record import Seen
-from gatepost_policy.system.garbage import collect_less_often
 from gatepost_policy.text.escape import shown
 from gatepost_policy.text.plural import plural
 
@@ -93,16 +92,9 @@ def command(context: click.Context, listed: bool, undone: int | None, yes: bool,
 @_DRY_RUN
 @_VERBOSE
 @click.pass_obj
-def exim(
-    app: App,
-    files: tuple[str, ...],
-    zone: str | None,
-    year: int | None,
-    dry_run: bool,
-    verbose: bool,
-) -> None:
+def exim(app: App, /, **given: Any) -> None:
     """Import Exim's main log (and reject log)."""
-    _run(app, Exim(app.settings.submission), files, zone, year, dry_run, verbose)
+    _run(app, Exim(app.settings.submission), **given)
 
 
 @command.command("postfix", short_help="Import Postfix's mail log.")
@@ -112,16 +104,9 @@ def exim(
 @_DRY_RUN
 @_VERBOSE
 @click.pass_obj
-def postfix(
-    app: App,
-    files: tuple[str, ...],
-    zone: str | None,
-    year: int | None,
-    dry_run: bool,
-    verbose: bool,
-) -> None:
+def postfix(app: App, /, **given: Any) -> None:
     """Import Postfix's mail log: syslog, ISO dates, RFC 5424, or journalctl -o export."""
-    _run(app, Postfix(app.settings.submission), files, zone, year, dry_run, verbose)
+    _run(app, Postfix(app.settings.submission), **given)
 
 
 def _run(
@@ -133,7 +118,6 @@ def _run(
     dry_run: bool,
     verbose: bool,
 ) -> None:
-    collect_less_often()
     where = zone_named(zone)
     now = time.time()
     damaged = False

@@ -4,7 +4,6 @@ Errors come out as one line on stderr. Exit codes: 0 fine, 1 findings or a file 
 2 usage or configuration, 3 store or socket not reachable.
 """
 
-import gc
 import importlib
 import os
 import re
@@ -20,9 +19,8 @@ import click
 from gatepost_milter.cli.common import FINDINGS, UNREACHABLE, USAGE, App, Failure
 from gatepost_policy.config import ConfigError, DeniedError
 from gatepost_policy.system import std_files
+from gatepost_policy.system.garbage import collect_less_often
 from gatepost_policy.text.escape import shown
-
-GC_OBJECTS = 50_000
 
 # name: (module with a click command called `command`, its first help line). The help is repeated
 # here so that `milterctl --help` imports no module; a test compares the two.
@@ -110,9 +108,7 @@ def cli(context: click.Context, config_file: Path | None, store: str | None) -> 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `milterctl` and leave the process with the exit code of the manual."""
     std_files.ensure()
-    # Modules make many objects that stay. With the default of 700 new objects between two looks for
-    # garbage, looking takes an eighth of the time until a report is there.
-    gc.set_threshold(GC_OBJECTS)
+    collect_less_often()  # else an eighth of the time until a report is there
     # Characters outside the locale's encoding are escaped; else print would raise.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

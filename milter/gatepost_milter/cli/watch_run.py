@@ -32,7 +32,6 @@ from gatepost_policy.lookup import KnownState
 from gatepost_policy.monitoring.maillog import MailLog
 from gatepost_policy.store import StoreError
 from gatepost_policy.system import systemd
-from gatepost_policy.system.garbage import collect_less_often
 
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
@@ -250,7 +249,6 @@ def run(
     """Follow these logs until TERM or INT (`once`: to their ends). The exit code."""
     from gatepost_policy.recorder import keep_recording, publish_now, wait_until_ingested
 
-    collect_less_often()
     log = MailLog(settings.log)
     watch = Watch(settings, log)
     for number in (signal.SIGTERM, signal.SIGINT):

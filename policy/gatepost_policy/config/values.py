@@ -215,10 +215,11 @@ def _plain(kind: Any, value: object) -> object:
         return value
     if kind is date:
         return _date(value)
-    fits = type(value) is kind or (kind is float and type(value) is int)
-    if not fits:
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
         raise ValueError(f"want {_WORDS[kind]}")
-    return float(value) if kind is float else value  # type: ignore[arg-type]
+    return value
 
 
 _WORDS: dict[type, str] = {

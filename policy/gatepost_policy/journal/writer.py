@@ -34,7 +34,7 @@ from gatepost_policy.journal.segment import (
     frame,
     size_of,
 )
-from gatepost_policy.system import faults
+from gatepost_policy.system import directories, faults
 
 POKE = "poke"
 SEGMENT_BYTES = 8_388_608
@@ -149,7 +149,7 @@ class Writer:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.rename(aside, final)
             if self._power:
-                _sync_directory(self.directory)
+                directories.sync(self.directory)
         except OSError:
             os.close(handle)
             aside.unlink(missing_ok=True)
@@ -330,11 +330,3 @@ class _Power:
             if failed:
                 self._failed = upto
             self._changed.notify_all()
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

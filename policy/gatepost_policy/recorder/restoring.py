@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from gatepost_policy import config, lookup, store
 from gatepost_policy.recorder import backup
 from gatepost_policy.store import StoreError, migrate
+from gatepost_policy.system import directories
 from gatepost_policy.text.escape import shown
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def restore(settings: "Settings", source: Path) -> Restored:
                 Path(f"{path}{suffix}").unlink(missing_ok=True)
             _put_back(aside / backup.JOURNAL, config.journal_dir(settings))
             _put_back(aside / backup.QUARANTINE, config.quarantine_dir(settings))
-            _sync(path.parent)
+            directories.sync(path.parent)
         lookup.anew(config.state_dir(settings))
     return Restored(contents, before, kept)
 
@@ -202,7 +203,7 @@ def _put_back(source: Path, target: Path) -> None:
         aside.chmod(0o600)
         _owned_as(aside, target)
         os.replace(aside, final)
-    _sync(target)
+    directories.sync(target)
 
 
 def _owned_as(file: Path, model: Path) -> None:
@@ -213,13 +214,5 @@ def _owned_as(file: Path, model: Path) -> None:
     handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fchown(handle, owner.st_uid, owner.st_gid)
-    finally:
-        os.close(handle)
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)

@@ -8,5 +8,6 @@ OBJECTS = 20_000
 
 
 def collect_less_often() -> None:
-    """Look for cycles only after OBJECTS new objects; for processes that handle messages."""
+    """Look for cycles only after OBJECTS new objects; for the services, and for milterctl,
+    whose modules make many objects that stay."""
     gc.set_threshold(OBJECTS, 20, 20)

@@ -23,6 +23,13 @@ from gatepost_policy.mail.index_key import prefix_of
         ("unknown", None),
         ("192.0.2.1.5", None),
         ("192.0.2.0/24", None),
+        ("192.0.2.01", None),
+        ("192.0.2", None),
+        ("0xc0000201", None),
+        ("192.0.2.1\n", None),
+        ("192.0.2.1\0.example", None),
+        ("192.0.2.\u0661", None),
+        ("192.0.2.\udcb9", None),
     ],
 )
 def test_parse(text: str, want: str | None) -> None:

@@ -7,6 +7,7 @@ rule, a listing or a report that did not know it would count one host as two.
 import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from socket import AF_INET, inet_pton
 
 from gatepost_policy.mail.facts import Family
 
@@ -31,6 +32,11 @@ def parse(text: str) -> Ip | None:
     Understood beside the bare address: brackets, `IPv6:` (RFC 5321 4.1.3), and the scope of a
     link-local address (`%eth0`), which is dropped. IPv4-mapped addresses come back as IPv4.
     """
+    # Most clients, and a third of the time that ip_address takes for them.
+    try:
+        return IPv4Address(inet_pton(AF_INET, text))
+    except (OSError, ValueError):
+        pass
     text = text.strip("[]")
     if text[:5].lower() == "ipv6:":
         text = text[5:]

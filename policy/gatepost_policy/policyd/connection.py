@@ -125,16 +125,16 @@ class Door(asyncio.BufferedProtocol):
                 facts, checks = checks.finish(), None
             if facts is None:
                 self._send(no_opinion(request.form))
-            elif checks is not None or service.may_wait(facts):
-                # Later requests wait behind this one: no more are read meanwhile.
-                if self._transport is not None:
-                    self._transport.pause_reading()
-                self._task = asyncio.get_running_loop().create_task(
-                    self._ask(request, facts, checks)
-                )
-            else:
+                return
+            if checks is None:
                 known = service.known.lookup(facts, ask_store=False)
-                self._send(service.answer(request, facts, known))
+                if not service.may_wait(facts, known):
+                    self._send(service.answer(request, facts, known))
+                    return
+            # Later requests wait behind this one: no more are read meanwhile.
+            if self._transport is not None:
+                self._transport.pause_reading()
+            self._task = asyncio.get_running_loop().create_task(self._ask(request, facts, checks))
         except Exception as error:  # a bug must not stop mail: no opinion, and an error in the log
             self._failed(request, error)
 

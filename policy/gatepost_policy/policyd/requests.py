@@ -121,11 +121,9 @@ class Reader:
             if octets in data:
                 return None
         lines = data[:-2].decode("utf-8", "surrogateescape").split("\n")
-        # Without "=" a line makes no pair, and dict() raises.
-        try:
-            values = dict([line.split("=", 1) for line in lines])
-        except ValueError:
-            return None
+        pairs = [line.partition("=") for line in lines]
+        # A line without "=", or a name twice, leaves fewer values than lines.
+        values = {name: value for name, equals, value in pairs if equals}
         if len(values) != len(lines) or len(lines) > MAX_LINES or not values.keys() <= _texts:
             return None
         return Request(Form.POSTFIX, values)

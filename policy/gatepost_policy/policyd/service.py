@@ -96,14 +96,11 @@ class Service:
         found = attributes.facts(request, self.clock(), self.settings, signatures)
         return found if found.recipients else None
 
-    def may_wait(self, facts: Facts) -> bool:
-        """True where answering may wait: for the store, or for the disk (`store.sync`)."""
-        if self.waits_for_disk:
-            return True
-        if facts.direction is not Direction.INBOUND:
-            return False
-        now = self.known.current()
-        return any(now.is_trap(r.address) for r in facts.recipients)
+    def may_wait(self, facts: Facts, known: Known) -> bool:
+        """True where answering may wait: for the disk (`store.sync`), or for the store, which knows
+        the past of a client that asks for a trap. `known`: what is known without the store."""
+        inbound = facts.direction is Direction.INBOUND
+        return self.waits_for_disk or (inbound and bool(known.traps))
 
     def answer(self, request: Request, facts: Facts, known: Known) -> bytes:
         """Judge, record and log; returns the octets of the answer."""

@@ -3,9 +3,10 @@
     python bench/greytrap.py [--work DIRECTORY] [--only PART,PART] [--messages N]
 
 Parts: policy (requests a CPU-second of gatepost-policyd with 100 connections), import (300 000
-traps, and how soon one more is live), hits (CPU per trap hit from one /48), backtest (a history of
-N messages, by default a million; two of a hundred hit a trap). Each prints one line; CPU, not wall
-time, is what can be compared on a shared machine.
+traps, and how soon one more is live), hits (CPU per trap hit from one /48), listed (the CPU that
+gatepost-policyd and its recorder need for a hit that lists somebody, and their memory, with none
+and with 400 000 listings), backtest (a history of N messages, by default a million; two of a
+hundred hit a trap). CPU, not wall time, is what can be compared on a shared machine.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import os
 import random
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -23,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from scale import cpu
+from sqlalchemy import text
 
 from gatepost_policy import backtest, ingest, store, traps
 from gatepost_policy.config.settings import Settings
@@ -30,6 +33,11 @@ from gatepost_policy.config.settings import Store as StoreSettings
 from gatepost_policy.journal.record import Json
 
 CONNECTIONS, REQUESTS = 100, 20_000
+HITS, GAP_S = 60, 0.5
+LISTING = (
+    "INSERT INTO listing (kind, value, since, until, seconds, reason, hits, by_hand) "
+    "VALUES ('prefix', :value, :at, :end, 8000000, 'by-hand', 1, true)"
+)
 AT = time.time() - 365 * 86_400
 POSTFIX = (
     "request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\n"
@@ -176,6 +184,49 @@ def hits(folder: Path, messages: int) -> None:
     engine.dispose()
 
 
+def listed(folder: Path, messages: int) -> None:
+    """One hit after the other, each taken in and published before the next one comes."""
+    for listings in (0, 400_000):
+        engine = store.open_engine(settings_in(folder))
+        now = time.time()
+        rows = [
+            {
+                "value": f"2001:db8:{n >> 15 | 1 << 8:x}:{(n & 0x7FFF) + 1:x}::/64",
+                "at": now,
+                "end": now + 8e6,
+            }
+            for n in range(listings)
+        ]
+        with store.writing(engine) as connection:
+            traps.add(connection, "listed@example.net", at=now)
+            if rows:
+                connection.execute(text(LISTING), rows)
+        engine.dispose()
+        with policyd(folder) as (pid, port), socket.create_connection(("127.0.0.1", port)) as ask:
+            _until_trap(ask, "listed@example.net", 60)
+            time.sleep(3)
+            idle = cpu(pid)
+            time.sleep(HITS * GAP_S)
+            idle, before = cpu(pid) - idle, cpu(pid)
+            for number in range(HITS):
+                request = POSTFIX.format(host=10 + number, to="listed@example.net", number=number)
+                ask.sendall(request.encode())
+                if not ask.recv(4096).startswith(b"action=550"):
+                    sys.exit("bench: a hit was not refused")
+                time.sleep(GAP_S)
+            used = (cpu(pid) - before - idle) / HITS * 1000
+            status = Path(f"/proc/{pid}/status").read_text()
+        peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
+        with sqlite3.connect(folder / "gatepost.sqlite") as check:
+            fresh = check.execute("SELECT count(*) FROM listing WHERE reason = 'trap'").fetchone()[
+                0
+            ]
+        print(
+            f"listed: {used:.2f} CPU-ms each of {HITS} hits among {listings} listings, "
+            f"{peak:.0f} MB at most, {fresh} more listed"
+        )
+
+
 def backtests(folder: Path, messages: int) -> None:
     """A stricter rule set over a year."""
     settings = settings_in(folder)
@@ -196,7 +247,13 @@ def backtests(folder: Path, messages: int) -> None:
     engine.dispose()
 
 
-PARTS = {"policy": policy, "import": imports, "hits": hits, "backtest": backtests}
+PARTS = {
+    "policy": policy,
+    "import": imports,
+    "hits": hits,
+    "listed": listed,
+    "backtest": backtests,
+}
 
 
 def main() -> None:

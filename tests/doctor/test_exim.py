@@ -1,9 +1,7 @@
 """`milterctl check exim` names each broken set-up, and has nothing to say about a right one."""
 
 import re
-import shutil
 import subprocess
-import tempfile
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +11,7 @@ import pytest
 
 import mta_unpack
 from daemons import BIN
+from exim_checked import codes, policy_socket, program, settings
 from exim_instance import EximInstance
 from from_table import from_table
 from gatepost_milter.doctor import exim as exim_checks
@@ -149,35 +148,8 @@ acl_asks_dkim:
 
 @pytest.fixture(scope="module")
 def policy() -> Iterator[Path]:
-    """A socket that Exim's user may connect to."""
-    folder = Path(tempfile.mkdtemp(prefix="gatepost-policy-"))
-    folder.chmod(0o755)
-    listener = Listener(str(folder / "policy.sock"))
-    (folder / "policy.sock").chmod(0o666)
-    yield folder / "policy.sock"
-    listener.close()
-    shutil.rmtree(folder)
-
-
-def settings(policy: Path | int, **more: object) -> Settings:
-    listen = f"unix:{policy}" if isinstance(policy, Path) else f"inet:{policy}@127.0.0.1"
-    return from_table(Settings, {"policy": {"listen": listen, **more}})
-
-
-def program(exim: EximInstance) -> Path:
-    """Exim with its libraries found, as an installed one would be."""
-    path = exim.root / "exim"
-    libraries = exim.programs.environment().get("LD_LIBRARY_PATH", "")
-    path.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {exim.exim} "$@"\n')
-    path.chmod(0o755)
-    return path
-
-
-def codes(exim: EximInstance, policy: Path | int, asked: bool = False) -> set[str]:
-    """`asked`: Exim itself is asked too, which takes a second."""
-    live = exim_config.read(exim.config, program(exim))
-    live = live if asked else replace(live, called=())
-    return {f.code for f in exim_checks.check(live, settings(policy))}
+    with policy_socket() as path:
+        yield path
 
 
 @pytest.fixture(scope="module")
@@ -191,42 +163,6 @@ def test_nothing_to_say_about_a_right_one(exim: EximInstance, policy: Path) -> N
     live = exim_config.read(exim.config, program(exim))
     assert exim_checks.unchecked(live) == ()
     assert exim_checks.unchecked(replace(live, called=("/nowhere/exim",))) != ()
-
-
-# Macros of conf/exim set anew, and what is said of them. What the text shows is said of the text;
-# the rest Exim tells, by its own expansions.
-ANEW: tuple[tuple[dict[str, str], set[str]], ...] = (
-    ({"GATEPOST_KEEP": ".*", "GATEPOST_DOWN": "550 closed", "GATEPOST_FORGED": "bool{false}",
-      "GATEPOST_MARKS": ""},
-     {"remove-header", "down-answer", "forged-results", "question"}),
-    ({"GATEPOST_KNOWN": ".*", "GATEPOST_DOWN": "451", "GATEPOST_FROM": "",
-      "GATEPOST_RELAYED": "bool{false}"},
-     {"unknown-fields", "down-answer", "question", "relayed"}),
-    ({"GATEPOST_INSIDE": "(?!)", "GATEPOST_DOWN": "DISCARD"}, {"unknown-fields", "down-answer"}),
-    ({"GATEPOST_SUBMISSION": "bool{true}"}, {"received-header", "question", "strangers-scrubbed"}),
-    ({"GATEPOST_FAMILIES": "X-|S"}, {"remove-header", "removes-more"}),
-    ({"GATEPOST_PROGRAM_TEXT": "Foo", "GATEPOST_SESSION": "id=$message_exim_id"},
-     {"unknown-fields", "question"}),
-    ({"GATEPOST_PROGRAM_ADDRESSES": "Foo"}, {"unknown-fields"}),
-    ({"GATEPOST_DOWN": "451 4.3.0 Try again later", "GATEPOST_AUTHSERV": "other.example"}, set()),
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("macros, told", ANEW, ids=range(len(ANEW)))
-def test_macros_set_anew(
-    macros: dict[str, str], told: set[str], exim: EximInstance, policy: Path
-) -> None:
-    file = exim.root / "gatepost-main.conf"
-    before = text = file.read_text()
-    for name, value in macros.items():
-        line = re.compile(rf"^{name} = (?:.*\\\n)*.*\n", re.M)
-        assert len(line.findall(text)) == 1, name
-        text = line.sub(f"{name} = {value}\n".replace("\\", r"\\"), text)
-    try:
-        file.write_text(text)
-        assert codes(exim, policy, asked=True) == told
-    finally:
-        file.write_text(before)
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda b: b.name.replace(" ", "-"))

@@ -27,10 +27,12 @@ _ACL_CALL = re.compile(r"\bacl\s*\{\s*\{?\s*([A-Za-z0-9_]+)")  # ${acl{name}}, {
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One ACL statement: its verb, and its conditions and modifiers in order, as (name, value)."""
+    """One ACL statement: its verb, and its conditions and modifiers in order, as (name, value).
+    `variables`: what its `set` modifiers set, in order."""
 
     verb: str
     parts: tuple[tuple[str, str], ...]
+    variables: tuple[str, ...] = ()
 
     def values(self, name: str) -> tuple[str, ...]:
         """The values of all its conditions or modifiers of this name, in order."""
@@ -163,5 +165,8 @@ def _add(statements: list[Statement], line: str) -> None:
     key, _, value = line.partition("=")
     last = statements[-1]
     # "set acl_m_x = ..." is one modifier; its value may hold "=" again.
-    name = "set" if key.strip().startswith("set ") else key.replace(" ", "").strip()
-    statements[-1] = Statement(last.verb, (*last.parts, (name, value.strip())))
+    name, variable = key.replace(" ", "").strip(), ""
+    if key.strip().startswith("set "):
+        name, variable = "set", key.split()[1]
+    variables = (*last.variables, variable) if variable else last.variables
+    statements[-1] = Statement(last.verb, (*last.parts, (name, value.strip())), variables)

@@ -5,9 +5,10 @@ import binascii
 import re
 from collections.abc import Iterator
 
-from gatepost_milter.doctor.exim_asked import ADDRESS, AGAIN, LOGIN, NAME, OWN, STRANGER, Session
-from gatepost_milter.doctor.exim_asked import expanded as expand
+from gatepost_milter.doctor.exim_asked import ADDRESS, AGAIN, LOGIN, NAME, OWN, STRANGER
 from gatepost_milter.doctor.exim_config import EximConfig
+from gatepost_milter.doctor.exim_scrub import Session
+from gatepost_milter.doctor.exim_scrub import expanded as expand
 from gatepost_milter.doctor.finding import Finding
 from gatepost_policy.text.times import UNITS
 

@@ -192,8 +192,9 @@ def _libraries(deb: Path) -> list[str]:
 
 def _is_package(name: str) -> bool:
     """False for a name that others provide: Perl has many of its modules built in."""
+    # Of a purely virtual package apt says nothing, and some releases of it return 0.
     done = subprocess.run(["apt-cache", "show", name], capture_output=True, check=False)
-    return done.returncode == 0
+    return done.returncode == 0 and bool(done.stdout.strip())
 
 
 def _installed(name: str) -> bool:

@@ -72,7 +72,7 @@ def _until(
     libraries = programs.environment().get("LD_LIBRARY_PATH", "")
     running = Process(["env", f"LD_LIBRARY_PATH={libraries}", *command], output)
     try:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 90
         while not ready():
             assert running.child.poll() is None and time.monotonic() < end, running.text()
             time.sleep(0.05)

@@ -18,6 +18,7 @@ from neighbours import CANARIES, MESSAGE, mail_server, program, shown, unpacked
 from ports import free_port
 from postfix_instance import PostfixInstance
 from postfix_recipes import main_cf
+from signed_mail import nameserver, new_key, signed
 
 pytestmark = [
     pytest.mark.postfix, pytest.mark.neighbours, pytest.mark.one_engine, pytest.mark.timeout(300),
@@ -46,8 +47,11 @@ def amavis_files() -> mta_unpack.Programs:
 
 
 @contextmanager
-def amavis(files: mta_unpack.Programs, folder: Path, port: int, back: int) -> Iterator[None]:
-    """One amavis that listens on `port` and hands mail back to `back`."""
+def amavis(
+    files: mta_unpack.Programs, folder: Path, port: int, back: int, more: str = "", dns: str = ""
+) -> Iterator[None]:
+    """One amavis that listens on `port` and hands mail back to `back`. `more`: lines of its
+    configuration, after the others; `dns`: the address of the resolver that it asks."""
     home = folder / "home"
     folder.chmod(0o755)  # amavis reads here as another user
     home.mkdir()
@@ -56,9 +60,12 @@ def amavis(files: mta_unpack.Programs, folder: Path, port: int, back: int) -> It
     for path in (home, *home.iterdir()):
         os.chown(path, 65534, 65534)  # nobody
     config = folder / "amavisd.conf"
-    config.write_text(CONFIG.format(home=home, port=port, back=back))
+    config.write_text(CONFIG.format(home=home, port=port, back=back) + more + "1;\n")
     # It starts itself again and looks for its modules in /usr: there they are, in a namespace.
     put = f"mount -t overlay overlay -o lowerdir={files.root}/usr:/usr /usr"
+    if dns:
+        (folder / "resolv.conf").write_text(f"nameserver {dns}\n")
+        put += f"; mount --bind {folder}/resolv.conf /etc/resolv.conf"
     command: list[str | Path] = [
         "unshare", "--mount", "sh", "-ec", f'{put}; exec /usr/sbin/amavisd -c "$0" foreground',
         config,
@@ -143,3 +150,44 @@ def test_before_the_queue(
         data = send(postfix, login=True)
         assert WAS_HERE.search(data), data.decode()
         assert [c for c in CANARIES if c in data] == [], data.decode(errors="replace")
+
+
+@pytest.mark.parametrize("what", ["as Debian has it", "another name", "no field"])
+def test_its_verifier(
+    what: str,
+    amavis_files: mta_unpack.Programs,
+    postfix_programs: mta_unpack.Programs,
+    folder: Path,
+) -> None:
+    """amavis deletes results with its own name, ours where the names are the same; not with either
+    of the documented lines."""
+    main, services, name, no_field = shown("amavis after the queue")[:4]
+    port, back, key = free_port(), free_port(), new_key()
+    services = services.replace("10025", str(back))
+    lines = {"another name": name, "no field": no_field}.get(what, "")
+    lines = "$enable_dkim_verification = 1;\n" + lines.replace("example.org", "local.test")
+    message = signed(MESSAGE.replace(b"alice@local.test", b"x@stranger.example"), key)
+    with (
+        nameserver(key) as dns,
+        mail_server(
+            postfix_programs, services, main=main_cf(main.replace("10024", str(port))), dns=dns
+        ) as stack,
+        amavis(amavis_files, folder, port, back, lines, dns),
+    ):
+        client = stack.postfix.inbound(
+            helo="stranger.example", xclient="NAME=stranger.example ADDR=192.0.2.7"
+        )
+        sent = client.send(message, "x@stranger.example", ["bob@local.test"])
+        assert sent.code == 250, (sent, client.transcript)
+        (data,) = stack.postfix.collect()
+        found = re.findall(rb"^Authentication-Results: ([\w.]+)( \(amavis\))?;\s+dkim=(\w+)", data,
+                           re.M)  # fmt: skip
+        ours, theirs = (b"mx.local.test", b"", b"pass"), (b" (amavis)", b"pass")
+        assert (
+            found
+            == {
+                "as Debian has it": [(b"mx.local.test", *theirs)],
+                "another name": [(b"amavis.local.test", *theirs), ours],
+                "no field": [ours],
+            }[what]
+        ), data.decode()

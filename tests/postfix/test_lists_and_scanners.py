@@ -1,7 +1,6 @@
 """List managers, OpenDKIM as a verifier and rspamd beside a real Postfix, with the lines of
 docs/neighbours.md."""
 
-import base64
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import dkim
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 import mta_unpack
@@ -21,6 +19,7 @@ from neighbours import CANARIES, MESSAGE, listening, mail_server, shown, unpacke
 from ports import free_port
 from postfix_instance import LOGIN
 from postfix_recipes import main_cf
+from signed_mail import nameserver, new_key, pem, record, signed
 
 pytestmark = [
     pytest.mark.postfix, pytest.mark.neighbours, pytest.mark.one_engine, pytest.mark.timeout(300),
@@ -36,38 +35,7 @@ STRANGER = (
 
 @pytest.fixture(scope="module")
 def key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
-
-
-def pem(key: rsa.RSAPrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL,
-        serialization.NoEncryption(),
-    )  # fmt: skip
-
-
-def record(key: rsa.RSAPrivateKey) -> str:
-    der = key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return f"v=DKIM1; k=rsa; p={base64.b64encode(der).decode()}"
-
-
-def signed(message: bytes, key: rsa.RSAPrivateKey) -> bytes:
-    """`message` with a signature of stranger.example."""
-    name = b"stranger.example"
-    relaxed = (b"relaxed", b"relaxed")
-    return bytes(dkim.sign(message, b"s", name, pem(key), canonicalize=relaxed)) + message
-
-
-@contextmanager
-def nameserver(key: rsa.RSAPrivateKey) -> Iterator[str]:
-    """A DNS with the key of stranger.example; its address."""
-    server = DnsServer({"s._domainkey.stranger.example": record(key)})
-    try:
-        yield server.address
-    finally:
-        server.stop()
+    return new_key()
 
 
 def from_user(stack: Stack, message: bytes = MESSAGE, to: str = "bob@local.test") -> None:

@@ -4,30 +4,20 @@ Each row is a set-up or a message that once broke a simpler scrub; each runs twi
 where nothing of the client may be left, and without, where the client must be found.
 """
 
-import base64
 import json
-import os
-import shutil
-import socket
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import dkim
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 import mta_modes
 import mta_unpack
-import rings
 from canary import Canaries
-from daemons import Daemon, OtherMilter, Process
+from daemons import Daemon, OtherMilter
 from gatepost_policy.scrub import audit
 from mta_modes import BASE_CONFIG, TALKATIVE
-from ports import free_port
-from postfix_instance import LOGIN, START_TIMEOUT, PostfixInstance, Setup, version
+from postfix_instance import LOGIN, PostfixInstance, Setup, version
 
 pytestmark = [pytest.mark.postfix, pytest.mark.timeout(300)]
 
@@ -151,56 +141,3 @@ def test_row(row: Row, daemon: Daemon, postfix: PostfixInstance, tmp_path: Path)
     finally:
         for other in others.values():
             other.stop()
-
-
-def test_signer_after_gatepost(daemon: Daemon, postfix: PostfixInstance, tmp_path: Path) -> None:
-    """OpenDKIM last in the chain signs what really leaves: the signature verifies."""
-    program = shutil.which("opendkim")
-    if program is None:
-        rings.missing("postfix", "no opendkim here (tests/mta_packages.txt, section tools)")
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    # OpenDKIM reads no key below a directory that others may write to, as /tmp is.
-    home = mta_unpack.cache() / f"opendkim-{os.getpid()}"
-    home.mkdir(mode=0o700)
-    private = home / "key.pem"
-    private.write_bytes(key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL,
-        serialization.NoEncryption()))  # fmt: skip
-    private.chmod(0o600)
-    port = free_port()
-    config = home / "opendkim.conf"
-    config.write_text(
-        f"Socket inet:{port}@127.0.0.1\nMode s\nDomain local.test\nSelector s1\n"
-        f"KeyFile {private}\nBackground no\nSyslog no\nInternalHosts 0.0.0.0/0,::/0\n"
-        "MTA ORIGINATING\nCanonicalization relaxed/simple\nOverSignHeaders From\n"
-    )
-    signer = Process([program, "-f", "-x", config], tmp_path / "opendkim.log")
-    try:
-        end = time.monotonic() + START_TIMEOUT
-        while not _listens(port):
-            assert signer.child.poll() is None and time.monotonic() < end, signer.text()
-            time.sleep(0.05)
-        postfix.restart(
-            mta_modes.setup("milter", daemon.socket, submission={
-                "smtpd_milters": f"{daemon.socket}, inet:127.0.0.1:{port}"})
-        )  # fmt: skip
-        canaries, data = deliver(postfix, Row("signed"))
-        assert canaries.found(data) == ()
-        der = key.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        public = base64.b64encode(der)
-        assert b"DKIM-Signature:" in data, signer.text()
-        record = b"v=DKIM1; k=rsa; p=" + public
-        assert dkim.verify(data.replace(b"\n", b"\r\n"), dnsfunc=lambda *_a, **_k: record)
-    finally:
-        signer.stop()
-        shutil.rmtree(home)
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 5).close()
-    except OSError:
-        return False
-    return True

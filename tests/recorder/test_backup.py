@@ -8,10 +8,12 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -237,6 +239,42 @@ def test_a_signal_leaves_no_copy_of_the_store(
         milterctl.cli(words, standalone_mode=False)
     assert caught.value.code == 128 + number
     assert not list(target.parent.iterdir())
+
+
+KILLED = """
+import os, sys
+from gatepost_milter.cli import milterctl
+from gatepost_policy.recorder import backup
+
+backup.check = lambda *_: os.kill(os.getpid(), 9)
+milterctl.cli(sys.argv[1:])
+"""
+
+
+def test_what_a_killed_backup_left_goes_at_the_next_one(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is as large as the store, and there is one more each night. One at work keeps its own."""
+    target = tmp_path / "there" / "b.tar"
+    target.parent.mkdir()
+    words = [
+        sys.executable, "-c", KILLED, "--store", settings.store.url, "db", "backup", str(target)
+    ]  # fmt: skip
+    for _ in range(2):
+        assert subprocess.run(words, check=False, timeout=60).returncode == -signal.SIGKILL
+        (left,) = target.parent.iterdir()
+        assert (left / "gatepost.sqlite").is_file()
+
+    check = backup.check
+
+    def meanwhile(path: Path, *rest: Any) -> backup.Contents:
+        monkeypatch.setattr(backup, "check", check)
+        backup.make(settings, target.with_name("other.tar"))
+        return check(path, *rest)
+
+    monkeypatch.setattr(backup, "check", meanwhile)
+    backup.make(settings, target)
+    assert {file.name for file in target.parent.iterdir()} == {"b.tar", "other.tar"}
 
 
 def test_what_is_no_backup_is_not_overwritten(settings: Settings, tmp_path: Path) -> None:

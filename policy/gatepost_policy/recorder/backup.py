@@ -12,6 +12,7 @@ database, or in a linked segment after the watermark in that copy.
 Limits: SQLite only. A PostgreSQL server has its own tools (pg_dump, pg_basebackup).
 """
 
+import fcntl
 import hashlib
 import io
 import json
@@ -22,7 +23,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -38,8 +39,10 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 DATABASE = "gatepost.sqlite"
 JOURNAL, QUARANTINE = "journal/", "quarantine/"
+ASIDE = ".gatepost-backup-"
 PIECE = 1_048_576
 PAGES = 2_000  # that are copied at once: 8 MiB
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class BackupError(Exception):
@@ -81,11 +84,11 @@ def make(settings: "Settings", target: Path) -> Contents:
     target = Path(os.path.realpath(target))
     _may_replace(target)
     store.open_engine(settings, create=False).dispose()
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gatepost-backup-") as aside:
-        members = list(_linked(settings, Path(aside)))
-        copy = Path(aside) / DATABASE
+    with _aside(target.parent) as aside:
+        members = list(_linked(settings, aside))
+        copy = aside / DATABASE
         _copy(path, copy)
-        made = Path(aside) / "backup.tar"
+        made = aside / "backup.tar"
         handle = os.open(made, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "wb") as file:
             _write(file, [(DATABASE, copy), *members])
@@ -94,6 +97,44 @@ def make(settings: "Settings", target: Path) -> Contents:
         contents = verify(made)
         os.replace(made, target)
         return contents
+
+
+@contextmanager
+def _aside(parent: Path) -> Iterator[Path]:
+    """A directory for what is not whole yet, where the backup will be, so that it is only renamed.
+
+    It is locked as long as it is used. One that is not belongs to a backup that was killed, and is
+    as large as the store: it goes. Raises OSError.
+    """
+    for left in parent.glob(f"{ASIDE}*"):
+        with suppress(OSError):
+            handle = os.open(left, DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(handle)
+    name, handle = _locked(parent)
+    try:
+        yield name
+    finally:
+        shutil.rmtree(name, ignore_errors=True)
+        os.close(handle)
+
+
+def _locked(parent: Path) -> tuple[Path, int]:
+    """(a new directory, the descriptor that holds its lock). Raises OSError."""
+    while True:
+        name = Path(tempfile.mkdtemp(dir=parent, prefix=ASIDE))
+        # Before it is locked, another backup may take it for a left one.
+        with suppress(FileNotFoundError):
+            handle = os.open(name, DIRECTORY)
+            # Where a file system has no locks, nobody can take it away from us either.
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if name.exists():
+                return name, handle
+            os.close(handle)
 
 
 def _copy(path: Path, copy: Path) -> None:

@@ -97,6 +97,23 @@ def test_each_field(leak: Leak) -> None:
     assert got.weight == leak.weight
 
 
+def test_a_login_that_is_the_local_part_of_the_senders_address() -> None:
+    """The usual case. The address is told on purpose, whatever field repeats it; the login alone is
+    not, nor at another domain."""
+    known = {"login": "alice"}
+    around = b"Return-Path: <alice@example.org>\nResent-From: ALICE@example.org\n" + CLEAN
+    assert audit.find(around, known) == ()
+    for value in (
+        "by alice",
+        "alice@example.org.lan",
+        "x (alice@laptop)",
+        "alice@example.org/alice",
+    ):
+        message = around.replace(b"Subject:", b"X-Whatever: %s\nSubject:" % value.encode())
+        (got,) = audit.find(message, known)
+        assert (got.name, got.tells, got.weight) == ("X-Whatever", "login alice", "leak"), value
+
+
 @pytest.mark.parametrize("glob", DEFAULT_REMOVE)
 def test_each_name_of_the_removal_list(glob: str) -> None:
     name = glob.replace("*", "Something")

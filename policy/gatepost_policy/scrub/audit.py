@@ -98,6 +98,7 @@ DELIVERY = ("return-path", "delivered-to", "x-original-to", "envelope-to", "deli
 BOUNDARIES = (("Apple-Mail", "Apple Mail"), ("_NextPart_", "Outlook"), ("----=_Part_", "Java Mail"),
               ("--------------", "Thunderbird"), ("=-=-=", "Gnus or Emacs"),
               ("nextPart", "KMail"))  # fmt: skip
+_MAILBOX = re.compile(r"[^\s<>\"(),:;@]+@[^\s<>\"(),:;@]+")
 _AUTHENTICATED = re.compile(r"\b(?:smtp\.(?:auth|remote-ip|client-ip)|policy\.iprev)=([^\s;]+)")
 MASK_HOST = 'submission.message_id = "mask-host"'
 DEFAULTS = Submission()
@@ -175,8 +176,8 @@ def find(
 ) -> tuple[Finding, ...]:
     """Every finding in `message`, in header order.
 
-    `known`: what it is -> a text that must stand in no field. `submission`: the settings with which
-    it was scrubbed. Never raises.
+    `known`: what it is -> a text that must stand in no field, but within the addresses of From and
+    To. `submission`: the settings with which it was scrubbed. Never raises.
     """
     header = fields(message)
     hops = [(n, received.read(f.value)) for n, f in enumerate(header) if _is(f, "received")]
@@ -186,6 +187,7 @@ def find(
     found: list[Finding] = []
     names = FieldNames(submission)
     client = _client(by_position.get(origin), header)
+    told = _told(header) if known else None
     for position, field in enumerate(header):
         # A field between the two Received fields that contains the next server's name was added by
         # that server, so it is not from the sender's side.
@@ -197,7 +199,7 @@ def find(
         else:
             here = [*_field(field, ours, position < origin, submission, names, client)]
         if known and not any(f.weight is Weight.LEAK for f in here):
-            here = [*_known(field, known, submission)] or here
+            here = [*_known(field, known, submission, told)] or here
         found += here
     for name, value in audit_parts.telling(message[:MAX_HEADER_BYTES]):
         found.append(Finding(name, 1, _excerpt(value), IN_A_PART, None, Weight.HINT))
@@ -302,9 +304,29 @@ def _field(
                       'submission.unknown_fields = "drop"', Weight.HINT)  # fmt: skip
 
 
-def _known(field: Field, known: Mapping[str, str], submission: Submission) -> Iterator[Finding]:
-    """Findings of texts in `known`, for a field without another leak."""
+def _told(header: Sequence[Field]) -> re.Pattern[str] | None:
+    """The addresses in From and To: what the sender tells, whatever their local part is beside."""
+    addresses = {
+        address.lower()
+        for field in header
+        if _is(field, "from", "to")
+        for address in _MAILBOX.findall(_text(field.value))
+    }
+    if not addresses:
+        return None
+    return re.compile(rf"(?<![\w.+-])(?:{'|'.join(map(re.escape, addresses))})(?!\.?[\w-])")
+
+
+def _known(
+    field: Field,
+    known: Mapping[str, str],
+    submission: Submission,
+    told: re.Pattern[str] | None = None,
+) -> Iterator[Finding]:
+    """Findings of texts in `known`, for a field without another leak; but not within `told`."""
     text = _text(field.value).lower()
+    if told is not None:
+        text = told.sub(" ", text)
     for what, secret in known.items():
         if secret and _stands(secret.lower(), text):
             setting, weight = f'submission.remove = [..., "{field.name}"]', Weight.LEAK

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine
 from gatepost_policy import store
 from gatepost_policy.ingest import deltas
 from gatepost_policy.store import migrate, partitions
-from gatepost_policy.store.schema import Base
+from gatepost_policy.store.whole_schema import Base
 
 YEAR = 365 * 86_400
 END = 1_790_000_000

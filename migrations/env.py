@@ -11,7 +11,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from gatepost_policy import store
-from gatepost_policy.store.schema import Base
+from gatepost_policy.store.whole_schema import Base
 
 
 def include_name(name: str | None, kind: str, parents: object) -> bool:

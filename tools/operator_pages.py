@@ -13,8 +13,7 @@ from pathlib import Path
 
 from gatepost_policy.mail import decision
 from gatepost_policy.monitoring import maillog
-from gatepost_policy.store import tables as _tables  # noqa: F401  they are known to Base once imported
-from gatepost_policy.store.schema import Base
+from gatepost_policy.store.whole_schema import Base
 
 ROOT = Path(__file__).resolve().parents[1]
 SYMPTOMS = ROOT / "docs" / "symptoms.md"

@@ -18,7 +18,7 @@ from gatepost_policy.ingest import import_undo, trap_marks
 from gatepost_policy.journal.record import Json
 from gatepost_policy.mail.facts import Source
 from gatepost_policy.retention import person
-from gatepost_policy.store.schema import Base
+from gatepost_policy.store.whole_schema import Base
 
 pytestmark = pytest.mark.slow
 

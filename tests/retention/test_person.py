@@ -16,7 +16,7 @@ from gatepost_policy.ingest import rows
 from gatepost_policy.retention import erased_times, person_texts
 from gatepost_policy.retention import person as personal
 from gatepost_policy.store import revision, sqltext
-from gatepost_policy.store.schema import Base
+from gatepost_policy.store.whole_schema import Base
 
 ANNA = "anna@sender.example"
 

@@ -19,7 +19,7 @@ from gatepost_policy.config.settings import Settings
 from gatepost_policy.listings import dossier
 from gatepost_policy.lookup import KnownState
 from gatepost_policy.store import migrate, partitions
-from gatepost_policy.store.schema import Base
+from gatepost_policy.store.whole_schema import Base
 
 pytestmark = pytest.mark.slow
 

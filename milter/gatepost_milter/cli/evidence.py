@@ -1,13 +1,13 @@
 """`milterctl report --format xarf|arf`: an abuse report with every recipient masked."""
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from gatepost_milter.cli.common import FINDINGS, USAGE, App, Failure, note
+from gatepost_policy.system.dataclass import dataclass
 
 if TYPE_CHECKING:
     from gatepost_policy.report.evidence import Reporter

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -15,6 +15,7 @@ import click
 from gatepost_milter.cli import complete, evidence, night, report_options
 from gatepost_milter.cli.common import USAGE, App, Failure, note
 from gatepost_milter.cli.options import format_option
+from gatepost_policy.system.dataclass import dataclass
 
 if TYPE_CHECKING:
     from gatepost_policy.report.asked import Asked

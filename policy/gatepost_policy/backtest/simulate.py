@@ -34,8 +34,8 @@ from gatepost_policy.mail.organisation import covering, organisation
 from gatepost_policy.mail.real_address import names_nobody
 from gatepost_policy.rules import Known, Listed
 from gatepost_policy.rules.blame import blame
-from gatepost_policy.store.schema import Base
 from gatepost_policy.store.tables import Listing, SenderIdentity
+from gatepost_policy.store.whole_schema import Base
 
 KNOWN_MAX = 200_000  # addresses
 BATCH = 200

@@ -9,10 +9,11 @@ Rule: no message of this module repeats the URL, or anything of it that may be p
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import ip_address
 from urllib.parse import unquote, unquote_plus, urlencode
+
+from gatepost_policy.system.dataclass import dataclass
 
 LIBPQ = ("postgresql", "postgres")
 SCHEMES = (*LIBPQ, "postgresql+psycopg")

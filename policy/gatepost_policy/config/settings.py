@@ -7,7 +7,7 @@ are milliseconds and octets.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -19,6 +19,7 @@ from gatepost_policy.config.field_lists import DEFAULT_KEEP, DEFAULT_REMOVE
 from gatepost_policy.config.values import Before, Between, Like, Then, Value
 from gatepost_policy.mail.address import canonical_domain
 from gatepost_policy.mail.decision import Reason
+from gatepost_policy.system.dataclass import dataclass
 from gatepost_policy.system.socket_address import SocketAddress
 from gatepost_policy.text.times import UNITS
 

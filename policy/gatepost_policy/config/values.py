@@ -10,10 +10,12 @@ command needs to start (docs/decisions/0091-settings-without-pydantic.md).
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from datetime import date, datetime, time
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+from gatepost_policy.system.dataclass import dataclass
 
 Path = tuple[str | int, ...]
 T = TypeVar("T")

@@ -24,7 +24,7 @@ AT_ONCE = 20  # so many `Touched` in one transaction
 @dataclass(frozen=True, slots=True)
 class Touched:
     """A day, host, domain or sender whose times may come from deleted messages
-    (`tables.ImportTouched`).
+    (`import_tables.ImportTouched`).
 
     `since` and `until` are the first and last of those messages (Unix seconds).
     """

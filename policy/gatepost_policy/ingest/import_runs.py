@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, insert, select
 
 from gatepost_policy.store import sqltext
-from gatepost_policy.store.tables import ImportRun, TrapRow
+from gatepost_policy.store.import_tables import ImportRun
+from gatepost_policy.store.tables import TrapRow
 
 
 class ImportGoneError(Exception):

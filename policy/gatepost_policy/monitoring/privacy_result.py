@@ -8,8 +8,9 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from gatepost_policy.system.dataclass import dataclass
 
 NAME = "privacy-test.json"
 MAX_BYTES = 65_536

@@ -14,8 +14,8 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from gatepost_policy.store.tables import Notice as Row
-from gatepost_policy.store.tables import NotifyState
+from gatepost_policy.store.notify_tables import Notice as Row
+from gatepost_policy.store.notify_tables import NotifyState
 
 Json = dict[str, Any]
 NOTICED = "noticed"  # in a row's data: when it was made, Unix seconds; `last` moves

@@ -11,7 +11,7 @@ Limits: a trap that is a pattern is not found by the pattern, only by an address
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
@@ -23,6 +23,7 @@ from gatepost_policy.report import messages, pasted, selection
 from gatepost_policy.report.conditions import TooWide
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.store.tables import TrapRow
+from gatepost_policy.system.dataclass import dataclass
 
 LONGEST = 1_000  # characters; a longer text is none of these
 _LABEL = r"(?!-)[^\s@<>/:;,\[\]()\"\\]+"

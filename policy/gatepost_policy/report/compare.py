@@ -3,7 +3,7 @@
 Shared keys, clients, networks and traps, and the order in which each first hit the traps.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, func, select
@@ -15,6 +15,7 @@ from gatepost_policy.report.conditions import conditions
 from gatepost_policy.report.report import Report
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.store.tables import Message, MessageRecipient
+from gatepost_policy.system.dataclass import dataclass
 from gatepost_policy.text.times import timestamp
 
 TRAPS_MAX = 1_000  # of one sender, compared

@@ -7,7 +7,7 @@ rows; for a period the sums of its whole days are used (`day_sums`).
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from heapq import nsmallest
 from typing import Any
@@ -22,6 +22,7 @@ from gatepost_policy.report.rhythm import Rhythm
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.report.summary import Host, Summary
 from gatepost_policy.store.tables import DomainDay, DomainHost, Message, MessageDomain
+from gatepost_policy.system.dataclass import dataclass
 
 HOSTS_MAX = 1_000
 

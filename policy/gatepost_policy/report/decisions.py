@@ -1,10 +1,9 @@
 """Count messages by action and reason: rows, and messages that are only counted by now."""
 
-from dataclasses import dataclass
-
 from sqlalchemy import Connection
 
 from gatepost_policy.store import sqltext
+from gatepost_policy.system.dataclass import dataclass
 
 COLUMNS = ("direction", "action", "reason", "messages")
 DAY_S = 86_400

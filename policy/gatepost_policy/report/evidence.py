@@ -13,7 +13,6 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.mime.base import MIMEBase
@@ -28,6 +27,7 @@ from gatepost_policy.report import masking
 from gatepost_policy.report.masking import Masks
 from gatepost_policy.report.report import Line, Report
 from gatepost_policy.report.standing import movement
+from gatepost_policy.system.dataclass import dataclass
 from gatepost_policy.text.plural import plural
 from gatepost_policy.text.times import timestamp
 

@@ -5,7 +5,7 @@ Pure. Each filter has one name everywhere: as an option (`--decision`), in a pag
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from gatepost_policy.mail.address import parse
@@ -14,6 +14,7 @@ from gatepost_policy.mail.facts import Family, Source
 from gatepost_policy.mail.index_key import clean
 from gatepost_policy.mail.results import DMARC_RESULTS, RESULTS, SPF_RESULTS
 from gatepost_policy.report.selection import Selection
+from gatepost_policy.system.dataclass import dataclass
 from gatepost_policy.text import times
 
 

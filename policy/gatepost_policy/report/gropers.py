@@ -6,15 +6,17 @@ read the same lines, so the larger number is taken, else the sum: figures are lo
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
 from gatepost_policy.store import sqltext
+from gatepost_policy.system.dataclass import dataclass
 from gatepost_policy.text.times import timestamp
-from gatepost_policy.traps import mined
-from gatepost_policy.traps.mined import Walk
+
+if TYPE_CHECKING:
+    from gatepost_policy.traps.mined import Walk
 
 Json = dict[str, Any]
 
@@ -49,7 +51,7 @@ class Gropers:
 
     hosts: tuple[Groper, ...]
     names: int  # different names that do not exist
-    walks: tuple[Walk, ...]
+    walks: tuple["Walk", ...]
 
     @property
     def attempts(self) -> int:
@@ -105,6 +107,8 @@ def read(connection: Connection, since: float | None = None, until: float | None
         found[one.prefix] = one if before is None else _both(before, one)
     if not found:
         return Gropers((), 0, ())
+    from gatepost_policy.traps import mined  # loaded where there are any: each report looks
+
     walks = mined.login_walks(connection, since, until)
     walking = {prefix for one in walks for prefix in one.prefixes}
     trapped = _trap_messages(connection, found)

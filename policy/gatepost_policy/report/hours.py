@@ -1,13 +1,13 @@
 """How many messages came on which day of the week and at which hour (UTC)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sqlalchemy import Connection, Integer, cast, func, select
 
 from gatepost_policy.report.conditions import conditions
 from gatepost_policy.report.day_sums import times
 from gatepost_policy.report.selection import Selection
+from gatepost_policy.system.dataclass import dataclass
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 THURSDAY = 3  # the weekday of 1970-01-01, counted from Monday

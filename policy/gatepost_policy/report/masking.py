@@ -18,7 +18,6 @@ import base64
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.message import Message
@@ -26,6 +25,7 @@ from email.message import Message
 from gatepost_policy.mail.address import parse
 from gatepost_policy.mail.parsed import parsed
 from gatepost_policy.report.disguises import Disguises, squeezed
+from gatepost_policy.system.dataclass import dataclass
 
 MASK = "masked"
 SHORTEST_WORD = 3  # a shorter local part is masked in whole addresses only

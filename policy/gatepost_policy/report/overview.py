@@ -157,6 +157,8 @@ def _prefix(address: str | None) -> str:
 
 def _with_listings(connection: Connection, senders: list[Sender], now: float) -> tuple[Sender, ...]:
     values = {sender.sender for sender in senders}
+    if not values:
+        return ()
     until: dict[str, float] = {}
     for value, end in connection.execute(
         select(Listing.value, Listing.until).where(Listing.value.in_(values), Listing.until > now)

@@ -1,11 +1,11 @@
 """Values of the overview: senders, domains on both families, low-and-slow patterns. Pure."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from gatepost_policy.report.rhythm import Rhythm
 from gatepost_policy.report.standing import Standing
 from gatepost_policy.report.summary import Summary
+from gatepost_policy.system.dataclass import dataclass
 from gatepost_policy.text.times import timestamp
 
 Json = dict[str, Any]

@@ -6,7 +6,7 @@ it also sent an unsigned message in its name.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select
 
@@ -30,6 +30,7 @@ from gatepost_policy.store.tables import (
     MessageSignature,
     SenderIdentity,
 )
+from gatepost_policy.system.dataclass import dataclass
 
 SIGNERS_MAX = 50_000  # messages whose signatures are looked at one by one
 TRAPS_NAMED = 20

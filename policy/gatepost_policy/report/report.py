@@ -6,7 +6,7 @@ left out.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from gatepost_policy.mail.facts import Arc, Dmarc, Signature, Spf, TrailHop
@@ -15,6 +15,7 @@ from gatepost_policy.report.overview_values import DualStack, Pattern, Sender
 from gatepost_policy.report.rhythm import Rhythm
 from gatepost_policy.report.standing import Mark, Standing, movement
 from gatepost_policy.report.summary import Held, Summary
+from gatepost_policy.system.dataclass import dataclass
 from gatepost_policy.text.acts import Done
 from gatepost_policy.text.times import timestamp
 

@@ -4,12 +4,12 @@ Pure. Slow senders send so rarely that a rate per minute shows nothing; months a
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
+from gatepost_policy.system.dataclass import dataclass
 from gatepost_policy.text.plural import plural
 
 DAY = 86400

@@ -3,7 +3,6 @@
 Pure. Selectors are compared, never used as patterns: `%`, `_` and `*` are no wildcards.
 """
 
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
@@ -11,6 +10,7 @@ from gatepost_policy.mail.address import Address, canonical_domain, parse, rever
 from gatepost_policy.mail.client_address import unmapped_network
 from gatepost_policy.mail.facts import Family
 from gatepost_policy.mail.index_key import clean
+from gatepost_policy.system.dataclass import dataclass
 from gatepost_policy.text.times import timestamp
 
 

@@ -1,10 +1,10 @@
 """The verdict on a history: is this a repeat sender, and did it change the address family? Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from gatepost_policy.report.rhythm import Rhythm, in_words
+from gatepost_policy.system.dataclass import dataclass
 from gatepost_policy.text.plural import plural
 from gatepost_policy.text.times import timestamp
 

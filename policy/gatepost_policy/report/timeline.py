@@ -7,10 +7,10 @@ so that one failure among passes does not look like a pass.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from gatepost_policy.report.standing import NAMES, Mark
+from gatepost_policy.system.dataclass import dataclass
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # DKIM result: (in UTF-8, in ASCII, what it means)

@@ -9,7 +9,7 @@ more. Submissions are counted by UTC day, so a count covers whole days, which ar
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from sqlalchemy import Connection, func, select
@@ -27,6 +27,7 @@ from gatepost_policy.store.tables import (
     MessageDomain,
     SubmissionCount,
 )
+from gatepost_policy.system.dataclass import dataclass
 from gatepost_policy.text.times import timestamp
 
 HOURS = 24
@@ -169,12 +170,13 @@ def read(
     where = (Message.traps > 0, Message.at >= since, Message.at < until)
     inbound = Message.direction == "inbound"
     count = connection.scalar(select(func.count()).select_from(Message).where(*where, inbound)) or 0
-    ids = connection.scalars(
+    newest = (
         select(Message.id)
         .where(*where, inbound)
         .order_by(Message.at.desc(), Message.id.desc())
         .limit(HITS_MAX)
-    ).all()
+    )
+    ids = connection.scalars(newest).all() if count else ()
     days = own_users(connection, since, until)
     return Tonight(
         since=since,

@@ -11,7 +11,7 @@ later; listings that retention deleted are missing.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import translate
 from ipaddress import ip_network
 from typing import Any
@@ -33,6 +33,7 @@ from gatepost_policy.rules import Known, Listed
 from gatepost_policy.rules.explain import Explained, explain
 from gatepost_policy.rules.rules import is_open
 from gatepost_policy.store.tables import Listing, Message, MessageDomain, SenderIdentity, TrapRow
+from gatepost_policy.system.dataclass import dataclass
 from gatepost_policy.text.times import timestamp
 
 FOUND_MAX = 20

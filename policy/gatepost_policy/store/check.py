@@ -4,7 +4,7 @@ from sqlalchemy import Engine, inspect
 
 from gatepost_policy.store import engine as store
 from gatepost_policy.store import migrate
-from gatepost_policy.store.schema import Base
+from gatepost_policy.store.whole_schema import Base
 
 PROBLEMS_MAX = 20
 

@@ -10,7 +10,6 @@ import sqlite3
 import struct
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,6 +17,8 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DisconnectionError, OperationalError
 from sqlalchemy.pool import QueuePool
+
+from gatepost_policy.system.dataclass import dataclass
 
 Inode = tuple[int, int]
 # By engine: removed logs (write-ahead logs without a name) that this process has written into the

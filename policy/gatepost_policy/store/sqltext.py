@@ -17,6 +17,8 @@ from gatepost_policy.store.schema import Base
 
 def table(name: str) -> Table:
     """The table of this name."""
+    from gatepost_policy.store import whole_schema as whole_schema  # so that it is there
+
     return Base.metadata.tables[name]
 
 

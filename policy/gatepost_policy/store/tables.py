@@ -16,17 +16,11 @@ from sqlalchemy import (
     text,
 )
 
-# The whole schema: after importing this module every table is in Base.metadata.
-from gatepost_policy.store import guess_tables as guess_tables
+# What no report reads is apart, to be loaded by who needs it: `whole_schema` has all.
 from gatepost_policy.store.host_tables import Counter as Counter
 from gatepost_policy.store.host_tables import JournalGap as JournalGap
 from gatepost_policy.store.host_tables import JournalMark as JournalMark
 from gatepost_policy.store.host_tables import Revision as Revision
-from gatepost_policy.store.import_tables import ImportAgain as ImportAgain
-from gatepost_policy.store.import_tables import ImportCount as ImportCount
-from gatepost_policy.store.import_tables import ImportRun as ImportRun
-from gatepost_policy.store.import_tables import ImportTouched as ImportTouched
-from gatepost_policy.store.import_tables import WatchPosition as WatchPosition
 from gatepost_policy.store.listing_tables import Act as Act
 from gatepost_policy.store.listing_tables import Evidence as Evidence
 from gatepost_policy.store.listing_tables import Listing as Listing
@@ -34,8 +28,6 @@ from gatepost_policy.store.listing_tables import ListingChange as ListingChange
 from gatepost_policy.store.listing_tables import TrapHit as TrapHit
 from gatepost_policy.store.listing_tables import TrapRow as TrapRow
 from gatepost_policy.store.listing_tables import WaitingHit as WaitingHit
-from gatepost_policy.store.notify_tables import Notice as Notice
-from gatepost_policy.store.notify_tables import NotifyState as NotifyState
 from gatepost_policy.store.schema import Base, BigKey, Mapped, Ordered, mapped_column, partial_index
 
 NOUGHT = text("0")

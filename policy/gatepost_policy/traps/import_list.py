@@ -15,13 +15,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, text, update
 
 from gatepost_policy.store import revision
 from gatepost_policy.store.tables import Revision, TrapRow
+from gatepost_policy.system.dataclass import dataclass
 from gatepost_policy.traps.names import classify
 
 BATCH_ROWS = 5_000

@@ -2,13 +2,13 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import translate
 
 from sqlalchemy import Connection, select
 
 from gatepost_policy.store.tables import Message, MessageRecipient
+from gatepost_policy.system.dataclass import dataclass
 
 SCAN_MAX = 100_000  # recipients looked at for a domain or a pattern, newest first
 SHOWN = 10

@@ -7,7 +7,6 @@ one. Times are Unix seconds.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fnmatch import translate
 from typing import Any
 
@@ -22,6 +21,7 @@ from gatepost_policy.store.tables import (
     SenderIdentity,
     TrapRow,
 )
+from gatepost_policy.system.dataclass import dataclass
 from gatepost_policy.traps.names import classify
 
 

@@ -7,7 +7,6 @@ below. No text from a message is in a chart: labels are dates, families and resu
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -17,6 +16,7 @@ from gatepost_policy.report import periods
 from gatepost_policy.report.periods import Unit
 from gatepost_policy.report.series import Bar, Series
 from gatepost_policy.report.standing import Mark
+from gatepost_policy.system.dataclass import dataclass
 from gatepost_policy.text.plural import plural
 from gatepost_policy.text.times import timestamp
 

@@ -10,10 +10,10 @@ import hashlib
 import io
 import math
 import shlex
-from dataclasses import dataclass
 
 from gatepost_policy.render import csv_file
 from gatepost_policy.report.report import Report
+from gatepost_policy.system.dataclass import dataclass
 from gatepost_policy.text.times import timestamp
 
 # The selectors that are options of `milterctl report`. A client's host name is not one of them.

@@ -5,12 +5,12 @@ escaped. No script, nothing loaded: links and `<title>` are all a chart can do.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import MAXYEAR, UTC, datetime
 
 from markupsafe import Markup, escape
 
 from gatepost_policy.report.periods import DAY, HOUR
+from gatepost_policy.system.dataclass import dataclass
 
 FONT = 13  # CSS pixels, where a drawing is shown at its full width; the page's text has 16
 STEPS: tuple[float, ...] = (HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY)

@@ -44,6 +44,17 @@ def test_what_stands_before_or_alone_is_not(postfix_programs: mta_unpack.Program
             assert not [one for one in notes(made) if "stands behind" in one]
 
 
+@pytest.mark.parametrize("listener", ["main.cf", "submission"])
+def test_certificates_are_no_logins(listener: str, postfix_programs: mta_unpack.Programs) -> None:
+    """On a listener for strangers; on one of our own users' all mail is theirs."""
+    value = {"smtpd_relay_restrictions": "permit_tls_clientcerts, reject_unauth_destination"}
+    own = listener == "submission"
+    fault = Broken("x", "", main={} if own else value, submission=value if own else {})
+    with instance(postfix_programs, fault, SOCKETS) as made:
+        found = [one for one in notes(made) if "permit_tls_clientcerts" in one]
+        assert bool(found) is (listener == "main.cf")
+
+
 def test_tcp_is_warned_of_and_unix_is_not(
     postfix_programs: mta_unpack.Programs, tmp_path: Path
 ) -> None:

@@ -137,6 +137,13 @@ def test_header_checks_that_only_log(postfix_programs: mta_unpack.Programs) -> N
         services = (*live.config.services, Service("slow", "unix", "n", "smtp", slow))
         live = Live(replace(live.config, services=services), Settings())
         assert [f.code for f in postfix_tables.header_checks(live)] == ["header-checks"]
+        # Tables that are written in main.cf itself; the others stay.
+        stays = "regexp:{{/^X-None:/ IGNORE}}"
+        made_config = postfix_config.read(made.etc, made.commands_for_check())
+        value = f"regexp:{{{{/^Received:/ IGNORE}}}}, {stays}"
+        made_config = made_config.changed(made_config.set("header_checks", value))
+        (finding,) = postfix_tables.header_checks(Live(made_config, Settings()))
+        assert made_config.changed(finding.edits).get("header_checks") == stays
 
 
 @pytest.mark.parametrize("value, comes", [

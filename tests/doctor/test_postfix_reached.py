@@ -68,6 +68,13 @@ def smtp(**overrides: str) -> Service:
     ("header-completion", config({}, {}, Service(
         "pre", "unix", "n", "cleanup", {"always_add_missing_headers": "yes"}))),
     ("drop-headers", config({"message_drop_headers": "bcc, Received, return-path"})),
+    ("client-hidden", config({"smtpd_hide_client_session": "yes"})),
+    ("client-hidden", config({"smtpd_hide_client_session": "no"}, {},
+                             smtp(smtpd_hide_client_session="Yes"))),
+    ("content-timeout", config({"milter_content_timeout": "300s",
+                                "smtpd_milters": OURS.replace(" }", ", content_timeout=2s }")})),
+    ("content-timeout", config({}, {}, smtp(smtpd_milters=OURS.replace(
+        " }", ",content_timeout=5 }")))),
 ])  # fmt: skip
 def test_found_and_mended(code: str, made: PostfixConfig) -> None:
     assert {f.code for f in found(made)} == {code}
@@ -84,6 +91,8 @@ def test_found_and_mended(code: str, made: PostfixConfig) -> None:
     config({"milter_macro_defaults": "auth_type=none, {cert_issuer}=nobody"}),
     config({}, {"soft_bounce": "yes", "always_add_missing_headers": "yes"}),
     config({"message_drop_headers": "bcc, content-length, resent-bcc, return-path"}),
+    config({"smtpd_hide_client_session": "no"}, {"smtpd_hide_client_session": "yes"}),
+    config({"smtpd_milters": OURS.replace(" }", ", content_timeout=200s }")}),
     config({"non_smtpd_milters": OURS.replace("accept", "tempfail")}),
 ])  # fmt: skip
 def test_right(made: PostfixConfig) -> None:

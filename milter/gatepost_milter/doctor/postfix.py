@@ -157,13 +157,12 @@ class Checker:
                 else "it does not see what comes in here"
             )
             target = self.live.where_set(service, name)
-            yield self.live.mend(
-                "milter-missing", place(service, name),
-                f"gatepost is not in smtpd_milters: {why}",
-                self.config.set(name, self.with_ours(service, "accept"), target),
-            )  # fmt: skip
+            edits = self.config.set(name, self.with_ours(service, "accept"), target)
+            yield self.live.mend("milter-missing", place(service, name),
+                                 f"gatepost is not in smtpd_milters: {why}", edits)  # fmt: skip
         yield from self.inbound_action(service)
-        yield from postfix_around.patience(self.live, service, self.own(service))
+        plain = self.with_ours(service, self.wanted_action(service))
+        yield from postfix_around.patience(self.live, service, self.own(service), plain)
         yield from self.switched_off(service)
         # Webmail and printers come in here as well.
         yield from self.milter_maps(service)

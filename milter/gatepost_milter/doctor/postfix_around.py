@@ -125,20 +125,24 @@ def proxy_filter(live: Live, service: Service) -> Iterator[Finding]:
     yield live.mend("proxy-filter", place(service, name), problem, edits)
 
 
-def patience(live: Live, service: Service, ours: Item | None) -> Iterator[Finding]:
+def patience(live: Live, service: Service, ours: Item | None, plain: str) -> Iterator[Finding]:
     """Postfix must wait longer for the answer to a message than gatepost waits for DNS. Else it
-    gives up, takes the default action, and results that a stranger wrote in our name stay."""
-    name = "milter_content_timeout"
-    if ours is None or "content_timeout" in ours.settings:
-        return  # `milters` writes our item without one, and with other values it is the operator's
-    seconds = _seconds(live.config.get(name, service))
+    gives up, takes the default action, and results that a stranger wrote in our name stay.
+    `plain`: the milters of this listener with ours as `setup postfix` writes it."""
+    if ours is None:
+        return
+    name, wanted = "milter_content_timeout", "300s"
+    told = live.config.get(name, service)
+    if "content_timeout" in ours.settings:
+        name, wanted, told = "smtpd_milters", plain, ours.settings["content_timeout"]
+    seconds = _seconds(told)
     needed = live.settings.dkim.message_timeout_ms / 1000
     if seconds is not None and seconds <= needed:
         yield live.mend(
             "content-timeout", place(service, name),
             f"Postfix waits {seconds} seconds for gatepost, which may need {needed:g} for DNS "
             "(dkim.message_timeout_ms): then mail passes unseen",
-            live.config.set(name, "300s", live.where_set(service, name)),
+            live.config.set(name, wanted, live.where_set(service, name)),
         )  # fmt: skip
 
 
@@ -184,6 +188,21 @@ def completion(live: Live) -> Iterator[Finding]:
                             "every Received is dropped before gatepost sees the mail: nobody finds "
                             "a loop, and where mail came from is lost",
                             live.config.set(name, ", ".join(rest), service))  # fmt: skip
+    name = "smtpd_hide_client_session"
+    for service in _having(live, name) if live.config.knows(name) else ():
+        if live.config.yes(name, service):
+            edits = live.config.set(name, "no", service)
+            # Off in main.cf, and on for each submission listener that had it from main.cf.
+            names = live.settings.submission.daemon_names if service is None else ()
+            for other in live.config.submissions(names) if names else ():
+                if name not in other.overrides:
+                    edits += live.config.set(name, "yes", other)
+            yield live.mend(
+                "client-hidden",
+                place(service, name),
+                "strangers' mail gets no Received that says where it came from",
+                edits,
+            )
 
 
 def _having(live: Live, name: str) -> tuple[Service | None, ...]:

@@ -8,11 +8,14 @@ from gatepost_milter.doctor.postfix import Checker
 from gatepost_milter.doctor.postfix_config import PostfixConfig
 from gatepost_policy.config.settings import Settings
 
+CERTIFICATES = ("permit_tls_clientcerts", "permit_tls_all_clientcerts")
+
 
 def notes(config: PostfixConfig, settings: Settings) -> tuple[str, ...]:
     """All notes, without repeats."""
     checker = Checker(config, settings)
-    return tuple(dict.fromkeys((*_behind(checker), *_open_to_all(checker))))
+    found = (*_behind(checker), *_open_to_all(checker), *_certificates(checker))
+    return tuple(dict.fromkeys(found))
 
 
 def _behind(checker: Checker) -> Iterator[str]:
@@ -59,3 +62,18 @@ def _open_to_all(checker: Checker) -> Iterator[str]:
             "connect as well and say who hit a trap; unix sockets keep them out (docs/postfix.md, "
             f"Sockets): gatepost.toml: {'; '.join(found)}; then milterctl setup postfix --apply"
         )
+
+
+def _certificates(checker: Checker) -> Iterator[str]:
+    """Who may send to anywhere by a TLS certificate, on a listener for strangers: gatepost is told
+    no login, so that nothing is scrubbed."""
+    for service in checker.config.inbound(checker.names):
+        for stage in ("smtpd_relay_restrictions", "smtpd_recipient_restrictions"):
+            for word in postfix_lines.words(checker.config.get(stage, service)):
+                if postfix_lines.keyword(word.text) in CERTIFICATES:
+                    yield (
+                        f"{service.name}: {word.text} in {stage} lets who has a certificate send "
+                        "to anywhere without a login, and what leaves so is not scrubbed: right "
+                        "for other servers; give users a submission listener, or their addresses "
+                        "to [submission] networks"
+                    )

@@ -41,9 +41,14 @@ def header_checks(live: Live) -> Iterator[Finding]:
     ):
         for called in services:
             service = live.config.service(called)
-            for table in live.config.get(name, service).replace(",", " ").split():
+            for table in _tables(live, name, service):
                 if touches_received(live, table):
                     yield _left_over(live, name, service, table)
+
+
+def _tables(live: Live, name: str, service: Service | None) -> list[str]:
+    """The tables of a list; one that is written there itself, in braces, is one of them."""
+    return [word.text for word in postfix_lines.words(live.config.get(name, service))]
 
 
 def _left_over(live: Live, name: str, service: Service | None, table: str) -> Finding:
@@ -61,7 +66,7 @@ def _left_over(live: Live, name: str, service: Service | None, table: str) -> Fi
         # The other rules of the table stay.
         drop = ";".join(f"{n}d" for n in lines)
         return Finding(code, where, problem, f"sed -i '{drop}' {match.group(2)}")
-    rest = [w for w in live.config.get(name, service).replace(",", " ").split() if w != table]
+    rest = [w for w in _tables(live, name, service) if w != table]
     target = live.where_set(service, name) if service is not None else None
     return live.mend(code, where, problem,
                      live.config.set(name, ", ".join(rest), target))  # fmt: skip

@@ -35,9 +35,12 @@ ANEW: tuple[tuple[dict[str, str], set[str]], ...] = (
      {"unknown-fields", "received-header", "headers-add"}),
     ({"GATEPOST_PTR": "", "GATEPOST_SILENT": ""}, {"unknown-fields", "removes-more"}),
     ({"GATEPOST_WORDS": "(?!)"}, {"unknown-fields"}),
+    ({**MASK, "GATEPOST_NAMES": "(?!)"}, {"unknown-fields", "message-ids"}),
+    ({"GATEPOST_ODD": "(?!)"}, {"unknown-fields"}),
     ({"GATEPOST_GLUED": "(?!)"}, {"unknown-fields"}),
     *(({**MASK, name: "(?!)"}, {"message-ids"}) for name in (
-        "GATEPOST_OWN_HOST", "GATEPOST_OTHER_HOST", "GATEPOST_WORD", "GATEPOST_PRIVATE")),
+        "GATEPOST_OWN_HOST", "GATEPOST_OTHER_HOST", "GATEPOST_WORD", "GATEPOST_NAME",
+        "GATEPOST_PRIVATE")),
     ({**MASK, "GATEPOST_OTHER_HOST": "@[^>]*(?=>)"}, {"message-ids"}),
     ({"GATEPOST_REMOVE": "User-Agent"}, {"remove-header"}),
 )  # fmt: skip

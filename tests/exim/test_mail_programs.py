@@ -15,8 +15,10 @@ from canary import Canaries
 from exim_instance import CONF, EximInstance
 from gatepost_policy.config.field_lists import (
     DEFAULT_KEEP,
+    IN_THE_FAMILIES,
     KNOWN_FIELDS,
     PROGRAM_ADDRESSES,
+    PROGRAM_FAMILIES,
     PROGRAM_TEXT,
 )
 from gatepost_policy.scrub.private_names import PRIVATE
@@ -29,7 +31,7 @@ pytestmark = [pytest.mark.exim, pytest.mark.timeout(300)]
 MASK = "GATEPOST_MASK_HOST"
 # README: message ids and the time zone stay.
 STAYS = re.compile(
-    rb"^(?:Message-ID|Resent-Message-ID|Content-ID|In-Reply-To|References|Date|Return-path|Envelope-to):"
+    rb"^(?:Message-ID|Resent-Message-ID|Content-ID|Supersedes|In-Reply-To|References|Date|Return-path|Envelope-to):"
     rb".*\n(?:[ \t].*\n)*",
     re.I | re.M,
 )
@@ -101,12 +103,19 @@ IDS = (
     ("Message-ID", "<a.{address}.1@example.net>", "<a.x.1@example.net>"),
     ("Message-ID", "<{label}@post.test> ({helo})", "<x@post.test>\n\t(x)"),
     ("Message-ID", "<a@{label}.example.net>", f"<a{HOME}>"),
+    ("Message-ID", "<{label}.20261120@example.net>", "<x.20261120@example.net>"),
     ("Resent-Message-ID", "<a@{helo}>", f"<a{HOME}>"), ("Content-ID", "<a@{helo}>", f"<a{HOME}>"),
     ("In-Reply-To", "<1@desk.lan> <2@{helo}> <3@localhost>",
      f"<1@desk.lan>\n\t<2{HOME}>\n\t<3@localhost>"),
     ("References", "<1@desk.lan>\n <2@[10.0.0.1]>\n <3@{label}.x.example>",
      f"<1@desk.lan>\n\t<2{HOME}>\n\t<3@{{label}}.x.example>"),
     ("References", "<1@desk.lan>\n <2@x.example>", None),
+    ("References", "<1.{address}.a@example.net> <2@desk.lan>",
+     "<1.x.a@example.net>\n\t<2@desk.lan>"),
+    ("In-Reply-To", "<{label}.1@{helo}>", f"<x.1{HOME}>"),
+    ("In-Reply-To", "<alice.login.1@{helo}>", f"<x.1{HOME}>"),
+    ("In-Reply-To", "<alice.login.1@example.net>", None),
+    ("Supersedes", "<a@{helo}>", f"<a{HOME}>"), ("Obsoletes", "<a@{label}>", f"<a{HOME}>"),
 )  # fmt: skip
 
 
@@ -163,6 +172,10 @@ def test_the_known_fields_are_the_known_fields() -> None:
     assert private is not None
     names = private[1].replace(" ", "").replace("[.]", ".").split("|")
     assert names == [name.decode().removeprefix(".") for name in PRIVATE]
+    odd = re.search(r"^GATEPOST_ODD = \(\?!\(\?:(.*)\)\[ \\t\]\*:\)\(\?:(.*)\)$", text, re.M)
+    assert odd is not None and tuple(odd[2].split("|")) == PROGRAM_FAMILIES
+    families = {n for n in PROGRAM_TEXT if n.startswith(PROGRAM_FAMILIES)}
+    assert {n.strip() for n in odd[1].split("|")} == {*IN_THE_FAMILIES, *families}
     lists = {"KNOWN": KNOWN_FIELDS, "PROGRAM_TEXT": PROGRAM_TEXT,
              "PROGRAM_ADDRESSES": PROGRAM_ADDRESSES}  # fmt: skip
     for name, want in lists.items():
@@ -197,7 +210,9 @@ VALUES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["X-Gadget", "x-gadget", "X-Face", "X-MS-TNEF-Correlator"])
+@pytest.mark.parametrize(
+    "name", ["X-Gadget", "x-gadget", "List-Gadget", "X-Face", "X-MS-TNEF-Correlator"]
+)
 def test_whole_words(running: EximInstance, name: str) -> None:
     """A word of the client's in a field that nobody knows; known fields are the author's own, but
     for those that programs write (test_nothing_is_left)."""

@@ -92,6 +92,14 @@ def test_somebody_elses(value: str) -> None:
     ("resent-message-id", "(203.0.113.77) <1@example.org>", "(x) <1@example.org>"),
     ("in-reply-to", "Your message of Friday on alice-laptop.lan", "Your message of Friday on x"),
     ("in-reply-to", "<1@a.example> from alice.p7", "<1@a.example> from x"),
+    ("message-id", "<alice-laptop>", "<x>"), ("supersedes", "<1@alice-laptop.lan>", "<1@mx>"),
+    ("obsoletes", "<1@desk.fritz.box>", "<1@mx>"),
+    # An id of the client's own is masked as the message was that had it.
+    ("references", "<1.203.0.113.77.a@x.example> <2@b.example>", "<1.x.a@x.example> <2@b.example>"),
+    ("references", "<alice-laptop.lan.1@x.example>", "<x.1@x.example>"),
+    ("references", "<alice.p7.1@alice-laptop.lan>", "<x.1@mx>"),
+    ("in-reply-to", "Message from alice.p7@home.example <1@x.example>",
+     "Message from x@home.example <1@x.example>"),
     # Other people's ids stay, and so does what says nothing of the client.
     ("in-reply-to", "<alice.p7.1@list.example>", "<alice.p7.1@list.example>"),
     ("references", "<alice-laptop.1> <2@bob-laptop.lan>", "<alice-laptop.1> <2@bob-laptop.lan>"),

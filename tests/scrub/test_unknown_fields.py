@@ -8,6 +8,7 @@ import pytest
 from gatepost_policy.config.field_lists import DEFAULT_REMOVE, KNOWN_FIELDS
 from gatepost_policy.config.settings import Settings, Submission
 from gatepost_policy.scrub import Hop, Scrubber
+from gatepost_policy.scrub.client_words import ClientWords
 from gatepost_policy.scrub.field_names import Fate, FieldNames
 
 AT = 1_700_000_000.0
@@ -98,6 +99,23 @@ def test_an_address_inside_the_clients_network(value: bytes, goes: bool) -> None
     header = [*fields(COMMON), ("X-Gadget", value), ("Comments", value), ("Subject", value)]
     plan = Scrubber(Settings()).plan(header, HOP, AT, "alice@example.org")
     assert [e.name for e in plan.edits if e.name != "Received"] == ["X-Gadget"] * goes
+
+
+@pytest.mark.parametrize(("name", "goes"), [
+    ("List-Sender-Address", True), ("Content-Origin", True), ("X400-Originator", True),
+    ("BIMI-Probe", True), ("List-Unsubscribe", False), ("Content-Disposition", False),
+    ("List-Unsubscribe-Post", False), ("Chat-Group-Name", False), ("Autocrypt-Probe", False),
+])  # fmt: skip
+def test_a_name_that_nobody_has_heard_of_in_a_known_family(name: str, goes: bool) -> None:
+    """It goes where it names the client, stays where it does not, and where it is kept."""
+    client = ClientWords.of(None, ("alice-laptop.lan",), "alice7")
+    for value, told in ((b" at alice-laptop.lan", True), (b" 10.4.7.11", True), (b" x", False)):
+        header = [*fields(COMMON), (name, value)]
+        for settings, kept in ((Settings(), False), (DROP, False),
+                               (Settings(submission=Submission(keep=(name,))), True)):  # fmt: skip
+            plan = Scrubber(settings).plan(header, HOP, AT, "alice7", client)
+            found = [e.name for e in plan.edits if e.name != "Received"]
+            assert found == [name] * (goes and told and not kept)
 
 
 def test_the_published_list_is_the_list() -> None:

@@ -37,6 +37,7 @@ TELL = {
     "the login": ("X-Gatepost-Probe-Login", f"by {LOGIN}."),
     "an address of the client's own network": ("X-Gatepost-Probe-Inside", f"({INSIDE})"),
     "the client's address next to letters": ("X-Gatepost-Probe-Glued", f"ip{ADDRESS}x"),
+    "the login, in a family of known fields": ("List-Gatepost-Probe", f"<mailto:{LOGIN}>"),
     "the login, written by a program": ("Comments", f"Authenticated sender is <{LOGIN}>"),
     "the login as an address": ("Sender", f"<{LOGIN}@gatepost.invalid>"),
     "the program, in a comment": ("MIME-Version", "1.0 (Gatepost Probe)"),
@@ -45,8 +46,10 @@ TELL = {
 MACHINE = (f"@{HELO}>", f"@{HELO_HOST}>", f"@{HELO_HOST}.box.example>", f"@[{INSIDE}]>",
            f"@{NAME}>")  # fmt: skip
 WORD = f".{LOGIN}.1@other.example>"  # before the @
+ADDRESSED = f".{ADDRESS}.1@other.example>"
 LOCAL, ELSEWHERE = "@desk.fritz.box>", ("@localhost>", "@other.example>")
-MINE, THEIRS = ("Message-ID", "Resent-Message-ID", "Content-ID"), ("In-Reply-To", "References")
+MINE = ("Message-ID", "Resent-Message-ID", "Content-ID", "Supersedes", "Obsoletes")
+THEIRS = ("In-Reply-To", "References")
 HOPS = 2
 
 
@@ -80,7 +83,9 @@ def check(config: EximConfig, settings: Settings) -> Iterator[Finding]:
 
 def _fields(names: Sequence[str], rest: str) -> str:
     """A header with these fields, the client in others, and ids of all kinds."""
-    ids = "".join(f" <{n}{host}" for n, host in enumerate((*MACHINE, WORD, LOCAL, *ELSEWHERE)))
+    ids = "".join(
+        f" <{n}{host}" for n, host in enumerate((*MACHINE, WORD, ADDRESSED, LOCAL, *ELSEWHERE))
+    )
     hops = "".join(f"Received: from x [{ADDRESS}] by y; {n}\n" for n in range(HOPS))
     told = "".join(f"{name}: x\n" for name in names)
     told += "".join(f"{name}:{ids}\n" for name in (*MINE, *THEIRS))
@@ -120,11 +125,12 @@ def _ids(answer: Answer) -> Iterator[Finding]:
         return
     for name in (*MINE, *THEIRS):
         value = answer.value(name)
-        must = (*MACHINE, WORD, LOCAL) if name in MINE else (*MACHINE[:2], *MACHINE[3:])
+        must = [*MACHINE, WORD, LOCAL] if name in MINE else [*MACHINE[:2], *MACHINE[3:]]
+        must.append(ADDRESSED)
         if not value or any(host in value for host in must):
             yield _again("message-ids", f"{name} keeps host names of the client")
             return
-        stays = ELSEWHERE if name in MINE else (*ELSEWHERE, LOCAL)
+        stays = ELSEWHERE if name in MINE else (*ELSEWHERE, LOCAL, WORD)
         if not all(host in value for host in stays):
             yield _again("message-ids", f"{name} loses host names that do not name the client: "
                          "threads break")  # fmt: skip

@@ -119,6 +119,17 @@ PROGRAM_TEXT = (
     "Content-Location", "Feedback-ID", "Keywords", "Organization", "Original-Recipient",
     "X-Archived-At", "X-Loop",
 )  # fmt: skip
+# Of these families of known fields the ones that mail needs are known; any other name is one that
+# nobody has heard of, and its field goes where it names the client or has an address of a private
+# network.
+PROGRAM_FAMILIES = ("BIMI-", "Content-", "List-", "MMHS-", "X400-")
+IN_THE_FAMILIES = (
+    "Content-Alternative", "Content-Class", "Content-Disposition", "Content-Duration",
+    "Content-Features", "Content-ID", "Content-Language", "Content-MD5",
+    "Content-Transfer-Encoding", "Content-Translation-Type", "Content-Type", "List-Archive",
+    "List-Help", "List-ID", "List-Owner", "List-Post", "List-Subscribe", "List-Unsubscribe",
+    "List-Unsubscribe-Post",
+)  # fmt: skip
 # Fields with addresses that programs add by themselves: one is removed where it names the client,
 # unless From says the same.
 PROGRAM_ADDRESSES = (

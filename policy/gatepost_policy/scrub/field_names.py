@@ -7,20 +7,29 @@ from enum import Enum
 from fnmatch import translate
 from functools import lru_cache
 
-from gatepost_policy.config.field_lists import KNOWN_FIELDS
+from gatepost_policy.config.field_lists import (
+    IN_THE_FAMILIES,
+    KNOWN_FIELDS,
+    PROGRAM_FAMILIES,
+    PROGRAM_TEXT,
+)
 from gatepost_policy.config.settings import Submission
 
 MAX_NAMES = 4096  # bounded, because any name may come
 
+_FAMILIES = tuple(start.lower() for start in PROGRAM_FAMILIES)
+_IN_FAMILIES = frozenset(name.lower() for name in (*IN_THE_FAMILIES, *PROGRAM_TEXT))
+
 
 class Fate(Enum):
     """What happens to a field. `UNKNOWN`: on no list, so that its value, or `unknown_fields`,
-    decides.
+    decides. `ODD`: in a known family, by a name that nobody has heard of: its value decides.
     """
 
     GOES = "goes"
     STAYS = "stays"
     UNKNOWN = "unknown"
+    ODD = "odd"
 
 
 class FieldNames:
@@ -48,7 +57,10 @@ class FieldNames:
             return Fate.STAYS
         if self._remove.match(name):
             return Fate.GOES
-        return Fate.STAYS if self._known.match(name) else Fate.UNKNOWN
+        if not self._known.match(name):
+            return Fate.UNKNOWN
+        odd = name.startswith(_FAMILIES) and name not in _IN_FAMILIES
+        return Fate.ODD if odd else Fate.STAYS
 
     def removes(self, name: str) -> bool:
         """True where the removal list covers the field `name` (lower-case)."""

@@ -1,21 +1,25 @@
 """Mask host names in message ids that reveal the sender (`message_id = "mask-host"`). Pure.
 
-Masked in Message-ID, Resent-Message-ID and the message's own Content-ID: address literals, names
+Masked in Message-ID, Resent-Message-ID, the message's own Content-ID, and the ids of an earlier
+message that Supersedes and Obsoletes name (RFC 5536 3.2.12, RFC 2156): address literals, names
 that exist only in private networks, and the client's EHLO and PTR names. In-Reply-To and References
 hold other people's ids, which must not change: there only address literals and this client's own
-names are masked. The same id always gets the same mask, so that threads stay together.
+names are masked, and in the left half its address and host names: programs put them into ids of
+their own (`<1.192.0.2.77.webmail@example.org>`), and who got an earlier message has the masked id.
+The same id always gets the same mask, so that threads stay together.
 
 `localhost` reveals nothing, and some programs write it on purpose.
 """
 
 import hashlib
 import re
+from dataclasses import replace
 
 from gatepost_policy.mail.client_address import parse
 from gatepost_policy.scrub.client_words import NOBODY, ClientWords
 from gatepost_policy.scrub.private_names import PRIVATE
 
-OWN_IDS = ("message-id", "resent-message-id", "content-id")
+OWN_IDS = ("message-id", "resent-message-id", "content-id", "supersedes", "obsoletes")
 OTHER_IDS = ("in-reply-to", "references")
 
 # Begins only at the start of a word: else a long word without an @ would be read once for each
@@ -58,18 +62,18 @@ def mask_hosts(value: bytes, mask: bytes, name: str, client: ClientWords = NOBOD
     """
 
     words = _worth_a_look(value, client)
+    own = name in OWN_IDS
     out: list[bytes] = []
     reached = 0
     for match in _ID.finditer(value):
-        left, host = match.group(1), match.group(2)
-        if name in OWN_IDS:
-            left = _own_left(left, words)
+        host = match.group(2)
+        left = _left(match, name, words)
         if host != mask and tells(host, name, client):
             host = mask
-        out += (_outside(value[reached : match.start()], words), left,
+        out += (_outside(value[reached : match.start()], words, own), left,
                 value[match.end(1) : match.start(2)], host)  # fmt: skip
         reached = match.end()
-    out.append(_outside(value[reached:], words))
+    out.append(_outside(value[reached:], words, own))
     return b"".join(out)
 
 
@@ -79,6 +83,19 @@ def _worth_a_look(value: bytes, client: ClientWords) -> ClientWords:
     """
     found = client.told_by(value) or client.without(value) != value
     return client if found else NOBODY
+
+
+def _left(match: "re.Match[bytes]", name: str, client: ClientWords) -> bytes:
+    """The left part of an id of the field `name` without the client's words.
+
+    Of an id that somebody else may have made the login stays: a list may have put its reader's name
+    there, and the others of the thread have the same id.
+    """
+    left = match.group(1)
+    bracketed = match.string[: match.start()].endswith(b"<")
+    if name in OWN_IDS or not bracketed or tells(match.group(2), name, client):
+        return _own_left(left, client)
+    return replace(client, login=None).without(left)
 
 
 def _own_left(left: bytes, client: ClientWords) -> bytes:
@@ -92,32 +109,33 @@ def _own_left(left: bytes, client: ClientWords) -> bytes:
     return plain
 
 
-def _outside(text: bytes, client: ClientWords) -> bytes:
+def _outside(text: bytes, client: ClientWords, own: bool) -> bytes:
     """Text outside of ids (a comment, or a phrase of an old program, RFC 5322 4.5.4) without the
     client's words.
 
-    Text in angle brackets without an @ is an id too, perhaps somebody else's: it stays.
+    Text in angle brackets without an @ is an id too: where it is not this message's `own` it stays.
     """
     parts = re.split(rb"(<[^<>]*>)", text)
-    return b"".join(p if p.startswith(b"<") else client.without(p) for p in parts)
+    return b"".join(p if p.startswith(b"<") and not own else client.without(p) for p in parts)
 
 
 def telling(value: bytes, name: str, client: ClientWords = NOBODY) -> str | None:
     """The first host in `value` of the field `name` that `mask_hosts` would replace, or the text in
     which it would replace a word; None where it would leave `value` alone."""
     words = _worth_a_look(value, client)
+    own = name in OWN_IDS
     reached = 0
     for match in _ID.finditer(value):
         left, host = match.group(1), match.group(2)
         outside = value[reached : match.start()]
-        if _outside(outside, words) != outside:
+        if _outside(outside, words, own) != outside:
             return outside.strip().decode("utf-8", "replace")
         if tells(host, name, client):
             return host.decode("utf-8", "replace")
-        if name in OWN_IDS and _own_left(left, words) != left:
+        if _left(match, name, words) != left:
             return left.decode("utf-8", "replace")
         reached = match.end()
     outside = value[reached:]
-    if _outside(outside, words) != outside:
+    if _outside(outside, words, own) != outside:
         return outside.strip().decode("utf-8", "replace")
     return None

@@ -159,20 +159,21 @@ class Scrubber:
         beside: ClientWords | None = None
         for position, (name, value) in enumerate(fields):
             key = name.lower()
-            unknown = self.names.fate(key) is Fate.UNKNOWN
+            fate = self.names.fate(key)
+            unknown, odd = fate is Fate.UNKNOWN, fate is Fate.ODD
             if key in _ADDRESSES:
                 if beside is None:
                     beside = client.beside([v for n, v in fields if n.lower() == "from"])
                 if beside.told_by(value):
                     gone.add(position)
                 continue
-            if not (unknown or key in _TEXT) or key in (TOKEN_FIELD, TRACE_FIELD):
+            if not (unknown or odd or key in _TEXT) or key in (TOKEN_FIELD, TRACE_FIELD):
                 continue
             # A field that names the client is removed even where a signature covers it, as one on
             # the removal list is.
             if (
                 client.told_by(value)
-                or (unknown and has_inside_address(value))
+                or ((unknown or odd) and has_inside_address(value))
                 or (drops and unknown and signed is not None and key.encode() not in signed)
             ):
                 gone.add(position)
@@ -186,9 +187,10 @@ class Scrubber:
             return False
         key = name.strip().lower()
         fate = self.names.fate(key)
-        if fate is Fate.UNKNOWN and (drops or has_inside_address(value)):
+        nameless = fate in (Fate.UNKNOWN, Fate.ODD)
+        if (fate is Fate.UNKNOWN and drops) or (nameless and has_inside_address(value)):
             return True
-        if fate is Fate.UNKNOWN or key in _TEXT or key in _ADDRESSES:
+        if nameless or key in _TEXT or key in _ADDRESSES:
             return key == "sender" or client.told_by(value)
         if key in DATES:
             return self.settings.date == "utc"

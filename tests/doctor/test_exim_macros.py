@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import mta_unpack
-from exim_checked import codes, policy_socket
+from exim_checked import codes, policy_socket, program
 from exim_instance import CONF, EximInstance
+from gatepost_milter.doctor import exim_asked, exim_config, exim_scrub
 
 pytestmark = [pytest.mark.exim, pytest.mark.timeout(120)]
 
@@ -90,6 +91,20 @@ def test_statements_written_anew(
         assert codes(made, policy, asked=True) == told
     finally:
         file.write_text(before)
+
+
+def test_the_network_of_an_ipv6_client(exim: tuple[EximInstance, Path]) -> None:
+    """A host has several addresses in one /64; which of a header's fields then go."""
+    made, _ = exim
+    values = {"2001:db8:5:1::99": True, "[2001:0db8:0005:0001:1c2d::7]": True,
+              "2001:db8:5:1::4d": True, "2001:db8:5:11::4d": False, "2001:db8:6:1::4d": False,
+              "12001:db8:5:1::4d": False}  # fmt: skip
+    options = ("-oMa", "2001:db8:5:1::4d.4711", *exim_asked.OWN[2:])
+    told = "".join(f"X-Probe-{n}: on {value}\n" for n, value in enumerate(values))
+    session = exim_scrub.Session(options, f"{told}From: a@local.test\n")
+    answer = exim_scrub.answer(exim_config.read(made.config, program(made)), session)
+    assert answer is not None
+    assert [f"x-probe-{n}" in answer.removed for n in range(len(values))] == [*values.values()]
 
 
 def test_no_macro_can_be_set_anew_in_silence() -> None:

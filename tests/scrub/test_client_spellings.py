@@ -62,11 +62,33 @@ def test_told_of_ipv6(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", [
-    "2001:db8:5:1::4e", "2001:db8:5:1::4d1", "2001:db8:5:1::4d:1", "12001:db8:5:1::4d",
-    "2001:db8:5:2::4d", "::4d", "2001:db8:5:1::/64", "a:2001:db8:5:1::4d0",
+    "12001:db8:5:1::4d", "2001:db8:5:2::4d", "::4d", "a:2001:db8:5:1::4d0", "2001:db8:5:11::4d",
 ])  # fmt: skip
 def test_somebody_elses_ipv6(value: str) -> None:
     assert not V6.told_by(value.encode())
+
+
+@pytest.mark.parametrize("value", [
+    "2001:db8:5:1::4e", "on [IPv6:2001:DB8:5:1:1c2d:3e4f:5a6b:7c8d]", "2001:db8:5:1::/64",
+    "2001:0db8:0005:0001::99",
+])  # fmt: skip
+def test_another_address_of_the_clients_network(value: str) -> None:
+    """A host has several in one /64: one that changes, with which it sends, and a fixed one."""
+    assert V6.told_by(value.encode())
+    inside = ClientWords.of(ip_address("fe80::1"), (), None)
+    assert not inside.told_by(b"fe80::2")
+
+
+@pytest.mark.parametrize("value", [
+    "l\u00e4ptop.lan", "L\u00c4PTOP.LAN", "xn--lptop-gra.lan", "la\u0308ptop.lan", "by \u00c4lice7",
+    "=?utf-8?q?=C3=A4LICE7?=",
+])  # fmt: skip
+def test_letters_outside_ascii(value: str) -> None:
+    """In any case, and as DNS has them, whichever form the client gave."""
+    for name in ("l\u00e4ptop.lan", "xn--lptop-gra.lan"):
+        client = ClientWords.of(None, (name,), "\u00c4lice7")
+        assert client.told_by(value.encode())
+        assert not client.told_by("l\u00e4ptops.lan malice7".encode())
 
 
 @pytest.mark.parametrize("value", [

@@ -28,7 +28,7 @@ def test_found(value: bytes) -> None:
 
 
 @pytest.mark.parametrize("value", [
-    b"2001:db8::4d0", b"2001:db8::4:4d", b"192.168.7.70", b"1.192.168.7.7", b"alice-laptop.lanx",
+    b"2001:db8:0:1::4d", b"2001:db8:4::4d", b"192.168.7.70", b"1.192.168.7.7", b"alice-laptop.lanx",
     b"my-alice-laptop.lan", b"alice77", b"malice7", b"mx.example.net", b"localhost", b"",
 ])  # fmt: skip
 def test_not_found(value: bytes) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 
+import idna
+
 from gatepost_policy.mail import received
 from gatepost_policy.mail.client_address import Ip, parse
 from gatepost_policy.scrub.private_names import PRIVATE
@@ -100,9 +102,9 @@ class ClientWords:
             literal = parse(host)
             if literal is not None:
                 addresses.add(literal)
-            elif len(re.findall(r"\w", host)) > 1 and host not in quiet and host not in hosts:
-                hosts.append(host)
-        return cls(frozenset(addresses), tuple(hosts), login or None)
+            elif len(re.findall(r"\w", host)) > 1 and host not in quiet:
+                hosts += (form for form in _forms(host) if form not in hosts)
+        return cls(frozenset(addresses), tuple(hosts), login.lower() if login else None)
 
     @classmethod
     def first_hop(
@@ -170,9 +172,11 @@ class ClientWords:
 
     def _found(self, value: bytes) -> Iterator[tuple[int, int]]:
         if self.addresses:
+            homes = _homes(self.addresses)
             for pattern in (_V6, _V4):
                 for match in pattern.finditer(value):
-                    if _address(match.group()) in self.addresses:
+                    found = _address(match.group())
+                    if found in self.addresses or (homes and _home(found) in homes):
                         yield match.span()
             for address in self.addresses:
                 for match in _spellings(address).finditer(value):
@@ -181,6 +185,32 @@ class ClientWords:
             yield from _whole(host, value)
         if self.login:
             yield from _whole(self.login, value)
+
+
+@lru_cache(maxsize=64)
+def _homes(addresses: frozenset[Ip]) -> frozenset[bytes]:
+    """The networks of the client's IPv6 addresses."""
+    return frozenset(filter(None, map(_home, addresses)))
+
+
+def _home(address: Ip | None) -> bytes | None:
+    """The first 64 bits of a global IPv6 address: one household's or one host's network (RFC 4291
+    2.5.1, RFC 6177 2), in which a host has several addresses (RFC 8981)."""
+    if isinstance(address, IPv6Address) and address.packed[0] >> 5 == 1:
+        return address.packed[:8]
+    return None
+
+
+def _forms(host: str) -> Iterator[str]:
+    """A host name, and its other form where it has letters outside ASCII (RFC 5890 2.3.2.1)."""
+    yield host
+    try:
+        if "xn--" in host:
+            yield idna.decode(host)
+        elif not host.isascii():
+            yield idna.encode(host).decode()
+    except (idna.IDNAError, UnicodeError):
+        return
 
 
 def has_inside_address(value: bytes) -> bool:

@@ -112,6 +112,8 @@ def _plain(value: bytes) -> bytes:
     that look the same.
     """
     text = value.decode("utf-8", "surrogateescape").translate(_LOOK_ALIKE)
+    # Patterns of octets know the case of ASCII letters alone.
+    text = text if text.isascii() else text.lower()
     return unicodedata.normalize("NFKC", text).encode("utf-8", "surrogateescape")
 
 

@@ -88,7 +88,8 @@ class Line:
         )
 
     def rejection(self) -> str:
-        login = " A=plain:alice" if self.logged_in else ""
+        name = self.login if self.ident is None and self.certificate is None else "alice"
+        login = f" A=plain:{name}" if self.logged_in else ""
         return (
             f"{self.host()}{self.tls()} F=<{self.sender}>{login} rejected RCPT"
             f" <{self.recipient}>: no such user"
@@ -122,10 +123,13 @@ def test_a_rejection_says_what_exim_said(line: Line) -> None:
     got = read_rejection(line.rejection())
     assert got is not None
     assert str(got.client.address) == "192.0.2.50"
+    if line.ident is None and line.certificate is None and line.logged_in:
+        assert got.authenticated  # so it is only counted, whatever stands in the login
+        return
     # An ident and a certificate may hold whole rejections: where another one stands in them or
     # behind them, nothing tells which is Exim's, and what differs is not known.
     told = f"{line.ident} {line.certificate} {line.sender} {line.recipient}"
-    bait = "rejected RCPT" in told or "discarded by" in told
+    bait = any(words in told for words in ("rejected RCPT", "discarded by", "F=<"))
     loose = bait and (line.ident is not None or line.certificate is not None)
     assert got.sender == line.sender or (loose and got.sender == "")
     assert got.recipient == line.recipient or (loose and got.recipient is None)
@@ -247,3 +251,34 @@ def test_a_message_id_hides_no_recipient() -> None:
     (seen,) = [*exim.lines(lines, Clock(UTC, 1795862400.0)), *exim.finish()]
     named = [r.address.raw for r in seen.facts.recipients]
     assert named == ["bob@home.example", "trap@home.example", "Eve@home.example"]
+
+
+def test_a_refused_login_with_false_words_is_only_counted() -> None:
+    """No part of the line is a stranger's: neither what stands in the login, nor the sender."""
+    for login in (
+        "Alice Smith", '" A=x F=<ceo@bank.example> rejected RCPT <x@y>: "', "] P=esmtpsa [",
+        "x) [203.0.113.9] F=<ceo@bank.example> rejected RCPT <q@w",
+        "F=<a@b.example> rejected AUTH", "rejected AUTH x",
+        "a; from=<ceo@bank.example> temporarily rejected",
+    ):  # fmt: skip
+        for verb in ("rejected RCPT <x@home.example>: no", "temporarily rejected DATA"):
+            text = f"H=(h) [192.0.2.50] F=<a@spam.example> A=plain:{login} {verb}"
+            (seen,) = Exim().lines([f"2026-09-01 09:00:00 {text}"], Clock(UTC, 1_790_000_000.0))
+            assert seen.facts.direction == "submission"
+
+
+def test_a_sender_that_looks_like_an_ident_moves_no_client() -> None:
+    login = ") [203.0.113.9] P=esmtpsa"
+    told = f"H=h (h) [192.0.2.50]:4711 P=esmtpsa A=plain:{login} K S=369 id=a@b for b@home.example"
+    got = read_arrival(f'<= "a U=root"@spam.example {told}')
+    assert (str(got.client.address), got.authenticated) == ("192.0.2.50", True)
+
+
+@pytest.mark.parametrize("message", [": 550 5.1.1 User unknown", ""])
+def test_a_recipient_that_exim_cut_is_a_refusal_without_it(message: str) -> None:
+    """Exim writes 100 characters of what RCPT said."""
+    said = ('<"nobody; F=<ceo@bank.example> rejected RCPT <x@y>: ' + "x y " * 30)[:100]
+    text = f"H=(h) [192.0.2.50] F=<a@spam.example> rejected RCPT {said}{message}"
+    (seen,) = Exim().lines([f"2026-09-01 09:00:00 {text}"], Clock(UTC, 1_790_000_000.0))
+    assert (str(seen.facts.client.address), seen.decision.action) == ("192.0.2.50", "reject")
+    assert (seen.facts.sender.raw, seen.facts.recipients) == ("a@spam.example", ())

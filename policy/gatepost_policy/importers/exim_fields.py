@@ -15,7 +15,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gatepost_policy.importers.exim_read import UNKNOWN_USER, Fields, Path, Read, shared
+from gatepost_policy.importers.exim_read import UNKNOWN_USER, Fields, Read, shared
+from gatepost_policy.importers.exim_verdict import Senders, read_verdict
 from gatepost_policy.mail import client_address
 from gatepost_policy.mail.facts import Client, Family
 
@@ -47,21 +48,6 @@ _BEFORE_SIZE = frozenset(("H", "U", "P", "X", "CV", "DN", "SNI", "A", "I", "R"))
 _AFTER_SIZE = frozenset(("DKIM", "id", "T", "RT", "Q"))
 _AUTHENTICATED = re.compile(r"(?:smtp|lmtp)s?a\Z")
 _NUMBER = re.compile(r"\d{1,18}\Z")
-
-_PATH = re.compile(rf"<((?:{_QUOTED}|[^\"<>])*)>")
-_STAGE = re.compile(
-    r"(temporarily )?(rejected|discarded) "
-    r"(RCPT|after DATA|DATA|MAIL|PREDATA|DKIM|PRDR|by local_scan\(\)|by DATA ACL|by RCPT ACL"
-    r"|by \S+ ACL|by \S+|during MIME ACL checks|because all recipients were rejected by PRDR"
-    r"|VRFY|EXPN|AUTH|STARTTLS|ETRN|QUIT|EHLO or HELO|connection)(?= |:|\Z)"
-)
-_TARGET = re.compile(rf" (?:<((?:{_QUOTED}|[^\"<>])*)>|([^\s<>]+?))(?=:|\Z)")
-# "discard" of the RCPT (or MAIL) ACL: the client was told that its recipient is accepted.
-_DISCARDED = re.compile(
-    rf" RCPT (?:<((?:{_QUOTED}|[^\"<>])*)>|([^\s<>]+?))[^<>\"]*"
-    r": discarded by (?:RCPT|MAIL) ACL(?=:|\Z)"
-)
-_AUTH = re.compile(r"A=(\S+) ")
 
 # Nearly all lines: no quotes, no ident, no certificate, nothing that could hide a forged field. The
 # slower way below reads them alike (a test compares them).
@@ -147,7 +133,8 @@ class _Reader:
 
     text: str
     rejection: bool  # else an arrival, which ends with its line
-    strict: bool = True  # the sender of a rejection is a path of RFC 5321
+    begin: int = 0  # where the fields begin: an arrival's sender may look like one
+    senders: Senders = Senders.STRICT
     budget: int = MAX_CHOICES
 
     def walk(self, at: int) -> Read | None:
@@ -159,7 +146,7 @@ class _Reader:
                 return None
             start = read.end + 1
             if self.rejection and text.startswith(("F=", "rejected ", "tempor", "disc"), start):
-                return self._verdict(read, start)
+                return read_verdict(text, start, read, self.senders)
             if text.startswith("for ", start):
                 if self.rejection or _ADDRESSES.match(text, start + 4) is None:
                     return None
@@ -218,7 +205,10 @@ class _Reader:
                 yield None, word.end()
             for found in _AFTER_LOGIN.finditer(self.text, value):
                 # Behind an ident this P= may be Exim's, and the one before it the client's.
-                if " U=" in self.text[:value] and " P=" in self.text[value : found.start()]:
+                if (
+                    " U=" in self.text[self.begin : value]
+                    and " P=" in self.text[value : found.start()]
+                ):
                     return
                 yield None, found.start()
         elif name in ("DN", "SNI"):
@@ -227,52 +217,6 @@ class _Reader:
             # In an arrival line P= always follows the ident.
             after = _AFTER_IDENT if self.rejection else _PROTOCOL
             yield from ((None, found.start()) for found in after.finditer(self.text, value))
-
-    def _verdict(self, read: Read, at: int) -> Read | None:
-        """Read `F=<address> [A=login] [temporarily ]rejected STAGE`.
-
-        None without F=: then it was refused before MAIL, and there is no sender.
-        """
-        text = self.text
-        for path in self._paths(at + 2) if text.startswith("F=", at) else ():
-            if dropped := _DISCARDED.match(text, path.end):
-                read.stage, read.discarded, read.sender = "RCPT", True, path.sender
-                read.recipient = dropped.group(1) or dropped.group(2)
-                return read
-            verb = path.end
-            if login := _AUTH.match(text, verb + 1):
-                verb = login.end() - 1
-            stage = _STAGE.match(text, verb + 1)
-            if not text.startswith(" ", path.end) or stage is None:
-                continue
-            target = _TARGET.match(text, stage.end())
-            temporary, verb_word, read.stage = stage.groups()
-            if read.stage == "RCPT":
-                if target is None:
-                    continue
-                quoted, bare = target.groups()
-                read.recipient = quoted if quoted is not None else bare
-                read.unknown = UNKNOWN_USER.match(text, target.end()) is not None
-            read.sender, read.temporary = path.sender, temporary is not None
-            read.discarded = verb_word == "discarded"
-            read.logged_in = login is not None and self.strict
-            return read
-        return None
-
-    def _paths(self, at: int) -> Iterator[Path]:
-        path = _PATH.match(self.text, at)
-        if path is not None and ("@" in path.group(1) or not path.group(1)):
-            yield Path(path.group(1), path.end())
-        bare = _WORD.match(self.text, at)
-        if bare is not None and self.text[at] != "<":
-            yield Path(bare.group(), bare.end())
-        if not self.strict:
-            end = self.text.find("> ", at)
-            for _ in range(MAX_CHOICES):
-                if end < 0:
-                    return
-                yield Path(self.text[at + 1 : end], end + 1)
-                end = self.text.find("> ", end + 1)
 
 
 def read_arrival(text: str) -> Arrival:
@@ -297,7 +241,7 @@ def walked_arrival(text: str) -> Arrival:
     named = _SENDER.match(text, 3)
     assert named is not None  # the pattern also matches the empty text
     sender = named.group()
-    found = _Reader(text, rejection=False).walk(named.end())
+    found = _Reader(text, rejection=False, begin=named.end()).walk(named.end())
     if found is None:
         return _certain(text, named.end(), sender)
     fields, client = found.fields, found.client
@@ -384,9 +328,12 @@ def read_rejection(text: str) -> Rejection | None:
 def walked_rejection(text: str) -> Rejection | None:
     """`read_rejection` in the slower way, field by field."""
     line = f" {text}"
-    # Only if that fails, allow a sender that breaks RFC 5321, such as one with an unquoted ">".
-    found = _Reader(line, rejection=True).walk(0) or _Reader(line, True, strict=False).walk(0)
-    if found is None:
+    # Only if that fails, a login with blanks, and then a sender that breaks RFC 5321.
+    for senders in Senders:
+        found = _Reader(line, rejection=True, senders=senders).walk(0)
+        if found is not None:
+            break
+    else:
         return None
     return Rejection(
         client=found.client or Client(family=Family.UNIX),

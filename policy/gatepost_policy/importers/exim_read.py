@@ -15,14 +15,6 @@ UNKNOWN_USER = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
-    """The address after F=, and the index at which it ends."""
-
-    sender: str
-    end: int
-
-
 @dataclass(slots=True)
 class Read:
     """The fields of a line, read up to the index `end`."""

@@ -31,7 +31,12 @@ _NUMBER = re.compile(r"\d{9,13}(?:\.\d+)?\Z")
 _TIMED = re.compile(
     r"(?:<\d{1,3}>)?(?:1 )?(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:)"
 )
-_NAMED = re.compile(r"(?:postfix|exim)\S*(?:\[\d+\])?: ")
+# The program of an MTA: Postfix's daemons may have any `syslog_name` before theirs.
+MTA_SAID = (
+    r"(?:(?:postfix|exim)\S*|\S+/(?:smtpd|postscreen|cleanup|qmgr|pickup|smtp|lmtp|local|virtual"
+    r"|pipe|error|bounce))(?:\[\d+\])?: "
+)
+_NAMED = re.compile(MTA_SAID)
 _MTA = re.compile(r"postfix|exim|opendkim|dovecot")
 _PIECE_BYTES = 16_384  # docker cuts longer lines; only the last piece ends with a line feed
 _MAX_JOINED = 1 << 16

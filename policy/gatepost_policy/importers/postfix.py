@@ -42,6 +42,7 @@ from gatepost_policy.importers.postfix_line import (
     QUEUED_AS,
     STAGES,
     WHOLE,
+    is_postfix,
     named,
     read_client,
     read_refusal,
@@ -149,7 +150,7 @@ class Postfix:
         match = QUEUE_ID.match(line)
         if match is None:
             # A third of all lines, and nothing in them is read.
-            if line.startswith(_SESSION) and program.startswith("postfix"):
+            if line.startswith(_SESSION) and is_postfix(program):
                 self.tally.kinds["other"] += 1
                 return ()
             if (proxied := self._proxied.refusal(entry)) is not None:
@@ -180,7 +181,7 @@ class Postfix:
     def _not_ours(self, program: str, entry: Entry) -> None:
         text = entry.text
         told = None
-        if program.startswith("postfix"):
+        if is_postfix(program):
             if text.startswith("warning: ") and " SASL " in text:
                 told = login_lines.postfix(text[:MAX_REFUSAL])
         elif program in login_lines.DOVECOT:
@@ -188,7 +189,7 @@ class Postfix:
         if told is not None:
             self.guessing.login(entry.at, told)
             self.tally.kinds["logins"] += 1
-        elif program.startswith(("postfix", "opendkim")):
+        elif is_postfix(program) or program.startswith("opendkim"):
             self.tally.kinds["other"] += 1
         else:
             # A syslog file also holds lines of other programs; they are not "unparsed".

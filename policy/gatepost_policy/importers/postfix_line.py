@@ -63,11 +63,26 @@ WHOLE = frozenset(("DATA", "BDAT", "END-OF-MESSAGE", "CONTENT"))
 STAGES = WHOLE | {"RCPT", "MAIL"}  # at the other stages there is no message yet
 
 
+# Daemons of Postfix, as the last part of a program's name.
+_DAEMONS = AGENTS | {
+    "anvil", "bounce", "cleanup", "dnsblog", "flush", "master", "pickup", "postdrop", "postscreen",
+    "proxymap", "qmgr", "scache", "sendmail", "smtpd", "tlsmgr", "tlsproxy", "trivial-rewrite",
+    "verify",
+}  # fmt: skip
+
+
 @lru_cache(maxsize=4096)
 def named(program: str) -> tuple[str, bool]:
     """(the last part of `program`, True where another part is a submission service's name)."""
     *parts, service = program.split("/")
     return service, not SUBMISSION.isdisjoint(parts)
+
+
+@lru_cache(maxsize=4096)
+def is_postfix(program: str) -> bool:
+    """True where a Postfix wrote the line: `syslog_name` may be any (`mx1-postfix`, `out`)."""
+    first, slash, rest = program.partition("/")
+    return first == "postfix" or bool(slash and rest.rpartition("/")[2] in _DAEMONS)
 
 
 class Refusal(NamedTuple):

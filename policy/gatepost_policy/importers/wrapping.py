@@ -71,7 +71,7 @@ _REWRITTEN = (
     _substitute(rf"{_ISO} \{{[^{{}}]*\}} (?={_BSD}|\d{{4}}-\d\d-\d\d[T ])", ""),
     # docker -t, around a line with a time of its own, and around one without.
     _substitute(rf"{_ISO} (?={_BSD}|\d{{4}}-\d\d-\d\d[T ]|<\d|\{{)", ""),
-    _substitute(rf"({_ISO}) (?=(?:postfix|exim)\S*(?:\[\d+\])?: )", r"\1 - "),
+    _substitute(rf"({_ISO}) (?={json_lines.MTA_SAID})", r"\1 - "),
     _substitute(r"[A-Z][a-z]{2} (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) (?:UTC|GMT) ", r"\1Z "),
     _substitute(r"[A-Z][a-z]{2} (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) [A-Z]{2,5} ", r"\1 "),
     _substitute(rf"({_BSD} \S+ [^\s\[:]+(?:\[\d+\])?: )\[ID \d+ \w+\.\w+\] ", r"\1"),
@@ -101,7 +101,7 @@ _REWRITTEN = (
 _RFC5424 = re.compile(r"<\d{1,3}>1 ")
 _OBJECT = re.compile(r"\s*\{\s*\Z")
 _CRI = re.compile(rf"({_ISO}) (stdout|stderr) ([FP])(?:[\w:]*) ")
-_NAMED = re.compile(r"(?:postfix|exim)\S*(?:\[\d+\])?: ")
+_NAMED = re.compile(json_lines.MTA_SAID)
 _VERBOSE = re.compile(r"[A-Z][a-z]{2} (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) (\w+) \[s=\w+;")
 
 
@@ -293,14 +293,20 @@ def likely_reason(start: bytes, lines: list[str], wanted: str) -> str:
 def looks_like(lines: Iterable[str]) -> str | None:
     """The MTA whose log these lines are: "exim" or "postfix"; None where no line shows it."""
     for line in lines:
+        # First where the line begins: behind that a client may have written the other's words.
+        if _EXIM.match(line) or _EXIM_REFUSED.match(line):
+            return "exim"
         if _POSTFIX.search(line):
             return "postfix"
-        if _EXIM.search(line) or _EXIM_REFUSED.match(line):
+        if _EXIM.search(line):
             return "exim"
     return None
 
 
-_POSTFIX = re.compile(r"\bpostfix/\w+(?:\[\d+\])?: ")
+# Any `syslog_name` may stand before the daemon's name.
+_POSTFIX = re.compile(
+    r"(?:\bpostfix\S*/[\w-]+|\S/(?:smtpd|postscreen|cleanup|qmgr|pickup))(?:\[\d+\])?: "
+)
 _EXIM = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S*(?: [+-]\d{4})? (?:\[\d+\] )?\w+-\w+-\w+ (?:<=|=>|Completed)"
 )

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from gatepost_policy.importers import open_state
 from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.common import internal
 from gatepost_policy.importers.exim import Exim
@@ -282,3 +283,34 @@ def test_a_recipient_that_exim_cut_is_a_refusal_without_it(message: str) -> None
     (seen,) = Exim().lines([f"2026-09-01 09:00:00 {text}"], Clock(UTC, 1_790_000_000.0))
     assert (str(seen.facts.client.address), seen.decision.action) == ("192.0.2.50", "reject")
     assert (seen.facts.sender.raw, seen.facts.recipients) == ("a@spam.example", ())
+
+
+FALSE_HOST = "H=(x) [203.0.113.9]"
+FORGED = [
+    f'<= a@spam.example {FALSE_HOST} P=esmtpa S=9 id=") [192.0.2.5] P=esmtp S=3 id="@q.example',
+    f'<= a@spam.example {FALSE_HOST} P=esmtp A=a:u S=9 id=") [192.0.2.5] P=esmtp S=3 id="@q.x',
+    f"{FALSE_HOST} F=<ceo@bank.example> rejected RCPT <q@w>: y) [192.0.2.5]"
+    " F=<a@spam.example> rejected RCPT <x@home.example>: no",
+    f"{FALSE_HOST} F=<ceo@bank.example> A=plain:u rejected RCPT <q@w>: y) [192.0.2.5]"
+    " F=<a@spam.example> rejected RCPT <x@home.example>: no",
+]
+
+
+@pytest.mark.parametrize("line", FORGED)
+def test_a_free_helo_names_no_other_host(line: str) -> None:
+    """cPanel's Exim takes any HELO (helo_accept_junk_hosts). Once that was seen, a line that two
+    hosts fit names neither, and is nobody's login."""
+    exim, clock = Exim(), Clock(UTC, 1_790_000_000.0)
+    head = "2026-09-01 09:00:00 "
+    odd = f"{head}H=(my pc) [192.0.2.9] F=<a@b.example> rejected RCPT <x@home.example>: no"
+    list(exim.lines([odd], clock))
+    fresh = Exim()
+    open_state.load(fresh, open_state.dump(exim), clock)
+    queue_id = "1wAAAA-000001-AA " if line.startswith("<=") else ""
+    lines = [f"{head}{queue_id}{line}", f"{head}1wAAAA-000001-AA Completed"]
+    (one,) = fresh.lines(lines, clock)
+    assert (one.facts.direction, one.facts.client.address) == ("inbound", None)
+    assert one.facts.sender.raw in ("", "a@spam.example")
+    plain = f"{head}H=(h) [192.0.2.7] F=<a@b.example> rejected RCPT <x@home.example>: no"
+    (one,) = fresh.lines([plain], clock)
+    assert str(one.facts.client.address) == "192.0.2.7"

@@ -9,8 +9,8 @@ Understood: file times with and without milliseconds and zone, syslog and journa
 and new message ids, every log_selector field, DKIM lines of all releases and the DKIM= of the
 arrival line.
 
-Limits: mail refused before it had an id is one event for each recipient. Recipients that only the
-header lines in the reject log name are not read.
+Limits: mail refused before it had an id is one event for each recipient. Of the reject log's header
+lines nothing is read. Where Exim takes any HELO, this is known only once an odd one was seen.
 """
 
 import re
@@ -34,7 +34,7 @@ from gatepost_policy.importers.common import (
 )
 from gatepost_policy.importers.exim_delivery import read_recipient
 from gatepost_policy.importers.exim_dkim import passed, read_dkim
-from gatepost_policy.importers.exim_fields import read_arrival, read_rejection
+from gatepost_policy.importers.exim_fields import is_free, read_arrival, read_rejection
 from gatepost_policy.importers.exim_line import LINE, PRDR, PREFIX, REST, SPLIT, TOPIC, prefix_time
 from gatepost_policy.importers.fate import Fate
 from gatepost_policy.importers.guessing import Guessing
@@ -104,6 +104,7 @@ class Exim:
         self.last = 0.0
         self.ordinals = Ordinals()
         self.guessing = Guessing(self.ours)
+        self.free_helo = False  # a HELO was seen that no Exim takes by default
         self._clock: Clock | None = None  # identifies the log that is being read
         self._detail = False  # after a refusal, the reject log shows the message's header
         self._split: dict[str, _Split] = {}  # by process id
@@ -197,10 +198,10 @@ class Exim:
             both = REST.match(rest)
             assert both is not None  # it matches any text
             queue_id, text = both.groups()
-        if at is None:
+        if at is not None:
+            yield from self._event(at, queue_id, text, line)
+        else:
             self.tally.unparsed(line)
-            return
-        yield from self._event(at, queue_id, text, line)
 
     def _joined(self, pid: str, piece: re.Match[str]) -> str | None:
         """The whole entry where this is its last piece, else None.
@@ -312,9 +313,9 @@ class Exim:
             yield self._message(queue_id, self.under_way.pop(queue_id), ACCEPTED)
             entry = self._entry(queue_id)
         entry.at = at
-        arrival = read_arrival(text)
-        entry.sender = arrival.sender
-        entry.client = arrival.client
+        arrival = read_arrival(text, self.free_helo)
+        self.free_helo = self.free_helo or is_free(arrival.client.helo)
+        entry.sender, entry.client = arrival.sender, arrival.client
         entry.whose = self._whose(arrival.client, arrival.authenticated)
         if arrival.authenticated and arrival.client.address is not None:
             prefix = client_prefix(arrival.client.address)
@@ -338,7 +339,7 @@ class Exim:
         return LOCAL if found is LOOPBACK else found
 
     def _refusal(self, at: float, queue_id: str | None, text: str, line: str) -> Iterator[Seen]:
-        found = read_rejection(TOPIC.sub("", text[:MAX_REFUSAL]))
+        found = read_rejection(TOPIC.sub("", text[:MAX_REFUSAL]), self.free_helo)
         if found is None or not (
             found.stage == "RCPT" or found.stage in WHOLE or found.stage.startswith(("by ", "bec"))
         ):
@@ -347,10 +348,10 @@ class Exim:
         decision = DISCARDED if found.discarded else refused("temp" if found.temporary else "5")
         entry = self.under_way.get(queue_id) if queue_id else None
         if entry is not None and found.stage == "RCPT" and entry.at is not None:
-            self.tally.kinds["other"] += 1  # another line about a message that has arrived
+            self.tally.kinds["other"] += 1  # about a message that has arrived
             return
-        one = found.recipient
-        client = found.client
+        one, client = found.recipient, found.client
+        self.free_helo = self.free_helo or is_free(client.helo)
         if found.unknown_user and one and client.address is not None and not found.authenticated:
             to = address.parse(one)
             self.guessing.refused(at, to, client.address, bounce=not found.sender)

@@ -29,6 +29,7 @@ _SUBJECT = re.compile(_QUOTED)
 _HOST = re.compile(
     r"(?:([^\s(\[]\S*) )?(?:\(([^()\s]*)\) )?\[([0-9A-Fa-f.:]+)\](?::(\d+))?(?= |\Z)"
 )
+_USUAL_HELO = re.compile(r"[\w.:\[\]-]*\Z", re.ASCII)
 _HOST_NAME = re.compile(r"(?:([^\s(\[]\S*) )?\(")
 _HOST_END = re.compile(r"\) \[([0-9A-Fa-f.:]+)\](?::(\d+))?(?= |\Z)")
 _WORD = re.compile(r"\S+")
@@ -47,6 +48,7 @@ _CLOSING = re.compile(r'"(?= |\Z)')
 _BEFORE_SIZE = frozenset(("H", "U", "P", "X", "CV", "DN", "SNI", "A", "I", "R"))
 _AFTER_SIZE = frozenset(("DKIM", "id", "T", "RT", "Q"))
 _AUTHENTICATED = re.compile(r"(?:smtp|lmtp)s?a\Z")
+_NAME = re.compile(r"\w+\Z")
 _NUMBER = re.compile(r"\d{1,18}\Z")
 
 # Nearly all lines: no quotes, no ident, no certificate, nothing that could hide a forged field. The
@@ -135,6 +137,7 @@ class _Reader:
     rejection: bool  # else an arrival, which ends with its line
     begin: int = 0  # where the fields begin: an arrival's sender may look like one
     senders: Senders = Senders.STRICT
+    free_helo: bool = False
     budget: int = MAX_CHOICES
 
     def walk(self, at: int) -> Read | None:
@@ -169,6 +172,8 @@ class _Reader:
                 return self._unquoted(read, name, value)
             if name == "F" or (name == "P" and self.rejection):
                 return None
+            if self.free_helo and name == "id":
+                return read  # what the client wrote there must not make a reading impossible
             found = _VALUE.get(name, _WORD).match(text, value)
             if found is None:
                 return None
@@ -191,9 +196,12 @@ class _Reader:
                 continue
             rest.fields |= {**read.fields, name: self.text[value:end]}
             rest.client = client or rest.client
-            if name == "H" or not self.rejection:
+            if not (self.free_helo if name == "H" else self.rejection):
                 return rest
-            # An ident or a certificate may hold a whole forged rejection: keep what both share.
+            if not self.rejection and not _whole(rest.fields):
+                continue
+            # An ident or a certificate may hold a whole forged rejection, and a free HELO any line:
+            # keep what all share.
             first = rest if first is None else shared(first, rest)
         return first
 
@@ -219,8 +227,20 @@ class _Reader:
             yield from ((None, found.start()) for found in after.finditer(self.text, value))
 
 
-def read_arrival(text: str) -> Arrival:
-    """The arrival line that begins with `<=`. Fields that cannot be read are left out."""
+def is_free(helo: str | None) -> bool:
+    """True where Exim takes such a HELO only with helo_accept_junk_hosts or helo_allow_chars."""
+    return helo is not None and _USUAL_HELO.match(helo) is None
+
+
+def read_arrival(text: str, free_helo: bool = False) -> Arrival:
+    """The arrival line that begins with `<=`. Fields that cannot be read are left out.
+
+    `free_helo`: this Exim is known to take any HELO (cPanel's does). Then a HELO may hold a false
+    host, and a sender may look as if it did: of a line with two hosts only what both readings have
+    in common is known.
+    """
+    if free_helo and _two_hosts(text):
+        return walked_arrival(text, free_helo)
     if plain := _PLAIN_ARRIVAL.match(text):
         sender, name, helo, ip, port, protocol, size, signers, message_id, named_to = plain.groups()
         return Arrival(
@@ -236,12 +256,22 @@ def read_arrival(text: str) -> Arrival:
     return walked_arrival(text)
 
 
-def walked_arrival(text: str) -> Arrival:
+def _whole(fields: Fields) -> bool:
+    """True where the arrival has what Exim writes of every client's."""
+    return "S" in fields and _NAME.match(fields.get("P", "")) is not None
+
+
+def _two_hosts(text: str) -> bool:
+    return text.find(") [", text.find(") [") + 1) >= 0
+
+
+def walked_arrival(text: str, free_helo: bool = False) -> Arrival:
     """`read_arrival` in the slower way, field by field."""
     named = _SENDER.match(text, 3)
     assert named is not None  # the pattern also matches the empty text
     sender = named.group()
-    found = _Reader(text, rejection=False, begin=named.end()).walk(named.end())
+    reader = _Reader(text, rejection=False, begin=named.end(), free_helo=free_helo)
+    found = reader.walk(named.end())
     if found is None:
         return _certain(text, named.end(), sender)
     fields, client = found.fields, found.client
@@ -303,13 +333,18 @@ def _logged_in(fields: Fields) -> bool:
         return True
     if "SNI" in fields and "P" in fields:
         return False
-    if "A" not in fields or "DN" in fields or "U" in fields:
+    if not fields.get("A") or "DN" in fields or "U" in fields:
         return False
     return fields.get("SNI", "").count('"') in (0, 2)
 
 
-def read_rejection(text: str) -> Rejection | None:
-    """The rejection line; None where `text` is no rejection, or was refused before MAIL."""
+def read_rejection(text: str, free_helo: bool = False) -> Rejection | None:
+    """The rejection line; None where `text` is no rejection, or was refused before MAIL.
+
+    `free_helo` as in `read_arrival`.
+    """
+    if free_helo and _two_hosts(text):
+        return walked_rejection(text, free_helo)
     if plain := _PLAIN_REJECTION.match(text):
         name, helo, ip, port, sender, temporary, recipient = plain.groups()
         return Rejection(
@@ -325,12 +360,12 @@ def read_rejection(text: str) -> Rejection | None:
     return walked_rejection(text)
 
 
-def walked_rejection(text: str) -> Rejection | None:
+def walked_rejection(text: str, free_helo: bool = False) -> Rejection | None:
     """`read_rejection` in the slower way, field by field."""
     line = f" {text}"
     # Only if that fails, a login with blanks, and then a sender that breaks RFC 5321.
     for senders in Senders:
-        found = _Reader(line, rejection=True, senders=senders).walk(0)
+        found = _Reader(line, rejection=True, senders=senders, free_helo=free_helo).walk(0)
         if found is not None:
             break
     else:

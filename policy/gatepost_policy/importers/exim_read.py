@@ -38,6 +38,8 @@ def shared(one: Read, other: Read) -> Read:
     # A field that differs stays, but empty, so that it cannot count as a login.
     same = {key for key in both if one.fields.get(key) == other.fields.get(key)}
     one.fields = {key: one.fields[key] if key in same else "" for key in both}
+    if one.client and other.client and one.client.address != other.client.address:
+        one.client = Client()
     one.sender = one.sender if one.sender == other.sender else ""
     one.recipient = one.recipient if one.recipient == other.recipient else None
     one.logged_in = one.logged_in and other.logged_in

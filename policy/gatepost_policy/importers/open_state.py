@@ -32,7 +32,9 @@ def dump(importer: Exim | Postfix) -> Json:
         "ordinals": [ordinals.at, ordinals.number],
         "open": [[key, _out(one)] for key, one in importer.under_way.items()],
     }
-    if isinstance(importer, Postfix):
+    if isinstance(importer, Exim):
+        out["free_helo"] = importer.free_helo
+    else:
         out["held"] = [[key, _out(one)] for key, one in importer.held.items()]
     return out
 
@@ -47,6 +49,7 @@ def load(importer: Exim | Postfix, told: Json, log: object) -> None:
     importer.ordinals.resume(log, float(at), int(number))
     if isinstance(importer, Exim):
         importer.under_way.update({str(key): _exim(one) for key, one in told["open"]})
+        importer.free_helo = bool(told.get("free_helo"))
         return
     for place, target in (("open", importer.under_way), ("held", importer.held)):
         target.update({(str(key[0]), str(key[1])): _postfix(one) for key, one in told[place]})

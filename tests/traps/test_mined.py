@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from fix_cli import Run
 from fix_store import AT, count, message
+from gatepost_milter.cli import trap_mine
 from gatepost_policy import ingest, recorder, retention, store, traps
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.ingest import guesses, import_runs
@@ -269,7 +270,9 @@ LOGIN = (
 
 
 @pytest.mark.parametrize("line", [LINE, LOGIN])
-def test_from_a_log_to_traps(run: Run, engine: Engine, tmp_path: Path, line: str) -> None:
+def test_from_a_log_to_traps(
+    run: Run, engine: Engine, tmp_path: Path, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = tmp_path / "mail.log"
     told = [
         line.format(name=name, host=n + 1, day=n // 5 + 1, minute=n % 60)
@@ -285,6 +288,9 @@ def test_from_a_log_to_traps(run: Run, engine: Engine, tmp_path: Path, line: str
     (one,) = found["walks"]
     assert (one["names"], one["hosts"]) == (34, 34)
     assert run("trap", "list")[1] == "no traps\n"
+    monkeypatch.setattr(trap_mine, "SHOWN", 30)
+    out = run("trap", "mine", "--domain", HOME)[1]
+    assert "... and 4 more" in out and NAMES[29] in out and f"{NAMES[30]}@" not in out
     code, out = run("trap", "mine", "--domain", HOME, "--apply")
     assert code == 0 and "34 new traps" in out
     code, out = run("trap", "mine", "--domain", HOME, "--apply", "--format", "csv")

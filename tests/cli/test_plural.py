@@ -9,6 +9,7 @@ from fix_cli import Run
 from fix_store import AT, message
 from gatepost_policy import ingest, store
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.recorder.backup import Contents
 from gatepost_policy.report.rhythm import DAY, of
 from gatepost_policy.report.standing import standing
 from gatepost_policy.text.plural import plural
@@ -29,6 +30,13 @@ def test_one_day() -> None:
     assert rhythm.sentence == "daily, median gap 1 day"
     judged = standing(rhythm, 0, None, messages=3, span=30 * DAY)
     assert judged.sentence == "2 messages on 2 days over 1 day, none to a trap"
+
+
+def test_what_a_backup_holds() -> None:
+    one = "1 message, 1 trap, 1 journal segment, 1 record in quarantine"
+    assert str(Contents(1, 1, 1, 1)) == one
+    two = "2 messages, 0 traps, 2 journal segments, 2 records in quarantine"
+    assert str(Contents(2, 0, 2, 2)) == two
 
 
 def test_one_hit(run: Run, engine: Engine, settings: Settings) -> None:

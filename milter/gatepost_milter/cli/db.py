@@ -12,6 +12,7 @@ import click
 
 from gatepost_milter.cli.common import USAGE, App, Failure, note, on_terminal, working
 from gatepost_policy.text.escape import shown
+from gatepost_policy.text.plural import plural
 from gatepost_policy.text.times import timestamp
 
 # What each figure of a purge counts; these texts are printed.
@@ -204,7 +205,7 @@ def restore(app: App, file: Path, yes: bool, verify: bool) -> None:
     print(f"restored: {done.contents}")
     if done.kept is not None:
         held = "what SQLite could not read" if done.before is None else (
-            f"{done.before.messages} messages, {done.before.traps} traps"
+            f"{plural(done.before.messages, 'message')}, {plural(done.before.traps, 'trap')}"
         )  # fmt: skip
         print(f"the old store is kept: {shown(str(done.kept))} ({held})")
     if recorder.wait_until_ingested(app.settings, timeout=30.0):

@@ -163,12 +163,13 @@ def _every_way(app: App, form: str, target: "Target", options: dict[str, Any]) -
 def _tell(tried: "Tried") -> None:
     """Print the result of one way."""
     from gatepost_policy.text.escape import shown
+    from gatepost_policy.text.plural import plural
 
     what = f"{tried.way} {tried.where}"
     if tried.missed:
         print(f"{shown(what)}: not tried: {shown(tried.missed)}")
     elif tried.reason:
-        print(f"{shown(what)}: {tried.leaks} leaks")
+        print(f"{shown(what)}: {plural(tried.leaks, 'leak')}")
         print(f"  not kept: {shown(tried.reason)}")
     else:
         _show(what, tried.findings)

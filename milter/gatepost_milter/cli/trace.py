@@ -104,6 +104,7 @@ def forget(before: str, keys: Path) -> None:
 
     What they sealed stays sealed.
     """
+    from gatepost_policy.text.plural import plural
     from gatepost_policy.text.times import moment
     from gatepost_policy.tracing import Keyring, TraceKeyError
 
@@ -117,7 +118,9 @@ def forget(before: str, keys: Path) -> None:
         keyring.audit(json.dumps({"at": _now(), "by": _who(), "forgot": gone}))
     except TraceKeyError as error:
         raise Failure(str(error)) from None
-    print(f"{len(gone)} keys destroyed; copies and backups of {keys} are yours to destroy")
+    print(
+        f"{plural(len(gone), 'key')} destroyed; copies and backups of {keys} are yours to destroy"
+    )
 
 
 def _audit(keyring: "Keyring", answer: "Answer", what: str, case: str) -> None:

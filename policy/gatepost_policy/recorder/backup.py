@@ -31,6 +31,7 @@ from typing import IO, TYPE_CHECKING, Any
 from gatepost_policy import config, journal, store
 from gatepost_policy.store import migrate
 from gatepost_policy.text.escape import shown
+from gatepost_policy.text.plural import plural
 
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
@@ -60,8 +61,9 @@ class Contents:
 
     def __str__(self) -> str:
         return (
-            f"{self.messages} messages, {self.traps} traps, {self.segments} journal segments, "
-            f"{self.quarantined} records in quarantine"
+            f"{plural(self.messages, 'message')}, {plural(self.traps, 'trap')}, "
+            f"{plural(self.segments, 'journal segment')}, "
+            f"{plural(self.quarantined, 'record')} in quarantine"
         )
 
 

@@ -4,9 +4,13 @@ import re
 from ipaddress import ip_network
 from pathlib import Path
 
+import pytest
+
 from gatepost_milter.cli.setup import SUBMISSION_ENTRY
+from gatepost_milter.doctor.postfix_lines import same_socket
 from gatepost_milter.doctor.postfix_networks import propose
 from gatepost_milter.setup.postfix_plan import SECOND_HOP
+from gatepost_policy.system.socket_address import SocketAddress
 from postfix_recipes import entries, shipped
 
 
@@ -21,6 +25,20 @@ def test_recipe_of_the_second_hop() -> None:
     options = dict(re.findall(r"-o ([a-z_]+)=(.*)", entry))
     assert {**options, **SECOND_HOP} == options
     assert set(options) - set(SECOND_HOP) == {"milter_macro_daemon_name", "smtpd_milters"}
+
+
+@pytest.mark.parametrize("ours, postfix", [
+    ("inet:8894@127.0.0.1", "inet:127.0.0.1:8894"), ("inet:8894@192.0.2.7", "inet:192.0.2.7:8894"),
+    ("inet:8894@0.0.0.0", "inet:127.0.0.1:8894"), ("inet6:8894@::", "inet:[::1]:8894"),
+    ("inet6:8894@2001:db8::1", "inet:[2001:db8::1]:8894"), ("unix:/run/g", "unix:/run/g"),
+])  # fmt: skip
+def test_what_postfix_connects_to(ours: str, postfix: str) -> None:
+    """Every address of the host is none to connect to; what was put in earlier is still ours."""
+    address = SocketAddress.parse(ours)
+    assert address.postfix() == postfix
+    assert same_socket(postfix, address, "/var/spool/postfix")
+    if ours == "inet:8894@0.0.0.0":
+        assert same_socket("inet:0.0.0.0:8894", address, "/var/spool/postfix")
 
 
 def test_only_private_networks_are_proposed() -> None:

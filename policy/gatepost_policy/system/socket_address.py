@@ -47,8 +47,14 @@ class SocketAddress:
         return f"{self.kind}:{self.port}@{self.host}"
 
     def postfix(self) -> str:
-        """The same socket in Postfix's notation: `inet:127.0.0.1:8894`."""
+        """How this host's Postfix reaches it, in its notation: `inet:127.0.0.1:8894`.
+
+        Every address of the host is one to listen on, none to connect to.
+        """
         if self.kind == "unix":
             return f"unix:{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        address = ip_address(self.host)
+        if address.is_unspecified:
+            address = ip_address("127.0.0.1" if address.version == 4 else "::1")
+        host = f"[{address}]" if address.version == 6 else f"{address}"
         return f"inet:{host}:{self.port}"

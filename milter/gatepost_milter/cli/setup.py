@@ -143,7 +143,8 @@ def _undo(live: "PostfixConfig") -> None:
 def _no_submission() -> None:
     """Print how to add a submission listener: Debian's Postfix has none, so nothing would be
     scrubbed."""
-    print("#\n# no listener for submissions: only mail that begins on this machine is scrubbed.")
+    print("#\n# no listener for submissions: scrubbed is only what sendmail(1) hands in")
+    print("# here, and what comes from submission.networks.")
     print("# Debian ships the submission entry of master.cf commented out. This makes it; who may")
     print("# log in is for SASL to say (Dovecot's, or Cyrus'). Then run `setup postfix` again:")
     print(f"# {SUBMISSION_ENTRY}")

@@ -1,6 +1,7 @@
 """`milterctl privacy test` against servers that answer oddly: one line with what to do, always."""
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from gatepost_milter.cli import main
 from gatepost_milter.doctor import privacy_probe, privacy_ways
-from gatepost_milter.doctor.privacy_probe import ProbeError, Target
+from gatepost_milter.doctor.privacy_probe import ProbeError, Seen, Target
 from gatepost_policy.config.settings import Settings
 
 TARGET = Target("127.0.0.1", 0, "a@local.test", "b@local.test", tls="none", timeout=20)
@@ -159,3 +160,22 @@ def test_what_is_taken_for_the_probe(form: str, tmp_path: Path) -> None:
     for texts in ((clean, leaking), (leaking, clean)):
         come(*texts)
         assert leaks(privacy_probe.wait(look, 0, leaks)) == 1
+
+
+@pytest.mark.parametrize("script, said", [
+    ("echo fatal: no queue >&2; exit 75", "does not take the probe: fatal: no queue"),
+    ("exit 75", "does not take the probe: it ended with status 75"),
+    ("exec sleep 60", "has not taken the probe after 0.5 s; is the mail server running?"),
+])  # fmt: skip
+def test_a_sendmail_that_does_not_take_it(
+    script: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said in its words, and not as the command that was run."""
+    program = tmp_path / "sendmail"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    tried = privacy_ways.by_sendmail(
+        "alice@home.example", "bob@home.example", Settings(), lambda probe: lambda: Seen(), 0.5
+    )
+    assert tried.missed == f"{program} {said}"

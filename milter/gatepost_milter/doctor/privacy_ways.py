@@ -120,8 +120,16 @@ def by_sendmail(
         )  # fmt: skip
         known = probe.known(target, "127.0.0.1", 0)
         data = privacy_probe.wait(look(probe), timeout, leaks(known, settings))
-    except (OSError, subprocess.SubprocessError) as error:
-        return Tried(SENDMAIL, program, missed=f"{program} does not take the probe: {error}")
+    except subprocess.TimeoutExpired:
+        why = f"has not taken the probe after {timeout:g} s; is the mail server running?"
+        return Tried(SENDMAIL, program, missed=f"{program} {why}")
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        why = f"does not take the probe: {said or f'it ended with status {error.returncode}'}"
+        return Tried(SENDMAIL, program, missed=f"{program} {why}")
+    except OSError as error:
+        why = f"does not take the probe: {error.strerror or error}"
+        return Tried(SENDMAIL, program, missed=f"{program} {why}")
     except ProbeError as error:
         return Tried(SENDMAIL, program, missed=str(error))
     found = audit.find(data, known, settings.submission)

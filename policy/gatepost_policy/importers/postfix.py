@@ -10,8 +10,9 @@ Privacy: a message with `sasl_username=`, or from a client in our own networks, 
 smtps service, pickup or bounce is ours: it is only counted, and nothing else of it is kept.
 
 Limits: a message that a content filter hands back has two queue ids; the second one, which names
-the first (`orig_queue_id=`), is left out. Postfix uses queue ids again: so the key also has the
-second of the arrival.
+the first (`orig_queue_id=`), is left out. Queue ids come again: the key also has the second of the
+arrival. A refusal at RCPT names no login: of a user who logged in to a service that is not called
+submission it is a stranger's.
 """
 
 from collections.abc import Iterable, Iterator

@@ -104,6 +104,7 @@ IDS = (
     ("Message-ID", "<{label}@post.test> ({helo})", "<x@post.test>\n\t(x)"),
     ("Message-ID", "<a@{label}.example.net>", f"<a{HOME}>"),
     ("Message-ID", "<{label}.20261120@example.net>", "<x.20261120@example.net>"),
+    ("Message-ID", "<10.4.7.11@example.net>", "<x@example.net>"),
     ("Resent-Message-ID", "<a@{helo}>", f"<a{HOME}>"), ("Content-ID", "<a@{helo}>", f"<a{HOME}>"),
     ("In-Reply-To", "<1@desk.lan> <2@{helo}> <3@localhost>",
      f"<1@desk.lan>\n\t<2{HOME}>\n\t<3@localhost>"),

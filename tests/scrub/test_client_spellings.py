@@ -4,6 +4,7 @@ And, as the counter-proof, what looks alike and is somebody else's.
 """
 
 import base64
+import hashlib
 import time
 from ipaddress import ip_address
 
@@ -18,6 +19,10 @@ CLIENT = ClientWords.of(
     ("mx.example.net",),
 )  # fmt: skip
 V6 = ClientWords.of(ip_address("2001:db8:5:1::4d"), (), None)
+
+
+def hashed(left: str) -> str:
+    return hashlib.sha256(left.encode()).hexdigest()[:32]
 
 
 def b64(text: str) -> str:
@@ -114,6 +119,11 @@ def test_somebody_elses(value: str) -> None:
     ("resent-message-id", "(203.0.113.77) <1@example.org>", "(x) <1@example.org>"),
     ("in-reply-to", "Your message of Friday on alice-laptop.lan", "Your message of Friday on x"),
     ("in-reply-to", "<1@a.example> from alice.p7", "<1@a.example> from x"),
+    ("message-id", "<10.4.7.11@x.example>", f"<{hashed('10.4.7.11')}@x.example>"),
+    ("message-id", "<1.192.168.0.9.squirrel@x.example>",
+     f"<{hashed('1.192.168.0.9.squirrel')}@x.example>"),
+    ("message-id", "<1.10.2.3.4@x.example>", "<1.10.2.3.4@x.example>"),
+    ("references", "<1.192.168.0.9.squirrel@x.example>", "<1.192.168.0.9.squirrel@x.example>"),
     ("message-id", "<alice-laptop>", "<x>"), ("supersedes", "<1@alice-laptop.lan>", "<1@mx>"),
     ("obsoletes", "<1@desk.fritz.box>", "<1@mx>"),
     # An id of the client's own is masked as the message was that had it.

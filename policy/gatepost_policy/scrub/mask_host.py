@@ -16,7 +16,7 @@ import re
 from dataclasses import replace
 
 from gatepost_policy.mail.client_address import parse
-from gatepost_policy.scrub.client_words import NOBODY, ClientWords
+from gatepost_policy.scrub.client_words import NOBODY, ClientWords, has_inside_address
 from gatepost_policy.scrub.private_names import PRIVATE
 
 OWN_IDS = ("message-id", "resent-message-id", "content-id", "supersedes", "obsoletes")
@@ -26,6 +26,11 @@ OTHER_IDS = ("in-reply-to", "references")
 # octet.
 _ID = re.compile(
     rb"(?<![^<>@\s])([^<>@\s]*)@\s*(\[[^\[\]<>]{0,100}\]|[^<>@\s]{1,512})(?=\s*(?:>|\Z)|\s)"
+)
+
+# An address of a private network between the dots of an id; 10.1.2.3 may be any count there.
+_BETWEEN = re.compile(
+    rb"(?<![0-9])(?:192\.168|169\.254|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2}(?![0-9])"
 )
 
 
@@ -101,10 +106,12 @@ def _left(match: "re.Match[bytes]", name: str, client: ClientWords) -> bytes:
 def _own_left(left: bytes, client: ClientWords) -> bytes:
     """The left part of an id of this message without the client's words.
 
-    Where a word cannot be taken out (base64), a hash replaces all of it, the same for the same id.
+    Where a word cannot be taken out (base64), a hash replaces all of it, the same for the same id;
+    so does it where the address is one of the client's own network, which its program has put in.
     """
     plain = client.without(left)
-    if plain == left and client.told_by(left):
+    inside = has_inside_address(plain) or _BETWEEN.search(plain)
+    if inside or (plain == left and client.told_by(left)):
         return hashlib.sha256(left).hexdigest()[:32].encode()
     return plain
 

@@ -111,11 +111,18 @@ proxy() {
     echo "as pip's configuration names it"
 }
 
+# Whether a connection that failed was one to the proxy: pip 26 says no more of it than its address.
+proxy_refused() {
+    host=$(proxy | sed -nE "s,^[^=]*=([a-z0-9]+://)?([^@/]*@)?\[?([^]:/]+).*,\3,p")
+    [ -n "$host" ] && grep -qF "HTTPSConnection(host='$host', port=" "$log"
+}
+
 pip_install() {
     .venv/bin/python -m pip --disable-pip-version-check --no-input install --retries 2 "$@" \
         </dev/null >>"$log" 2>&1 && return
     # A proxy comes first: behind a wrong one, every other message is a consequence.
-    if grep -qiE 'ProxyError|proxy (url|scheme)|Tunnel connection failed|SOCKS' "$log"; then
+    if grep -qiE 'ProxyError|proxy (url|scheme)|Tunnel connection failed|SOCKS' "$log" ||
+        proxy_refused; then
         die "the proxy did not let the Python packages through: $(proxy); correct or unset it" \
             "(all that pip said: $log)"
     elif grep -qE 'NewConnectionError|ConnectTimeout|ConnectionError|name resolution' "$log"; then

@@ -1,6 +1,7 @@
 """What the pages answer beside a report: the box, a message, tonight, programs, older mail."""
 
 import re
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -172,8 +173,10 @@ def test_what_many_ask_at_once_is_worked_out_once() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         given = [pool.submit(shared.of, asked, work_out) for _ in range(3)]
-        # The first looks, and writes down that it works; the others look.
-        assert all(asked.looked_up.acquire(timeout=20) for _ in range(4))
+        # The first looks, and writes down that it works; the others look. A tuple keeps
+        # its hash from Python 3.14 on.
+        looks = 3 if sys.version_info >= (3, 14) else 4
+        assert all(asked.looked_up.acquire(timeout=20) for _ in range(looks))
         assert shared.of("/else", lambda: 7) == 7
         shared.changed()
         assert shared.of("/", lambda: 8) == 8

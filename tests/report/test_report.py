@@ -317,6 +317,10 @@ def test_sums_say_what_the_rows_say(any_engine: Engine, any_settings: Settings) 
                 got = messages.newest(connection, chosen, 10)
                 assert got == messages.newest(connection, replace(chosen, since=-1e11), 10)
                 assert len(got) == min(10, sums.summary.messages)
+                hits = replace(chosen, trapped=True)
+                some_hits = messages.newest_of_many(connection, hits, 20)
+                assert some_hits == messages.newest(connection, hits, 20)
+                assert len(some_hits) == min(20, sums.trap_messages)
 
 
 def test_overview_from_sums(past: Past) -> None:

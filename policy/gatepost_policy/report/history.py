@@ -33,6 +33,7 @@ KEYS_MAX = 100
 LISTINGS_MAX = 100
 HOSTS_LOOKED_AT = 100
 HITS_LOOKED_AT = 100
+MANY = 5_000  # messages of a sender; with more, those to traps are looked up by their own index
 HITS_NAMED = 10_000  # messages to a trap that are looked up once; of more each query does
 
 
@@ -106,7 +107,9 @@ def _hits(connection: Connection, selection: Selection, counted: Counted) -> Sel
     hits = replace(selection, trapped=True)
     if selection.everything or not 0 < counted.trap_messages <= HITS_NAMED:
         return hits
-    return replace(hits, only=tuple(messages.newest(connection, hits, HITS_NAMED)))
+    many = counted.summary.messages > MANY
+    look = messages.newest_of_many if many else messages.newest
+    return replace(hits, only=tuple(look(connection, hits, HITS_NAMED)))
 
 
 def _newest_hit(

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 from sqlalchemy import ColumnElement, Connection, select
@@ -9,7 +10,12 @@ from sqlalchemy import ColumnElement, Connection, select
 from gatepost_policy.mail import dkim_reason
 from gatepost_policy.mail.facts import Arc, Family, Signature
 from gatepost_policy.report.checks import Checked, dmarc_of, spf_of, trail_of
-from gatepost_policy.report.conditions import by_domain, conditions
+from gatepost_policy.report.conditions import (
+    by_domain,
+    conditions,
+    only_domain_and_time,
+    trapped,
+)
 from gatepost_policy.report.count import bare
 from gatepost_policy.report.report import Line
 from gatepost_policy.report.selection import Selection
@@ -46,6 +52,18 @@ def newest(connection: Connection, selection: Selection, most: int) -> list[int]
             .limit(most)
         )
     )
+
+
+def newest_of_many(connection: Connection, selection: Selection, most: int) -> list[int]:
+    """As `newest` for messages to a trap, of a sender with thousands of messages.
+
+    Those to traps are few and have an index of their own, so the sender's are not read for it.
+    """
+    keys = by_domain(selection)
+    if keys is None or not only_domain_and_time(replace(selection, trapped=None)):
+        return newest(connection, selection, most)
+    hits = select(Message.id).where(trapped())
+    return _newest_by_key(connection, [*keys, MessageDomain.message_id.in_(hits)], most)
 
 
 def _newest_by_key(connection: Connection, keys: list[ColumnElement[bool]], most: int) -> list[int]:

@@ -18,6 +18,9 @@ $pip --no-build-isolation -r "$work/lowest.txt"
 $pip -c "$work/lowest.txt" hypothesis pytest pytest-timeout pytest-xdist selenium
 $pip --no-build-isolation --no-deps -e .
 status=0
-"$work/venv/bin/pytest" -q -n 2 --dist loadfile -p no:cacheprovider -m "not (neighbours or \
-postfix or exim or postgresql or crash or corpus or browser or tools)" || status=$?
+# Not the generated pages: an older click words the same help in another way.
+"$work/venv/bin/pytest" -q -n 2 --dist loadfile -p no:cacheprovider \
+    --deselect tests/tree/test_docs.py::test_generated_pages_are_fresh \
+    -m "not (neighbours or postfix or exim or postgresql or crash or corpus or browser or tools)" \
+    || status=$?
 exit $status

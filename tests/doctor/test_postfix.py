@@ -53,8 +53,7 @@ BROKEN = (
            submission={"smtpd_milters": "@MILTER@", "milter_default_action": "accept"}),
     Broken("milter only in non_smtpd_milters", "milter-missing", drop=OURS,
            main={"smtpd_milters": "", "non_smtpd_milters": "@MILTER@"},
-           # From 3.10.13 on milter_default_action is shutdown where nothing is set.
-           also=("submission-milter", "local-action")),
+           also=("submission-milter", "local-action")),  # the latter with 3.10.13's defaults
     Broken("submission without the milter", "submission-milter",
            submission={"smtpd_milters": ""}),
     Broken("policy service after reject_unlisted_recipient", "policy-order",

@@ -34,34 +34,36 @@ MAX_NAME = 1_024
 
 
 def _client(request: Request) -> Client:
-    text = request.get("client_address")
+    get = request.values.get  # called a dozen times for each request
+    text = get("client_address", "")
     ip = client_address.parse(text)
     if ip is None:
         # An SMTP client has an address; a unix socket or a local submission has none.
         local = not text or text.startswith("/") or text == "unknown"
         return Client(family=Family.UNIX if local and text != "unknown" else Family.UNKNOWN)
-    name = request.get("client_name")[:MAX_NAME]
-    port = request.get("client_port")
+    name = get("client_name", "")[:MAX_NAME]
+    port = get("client_port", "")
     return Client(
         family=client_address.family(ip),
         address=ip,
         port=int(port) if port.isascii() and port.isdigit() and len(port) < 6 else None,
         name=None if name in ("", "unknown") or name.startswith("[") else name.lower(),
-        helo=(request.get("helo_name") or request.get("helo"))[:MAX_NAME] or None,
+        helo=(get("helo_name", "") or get("helo", ""))[:MAX_NAME] or None,
     )
 
 
 def _whose(request: Request, client: Client, settings: Settings) -> Ownership:
     """Whose mail it is, as far as the request tells: it holds the envelope, no Received fields."""
+    get = request.values.get
     whose = whose_mail(
         settings.submission,
         address=client.address,
         local=client.family is Family.UNIX,
-        login=request.get("sasl_username") or request.get("login"),
-        listener=request.get("policy_context"),
-        submitted=request.get("submission") == "yes",
+        login=get("sasl_username", "") or get("login", ""),
+        listener=get("policy_context", ""),
+        submitted=get("submission", "") == "yes",
     )
-    sender = address.parse(request.get("sender"))
+    sender = address.parse(get("sender", ""))
     if whose is ON_TRUST and not trace.own_sender(sender, None, settings):
         return HANDED_IN
     return whose
@@ -75,11 +77,12 @@ def facts(
     `at`: Unix seconds. Of a submission's client only the address family is kept, and no login.
     """
     client = _client(request)
+    get = request.values.get
     whose = _whose(request, client, settings)
     direction = whose.direction
-    end = request.form is Form.EXIM and request.get("stage") == "data"
-    named = _split(request.get("recipients")) if end else [request.get("recipient")]
-    size = request.get("size")
+    end = request.form is Form.EXIM and get("stage", "") == "data"
+    named = _split(get("recipients", "")) if end else [get("recipient", "")]
+    size = get("size", "")
     return Facts(
         at=at,
         source=Source.POLICY,
@@ -87,12 +90,12 @@ def facts(
         stage=Stage.END if end else Stage.RCPT,
         client=_recorded(client, whose),
         trusted_relay=whose.trusted_relay,
-        queue_id=request.get("queue_id") or request.get("id") or None,
-        sender=address.parse(request.get("sender")),
+        queue_id=get("queue_id", "") or get("id", "") or None,
+        sender=address.parse(get("sender", "")),
         header_from=_author(request) if end else None,
         recipients=tuple(Recipient(address.parse(name)) for name in named if name),
         size=int(size) if size.isascii() and size.isdigit() and len(size) < 16 else None,
-        message_id=request.get("message_id").strip()[:998] or None if end else None,
+        message_id=get("message_id", "").strip()[:998] or None if end else None,
         signatures=signatures,
         marks=_marks(request) if end else None,
     )

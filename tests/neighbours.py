@@ -20,6 +20,14 @@ MESSAGE = (
     b"X-Mailer: Canary Mail 1\r\nFrom: alice@local.test\r\nTo: bob@local.test\r\nSubject: x\r\n"
     b"Date: Fri, 20 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@local.test>\r\n\r\nx\r\n"
 )
+# A list's members, and a message of a stranger to it.
+MEMBERS = ("bob@local.test", "carol@local.test", "dave@example.org")
+STRANGER = (
+    b"Received: from desk.stranger.example (desk [192.0.2.44])\r\n\tby out.stranger.example with"
+    b" ESMTPSA id x; Fri, 20 Nov 2026 09:59:58 +0000\r\nX-Mailer: Carols Mailer\r\n"
+    b"From: carol@stranger.example\r\nTo: friends@local.test\r\nSubject: x\r\n"
+    b"Date: Fri, 20 Nov 2026 10:00:00 +0000\r\nMessage-ID: <2@stranger.example>\r\n\r\nx\r\n"
+)
 CANARIES = (b"127.0.0.77", b"canary-laptop", b"Canary Mail", LOGIN.encode())
 
 

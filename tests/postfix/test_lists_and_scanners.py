@@ -15,7 +15,7 @@ import mta_unpack
 from canary import Canaries
 from dns_server import DnsServer
 from mta_modes import Stack
-from neighbours import CANARIES, MESSAGE, listening, mail_server, shown, unpacked
+from neighbours import CANARIES, MEMBERS, MESSAGE, STRANGER, listening, mail_server, shown, unpacked
 from ports import free_port
 from postfix_instance import LOGIN
 from postfix_recipes import main_cf
@@ -24,13 +24,6 @@ from signed_mail import nameserver, new_key, pem, record, signed
 pytestmark = [
     pytest.mark.postfix, pytest.mark.neighbours, pytest.mark.one_engine, pytest.mark.timeout(300),
 ]  # fmt: skip
-MEMBERS = ("bob@local.test", "carol@local.test", "dave@example.org")
-STRANGER = (
-    b"Received: from desk.stranger.example (desk [192.0.2.44])\r\n\tby out.stranger.example with"
-    b" ESMTPSA id x; Fri, 20 Nov 2026 09:59:58 +0000\r\nX-Mailer: Carols Mailer\r\n"
-    b"From: carol@stranger.example\r\nTo: friends@local.test\r\nSubject: x\r\n"
-    b"Date: Fri, 20 Nov 2026 10:00:00 +0000\r\nMessage-ID: <2@stranger.example>\r\n\r\nx\r\n"
-)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 The standard library writes source text for each method of each dataclass and compiles it when the
 module is imported. A report loads some sixty of them: comparison, hash and repr alone were a
-fifteenth of its start-up. Here these three are shared functions, with the same results; all else is
+twentieth of its start-up. Here these three are shared functions, with the same results; all else is
 the standard library's. They take longer when called: classes of the message path do not use this.
 """
 

@@ -238,7 +238,14 @@ class PostfixInstance(Mta):
         super().stop()
 
     def restart(self, setup: Setup | None = None) -> None:
-        """Take another configuration, from a stand-still."""
+        """Take another configuration, from a stand-still.
+
+        What is in a mailbox may still be in the queue for a moment: ended then, Postfix would
+        deliver it once more after the start.
+        """
+        end = time.monotonic() + 5
+        while self._on_its_way() and time.monotonic() < end:
+            time.sleep(0.02)
         self.end_process()
         if setup is not None:
             self.setup = setup
@@ -273,11 +280,11 @@ class PostfixInstance(Mta):
 
     def queue_is_empty(self) -> bool:
         """True where no message waits or is on its way."""
-        return not any(
-            path.is_file()
-            for name in ("incoming", "active", "deferred", "maildrop")
-            for path in (self.spool / name).rglob("*")
-        )
+        return not self._on_its_way("incoming", "active", "deferred", "maildrop")
+
+    def _on_its_way(self, *queues: str) -> bool:
+        names = queues or ("incoming", "active")
+        return any(path.is_file() for name in names for path in (self.spool / name).rglob("*"))
 
     def settle(self) -> None:
         """Wait until the queue is empty."""

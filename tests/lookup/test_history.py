@@ -150,6 +150,33 @@ def test_a_storm_is_one_read(settings: Settings, monkeypatch: pytest.MonkeyPatch
     assert len(reads) == 3
 
 
+def test_an_answer_that_comes_between_two_looks_is_used(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One hit finds no answer, another's reading begins and ends, the first goes on."""
+    monkeypatch.setattr(history, "WAIT_S", 60.0)
+    monkeypatch.setattr(history, "FRESH_S", 60.0)
+    reads: list[str | None] = []
+    read = History._read
+
+    def count(self: History, engine: Engine, question: Any) -> Past:
+        reads.append(question.facts.client.prefix)
+        return read(self, engine, question)
+
+    monkeypatch.setattr(History, "_read", count)
+    ask = History(settings)
+    wait = ask._loaded.wait
+
+    def between(timeout: float | None = None) -> bool:
+        monkeypatch.setattr(ask._loaded, "wait", wait)
+        assert ask.past(HIT) is not None
+        return wait(timeout)
+
+    monkeypatch.setattr(ask._loaded, "wait", between)
+    assert ask.past(HIT) == Past(hits={"192.0.2.7/32": ()})
+    assert reads == ["192.0.2.7/32"]
+
+
 def test_what_the_url_says_is_kept(settings: Settings) -> None:
     """A schema of the operator's, a shorter time-out: ours do not replace them."""
     url = "postgresql://db.example/gatepost?connect_timeout=1&options=-c%20search_path%3Dgp"

@@ -84,13 +84,8 @@ class History:
         if time.monotonic() < self._pause_until:
             return None
         key = _key(facts)
-        known = self._fresh.get(key)
-        if (
-            known is not None
-            and time.monotonic() - known.read < FRESH_S
-            and abs(facts.at - known.at) < FRESH_S
-        ):
-            return known.answer
+        if (known := self._known(key, facts.at)) is not None:
+            return known
         with self._lock:
             if self._asker is None:
                 self._asker = threading.Thread(target=self._serve, name="history", daemon=True)
@@ -98,6 +93,9 @@ class History:
         self._loaded.wait(LOAD_S)
         asked_at = time.monotonic()
         with self._lock:
+            # Looked up once more: its reading may have ended since, and this would be a second one.
+            if (known := self._known(key, facts.at)) is not None:
+                return known
             question = self._open.get(key)
             if question is None:
                 question = self._open[key] = _Question(facts, key, asked_at + WAIT_S)
@@ -105,6 +103,13 @@ class History:
         if not question.done.wait(WAIT_S):
             self._pause()
         return question.answer
+
+    def _known(self, key: _Key, at: float) -> "Past | None":
+        """An answer that is not older than FRESH_S, for a hit at about the same time."""
+        known = self._fresh.get(key)
+        if known is None or time.monotonic() - known.read >= FRESH_S:
+            return None
+        return known.answer if abs(at - known.at) < FRESH_S else None
 
     def _pause(self) -> None:
         self._pause_until = time.monotonic() + PAUSE_S

@@ -6,7 +6,7 @@ from gatepost_policy.config.settings import Settings
 from gatepost_policy.dkim.reasons import RESULT, Why
 from gatepost_policy.importers.exim_dkim import read_dkim
 from gatepost_policy.policyd.attributes import signature
-from gatepost_policy.policyd.requests import Form, Request
+from gatepost_policy.policyd.protocol import Form, Request
 
 # $dkim_verify_status, $dkim_verify_reason and the log's words for the same state (exim: src/dkim.c)
 OUTCOMES = [

@@ -9,7 +9,7 @@ from daemons import Daemon
 from gatepost_milter.mta import client
 from gatepost_milter.mta.envelope import Envelope
 from gatepost_policy import store, traps
-from gatepost_policy.monitoring import slots
+from gatepost_policy.monitoring import worker_figures
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def test_each_is_counted_and_the_log_says_it_once(tmp_path: Path) -> None:
         for _ in range(3):
             sent = client.send(f"unix:{tmp_path}/m.sock", MESSAGE, envelope=TRAP)
             assert sent.action == "reject"
-        total = slots.read(tmp_path / "state")
+        total = worker_figures.read(tmp_path / "state")
         said = [json.loads(x) for x in daemon.text().splitlines() if "capture-failed" in x]
     finally:
         daemon.stop()

@@ -17,7 +17,7 @@ from gatepost_policy import config, store, traps
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.lookup import KnownState, numbers, snapshot
 from gatepost_policy.mail import address
-from gatepost_policy.monitoring import slots
+from gatepost_policy.monitoring import worker_figures
 from gatepost_policy.recorder import Recorder, record_batch
 from gatepost_policy.system.answered_ids import SIZE, AnsweredIds
 
@@ -143,15 +143,15 @@ def test_answered_ids(tmp_path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", CUTS)
 def test_figures_heal(tmp_path: Path, how: str) -> None:
-    path = slots.create(tmp_path)
-    last = slots.Slot(path, slots.SLOTS - 1)
+    path = worker_figures.create(tmp_path)
+    last = worker_figures.Slot(path, worker_figures.SLOTS - 1)
     last.answered(0.1)
     CUTS[how](path)
 
     def goes_on() -> bool:
         last.answered(0.1)
         last.connected()
-        found = slots.read(tmp_path)
+        found = worker_figures.read(tmp_path)
         return found is not None and found.messages == 2
 
     assert survives(goes_on)

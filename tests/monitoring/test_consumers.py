@@ -19,7 +19,7 @@ import pytest
 import rings
 from from_table import from_table
 from gatepost_policy.config.settings import Metrics, Settings, Store
-from gatepost_policy.monitoring import counters, metrics, privacy_result, slots
+from gatepost_policy.monitoring import counters, metrics, privacy_result, worker_figures
 from gatepost_policy.store import open_engine, writing
 from metrics_records import MESSAGE, SUBMISSION, get
 from ports import free_port
@@ -38,8 +38,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )
     with writing(open_engine(settings)) as connection:
         counters.add(connection, counters.tally([MESSAGE, MESSAGE, SUBMISSION]))
-    slots.create(directory)
-    slots.Slot(directory / slots.NAME, 0).answered(0.002)
+    worker_figures.create(directory)
+    worker_figures.Slot(directory / worker_figures.NAME, 0).answered(0.002)
     privacy_result.write(directory, privacy_result.Result(time.time(), {"smtpd": True}))
     stop = threading.Event()
     metrics.start(settings, stop)

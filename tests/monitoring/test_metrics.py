@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from from_table import from_table
 from gatepost_policy.config.settings import Metrics, Settings, Store
-from gatepost_policy.monitoring import counters, metrics, slots
+from gatepost_policy.monitoring import counters, metrics, worker_figures
 from gatepost_policy.store import open_engine, writing
 from metrics_records import MESSAGE, SUBMISSION, get
 from ports import free_port
@@ -45,8 +45,8 @@ def test_counts_what_the_records_say(settings: Settings, served: str, tmp_path: 
     for _ in range(2):  # two batches, as two recorders would write them
         with writing(engine) as connection:
             counters.add(connection, counters.tally([MESSAGE, SUBMISSION]))
-    slots.create(tmp_path)
-    slot = slots.Slot(tmp_path / slots.NAME, 3)
+    worker_figures.create(tmp_path)
+    slot = worker_figures.Slot(tmp_path / worker_figures.NAME, 3)
     slot.connected()
     slot.began()
     slot.answered(0.004)
@@ -125,48 +125,48 @@ def test_second_server_waits_for_the_socket(settings: Settings, served: str) -> 
 
 
 def test_slots_outlive_a_worker(tmp_path: Path) -> None:
-    path = slots.create(tmp_path)
+    path = worker_figures.create(tmp_path)
     with pytest.raises(ValueError, match="want 0 to"):
-        slots.Slot(path, slots.SLOTS)
-    first = slots.Slot(path, 0)
+        worker_figures.Slot(path, worker_figures.SLOTS)
+    first = worker_figures.Slot(path, 0)
     first.answered(0.5)
-    second = slots.Slot(path, 0)  # the worker died and was replaced
+    second = worker_figures.Slot(path, 0)  # the worker died and was replaced
     second.ended()  # more ends than begins must not wrap around
-    total = slots.read(tmp_path)
+    total = worker_figures.read(tmp_path)
     assert total is not None
     assert (total.messages, total.in_flight) == (1, 0)
 
 
 def test_a_message_that_hangs_is_in_flight(tmp_path: Path) -> None:
     """Nothing follows it that would write the figures."""
-    slot = slots.Slot(slots.create(tmp_path), 0)
+    slot = worker_figures.Slot(worker_figures.create(tmp_path), 0)
     slot.connected()
     slot.began()
-    total = slots.read(tmp_path)
+    total = worker_figures.read(tmp_path)
     assert total is not None and total.in_flight == 1
 
 
 def test_a_pid_that_is_somebody_elses_is_no_worker(tmp_path: Path) -> None:
     """After a kill or a boot the file is still there, and the numbers are given out again."""
-    path = slots.create(tmp_path)
-    slot = slots.Slot(path, 0)
+    path = worker_figures.create(tmp_path)
+    slot = worker_figures.Slot(path, 0)
     slot.began()
-    total = slots.read(tmp_path)
+    total = worker_figures.read(tmp_path)
     assert total is not None and (total.workers, total.in_flight) == (1, 1)
     data = bytearray(path.read_bytes())
     data[64:72] = (1).to_bytes(8, sys.byteorder)  # a process that began at another time
     path.write_bytes(data)
-    total = slots.read(tmp_path)
+    total = worker_figures.read(tmp_path)
     assert total is not None and (total.workers, total.in_flight) == (0, 0)
 
 
 def test_ready_says_who_is(settings: Settings, tmp_path: Path) -> None:
     assert metrics.readiness(settings, milter=False)[0]
     assert metrics.readiness(settings, milter=True)[1].startswith("not known")
-    path = slots.create(tmp_path)
+    path = worker_figures.create(tmp_path)
     assert metrics.readiness(settings, milter=True) == (
         False,
         "not ready: the milter has no worker",
     )
-    slots.Slot(path, 0)
+    worker_figures.Slot(path, 0)
     assert metrics.readiness(settings, milter=True) == (True, "ready: 1 milter worker")

@@ -14,7 +14,7 @@ from gatepost_policy.journal.record import Seen
 from gatepost_policy.mail.decision import NO_SUCH_USER, TRY_LATER, Action, Decision, Reason
 from gatepost_policy.mail.facts import Direction, Family, Stage
 from gatepost_policy.policyd import attributes
-from gatepost_policy.policyd.requests import Form, ProtocolError, Reader, Request
+from gatepost_policy.policyd.protocol import Form, ProtocolError, Reader, Request
 
 AT = 1_790_000_000.0
 SETTINGS = from_table(

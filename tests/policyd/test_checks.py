@@ -13,7 +13,7 @@ from gatepost_policy.config.settings import Dkim, Policy, Settings
 from gatepost_policy.mail.facts import Facts, Spf
 from gatepost_policy.policyd.attributes import facts
 from gatepost_policy.policyd.checks import Checker
-from gatepost_policy.policyd.requests import Reader
+from gatepost_policy.policyd.protocol import Reader
 
 ZONE = {
     "example.org": "v=spf1 ip4:192.0.2.7 -all",

@@ -14,7 +14,7 @@ from gatepost_policy.config.settings import Policy
 from gatepost_policy.journal.record import Json
 from gatepost_policy.lookup import KnownState
 from gatepost_policy.monitoring.maillog import MailLog
-from gatepost_policy.policyd import requests, server, service
+from gatepost_policy.policyd import protocol, server, service
 from gatepost_policy.policyd.service import Service
 from policy_client import postfix_request
 
@@ -190,7 +190,7 @@ def test_signatures_wait_within_bounds(tmp_path: Path, monkeypatch: pytest.Monke
     desk, shelf = house(tmp_path)
 
     def ask(line: str) -> None:
-        (request,) = requests.Reader(4096).feed(line.encode() + b"\n")
+        (request,) = protocol.Reader(4096).feed(line.encode() + b"\n")
         facts = desk.facts(request)
         if facts is not None:
             desk.answer(request, facts, desk.known.lookup(facts))
@@ -217,7 +217,7 @@ def test_what_exim_has_decided_is_recorded(tmp_path: Path, verdict: str, want: s
     desk, shelf = house(tmp_path)
     line = "exim stage=data id=1 client_address=192.0.2.1 recipients=u@home.example "
     line += f"verdict={verdict}\n"
-    (request,) = requests.Reader(4096).feed(line.encode())
+    (request,) = protocol.Reader(4096).feed(line.encode())
     facts = desk.facts(request)
     assert facts is not None
     assert desk.answer(request, facts, desk.known.lookup(facts)) == b"OK\n"
@@ -226,7 +226,7 @@ def test_what_exim_has_decided_is_recorded(tmp_path: Path, verdict: str, want: s
 
 def test_only_what_is_decided_is_recorded(tmp_path: Path) -> None:
     desk, shelf = house(tmp_path)
-    (request,) = requests.Reader(4096).feed(postfix_request("u@home.example"))
+    (request,) = protocol.Reader(4096).feed(postfix_request("u@home.example"))
     facts = desk.facts(request)
     assert facts is not None
     assert desk.answer(request, facts, desk.known.lookup(facts)) == b"action=DUNNO\n\n"

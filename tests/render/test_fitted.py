@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from fix_report import Mail, fill, signature, told
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.render import table as render
+from gatepost_policy.render import terminal_report as render
 from gatepost_policy.report.rhythm import DAY, Rhythm, in_words, of
 from gatepost_policy.report.standing import Mark, standing
 from gatepost_policy.report.timeline import strip

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from fix_report import Mail, Past, fill, signature, told
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.render import csv_file
-from gatepost_policy.render import table as render
+from gatepost_policy.render import terminal_report as render
 from gatepost_policy.report.report import Report
 from gatepost_policy.report.rhythm import DAY, Rhythm, certainly_dense, dense, of
 from gatepost_policy.report.standing import Mark, movement

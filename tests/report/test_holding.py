@@ -12,7 +12,7 @@ from gatepost_policy import recorder, store
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.address import parse
 from gatepost_policy.mail.facts import Family
-from gatepost_policy.render.table import table
+from gatepost_policy.render.terminal_report import table
 from gatepost_policy.report import conditions, history, holding
 from gatepost_policy.report.report import Report
 from gatepost_policy.report.selection import Selection

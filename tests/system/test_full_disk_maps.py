@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import small_disk
-from gatepost_policy.monitoring import slots
+from gatepost_policy.monitoring import worker_figures
 from gatepost_policy.system.answered_ids import SIZE, AnsweredIds
 
 
@@ -38,11 +38,11 @@ def test_no_room_is_an_error_at_the_start(small: Path) -> None:
 
 
 def test_figures_are_kept_on_a_full_disk(small: Path) -> None:
-    slot_file = slots.create(small)
+    slot_file = worker_figures.create(small)
     small_disk.fill(small)
     pid = os.fork()
     if pid == 0:
-        for number in range(slots.SLOTS):
-            slots.Slot(slot_file, number).answered(0.1)
+        for number in range(worker_figures.SLOTS):
+            worker_figures.Slot(slot_file, number).answered(0.1)
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0

@@ -28,7 +28,7 @@ def postfix(
 ) -> None:
     """Look at a live Postfix: does gatepost see the mail, and does nothing leak past it?"""
     from gatepost_milter.doctor import postfix as postfix_checks
-    from gatepost_milter.doctor import postfix_config, postfix_notes
+    from gatepost_milter.doctor import postfix_config, postfix_warnings
 
     settings = app.settings
     try:
@@ -39,7 +39,7 @@ def postfix(
     unchecked = postfix_checks.unchecked(live, settings)
     names = [s.name for s in live.smtpd()]
     what = f"Postfix in {live.directory}, {plural(len(names), 'listener')} ({', '.join(names)})"
-    _finish(findings, what, form, unchecked, postfix_notes.notes(live, settings))
+    _finish(findings, what, form, unchecked, postfix_warnings.notes(live, settings))
 
 
 @click.command("exim", short_help="Look at a live Exim.")

@@ -237,7 +237,7 @@ def _write(told: Told, form: str, stream: TextIO, now: float) -> None:
 
 
 def _as_table(report: "Report", asked: "Asked | None", stream: TextIO) -> None:
-    from gatepost_policy.render import table
+    from gatepost_policy.render import terminal_report
     from gatepost_policy.text import terminal
     from gatepost_policy.text.escape import shown
 
@@ -247,6 +247,6 @@ def _as_table(report: "Report", asked: "Asked | None", stream: TextIO) -> None:
             return
     elif asked is not None and asked.also:
         note(f"milterctl: {shown(asked.text)} is {asked.sentence}; told as {asked.article}")
-    table.table(report, terminal.console(stream))
+    terminal_report.table(report, terminal.console(stream))
     if asked is not None and asked.message and report.messages:
         note(f"milterctl: all about it: milterctl why {shlex.quote(shown(asked.text))}")

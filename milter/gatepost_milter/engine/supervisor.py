@@ -30,7 +30,7 @@ from gatepost_milter.engine.engines import Engine
 from gatepost_milter.engine.listener import Listener
 from gatepost_policy import config, dkim, journal
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.monitoring import slots
+from gatepost_policy.monitoring import worker_figures
 from gatepost_policy.monitoring.maillog import MailLog
 from gatepost_policy.system.readable import among
 from gatepost_policy.system.systemd import notify, reloading, watchdog_seconds
@@ -113,7 +113,7 @@ class Supervisor:
         try:
             directory = config.state_dir(self.settings)
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            slots.create(directory)
+            worker_figures.create(directory)
         except OSError as error:
             self.log.event("warning", "no-worker-metrics", error=error.strerror)
 
@@ -189,7 +189,7 @@ class Supervisor:
     def _fork_worker(self, peers: Sequence[Child]) -> Child:
         """Fork one worker; `peers` are those that it will share the cores with."""
         used = {child.slot for child in self.children}
-        slot = next((n for n in range(slots.SLOTS) if n not in used), None)
+        slot = next((n for n in range(worker_figures.SLOTS) if n not in used), None)
         engine, settings = self.engine, self.settings
         listener, replay = self.listener, self.replay
         core = self._free_core(peers)

@@ -16,8 +16,8 @@ from gatepost_milter.filter.context import Context
 from gatepost_milter.filter.gate import Gate
 from gatepost_policy import config
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.monitoring import slots
-from gatepost_policy.monitoring.slots import Slot
+from gatepost_policy.monitoring import worker_figures
+from gatepost_policy.monitoring.worker_figures import Slot
 from gatepost_policy.system.garbage import collect_less_often
 
 IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -91,6 +91,6 @@ def pin(core: int | None) -> bool:
 
 def _slot(settings: Settings, number: int) -> Slot | None:
     try:
-        return Slot(config.state_dir(settings) / slots.NAME, number)
+        return Slot(config.state_dir(settings) / worker_figures.NAME, number)
     except (OSError, ValueError):
         return None  # no metrics from this worker; the parent has logged that

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable
 
 from gatepost_milter.filter.gate import Gate
 from gatepost_milter.protocol.negotiation import Offer, choose
-from gatepost_policy.monitoring.slots import Slot
+from gatepost_policy.monitoring.worker_figures import Slot
 
 # A macro's value by its name as Postfix writes it (`i`, `{auth_authen}`): None where the MTA sent
 # none or an empty one, UNDECODABLE where it is not UTF-8.

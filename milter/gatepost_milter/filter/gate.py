@@ -37,7 +37,7 @@ from gatepost_policy.mail.decision import (
 )
 from gatepost_policy.mail.facts import Direction, Facts, Recipient, Stage
 from gatepost_policy.monitoring.maillog import MailLog
-from gatepost_policy.monitoring.slots import Slot
+from gatepost_policy.monitoring.worker_figures import Slot
 from gatepost_policy.rules import Known, judge, trace
 from gatepost_policy.rules.whose_mail import HANDED_IN, Ownership
 from gatepost_policy.scrub import RESULTS, ClientWords, Hop, Scrubber

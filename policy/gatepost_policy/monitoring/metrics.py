@@ -1,9 +1,10 @@
 """The metrics endpoint: /metrics for Prometheus, /healthz and /readyz for monitoring.
 
 Counters come from the store (`counters`), where the recorder adds them up; latency and messages in
-flight from the milter workers' shared file (`slots`); the rest from the journal directory. So the
-figures are right whichever process answers, and after a restart. When the store does not answer,
-its counters are left out (not zero, which would look like a reset), and /healthz answers 503.
+flight from the milter workers' shared file (`worker_figures`); the rest from the journal directory.
+So the figures are right whichever process answers, and after a restart. When the store does not
+answer, its counters are left out (not zero, which would look like a reset), and /healthz answers
+503.
 
 No address, name or queue id is ever a label.
 """
@@ -30,7 +31,7 @@ from sqlalchemy import Engine, func, select
 
 from gatepost_policy import config, journal
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.monitoring import counters, privacy_result, slots, standing_still
+from gatepost_policy.monitoring import counters, privacy_result, standing_still, worker_figures
 from gatepost_policy.store import StoreError, open_engine, reading, tables
 from gatepost_policy.system.socket_address import SocketAddress
 from gatepost_policy.text.plural import plural
@@ -138,7 +139,7 @@ class Collector:
         )
 
     def _workers(self) -> Iterator[Metric]:
-        total = slots.read(config.state_dir(self._settings))
+        total = worker_figures.read(config.state_dir(self._settings))
         if total is None:
             return
         yield GaugeMetricFamily("gatepost_milter_workers", "Milter workers", value=total.workers)
@@ -161,7 +162,9 @@ class Collector:
             value=total.captures_failed,
         )
         running, buckets = 0, []
-        for bound, number in zip((*map(str, slots.BOUNDS), "+Inf"), total.buckets, strict=True):
+        for bound, number in zip(
+            (*map(str, worker_figures.BOUNDS), "+Inf"), total.buckets, strict=True
+        ):
             running += number
             buckets.append((bound, running))
         yield HistogramMetricFamily(
@@ -228,7 +231,7 @@ def readiness(settings: Settings, milter: bool) -> tuple[bool, str]:
     a worker; else the policy service's, which is ready while it answers."""
     if not milter:
         return True, "ready: the policy service; the milter is not looked at here"
-    total = slots.read(config.state_dir(settings))
+    total = worker_figures.read(config.state_dir(settings))
     if total is None:
         return False, "not known: no worker has written its figures (event=no-worker-metrics)"
     if not total.workers:

@@ -1,6 +1,6 @@
 """Make Facts and signatures of a policy request, and the answer of a decision.
 
-Pure; docs/policy-protocol.md is the specification, `requests` reads the stream. The caller must
+Pure; docs/policy-protocol.md is the specification, `protocol` reads the stream. The caller must
 check `Request.doubt` first: a request in doubt is answered with `no_opinion`.
 
 Privacy: of a submission the Facts hold only the client's address family, and no login.
@@ -24,7 +24,7 @@ from gatepost_policy.mail.facts import (
     Source,
     Stage,
 )
-from gatepost_policy.policyd.requests import Form, Request
+from gatepost_policy.policyd.protocol import Form, Request
 from gatepost_policy.rules import trace
 from gatepost_policy.rules.whose_mail import HANDED_IN, ON_TRUST, Ownership, whose_mail
 

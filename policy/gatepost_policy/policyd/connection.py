@@ -14,7 +14,7 @@ from typing import Protocol
 from gatepost_policy.mail.facts import Facts
 from gatepost_policy.policyd.attributes import no_opinion
 from gatepost_policy.policyd.checks import Running
-from gatepost_policy.policyd.requests import Form, ProtocolError, Reader, Request
+from gatepost_policy.policyd.protocol import Form, ProtocolError, Reader, Request
 from gatepost_policy.policyd.service import Service
 
 

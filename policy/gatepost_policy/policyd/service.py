@@ -22,7 +22,7 @@ from gatepost_policy.mail.facts import Direction, Facts, Signature, Stage
 from gatepost_policy.monitoring.maillog import MailLog
 from gatepost_policy.policyd import attributes
 from gatepost_policy.policyd.checks import Checker
-from gatepost_policy.policyd.requests import Form, Request
+from gatepost_policy.policyd.protocol import Form, Request
 from gatepost_policy.rules import Known
 
 # Messages whose signatures are kept until their `data` stage comes (Exim), and for how long.

@@ -9,7 +9,7 @@ import pytest
 import mta_unpack
 from broken_postfix import Broken, Sockets, instance, settings
 from daemons import BIN
-from gatepost_milter.doctor import postfix_config, postfix_notes
+from gatepost_milter.doctor import postfix_config, postfix_warnings
 from gatepost_policy.system.socket_address import SocketAddress
 from postfix_instance import PostfixInstance
 
@@ -20,7 +20,7 @@ SOCKETS = Sockets("18894", 18040, 9)
 
 def notes(made: PostfixInstance, sockets: Sockets = SOCKETS) -> tuple[str, ...]:
     config = postfix_config.read(made.etc, made.commands_for_check())
-    return postfix_notes.notes(config, settings("milter", sockets))
+    return postfix_warnings.notes(config, settings("milter", sockets))
 
 
 def test_milters_behind_ours_are_named(postfix_programs: mta_unpack.Programs) -> None:
@@ -85,4 +85,4 @@ def test_tcp_is_warned_of_and_unix_is_not(
         )
         live = replace(live, policy=policy)
         config = postfix_config.read(made.etc, made.commands_for_check())
-        assert postfix_notes.notes(config, live) == ()
+        assert postfix_warnings.notes(config, live) == ()

@@ -10,7 +10,7 @@ import pytest
 from fix_replay import HEAD, MESSAGE, TRAP
 from gatepost_milter.mta import client
 from gatepost_milter.replay import play as replay
-from gatepost_milter.replay import request
+from gatepost_milter.replay import saved_envelope
 from gatepost_milter.replay.journal_tail import JournalTail
 from gatepost_milter.replay.private_milter import PrivateMilter, StartError, to_toml
 from gatepost_milter.replay.saved_mail import Item
@@ -27,7 +27,7 @@ def play(replay_milter: PrivateMilter) -> Any:
 
     def run(data: bytes, sidecar: dict[str, Any] | None = None, **given: Any) -> replay.Outcome:
         item = Item("x.eml", data, sidecar=sidecar)
-        asked, milter = request.Given(**given), replay_milter
+        asked, milter = saved_envelope.Given(**given), replay_milter
         return replay.run(item, asked, milter.socket, tail.find, spool=milter.directory)
 
     return run
@@ -152,8 +152,8 @@ def test_bad_client_is_an_error_of_that_file(play: Any) -> None:
 def test_a_milter_without_a_readable_journal(replay_milter: PrivateMilter) -> None:
     """The signatures are then those that Authentication-Results names."""
     outcome = replay.run(
-        Item("x.eml", SIGNED), request.Given(), replay_milter.socket, lambda result, envelope: None,
-        spool=replay_milter.directory,
+        Item("x.eml", SIGNED), saved_envelope.Given(), replay_milter.socket,
+        lambda result, envelope: None, spool=replay_milter.directory,
     )  # fmt: skip
     (signature,) = outcome.json["signatures"]
     assert signature["domain"] == "sender.example"

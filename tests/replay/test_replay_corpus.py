@@ -14,7 +14,7 @@ import pytest
 import rings
 from fix_store import settings_in
 from gatepost_milter.mta import queue_file
-from gatepost_milter.replay import play, request, saved_mail
+from gatepost_milter.replay import play, saved_envelope, saved_mail
 from gatepost_milter.replay.journal_tail import JournalTail
 from gatepost_milter.replay.private_milter import PrivateMilter
 
@@ -44,7 +44,7 @@ def outcomes(
         for item in saved_mail.read(file)
     ]
     # DNS is not what is tested here: every key is said not to exist.
-    given = request.Given(dns={})
+    given = saved_envelope.Given(dns={})
     with PrivateMilter(settings, workers=2) as milter, ThreadPoolExecutor(4) as pool:
         tail = JournalTail(milter.journal)
 

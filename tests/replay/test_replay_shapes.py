@@ -15,7 +15,7 @@ from fix_store import settings_in
 from gatepost_milter.mta import client as harness
 from gatepost_milter.mta import smtp_server
 from gatepost_milter.mta.envelope import Envelope
-from gatepost_milter.replay import play, request, saved_mail
+from gatepost_milter.replay import play, saved_envelope, saved_mail
 from gatepost_milter.replay.journal_tail import JournalTail
 from gatepost_milter.replay.private_milter import PrivateMilter
 from gatepost_policy import lookup, store, traps
@@ -62,7 +62,7 @@ def milter(milter_engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def test_every_shape_verifies(tmp_path: Path, milter: PrivateMilter, shape: str) -> None:
     file = tmp_path / "x.eml"
     file.write_bytes(SHAPES[shape](_message()))
-    given = request.Given(dns=DNS, at=dkimkit.AT, sender="joe@example.org")
+    given = saved_envelope.Given(dns=DNS, at=dkimkit.AT, sender="joe@example.org")
     tail = JournalTail(milter.journal)
     outcomes = [
         play.run(item, given, milter.socket, tail.find, spool=milter.directory)
@@ -90,7 +90,7 @@ def test_live_and_saved_get_the_same_verdict(milter: PrivateMilter) -> None:
         client.sendmail("joe@example.org", ["suzie@example.net"], message)
     (live,) = front.results
     tail = JournalTail(milter.journal)
-    given = request.Given(
+    given = saved_envelope.Given(
         dns=DNS, at=dkimkit.AT, sender="joe@example.org", client="192.0.2.7",
         recipients=("suzie@example.net",),
     )  # fmt: skip
@@ -142,7 +142,9 @@ def test_a_capture_replays_to_the_same_verdict(tmp_path: Path, settings: Setting
     (item,) = saved_mail.read(str(file))
     with PrivateMilter(settings, workers=1) as milter:
         tail = JournalTail(milter.journal)
-        again = play.run(item, request.Given(), milter.socket, tail.find, spool=milter.directory)
+        again = play.run(
+            item, saved_envelope.Given(), milter.socket, tail.find, spool=milter.directory
+        )
     assert first is not None and again.record is not None
     assert again.request is not None and again.request.assumed == ()
     assert first["signatures"][0]["result"] == "pass" and first["reason"] == "trap"

@@ -8,7 +8,7 @@ import pytest
 
 from fix_replay import MESSAGE, TRAP
 from gatepost_milter.replay import play as replay
-from gatepost_milter.replay import request
+from gatepost_milter.replay import saved_envelope
 from gatepost_milter.replay.journal_tail import JournalTail
 from gatepost_milter.replay.private_milter import PrivateMilter
 from gatepost_milter.replay.saved_mail import Item
@@ -28,7 +28,7 @@ def play(replay_milter: PrivateMilter) -> Any:
 
     def run(data: bytes, sidecar: dict[str, Any] | None = None, **given: Any) -> replay.Outcome:
         item = Item("x.eml", data, sidecar=sidecar)
-        asked, milter = request.Given(**given), replay_milter
+        asked, milter = saved_envelope.Given(**given), replay_milter
         return replay.run(item, asked, milter.socket, tail.find, spool=milter.directory)
 
     return run

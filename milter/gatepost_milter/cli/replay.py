@@ -22,8 +22,8 @@ from gatepost_milter.cli.common import (
 from gatepost_milter.cli.options import FORMAT, progress
 from gatepost_milter.cli.replay_output import Assumptions, Differences, print_json, print_plain
 from gatepost_milter.cli.replay_run import in_order, player
-from gatepost_milter.replay import play, request, saved_mail, sidecar
-from gatepost_milter.replay.request import VERSION
+from gatepost_milter.replay import play, saved_envelope, saved_mail, sidecar
+from gatepost_milter.replay.saved_envelope import VERSION
 from gatepost_policy.system.socket_address import SocketAddress
 from gatepost_policy.text.times import moment
 
@@ -110,7 +110,7 @@ def command(
     is thrown away unless --record is given. What is not given is taken from the message (newest
     Received, Return-Path, Delivered-To), else assumed, and said so.
     """
-    given = request.Given(
+    given = saved_envelope.Given(
         client=client,
         helo=helo,
         sender=None if sender is None else sender.strip("<>"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gatepost_milter.cli.common import UNREACHABLE, Failure
 from gatepost_milter.mta.client import Result
 from gatepost_milter.mta.envelope import Envelope
-from gatepost_milter.replay import play, request, saved_mail
+from gatepost_milter.replay import play, saved_envelope, saved_mail
 from gatepost_milter.replay.journal_tail import JournalTail
 from gatepost_milter.replay.private_milter import PrivateMilter, StartError
 from gatepost_milter.replay.store_lookup import StoreFind
@@ -36,7 +36,7 @@ def player(
     stack: ExitStack,
     settings: "Settings",
     socket: str | None,
-    given: request.Given,
+    given: saved_envelope.Given,
     files: int,
     record: bool,
 ) -> tuple[Run, Keep]:
@@ -57,7 +57,7 @@ def player(
     return lambda item: play.run(item, given, own.socket, tail.find, spool=own.directory), keep
 
 
-def _external(stack: ExitStack, settings: "Settings", given: request.Given) -> play.Find:
+def _external(stack: ExitStack, settings: "Settings", given: saved_envelope.Given) -> play.Find:
     """A function that finds an external milter's record: in the journal, else in the store.
 
     Where neither has it, the outcome shows what Authentication-Results says.

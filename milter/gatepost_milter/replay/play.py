@@ -1,8 +1,8 @@
 """Put one saved message through a milter and return the outcome.
 
 Of client, envelope and time, what is not given is taken from the sidecar, then from the message
-itself, else assumed (`request`). The signatures, the ARC state and the reason are read from the
-record that the milter wrote; nothing is evaluated a second time here.
+itself, else assumed (`saved_envelope`). The signatures, the ARC state and the reason are read from
+the record that the milter wrote; nothing is evaluated a second time here.
 """
 
 import time
@@ -13,7 +13,7 @@ from pathlib import Path
 from gatepost_milter.mta.client import Result, Session
 from gatepost_milter.mta.envelope import Envelope, peer
 from gatepost_milter.mta.wire import ProtocolError
-from gatepost_milter.replay.request import Given, Request, request
+from gatepost_milter.replay.saved_envelope import Given, Request, request
 from gatepost_milter.replay.saved_mail import Item
 from gatepost_policy.journal.record import Json
 

@@ -27,7 +27,7 @@ from gatepost_policy.config.settings import Submission
 from gatepost_policy.importers.login_lines import Login
 from gatepost_policy.importers.name_shape import may_be_kept
 from gatepost_policy.journal.record import VERSION, Json
-from gatepost_policy.mail import address, alphabetical, client_address
+from gatepost_policy.mail import address, client_address, walks
 from gatepost_policy.mail.address import Address
 from gatepost_policy.mail.facts import client_prefix
 from gatepost_policy.rules.whose_mail import INBOUND, whose_mail
@@ -216,11 +216,11 @@ class Guessing:
     def _told(self, there: set[str], until: float | None) -> list[str]:
         """The prefixes of hosts that certainly do not belong to a user, sorted."""
         sure: set[str] = set()
-        steps: list[alphabetical.Step] = []
-        single: list[alphabetical.Step] = []
+        steps: list[walks.Step] = []
+        single: list[walks.Step] = []
         for prefix, host in self._hosts.items():
             fresh = [
-                alphabetical.Step(tried.first, prefix, name)
+                walks.Step(tried.first, prefix, name)
                 for name, tried in host.names.items()
                 if name not in there and (until is None or tried.first <= until)
             ]
@@ -231,7 +231,7 @@ class Guessing:
             steps += fresh
         for some in (steps, single):
             some.sort(key=lambda step: step.at)
-            for run in alphabetical.walks(some):
+            for run in walks.walks(some):
                 sure.update(step.host for step in run)
         for prefix in sure:
             self._hosts[prefix].told = True

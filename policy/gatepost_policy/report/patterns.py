@@ -17,10 +17,10 @@ from ipaddress import ip_network
 from sqlalchemy import Connection, select
 
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.mail import alphabetical
+from gatepost_policy.mail import walks
 from gatepost_policy.mail.address import within_any
-from gatepost_policy.mail.alphabetical import Step
 from gatepost_policy.mail.organisation import is_public_suffix, organisation
+from gatepost_policy.mail.walks import Step
 from gatepost_policy.report.overview_values import Pattern
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.store.tables import Message, MessageRecipient
@@ -206,7 +206,7 @@ def _joined(kind: str, hits: Iterable[Hit], key: Callable[[Hit], str | None]) ->
 def _walks(hits: Sequence[Hit]) -> Iterable[Pattern]:
     """Runs of hits whose traps come in alphabetical order, from several hosts."""
     steps = (Step(hit.at, hit.prefix, hit.trap, hit.message) for hit in hits)
-    for run in alphabetical.walks(steps):
+    for run in walks.walks(steps):
         hosts = len({step.host for step in run})
         first, last = run[0], run[-1]
         yield Pattern(

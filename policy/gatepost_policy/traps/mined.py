@@ -13,8 +13,8 @@ from fnmatch import translate
 
 from sqlalchemy import Connection
 
-from gatepost_policy.mail import alphabetical
-from gatepost_policy.mail.alphabetical import Step
+from gatepost_policy.mail import walks
+from gatepost_policy.mail.walks import Step
 from gatepost_policy.store import sqltext
 from gatepost_policy.store.guess_tables import MAX_ROWS
 from gatepost_policy.text.times import timestamp
@@ -265,7 +265,7 @@ def _walks(
             for prefix, (first, _) in one.hosts.items()
         ]
         steps.sort(key=lambda step: (step.at, step.name))
-        for run in alphabetical.walks(steps):
+        for run in walks.walks(steps):
             told_of = _told_of(kind, run)
             for position, step in enumerate(run, 1):
                 mine = found.get(step.name)

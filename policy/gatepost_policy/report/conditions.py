@@ -18,6 +18,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Select,
     Text,
     and_,
     bindparam,
@@ -166,9 +167,27 @@ def among(connection: Connection, ids: Sequence[int]) -> ColumnElement[bool]:
     """A message with one of these ids. They are one parameter, because databases limit the number
     of parameters."""
     if connection.dialect.name == "sqlite":
-        each = func.json_each(json.dumps(ids)).table_valued("value")
-        return Message.id.in_(select(each.c.value))
+        return Message.id.in_(_listed(connection, ids))
     return Message.id == func.any(cast(literal(list(ids), ARRAY(BigInteger)), ARRAY(BigInteger)))
+
+
+def _listed(connection: Connection, ids: Sequence[int]) -> Select[Any]:
+    """These ids as a subquery."""
+    if connection.dialect.name == "sqlite":
+        each = func.json_each(json.dumps(ids)).table_valued("value")
+        return select(each.c.value)
+    return select(func.unnest(cast(literal(list(ids), ARRAY(BigInteger)), ARRAY(BigInteger))))
+
+
+def chosen_ids(connection: Connection, selection: Selection) -> Select[Any]:
+    """The ids of the selected messages as a subquery, without reading `message` where ids or an
+    index of senders answer. Raises TooWide."""
+    if selection.only is not None and not selection.trapped:
+        return _listed(connection, selection.only)
+    keys = by_domain(selection) if only_domain_and_time(selection) else None
+    if keys is not None:
+        return select(MessageDomain.message_id).where(*keys)
+    return select(Message.id).where(*conditions(connection, selection))
 
 
 def recipient(trap: Address) -> ColumnElement[bool]:

@@ -14,7 +14,13 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, cast, func, select
 
 from gatepost_policy.mail.results import RESULTS
 from gatepost_policy.report import rhythm
-from gatepost_policy.report.conditions import by_domain, conditions, covers, only_domain_and_time
+from gatepost_policy.report.conditions import (
+    by_domain,
+    chosen_ids,
+    conditions,
+    covers,
+    only_domain_and_time,
+)
 from gatepost_policy.report.selection import Selection
 from gatepost_policy.store.tables import DomainDay, Message, MessageDomain, MessageSignature
 
@@ -54,13 +60,7 @@ def _of_rows(
     column = MessageSignature.message_id
     of_these = []
     if chosen:
-        keys = by_domain(selection) if only_domain_and_time(selection) else None
-        ids = (
-            select(Message.id).where(*chosen)
-            if keys is None
-            else select(MessageDomain.message_id).where(*keys)
-        )
-        of_these = [column.in_(ids)]
+        of_these = [column.in_(chosen_ids(connection, selection))]
     found: Counter[str] = Counter()
     signed = 0
     # Positions count from 0: each signed message has one signature there.

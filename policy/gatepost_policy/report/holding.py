@@ -15,6 +15,7 @@ from sqlalchemy import Connection, exists, func, or_, select
 
 from gatepost_policy.report import messages
 from gatepost_policy.report.conditions import (
+    among,
     by_domain,
     conditions,
     only_domain_and_time,
@@ -48,8 +49,7 @@ def hold(
     held = replace(selection, only=tuple(ids[:most]))
     if len(ids) <= most:
         return held, None
-    where = conditions(connection, held)
-    since = connection.scalar(select(func.min(Message.at)).where(*where)) or 0.0
+    since = connection.scalar(select(Message.at).where(Message.id == ids[most - 1])) or 0.0
     older = _older_hits(connection, selection, since, ids[most - 1])
     held = replace(selection, only=(*ids[:most], *older[:HITS_MOST]))
     hits, all_hits = min(len(older), HITS_MOST), len(older) <= HITS_MOST
@@ -66,6 +66,16 @@ def _older_hits(
     if selection.trap is not None and _is_trap(selection):
         row, mine = MessageRecipient, recipient(selection.trap)
         where = [trapped(), exists().where(row.message_id == Message.id, mine)]
+    elif (keys := by_domain(selection)) is not None and only_domain_and_time(selection):
+        # A sender may have many messages, and traps few: both have an index, and none is read.
+        sent, hits = MessageDomain, select(Message.id).where(trapped())
+        return connection.scalars(
+            select(sent.message_id)
+            .where(*keys, sent.message_id.in_(hits))
+            .where(sent.at <= since, or_(sent.at < since, sent.message_id < last))
+            .order_by(sent.at.desc(), sent.message_id.desc())
+            .limit(HITS_MOST + 1)
+        ).all()
     else:
         where = conditions(connection, replace(selection, trapped=True))
     return connection.scalars(
@@ -88,17 +98,16 @@ def _is_trap(selection: Selection) -> bool:
 def _to_recipient(connection: Connection, selection: Selection, most: int) -> Sequence[int]:
     """Ids of the newest `most` messages to a trap or to a domain's recipients.
 
-    The index of recipients has no times. With fewer than `most` messages it is enough (their order
-    is not defined then); with more, a scan back through time finds `most` of them soon.
+    Newest first. The index of recipients has no times: with fewer than `most` messages it names
+    them; with more, a scan back through time finds `most` of them soon.
     """
     assert selection.trap is not None
     row, mine = MessageRecipient, recipient(selection.trap)
     ids = connection.scalars(select(row.message_id).where(mine).distinct().limit(most)).all()
-    if len(ids) < most:
-        return ids
+    these = exists().where(row.message_id == Message.id, mine)
     return connection.scalars(
         select(Message.id)
-        .where(exists().where(row.message_id == Message.id, mine))
+        .where(these if len(ids) == most else among(connection, ids))
         .order_by(Message.at.desc(), Message.id.desc())
         .limit(most)
     ).all()

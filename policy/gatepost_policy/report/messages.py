@@ -29,6 +29,8 @@ WINDOW_MAX = 100_000  # of a sender's newest messages, searched for those of one
 
 def newest(connection: Connection, selection: Selection, most: int) -> list[int]:
     """The ids of the newest selected messages, newest first. Raises conditions.TooWide."""
+    if selection.only is not None and not selection.trapped:
+        return list(selection.only[:most])
     keys = by_domain(selection)
     if keys is not None and not selection.by_rows:
         ids = _newest_by_key(connection, keys, most)

@@ -16,16 +16,14 @@ from gatepost_policy.mail.facts import IdentityKind
 from gatepost_policy.mail.organisation import is_registry_suffix
 from gatepost_policy.report.checks import trail_of
 from gatepost_policy.report.conditions import (
-    by_domain,
+    chosen_ids,
     conditions,
-    only_domain_and_time,
     proven,
 )
 from gatepost_policy.report.selection import Selection, key_range
 from gatepost_policy.store.schema import Mapped
 from gatepost_policy.store.tables import (
     Message,
-    MessageDomain,
     MessageRecipient,
     MessageSignature,
     SenderIdentity,
@@ -138,11 +136,7 @@ def signers(connection: Connection, selection: Selection, messages: int) -> Sign
     domain = domain_of(selection)
     if not domain or messages > SIGNERS_MAX:
         return None
-    keys = by_domain(selection) if only_domain_and_time(selection) else None
-    if keys is not None:
-        chosen = select(MessageDomain.message_id).where(*keys)
-    else:
-        chosen = select(Message.id).where(*conditions(connection, selection))
+    chosen = chosen_ids(connection, selection)
     row = MessageSignature
     own: Counter[str] = Counter()
     others: Counter[str] = Counter()

@@ -40,7 +40,7 @@ class Selection:
     reason: str | None = None
     source: str | None = None
     trapped: bool | None = None  # True: only messages to a trap
-    # The ids of the selected messages, looked up once; see `holding`.
+    # The ids of the selected messages, newest first, looked up once; see `holding`.
     only: tuple[int, ...] | None = None
 
     @property

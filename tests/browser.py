@@ -49,7 +49,8 @@ const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (walker.nextNode()) {
   const node = walker.currentNode;
   if (node.parentElement.closest('style, option, svg, code')) continue;
-  for (const word of node.textContent.matchAll(/[\\p{L}\\p{N}][\\p{L}\\p{N}.,]*/gu)) {
+  const words = /\\d{4}-\\d\\d-\\d\\d|[\\p{L}\\p{N}][\\p{L}\\p{N}.,]*/gu;
+  for (const word of node.textContent.matchAll(words)) {
     if (word[0].length > 24) continue;
     const range = document.createRange();
     range.setStart(node, word.index);
@@ -103,8 +104,12 @@ def overlaps(chrome: webdriver.Chrome) -> tuple[list[str], int]:
 
 
 def overflow(chrome: webdriver.Chrome) -> int:
-    """By how many pixels the page is wider than the window; 0 is right."""
-    script = "return document.documentElement.scrollWidth - window.innerWidth"
+    """By how many pixels the page is wider than the window, or a card's text than the card; 0 is
+    right."""
+    script = (
+        "return Math.max(document.documentElement.scrollWidth - window.innerWidth,"
+        " ...[...document.querySelectorAll('.cards div')].map(e => e.scrollWidth - e.clientWidth))"
+    )
     return max(0, int(chrome.execute_script(script)))
 
 

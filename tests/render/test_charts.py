@@ -60,7 +60,7 @@ def test_every_mark_has_a_title_and_a_link(
 
 def test_what_is_not_over_is_marked_and_said() -> None:
     found = charts.families(some(), None)
-    assert found.notes == ("Each bar is one week.", "The last, week of 2026-03-09, is not over.")
+    assert found.wide_note == "Each bar is one week. The last, week of 2026-03-09, is not over."
     assert found.wide.count("stroke-dasharray") == 1
     assert found.wide.count("(not over)") == 1
     done = Series(day("2025-12-01"), day("2026-03-02"), some().slots)
@@ -68,7 +68,15 @@ def test_what_is_not_over_is_marked_and_said() -> None:
         done.start, done.end, {key: slot for key, slot in done.slots.items() if key[0] < done.end}
     )
     assert "stroke-dasharray" not in charts.families(ended, None).wide
-    assert charts.families(ended, None).notes == ("Each bar is one week.",)
+    assert charts.families(ended, None).wide_note == "Each bar is one week."
+
+
+def test_a_phone_is_told_what_its_own_bars_are() -> None:
+    """Its drawing has room for fewer bars, so each is a longer time."""
+    many = Series(day("2021-12-01"), day("2026-03-16"), some().slots)
+    found = charts.families(many, None)
+    assert found.wide_note.startswith("Each bar is one month. The last, 2026-03, is not over.")
+    assert found.narrow_note.startswith("Each bar is one quarter. The last, ")
 
 
 def test_results_differ_by_shape_and_not_by_colour_alone() -> None:

@@ -78,6 +78,8 @@ def test_no_barriers_and_nothing_broken(chrome: Any, url: str) -> None:
 
 def test_the_looks_can_fail(chrome: Any) -> None:
     browser.at_width(chrome, 380)
+    chrome.get("data:text/html,<html><body><p style='width:5em'>2026-05-02</p>")
+    assert browser.broken(chrome) == ["2026-05-02"]
     chrome.get("data:text/html,<html><body><p style='width:3em;overflow-wrap:anywhere'>unbreakable"
                "<p style='color:rgb(210,210,210)'>pale<img src=x>")  # fmt: skip
     assert browser.broken(chrome) == ["unbreakable"]

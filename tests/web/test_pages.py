@@ -159,16 +159,21 @@ def test_an_address_of_the_network_is_no_sender(engine: Engine, settings: Settin
     assert "6 messages" in web.get("/search?q=slow.example.com", follow_redirects=True).text
 
 
+def words(text: str) -> str:
+    """What a reader sees of a page, without its elements."""
+    return re.sub("<[^>]*>", "", text)
+
+
 def test_filters_stay_in_links_and_are_said(engine: Engine, settings: Settings) -> None:
     web = client(engine, settings)
     text = web.get("/sender/slow.example.com?family=ipv6&since=2026-01-01").text
-    assert "only messages received from 2026-01-01 00:00 UTC on, over IPv6. 2 messages" in text
+    assert "only messages received from 2026-01-01 00:00 UTC on, over IPv6. 2" in words(text)
     assert "first of these" in text and "first seen</dt>" not in text
     kept = re.findall(r'<a href="(/(?:host|trap)/[^"]*)"', text)
     assert kept and all("family=ipv6&amp;since=2026-01-01" in link for link in kept)
     assert "192.0.2.25" not in text.split("<h2>Time line")[1].split("<h2>Listings")[0]
     whole = web.get("/sender/slow.example.com").text
-    assert "All that is known: 6 messages. As of 2026-07-20 00:00 UTC." in whole
+    assert "All that is known: 6 messages. As of 2026-07-20 00:00 UTC." in words(whole)
     assert "first seen</dt>" in whole
 
 
@@ -183,10 +188,10 @@ def test_the_overview_charts_obey_its_filters(engine: Engine, settings: Settings
 def test_saved_page_says_what_it_leaves_out(engine: Engine, settings: Settings) -> None:
     text = page(engine, settings, Selection(sender="slow.example.com", family=Family.IPV6))
     assert "Filtered: only messages over IPv6. 2 messages" in text
-    assert "As of 2026-07-20 00:00 UTC" in text
+    assert "As of 2026-07-20 00:00 UTC" in words(text)
     whole = page(engine, settings, Selection(sender="slow.example.com"))
     assert "All that is known: 6 messages." in whole
-    assert "Moved from IPv4 to IPv6 on 2026-05-02." in whole
+    assert "Moved from IPv4 to IPv6 on 2026-05-02." in words(whole)
 
 
 def test_mail_from_a_log_was_not_judged(any_engine: Engine, any_settings: Settings) -> None:

@@ -68,17 +68,17 @@ class Rhythm:
             return "once"
         if self.span_days < 1 / 24:
             return "in one go"
-        gap = self.median_gap if self.gap is None else self.gap
-        return next((word for most, word in _WORDS if gap <= most), "rarely")
+        days = self.median_gap if self.gap is None else self.gap
+        return next((word for most, word in _WORDS if days <= most), "rarely")
 
     @property
     def sentence(self) -> str:
         """The rhythm in words."""
         if self.messages == 1:
             return "once"
-        text = f"{self.word}, median gap {_gap(self.median_gap)}"
+        text = f"{self.word}, median gap {gap(self.median_gap)}"
         if self.shortest_gap is not None and self.messages > 2:
-            text += _range(_gap(self.shortest_gap), _gap(self.longest_gap))
+            text += _range(gap(self.shortest_gap), gap(self.longest_gap))
         if self.month_span > 1:
             text += f", in {self.months} of {self.month_span} months"
         return text
@@ -113,7 +113,7 @@ def in_words(days: float) -> str:
     return plural(years, "year") + (f" and {plural(months, 'month')}" if months else "")
 
 
-def _gap(value: float | None) -> str:
+def gap(value: float | None) -> str:
     """A gap of `value` days as text: to a tenth of a day under EXACT_DAYS, rounded above."""
     if value is None:
         return "unknown"

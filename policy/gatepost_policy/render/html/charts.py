@@ -57,15 +57,16 @@ LEVELS = 3  # marks that would touch are stacked, at most so many
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One chart: two drawings, (sample, word) pairs of its legend, and notes below it. `label`:
-    its description for screen readers."""
+    """One chart: two drawings, each with a note on its bars, and (sample, word) pairs of its
+    legend. `label`: its description for screen readers."""
 
     title: str
     label: str
     wide: Markup
     narrow: Markup
     legend: tuple[tuple[Markup, str], ...]
-    notes: tuple[str, ...] = ()
+    wide_note: str = ""
+    narrow_note: str = ""
 
 
 def result(word: str) -> str:
@@ -99,22 +100,23 @@ def _bars(
     *,
     traps: bool = False,
 ) -> Chart:
-    drawn, used, notes = {}, set[str](), list[str]()
+    drawn, used, notes = {}, set[str](), {}
     trapped = traps and any(slot.traps for slot in series.slots.values())
     for name, size in SIZES.items():
         bars = series.bars(size.bars)
         unit = series.unit(size.bars)
         used |= {key for bar in bars for key, count in counted(bar).items() if count}
         drawn[name] = _draw(bars, unit, looks, counted, zoom, size, title, trapped)
-        if name == "wide":
-            notes.append(f"Each bar is one {unit}.")
-            if not bars[-1].whole:
-                notes.append(f"The last, {periods.name(bars[-1].start, unit)}, is not over.")
+        notes[name] = f"Each bar is one {unit}."
+        if not bars[-1].whole:
+            notes[name] += f" The last, {periods.name(bars[-1].start, unit)}, is not over."
     legend = [(svg.swatch(look), look.word) for key, look in looks.items() if key in used]
     if trapped:
         legend.append((_sample(_diamond(7, 7)), "to a trap"))
     words = f"{title} by {series.unit(SIZES['wide'].bars)}"
-    return Chart(title, words, drawn["wide"], drawn["narrow"], tuple(legend), tuple(notes))
+    return Chart(
+        title, words, drawn["wide"], drawn["narrow"], tuple(legend), notes["wide"], notes["narrow"]
+    )
 
 
 def _draw(

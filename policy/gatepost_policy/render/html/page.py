@@ -21,7 +21,7 @@ from gatepost_policy.report.by_trap import ByTrap
 from gatepost_policy.report.gropers import Gropers
 from gatepost_policy.report.hours import Hours
 from gatepost_policy.report.report import Report
-from gatepost_policy.report.rhythm import number
+from gatepost_policy.report.rhythm import gap
 from gatepost_policy.report.series import Series
 from gatepost_policy.report.standing import NAMES
 from gatepost_policy.report.summary import Held
@@ -36,7 +36,10 @@ from gatepost_policy.text.times import timestamp
 # (kind, value) -> URL of the page of that sender, host, name or trap.
 Link = Callable[[str, str], str]
 
-WHOLE_MAX = 28  # characters of a name that is never broken: it fits a phone's column
+WHOLE_MAX = 28  # characters of a name that is kept whole: a phone's line has room for most
+WHOLE = Markup('<span class="w">{}</span>')
+HEADING_MAX = 20  # the same for a heading
+DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d)?Z?)?")
 BREAKS = re.compile(r"(?<=[@.:/_=+\-])")  # where a longer name may be broken
 
 
@@ -68,18 +71,26 @@ def _shown(value: object) -> str:
     return "unknown" if value is None else shown(str(value))
 
 
-def _soft(value: object) -> str:
-    """A name as HTML: a long one may be broken at BREAKS, one of up to WHOLE_MAX never."""
+def _soft(value: object, whole: int = WHOLE_MAX) -> str:
+    """A name as HTML: one of up to `whole` characters is broken only where a line is shorter, a
+    longer one at BREAKS."""
     text = _shown(value)
-    if len(text) <= WHOLE_MAX:
-        return Markup('<span class="w">{}</span>').format(text)
+    if len(text) <= whole:
+        return Markup('<span class="name">{}</span>').format(text)
     return _breakable(text)
 
 
 def _breakable(text: str) -> str:
-    """A name with the places where it may be broken."""
-    parts = Markup("<wbr>").join(escape(part) for part in BREAKS.split(text))
-    return Markup('<span class="long">{}</span>').format(parts)
+    """A name with the places where it may be broken; a date in it is whole."""
+    parts, done = Markup(), 0
+    for date in DATE.finditer(text):
+        parts += _broken(text[done : date.start()]) + WHOLE.format(date[0])
+        done = date.end()
+    return Markup('<span class="long">{}</span>').format(parts + _broken(text[done:]))
+
+
+def _broken(text: str) -> Markup:
+    return Markup("<wbr>").join(escape(part) for part in BREAKS.split(text))
 
 
 def _sender(text: str | None) -> str:
@@ -95,8 +106,13 @@ def _symbol(result: str) -> str:
     return SYMBOLS[_shade(result)][0]
 
 
+def _prose(text: str) -> Markup:
+    """A sentence as HTML: a date in it is never broken."""
+    return Markup(DATE.sub(lambda date: WHOLE.format(date[0]), str(escape(shown(text)))))
+
+
 def _gap(days: float | None) -> str:
-    return "none yet" if days is None else plural(number(days), "day")
+    return "none yet" if days is None else gap(days)
 
 
 def _act(name: str) -> str:
@@ -119,7 +135,8 @@ FILTERS: dict[str, Callable[..., str | bool]] = {
     "gap": _gap,
     "act": _act,
     "family": lambda text: NAMES.get(text, shown(text)),
-    "capital": lambda text: shown(text[:1].upper() + text[1:]),
+    "capital": lambda text: _prose(text[:1].upper() + text[1:]),
+    "prose": _prose,
 }
 
 
@@ -145,8 +162,8 @@ def _title(query: Mapping[str, Any], written: Callable[[str], str]) -> str:
 
 def heading(query: Mapping[str, Any]) -> str:
     """The title as HTML, with the places where a long name may be broken."""
-    # Markup is safe here: TITLES are our own words, and `_breakable` escapes the name.
-    return Markup(_title(query, lambda text: _breakable(shown(text))))
+    # Markup is safe here: TITLES are our own words, and `_soft` escapes the name.
+    return Markup(_title(query, lambda text: _soft(text, HEADING_MAX)))
 
 
 def filters(query: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import milter
 
+from gatepost_milter.engine.own_stack import on_own_stack
 from gatepost_milter.filter.answers import Answer, Deliver, Refuse, Skip
 from gatepost_milter.filter.context import UNDECODABLE, Context
 from gatepost_milter.filter.session import Session
@@ -210,18 +211,19 @@ def close(ctx: Any) -> int:
 
 def register(name: str = "gatepost") -> None:
     """Give libmilter the callbacks. Once in a process, before the socket is opened."""
+    wrap = on_own_stack()
     milter.set_flags(WANTED_ACTIONS)
-    milter.set_connect_callback(connect)
-    milter.set_helo_callback(helo)
-    milter.set_envfrom_callback(envfrom)
-    milter.set_envrcpt_callback(envrcpt)
-    milter.set_header_callback(header)
-    milter.set_eoh_callback(eoh)
-    milter.set_body_callback(body)
-    milter.set_eom_callback(eom)
-    milter.set_abort_callback(abort)
-    milter.set_close_callback(close)
-    milter.register(name, negotiate=negotiate)
+    milter.set_connect_callback(wrap(connect))
+    milter.set_helo_callback(wrap(helo))
+    milter.set_envfrom_callback(wrap(envfrom))
+    milter.set_envrcpt_callback(wrap(envrcpt))
+    milter.set_header_callback(wrap(header))
+    milter.set_eoh_callback(wrap(eoh))
+    milter.set_body_callback(wrap(body))
+    milter.set_eom_callback(wrap(eom))
+    milter.set_abort_callback(wrap(abort))
+    milter.set_close_callback(wrap(close))
+    milter.register(name, negotiate=wrap(negotiate))
 
 
 def attach(context: Context) -> None:

@@ -13,7 +13,7 @@ and protocol); at most MAX_CHOICES ends of unquoted text are tried.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from gatepost_policy.importers.exim_read import UNKNOWN_USER, Fields, Read, shared
 from gatepost_policy.importers.exim_verdict import Senders, read_verdict
@@ -131,7 +131,8 @@ def _hosts(text: str, at: int) -> Iterator[tuple[Client, int]]:
 
 @dataclass(slots=True)
 class _Reader:
-    """Reads one line. `budget`: how many ends of unquoted text may still be tried."""
+    """Reads one line. `budget`: how many ends of unquoted text may still be tried; `known`: what
+    was read from those that were, because many beginnings have the same end."""
 
     text: str
     rejection: bool  # else an arrival, which ends with its line
@@ -139,6 +140,7 @@ class _Reader:
     senders: Senders = Senders.STRICT
     free_helo: bool = False
     budget: int = MAX_CHOICES
+    known: dict[int, Read | None] = field(default_factory=dict)
 
     def walk(self, at: int) -> Read | None:
         """The fields from `at` to the end of the line; None where it cannot be read so."""
@@ -187,15 +189,17 @@ class _Reader:
             return None
         first: Read | None = None
         for client, end in self._ends(name, value):
-            self.budget -= 1
-            if self.budget <= 0:
+            if end not in self.known and self.budget:
+                self.budget -= 1
+                self.known[end] = self.walk(end)
+            if not self.budget:
                 return None
-            rest = self.walk(end)
+            rest = self.known[end]
             # H= comes first: one after an ident or a certificate is part of their text.
             if rest is None or not (read.fields.keys() | {name, "H"}).isdisjoint(rest.fields):
                 continue
-            rest.fields |= {**read.fields, name: self.text[value:end]}
-            rest.client = client or rest.client
+            fields = {**rest.fields, **read.fields, name: self.text[value:end]}
+            rest = replace(rest, fields=fields, client=client or rest.client)
             if not (self.free_helo if name == "H" else self.rejection):
                 return rest
             if not self.rejection and not _whole(rest.fields):

@@ -33,15 +33,13 @@ def flag_repeat(
     share those.
     """
     sender = settings.sender
-    protected = sender.never_list + sender.own_domains
+    protected = address.within_any(sender.never_list + sender.own_domains)
     flagged = False
     for kind, value, last_seen in list(_candidates(connection, since, settings, touched)):
         if kind == IdentityKind.PREFIX:
             if client_good(connection, value, last_seen, settings).counts(sender.good_messages):
                 continue
-        elif any(address.is_within(value.rpartition("@")[2], p) for p in protected) and (
-            kind != IdentityKind.SENDER
-        ):
+        elif kind != IdentityKind.SENDER and protected(value.rpartition("@")[2]):
             continue
         connection.execute(
             update(SenderIdentity)

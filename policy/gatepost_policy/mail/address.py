@@ -125,8 +125,14 @@ def is_within(domain: str, parent: str) -> bool:
 
 def within_any(parents: Sequence[str]) -> Callable[[str], bool]:
     """`is_within` one of `parents`, made once for many domains: one comparison in C each."""
-    ends = tuple(f".{parent}" for parent in parents if parent)
+    ends = _ends(tuple(parents))
     return lambda domain: f".{domain}".endswith(ends)
+
+
+@lru_cache(maxsize=16)
+def _ends(parents: tuple[str, ...]) -> tuple[str, ...]:
+    """Kept, because the same few lists are asked for again and again; never_list has hundreds."""
+    return tuple(f".{parent}" for parent in parents if parent)
 
 
 def _unquote(local: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import field
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select
 
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.mail.address import is_within
+from gatepost_policy.mail.address import is_within, within_any
 from gatepost_policy.mail.facts import IdentityKind
 from gatepost_policy.mail.organisation import is_registry_suffix
 from gatepost_policy.report.checks import trail_of
@@ -55,7 +55,7 @@ def no_sender(selection: Selection, settings: Settings) -> str | None:
         return None
     if is_registry_suffix(domain):
         return "no verdict: a public suffix, many owners"
-    if any(is_within(domain, name) for name in settings.sender.never_list):
+    if within_any(settings.sender.never_list)(domain):
         return "no verdict: on never_list, a crowd"
     return None
 

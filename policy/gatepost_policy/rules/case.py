@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.mail.address import Address, is_within
+from gatepost_policy.mail.address import Address, within_any
 from gatepost_policy.mail.client_address import within
 from gatepost_policy.mail.facts import Facts, Signature
 from gatepost_policy.mail.organisation import organisation, same
@@ -72,12 +72,12 @@ class Case:
 
     def is_own(self, domain: str) -> bool:
         """True for our own domains, configured or the MTA's."""
-        names = (*self.settings.sender.own_domains, *self.known.own.domains)
-        return any(is_within(domain, name) for name in names)
+        own = within_any(self.settings.sender.own_domains), within_any(self.known.own.domains)
+        return any(within(domain) for within in own)
 
     def is_service(self, domain: str) -> bool:
         """True for a domain on never_list."""
-        return any(is_within(domain, name) for name in self.settings.sender.never_list)
+        return within_any(self.settings.sender.never_list)(domain)
 
     # The client
 

@@ -55,6 +55,32 @@ def spelling(rng: random.Random) -> bytes:
     return b" " + text.encode() + b";" + TAIL
 
 
+# Pieces that readers treat differently, with octets that are blanks to some of them.
+PIECES = (
+    b" ", b"\n ", b"\t", b"(", b")", b'"', b"\\", b";", b"/", b"=", b",", b":", b"<", b">", b"@",
+    b".", b"1", b"()", b"(x)", b"(;)", b"(\\))", b'"(" ', b'";"', b'"(x)"', b'"("', b'")"', b"\\(",
+    b"\\)", b'"a b"', b"[", b"]", b"{", b"|", b"\x0b", b"\x0c", b"\x80", b"\x85", b"\xa0", b"\xff",
+    b"\xc2\xa0", b"\xe2\x80\x8b", b"x", b"mx", b"Authentication-Results:",
+)  # fmt: skip
+
+
+def mutation(rng: random.Random) -> bytes:
+    """One value: our name, or a spelling of it, with some octets put in, taken out and replaced."""
+    text = b" " + MX.encode()
+    if rng.random() < 0.3:
+        text = spelling(rng).partition(b";")[0]
+    for _ in range(rng.choice((1, 1, 2, 2, 3, 4, 6))):
+        at = rng.choice((0, 1, len(text), rng.randrange(len(text) + 1)))
+        piece = rng.choice(PIECES) if rng.random() < 0.8 else bytes([rng.randrange(1, 256)])
+        what = rng.random()
+        if what < 0.85:
+            text = text[:at] + piece + text[at + (what >= 0.75) :]
+        else:
+            text = text[:at] + text[at + 1 :]
+    text += rng.choice((b";", b";", b";", b";", b";", b" ", b"")) + TAIL
+    return re.sub(rb"\n(?![ \t])", b"\n ", text.replace(b"\r", b" "))
+
+
 def authres_name(value: bytes) -> str | None:
     """Whose field this is to authres; None where it cannot tell."""
     text = value.decode("utf-8", "replace").replace("\r\n", "").replace("\n", "").strip()

@@ -10,8 +10,8 @@ it; a plain name, as honest servers write it, is compared exactly, and fields of
 Pure.
 
 Limits: only the first `MAX_HEAD` octets of a field are taken apart. Where its name has not ended by
-then, or parentheses and quotes are so mixed that readers differ, the field counts as ours if our
-name is anywhere in it.
+then for every reader, the field counts as ours: no honest server writes so long a name. Where
+parentheses and quotes are so mixed that readers differ, it does if our name is anywhere in it.
 """
 
 import re
@@ -35,10 +35,13 @@ _HONEST = re.compile(
 _SECOND_NAME = re.compile(rb"\s*authentication-results:", re.I)
 # Quoted strings and comments, as RFC 5322 3.2 has them: backslashes escape, quotes shield.
 _MARKS = re.compile(rb'\\.|[()";]', re.S)
-_ODD = re.compile(rb'\\[()";]')  # outside comments: readers differ about what these escape
+# Outside comments: readers differ about what is escaped, and about a parenthesis in quotes.
+_ODD = re.compile(rb'\\[";]|[()]')
 # What no host name has: here names are cut, and the pieces are put together again.
 _CUT = bytes(range(0x21)) + b'\x7f"\\()<>@,:/[]?='
 _PIECES = re.compile(rb'[^\x00-\x20\x7f"\\()<>@,:/\[\]?=]+')
+# To readers that take each octet for a character (ISO 8859-1), these two are blanks: Perl's \s.
+_OCTET_BLANKS = bytes.maketrans(b"\x85\xa0", b"  ")
 # RFC 2047 2: what Python's and other mail libraries decode wherever it stands.
 # Blanks and folds within one are wrong, and readers take them.
 _ENCODED_WORD = re.compile(rb"=\?[^?]{1,60}\?\s{0,9}[bq]\s{0,9}\?.{0,1000}?\?=", re.I | re.S)
@@ -55,10 +58,11 @@ def claims(value: bytes, authserv_id: str) -> bool:
     if second:
         value = value[second.end() :]
     head = value[:MAX_HEAD]
-    whole = len(value) <= MAX_HEAD or b";" in head
+    cut = len(value) > MAX_HEAD
     decoded, visible = _decoded(head), _visible(head)
-    texts = {head, decoded, visible, _visible(decoded), _decoded(visible)}
-    return any(_claims(text, ours, whole) for text in texts) or (not whole and _within(value, ours))
+    octets = head.translate(_OCTET_BLANKS)
+    texts = {head, octets, decoded, visible, _visible(decoded), _decoded(visible)}
+    return any(_claims(text, ours, cut) for text in texts)
 
 
 @lru_cache(maxsize=16)
@@ -76,12 +80,15 @@ def _within(text: bytes, ours: tuple[str, str]) -> bool:
     return any(form in squeezed for form in ours)
 
 
-def _claims(text: bytes, ours: tuple[str, str], whole: bool) -> bool:
+def _claims(text: bytes, ours: tuple[str, str], cut: bool) -> bool:
+    """`cut`: `text` is only the first part of the field."""
     readings = [_without_comments(text, lenient) for lenient in (False, True)]
     names = [reading.name for reading in readings]
+    if cut and not all(reading.semicolon for reading in readings):
+        return True  # a comment, a string or blanks may hide the name behind the cut
     if any(_spells(name, ours[0]) for name in names):
         return True
-    if not whole or not readings[0].closed:
+    if not readings[0].closed:
         # A comment or a string that never ends: a reader may begin and end the name anywhere.
         names.append(text)
     elif readings[1].closed and not _ODD.search(names[0]):
@@ -94,11 +101,12 @@ def _claims(text: bytes, ours: tuple[str, str], whole: bool) -> bool:
 @dataclass(frozen=True, slots=True)
 class _Reading:
     """What stands before the first semicolon, without comments. `closed`: each comment and string
-    ends.
+    ends. `semicolon`: there is one.
     """
 
     name: bytes
     closed: bool
+    semicolon: bool
 
 
 def _without_comments(text: bytes, lenient: bool) -> _Reading:
@@ -128,9 +136,9 @@ def _without_comments(text: bytes, lenient: bool) -> _Reading:
             closed = closed and depth > 0
             depth = max(depth - 1, 0)
         elif what == b";" and not depth:
-            return _Reading(b" ".join([*out, text[start:at]]), closed and not quoted)
+            return _Reading(b" ".join([*out, text[start:at]]), closed and not quoted, True)
     ended = closed and not depth and not quoted
-    return _Reading(b" ".join([*out, text[start:]]), ended)
+    return _Reading(b" ".join([*out, text[start:]]), ended, False)
 
 
 def _spells(text: bytes, ours: str) -> bool:

@@ -18,6 +18,8 @@ SPELLINGS = (
     "mx.(c (d))local.test; dkim=pass header.d=bank.example",
     "mx.(a(b(c(d))))local.test; dkim=pass header.d=bank.example",
     "(" * 3000 + ")" * 3000 + "mx.(a(b(c)))local.test; dkim=pass header.d=bank.example",
+    '"(x" mx.(c)()local.test); dkim=pass header.d=bank.example',  # OpenDMARC skips the first word
+    "\\(x mx.)local.)(c)test 1 (c); dkim=pass header.d=bank.example",
     "=?utf-8?q?mx=2Elocal=2Etest?=; dkim=pass header.d=bank.example",
     "mx\u3002local\uff0etest; dkim=pass header.d=bank.example",  # IDNA reads these as dots
     "mx.=?utf-8?Q?=6C=6F\n  =63=61=6C?=.test; dkim=pass header.d=bank.example",

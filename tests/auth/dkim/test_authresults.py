@@ -182,7 +182,8 @@ def test_u_label_and_a_label_are_one_name() -> None:
 
 def test_a_huge_comment_is_not_read_to_its_end() -> None:
     huge = b"(" * 500_000 + b")" * 500_000
-    assert forged([huge + b" mx.example.net; x", huge + b" other; x"], MX) == (1,)
+    # No honest server writes so much before its name, so whose name it is need not be known.
+    assert forged([huge + b" mx.example.net; x", huge + b" other; x", b" other; x"], MX) == (1, 2)
 
 
 def test_what_we_write_is_found_again() -> None:

@@ -38,6 +38,14 @@ def stamp(at: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(at))
 
 
+def refused_user(number: int, at: float) -> list[str]:
+    """A user whose recipient is refused. The last line ends the session, and shows the login."""
+    lines = [line.replace("192.0.2.", "198.51.100.") for line in postfix(number * 5 + 4, at)]
+    peer = lines[0].partition(" from ")[2].partition(":")[0]
+    end = f"disconnect from {peer} ehlo=1 auth=1 mail=1 rcpt=0/1 commands=3/4"
+    return [*lines, f"{lines[0].partition(']: ')[0]}]: {end}"]
+
+
 def postfix(number: int, at: float) -> list[str]:
     """The lines of one message: delivered, refused at RCPT, or one of our own."""
     head = f"{stamp(at)} mx postfix"
@@ -162,11 +170,24 @@ def test_nothing_lost_nothing_doubled_over_kills_and_rotations(
     watcher = Watcher(any_settings, tmp_path, log)
     watcher.start()
     begun, kills, generation, written, number = time.time(), 0, 0, 0, 0
+    append(log, refused_user(10**6, begun))
+    users = 1
+    open_sessions: list[str] = []
     every = LINES // (KILLS + 1)
     while written < LINES:
         lines: list[str] = []
         for _ in range(chance.randrange(1, 40)):
             lines += postfix(number, begun)
+            if number % 5 == 4:  # the stranger's session, and a user's, end some time later
+                start = lines[-1].partition(" NOQUEUE: ")[0]
+                peer = f"unknown[192.0.2.{number % 200 + 1}]"
+                end = f"disconnect from {peer} ehlo=1 mail=1 rcpt=0/1 commands=2/3"
+                own = refused_user(10**6 + number, begun)
+                open_sessions += [f"{start} {end}", own.pop()]
+                lines += own
+                users += 1
+            while len(open_sessions) > chance.randrange(1, 50):
+                lines.append(open_sessions.pop(0))
             number += 1
         # A line may be seen half written.
         cut = chance.randrange(1, len(lines[-1]))
@@ -185,7 +206,9 @@ def test_nothing_lost_nothing_doubled_over_kills_and_rotations(
                 generation += 1
                 chance.choice([rename, copytruncate, packed])(log, generation)
             watcher.start()
+    append(log, open_sessions)
     want = wanted(range(number))
+    want = want[0], want[1] + users
     deadline = time.monotonic() + PATIENCE_S
     while (got := found(any_engine)) != want and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -198,6 +221,10 @@ def test_nothing_lost_nothing_doubled_over_kills_and_rotations(
     assert got[1] == want[1]
     assert kills == KILLS and generation > 0
     sums.check(any_engine)
+    with store.reading(any_engine) as connection:
+        states = connection.exec_driver_sql("SELECT state FROM watch_position").scalars().all()
+        prefixes = connection.exec_driver_sql("SELECT prefix FROM message").scalars().all()
+    assert "198.51.100." not in "".join(states) + "".join(map(str, prefixes))
 
 
 def test_a_hit_that_is_fresh_lists_its_client_and_an_old_one_nobody(

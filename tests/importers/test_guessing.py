@@ -93,7 +93,7 @@ def test_postfix_refusals_of_unknown_users(answer: str, mined: bool) -> None:
         f" to=<{to}> proto=ESMTP helo=<h>"
     )
     importer = Postfix()
-    assert list(importer.lines([line], Clock(UTC, AT)))
+    assert [*importer.lines([line], Clock(UTC, AT)), *importer.finish()]
     assert names(told(importer.guessing)) == ([to] if mined else [])
 
 

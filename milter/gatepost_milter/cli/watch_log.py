@@ -52,8 +52,31 @@ class WatchedLog:
                 return
             self._make(name)
         assert self.importer is not None
+        if isinstance(self.importer, Postfix):
+            self.importer.refusals.sessions.now = now
         yield from self._told(self.importer.lines(lines, self._clock), now)
         yield from self.importer.guessing.take_refused()
+
+    def quiet(self, now: float, *, last: bool) -> Iterator[Json]:
+        """Records of what need not wait longer; call it when all lines have been read. `now`: Unix
+        seconds; `last`: nobody will look again soon."""
+        if isinstance(self.importer, Postfix):
+            self.importer.refusals.sessions.now = now
+            yield from self._told(self.importer.quiet(now, last=last), now)
+            yield from self.importer.guessing.take_refused()
+
+    def mark(self) -> int:
+        """This moment, for `settled`."""
+        if isinstance(self.importer, Postfix):
+            return self.importer.refusals.sessions.mark()
+        return 0
+
+    def settled(self, mark: int | None = None) -> bool:
+        """True where nothing waits that was read before `mark` (None: nothing at all) and that
+        `state` leaves out, because it may be a user's."""
+        if not isinstance(self.importer, Postfix):
+            return True
+        return self.importer.refusals.sessions.settled(self.mark() if mark is None else mark)
 
     def logins(self, exist: Exist, now: float) -> Iterator[Json]:
         """Records of failed logins, once in ASK_EVERY_S; call it when all lines have been read.
@@ -99,5 +122,5 @@ class WatchedLog:
                 }
                 for recipient in data["recipients"]:
                     recipient["trap"] = recipient["address"] in traps
-                data["fresh"] = abs(now - seen.facts.at) <= FRESH_S
+                data["fresh"] = abs(now - seen.facts.at - seen.waited) <= FRESH_S
             yield data

@@ -157,10 +157,12 @@ class Watch:
         self._host = socket.gethostname()
         self._save_at = 0.0
         self._saved: dict[str, str] = {}
+        self._coming: dict[str, tuple[int, str]] = {}  # states that are not settled yet, by name
         self._written = 0
 
-    def once(self, sources: Sequence[Any]) -> bool:
-        """Read what is new in every log; True if there was anything. Raises Failure, Stopped."""
+    def once(self, sources: Sequence[Any], *, last: bool) -> bool:
+        """Read what is new in every log; True if there was anything. `last`: nobody will look again
+        soon. Raises Failure, Stopped."""
         took = False
         for source in sources:
             for lines in source.read():
@@ -170,6 +172,8 @@ class Watch:
                 self.save(sources, force=False)
                 if self.stop.is_set():
                     return took
+            for data in source.log.quiet(time.time(), last=last):
+                self._put(data)
             with suppress(StoreError):  # tried again the next time
                 for data in source.log.logins(self._exist, time.time()):
                     self._put(data)
@@ -195,9 +199,8 @@ class Watch:
         if not force and begun < self._save_at:
             return
         for source in sources:
-            state = source.state()
-            text = json.dumps(state, sort_keys=True)
-            if self._saved.get(source.name) == text:
+            text = self._settled(source)
+            if text is None or self._saved.get(source.name) == text:
                 continue
             self._put(
                 {
@@ -206,12 +209,28 @@ class Watch:
                     "at": time.time(),
                     "host": self._host,
                     "name": source.name,
-                    "state": state,
+                    "state": json.loads(text),
                 }
             )
             self._saved[source.name] = text
         now = time.monotonic()
         self._save_at = now + max(SAVE_S, SAVE_SHARE * (now - begun))
+
+    def _settled(self, source: Any) -> str | None:
+        """The newest state, as JSON, from which a run loses nothing; None where no newer one is.
+
+        A refusal that waits is in no state, because it may be a user's. So a state is kept back
+        until all that waited at that moment is recorded; all later lines are read again.
+        """
+        if source.log.settled():
+            self._coming.pop(source.name, None)
+            return json.dumps(source.state(), sort_keys=True)
+        mark, text = self._coming.get(source.name, (None, None))
+        if mark is not None and not source.log.settled(mark):
+            return None
+        state = json.dumps(source.state(), sort_keys=True)
+        self._coming[source.name] = source.log.mark(), state
+        return text
 
     def close(self) -> None:
         """Close the journal segment; the recorder reads it to its end."""
@@ -301,7 +320,7 @@ def _follow(watch: Watch, sources: Sequence[Any], *, once: bool) -> None:
     every = systemd.watchdog_seconds()
     alive = 0.0
     while not watch.stop.is_set():
-        took = watch.once(sources)
+        took = watch.once(sources, last=once)
         if once:
             return
         watch.save(sources, force=False)

@@ -139,6 +139,14 @@ class Guessing:
             if key in host.names:
                 self._void[-1]["address"] = key
 
+    def is_user(self, client: Ip | None) -> bool:
+        """True where this client has logged in with success, as far as is remembered."""
+        return (
+            bool(self._good)
+            and client is not None
+            and self._hash(client_prefix(client)) in self._good
+        )
+
     def take_refused(self) -> Iterator[Json]:
         """Journal records of the refused addresses since the last call."""
         refused, self._refused = self._refused, {}

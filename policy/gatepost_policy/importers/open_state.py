@@ -1,7 +1,9 @@
 """Save and restore an importer's unfinished messages as JSON, because a follower may be killed.
 
 Unfinished messages that are not inbound are saved without client, sender and recipients: such a
-message will only be counted.
+message will only be counted. Refusals that wait for the end of their session are not saved at all,
+because that shows whose they are: who follows a log saves a state only once nothing of it waits
+(`WatchedLog.mark`), so that the next run reads their lines again.
 
 Limits: this is not the importers' whole state. Pieces of an entry that was cut for syslog, and
 whether a header follows a refusal, are not saved; that one entry may be lost.
@@ -36,6 +38,7 @@ def dump(importer: Exim | Postfix) -> Json:
         out["free_helo"] = importer.free_helo
     else:
         out["held"] = [[key, _out(one)] for key, one in importer.held.items()]
+        out["sessions"] = importer.refusals.sessions.dump(importer.last)
     return out
 
 
@@ -51,6 +54,8 @@ def load(importer: Exim | Postfix, told: Json, log: object) -> None:
         importer.under_way.update({str(key): _exim(one) for key, one in told["open"]})
         importer.free_helo = bool(told.get("free_helo"))
         return
+    if "sessions" in told:  # not in a state from before there were any
+        importer.refusals.sessions.load(told["sessions"])
     for place, target in (("open", importer.under_way), ("held", importer.held)):
         target.update({(str(key[0]), str(key[1])): _postfix(one) for key, one in told[place]})
 

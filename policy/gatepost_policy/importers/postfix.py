@@ -11,8 +11,7 @@ smtps service, pickup or bounce is ours: it is only counted, and nothing else of
 
 Limits: a message that a content filter hands back has two queue ids; the second one, which names
 the first (`orig_queue_id=`), is left out. Queue ids come again: the key also has the second of the
-arrival. A refusal at RCPT names no login: of a user who logged in to a service that is not called
-submission it is a stranger's.
+arrival. A refusal names no login, so it waits for the end of its session (`postfix_sessions`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,14 +21,9 @@ from gatepost_policy.importers import login_lines, syslog
 from gatepost_policy.importers.clock import Clock
 from gatepost_policy.importers.common import (
     ACCEPTED,
-    DISCARDED,
     MAX_OPEN,
     STILL_OPEN_S,
-    Ordinals,
     Tally,
-    counted,
-    line_key,
-    refused,
 )
 from gatepost_policy.importers.guessing import Guessing
 from gatepost_policy.importers.opendkim import Signatures
@@ -41,33 +35,24 @@ from gatepost_policy.importers.postfix_line import (
     QUEUE_ID,
     QUEUED,
     QUEUED_AS,
-    STAGES,
-    WHOLE,
     is_postfix,
     named,
     read_client,
-    read_refusal,
 )
-from gatepost_policy.importers.postfix_open import Open
+from gatepost_policy.importers.postfix_open import Open, tell
 from gatepost_policy.importers.postfix_owners import Owners
 from gatepost_policy.importers.postfix_proxy import Proxied
+from gatepost_policy.importers.postfix_refusals import MAX_REFUSAL, Refusals
 from gatepost_policy.importers.syslog import Entry, read_line
 from gatepost_policy.journal.record import Seen
-from gatepost_policy.mail import address
-from gatepost_policy.mail.decision import Decision
 from gatepost_policy.mail.facts import (
     Client,
     Direction,
-    Facts,
     Family,
-    Recipient,
     Source,
-    client_prefix,
 )
 from gatepost_policy.rules.whose_mail import LOCAL, Ownership
 
-# Longer lines are cut, so that a hostile one does not keep a pattern busy; real ones are shorter.
-MAX_REFUSAL = 4096
 _SESSION = ("connect from ", "disconnect from ")
 # How long a message from this host waits for the line that may show that it was a second pass.
 HELD_S = 60.0
@@ -86,16 +71,16 @@ class Postfix:
         self.under_way: dict[tuple[str, str], Open] = {}
         self.held: dict[tuple[str, str], Open] = {}
         self.last = 0.0
-        self.ordinals = Ordinals()
         self.guessing = Guessing(self.ours)
         self._proxied = Proxied()
         self._owners = Owners(self.ours)
-        self._clock: Clock | None = None  # identifies the log that is being read
+        self.refusals = Refusals(self.tally, self.under_way, self.guessing, self._owners)
+        self.ordinals = self.refusals.ordinals
 
     def lines(self, lines: list[str], clock: Clock) -> Iterator[Seen]:
         """The messages and refusals that are complete after these lines."""
         tally = self.tally
-        self._clock = clock
+        self.refusals.clock = clock
         for line in lines:
             tally.lines += 1
             entry = read_line(line, clock)
@@ -126,8 +111,14 @@ class Postfix:
         """Unix seconds of the first of these lines, to put rotated files in order, else None."""
         return syslog.first_time(lines, clock)
 
+    def quiet(self, now: float, *, last: bool) -> Iterator[Seen]:
+        """Call it where a log is followed and all its lines have been read: what need not wait any
+        longer. `now`: Unix seconds; `last`: nobody will look again soon."""
+        return self.refusals.judged(self.refusals.sessions.quiet(now, last=last))
+
     def finish(self) -> Iterator[Seen]:
         """The messages that are still unfinished when the last log ends."""
+        yield from self.refusals.judged(self.refusals.sessions.rest())
         yield from self._released(None)
         for key in list(self.under_way):
             entry = self.under_way.pop(key)
@@ -153,9 +144,9 @@ class Postfix:
             # A third of all lines, and nothing in them is read.
             if line.startswith(_SESSION) and is_postfix(program):
                 self.tally.kinds["other"] += 1
-                return ()
+                return self.refusals.session(entry) if self.refusals.sessions.knows(entry) else ()
             if (proxied := self._proxied.refusal(entry)) is not None:
-                return self._refused(entry, "NOQUEUE", proxied.text, proxied.ours)
+                return self.refusals.refused(entry, "NOQUEUE", proxied.text, proxied.ours)
             self._not_ours(program, entry)
             return ()
         queue_id, text = match.groups()
@@ -185,6 +176,8 @@ class Postfix:
         if is_postfix(program):
             if text.startswith("warning: ") and " SASL " in text:
                 told = login_lines.postfix(text[:MAX_REFUSAL])
+                if told is not None:
+                    self.refusals.sessions.takes_logins(entry)
         elif program in login_lines.DOVECOT:
             told = login_lines.dovecot(program, text)
         if told is not None:
@@ -208,14 +201,14 @@ class Postfix:
             came_from = forwarded if forwarded and not known_before else peer
             client = read_client(came_from)
             whose = self._owners.of(came_from, submission or logged_in is not None)
-            if logged_in is not None and client.address is not None:
-                prefix = client_prefix(client.address)
-                self.guessing.succeeded(entry.at, login_lines.postfix_name(text), prefix)
+            if logged_in is not None:
+                self.refusals.sessions.takes_logins(entry, proxied=" sasl_method=XCLIENT," in text)
+                self.refusals.user(entry.at, client, login_lines.postfix_name(text))
             before = self._arrive(entry, queue_id, client, whose)
             if known_before is not None:
                 self.under_way[entry.host, queue_id].reinjected = True
             return before
-        return self._refused(entry, queue_id, text, submission)
+        return self.refusals.refused(entry, queue_id, text, submission)
 
     def _arrive(
         self, entry: Entry, queue_id: str, client: Client, whose: Ownership
@@ -233,7 +226,7 @@ class Postfix:
 
     def _cleanup(self, entry: Entry, queue_id: str, text: str) -> Iterable[Seen]:
         if not text.startswith("message-id="):
-            return self._refused(entry, queue_id, text, False)
+            return self.refusals.refused(entry, queue_id, text, False)
         opened = self._open((entry.host, queue_id), entry.at)
         opened.message_id = text[11:].strip("<> ") or None
         return ()
@@ -312,48 +305,6 @@ class Postfix:
             found.dkim = Signatures()
         self.tally.kinds["dkim" if found.dkim.read(text) else "other"] += 1
 
-    def _refused(self, entry: Entry, queue_id: str, text: str, submission: bool) -> Iterable[Seen]:
-        told = read_refusal(text[:MAX_REFUSAL])
-        if told is None or told.stage not in STAGES:
-            self.tally.kinds["other"] += 1
-            return ()
-        self.tally.kinds["refused"] += 1
-        decision = DISCARDED if told.discarded else refused(told.code or "5")
-        client = read_client(told.peer, told.helo)
-        if told.unknown_user and told.recipient and client.address is not None:
-            if not submission and not told.logged_in:
-                to = address.parse(told.recipient)
-                self.guessing.refused(entry.at, to, client.address, bounce=not told.sender)
-        key = (entry.host, queue_id)
-        found = self.under_way.get(key)
-        if found is not None and told.stage not in WHOLE:
-            # One of several recipients: the message goes on without it.
-            if told.recipient:
-                found.recipients.setdefault(told.recipient, False)
-                found.refusal = decision
-            return ()
-        whose = self._owners.of(told.peer, submission or told.logged_in)
-        if told.stage == "CONTENT" and found is not None and found.arrived:
-            client, whose = found.client, found.whose  # the line holds text of the message itself
-        recipients = {told.recipient: False} if told.recipient else {}
-        fresh = Open(entry.at, True, True, told.sender, client, whose)
-        if found is not None:
-            del self.under_way[key]
-            fresh.at, fresh.dkim, fresh.message_id = found.at, found.dkim, found.message_id
-            fresh.reinjected = found.reinjected
-            if found.whose.direction is not Direction.INBOUND:
-                fresh.whose = found.whose
-            recipients = found.recipients | recipients
-        fresh.recipients = recipients
-        if fresh.whose.direction is Direction.INBOUND:
-            name = line_key("postfix", f"{entry.at} {entry.host} {entry.pid} {entry.text}")
-        else:
-            prefix = f"postfix:{entry.host}:{entry.pid}"
-            name = self.ordinals.key(prefix, entry.at, self._clock)
-        kind = "rcpt" if told.stage == "RCPT" and found is None else "message"
-        queued_as = None if queue_id == "NOQUEUE" else queue_id
-        return self._tell(queued_as, fresh, decision, name, kind)
-
     def _leave(self, key: tuple[str, str], entry: Open) -> Iterable[Seen]:
         """Give the finished message `entry`: removed from the queue, or no line will follow."""
         if not entry.arrived and entry.sender:
@@ -368,32 +319,4 @@ class Postfix:
                 return ()
             decision = entry.refusal
         name = f"postfix:{key[0]}:{key[1]}:{int(entry.at)}"
-        return self._tell(key[1], entry, decision, name, "message")
-
-    def _tell(
-        self, queue_id: str | None, entry: Open, decision: Decision, key: str, kind: str
-    ) -> Iterable[Seen]:
-        if entry.reinjected:
-            self.tally.kinds["reinjected"] += 1
-            return ()
-        facts = Facts(
-            at=entry.at,
-            source=self.source,
-            direction=entry.whose.direction,
-            client=entry.client,
-            trusted_relay=entry.whose.trusted_relay,
-            queue_id=queue_id,
-            sender=address.parse(entry.sender),
-            # A list, not a generator: most messages have one recipient, and this is half the time.
-            recipients=tuple(
-                [Recipient(address.parse(r), accepted) for r, accepted in entry.recipients.items()]
-            ),
-            size=entry.size,
-            message_id=entry.message_id,
-            signatures=tuple(entry.dkim.found) if entry.dkim else (),
-        )
-        if decision is ACCEPTED or entry.fate.bounced:
-            self.tally.kinds[facts.direction.value] += 1
-        if facts.direction is not Direction.INBOUND:
-            return (counted(facts, decision, key),)
-        return (Seen(kind, facts, decision, key=key),)
+        return tell(self.tally, key[1], entry, decision, name, "message")

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
-from gatepost_policy.importers.common import internal
+from gatepost_policy.importers.common import DISCARDED, internal, refused
 from gatepost_policy.mail import client_address
+from gatepost_policy.mail.decision import Decision
 from gatepost_policy.mail.facts import Client
 
 # Short ids are upper-case hexadecimal, long ones have neither vowels nor punctuation.
@@ -99,6 +100,11 @@ class Refusal(NamedTuple):
     helo: str | None
     logged_in: bool
     unknown_user: bool = False
+
+    @property
+    def decision(self) -> Decision:
+        """What was decided on the message or recipient."""
+        return DISCARDED if self.discarded else refused(self.code or "5")
 
 
 def read_refusal(text: str) -> Refusal | None:

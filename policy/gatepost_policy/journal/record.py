@@ -55,7 +55,8 @@ class Seen:
     """A `message` or `rcpt` record as values.
 
     `traps` holds the raw addresses that were traps when the mail came. `key` is set by importers
-    only: the key that lets an import recognise a message it has read before.
+    only: the key that lets an import recognise a message it has read before. `waited`: seconds for
+    which an importer that follows a log kept it back.
     """
 
     kind: str
@@ -64,6 +65,7 @@ class Seen:
     traps: tuple[str, ...] = ()
     key: str | None = None
     instance: str | None = None  # Postfix's policy `instance`: one message, several requests
+    waited: float = 0.0
 
 
 def message(seen: Seen) -> Json:

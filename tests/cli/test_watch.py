@@ -4,38 +4,28 @@ $GATEPOST_WATCH_LINES (1500) lines and $GATEPOST_WATCH_KILLS (3) kills; by hand 
 """
 
 import gzip
-import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
 import sums
-from daemons import BIN
 from fix_store import count, message, signature
 from gatepost_policy import recorder, store, traps
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.decision import Action, Reason
 from gatepost_policy.mail.facts import Source
+from watcher import PATIENCE_S, Watcher, append, found, postfix, stamp
 
 pytestmark = pytest.mark.slow
 
 LINES = int(os.environ.get("GATEPOST_WATCH_LINES", "1500"))
 KILLS = int(os.environ.get("GATEPOST_WATCH_KILLS", "3"))
-PATIENCE_S = 120.0
-
-
-def stamp(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(at))
 
 
 def refused_user(number: int, at: float) -> list[str]:
@@ -46,73 +36,11 @@ def refused_user(number: int, at: float) -> list[str]:
     return [*lines, f"{lines[0].partition(']: ')[0]}]: {end}"]
 
 
-def postfix(number: int, at: float) -> list[str]:
-    """The lines of one message: delivered, refused at RCPT, or one of our own."""
-    head = f"{stamp(at)} mx postfix"
-    ip = f"192.0.2.{number % 200 + 1}"
-    if number % 5 == 4:
-        refusal = "450 4.7.1" if number % 2 else "550 5.1.1"
-        return [
-            f"{head}/smtpd[{number}]: NOQUEUE: reject: RCPT from unknown[{ip}]: {refusal}"
-            f" <x@h.example>: no; from=<s{number}@s.example> to=<x@h.example> proto=ESMTP"
-            f" helo=<h{number}.example>"
-        ]
-    name = "".join("BCDFGHJKLMNPQRSTVWXYZ"[number // 20**n % 20] for n in range(8)) + "Bzz"
-    own = ", sasl_method=PLAIN, sasl_username=alice" if number % 5 == 3 else ""
-    return [
-        f"{head}/smtpd[1]: {name}: client=c{number}.example[{ip}]{own}",
-        f"{head}/cleanup[2]: {name}: message-id=<{number}@s.example>",
-        f"{head}/qmgr[3]: {name}: from=<s{number}@s.example>, size=900, nrcpt=1 (queue active)",
-        f"{head}/lmtp[4]: {name}: to=<user@home.example>, relay=l[192.0.2.250]:24, status=sent",
-        f"{head}/qmgr[3]: {name}: removed",
-    ]
-
-
-class Watcher:
-    """`milterctl watch` as a process."""
-
-    def __init__(self, settings: Settings, directory: Path, *logs: Path, words: str = "") -> None:
-        self.config = directory / "watch.toml"
-        self.config.write_text(
-            f"store.url = {json.dumps(settings.store.url)}\n"
-            f"store.journal = {json.dumps(settings.store.journal)}\n"
-        )
-        start: list[str | Path] = [BIN / "milterctl", "--config", self.config, "watch"]
-        self.words = [*start, *logs, *words.split()]
-        self.process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(self.words, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        assert "ready" in self.process.stdout.readline()
-
-    def kill(self) -> None:
-        assert self.process is not None and self.process.stdout is not None
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-
-    def stop(self) -> None:
-        assert self.process is not None and self.process.stdout is not None
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(PATIENCE_S) == 0
-        self.process.stdout.close()
-
-    def once(self) -> str:
-        words = [*self.words, "--once"]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stderr
-
-
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     directory = tmp_path / "log"
     directory.mkdir()
     return directory / "mail.log"
-
-
-def append(log: Path, lines: list[str]) -> None:
-    with log.open("a") as file:
-        file.write("".join(f"{line}\n" for line in lines))
 
 
 def tick(log: Path) -> None:
@@ -152,13 +80,6 @@ def wanted(numbers: range) -> tuple[Counter[str], int]:
     """The senders of what is from outside, and how many are ours."""
     outside = [n for n in numbers if n % 5 != 3]
     return Counter(f"s{n}@s.example" for n in outside), len(numbers) - len(outside)
-
-
-def found(engine: Engine) -> tuple[Counter[str], int]:
-    with store.reading(engine) as connection:
-        senders = connection.exec_driver_sql("SELECT sender FROM message").scalars().all()
-        own = connection.exec_driver_sql("SELECT sum(messages) FROM submission_count").scalar()
-    return Counter(str(sender) for sender in senders), int(own or 0)
 
 
 @pytest.mark.timeout(0)
@@ -362,66 +283,3 @@ def test_no_submission_leaves_a_trace_in_what_is_remembered(
         path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path != log
     )
     assert b"canary" not in everything and b"alice" not in everything
-
-
-def exim(n: int) -> Iterator[str]:
-    head = f"{time.strftime('%Y-%m-%d %H:%M:%S +0000', time.gmtime())} 1QFOdo-0001zq-{n:02}"
-    yield f"{head} <= a{n}@b.example H=mx.b.example [192.0.2.7] P=smtp S=1"
-    yield f"{head} => x@home.example R=r T=t"
-    yield f"{head} Completed"
-
-
-def test_exim_and_a_log_that_nobody_knows(
-    settings: Settings, engine: Engine, tmp_path: Path, log: Path
-) -> None:
-    append(log, list(exim(1)) + list(exim(2))[:1])
-    other = log.with_name("app.log")
-    other.write_text("hello\n")
-    missing = log.with_name("comes.later")
-    watcher = Watcher(settings, tmp_path, log, other, missing)
-    watcher.once()
-    assert set(found(engine)[0]) == {"a1@b.example"}
-    append(log, list(exim(2))[1:])
-    missing.write_text("".join(f"{line}\n" for line in exim(3)))
-    watcher.once()
-    watcher.once()
-    assert found(engine)[0] == Counter({f"a{n}@b.example": 1 for n in (1, 2, 3)})
-    for path in (log, missing):
-        path.write_text("replaced\n")
-    assert "lines before this one may be missing" in watcher.once()
-
-
-def test_the_journal(settings: Settings, engine: Engine, tmp_path: Path) -> None:
-    """A stand-in for journalctl: this machine has no journal."""
-    stub = tmp_path / "bin" / "journalctl"
-    stub.parent.mkdir()
-    entries: list[dict[str, str]] = []
-    for number in (0, 1):
-        for line in postfix(number, time.time()):
-            program, _, text = line.split(" ", 2)[2].partition("[")
-            entries.append(
-                {
-                    "__CURSOR": f"c{len(entries)}",
-                    "__REALTIME_TIMESTAMP": str(int(time.time() * 1e6)),
-                    "SYSLOG_IDENTIFIER": program,
-                    "SYSLOG_PID": "1",
-                    "_HOSTNAME": "mx",
-                    "MESSAGE": text.partition("]: ")[2],
-                }
-            )
-    (tmp_path / "entries").write_text("".join(json.dumps(e) + "\n" for e in entries))
-    stub.write_text(
-        f"#!{sys.executable}\n"
-        "import json, sys\n"
-        "after = [w.partition('=')[2] for w in sys.argv if w.startswith('--after-cursor=')]\n"
-        "assert 'SYSLOG_FACILITY=2' in sys.argv\n"
-        f"lines = open({str(tmp_path / 'entries')!r}).readlines()\n"
-        "start = 1 + int(after[0][1:]) if after else 0\n"
-        "sys.stdout.write(''.join(lines[start:][:7]))\n"
-    )
-    stub.chmod(0o755)
-    watcher = Watcher(settings, tmp_path, words="--journal")
-    environment = os.environ | {"PATH": f"{stub.parent}:{os.environ['PATH']}"}
-    for senders in (1, 2, 2):
-        subprocess.run([*watcher.words, "--once"], env=environment, check=True)
-        assert len(found(engine)[0]) == senders

@@ -324,3 +324,41 @@ def test_a_free_helo_names_no_other_host(line: str) -> None:
     plain = f"{head}H=(h) [192.0.2.7] F=<a@b.example> rejected RCPT <x@home.example>: no"
     (one,) = fresh.lines([plain], clock)
     assert str(one.facts.client.address) == "192.0.2.7"
+
+
+FORGERY = "x) [203.0.113.9] F=<ceo@bank.example> rejected RCPT <q@w>: y"
+INCOMPLETE = "incomplete transaction (QUIT) from"
+HOST = "[192.0.2.5]:4711 I=[192.0.2.250]:25"
+
+
+@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"H=({FORGERY}) {HOST} {INCOMPLETE} <a@spam.example>",
+        f'H=(h) {HOST} {INCOMPLETE} <"{FORGERY}"@spam.example>',
+        f'H=(h) {HOST} {INCOMPLETE} <"{FORGERY}"@spam.example> for b@home.example c@home.example',
+    ],
+)
+def test_what_is_no_rejection_forges_none(line: str, free: bool) -> None:
+    """`smtp_incomplete_transaction`, as `log_selector = +all` has it."""
+    exim = Exim()
+    exim.free_helo = free
+    assert not list(exim.lines([f"2026-09-01 09:00:00 {line}"], Clock(UTC, 1_790_000_000.0)))
+
+
+@pytest.mark.parametrize("words", ["Warning: from", "sender verify fail for"])
+def test_other_words_about_a_host_are_no_rejection(words: str) -> None:
+    assert read_rejection(f'H=(h) {HOST} {words} <"{FORGERY}"@spam.example>: no') is None
+    # Where a HELO may be anything, such words hide no rejection.
+    hidden = f"H=(x) [203.0.113.9] {words} a) {HOST} F=<a@spam.example> rejected RCPT <b@c.example>"
+    got = read_rejection(hidden, free_helo=True)
+    assert got is not None and got.sender == "a@spam.example"
+
+
+def test_a_login_with_blanks_is_no_end_of_a_free_helo() -> None:
+    line = f"H=(h) {HOST} F=<a@spam.example> A=plain:{FORGERY} rejected after DATA: no"
+    got = read_rejection(line, free_helo=True)
+    assert got is not None and (got.client.address, got.sender) == (None, "")
+    got = read_rejection(line)
+    assert got is not None and got.authenticated and str(got.client.address) == "192.0.2.5"

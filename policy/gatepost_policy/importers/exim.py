@@ -6,8 +6,7 @@ log ends. The recipient is the address that the sender used: the one in angle br
 DKIM results are those of the log: an rsa-sha1 signature whose "verification succeeded" is a pass.
 
 Understood: file times with and without milliseconds and zone, syslog and journal prefixes, old
-and new message ids, every log_selector field, DKIM lines of all releases and the DKIM= of the
-arrival line.
+and new message ids, every log_selector field, DKIM lines and the DKIM= of the arrival line.
 
 Limits: mail refused before it had an id is one event for each recipient. Of the reject log's header
 lines nothing is read. Where Exim takes any HELO, this is known only once an odd one was seen.
@@ -34,7 +33,8 @@ from gatepost_policy.importers.common import (
 )
 from gatepost_policy.importers.exim_delivery import read_recipient
 from gatepost_policy.importers.exim_dkim import passed, read_dkim
-from gatepost_policy.importers.exim_fields import is_free, read_arrival, read_rejection
+from gatepost_policy.importers.exim_fields import read_arrival, read_rejection
+from gatepost_policy.importers.exim_host import is_free
 from gatepost_policy.importers.exim_line import LINE, PRDR, PREFIX, REST, SPLIT, TOPIC, prefix_time
 from gatepost_policy.importers.fate import Fate
 from gatepost_policy.importers.guessing import Guessing

@@ -14,10 +14,17 @@ and protocol); at most MAX_CHOICES ends of unquoted text are tried.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice, product
 
+from gatepost_policy.importers.exim_host import (
+    INTERFACE,
+    client_of,
+    hosts,
+    is_no_rejection,
+    two_hosts,
+)
 from gatepost_policy.importers.exim_read import UNKNOWN_USER, Fields, Read, shared
 from gatepost_policy.importers.exim_verdict import Senders, read_verdict
-from gatepost_policy.mail import client_address
 from gatepost_policy.mail.facts import Client, Family
 
 MAX_CHOICES = 64
@@ -26,12 +33,6 @@ _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _SENDER = re.compile(rf"<>|{_QUOTED}\S*|\S*")
 _ID = re.compile(rf"{_QUOTED}@[^\s\"]+|[^\s\"]+")
 _SUBJECT = re.compile(_QUOTED)
-_HOST = re.compile(
-    r"(?:([^\s(\[]\S*) )?(?:\(([^()\s]*)\) )?\[([0-9A-Fa-f.:]+)\](?::(\d+))?(?= |\Z)"
-)
-_USUAL_HELO = re.compile(r"[\w.:\[\]-]*\Z", re.ASCII)
-_HOST_NAME = re.compile(r"(?:([^\s(\[]\S*) )?\(")
-_HOST_END = re.compile(r"\) \[([0-9A-Fa-f.:]+)\](?::(\d+))?(?= |\Z)")
 _WORD = re.compile(r"\S+")
 _KEY = re.compile(r"([A-Z][A-Z0-9]*|id)=")
 _FLAG = re.compile(r"[A-Z][A-Z0-9]*[-.*]*(?= |\Z)")  # such as K, PRDR, TFO*, `L.-`
@@ -41,7 +42,6 @@ _ADDRESSES = re.compile(rf"(?:{_ADDRESS.pattern})(?: (?:{_ADDRESS.pattern}))*\Z"
 _AFTER_IDENT = re.compile(r" (?:I=\[|X=\S|F=\S|A=\S|rejected |temporarily |discarded )")
 _AFTER_LOGIN = re.compile(r" (?:(?:K|PRDR) )*S=\d+(?= |\Z)| F=<")
 _PROTOCOL = re.compile(r" P=\S")
-_INTERFACE = re.compile(r" I=\[[^\]\s]*\](?::\d+)?")
 _VALUE = {"id": _ID, "T": _SUBJECT}
 _CLOSING = re.compile(r'"(?= |\Z)')
 # Fields about the client and the login; Exim never writes them after the size.
@@ -96,39 +96,6 @@ class Rejection:
     unknown_user: bool = False
 
 
-def _port(text: str | None) -> int | None:
-    return int(text) if text and len(text) < 6 and int(text) < 65536 else None
-
-
-def _client(name: str | None, helo: str | None, ip: str, port: str | None) -> Client:
-    address = client_address.parse(ip)
-    return Client(
-        family=client_address.family(address),
-        address=address,
-        port=_port(port),
-        name=name,
-        helo=helo or None,
-    )
-
-
-def _hosts(text: str, at: int) -> Iterator[tuple[Client, int]]:
-    """Each way to read `name (helo) [address]:port` at `at`: (client, index of its end)."""
-    strict = _HOST.match(text, at)
-    if strict is not None:
-        yield _client(*strict.groups()), strict.end()
-    # With helo_allow_chars a HELO may hold blanks and brackets, and so a whole forged field.
-    opened = _HOST_NAME.match(text, at)
-    if opened is None:
-        return
-    for count, end in enumerate(_HOST_END.finditer(text, opened.end() - 1)):
-        if count == MAX_CHOICES:
-            return
-        if strict is not None and end.end() <= strict.end():
-            continue
-        helo = text[opened.end() : end.start()]
-        yield _client(opened.group(1), helo, end.group(1), end.group(2)), end.end()
-
-
 @dataclass(slots=True)
 class _Reader:
     """Reads one line. `budget`: how many ends of unquoted text may still be tried; `known`: what
@@ -139,6 +106,7 @@ class _Reader:
     begin: int = 0  # where the fields begin: an arrival's sender may look like one
     senders: Senders = Senders.STRICT
     free_helo: bool = False
+    first_host: bool = False  # of several ends of the host, only the first is tried
     budget: int = MAX_CHOICES
     known: dict[int, Read | None] = field(default_factory=dict)
 
@@ -211,7 +179,7 @@ class _Reader:
 
     def _ends(self, name: str, value: int) -> Iterator[tuple[Client | None, int]]:
         if name == "H":
-            yield from _hosts(self.text, value)
+            yield from islice(hosts(self.text, value), 1 if self.first_host else None)
         elif name == "A":
             if word := _WORD.match(self.text, value):
                 yield None, word.end()
@@ -231,11 +199,6 @@ class _Reader:
             yield from ((None, found.start()) for found in after.finditer(self.text, value))
 
 
-def is_free(helo: str | None) -> bool:
-    """True where Exim takes such a HELO only with helo_accept_junk_hosts or helo_allow_chars."""
-    return helo is not None and _USUAL_HELO.match(helo) is None
-
-
 def read_arrival(text: str, free_helo: bool = False) -> Arrival:
     """The arrival line that begins with `<=`. Fields that cannot be read are left out.
 
@@ -243,13 +206,13 @@ def read_arrival(text: str, free_helo: bool = False) -> Arrival:
     host, and a sender may look as if it did: of a line with two hosts only what both readings have
     in common is known.
     """
-    if free_helo and _two_hosts(text):
+    if free_helo and two_hosts(text):
         return walked_arrival(text, free_helo)
     if plain := _PLAIN_ARRIVAL.match(text):
         sender, name, helo, ip, port, protocol, size, signers, message_id, named_to = plain.groups()
         return Arrival(
             sender="" if sender == "<>" else sender,
-            client=_client(name, helo, ip, port),
+            client=client_of(name, helo, ip, port),
             protocol=protocol,
             authenticated=_AUTHENTICATED.search(protocol) is not None,
             size=int(size),
@@ -263,10 +226,6 @@ def read_arrival(text: str, free_helo: bool = False) -> Arrival:
 def _whole(fields: Fields) -> bool:
     """True where the arrival has what Exim writes of every client's."""
     return "S" in fields and _NAME.match(fields.get("P", "")) is not None
-
-
-def _two_hosts(text: str) -> bool:
-    return text.find(") [", text.find(") [") + 1) >= 0
 
 
 def walked_arrival(text: str, free_helo: bool = False) -> Arrival:
@@ -299,11 +258,11 @@ def _certain(text: str, at: int, sender: str) -> Arrival:
     client, protocols = Client(), [""]
     if text.startswith(" H=", at):
         # A HELO before the host, and a login or a name behind it, may look like another host.
-        hosts = [(client, _protocol_at(text, end)) for client, end in _hosts(text, at + 3)]
-        hosts = [one for one in hosts if one[1]] or hosts
-        if len({one.address for one, _ in hosts}) == 1:
-            client = hosts[-1][0]
-        protocols = [protocol for _, protocol in hosts] or [""]
+        told = [(client, _protocol_at(text, end)) for client, end in hosts(text, at + 3)]
+        told = [one for one in told if one[1]] or told
+        if len({one.address for one, _ in told}) == 1:
+            client = told[-1][0]
+        protocols = [protocol for _, protocol in told] or [""]
     # The recipients are at the end of the line.
     at = text.rfind(" for ") + 5
     named = text[at:] if at > 4 and _ADDRESSES.match(text, at) else ""
@@ -321,7 +280,7 @@ def _certain(text: str, at: int, sender: str) -> Arrival:
 
 def _protocol_at(text: str, at: int) -> str:
     """The protocol behind a host that ends at `at`; "" where none is there."""
-    if interface := _INTERFACE.match(text, at):
+    if interface := INTERFACE.match(text, at):
         at = interface.end()
     found = _WORD.match(text, at + 3) if text.startswith(" P=", at) else None
     return "" if found is None else found.group()
@@ -347,12 +306,14 @@ def read_rejection(text: str, free_helo: bool = False) -> Rejection | None:
 
     `free_helo` as in `read_arrival`.
     """
-    if free_helo and _two_hosts(text):
+    if is_no_rejection(text, free_helo):
+        return None
+    if free_helo and two_hosts(text):
         return walked_rejection(text, free_helo)
     if plain := _PLAIN_REJECTION.match(text):
         name, helo, ip, port, sender, temporary, recipient = plain.groups()
         return Rejection(
-            client=_client(name, helo, ip, port),
+            client=client_of(name, helo, ip, port),
             sender=sender,
             authenticated=False,
             temporary=temporary is not None,
@@ -367,12 +328,18 @@ def read_rejection(text: str, free_helo: bool = False) -> Rejection | None:
 def walked_rejection(text: str, free_helo: bool = False) -> Rejection | None:
     """`read_rejection` in the slower way, field by field."""
     line = f" {text}"
-    # Only if that fails, a login with blanks, and then a sender that breaks RFC 5321.
-    for senders in Senders:
-        found = _Reader(line, rejection=True, senders=senders, free_helo=free_helo).walk(0)
-        if found is not None:
+    found: Read | None = None
+    # Only if that fails, a login with blanks, and then a sender that breaks RFC 5321. A HELO with
+    # brackets comes last, because its end may be such a login's, unless any HELO is taken.
+    for first_host, senders in product((False,) if free_helo else (True, False), Senders):
+        other = _Reader(
+            line, rejection=True, senders=senders, free_helo=free_helo, first_host=first_host
+        ).walk(0)
+        if other is not None:
+            found = other if found is None else shared(found, other)
+        if found is not None and not (free_helo and senders is Senders.STRICT):
             break
-    else:
+    if found is None:
         return None
     return Rejection(
         client=found.client or Client(family=Family.UNIX),

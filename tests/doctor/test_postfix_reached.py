@@ -75,6 +75,18 @@ def smtp(**overrides: str) -> Service:
                                 "smtpd_milters": OURS.replace(" }", ", content_timeout=2s }")})),
     ("content-timeout", config({}, {}, smtp(smtpd_milters=OURS.replace(
         " }", ",content_timeout=5 }")))),
+    # smtpd ends at its start with "unknown option" or "bad time value" (3.7.11).
+    ("milter-option", config({"smtpd_milters": OURS.replace(
+        " }", ", default-action=accept }")})),
+    ("milter-option", config({}, {}, smtp(smtpd_milters=OURS.replace(
+        " }", ", command_timeout = soon }")))),
+    ("milter-option", config({}, {"smtpd_milters": OURS.replace(
+        "accept", "tempfail").replace(" }", ", conect_timeout=9s }")})),
+    ("policy-option", config({RECIPIENT: ASKED.replace(" }", ", timout=5s }")})),
+    ("policy-option", config({"smtpd_end_of_data_restrictions": ASKED.replace(
+        " }", ", timeout=soon }")})),
+    ("policy-timeout", config({RECIPIENT: ASKED.replace(" }", ", timeout=1000s }")})),
+    ("policy-timeout", config({RECIPIENT: ASKED, "smtpd_policy_service_timeout": "1h"})),
 ])  # fmt: skip
 def test_found_and_mended(code: str, made: PostfixConfig) -> None:
     assert {f.code for f in found(made)} == {code}
@@ -94,6 +106,8 @@ def test_found_and_mended(code: str, made: PostfixConfig) -> None:
     config({"smtpd_hide_client_session": "no"}, {"smtpd_hide_client_session": "yes"}),
     config({"smtpd_milters": OURS.replace(" }", ", content_timeout=200s }")}),
     config({"non_smtpd_milters": OURS.replace("accept", "tempfail")}),
+    config({"smtpd_milters": OURS.replace(" }", ", { protocol = 6 } }")}),
+    config({RECIPIENT: ASKED.replace(" }", ", policy_context=mx, max_idle=1h, try_limit=2 }")}),
 ])  # fmt: skip
 def test_right(made: PostfixConfig) -> None:
     assert found(made) == []

@@ -101,6 +101,7 @@ class Checker:
             yield from self.submission(entry, service)
             listeners.append(entry)
         for service in listeners:
+            yield from postfix_around.options(self, service)
             yield from self.chain(service)
             yield from self.login_port(service)
         for service in self.config.reinjections(self.names):

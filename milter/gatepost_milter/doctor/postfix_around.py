@@ -5,12 +5,15 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from gatepost_milter.doctor import postfix_lines, postfix_tables
 from gatepost_milter.doctor.finding import Finding, Live, place
 from gatepost_milter.doctor.postfix_config import Item, Service
 from gatepost_policy import scrub
-from gatepost_policy.text.times import UNITS
+
+if TYPE_CHECKING:
+    from gatepost_milter.doctor.postfix import Checker
 
 PREPEND_COUNTS_SINCE = (3, 7, 11)  # HISTORY 20231213
 RESTRICTIONS = tuple(
@@ -135,7 +138,7 @@ def patience(live: Live, service: Service, ours: Item | None, plain: str) -> Ite
     told = live.config.get(name, service)
     if "content_timeout" in ours.settings:
         name, wanted, told = "smtpd_milters", plain, ours.settings["content_timeout"]
-    seconds = _seconds(told)
+    seconds = postfix_lines.seconds(told)
     needed = live.settings.dkim.message_timeout_ms / 1000
     if seconds is not None and seconds <= needed:
         yield live.mend(
@@ -146,10 +149,18 @@ def patience(live: Live, service: Service, ours: Item | None, plain: str) -> Ite
         )  # fmt: skip
 
 
-def _seconds(value: str) -> int | None:
-    """A time of main.cf in seconds (postconf(5): one letter behind the number is its unit)."""
-    found = re.fullmatch(r"(\d+)([smhdw]?)", value.strip(), re.I)
-    return int(found[1]) * UNITS[found[2].lower() or "s"] if found else None
+def options(checker: "Checker", service: Service) -> Iterator[Finding]:
+    """What stands in braces behind our milter. One word there that Postfix cannot read ends every
+    smtpd of the listener at its start (tried with 3.7.11): nobody is answered."""
+    ours, name = checker.own(service), "smtpd_milters"
+    problem = postfix_lines.unreadable(ours.settings, postfix_lines.MILTER) if ours else None
+    if problem:
+        live, plain = checker.live, checker.with_ours(service, checker.wanted_action(service))
+        yield live.mend(
+            "milter-option", place(service, name),
+            f"smtpd cannot read this and does not start: {problem}",
+            live.config.set(name, plain, live.where_set(service, name)),
+        )  # fmt: skip
 
 
 def completion(live: Live) -> Iterator[Finding]:

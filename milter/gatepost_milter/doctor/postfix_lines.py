@@ -6,12 +6,19 @@ into a list, the other items keep their text and their order.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.system.socket_address import SocketAddress
+from gatepost_policy.text.times import UNITS
 
+# What may stand in braces behind a milter (postconf(5), smtpd_milters) and behind a policy server
+# (SMTPD_POLICY_README).
+MILTER = ("connect_timeout", "command_timeout", "content_timeout", "default_action", "protocol")
+POLICY = ("default_action", "max_idle", "max_ttl", "policy_context", "request_limit", "retry_delay",
+          "timeout", "try_limit")  # fmt: skip
+TIMES = (*MILTER[:3], "max_idle", "max_ttl", "retry_delay", "timeout")
 # Restrictions that permit our own users and hosts only.
 PERMITS_OWN = ("permit_mynetworks", "permit_sasl_authenticated", "permit_tls_clientcerts",
                "permit_tls_all_clientcerts")  # fmt: skip
@@ -215,6 +222,24 @@ def settings_of(item: str) -> tuple[str, dict[str, str]]:
     parts = re.sub(r"\s*=\s*", "=", item[1:].removesuffix("}")).replace(",", " ").split()
     pairs = (p.partition("=") for p in parts[1:])
     return (parts[0] if parts else ""), {k: v for k, _, v in pairs}
+
+
+def unreadable(settings: Mapping[str, str], known: Collection[str]) -> str | None:
+    """What Postfix cannot read among the settings in braces; None for nothing."""
+    if any("{" in name for name in settings):
+        return None  # braces within braces, for a value with blanks: not read here
+    for name, value in settings.items():
+        if value and name not in known:
+            return f"{name!r} is none of {', '.join(sorted(known))}"
+        if name in TIMES and seconds(value) is None:
+            return f"{name}={value} is no time"
+    return None
+
+
+def seconds(value: str) -> int | None:
+    """A time of main.cf in seconds (postconf(5): one letter behind the number is its unit)."""
+    found = re.fullmatch(r"(\d+)([smhdw]?)", value.strip(), re.I)
+    return int(found[1]) * UNITS[found[2].lower() or "s"] if found else None
 
 
 def same_socket(item: str, address: SocketAddress, queue_directory: str) -> bool:

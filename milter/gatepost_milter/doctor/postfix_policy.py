@@ -15,6 +15,7 @@ STAGES = tuple(
 LATE = ("smtpd_data_restrictions", "smtpd_end_of_data_restrictions")
 # With smtpd_delay_reject = no, no recipient is known at these (postconf(5)).
 EARLY = STAGES[:3]
+WAITS_MAX = 100  # seconds: Postfix's own default of smtpd_policy_service_timeout
 UNLISTED = ("reject_unlisted_recipient", "reject_unverified_recipient")
 
 
@@ -88,13 +89,19 @@ def _server(live: Live, service: Service) -> Iterator[Finding]:
         first, _ = position(live, value) or (0, 0)
         item = postfix_lines.words(value)[first + 1].text
         _, own = postfix_lines.settings_of(item)
+        new = postfix_lines.recipient_restrictions(value, server(live), lambda i: is_ours(live, i))
+        if problem := postfix_lines.unreadable(own, postfix_lines.POLICY):
+            yield _set(live, "policy-option", service, name, new,
+                       f"smtpd cannot read this and does not start: {problem}")  # fmt: skip
+            continue
+        waits = own.get("timeout") or live.config.get("smtpd_policy_service_timeout", service)
+        if (postfix_lines.seconds(waits) or 0) > WAITS_MAX:
+            yield _set(live, "policy-timeout", service, name, new,
+                       f"where gatepost-policyd hangs, each recipient waits {waits}")  # fmt: skip
         action = own.get("default_action") or live.config.get(
             "smtpd_policy_service_default_action", service
         )
         if action.upper().split()[:1] != ["DUNNO"]:
-            new = postfix_lines.recipient_restrictions(
-                value, server(live), lambda i: is_ours(live, i)
-            )
             yield _set(live, "policy-default", service, name, new,
                        "while gatepost-policyd is down, all mail is refused for now (default "
                        f"action {action!r})")  # fmt: skip

@@ -133,11 +133,25 @@ def test_a_name_that_begins_or_ends_far_behind(name: bytes) -> None:
 
 @pytest.mark.parametrize("name", [
     b'"(x)"4 mx.example.net', b'"(x"4 mx.example.net', b"mx.example.net\x85|",
-    b"\xa0mx.example.net\x85 1",
+    b"\xa0mx.example.net\x85 1", b"\xa0 Authentication-Results:mx.example.net",
+    b"(Authentication-Results:;) mx.example.net",
 ])  # fmt: skip
 def test_words_and_blanks_that_a_reader_skips(name: bytes) -> None:
     """OpenDMARC skips a word that begins with a quoted parenthesis; Perl's \\s is any of these."""
     assert forged([b" " + name + b";" + TAIL], MX) == (1,)
+
+
+@pytest.mark.parametrize("ours", ["mx.b\u00fccher.example", "mx.xn--bcher-kva.example"])
+def test_a_name_in_latin_1(ours: str) -> None:
+    assert forged([b" MX.b\xfccher.example 1;" + TAIL, b" mx.bucher.example;" + TAIL], ours) == (1,)
+
+
+def test_a_sharp_s_in_capitals() -> None:
+    """To readers with IDNA 2003, or that compare in capitals, it is a double s."""
+    ours = "mx.stra\u00dfe.example"
+    for name in ("MX.STRASSE.EXAMPLE", "mx. strasse.example", "mx.stra\u00dfe.example"):
+        assert forged([f" {name};".encode() + TAIL], ours) == (1,), name
+    assert forged([b" mx.strase.example;" + TAIL], ours) == ()
 
 
 def test_others_keep_theirs() -> None:

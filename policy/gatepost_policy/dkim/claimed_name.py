@@ -32,7 +32,7 @@ _HONEST = re.compile(
     rb"[ \t\r\n]*+([A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]++)*+)"
     rb"[ \t\r\n]*+(?:[0-9]++[ \t\r\n]*+)?(?:;|\Z)"
 )
-_SECOND_NAME = re.compile(rb"\s*authentication-results:", re.I)
+_SECOND_NAME = re.compile(rb"[^a-z0-9;]*authentication-results\s*:", re.I)
 # Quoted strings and comments, as RFC 5322 3.2 has them: backslashes escape, quotes shield.
 _MARKS = re.compile(rb'\\.|[()";]', re.S)
 # Outside comments: readers differ about what is escaped, and about a parenthesis in quotes.
@@ -40,7 +40,7 @@ _ODD = re.compile(rb'\\[";]|[()]')
 # What no host name has: here names are cut, and the pieces are put together again.
 _CUT = bytes(range(0x21)) + b'\x7f"\\()<>@,:/[]?='
 _PIECES = re.compile(rb'[^\x00-\x20\x7f"\\()<>@,:/\[\]?=]+')
-# To readers that take each octet for a character (ISO 8859-1), these two are blanks: Perl's \s.
+# In ISO 8859-1 these two octets are blanks: to Perl's \s, for example.
 _OCTET_BLANKS = bytes.maketrans(b"\x85\xa0", b"  ")
 # RFC 2047 2: what Python's and other mail libraries decode wherever it stands.
 # Blanks and folds within one are wrong, and readers take them.
@@ -51,42 +51,57 @@ _BLANKS = re.compile(rb"[\r\n\t]| (?=[ ?])|(?<=\?) ")
 def claims(value: bytes, authserv_id: str) -> bool:
     """True where some reader takes the field with this value for one of `authserv_id`'s."""
     honest = _HONEST.match(value)
-    if honest:
-        return canonical_domain(honest[1].decode()) == canonical_domain(authserv_id)
     ours = _forms(authserv_id)
+    if honest:
+        return canonical_domain(honest[1].decode()) in ours.names
     second = _SECOND_NAME.match(value)
-    if second:
-        value = value[second.end() :]
+    return _claimed(value, ours) or (second is not None and _claimed(value[second.end() :], ours))
+
+
+def _claimed(value: bytes, ours: "_Forms") -> bool:
     head = value[:MAX_HEAD]
     cut = len(value) > MAX_HEAD
     decoded, visible = _decoded(head), _visible(head)
-    octets = head.translate(_OCTET_BLANKS)
-    texts = {head, octets, decoded, visible, _visible(decoded), _decoded(visible)}
+    texts = {head, decoded, visible, _visible(decoded), _decoded(visible)}
+    if not head.isascii():
+        # Readers that take each octet for a character (ISO 8859-1), and two of them for blanks.
+        texts |= {head.decode("latin-1").encode(), head.translate(_OCTET_BLANKS)}
     return any(_claims(text, ours, cut) for text in texts)
 
 
+@dataclass(frozen=True, slots=True)
+class _Forms:
+    """Our name without the characters that separate names (`_CUT`). `names`: in A-labels, and as it
+    is in small letters to readers that know no sharp s (IDNA 2003); `within`: also in U-labels.
+    """
+
+    names: tuple[str, ...]
+    within: tuple[str, ...]
+
+
 @lru_cache(maxsize=16)
-def _forms(authserv_id: str) -> tuple[str, str]:
-    """Our name in A-labels and in U-labels, without the characters that separate names (`_CUT`)."""
+def _forms(authserv_id: str) -> _Forms:
     ours = _squeezed(authserv_id.encode("utf-8", "surrogateescape"))
     try:
-        return ours, idna.decode(ours)
+        shown = idna.decode(ours)
     except (idna.IDNAError, UnicodeError):
-        return ours, ours
+        return _Forms((canonical_domain(authserv_id), ours), (ours,))
+    names = (canonical_domain(authserv_id), ours, canonical_domain(shown.casefold()))
+    return _Forms(names, (*names, shown))
 
 
-def _within(text: bytes, ours: tuple[str, str]) -> bool:
+def _within(text: bytes, ours: _Forms) -> bool:
     squeezed = _squeezed(text)
-    return any(form in squeezed for form in ours)
+    return any(form in squeezed for form in ours.within)
 
 
-def _claims(text: bytes, ours: tuple[str, str], cut: bool) -> bool:
+def _claims(text: bytes, ours: _Forms, cut: bool) -> bool:
     """`cut`: `text` is only the first part of the field."""
     readings = [_without_comments(text, lenient) for lenient in (False, True)]
     names = [reading.name for reading in readings]
     if cut and not all(reading.semicolon for reading in readings):
         return True  # a comment, a string or blanks may hide the name behind the cut
-    if any(_spells(name, ours[0]) for name in names):
+    if any(_spells(name, ours.names) for name in names):
         return True
     if not readings[0].closed:
         # A comment or a string that never ends: a reader may begin and end the name anywhere.
@@ -141,15 +156,17 @@ def _without_comments(text: bytes, lenient: bool) -> _Reading:
     return _Reading(b" ".join([*out, text[start:]]), ended, False)
 
 
-def _spells(text: bytes, ours: str) -> bool:
-    """True where the pieces of `text`, put together from the left, make `ours` at some point."""
+def _spells(text: bytes, ours: tuple[str, ...]) -> bool:
+    """True where the pieces of `text`, put together from the left, make one of `ours` at some
+    point.
+    """
     joined = b""
     for piece in _prefixes(text):
         joined += piece
-        if len(joined) > 4 * len(ours) + 64:
+        if len(joined) > 4 * max(map(len, ours)) + 64:
             return False
         # IDNA reads other dots as one: at the end as well.
-        if canonical_domain(joined.decode("utf-8", "ignore")).rstrip(".") == ours:
+        if canonical_domain(joined.decode("utf-8", "ignore")).rstrip(".") in ours:
             return True
     return False
 

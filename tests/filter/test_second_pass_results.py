@@ -38,17 +38,19 @@ def context(tmp_path: Path) -> Iterator[Context]:
 
 
 def send(
-    context: Context, client: str, queue_id: str, *fields: tuple[str, bytes]
-) -> tuple[Edit, ...]:
+    context: Context, client: str, queue_id: str, *fields: tuple[str, bytes],
+    to: bytes = b"<bob@example.net>", body: bytes = b"Hello\r\n",
+) -> tuple[Edit, ...]:  # fmt: skip
     """A message with these fields on top of the usual ones: the edits of its answer."""
     session = Session(context, context.agree(Offer(OFFERED_ACTIONS, OFFERED_STEPS)))
     macros = {"j": MX, "v": "Postfix 3.7.11", "i": queue_id}
     session.connect(Peer(f"[{client}]", "4", 4000, client), macros.get)
     session.mail(b"<service@bank.example>", (), macros.get)
-    session.rcpt(b"<bob@example.net>", macros.get)
+    session.rcpt(to, macros.get)
     for name, value in (*fields, *HEADER):
         session.header(name, value)
-    session.body(b"Hello\r\n")
+    if body:
+        session.body(body)
     answer = session.end(macros.get)
     session.settle()
     session.close()
@@ -105,3 +107,19 @@ def test_a_queue_id_alone_does_not_make_results_ours(context: Context) -> None:
     assert send(context, "192.0.2.77", "4GGG", *both) == (
         Edit("delete", "Authentication-Results", 2),
     )
+
+
+def test_with_another_text_results_are_not_sent_to_others(context: Context) -> None:
+    """A reader of ours could send a bank's mail again, by way of a backup MX, and change it."""
+    ours = first_pass(context)
+    moved = (relay(), ("Authentication-Results", ours), received("4AAA"))
+    both = {"to": b"<ann@example.net>", "body": b"Pay here\r\n"}
+    gone = Edit("delete", "Authentication-Results", 1)
+    none = Edit("insert", "Authentication-Results", 0, " mx.example.net;\n\tnone")
+    for client in ("192.0.2.77", "127.0.0.1"):
+        assert send(context, client, "4BBB", *moved, **both) == (gone, none)
+        assert send(context, client, "4BBC", *moved, to=both["to"], body=b"") == (gone, none)
+        # A list manager sends it to others, blanks at the end of a line do not count; a filter adds
+        # to it.
+        assert send(context, client, "4BBD", *moved, to=both["to"], body=b"Hello \r\n") == ()
+        assert send(context, client, "4BBE", *moved, body=both["body"]) == ()

@@ -13,6 +13,7 @@ from typing import Any
 from gatepost_milter.filter.transcript import Connection, Message, text
 from gatepost_policy import dmarc, spf
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.dkim.body import Body
 from gatepost_policy.dkim.outcome import Outcome
 from gatepost_policy.dkim.verifier import Message as DkimMessage
 from gatepost_policy.dkim.verifier import Verifier
@@ -21,6 +22,7 @@ from gatepost_policy.dns.recording import Used, recorded
 from gatepost_policy.mail import address
 from gatepost_policy.mail.address import canonical_domain
 from gatepost_policy.mail.facts import Arc, Dmarc, Signature, Spf
+from gatepost_policy.tracing import body_hash, new_body
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Results:
     dmarc: Dmarc | None = None
     texts: dict[str, Any] = field(default_factory=dict)  # the key records that DKIM used
     used: tuple[Used, ...] = ()  # the answers that SPF and DMARC used
+    body: bytes | None = None  # the body's hash, where one is wanted
 
     @property
     def dns(self) -> dict[str, Any]:
@@ -86,7 +89,8 @@ class Checker:
         dkim.end_of_headers()
         deadline = time.monotonic() + self._settings.dkim.message_timeout_ms / 1000
         sender = address.parse(text(message.sender))
-        checks = Checks(dkim)
+        # What a trusted relay may send back is known again by its body (`OwnResults.unproven`).
+        checks = Checks(dkim, new_body() if self._settings.submission.trusted_relays else None)
         share = lookups.on_behalf(asker)
         # SPF needs the sender's own client; a trusted relay only forwards what others sent.
         known = not (relayed or client is None or keys_only)
@@ -101,17 +105,20 @@ class Checker:
 class Checks:
     """The checks of one message, under way. `wants_body`: something depends on the body."""
 
-    __slots__ = ("_dkim", "dmarc", "spf", "wants_body")
+    __slots__ = ("_dkim", "_hashed", "dmarc", "spf", "wants_body")
 
-    def __init__(self, dkim: DkimMessage) -> None:
+    def __init__(self, dkim: DkimMessage, hashed: Body | None) -> None:
         self._dkim = dkim
+        self._hashed = hashed
         self.spf: spf.Running | None = None
         self.dmarc: dmarc.Running | None = None
-        self.wants_body = dkim.wants_body
+        self.wants_body = dkim.wants_body or hashed is not None
 
     def body(self, chunk: bytes) -> None:
         """The next octets of the body; a chunk may end anywhere, also within a line."""
         self._dkim.body(chunk)
+        if self._hashed is not None:
+            self._hashed.update(chunk)
 
     @property
     def waits(self) -> bool:
@@ -140,4 +147,5 @@ class Checks:
             dmarc=found_dmarc,
             texts=outcome.dns,
             used=used,
+            body=None if self._hashed is None else body_hash(self._hashed),
         )

@@ -149,8 +149,8 @@ class Gate:
             self.answered.remember(host, queue_id, message.at)
             if message.written is not None and self.settings.submission.trusted_relays:
                 # `OwnResults.unproven` compares with this when the message comes again.
-                token = own_results.token(queue_id, message, message.written.encode())
-                self.answered.remember(host, token, message.at)
+                for proof in own_results.proofs(queue_id, message, message.written.encode()):
+                    self.answered.remember(host, proof, message.at)
 
     def begin(
         self,
@@ -230,6 +230,7 @@ class Gate:
         if outcome is None:
             seen = facts(connection, message, queue_id=queue_id)
         else:
+            message.body_hash = outcome.body
             seen = facts(
                 connection,
                 message,

@@ -15,8 +15,10 @@ from gatepost_policy.mail.decision import Decision, Edit
 from gatepost_policy.mail.facts import Facts
 from gatepost_policy.rules import trace
 from gatepost_policy.system.answered_ids import AnsweredIds
+from gatepost_policy.tracing import body_hash
 
 NO_EDITS: tuple[Edit, ...] = ()
+MAX_RECIPIENTS = 20  # of one message that are remembered
 _BLANKS = b" \t\r\n"
 
 
@@ -85,8 +87,10 @@ class OwnResults:
         None where it has `stayed` on this machine or comes through `submission.second_pass_names`.
         Else the results in our name that we did not write are deleted: anybody can learn a queue
         id from the MTA's reply, write it into a Received field, and send that through a backup MX.
-        But they cannot know of results that we wrote under that id for a message with the same
-        From, Date, Subject and Message-ID, unless that message was theirs.
+        What we wrote is known by that id, From, Date, Subject and Message-ID, and by the body or
+        the recipients: a reader of ours could send what they got to others with another text. A
+        filter may add to the text, a list manager may change who gets it; who does both, without
+        `second_pass_names`, loses the results.
         """
         if stayed or connection.daemon_name in self.settings.submission.second_pass_names:
             return NO_EDITS
@@ -95,11 +99,17 @@ class OwnResults:
         hops = [received.read(value) for value in message.values("received")[: trace.TOP]]
         ids = [hop.queue_id for hop in hops if hop.queue_id]
         values = message.values(RESULTS)
+        if message.hashed is not None:
+            message.body_hash = body_hash(message.hashed)
 
         def written(value: bytes) -> bool:
-            return known is not None and any(
-                known.knows(host, token(queue_id, message, value), at) for queue_id in ids
-            )
+            if known is None:
+                return False
+            for queue_id in ids:
+                body, *each = [known.knows(host, p, at) for p in proofs(queue_id, message, value)]
+                if body or (each and all(each) and len(each) == len(message.recipients)):
+                    return True
+            return False
 
         gone = [k for k in authresults.forged(values, ours) if not written(values[k - 1])]
         if not gone:
@@ -125,12 +135,16 @@ def forged(message: Message, *ours: str) -> list[Edit]:
     return [Edit("delete", "Authentication-Results", k) for k in reversed(indexes)]
 
 
-def token(queue_id: str, message: Message, results: bytes) -> str:
-    """A text to recognise `results` that we wrote for `message` under `queue_id`: a digest of them
-    and of From, Date, Subject and Message-ID, all without blanks and folds."""
+def proofs(queue_id: str, message: Message, results: bytes) -> list[str]:
+    """Texts to recognise `results` that we wrote for `message` under `queue_id`. Each holds a
+    digest of them and of From, Date, Subject and Message-ID, all without blanks and folds. The
+    first one is for its body, the others are for its recipients, `MAX_RECIPIENTS` at most."""
     digest = blake2b(results.translate(None, _BLANKS), digest_size=16)
     for name in ("from", "date", "subject", "message-id"):
         for value in message.values(name):
             digest.update(b"\n" + value.translate(None, _BLANKS))
         digest.update(b"\0")
-    return f"{queue_id} {digest.hexdigest()}"
+    told = f"{queue_id} {digest.hexdigest()}"
+    body = (message.body_hash or b"").hex()
+    to = [r.address.key for r in message.recipients[:MAX_RECIPIENTS]]
+    return [f"{told} {body}", *(f"{told} <{key}>" for key in to)]

@@ -33,6 +33,7 @@ class Tracer:
         self._teller = teller
         self._bundle: Bundle | None = None
         self._on = bool(settings.submission.trace_keys)
+        self._relays = bool(settings.submission.trusted_relays)
         if self._on:
             try:
                 self._bundle = Bundle.read(Path(settings.submission.trace_keys))
@@ -46,7 +47,10 @@ class Tracer:
         )  # fmt: skip
 
     def body(self, message: Message) -> Body | None:
-        """What hashes the body of `message` as it arrives; None where it gets no trace."""
+        """What hashes the body of `message` as it arrives; None where nobody asks for its hash: it
+        gets no trace, and does not come a second time through a relay."""
+        if message.whose.second_pass and self._relays:
+            return new_body()
         if not self._on or message.direction is not Direction.SUBMISSION:
             return None
         return new_body() if message.over_limit is None else None

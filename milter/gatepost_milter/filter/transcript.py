@@ -97,7 +97,8 @@ class Message:
     written: str | None = None  # the value of our Authentication-Results, where we add one
     beyond: OwnFields | None = None  # header over a limit: places of fields to delete
     opening: bytearray | None = None  # start of a multipart body for a trap, to read its marks
-    hashed: Body | None = None  # hashes the body of a submission that gets a trace
+    hashed: Body | None = None  # hashes the body of a submission, or of mail that comes again
+    body_hash: bytes | None = None  # of mail that a trusted relay may send back
     failed: bool = False  # there was an exception: the end is answered with the stance
     _named: dict[str, list[bytes]] | None = None
     _author: tuple[address.Address | None] | None = None

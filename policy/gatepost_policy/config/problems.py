@@ -8,7 +8,6 @@ import math
 import re
 from dataclasses import is_dataclass
 from datetime import date, time
-from difflib import get_close_matches
 
 from gatepost_policy.config.settings import Rule, Settings
 from gatepost_policy.config.values import Path, Problem, default, keys_of
@@ -77,6 +76,8 @@ def _did_you_mean(path: Path) -> str:
         near = [str(r) for r in Reason] if len(path) == 2 else [key.name for key in keys_of(Rule)]
     else:
         near = list(known.get(str(path[0]), ()))
+    from difflib import get_close_matches
+
     close = get_close_matches(name, near, n=1, cutoff=0.6)
     if close:
         return f'; did you mean "{close[0]}"?'

@@ -9,7 +9,6 @@ Rule: no message of this module repeats the URL, or anything of it that may be p
 
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 from ipaddress import ip_address
 from urllib.parse import unquote, unquote_plus, urlencode
 
@@ -116,6 +115,8 @@ def _options(query: str, read: Callable[[str], str]) -> list[tuple[str, str]]:
         found.append((read(key), read(value)))
     for key, _ in found:
         if key not in OPTIONS:
+            from difflib import get_close_matches
+
             near = get_close_matches(key, OPTIONS, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; {QUOTE}"
             raise ValueError(f"got an option behind the ? that PostgreSQL does not know{hint}")

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import TypeVar
 
-import idna
-
 OPEN = ("postmaster", "abuse")  # must always accept mail: RFC 5321 4.5.1, RFC 2142
 
 T = TypeVar("T")
@@ -90,6 +88,8 @@ def canonical_domain(text: str) -> str:
     text = text.strip().rstrip(".").lower()
     if text.isascii():
         return text
+    import idna  # its tables take time to load, and few names need it
+
     try:
         return idna.encode(text, uts46=True).decode("ascii")
     except (idna.IDNAError, UnicodeError):

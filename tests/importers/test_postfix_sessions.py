@@ -258,6 +258,15 @@ def test_without_an_end_it_is_known_from_what_the_service_showed(end: tuple[str,
     assert (told, counted) == ([], 1), "an address that has logged in before"
 
 
+def test_the_end_of_another_clients_session_tells_nothing() -> None:
+    """Lines were lost, or two machines with one name write to one log."""
+    end = "postfix/smtpd[1]: disconnect from c[203.0.113.9] ehlo=1{0} mail=1 rcpt=0/1 commands=2/3"
+    for counts in ("", " auth=1"):
+        lines = (REFUSED.format("198.51.100.7"), end.format(counts))
+        assert read(*KNOWN, *lines)[:2] == ([], 0)
+    assert read(*lines[:1], end.format(""))[:2] == (["198.51.100.7"], 0)
+
+
 def test_a_postfix_that_counts_no_commands() -> None:
     """Before 3.0: what is known of the address decides."""
     old = [line.partition(" ehlo=")[0] for line in KNOWN]

@@ -149,15 +149,16 @@ def test_what_is_followed_while_a_session_lasts_and_a_kill_comes(
         refused(client, "user@local.test", TRAP)
         for sender in ("first@spam.example", "second@spam.example"):
             watch = subprocess.Popen(words, stdout=subprocess.PIPE)
-            assert watch.stdout is not None and b"ready" in watch.stdout.readline()
-            with session(postfix, STRANGER) as other:
-                refused(other, sender, TRAP)
-            wait(partial(is_stored, engine, sender))
-            assert stored(engine)[1] == 0
-            no_user(tmp_path, postfix.log)
-            watch.kill()
-            watch.wait()
-            watch.stdout.close()
+            try:
+                assert watch.stdout is not None and b"ready" in watch.stdout.readline()
+                with session(postfix, STRANGER) as other:
+                    refused(other, sender, TRAP)
+                wait(partial(is_stored, engine, sender))
+                assert stored(engine)[1] == 0
+                no_user(tmp_path, postfix.log)
+            finally:
+                watch.kill()
+                watch.communicate()
     subprocess.run([*words, "--once"], check=True)
     outside, ours = stored(engine)
     assert outside == [(STRANGER, f"{name}@spam.example") for name in ("early", "first", "second")]

@@ -111,7 +111,7 @@ class Postfix:
         """Unix seconds of the first of these lines, to put rotated files in order, else None."""
         return syslog.first_time(lines, clock)
 
-    def quiet(self, now: float, *, last: bool) -> Iterator[Seen]:
+    def quiet(self, now: float, *, last: bool) -> list[Seen]:
         """Call it where a log is followed and all its lines have been read: what need not wait any
         longer. `now`: Unix seconds; `last`: nobody will look again soon."""
         return self.refusals.judged(self.refusals.sessions.quiet(now, last=last))

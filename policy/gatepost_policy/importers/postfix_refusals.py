@@ -4,7 +4,7 @@ A refusal of a message that is under way ends it, or one of its recipients. Any 
 for the end of its session (`postfix_sessions`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 from gatepost_policy.importers.clock import Clock
@@ -79,22 +79,25 @@ class Refusals:
             self._guessed(entry, told)
         return self._recorded(entry, queue_id, told, whose, found)
 
-    def judged(self, judged: Iterable[Judged]) -> Iterator[Seen]:
+    def judged(self, judged: Iterable[Judged]) -> list[Seen]:
         """Record refusals that waited for the end of their session."""
-        for held, verdict in judged:
-            entry, queue_id, told, number, read = held
-            if verdict is not Verdict.STRANGER and (
-                verdict is Verdict.OURS or self._guessing.is_user(read_client(told.peer).address)
-            ):
-                yield from self._recorded(entry, queue_id, told, SUBMITTED, None, number)
-                continue
-            if verdict is Verdict.UNKNOWN:
-                self._tally.kinds["unfinished"] += 1
-                continue
+        out: list[Seen] = []
+        for (entry, queue_id, told, number, read), verdict in judged:
+            if verdict is not Verdict.STRANGER:
+                if verdict is Verdict.OURS or self._is_user(told):
+                    out += self._recorded(entry, queue_id, told, SUBMITTED, None, number)
+                    continue
+                if verdict is Verdict.UNKNOWN:
+                    self._tally.kinds["unfinished"] += 1
+                    continue
             self._guessed(entry, told)
             waited = self.sessions.now - read
-            for seen in self._recorded(entry, queue_id, told, INBOUND, None):
-                yield replace(seen, waited=waited) if waited else seen
+            found = self._recorded(entry, queue_id, told, INBOUND, None)
+            out += [replace(seen, waited=waited) for seen in found] if waited else found
+        return out
+
+    def _is_user(self, told: Refusal) -> bool:
+        return self._guessing.is_user(read_client(told.peer).address)
 
     def _guessed(self, entry: Entry, told: Refusal) -> None:
         """Remember that somebody tried a recipient that does not exist."""
@@ -138,7 +141,7 @@ class Refusals:
         queued_as = None if queue_id == "NOQUEUE" else queue_id
         return tell(self._tally, queued_as, fresh, told.decision, name, kind)
 
-    def session(self, entry: Entry) -> Iterator[Seen]:
+    def session(self, entry: Entry) -> list[Seen]:
         """The beginning or the end of a session that had a login or a refusal."""
         user, judged = self.sessions.line(entry)
         if user is not None:

@@ -39,8 +39,7 @@ MAX_KNOWN = 10_000  # processes, services
 # Refusals older than this share no second with later ones.
 SAME_SECOND_S = 60.0
 
-_END = re.compile(r"disconnect from ([^\s\[]*\[[^\]\s]*\](?::\d+)?)(?: (.*))?\Z", re.S)
-_AUTH = re.compile(r"(?:\A| )auth=([1-9])")
+_AUTH = re.compile(r" auth=[1-9]")
 
 Place = tuple[str, str]  # host and process (or, in a log without these, the client)
 Service = tuple[str, str]  # host and program
@@ -70,11 +69,7 @@ class Held(NamedTuple):
     read: float
 
 
-class Judged(NamedTuple):
-    """A refusal that waits no longer."""
-
-    held: Held
-    verdict: Verdict
+Judged = tuple[Held, Verdict]  # a refusal that waits no longer
 
 
 class _Session:
@@ -110,24 +105,26 @@ class Sessions:
     def line(self, entry: Entry) -> tuple[str | None, list[Judged]]:
         """Read `connect from` or `disconnect from`: the client (`name[address]`) of a session that
         had logged in with success, and what waits no longer."""
-        place, service = _place(entry), (entry.host, entry.program)
-        found = _END.match(entry.text)
-        user = None
-        verdict = None
-        if found is not None and " commands=" in entry.text:
-            peer, counts = found.groups()
-            _note(self._counts, entry.host)
-            if _AUTH.search(counts or "") is not None:
+        text = entry.text
+        peer = user = verdict = None
+        if " commands=" in text and text.startswith("disconnect from "):
+            peer = text.split(" ", 3)[2]
+            service = (entry.host, entry.program)
+            if entry.host not in self._counts:
+                _note(self._counts, entry.host)
+            if " auth=" in text and _AUTH.search(text) is not None:
                 _note(self._logins, service)
                 user, verdict = peer, Verdict.OURS
-            elif service in self._proxied and " xclient=" in entry.text:
+            elif " xclient=" in text and service in self._proxied:
                 verdict = Verdict.UNKNOWN
             else:
                 verdict = Verdict.STRANGER
         # Else a log without counts, or a new session of the process: the old one's end is missing.
-        session = self._sessions.pop(place, None)
-        judged = [] if session is None else self._judge(session, verdict)
-        return user, judged
+        session = self._sessions.pop(_place(entry), None)
+        if session is None:
+            return user, []
+        # Of another client it tells nothing: lines are missing, or two machines have one name.
+        return user, self._judge(session, verdict, peer)
 
     def takes_logins(self, entry: Entry, *, proxied: bool = False) -> None:
         """This line shows a login, or one that failed; `proxied`: by XCLIENT."""
@@ -143,9 +140,12 @@ class Sessions:
     def number(self, entry: Entry) -> int:
         """Which one this is of the refusals of its process in its second, from 1."""
         place = (entry.host, entry.pid)
-        at, number = self._numbers.pop(place, (0.0, 0))
-        number = number + 1 if at == entry.at else 1
-        _note(self._numbers, place, (entry.at, number))
+        told = self._numbers.get(place)
+        number = told[1] + 1 if told is not None and told[0] == entry.at else 1
+        if told is None:
+            _note(self._numbers, place, (entry.at, number))
+        else:
+            self._numbers[place] = (entry.at, number)
         return number
 
     def hold(self, entry: Entry, queue_id: str, told: Refusal) -> list[Judged]:
@@ -221,17 +221,20 @@ class Sessions:
         return math.inf
 
     def _release(self, place: Place) -> list[Judged]:
-        return self._judge(self._sessions.pop(place), None)
+        return self._judge(self._sessions.pop(place))
 
-    def _judge(self, session: _Session, verdict: Verdict | None) -> list[Judged]:
+    def _judge(
+        self, session: _Session, verdict: Verdict | None = None, peer: str | None = None
+    ) -> list[Judged]:
+        """All refusals of `session`; those of `peer` with this verdict."""
         self._count -= len(session.held)
-        if verdict is None:
-            service = session.service
-            if service in self._logins and service[0] in self._counts:
-                verdict = Verdict.UNKNOWN
-            else:
-                verdict = Verdict.LIKELY
-        return [Judged(held, verdict) for held in session.held]
+        service = session.service
+        known = service in self._logins and service[0] in self._counts
+        unsure = Verdict.UNKNOWN if known else Verdict.LIKELY
+        return [
+            (held, unsure if verdict is None or held.told.peer != peer else verdict)
+            for held in session.held
+        ]
 
 
 def _place(entry: Entry, peer: str | None = None) -> Place:

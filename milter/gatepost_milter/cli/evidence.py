@@ -29,7 +29,7 @@ class Asking:
 def write(app: App, report: "Report", asking: Asking, output: Path | None) -> None:
     """Write the abuse report to `output` (None or "-": stdout), after a warning on stderr about
     what in it could still name a trap. Raises Failure, UsageError, StoreError."""
-    from gatepost_policy.report import casework
+    from gatepost_policy.report import abuse_report
     from gatepost_policy.report.evidence import NoEvidence
     from gatepost_policy.report.masking import StillThere
 
@@ -38,7 +38,7 @@ def write(app: App, report: "Report", asking: Asking, output: Path | None) -> No
         raise click.UsageError(f"--format {asking.form}: say whom it is about: a sender or a host.")
     try:
         with app.store(replica=True) as connection:
-            found = casework.gather(
+            found = abuse_report.gather(
                 connection, report, app.settings, lambda words: note(f"milterctl: {words}")
             )
     except NoEvidence as error:
@@ -48,7 +48,7 @@ def write(app: App, report: "Report", asking: Asking, output: Path | None) -> No
     note("milterctl: before you send it: recipients are masked; what could still name a trap:")
     for words in found.remaining:
         note(f"  {words}")
-    data = casework.written(found, by, asking.form, asking.now)
+    data = abuse_report.written(found, by, asking.form, asking.now)
     if output is None or str(output) == "-":
         sys.stdout.buffer.write(data)
         return
@@ -59,11 +59,11 @@ def write(app: App, report: "Report", asking: Asking, output: Path | None) -> No
 
 
 def _reporter(app: App, asking: Asking) -> "Reporter":
-    from gatepost_policy.report import casework
+    from gatepost_policy.report import abuse_report
 
     try:
-        return casework.reporter(app.settings, asking.contact, asking.org)
-    except casework.NoReporter:
+        return abuse_report.reporter(app.settings, asking.contact, asking.org)
+    except abuse_report.NoReporter:
         raise click.UsageError(
             "Say who reports: --contact ADDRESS, or set sender.own_domains (abuse@ there)."
         ) from None

@@ -12,7 +12,7 @@ from flask import Flask, Response, abort, request
 from sqlalchemy import Engine
 
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.report import casework, history
+from gatepost_policy.report import abuse_report, history
 from gatepost_policy.report.evidence import NoEvidence, Reporter
 from gatepost_policy.report.masking import StillThere
 from gatepost_policy.report.selection import Selection
@@ -52,14 +52,14 @@ def add(
         try:
             with reading(engine()) as connection:
                 report = history.tell(connection, chosen, settings, now, marks=0)
-                found = casework.gather(connection, report, settings, said.append)
+                found = abuse_report.gather(connection, report, settings, said.append)
         except NoEvidence as error:
             abort(404, f"{error}.")
         except StillThere as error:
             abort(500, f"{error}: there is no report that could be sent.")
         if form and by is not None:
             kind_, extension = TYPES[form]
-            answer = Response(casework.written(found, by, form, now), content_type=kind_)
+            answer = Response(abuse_report.written(found, by, form, now), content_type=kind_)
             name = f"abuse-report.{extension}"
             answer.headers["Content-Disposition"] = f'attachment; filename="{name}"'
             return answer
@@ -73,6 +73,6 @@ def add(
 def _reporter(settings: Settings) -> Reporter | None:
     """Who reports, as the request or the settings say; None: nobody is named. Raises ValueError."""
     try:
-        return casework.reporter(settings, request.args.get("contact"), request.args.get("org"))
-    except casework.NoReporter:
+        return abuse_report.reporter(settings, request.args.get("contact"), request.args.get("org"))
+    except abuse_report.NoReporter:
         return None

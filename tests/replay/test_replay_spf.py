@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from fix_replay import MESSAGE, TRAP
+from gatepost_milter.replay import dns_file, saved_envelope
 from gatepost_milter.replay import play as replay
-from gatepost_milter.replay import saved_envelope
 from gatepost_milter.replay.journal_tail import JournalTail
 from gatepost_milter.replay.private_milter import PrivateMilter
 from gatepost_milter.replay.saved_mail import Item
@@ -46,6 +46,13 @@ def test_the_rfc_7208_suite(play: Any, scenario: dict[str, Any]) -> None:
         if got["spf"]["mail_from"]["result"] not in case["result"]:
             wrong[name] = (case["result"], got["spf"])
     assert not wrong
+
+
+@pytest.mark.parametrize("scenario", SUITE, ids=lambda s: s["description"])
+def test_its_zones_are_files_for_the_command(scenario: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "zone.json"
+    file.write_text(json.dumps(scenario["zone"]))
+    assert dns_file.read(file) == scenario["zone"]
 
 
 def test_what_is_printed(play: Any) -> None:

@@ -15,7 +15,7 @@ from gatepost_policy.text.escape import shown
 SHAPE = 'text, a list of texts, null or {"error": WORD}'
 OBJECT = f'{{"error": WORD}} or an object of {", ".join(TYPES)}'
 MAX_SHOWN = 80
-_EXCHANGE = re.compile(r"\d{1,5} \S+")
+_EXCHANGE = re.compile(r"\d{1,5} \S*")  # RFC 7505: no name, or ".", is a domain without mail
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -144,7 +144,9 @@ def server(programs: mta_unpack.Programs, before: Before) -> Iterator[Server]:
         setup = Setup(main=main, services=put(before.services), files=before.files)
         postfix = stack.enter_context(PostfixInstance(programs, setup, run=False))
         # What `postfix check` looks after: the queue of this instance, and no file of the system.
-        every = (programs.root / "etc/postfix/postfix-files").read_text().splitlines(True)
+        etc, share = programs.root / "etc/postfix", programs.root / "usr/share/postfix"  # Debian 14
+        files = next(f for d in (etc, share) if (f := d / "postfix-files").exists())
+        every = files.read_text().splitlines(True)
         (postfix.etc / "postfix-files").write_text(
             "".join(line for line in every if line.startswith("$queue_directory"))
         )

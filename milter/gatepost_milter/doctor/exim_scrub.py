@@ -19,6 +19,8 @@ _FALSE = ("", "0", "no", "false")  # of a condition (the Exim specification, "co
 # What -bem has no option for is written into the text: the EHLO name, and what Exim makes of it.
 _HELO = re.compile(r"\$(?:sender_helo_name\b|\{sender_helo_name\})")
 _RCVHOST = re.compile(r"\$(?:sender_rcvhost\b|\{sender_rcvhost\})")
+# Exim 4.100 refuses to calculate with an address that came from its command line.
+_ADDRESS = re.compile(r"\$(?:sender_host_address\b|\{sender_host_address\})")
 _DEFINED = re.compile(r"\bdef:sender_(?:helo_name|rcvhost)\b")
 
 
@@ -119,6 +121,9 @@ def _named(text: str, session: Session) -> str:
 
 def expanded(config: EximConfig, session: Session, texts: Sequence[str]) -> list[str] | None:
     """`texts` as this Exim expands them; None where it does not, or one of them fails."""
+    if "-oMa" in session.options:
+        client = session.options[session.options.index("-oMa") + 1].rpartition(".")[0]
+        texts = [_ADDRESS.sub(client, text) for text in texts]
     told = "".join(_lines(f"<<{n}>>{text}<</{n}>>") for n, text in enumerate(texts))
     with tempfile.TemporaryDirectory(prefix="gatepost-exim-") as folder:
         Path(folder).chmod(0o755)  # Exim may read it as its own user

@@ -355,6 +355,18 @@ def test_a_log_that_sqlite_itself_removes_is_no_news(settings: Settings) -> None
     assert told == []
 
 
+def test_a_log_removed_within_a_step_is_said(settings: Settings) -> None:
+    """The connection that writes it into the file makes a new one, often with the same inode."""
+    told: list[str] = []
+    with closing(Recorder(settings, lambda level, text: told.append(text))) as recorder:
+        assert recorder.lock()
+        _ = recorder.step(), recorder.step()
+        Path(f"{config.database_path(settings)}-wal").unlink()
+        recorder.engine().connect().close()
+        recorder.step()
+    assert "its -wal was removed" in told[0]
+
+
 def test_a_name_that_cannot_be_read_is_said(service: Service) -> None:
     """The recorder goes on once it can be, and does not die of it."""
     place = journal_of(service.settings)

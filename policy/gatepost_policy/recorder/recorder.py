@@ -161,9 +161,11 @@ class Recorder:
         what = self._files.changed(now)
         if what is None:
             # Normal with nothing open here: SQLite removes the -wal at the last close.
-            if self._files.log_lost(now) and self._engine is not None:
+            log, engine = self._files.log, self._engine
+            if (log is not None and engine is not None
+                    and (self._files.log_lost(now) or store.was_rescued(engine, log))):  # fmt: skip
                 self._log("warning", f"recorder: store {path}: its -wal was removed")
-                self._lost_log = self._files.log
+                self._lost_log = log
             self._files = now
             if self._lost_log is None or self._engine is None:
                 return

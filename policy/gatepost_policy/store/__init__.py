@@ -13,7 +13,7 @@ from gatepost_policy.store.engine import (
     retryable,
     writing,
 )
-from gatepost_policy.store.file_identity import Files, Inode, files
+from gatepost_policy.store.file_identity import Files, Inode, files, was_rescued
 
 __all__ = [
     "Files",
@@ -30,5 +30,6 @@ __all__ = [
     "reading",
     "rescued",
     "retryable",
+    "was_rescued",
     "writing",
 ]

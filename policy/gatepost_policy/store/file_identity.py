@@ -203,7 +203,16 @@ def rescue(engine: Engine, log: Inode) -> bool:
     log cannot be written into the file.
     """
     for _ in range(engine.pool.checkedin() if isinstance(engine.pool, QueuePool) else 1):
-        if log in _rescued.get(engine, ()):
+        if was_rescued(engine, log):
             break
         engine.connect().close()  # the pool gives each idle connection in turn; `check` looks at it
+    done = was_rescued(engine, log)
+    if done:  # forgotten: the next log may be given the same inode
+        _rescued[engine].discard(log)
+    return done
+
+
+def was_rescued(engine: Engine, log: Inode) -> bool:
+    """True where a connection found that `log` was removed and wrote it into the file, and `rescue`
+    has not told so yet. The log that it made then may have the same inode."""
     return log in _rescued.get(engine, ())

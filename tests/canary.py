@@ -7,8 +7,19 @@
 import base64
 import re
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import cycle
+
+
+def _hosts() -> Iterator[int]:
+    """100 to 249, each once before one comes again: what was written of an earlier client must not
+    be taken for this one's."""
+    return cycle(secrets.SystemRandom().sample(range(100, 250), 150))
+
+
+_HOSTS = _hosts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +40,7 @@ class Canaries:
             parts = ":".join(f"{secrets.randbelow(0xEFFF) + 0x1000:x}" for _ in range(6))
             address = f"2001:db8:{parts}"
         else:
-            address = f"203.0.113.{secrets.randbelow(150) + 100}"
+            address = f"203.0.113.{next(_HOSTS)}"
         return cls(address, f"ptr-{word}.canary.example", f"ehlo-{word}.example", login,
                    secrets.randbelow(20_000) + 40_000)  # fmt: skip
 

@@ -154,7 +154,9 @@ def test_what_is_followed_while_a_session_lasts_and_a_kill_comes(
                 with session(postfix, STRANGER) as other:
                     refused(other, sender, TRAP)
                 wait(partial(is_stored, engine, sender))
-                assert stored(engine)[1] == 0
+                # Postfix 3.10 names the login in the refusal, 3.7 only shows it at the end.
+                told = "sasl_username=" in postfix.log_text()
+                assert stored(engine)[1] == told, postfix.log_text()
                 no_user(tmp_path, postfix.log)
             finally:
                 watch.kill()

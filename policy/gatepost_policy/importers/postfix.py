@@ -11,7 +11,8 @@ smtps service, pickup or bounce is ours: it is only counted, and nothing else of
 
 Limits: a message that a content filter hands back has two queue ids; the second one, which names
 the first (`orig_queue_id=`), is left out. Queue ids come again: the key also has the second of the
-arrival. A refusal names no login, so it waits for the end of its session (`postfix_sessions`).
+arrival. A refusal of Postfix 3.7 names no login (of 3.10 it does), so it waits for the end of its
+session (`postfix_sessions`).
 """
 
 from collections.abc import Iterable, Iterator

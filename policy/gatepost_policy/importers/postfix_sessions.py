@@ -1,10 +1,11 @@
 """Refusals of smtpd wait for the end of their session: only that line tells of a login.
 
-smtpd names the login in a message's `client=` line, but not where it refuses a recipient. On a
-service that is called submission or smtps each client is a user; on any other (port 25 with AUTH, a
-name of the site's own) a user whose recipients are refused looks like a stranger until
-`disconnect from NAME[ADDRESS] ehlo=1 auth=1 mail=1 rcpt=0/1 ...` (Postfix 3.0 and later), which
-counts the commands that succeeded. So a refusal is kept in memory until then, and nowhere else.
+smtpd names the login in a message's `client=` line, but Postfix 3.7 does not where it refuses a
+recipient (3.10 does). On a service that is called submission or smtps each client is a user; on any
+other (port 25 with AUTH, a name of the site's own) a user whose recipients are refused looks like a
+stranger until `disconnect from NAME[ADDRESS] ehlo=1 auth=1 mail=1 rcpt=0/1 ...` (Postfix 3.0 and
+later), which counts the commands that succeeded. So a refusal is kept in memory until then, and
+nowhere else.
 
 A session may also end without this line: the log ends or lacks it, smtpd was killed, or it lasts
 longer than SESSION_S or MAX_HELD allow. What is believed then depends on what was seen before:

@@ -1,8 +1,11 @@
 """How many messages came on which day of the week and at which hour (UTC)."""
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, Integer, cast, func, select
+from sqlalchemy import ColumnElement, Connection, Integer, cast, func, select
 
 from gatepost_policy.report.conditions import conditions
 from gatepost_policy.report.day_sums import times
@@ -42,8 +45,30 @@ def read(connection: Connection, selection: Selection) -> Hours | None:
     # on PostgreSQL and truncates on SQLite.
     number = cast(func.floor(at / 3600), Integer) % 168
     found: dict[tuple[int, int], int] = {}
-    for hour, count in connection.execute(
-        select(number, func.count()).where(*where).group_by(number)
-    ):
+    for hour, count in _counted(connection, number, where):
         found[(hour // 24 + THURSDAY) % 7, hour % 24] = count
     return Hours(found) if found else None
+
+
+def _counted(
+    connection: Connection, number: ColumnElement[int], where: Sequence[ColumnElement[bool]]
+) -> Iterable[tuple[int, int]]:
+    """(value of `number`, how many rows have it). SQLite sorts all rows to group them; for a sender
+    of 400 000 messages that takes more than twice as long as to count them here."""
+    if connection.dialect.name != "sqlite":
+        query = select(number, func.count()).where(*where).group_by(number)
+        return [(hour, count) for hour, count in connection.execute(query)]
+    driver: Any = connection.connection.driver_connection
+    driver.create_aggregate("tallied", 1, _Tally)
+    text: str | None = connection.scalar(select(func.tallied(number)).where(*where))
+    # No row, no call: then SQLite gives NULL.
+    return [(int(hour), count) for hour, count in json.loads(text or "{}").items()]
+
+
+class _Tally(list[int]):
+    """SQLite's interface of an aggregate: a call of `step` for each row, then one of `finalize`."""
+
+    step = list.append
+
+    def finalize(self) -> str:
+        return json.dumps(Counter(self))

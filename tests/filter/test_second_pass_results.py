@@ -119,7 +119,7 @@ def test_with_another_text_results_are_not_sent_to_others(context: Context) -> N
     for client in ("192.0.2.77", "127.0.0.1"):
         assert send(context, client, "4BBB", *moved, **both) == (gone, none)
         assert send(context, client, "4BBC", *moved, to=both["to"], body=b"") == (gone, none)
-        # A list manager sends it to others, blanks at the end of a line do not count; a filter adds
-        # to it.
-        assert send(context, client, "4BBD", *moved, to=both["to"], body=b"Hello \r\n") == ()
+        # A list manager sends it to others, empty lines at the end do not count; a filter adds to
+        # it.
+        assert send(context, client, "4BBD", *moved, to=both["to"], body=b"Hello\r\n\r\n") == ()
         assert send(context, client, "4BBE", *moved, body=both["body"]) == ()

@@ -90,7 +90,8 @@ class Checker:
         deadline = time.monotonic() + self._settings.dkim.message_timeout_ms / 1000
         sender = address.parse(text(message.sender))
         # What a trusted relay may send back is known again by its body (`OwnResults.unproven`).
-        checks = Checks(dkim, new_body() if self._settings.submission.trusted_relays else None)
+        relays = self._settings.submission.trusted_relays
+        checks = Checks(dkim, new_body(relaxed=False) if relays else None)
         share = lookups.on_behalf(asker)
         # SPF needs the sender's own client; a trusted relay only forwards what others sent.
         known = not (relayed or client is None or keys_only)

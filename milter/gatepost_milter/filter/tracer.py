@@ -50,7 +50,7 @@ class Tracer:
         """What hashes the body of `message` as it arrives; None where nobody asks for its hash: it
         gets no trace, and does not come a second time through a relay."""
         if message.whose.second_pass and self._relays:
-            return new_body()
+            return new_body(relaxed=False)
         if not self._on or message.direction is not Direction.SUBMISSION:
             return None
         return new_body() if message.over_limit is None else None

@@ -62,7 +62,10 @@ class Mta(ABC):
         end = time.monotonic() + START_TIMEOUT
         while not answers(self.inbound_port):
             if self.process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"{self.name} did not start:\n{self.log_text()}")
+                told = output.read_text(errors="replace") if output.is_file() else ""
+                raise RuntimeError(
+                    f"{self.name} did not start ({self.process.poll()}):\n{told}{self.log_text()}"
+                )
             time.sleep(0.02)
 
     def end_process(self) -> None:

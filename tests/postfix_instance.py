@@ -226,7 +226,7 @@ class PostfixInstance(Mta):
             self.sasl = SaslStub(self.root / "sasl/auth", LOGIN, PASSWORD)
         self.log.touch()
         self.launch(
-            [self.sbin / "master", "-c", self.etc, "-d"], self.environment(), Path(os.devnull)
+            [self.sbin / "master", "-c", self.etc, "-d"], self.environment(), self.root / "stderr"
         )
 
     def stop(self) -> None:

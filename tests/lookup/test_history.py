@@ -126,18 +126,26 @@ def test_the_first_question_waits_for_our_own_program(
     assert loads == ["loaded"]
 
 
-def test_a_storm_is_one_read(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hits of one client within a moment ask the same; another client's is another question."""
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """The client of each read of the store; an answer is waited for and kept for a minute."""
     monkeypatch.setattr(history, "WAIT_S", 60.0)
     monkeypatch.setattr(history, "FRESH_S", 60.0)
-    reads: list[str | None] = []
+    found: list[str | None] = []
     read = History._read
 
     def count(self: History, engine: Engine, question: Any) -> Past:
-        reads.append(question.facts.client.prefix)
+        found.append(question.facts.client.prefix)
         return read(self, engine, question)
 
     monkeypatch.setattr(History, "_read", count)
+    return found
+
+
+def test_a_storm_is_one_read(
+    settings: Settings, reads: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hits of one client within a moment ask the same; another client's is another question."""
     ask = History(settings)
     with ThreadPoolExecutor(8, "asks") as pool:
         answers = list(pool.map(lambda _: ask.past(HIT), range(50)))
@@ -151,19 +159,9 @@ def test_a_storm_is_one_read(settings: Settings, monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_answer_that_comes_between_two_looks_is_used(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, reads: list[str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One hit finds no answer, another's reading begins and ends, the first goes on."""
-    monkeypatch.setattr(history, "WAIT_S", 60.0)
-    monkeypatch.setattr(history, "FRESH_S", 60.0)
-    reads: list[str | None] = []
-    read = History._read
-
-    def count(self: History, engine: Engine, question: Any) -> Past:
-        reads.append(question.facts.client.prefix)
-        return read(self, engine, question)
-
-    monkeypatch.setattr(History, "_read", count)
     ask = History(settings)
     wait = ask._loaded.wait
 

@@ -21,6 +21,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 import sys
 import threading
 import time
@@ -163,17 +164,18 @@ class Writer:
         try:
             there = os.stat(self._name)
             if (there.st_ino, there.st_dev) == self._inode:
-                return True
-        except OSError:
+                return there.st_size >= self._size or self._cut(last)
+        except (FileNotFoundError, NotADirectoryError):
             pass
-        old, size, name = self._handle, self._size, self._path.stem
+        except OSError:
+            return True  # we may not look (a mode was changed); the open file has the record
+        old, path, aside = self._handle, self._path, ""
         try:
-            content = os.pread(old, size, 0)
-            # A restored older copy holds the beginning of ours and may be replaced; any other file
-            # stays.
-            if self._path.exists() and not content.startswith(self._path.read_bytes()):
-                name, content = "", last
-            self._open(name, content)
+            content = os.pread(old, self._size, 0)
+            if not _is_beginning(path, content):
+                os.rename(path, aside := f"{path}.{secrets.token_hex(4)}")
+                aside = f"; what lay there is now {aside}"
+            self._open(path.stem, content)
         except OSError as error:
             self._leave()
             self._why = _reason(error)
@@ -183,7 +185,29 @@ class Writer:
         os.close(old)
         self._tell(
             "journal: the segment was taken away under its writer; it was made again with "
-            f"what it held: {self._path}"
+            f"what it held: {self._path}{aside}"
+        )
+        return True
+
+    def _cut(self, last: bytes) -> bool:
+        """The open segment was made shorter in place, and `last` stands where the recorder may have
+        read before: write it into a new one. False where that fails."""
+        old, path = self._handle, self._path
+        try:
+            end = os.fstat(old).st_size - len(last)
+            if end >= 0 and os.pread(old, len(last), end) == last:
+                os.ftruncate(old, end)
+            self._open(content=last)
+        except OSError as error:
+            self._leave()
+            self._why = _reason(error)
+            return False
+        if self._power:
+            self._power.leave(old)
+        os.close(old)
+        self._tell(
+            "journal: the segment was cut short under its writer; what was not stored yet is lost, "
+            f"a new one was begun: {path}"
         )
         return True
 
@@ -275,6 +299,19 @@ def refused(directory: Path, make: bool = True) -> OSError | None:
             return None if os.access(directory, os.W_OK | os.X_OK) else error
         return error
     return None
+
+
+def _is_beginning(path: Path, content: bytes) -> bool:
+    """True where `path` may be replaced by `content`: there is nothing, or an older copy of it."""
+    try:
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > len(content):
+            return False
+        return content.startswith(path.read_bytes())
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def _reason(error: OSError) -> str:

@@ -312,8 +312,9 @@ class Intake:
             since = self._short.setdefault(segment.name, time.monotonic())
             if time.monotonic() - since < SHORT_S:
                 return False
-            piece = journal.Piece(0, size, None, segment.read_bytes())
-            self._quarantine(_Entry(segment, piece), "shorter than what was read of it")
+            if size:
+                piece = journal.Piece(0, size, None, segment.read_bytes())
+                self._quarantine(_Entry(segment, piece), "shorter than what was read of it")
             return True
         if size == offset:
             return True

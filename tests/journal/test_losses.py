@@ -61,6 +61,31 @@ def test_a_full_disk_is_said_counted_and_red(small: Path, shared: losses.Losses)
     assert not any("cannot be written" in line for line in health.findings())
 
 
+def test_what_another_service_loses_is_red_as_well(
+    small: Path, shared: losses.Losses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One service answers /healthz for both; the disk is full before the first loss."""
+    other = losses.Losses()
+    other.tell_in(small, "policy")
+    shared.tell_in(small, "milter")
+    health = Health(settings_in(small), no_store)  # type: ignore[arg-type]
+    small_disk.fill(small)
+    assert not any("lost since" in line for line in health.findings())
+    shared.add("full", lambda text: None)
+    for _ in range(3):
+        other.add("full", lambda text: None)
+    assert any("4 records lost since the start" in line for line in health.findings())
+    assert shared.of_host(small) == (4, True)
+    now = losses._now()
+    monkeypatch.setattr(losses, "_now", lambda: now + 61_000)
+    assert shared.of_host(small) == (4, False)
+    # The service starts again and counts from nothing; damage and strange files are no losses.
+    losses.Losses().tell_in(small, "policy")
+    (small / "losses.short").touch()
+    (small / "losses.dir").mkdir()
+    assert shared.of_host(small) == (1, False)
+
+
 def test_said_once_a_minute_by_one_of_many_processes(
     shared: losses.Losses, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -89,9 +114,9 @@ def test_said_once_a_minute_by_one_of_many_processes(
     assert out.read_text().splitlines()[1:] == [
         "journal: 2000 records are lost, the mail flows on: full"
     ]
-    assert shared.active()
+    assert shared.of_host(tmp_path)[1]
     now += 61_000
-    assert not shared.active()
+    assert not shared.of_host(tmp_path)[1]
 
 
 @pytest.mark.milter

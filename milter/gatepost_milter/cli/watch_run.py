@@ -269,6 +269,7 @@ def run(
     from gatepost_policy.recorder import keep_recording, publish_now, wait_until_ingested
 
     log = MailLog(settings.log)
+    journal.LOSSES.tell_in(config.state_dir(settings), "watch")
     watch = Watch(settings, log)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: watch.stop.set())

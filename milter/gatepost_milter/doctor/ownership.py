@@ -14,7 +14,7 @@ from pathlib import Path
 
 # Names that gatepost makes in a state directory. Only these are touched: with a database in a
 # user's home directory, the home is the state directory.
-OURS = ("journal", "quarantine", "known.", "slots", "privacy-test")
+OURS = ("journal", "quarantine", "known.", "slots", "losses.", "privacy-test")
 
 
 def give_back(state: Path, database: str = "") -> int:

@@ -113,6 +113,7 @@ class Supervisor:
         try:
             directory = config.state_dir(self.settings)
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            journal.LOSSES.tell_in(directory, "milter")
             worker_figures.create(directory)
         except OSError as error:
             self.log.event("warning", "no-worker-metrics", error=error.strerror)

@@ -75,8 +75,9 @@ class Health:
         why = journal.refused(config.journal_dir(self._settings), make=False)
         if why is not None and why.errno != errno.ENOENT:  # the first writer makes the directory
             found.append(f"journal: cannot be written, what comes is lost: {why.strerror or why}")
-        if journal.LOSSES.active():
-            found.append(f"journal: {plural(journal.LOSSES.total, 'record')} lost since the start")
+        lost, red = journal.LOSSES.of_host(config.state_dir(self._settings))
+        if red:
+            found.append(f"journal: {plural(lost, 'record')} lost since the start")
         refused = _files(config.quarantine_dir(self._settings))
         if refused:
             records = plural(refused, "record")
@@ -134,8 +135,8 @@ class Collector:
         )
         yield CounterMetricFamily(
             "gatepost_records_lost",
-            "Records that this service could not write down since it started",
-            value=journal.LOSSES.total,
+            "Records that the services of this host could not write down since they started",
+            value=journal.LOSSES.of_host(config.state_dir(self._settings))[0],
         )
 
     def _workers(self) -> Iterator[Metric]:

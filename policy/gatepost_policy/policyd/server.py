@@ -326,6 +326,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if (problem := _unwritable(settings)) is not None:
         print(f"gatepost-policyd: {problem}", file=sys.stderr)
         sys.exit(3)
+    from gatepost_policy import journal
+
+    journal.LOSSES.tell_in(config.state_dir(settings), "policy")
     try:
         asyncio.run(serve(settings, path, options.store))
     except OSError as error:

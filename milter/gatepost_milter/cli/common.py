@@ -59,8 +59,10 @@ class App:
         return self.store_option is None and bool(self.settings.store.read_url)
 
     @contextmanager
-    def opened(self, *, ensure: bool = True, replica: bool = False) -> "Iterator[Engine]":
-        """The store, opened and closed again; a missing SQLite file is made where `ensure`.
+    def opened(
+        self, *, ensure: bool = True, replica: bool = False, create: bool | None = None
+    ) -> "Iterator[Engine]":
+        """The store, opened and closed again; `ensure` and `create` as in `store.open_engine`.
 
         `replica`: the one to ask for reports, where one is configured. Raises StoreError.
         """
@@ -69,7 +71,7 @@ class App:
         if replica and self.has_replica:
             engine = store.open_url(config.read_url(self.settings))
         else:
-            engine = store.open_engine(self.settings, ensure=ensure)
+            engine = store.open_engine(self.settings, ensure=ensure, create=create)
         try:
             yield engine
         finally:

@@ -46,7 +46,7 @@ def upgrade(app: App) -> None:
     path = config.database_path(app.settings)
     if path is not None:
         _directory(path)
-    with app.opened(ensure=False) as engine:
+    with app.opened(ensure=False, create=True) as engine:
         before, now = migrate.upgrade(engine)
     print(
         f"schema {now}: nothing to do" if before == now else f"schema {before or 'none'} -> {now}"

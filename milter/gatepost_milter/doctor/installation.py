@@ -4,7 +4,6 @@
 traps. It changes nothing. Sockets and MTAs are checked by the caller.
 """
 
-import fcntl
 import os
 import pwd
 import stat
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine, func, select
 
-from gatepost_policy import config, journal, recorder, store, traps
+from gatepost_policy import config, journal, store, traps
 from gatepost_policy.config import own_names, server_url
-from gatepost_policy.store import StoreError, journal_mark, migrate
+from gatepost_policy.store import StoreError, journal_mark, migrate, removed
 from gatepost_policy.store.tables import JournalGap, Message
 from gatepost_policy.text.plural import plural
 from gatepost_policy.text.times import timestamp
@@ -142,7 +141,11 @@ def _space(path: Path) -> Iterator[Finding]:
 
 def _store(settings: "Settings", now: float) -> Iterator[Finding]:
     path = config.database_path(settings)
-    if path is not None and not path.exists():
+    if (
+        path is not None
+        and not path.exists()
+        and not removed.was_there(path, config.journal_dir(settings))
+    ):
         yield Finding("store", f"{path} is made at the first start")
         return
     try:
@@ -222,7 +225,7 @@ def _journal(settings: "Settings", now: float) -> Iterator[Finding]:
         return
     used = journal.size_of(directory)
     most = settings.store.journal_max_bytes
-    alive = _recording(directory)
+    alive = store.recording(directory)
     state = f"{directory}, {waiting} bytes waiting, recorder {'runs' if alive else 'does not run'}"
     if used > most // 2:
         yield Finding("journal", state, f"{used} of at most {most} bytes are in use",
@@ -262,21 +265,6 @@ def _waiting(settings: "Settings", directory: Path) -> tuple[int, float | None]:
             total += left
             oldest = info.st_mtime if oldest is None else min(oldest, info.st_mtime)
     return total, oldest
-
-
-def _recording(directory: Path) -> bool:
-    """True where a recorder holds the lock of this journal."""
-    try:
-        handle = os.open(directory / recorder.LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 def _capture(path: Path) -> Iterator[Finding]:

@@ -70,20 +70,23 @@ class Helper:
     """A service in a child of its own: `run(settings, stop)` returns soon after `stop` is set.
 
     `last`: it is ended after the workers, because it works on what they wrote (the recorder).
+    `again`: what is run instead where a child of this kind has died.
     """
 
     name: str
     run: Callable[[Settings, threading.Event], None]
     last: bool = False
+    again: Callable[[Settings, threading.Event], None] | None = None
 
-    def serve(self, settings: Settings, control: int) -> NoReturn:
+    def serve(self, settings: Settings, control: int, again: bool = False) -> NoReturn:
         """Run in this process until `q` or the end of the parent, then leave."""
         status = 1
         try:
             quiet_signals()
             stop = threading.Event()
             threading.Thread(target=_watch, args=(control, stop), daemon=True).start()
-            self.run(settings, stop)
+            run = self.again if again and self.again is not None else self.run
+            run(settings, stop)
             status = 0
         except BaseException:
             traceback.print_exc()
@@ -98,7 +101,7 @@ def _watch(control: int, stop: threading.Event) -> None:
     os._exit(1)
 
 
-def record(settings: Settings, stop: threading.Event) -> None:
+def record(settings: Settings, stop: threading.Event, create: bool = True) -> None:
     """The recorder: journal segments into the store, where it gets the recorder's lock."""
     from gatepost_policy.recorder import Recorder
 
@@ -107,7 +110,12 @@ def record(settings: Settings, stop: threading.Event) -> None:
         from gatepost_policy.monitoring import metrics
 
         metrics.start(settings, stop, milter=True)
-    Recorder(settings).run(stop)
+    Recorder(settings, create=create).run(stop)
 
 
-RECORDER = Helper("recorder", record, last=True)
+def record_again(settings: Settings, stop: threading.Event) -> None:
+    """`record`, where the service has been running: a store that is gone was removed."""
+    record(settings, stop, create=False)
+
+
+RECORDER = Helper("recorder", record, last=True, again=record_again)

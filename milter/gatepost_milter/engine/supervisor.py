@@ -179,8 +179,9 @@ class Supervisor:
                 child.retire()
             # After this, only sessions that are already open still use the old configuration.
             _heard([child for child in old if child.helper is None], b"-", DEAF_S)
+            same_store = config.store_url(settings) == config.store_url(kept)
             for helper in self.helpers:
-                self._fork_helper(helper)
+                self._fork_helper(helper, again=same_store)
             self.log.event("info", "reloaded", workers=config.worker_count(settings))
         else:
             self.settings = kept
@@ -213,7 +214,7 @@ class Supervisor:
         # that a process id chooses: in a container that is always 1.
         return random.choice([core for core in cores if busy[core] == least])
 
-    def _fork_helper(self, helper: Helper) -> Child:
+    def _fork_helper(self, helper: Helper, again: bool = False) -> Child:
         settings = self.settings
 
         def work(control: int, report: int) -> NoReturn:
@@ -221,7 +222,7 @@ class Supervisor:
             # The listening socket belongs to the workers: a helper that outlived them by a
             # moment would keep the port.
             self.listener.go_deaf()
-            helper.serve(settings, control)
+            helper.serve(settings, control, again)
 
         child = self._fork(helper.name, work, None)
         child.helper = helper
@@ -268,7 +269,7 @@ class Supervisor:
         self.respawns = [r for r in self.respawns if r not in due]
         for _, helper in due:
             if helper is not None:
-                self._fork_helper(helper)
+                self._fork_helper(helper, again=True)
             else:
                 self._fork_worker([c for c in self.children if not (c.helper or c.retired)])
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
 DATABASE_NAME = "gatepost.sqlite"
+RECORDER_LOCK = "recorder.lock"
+KNOWN = "known.now"  # what the recorder publishes, see `lookup`
 # The state of services that run with /etc/gatepost/gatepost.toml.
 SERVICE_STATE = Path("/var/lib/gatepost")
 

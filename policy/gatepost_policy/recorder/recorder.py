@@ -18,18 +18,19 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from gatepost_policy import config, journal, lookup, retention, store, traps
+from gatepost_policy.config.paths import RECORDER_LOCK
 from gatepost_policy.ingest import trap_marks, waiting_hits
 from gatepost_policy.recorder import host_name
 from gatepost_policy.recorder.finding_own import FindingOwn
 from gatepost_policy.recorder.intake import Intake, Log
-from gatepost_policy.store import Files, Inode, StoreError, journal_mark
+from gatepost_policy.store import Files, Inode, StoreError, journal_mark, removed
 from gatepost_policy.system.readable import readable
 
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
     from gatepost_policy.monitoring.maillog import MailLog
 
-LOCK = "recorder.lock"
+LOCK = RECORDER_LOCK
 MARK_S = 0.5  # seconds spent on marking old mail before new mail is looked for again
 LOOK_S = 0.2  # seconds between looks at journal and revisions; a trap hit wakes it
 # A commit costs as much as fifty messages: where many come, it waits longer and commits more.
@@ -40,9 +41,15 @@ COMPLAIN_S = 60.0
 
 
 class Recorder:
-    """One host's recorder. `run` works until it is stopped; `ingest_once` is one batch."""
+    """One host's recorder. `run` works until it is stopped; `ingest_once` is one batch.
 
-    def __init__(self, settings: "Settings", log: Log | None = None) -> None:
+    `create`: a missing SQLite file is made, unless this recorder has seen one. For a service that
+    starts.
+    """
+
+    def __init__(
+        self, settings: "Settings", log: Log | None = None, *, create: bool = True
+    ) -> None:
         self.settings = settings
         self.directory = config.journal_dir(settings)
         self.state = config.state_dir(settings)
@@ -52,7 +59,7 @@ class Recorder:
         self._lock = -1
         self._poke = -1
         self._host = ""
-        self._opened = False
+        self.create = create
         self._taken_away = False
         self._left_out: set[str] = set()  # listings without effect, each said once
         self._files: Files | None = None  # of the store that was opened, where it is SQLite
@@ -157,6 +164,8 @@ class Recorder:
         path = config.database_path(self.settings)
         if path is None or self._files is None:
             return
+        if store.renewed(path):
+            self._log("warning", f"recorder: store {path}: its -shm was removed; it is opened anew")
         now = store.files(path)
         what = self._files.changed(now)
         if what is None:
@@ -194,6 +203,9 @@ class Recorder:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(self.directory / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         if not host_name.locked(handle):
+            # The file may be removed before it is our turn: then we must not make an empty one.
+            path = config.database_path(self.settings)
+            self.create = self.create and not (path is not None and path.exists())
             return False
         lookup.take_over(self.state)
         self._revision = None  # publish: what is not written by us is not watched
@@ -216,10 +228,14 @@ class Recorder:
         """The store. Raises StoreError."""
         if self._engine is None:
             self._look_at_files()
-            # A store that was there before must not be replaced by an empty one.
-            self._engine = store.open_engine(self.settings, create=not self._opened)
-            self._opened = True
             path = config.database_path(self.settings)
+            lost = path is not None and removed.was_there(path)
+            # A store that was there before must not be replaced by an empty one.
+            self._engine = store.open_engine(self.settings, create=self.create)
+            if lost:
+                text = "there was no file any more; this start made a new, empty one"
+                self._log("error", f"recorder: store {path}: {text}")
+            self.create = False
             self._files = None if path is None else store.files(path)
         return self._engine
 
@@ -312,7 +328,7 @@ def wait_until_ingested(settings: "Settings", timeout: float = 2.0) -> bool:
         return True
     deadline = time.monotonic() + timeout
     engine = store.open_engine(settings)
-    own = Recorder(settings)
+    own = Recorder(settings, create=False)
     try:
         while True:
             if own.lock():
@@ -333,12 +349,16 @@ def wait_until_ingested(settings: "Settings", timeout: float = 2.0) -> bool:
 
 def keep_recording(settings: "Settings", log: "MailLog", stop: threading.Event) -> None:
     """Be this host's recorder, as soon as no other is, until `stop` is set. Never raises."""
+
+    def say(level: str, text: str) -> None:
+        log.event(level, "recorder", text=text)
+
+    own = Recorder(settings, say)
     while not stop.is_set():
         try:
-            Recorder(settings, lambda level, text: log.event(level, "recorder", text=text)).run(
-                stop
-            )
+            own.run(stop)
         except Exception as error:  # start it again: the journal waits for it
+            own = Recorder(settings, say, create=own.create)
             log.event("error", "recorder-failed", type=type(error).__name__)
             stop.wait(BACKOFF_MAX_S)
 

@@ -13,7 +13,8 @@ from gatepost_policy.store.engine import (
     retryable,
     writing,
 )
-from gatepost_policy.store.file_identity import Files, Inode, files, was_rescued
+from gatepost_policy.store.file_identity import Files, Inode, files, renewed, was_rescued
+from gatepost_policy.store.removed import recording
 
 __all__ = [
     "Files",
@@ -28,6 +29,8 @@ __all__ = [
     "open_url",
     "persistently",
     "reading",
+    "recording",
+    "renewed",
     "rescued",
     "retryable",
     "was_rescued",

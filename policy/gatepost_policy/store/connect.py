@@ -18,7 +18,7 @@ from sqlalchemy.exc import (
 )
 
 from gatepost_policy import config
-from gatepost_policy.store import file_identity
+from gatepost_policy.store import file_identity, removed
 from gatepost_policy.store.engine import StoreError
 from gatepost_policy.system import extras
 from gatepost_policy.text.escape import shown
@@ -36,23 +36,32 @@ SQLITE_CACHE_KIB = 16_384
 WAL_LIMIT_BYTES = 67_108_864
 
 
-def open_engine(settings: "Settings", *, ensure: bool = True, create: bool = True) -> Engine:
+def open_engine(settings: "Settings", *, ensure: bool = True, create: bool | None = None) -> Engine:
     """The configured store, ready for use. Raises StoreError.
 
-    A SQLite store is created and upgraded where needed; a server's schema must be the right one.
-    `ensure=False` does not look at the schema: for `db upgrade` and the doctor. `create=False`: a
-    missing SQLite file is an error and is not made.
+    A SQLite store is upgraded where needed; a server's schema must be the right one. `ensure=False`
+    does not look at the schema: for `db upgrade` and the doctor. `create` says whether a missing
+    SQLite file is made: True is for a service that starts and for `db upgrade`, False never, None
+    unless there was one before, which somebody has removed (and never with `ensure=False`).
     """
     path = config.database_path(settings)
     if path is not None:
         _may_read(path)
-    if not create and path is not None and not path.exists():
+    if path is not None and not path.exists() and not _may_create(settings, path, ensure, create):
         raise StoreError(
             f"store {shown(str(path))}: there is no file; restore it (milterctl db restore FILE), "
             "or make a new, empty one: milterctl db upgrade",
             temporary=True,
         )
     return open_url(config.store_url(settings), busy_ms=settings.store.busy_ms, ensure=ensure)
+
+
+def _may_create(settings: "Settings", path: Path, ensure: bool, create: bool | None) -> bool:
+    if create is None:
+        # An empty store in the place of one that was removed would hide that, and the services
+        # would have no traps and no listings any more.
+        create = ensure and not removed.was_there(path, config.journal_dir(settings))
+    return create or path.exists()
 
 
 def _may_read(path: Path) -> None:

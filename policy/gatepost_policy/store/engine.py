@@ -151,6 +151,12 @@ _SQLITE = (
         "restart what else has it open (see fuser), then look at: milterctl db check",
         True,
     ),
+    (
+        file_identity.INDEX_GONE,
+        "its -shm was removed while it was open",
+        "it is opened anew; look at what else touches these files",
+        True,
+    ),
     ("readonly database", "is read-only", "look at owner and mode of file and directory", True),
     ("unable to open", "cannot be opened", "look at owner and mode of file and directory", True),
     ("disk I/O error", "the disk reports an error", "look at the kernel's log", True),

@@ -5,6 +5,7 @@ file, which has no name any more: all of that would be lost when the last proces
 device and inode are compared before each transaction, and before the commit of a writing one.
 """
 
+import fcntl
 import os
 import sqlite3
 import struct
@@ -12,7 +13,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DisconnectionError, OperationalError
@@ -29,12 +30,19 @@ REMOVED = "database file removed"
 STALE = "database file replaced beside its old log"
 LOG_GONE = "write-ahead log replaced"
 LOG_CUT = "write-ahead log cut short"
+INDEX_GONE = "index of the write-ahead log removed"
 # The head of the -shm file (SQLite, "WAL-mode File Format" 2.1): size of a page and number of valid
 # frames, in the machine's order of octets.
 _INDEX = struct.Struct("=I4xIBBHI")
 _LOG_HEAD, _FRAME_HEAD = 32, 24
 _INDEXES_MAX = 64  # then those that nobody uses any more are closed
 _open_indexes: dict[Inode, int] = {}  # the descriptor of each -shm file that was read
+_engines: "WeakSet[Engine]" = WeakSet()  # all that `watch` watches in this process
+_renewed: set[str] = set()  # files whose removed index was left, see `renewed`
+_kept_open: list[int] = []  # see `_leave_index`
+# SQLite's lock of a reader ("File Locking And Concurrency", os.h: SHARED_FIRST, SHARED_SIZE).
+_SHARED_FIRST, _SHARED_SIZE = 0x4000_0002, 510
+_FLOCK = struct.Struct("hhqqi4x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +146,14 @@ def watch(engine: Engine) -> None:
     is none, or where SQLite would apply the old file's log to it.
     """
     path = str(engine.url.database)
+    _engines.add(engine)
 
     @event.listens_for(engine, "connect")
     def opened(dbapi: Any, record: Any) -> None:
         record.info["files"] = files(path)
+        record.info["index"] = _inode(f"{path}-shm")
+        if _index_is_gone(path):
+            record.info["index"] = None  # SQLite shares the old one between our connections
 
     @event.listens_for(engine, "checkout")
     def check(dbapi: Any, record: Any, proxy: Any) -> None:
@@ -159,6 +171,11 @@ def watch(engine: Engine) -> None:
             raise DisconnectionError("the log was removed")
         if what is None and is_cut(path):
             raise OperationalError("BEGIN", {}, sqlite3.OperationalError(LOG_CUT))
+        if what is None and _index_changed(path, record.info):
+            _leave_index(path, dbapi)
+            if _index_is_gone(path):  # a connection that is in use holds it
+                raise OperationalError("BEGIN", {}, sqlite3.OperationalError(INDEX_GONE))
+            raise DisconnectionError("the index of the log was removed")
         if what is None:
             record.info["files"] = now
         elif what == "replaced":
@@ -175,9 +192,70 @@ def watch(engine: Engine) -> None:
             what = LOG_GONE if was.log_lost(now) else was.changed(now)
             if what is None and is_cut(path):
                 what = LOG_CUT
+            if what is None and _index_changed(path, connection.connection.info):
+                what = INDEX_GONE
             if what is not None:
                 text = what if what != "replaced" else "unable to open: the file was replaced"
                 raise OperationalError("COMMIT", {}, sqlite3.OperationalError(text))
+
+
+def _index_changed(path: str, info: Any) -> bool:
+    """True where this process uses an index (-shm) of the log that has no name any more.
+
+    Who opens the database then gets another one. Both would append to the same log without seeing
+    each other's transactions, and one would overwrite the other's.
+    """
+    now = _inode(f"{path}-shm")
+    if now is not None and now == info["index"]:
+        return False
+    if _index_is_gone(path):
+        return True
+    info["index"] = now
+    return False
+
+
+def _index_is_gone(path: str) -> bool:
+    """True where this process has a removed index of `path` in its memory."""
+    name = f"{os.path.realpath(path)}-shm (deleted)\n"
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+            return any(line.endswith(name) for line in maps)
+    except OSError:
+        return False
+
+
+def _leave_index(path: str, dbapi: Any) -> None:
+    """Close `dbapi` and all idle connections of this process to `path`, so that the next one reads
+    the log anew. What we have committed is in the log.
+
+    The last one to close would write the log into the file and remove it; by the old index, that is
+    without what others have appended meanwhile. So it must not take itself for the last one: it
+    finds SQLite's lock of a reader. That belongs to an open file, not to the process (Linux,
+    F_OFD_SETLK), and its descriptor stays open, because to close it would drop the locks of
+    connections that are in use (see `_held`).
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    _kept_open.append(handle)
+    lock = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, _SHARED_FIRST, _SHARED_SIZE, 0)
+    with suppress(OSError):  # a file system without locks has none of SQLite's either
+        fcntl.fcntl(handle, fcntl.F_OFD_SETLK, lock)
+    try:
+        for engine in list(_engines):
+            if str(engine.url.database) == path:
+                engine.pool.dispose()
+        dbapi.close()
+    finally:
+        free = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, _SHARED_FIRST, _SHARED_SIZE, 0)
+        with suppress(OSError):
+            fcntl.fcntl(handle, fcntl.F_OFD_SETLK, free)
+    _renewed.add(path)
+
+
+def renewed(path: Path) -> bool:
+    """True once after the index of the log at `path` was removed and this process has left it."""
+    found = str(path) in _renewed
+    _renewed.discard(str(path))
+    return found
 
 
 def _saved(dbapi: Any, path: str) -> bool:

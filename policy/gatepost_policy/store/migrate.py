@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gatepost_policy import config
 from gatepost_policy.store import engine as store
 from gatepost_policy.store.engine import StoreError
+from gatepost_policy.store.removed import MIGRATE_END
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -143,7 +144,9 @@ def _locked(engine: Engine) -> Iterator[None]:
     if engine.dialect.name != "sqlite":
         yield
         return
-    handle = os.open(f"{engine.url.database}.migrate", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    handle = os.open(
+        f"{engine.url.database}{MIGRATE_END}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
+    )
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

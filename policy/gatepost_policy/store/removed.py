@@ -1,0 +1,45 @@
+"""A missing SQLite file that was there before: no command makes an empty one in its place."""
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from gatepost_policy.config.paths import KNOWN, RECORDER_LOCK
+
+# The lock of a migration, which is made after the database and stays beside it.
+MIGRATE_END = ".migrate"
+# A recorder that has just become one makes the file within this.
+START_S = 3.0
+
+
+def was_there(path: Path, journal: Path | None = None) -> bool:
+    """True where there is no file at `path`, but a store was made there before, or (with its
+    `journal`) a recorder works with one."""
+    if Path(f"{path}{MIGRATE_END}").exists() or path.with_name(KNOWN).exists():
+        return not path.exists()
+    if journal is None:
+        return False
+    deadline = time.monotonic() + START_S
+    while recording(journal):
+        if path.exists():
+            return False
+        if time.monotonic() >= deadline:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def recording(journal: Path) -> bool:
+    """True where a recorder holds the lock of this journal."""
+    try:
+        handle = os.open(journal / RECORDER_LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

@@ -41,10 +41,10 @@ def test_each_is_counted_and_the_log_says_it_once(tmp_path: Path) -> None:
         for _ in range(3):
             sent = client.send(f"unix:{tmp_path}/m.sock", MESSAGE, envelope=TRAP)
             assert sent.action == "reject"
-        total = worker_figures.read(tmp_path / "state")
         said = [json.loads(x) for x in daemon.text().splitlines() if "capture-failed" in x]
     finally:
         daemon.stop()
+    total = worker_figures.read(tmp_path / "state")
     assert total is not None
     assert (total.captures_failed, total.exceptions) == (3, 0)
     (event,) = said

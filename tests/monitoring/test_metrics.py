@@ -1,7 +1,9 @@
 """The metrics endpoint: right figures, legal text, red health, no addresses."""
 
+import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -137,13 +139,47 @@ def test_slots_outlive_a_worker(tmp_path: Path) -> None:
     assert (total.messages, total.in_flight) == (1, 0)
 
 
-def test_a_message_that_hangs_is_in_flight(tmp_path: Path) -> None:
-    """Nothing follows it that would write the figures."""
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_message_that_hangs_is_in_flight(tmp_path: Path, behind: bool) -> None:
+    """Nothing follows it that would write the figures, and its thread never rests."""
     slot = worker_figures.Slot(worker_figures.create(tmp_path), 0)
+    if behind:
+        slot.write_behind()
     slot.connected()
     slot.began()
+    until = time.monotonic() + 20
     total = worker_figures.read(tmp_path)
-    assert total is not None and total.in_flight == 1
+    while behind and total is not None and not total.in_flight and time.monotonic() < until:
+        total = worker_figures.read(tmp_path)
+    assert total is not None and (total.connections, total.in_flight) == (1, 1)
+
+
+def test_figures_written_behind_are_all_there_in_the_end(tmp_path: Path) -> None:
+    """Changed by several threads while the file is emptied again and again."""
+    path = worker_figures.create(tmp_path)
+    slot = worker_figures.Slot(path, 5)
+    slot.write_behind()
+
+    def work() -> None:
+        for _ in range(20_000):
+            slot.began()
+            slot.answered(0.004)
+            slot.ended()
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        os.truncate(path, 0)
+        time.sleep(0.02)
+    slot.began()  # the file may have been emptied after the last figure
+    until = time.monotonic() + 20
+    found = None
+    while found != (60_000, 1, 60_000) and time.monotonic() < until:
+        time.sleep(0.02)
+        total = worker_figures.read(tmp_path)
+        found = total and (total.messages, total.in_flight, total.buckets[2])
+    assert found == (60_000, 1, 60_000)
 
 
 def test_a_pid_that_is_somebody_elses_is_no_worker(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ def serve(
         context = Context(gate, gate.slot)
         engine.serve(context, listener, control, lambda word: _report(report, word))
         gate.close()
+        if gate.slot is not None:
+            gate.slot.flush()
         status = 0
     except BaseException:
         # An exception must not leave this function: the child would run on in the parent's code.
@@ -91,6 +93,8 @@ def pin(core: int | None) -> bool:
 
 def _slot(settings: Settings, number: int) -> Slot | None:
     try:
-        return Slot(config.state_dir(settings) / worker_figures.NAME, number)
+        slot = Slot(config.state_dir(settings) / worker_figures.NAME, number)
     except (OSError, ValueError):
         return None  # no metrics from this worker; the parent has logged that
+    slot.write_behind()
+    return slot

@@ -6,17 +6,21 @@ from zero with every start of the milter. It holds only numbers. It is written, 
 somebody truncates a mapped file, the worker is killed (SIGBUS); here each worker writes its numbers
 again.
 
+A serving worker has a thread that writes (`Slot.write_behind`), LATE_S after a figure has changed.
+Four writes with each message would cost it a tenth: workers wait for each other at one file.
+
 Layout: MAGIC, then SLOTS slots of WORDS unsigned 64-bit words in the machine's own order.
 """
 
 import os
 import time
 from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock, Thread
 
 MAGIC = b"gpslots1"
 SLOTS = 128  # during a reload there are two generations of at most 64 workers each
@@ -26,7 +30,7 @@ FIXED = ("pid", "in_flight", "connections", "exceptions", "messages", "latency_u
 WORDS = 32
 SIZE = 64 + SLOTS * WORDS * 8
 NAME = "slots"
-LATE_S = 0.05  # how much later the figures of messages may be written
+LATE_S = 0.05  # how much later the figures may be written
 
 PID, IN_FLIGHT, CONNECTIONS, EXCEPTIONS, MESSAGES, LATENCY_US, BUCKETS = range(len(FIXED) + 1)
 CAPTURES_FAILED = BUCKETS + len(BOUNDS) + 1
@@ -62,7 +66,8 @@ class Slot:
     """One worker's figures. The lock is needed because callbacks run in several threads."""
 
     def __init__(self, path: Path, number: int) -> None:
-        """Take slot `number` (0 to SLOTS-1) of the file. Raises OSError, ValueError."""
+        """Take slot `number` (0 to SLOTS-1) of the file. Each change is written at once, until
+        `write_behind` is called. Raises OSError, ValueError."""
         if not 0 <= number < SLOTS:
             raise ValueError(f"slot {number}: want 0 to {SLOTS - 1}")
         self._file = path.open("r+b", buffering=0)
@@ -70,66 +75,77 @@ class Slot:
         known = os.pread(self._file.fileno(), WORDS * 8, self._start)
         self._words = array("Q", known.ljust(WORDS * 8, b"\0"))
         self._lock = Lock()
-        self._write_at = 0.0  # monotonic
+        self._changed: Event | None = None  # set: the thread has something to write
+        self._written = True
         # A slot that is used again keeps its counters, or the sums would go down.
         self._words[PID] = os.getpid()
         self._words[STARTED] = _started(os.getpid()) or 0
         self._words[IN_FLIGHT] = 0
-        self._write()
+        self.flush()
 
-    def _heal(self) -> None:
-        """Restore magic and size of the file, if somebody has emptied it; each worker then writes
-        its own slot again."""
+    def write_behind(self) -> None:
+        """From now on a thread writes, so that no message waits for it. Not before a fork. A
+        message that never ends is written all the same. Without a thread to be had, all stays as
+        it was."""
+        changed = Event()
+        with suppress(RuntimeError):
+            Thread(target=self._write_changes, args=(changed,), daemon=True).start()
+            self._changed = changed
+
+    def _write_changes(self, changed: Event) -> None:
+        while True:
+            changed.wait()
+            time.sleep(LATE_S)
+            changed.clear()
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the figures now; restore the file's magic and size first, if somebody has emptied
+        it: each worker then writes its own slot again. Errors are ignored."""
+        self._written = True
         with suppress(OSError):
             if os.pread(self._file.fileno(), len(MAGIC), 0) != MAGIC:
                 os.pwrite(self._file.fileno(), MAGIC.ljust(64, b"\0"), 0)
                 os.ftruncate(self._file.fileno(), SIZE)
+            # 256 octets in one write: a reader sees the old or the new figures.
+            os.pwrite(self._file.fileno(), self._words, self._start)
 
     def _write(self) -> None:
-        self._write_at = time.monotonic() + LATE_S
-        # 256 octets in one write: a reader sees the old or the new figures.
-        with suppress(OSError):
-            os.pwrite(self._file.fileno(), self._words, self._start)
+        """The figures have changed. Call it with the lock held."""
+        if self._changed is None:
+            self.flush()
+        elif self._written:
+            self._written = False
+            self._changed.set()
 
     def connected(self) -> None:
         """One more connection from an MTA."""
         with self._lock:
             self._words[CONNECTIONS] += 1
-            self._heal()
             self._write()
 
     def began(self) -> None:
         """A message has begun (MAIL FROM) and is in flight."""
         with self._lock:
             self._words[IN_FLIGHT] += 1
-            # The first message in flight is written at once: if it hangs, no later write follows,
-            # and the figures would say that none is in flight.
-            if self._words[IN_FLIGHT] == 1 or time.monotonic() >= self._write_at:
-                self._write()
+            self._write()
 
     def ended(self) -> None:
         """A message was answered or abandoned."""
         with self._lock:
             if self._words[IN_FLIGHT]:
                 self._words[IN_FLIGHT] -= 1
-                # A write costs as much as all else here, so it may be delayed by LATE_S; but not
-                # after the last message in flight.
-                if not self._words[IN_FLIGHT] or time.monotonic() >= self._write_at:
-                    self._write()
+                self._write()
 
     def answered(self, seconds: float) -> None:
         """A message was answered, `seconds` after its end arrived."""
-        place = 0
-        for bound in BOUNDS:
-            if seconds <= bound:
-                break
-            place += 1
+        place = bisect_left(BOUNDS, seconds)
         with self._lock:
-            self._words[MESSAGES] += 1
-            self._words[LATENCY_US] += max(0, int(seconds * 1e6))
-            self._words[BUCKETS + place] += 1
-            if not self._words[IN_FLIGHT]:
-                self._write()  # else `ended` follows
+            words = self._words
+            words[MESSAGES] += 1
+            words[LATENCY_US] += max(0, int(seconds * 1e6))
+            words[BUCKETS + place] += 1
+            self._write()
 
     def failed(self) -> None:
         """A callback has failed with an exception."""

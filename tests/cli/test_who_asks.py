@@ -68,6 +68,21 @@ def test_one_that_others_may_write_is_not(here: Path, tmp_path: Path, what: str,
         config.find(None, {})
 
 
+@pytest.mark.parametrize("what", ["pipe", "directory", "device"])
+def test_what_is_no_file_is_not(here: Path, what: str) -> None:
+    """To read a pipe would be to wait for ever."""
+    path = here / "gatepost.toml"
+    path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="not obeyed"):
+        config.find(None, {})
+
+
 @pytest.mark.skipif(not ROOT, reason="only root can give files away")
 def test_a_command_ends_with_one_line(here: Path) -> None:
     os.chown(here, NOBODY, NOBODY)

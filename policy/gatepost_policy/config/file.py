@@ -77,6 +77,8 @@ def _not_ours(path: Path) -> str | None:
                 return f"{what} belongs to another user"
             if not stat.S_ISLNK(status.st_mode) and status.st_mode & 0o022:
                 return f"{what} may be written by others (mode {status.st_mode & 0o7777:04o})"
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        return "it is no plain file"  # a pipe would be waited for, for ever
     target = path.resolve()
     if target != path.absolute():
         return _not_ours(target)
@@ -129,7 +131,7 @@ def _read(path: Path) -> dict[str, Any]:
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError(f"{where}: want at most {MAX_FILE_BYTES} bytes, got more")
     try:
-        return tomllib.loads(data.decode("utf-8"))
+        document = tomllib.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{where}: line {line}: want UTF-8 text") from None
@@ -139,3 +141,18 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{where}: not valid TOML: nested too deeply") from None
     except ValueError:  # Python converts at most 4300 digits
         raise ConfigError(f"{where}: not valid TOML: a number has too many digits") from None
+    if (key := _with_nul(document)) is not None:
+        raise ConfigError(f"{where}: {shown(key)}: want text without the character \\u0000")
+    return document
+
+
+def _with_nul(value: object, key: str = "") -> str | None:
+    """The first key whose value has the character NUL, which no file, name or command can have."""
+    if isinstance(value, dict):
+        items = [(f"{key}.{name}".removeprefix("."), item) for name, item in value.items()]
+    elif isinstance(value, list):
+        items = [(key, item) for item in value]
+    else:
+        return key if isinstance(value, str) and "\0" in value else None
+    found = (name if "\0" in name else _with_nul(item, name) for name, item in items)
+    return next((name for name in found if name is not None), None)

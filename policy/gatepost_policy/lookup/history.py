@@ -157,7 +157,7 @@ def _load() -> None:
 
 def _reader(settings: "Settings") -> "Engine":
     """An engine that only reads and gives up soon. Raises OSError where there is no store yet."""
-    from sqlalchemy import create_engine, event, make_url
+    from sqlalchemy import URL, create_engine, event, make_url
 
     from gatepost_policy import config
     from gatepost_policy.store import file_identity
@@ -177,7 +177,7 @@ def _reader(settings: "Settings") -> "Engine":
     if not path.exists():
         raise OSError("no store yet")
     engine = create_engine(
-        f"sqlite:///{path}",
+        URL.create("sqlite", database=str(path)),  # a % in the path stays one
         pool_size=1,
         connect_args={"timeout": READ_TIMEOUT_MS / 1000, "isolation_level": None},
     )

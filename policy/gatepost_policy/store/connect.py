@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
     NoSuchModuleError,
@@ -26,6 +26,7 @@ from gatepost_policy.text.escape import shown
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
 
+SQLITE = "sqlite:///"
 CONNECT_TIMEOUT_S = 5
 # For a lock of another session: a command that waits without a word looks dead, and of a recorder
 # nobody would know why it stores nothing.
@@ -99,8 +100,11 @@ def open_url(url: str, *, busy_ms: int = 5_000, ensure: bool = True) -> Engine:
     from gatepost_policy.store import migrate
 
     try:
-        target = make_url(url)
-        engine = _sqlite(url, busy_ms) if target.drivername == "sqlite" else _server(url)
+        if url.startswith(SQLITE):
+            # Not by `make_url`: the path is as it is, also where it has a % or a ?.
+            engine = _sqlite(URL.create("sqlite", database=url.removeprefix(SQLITE)), busy_ms)
+        else:
+            engine = _server(url)
     except ModuleNotFoundError as error:
         if error.name != "psycopg":
             raise
@@ -120,7 +124,7 @@ def open_url(url: str, *, busy_ms: int = 5_000, ensure: bool = True) -> Engine:
     return engine
 
 
-def _sqlite(url: str, busy_ms: int) -> Engine:
+def _sqlite(url: URL, busy_ms: int) -> Engine:
     engine = create_engine(
         url, connect_args={"timeout": busy_ms / 1000, "isolation_level": None}, pool_size=4
     )

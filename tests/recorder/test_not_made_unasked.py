@@ -5,9 +5,10 @@ Everybody would take the empty one for the store: no traps, no listings, and a g
 
 import os
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from gatepost_policy import config, store
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.journal import Writer
 from gatepost_policy.recorder import Recorder
+from gatepost_policy.store import removed
 
 COMMANDS = (
     "report",
@@ -40,7 +42,7 @@ COMMANDS = (
 )
 
 
-def remove(path: Path, settings: Settings) -> None:
+def remove(path: Path, settings: Settings, how: str = "removed") -> None:
     """The store's file, after a service has worked with it."""
     before = Recorder(settings, lambda level, text: None)
     assert before.lock()
@@ -48,15 +50,19 @@ def remove(path: Path, settings: Settings) -> None:
     before.close()
     for name in ("", "-wal", "-shm"):
         Path(f"{path}{name}").unlink(missing_ok=True)
+    if how == "emptied":
+        path.touch()
 
 
+@pytest.mark.parametrize("how", ["removed", "emptied"])
 @pytest.mark.parametrize("waits", [False, True], ids=["empty journal", "a record waits"])
-def test_no_command_makes_a_store_where_one_was_removed(
-    settings: Settings, engine: Engine, tmp_path: Path, waits: bool
+def test_no_command_makes_a_store_where_one_was(
+    settings: Settings, engine: Engine, tmp_path: Path, waits: bool, how: str
 ) -> None:
     engine.dispose()
     path = Path(f"{config.database_path(settings)}")
-    remove(path, settings)
+    remove(path, settings, how)
+    want = {"removed": "there is no file", "emptied": "the file is empty"}[how]
     if waits:
         writer = Writer(config.journal_dir(settings), max_bytes=1 << 30, sync="process")
         assert writer.write(message(1))
@@ -65,14 +71,14 @@ def test_no_command_makes_a_store_where_one_was_removed(
     file.write_text(f'store.url = "{settings.store.url}"\n')
     for words in COMMANDS:
         result = CliRunner().invoke(cli, ["--config", str(file), *words.split()])
-        assert not path.exists(), words
+        assert not removed.is_there(path), words
         error = result.exception
         assert error is None or isinstance(error, SystemExit | store.StoreError), result.exc_info
         # `db current` says "none", `stat` needs no store; all others say what to do.
         if words not in ("db current", "stat"):
-            assert "there is no file" in f"{result.output}{error}", words
+            assert want in f"{result.output}{error}", words
     (found,) = doctor._store(settings, 0.0)
-    assert "there is no file" in f"{found}"
+    assert want in f"{found}"
 
 
 @contextmanager
@@ -184,3 +190,37 @@ def test_a_first_start_says_nothing(settings: Settings) -> None:
     recorder.step()
     recorder.close()
     assert told == []
+
+
+def test_a_store_that_is_emptied_under_the_recorder(settings: Settings) -> None:
+    """`> gatepost.sqlite`: SQLite would begin a new database in it."""
+    told: list[str] = []
+    recorder = Recorder(settings, lambda level, text: told.append(text))
+    writer = Writer(config.journal_dir(settings), max_bytes=1 << 30, sync="process")
+    path = Path(f"{config.database_path(settings)}")
+    assert writer.write(message(1))
+    with recording(recorder):
+        until(lambda: journal_mark_of(path) > 0)
+        with sqlite3.connect(path) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+        os.truncate(path, 0)
+        assert writer.write(message(2))
+        until(lambda: any("emptied" in text for text in told))
+        threading.Event().wait(0.5)
+    writer.close()
+    assert not path.exists() or tables(path) == []
+    assert not any("made a new" in text for text in told)
+
+
+def journal_mark_of(path: Path) -> int:
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            return int(connection.execute("SELECT count(*) FROM journal_mark").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+def tables(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [row[0] for row in connection.execute("SELECT name FROM sqlite_master")]

@@ -205,7 +205,7 @@ class Recorder:
         if not host_name.locked(handle):
             # The file may be removed before it is our turn: then we must not make an empty one.
             path = config.database_path(self.settings)
-            self.create = self.create and not (path is not None and path.exists())
+            self.create = self.create and not (path is not None and removed.is_there(path))
             return False
         lookup.take_over(self.state)
         self._revision = None  # publish: what is not written by us is not watched

@@ -48,9 +48,10 @@ def open_engine(settings: "Settings", *, ensure: bool = True, create: bool | Non
     path = config.database_path(settings)
     if path is not None:
         _may_read(path)
-    if path is not None and not path.exists() and not _may_create(settings, path, ensure, create):
+    if path is not None and not _may_create(settings, path, ensure, create):
+        what = "the file is empty" if path.exists() else "there is no file"
         raise StoreError(
-            f"store {shown(str(path))}: there is no file; restore it (milterctl db restore FILE), "
+            f"store {shown(str(path))}: {what}; restore it (milterctl db restore FILE), "
             "or make a new, empty one: milterctl db upgrade",
             temporary=True,
         )
@@ -58,11 +59,13 @@ def open_engine(settings: "Settings", *, ensure: bool = True, create: bool | Non
 
 
 def _may_create(settings: "Settings", path: Path, ensure: bool, create: bool | None) -> bool:
+    if removed.is_there(path):
+        return True
     if create is None:
         # An empty store in the place of one that was removed would hide that, and the services
         # would have no traps and no listings any more.
         create = ensure and not removed.was_there(path, config.journal_dir(settings))
-    return create or path.exists()
+    return create or removed.is_there(path)
 
 
 def _may_read(path: Path) -> None:

@@ -129,7 +129,7 @@ _SQLITE = (
     ("disk is full", "the disk is full", "make room", True),
     (
         file_identity.REMOVED,
-        "its file was removed",
+        "its file was removed or emptied",
         "restore it (milterctl db restore FILE), or make a new, empty one: milterctl db upgrade",
         True,
     ),

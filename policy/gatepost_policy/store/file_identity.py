@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DisconnectionError, OperationalError
 from sqlalchemy.pool import QueuePool
 
+from gatepost_policy.store.removed import is_there
 from gatepost_policy.system.dataclass import dataclass
 
 Inode = tuple[int, int]
@@ -70,8 +71,8 @@ class Files:
 
 
 def files(path: Path | str) -> Files:
-    """The identity of the files that are at `path` now."""
-    return Files(_inode(f"{path}"), _inode(f"{path}-wal"))
+    """The identity of the files that are at `path` now; one that was emptied in place is none."""
+    return Files(_inode(f"{path}") if is_there(path) else None, _inode(f"{path}-wal"))
 
 
 def _inode(path: str) -> Inode | None:

@@ -1,4 +1,4 @@
-"""A missing SQLite file that was there before: no command makes an empty one in its place."""
+"""A SQLite file that is missing or empty, but was there before: no command makes a new store."""
 
 import fcntl
 import os
@@ -13,16 +13,27 @@ MIGRATE_END = ".migrate"
 START_S = 3.0
 
 
+def is_there(path: Path | str) -> bool:
+    """True where there is a file at `path` that has something in it. SQLite takes an empty one
+    (`> gatepost.sqlite`) for a new database."""
+    try:
+        return os.stat(path).st_size > 0
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
 def was_there(path: Path, journal: Path | None = None) -> bool:
-    """True where there is no file at `path`, but a store was made there before, or (with its
+    """True where there is no store at `path`, but one was made there before, or (with its
     `journal`) a recorder works with one."""
     if Path(f"{path}{MIGRATE_END}").exists() or path.with_name(KNOWN).exists():
-        return not path.exists()
+        return not is_there(path)
     if journal is None:
         return False
     deadline = time.monotonic() + START_S
     while recording(journal):
-        if path.exists():
+        if is_there(path):
             return False
         if time.monotonic() >= deadline:
             return True

@@ -1,5 +1,6 @@
 """Mail that came before its recipient became a trap, and what happens when it is none again."""
 
+from array import array  # noqa: TC003
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -9,10 +10,11 @@ from sqlalchemy import Connection, Engine
 from fix_report import LEARNED, NEWSLETTER, REAL, SLOW, TRAP, Mail, seconds, told
 from gatepost_policy import listings, recorder, store, traps
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.ingest import trap_marks
+from gatepost_policy.ingest import out_of_date, trap_marks
 from gatepost_policy.mail.decision import Reason
 from gatepost_policy.report import count
 from gatepost_policy.report.selection import Selection
+from gatepost_policy.store import revision
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +75,7 @@ def test_interrupted_before_its_end(
 ) -> None:
     """The marks are set, a batch at a time; what is left to do must not be forgotten with it."""
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     put(any_engine, any_settings, *SLOW)
@@ -98,9 +100,9 @@ def test_mail_imported_meanwhile(
     any_engine: Engine, any_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the look for mail to mark and the end of a `settle`: left to the next one."""
-    look = trap_marks._flips
+    look = out_of_date.ids
 
-    def then_more(connection: Connection) -> dict[int, dict[str, bool]]:
+    def then_more(connection: Connection) -> "array[int]":
         found = look(connection)
         with ThreadPoolExecutor(1) as other:
             other.submit(put, any_engine, any_settings, *SLOW[1:]).result()
@@ -109,7 +111,7 @@ def test_mail_imported_meanwhile(
     add(any_engine, TRAP)
     put(any_engine, any_settings, SLOW[0])
     with monkeypatch.context() as patched:
-        patched.setattr(trap_marks, "_flips", then_more)
+        patched.setattr(out_of_date, "ids", then_more)
         assert trap_marks.settle(any_engine, any_settings) == 1
     assert trap_marks.settle(any_engine, any_settings) == 4
     assert trap_marks.settle(any_engine, any_settings) == 0
@@ -207,6 +209,69 @@ def test_many_old_hits_are_marked_in_steps(engine: Engine, settings: Settings) -
 
     whole = len(SLOW)
     assert [step() for _ in range(whole)] == [1] * whole
-    assert told == [(1, whole - n) for n in range(whole)]
+    assert told == [(n + 1, whole) for n in range(whole)]
     assert step() == 0
     assert hits(engine, settings) == whole
+
+
+def test_what_is_left_is_looked_for_once(
+    any_engine: Engine, any_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million old hits are thousands of steps, and each look reads the whole table."""
+    put(any_engine, any_settings, *SLOW)
+    add(any_engine, TRAP)
+    looks: list[int] = []
+    look = out_of_date.ids
+
+    def counted(connection: Connection, most: int | None = None) -> "array[int]":
+        looks.append(1)
+        return look(connection, most)
+
+    def left() -> int:
+        with store.reading(any_engine) as connection:
+            return revision.number(connection, trap_marks.LEFT)
+
+    monkeypatch.setattr(out_of_date, "ids", counted)
+    seen = []
+    while trap_marks.settle(any_engine, any_settings, seconds=0.0, batch=1):
+        seen.append(left())
+    assert seen == [*reversed(range(len(SLOW)))]
+    # Once at first, and once again at the end, for mail that was recorded meanwhile.
+    assert len(looks) == 2
+    assert hits(any_engine, any_settings) == len(SLOW)
+
+
+def test_a_trap_that_comes_in_the_middle_is_looked_for(
+    any_engine: Engine, any_settings: Settings
+) -> None:
+    put(any_engine, any_settings, *SLOW, *NEWSLETTER)
+    add(any_engine, TRAP)
+    assert trap_marks.settle(any_engine, any_settings, seconds=0.0, batch=1) == 1
+    add(any_engine, REAL)
+    remove(any_engine, TRAP)
+    trap_marks.settle(any_engine, any_settings)
+    assert hits(any_engine, any_settings) == 0
+    assert hits(any_engine, any_settings, "paper.example") == len(NEWSLETTER)
+
+
+def test_a_report_leaves_many_to_the_recorder(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trap_marks, "SOON", 2)
+    put(engine, settings, *SLOW)
+    add(engine, TRAP)
+    there = recorder.Recorder(settings)
+    assert there.lock()
+    assert trap_marks.settle_soon(engine, settings, seconds=9.0) == 3, "over two, it is not counted"
+    assert hits(engine, settings) == 0
+    assert trap_marks.settle(engine, settings, seconds=0.0, batch=1) == 1
+    assert trap_marks.settle_soon(engine, settings, seconds=9.0) == 4
+    assert hits(engine, settings) == 1
+    assert trap_marks.settle(engine, settings, seconds=0.0, batch=2) == 2
+    assert trap_marks.settle_soon(engine, settings, seconds=9.0) == 0, "few are done at once"
+    there.close()
+    assert hits(engine, settings) == len(SLOW)
+    remove(engine, TRAP)
+    # Nobody else would do it.
+    assert trap_marks.settle_soon(engine, settings, seconds=9.0) == 0
+    assert hits(engine, settings) == 0

@@ -145,19 +145,18 @@ def _mark(app: App, engine: "Engine") -> None:
 
     from gatepost_policy.ingest import trap_marks
 
-    done = total = 0
-
-    def told(so_far: int, of: int) -> None:
-        nonlocal done, total
-        done, total = so_far, of
-        advance(f"{done} of {total}")
-
     with working("old mail to new traps:") as advance:
-        trap_marks.settle(engine, app.settings, seconds=MARK_S, progress=told)
-    if done < total:
+        left = trap_marks.settle_soon(
+            engine,
+            app.settings,
+            seconds=MARK_S,
+            progress=lambda done, total: advance(f"{done} of {total}"),
+        )
+    if left:
+        many = f"over {trap_marks.SOON}" if left == trap_marks.SOON + 1 else str(left)
         note(
-            f"milterctl: {total - done} old messages to new traps are not counted as such yet; "
-            "the recorder goes on with them, and so does the next report"
+            f"milterctl: {many} old messages to new traps are not counted as such yet; "
+            "the recorder goes on with them, or the next report where none runs"
         )
 
 

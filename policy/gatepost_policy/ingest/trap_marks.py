@@ -15,21 +15,19 @@ removed.
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from fnmatch import translate
 from functools import partial
-from re import Pattern
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, and_, not_, or_, select, update
+from sqlalchemy import Connection, Engine, select
 
-from gatepost_policy import store, traps
-from gatepost_policy.ingest import deltas, rows, totals, waiting, waiting_hits
+from gatepost_policy import config, store, traps
+from gatepost_policy.ingest import deltas, out_of_date, rows, totals, waiting, waiting_hits
 from gatepost_policy.ingest.rows import RecipientRow, Row
-from gatepost_policy.mail.address import OPEN
-from gatepost_policy.mail.decision import Reason
-from gatepost_policy.rules.excuses import CLASSES
 from gatepost_policy.store import revision, sqltext
 from gatepost_policy.store.tables import Message, MessageRecipient, TrapRow
 
@@ -38,16 +36,23 @@ if TYPE_CHECKING:
 
 TOPIC = "hindsight"
 OLD_MAIL = "old-mail"
-# Reasons of decisions that are made only where a recipient is a trap at that moment.
-OF_TRAPS = (
-    Reason.TRAP,
-    Reason.TRAP_MIXED,
-    Reason.REPLAYED,
-    Reason.ONE_WITNESS,
-    Reason.GOOD_SENDER,
-    *(reason for reason, _ in CLASSES),
-)
+LEFT = "hindsight-left"  # how many messages are still to be marked
 BATCH = 500  # messages in one transaction
+SOON = 2_000  # messages that a report marks itself, where a recorder would do it
+
+
+@dataclass(slots=True)
+class _Todo:
+    """The messages whose marks were found out of date when the traps' number was `wanted`."""
+
+    wanted: int
+    ids: "array[int]"
+    done: int = 0
+
+
+# By engine: what a `settle` that was bounded has left. To look for it anew each time would read the
+# whole table for every few hundred messages.
+_todo: "WeakKeyDictionary[Engine, _Todo]" = WeakKeyDictionary()
 
 
 def settle(
@@ -66,20 +71,70 @@ def settle(
     """
     begun = time.monotonic()
     waiting.fold_all(engine, settings)
-    with store.reading(engine) as connection:
-        wanted = revision.number(connection, "traps") + revision.number(connection, OLD_MAIL)
-        if revision.number(connection, TOPIC) >= wanted:
-            return 0
-        flips = _flips(connection)
-    changed = done = 0
-    for part in sqltext.chunks(sorted(flips), batch):
-        mark = partial(_mark, ids=part, flips=flips, settings=settings)
-        changed += store.persistently(engine, mark)
-        done += len(part)
-        progress(done, len(flips))
-        if seconds is not None and done < len(flips) and time.monotonic() - begun >= seconds:
+    changed = 0
+    while True:
+        with store.reading(engine) as connection:
+            wanted = _wanted(connection)
+            if wanted is None:
+                _todo.pop(engine, None)
+                return changed
+            todo = _todo.get(engine)
+            carried_on = todo is not None and todo.wanted == wanted
+            if todo is None or not carried_on:
+                todo = _todo[engine] = _Todo(wanted, out_of_date.ids(connection))
+        while todo.done < len(todo.ids):
+            part = list(todo.ids[todo.done : todo.done + batch])
+            left = len(todo.ids) - todo.done - len(part)
+            mark = partial(_mark_again, ids=part, left=left, settings=settings)
+            changed += store.persistently(engine, mark)
+            todo.done += len(part)
+            progress(todo.done, len(todo.ids))
+            if seconds is not None and left and time.monotonic() - begun >= seconds:
+                return changed
+        _todo.pop(engine, None)
+        if not carried_on:
+            store.persistently(engine, partial(_remember, number=wanted))
             return changed
-    store.persistently(engine, lambda connection: _remember(connection, wanted))
+        # It took several calls: mail that was recorded meanwhile may be out of date as well.
+
+
+def settle_soon(
+    engine: Engine,
+    settings: "Settings",
+    *,
+    seconds: float,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """`settle` for somebody who waits for a report; returns how many messages are left at least.
+
+    Takes `seconds`. Where more than SOON messages are left, and there is a recorder, which marks
+    them in the background, it does nothing. Raises StoreError.
+    """
+    waiting.fold_all(engine, settings)
+    recorded = store.recording(config.journal_dir(settings))
+    with store.reading(engine) as connection:
+        if _wanted(connection) is None:
+            return 0
+        if recorded:
+            left = revision.number(connection, LEFT)
+            left = left if left > SOON else len(out_of_date.ids(connection, SOON + 1))
+            if left > SOON:
+                return left
+    settle(engine, settings, seconds=seconds, progress=progress)
+    with store.reading(engine) as connection:
+        return 0 if _wanted(connection) is None else revision.number(connection, LEFT)
+
+
+def _wanted(connection: Connection) -> int | None:
+    """The number of the traps and of old mail that old mail is not compared with yet."""
+    wanted = revision.number(connection, "traps") + revision.number(connection, OLD_MAIL)
+    return None if revision.number(connection, TOPIC) >= wanted else wanted
+
+
+def _mark_again(connection: Connection, ids: list[int], left: int, settings: "Settings") -> int:
+    """Mark these messages as the traps are now, and note how many are `left`."""
+    changed = _mark(connection, ids, out_of_date.flips(connection, ids), settings)
+    sqltext.many(connection, sqltext.upsert("revision", "number="), [(LEFT, left)])
     return changed
 
 
@@ -124,7 +179,7 @@ def _hit_by(connection: Connection, kind: str, key: str) -> dict[int, list[str]]
         if kind != "exact":
             if name not in names:
                 patterns = [pattern] if pattern is not None else []
-                names[name] = any(_matching([name], domains, patterns))
+                names[name] = any(out_of_date.matching([name], domains, patterns))
             if not names[name]:
                 continue
         found.setdefault(number, []).append(name)
@@ -163,79 +218,7 @@ def unsettle(connection: Connection) -> None:
 def _remember(connection: Connection, number: int) -> None:
     # An upsert, because two processes may be here at once with no row yet.
     sql = sqltext.upsert("revision", "number=")
-    sqltext.many(connection, sql, [(TOPIC, number)])
-
-
-def _flips(connection: Connection) -> dict[int, dict[str, bool]]:
-    """For each message whose marks are out of date: what the mark of each trap key should be."""
-    found: dict[int, dict[str, bool]] = {}
-    recipient = MessageRecipient
-    now = select(recipient.message_id, recipient.trap_key).where(not_(recipient.trap))
-    exact = now.join(
-        TrapRow,
-        and_(TrapRow.kind == "exact", TrapRow.key == recipient.trap_key, traps.live()),
-    )
-    for message_id, key in connection.execute(exact):
-        found.setdefault(message_id, {})[key] = True
-    for keys in sqltext.chunks(_by_pattern(connection)):
-        for message_id, key in connection.execute(now.where(recipient.trap_key.in_(keys))):
-            found.setdefault(message_id, {})[key] = True
-    # Marks made here for a trap that is removed: the mail is older than the trap. Where the reason
-    # of the decision is one of OF_TRAPS, it was a trap then as well (and was added again later).
-    gone = (
-        select(recipient.message_id, recipient.trap_key)
-        .join(
-            TrapRow,
-            and_(
-                TrapRow.kind == "exact",
-                TrapRow.key == recipient.trap_key,
-                TrapRow.removed.is_not(None),
-            ),
-        )
-        .join(Message, Message.id == recipient.message_id)
-        .where(
-            recipient.trap,
-            Message.at < TrapRow.added,
-            Message.reason.not_in([str(reason) for reason in OF_TRAPS]),
-        )
-    )
-    for message_id, key in connection.execute(gone):
-        found.setdefault(message_id, {}).setdefault(key, False)
-    return found
-
-
-def _by_pattern(connection: Connection) -> Iterator[str]:
-    """The recorded trap keys that a domain trap or a pattern covers."""
-    domains: set[str] = set()
-    patterns: list[Pattern[str]] = []
-    for kind, key in connection.execute(
-        select(TrapRow.kind, TrapRow.key).where(
-            or_(TrapRow.kind == "domain", TrapRow.kind == "pattern"), traps.live()
-        )
-    ):
-        if kind == "domain":
-            domains.add(key)
-        else:
-            # `[` is not legal in an unquoted address: here it is a plain character, no class as in
-            # a shell.
-            patterns.append(re.compile(translate(key.replace("[", "[[]"))))
-    if not domains and not patterns:
-        return
-    seen = connection.execution_options(yield_per=10_000).scalars(
-        select(MessageRecipient.trap_key).distinct()
-    )
-    yield from _matching(seen, domains, patterns)
-
-
-def _matching(
-    keys: Iterable[str], domains: set[str], patterns: list[Pattern[str]]
-) -> Iterator[str]:
-    for key in keys:
-        local, _, domain = key.rpartition("@")
-        if local not in OPEN and (
-            "@" + domain in domains or any(pattern.match(key) for pattern in patterns)
-        ):
-            yield key
+    sqltext.many(connection, sql, [(LEFT, 0), (TOPIC, number)])
 
 
 def _mark(
@@ -258,7 +241,8 @@ def _mark(
     sums = deltas.Sums()
     steps: dict[deltas.IdentityKey, int] = {}
     since = float("inf")
-    changed = 0
+    marks: list[tuple[bool, int, int]] = []
+    numbers: list[tuple[int, int]] = []
     for _, row in sorted(rows.load(connection, ids).items()):
         wanted = flips[row.id]
         recipients = [
@@ -267,11 +251,17 @@ def _mark(
         ]
         if recipients == row.recipients:
             continue
-        changed += 1
-        identities, step = _recount(connection, sums, row, recipients)
+        for position, (old, new) in enumerate(zip(row.recipients, recipients, strict=True)):
+            if old.trap != new.trap:
+                marks.append((bool(new.trap), row.id, position))
+        identities, step = _recount(sums, row, recipients)
+        numbers.append((row.traps, row.id))
         for identity in identities:
             steps[identity] = steps.get(identity, 0) + step
         since = min(since, row.at)
+    sql = "UPDATE recipient SET trap = ? WHERE message_id = ? AND position = ?"
+    sqltext.many(connection, sql, marks)
+    sqltext.many(connection, "UPDATE message SET traps = ? WHERE id = ?", numbers)
     totals.write_sums(connection, sums, 0.0)
     sql = "UPDATE identity SET trap_messages = trap_messages + ? WHERE kind = ? AND value = ?"
     sqltext.many(
@@ -290,14 +280,11 @@ def _mark(
         )
         sqltext.many(connection, sql, fewer)
         revision.bump(connection, "repeat")
-    return changed
+    return len(numbers)
 
 
 def _recount(
-    connection: Connection,
-    sums: deltas.Sums,
-    row: Row,
-    recipients: list[RecipientRow],
+    sums: deltas.Sums, row: Row, recipients: list[RecipientRow]
 ) -> tuple[Iterable[deltas.IdentityKey], int]:
     """Count `row` with these recipients; returns the identities whose trap messages change, and by
     how much.
@@ -305,17 +292,9 @@ def _recount(
     names = row.keys()[1]
     before = row.traps
     sums.add(row, names, -1, identities=False)
-    for position, (old, new) in enumerate(zip(row.recipients, recipients, strict=True)):
-        if old.trap != new.trap:
-            connection.execute(
-                update(MessageRecipient)
-                .where(MessageRecipient.message_id == row.id, MessageRecipient.position == position)
-                .values(trap=new.trap)
-            )
     row.recipients = recipients
     row.message.traps = row.traps
     sums.add(row, names, 1, identities=False)
-    connection.execute(update(Message).where(Message.id == row.id).values(traps=row.traps))
     step = bool(row.traps) - bool(before)
     of_this = deltas.Sums()
     if step:

@@ -3,7 +3,8 @@
 The topics are `traps`, `listings`, `repeat` (plus one with every change) and `generation` (the
 newest import of traps that is complete). The recorder polls them and publishes what has changed.
 `old-mail` grows with every batch of an imported log; `hindsight` is the sum of `traps` and
-`old-mail` at which old mail was last compared with all traps. ERASED grows where the listings must
+`old-mail` at which old mail was last compared with all traps, `hindsight-left` how many messages
+are still to be marked (it may fall). ERASED grows where the listings must
 be read whole, because a change of one would name a person who was erased.
 """
 

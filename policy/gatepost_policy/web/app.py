@@ -129,7 +129,7 @@ def create(
         except ValueError as error:
             abort(400, str(error))
         with suppress(StoreError):  # a busy store, or a replica: what can be read is still shown
-            trap_marks.settle(engine(), settings, seconds=1.0)
+            trap_marks.settle_soon(engine(), settings, seconds=1.0)
         with reading(engine()) as connection:
             held, less = holding.hold(connection, chosen)
             report = history.tell(connection, held, settings, now, marks=charts.MARKS_MAX + 1)

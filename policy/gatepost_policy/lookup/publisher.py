@@ -11,6 +11,7 @@ import os
 import secrets
 import threading
 import time
+import zlib
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 MAX_DELTA = 20_000
 # Seconds by which another host's clock may differ when changes are looked for by their time.
 SLACK_S = 3_600.0
+PIECE = 1 << 20
 # State directories whose published files this process has compared with the store.
 _checked: set[Path] = set()
 # The files it has written there, with what shows whether somebody else has changed them since.
@@ -67,13 +69,13 @@ def publish(
     state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
     revision_now = revision.number(connection, "traps")
     generation = revision.number(connection, "generation")
-    published = _published(state_dir)
+    known_good = state_dir in _checked
+    published = _published(state_dir, whole=not known_good)
     old, before = (None, EMPTY) if published is None else published
     large: list[tuple[str, list[Any]]] = []
     base: _Base | None = None
     if old is not None and old.get("named") and old["generation"] == generation:
         base = _Base(old["base"], old["built"], old["generation"], bytes.fromhex(old["key"]))
-    known_good = state_dir in _checked
     base_kept = True
     if base is not None and old is not None and known_good and old["traps"] == revision_now:
         small = {name: old[name] for name in ("added", "gone", "domains", "patterns")}
@@ -102,8 +104,11 @@ def publish(
         repeat = array(
             "Q", sorted({hashed(f"{k}\0{v}") for k, v in listings.repeating(connection)})
         )
+    crc = {} if old is None else dict(old.get("crc", {}))
+    crc.update({kind: _crc(parts) for kind, parts in large})
     meta = {
         **small,
+        "crc": crc,
         "named": True,
         "base": base.number,
         "built": base.built,
@@ -116,15 +121,15 @@ def publish(
     }
     text = json.dumps(meta).encode()
     text += b" " * (-(NOW_HEAD.size + len(text)) % 8)
-    head = NOW_HEAD.pack(MAGIC_NOW, len(text), len(state.numbers), len(repeat))
+    rest = [text, state.numbers, state.ends, repeat]
+    head = NOW_HEAD.pack(MAGIC_NOW, len(text), len(state.numbers), len(repeat), _crc(rest))
     named: dict[str, str] = dict(zip((TRAPS_FILE, LISTED_FILE), file_names(meta), strict=True))
     made = [(state_dir / named[kind], parts) for kind, parts in large]
     try:
         for path, parts in made:
             _write(path, parts, sync=True)
         # With the rename of this file everything becomes visible at once.
-        small_file = [head, text, state.numbers, state.ends, repeat]
-        _write(state_dir / NOW_FILE, small_file, sync=bool(made))
+        _write(state_dir / NOW_FILE, [head, *rest], sync=bool(made))
     except BaseException:
         for path, _ in made:
             # else each attempt on a full disk would leave more of them
@@ -218,13 +223,36 @@ class _Base:
     key: bytes
 
 
-def _published(state_dir: Path) -> tuple[dict[str, Any], Snapshot] | None:
-    """The small file's JSON and the snapshot; None where a file is missing or damaged."""
+def _crc(parts: Iterable[Any]) -> int:
+    """The CRC-32 of these octets and arrays, one after the other."""
+    value = 0
+    for part in parts:
+        value = zlib.crc32(memoryview(part).cast("B"), value)
+    return value
+
+
+def _is_whole(state_dir: Path, meta: dict[str, Any]) -> bool:
+    """True where both large files have the checksums that the small one tells. Raises OSError."""
+    for kind, name in zip((TRAPS_FILE, LISTED_FILE), file_names(meta), strict=True):
+        with (state_dir / name).open("rb") as file:
+            pieces = iter(lambda: file.read(PIECE), b"")  # noqa: B023 (used up before the next)
+            if _crc(pieces) != meta.get("crc", {}).get(kind):
+                return False
+    return True
+
+
+def _published(state_dir: Path, whole: bool) -> tuple[dict[str, Any], Snapshot] | None:
+    """The small file's JSON and the snapshot; None where a file is missing or damaged.
+
+    `whole`: also of the large ones every octet is looked at.
+    """
     try:
         snapshot = load(state_dir)
         with (state_dir / NOW_FILE).open("rb") as file:
-            _, octets, _, _ = NOW_HEAD.unpack(file.read(NOW_HEAD.size))
+            octets = NOW_HEAD.unpack(file.read(NOW_HEAD.size))[1]
             meta: dict[str, Any] = json.loads(file.read(octets))
+        if whole and not _is_whole(state_dir, meta):
+            return None
     except DAMAGE:
         return None
     return meta, snapshot

@@ -7,7 +7,9 @@
   files, domain and pattern traps, repeat senders. Rebuilt with every change.
 
 `known.now` names the two large files that belong to it, and they never change: so the rename that
-puts `known.now` in its place changes everything at once.
+puts `known.now` in its place changes everything at once. It has their checksums, and its own: with
+a wrong bit in the hash key nobody would be a trap any more, and nothing else would show it. Of a
+large file that stays on disk a reader does not look at it; the recorder does at its start.
 
 A look-up is a binary search, so a long list does not make it slow. The hashes are keyed (BLAKE2b)
 with a secret made on this machine, so nobody can search for two addresses that collide, and with 64
@@ -21,6 +23,7 @@ import json
 import os
 import re
 import struct
+import zlib
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,7 +44,8 @@ TRAPS_FILE, NOW_FILE, TICK_FILE = "known.traps", "known.now", "known.tick"
 LISTED_FILE = "known.listed"
 LISTED_HEAD = struct.Struct("=8sQQ")  # magic, id of this file, how many
 TRAPS_HEAD = struct.Struct("=8s16sQQ")  # magic, hash key, id of this file, how many
-NOW_HEAD = struct.Struct("=8sIII4x")  # magic, octets of JSON, listings, repeat senders
+# Magic, octets of JSON, listings, repeat senders, CRC-32 of all that follows (0: not told).
+NOW_HEAD = struct.Struct("=8sIIII")
 MAGIC_TRAPS, MAGIC_NOW, MAGIC_LISTED = b"GPTRAPS1", b"GPKNOW02", b"GPLISTD1"
 # How often loading is tried when a file is gone: the publisher may have replaced it meanwhile.
 LOADS = 5
@@ -204,10 +208,11 @@ def load(state_dir: Path, old: Snapshot = EMPTY) -> Snapshot:
 
 def _load(state_dir: Path, old: Snapshot) -> Snapshot:
     now = whole(state_dir / NOW_FILE)
-    magic, octets, listed, repeated = NOW_HEAD.unpack_from(now)
+    magic, octets, listed, repeated, crc = NOW_HEAD.unpack_from(now)
     start = NOW_HEAD.size + octets
     if magic != MAGIC_NOW or start % 8 or len(now) != start + 16 * listed + 8 * repeated:
         raise ValueError("known.now: damaged")
+    _same(crc or None, now[NOW_HEAD.size :], NOW_FILE)
     meta = json.loads(bytes(now[NOW_HEAD.size : start]))
     middle = start + 8 * listed
     traps_name, listed_name = file_names(meta)
@@ -218,6 +223,7 @@ def _load(state_dir: Path, old: Snapshot) -> Snapshot:
         magic, listed_id, count = LISTED_HEAD.unpack_from(wide)
         if magic != MAGIC_LISTED or len(wide) != LISTED_HEAD.size + 16 * count:
             raise ValueError("known.listed: damaged")
+        _same(meta.get("crc", {}).get(LISTED_FILE), wide, LISTED_FILE)
         if listed_id != meta["listed"]:
             raise ValueError("known.listed: of another moment")
         half = LISTED_HEAD.size + 8 * count
@@ -225,7 +231,7 @@ def _load(state_dir: Path, old: Snapshot) -> Snapshot:
     if meta["base"] == old.base_id and old.hashed is not None:
         key, hashed, base = old.key, old.hashed, old.base
     else:
-        key, base_id, base = _traps(state_dir / traps_name)
+        key, base_id, base = _traps(state_dir / traps_name, meta.get("crc", {}).get(TRAPS_FILE))
         if base_id != meta["base"]:
             raise ValueError("known.traps: of another moment")
         hashed = hasher(key)
@@ -258,7 +264,13 @@ def _pattern(glob: str) -> tuple[str, re.Pattern[str]]:
     return literal, re.compile(translate(glob.replace("[", "[[]")))
 
 
-def _traps(path: Path) -> tuple[bytes, int, Any]:
+def _same(told: int | None, octets: "memoryview | bytes", name: str) -> None:
+    """Raises ValueError where these octets have not the CRC-32 that was told."""
+    if told is not None and zlib.crc32(octets) != told:
+        raise ValueError(f"{name}: damaged")
+
+
+def _traps(path: Path, crc: int | None) -> tuple[bytes, int, Any]:
     """(hash key, id, sorted hashes) of the large file. Raises OSError, ValueError, struct.error."""
     file = path.open("rb")
     size = os.fstat(file.fileno()).st_size
@@ -271,4 +283,5 @@ def _traps(path: Path) -> tuple[bytes, int, Any]:
         octets = file.read()
     if len(octets) != size:
         raise ValueError("known.traps: damaged")
+    _same(crc, octets, TRAPS_FILE)
     return key, base_id, memoryview(octets)[TRAPS_HEAD.size :].cast("Q")

@@ -13,7 +13,7 @@ import sums as counted_anew
 from fix_store import AT, count, message, signature
 from gatepost_policy import ingest, store
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.ingest import deltas, rows, waiting
+from gatepost_policy.ingest import deltas, rows, trap_marks, waiting
 from gatepost_policy.ingest.totals import write_sums
 from gatepost_policy.journal.record import Json
 from gatepost_policy.retention import purger
@@ -142,3 +142,26 @@ def test_a_host_does_not_wait_for_anothers_turn(any_settings: Settings, any_engi
     assert count(any_engine, "waiting_sums") == 0
     assert count(any_engine, "identity", "kind = 'prefix' AND messages = 2") == 1
     counted_anew.check(any_engine)
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("any_settings", ["postgresql"], indirect=True)
+def test_a_host_without_work_does_not_wait_either(
+    any_settings: Settings, any_engine: Engine
+) -> None:
+    """It would stand there, five times a second, as long as another one records much."""
+
+    def idle() -> None:
+        trap_marks.settle(any_engine, any_settings, seconds=0.5, patient=False)
+
+    with store.writing(any_engine) as left:
+        waiting.leave(left, deltas.Sums(), AT)
+    with store.writing(any_engine) as busy:
+        assert waiting.turn(busy, waiting.SUMS_TURN)
+        thread = threading.Thread(target=idle, daemon=True)
+        thread.start()
+        thread.join(10.0)
+        assert not thread.is_alive()
+    assert count(any_engine, "waiting_sums") == 1
+    idle()
+    assert count(any_engine, "waiting_sums") == 0

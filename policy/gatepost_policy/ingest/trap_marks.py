@@ -61,16 +61,18 @@ def settle(
     *,
     seconds: float | None = None,
     batch: int = BATCH,
+    patient: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
     """Bring the marks of old mail up to date with the traps; returns how many messages changed.
 
     Works in transactions of `batch` messages and calls `progress` (done, total) after each. Stops
     after `seconds` (None: when all is done); the next call goes on from there. Cheap where the
-    traps have not changed. Raises StoreError.
+    traps have not changed. Also adds waiting sums, see `waiting.fold_all` for `patient`. Raises
+    StoreError.
     """
     begun = time.monotonic()
-    waiting.fold_all(engine, settings)
+    waiting.fold_all(engine, settings, patient=patient)
     changed = 0
     while True:
         with store.reading(engine) as connection:

@@ -79,14 +79,19 @@ def leave(connection: Connection, sums: deltas.Sums, learned: float) -> None:
     sqltext.execute(connection, _PUT, (dump(sums),))
 
 
-def fold_all(engine: Engine, settings: "Settings") -> None:
-    """Add all sums that wait now, in bounded transactions. Raises StoreError."""
+def fold_all(engine: Engine, settings: "Settings", *, patient: bool = True) -> None:
+    """Add all sums that wait now, in bounded transactions. Raises StoreError.
+
+    Not `patient`: only while no other host has the turn, which takes them along itself.
+    """
     sql = "SELECT max(id) FROM waiting_sums"
     with store.reading(engine) as connection:
         newest = sqltext.execute(connection, sql).scalar()
     more = newest is not None
     while more:
-        more = store.persistently(engine, lambda connection: fold(connection, settings))
+        more = store.persistently(
+            engine, lambda connection: fold(connection, settings, patient=patient)
+        )
         with store.reading(engine) as connection:
             oldest = sqltext.execute(connection, "SELECT min(id) FROM waiting_sums").scalar()
         # Rows that other hosts leave meanwhile are not waited for, so this ends on a busy store,
@@ -94,13 +99,19 @@ def fold_all(engine: Engine, settings: "Settings") -> None:
         more = more and oldest is not None and oldest <= newest
 
 
-def fold(connection: Connection, settings: "Settings", *, whole: bool = False) -> bool:
+def fold(
+    connection: Connection, settings: "Settings", *, whole: bool = False, patient: bool = True
+) -> bool:
     """Add waiting sums, at most FOLD rows unless `whole`; True where more is waiting.
 
-    Waits for the turn, and keeps it until the transaction ends: call this before anything is
-    subtracted from the sums. Raises SQLAlchemyError.
+    Waits for the turn (not `patient`: does nothing where another host has it), and keeps it until
+    the transaction ends: call this before anything is subtracted from the sums. Raises
+    SQLAlchemyError.
     """
-    wait(connection, SUMS_TURN)
+    if patient:
+        wait(connection, SUMS_TURN)
+    elif not turn(connection, SUMS_TURN):
+        return False
     more = True
     while more:
         taken = _take(connection)

@@ -114,8 +114,9 @@ class Recorder:
             self._complain(error, "what the services know of traps and listings stays as it was")
         if took:
             return self._taking().more
-        # Adds the waiting sums too. Marking much old mail takes several calls of MARK_S.
-        trap_marks.settle(self.engine(), self.settings, seconds=MARK_S)
+        # Adds the waiting sums too, unless another host is at them: who has nothing to record does
+        # not stand in its way. Marking much old mail takes several calls of MARK_S.
+        trap_marks.settle(self.engine(), self.settings, seconds=MARK_S, patient=False)
         self._purge(time.time(), retention.steady())
         return False
 

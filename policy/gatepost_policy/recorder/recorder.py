@@ -66,7 +66,7 @@ class Recorder:
         self._lost_log: Inode | None = None  # a -wal that was removed and may hold commits
         self._revision: tuple[tuple[str, int], ...] | None = None
         self._complained: dict[str, float] = {}
-        self._purge_at = 0.0
+        self._purge_at = self._rest_at = 0.0
         self._took = 0  # records in the last batch
         self._traps: tuple[tuple[str, int], ...] | None = None
         self._own = FindingOwn(self.state)
@@ -112,12 +112,15 @@ class Recorder:
             raise
         except Exception as error:  # whatever it is: records are still ingested
             self._complain(error, "what the services know of traps and listings stays as it was")
-        if took:
+        begin = time.monotonic()
+        # Mail may come all the time: then half of the time is for it.
+        if took and (self._taking().more or begin < self._rest_at):
             return self._taking().more
         # Adds the waiting sums too, unless another host is at them: who has nothing to record does
         # not stand in its way. Marking much old mail takes several calls of MARK_S.
         trap_marks.settle(self.engine(), self.settings, seconds=MARK_S, patient=False)
         self._purge(time.time(), retention.steady())
+        self._rest_at = 2 * time.monotonic() - begin + LOOK_S
         return False
 
     def _purge(self, now: float, at: float) -> None:

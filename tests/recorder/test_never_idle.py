@@ -1,0 +1,65 @@
+"""A recorder that gets mail all the time marks old mail and forgets, too."""
+
+import time
+
+import pytest
+from sqlalchemy import Engine
+
+from fix_store import AT, count, journal_of, message
+from gatepost_policy import journal, store, traps
+from gatepost_policy.config.settings import Settings
+from gatepost_policy.ingest import trap_marks
+from gatepost_policy.recorder import Recorder
+
+
+def test_mail_at_every_look(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At five messages a second there is never a look that finds nothing."""
+    monkeypatch.setattr(trap_marks, "BATCH", 5)
+    writer = journal.Writer(journal_of(settings), max_bytes=1 << 30, sync="process")
+    recorder = Recorder(settings, lambda level, text: None)
+    assert recorder.lock()
+    purged: list[float] = []
+    monkeypatch.setattr(recorder, "_purge", lambda now, at: purged.append(at))
+    for n in range(10):
+        assert writer.write(message(n, to=("old@home.example",)))
+    recorder.step()
+    with store.writing(engine) as connection:
+        traps.add(connection, "old@home.example", at=AT)
+    purged.clear()
+    end, n = time.monotonic() + 20.0, 10
+    while count(engine, "message", "traps > 0") < 10 and time.monotonic() < end:
+        n += 1
+        assert writer.write(message(n, to=("user@home.example",)))
+        recorder.step()
+        assert recorder._took == 1
+        time.sleep(0.05)
+    assert count(engine, "message", "traps > 0") == 10
+    assert purged
+    # It does not take more than its half.
+    rests = len(purged)
+    for _ in range(3):
+        n += 1
+        assert writer.write(message(n, to=("user@home.example",)))
+        recorder.step()
+    assert len(purged) <= rests + 1
+    writer.close()
+    recorder.close()
+
+
+def test_a_backlog_comes_first(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatepost_policy.recorder.intake.BATCH_RECORDS", 5)
+    writer = journal.Writer(journal_of(settings), max_bytes=1 << 30, sync="process")
+    recorder = Recorder(settings, lambda level, text: None)
+    assert recorder.lock()
+    purged: list[float] = []
+    monkeypatch.setattr(recorder, "_purge", lambda now, at: purged.append(at))
+    for n in range(12):
+        assert writer.write(message(n))
+    assert [recorder.step() for _ in range(2)] == [True, True]
+    assert not purged
+    recorder.step()
+    assert purged
+    writer.close()
+    recorder.close()

@@ -145,7 +145,12 @@ class Message:
         return read[0]
 
     def values(self, name: str) -> list[bytes]:
-        """The values of all fields called `name` (lower-case) that have come so far, top to bottom.
+        """The values of all fields called `name` (lower-case) that have come so far, top to
+        bottom."""
+        return self.named().get(name, [])
+
+    def named(self) -> dict[str, list[bytes]]:
+        """The values of all fields that have come so far, by their lower-case names.
 
         Cached only once the header is complete: a trap refused at RCPT asks before it comes."""
         named = self._named
@@ -159,7 +164,7 @@ class Message:
                     named[key] = [value]
             if self.complete:
                 self._named = named
-        return named.get(name, [])
+        return named
 
 
 def field_key(name: str) -> str:
@@ -252,7 +257,7 @@ def facts(
 
 
 def _marks(message: Message) -> frozenset[str]:
-    found = marks.read(message.values)
+    found = marks.read(message.values, message.named())
     return found if message.opening is None else found | marks.of_parts(bytes(message.opening))
 
 

@@ -11,6 +11,7 @@ way here too, because VT and FF are no white space in RFC 6376 2.8 (dkimpy strip
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 CRLF = b"\r\n"
 CR, VT, FF = 0x0D, 0x0B, 0x0C
@@ -34,6 +35,14 @@ def simple_value(value: bytes) -> bytes:
     return value.replace(CRLF, b"\n").replace(b"\n", CRLF)
 
 
+@lru_cache(maxsize=1024)
+def _spelled(name: str) -> tuple[bytes, bytes]:
+    """A field's name as octets, and as it is compared. The same ones come with every message."""
+    raw = name.encode("utf-8", "surrogateescape")
+    # RFC 5322 4.5.8: an obsolete field may have blanks before its colon.
+    return raw, raw.lower().rstrip()
+
+
 class Fields:
     """All header fields of one message, top to bottom."""
 
@@ -51,9 +60,8 @@ class Fields:
         """
         every, keys, found = self.all, self._keys, dict[bytes, list[int]]()
         for index, (name, value) in enumerate(fields):
-            raw = name.encode("utf-8", "surrogateescape")
+            raw, key = _spelled(name)
             every.append((raw, value))
-            key = raw.lower().rstrip()
             keys.append(key)
             places = found.get(key)
             if places is None:

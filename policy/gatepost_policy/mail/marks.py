@@ -8,7 +8,7 @@ All of it is written by the sender: it can excuse a trap hit only for a limited 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 LIST, AUTO, REPORT, REPLY = "list", "auto", "report", "reply"
 NONE: frozenset[str] = frozenset()
@@ -27,6 +27,11 @@ OF_ROBOTS = (
 )  # fmt: skip
 OF_LISTS = ("mailing-list", "x-mailing-list", "x-beenthere")
 FAILED = "x-failed-recipients"  # in a bounce of plain text (Exim)
+# Every field that is read here, but for the type of the content, which most messages have.
+_TELLING = frozenset((
+    "precedence", "list-post", "list-id", "thread-index", "in-reply-to", "references",
+    "auto-submitted", FAILED, *OF_LISTS, *OF_ROBOTS,
+))  # fmt: skip
 _ANSWERING = frozenset((b"auto_reply", b"auto-reply"))
 _NOT_AUTOMATIC = frozenset((b"", b"no"))
 _REPORTS = re.compile(rb"multipart/report").match
@@ -61,11 +66,29 @@ def of_parts(opening: bytes) -> frozenset[str]:
     return NONE
 
 
-def read(values: Callable[[str], Sequence[bytes]]) -> frozenset[str]:
-    """The marks of a header; `values` gives the values of a field by its lower-case name."""
-    found = []
-    # Most messages have none of these fields, so each is read only where it is present.
+def read(
+    values: Callable[[str], Sequence[bytes]], names: Collection[str] | None = None
+) -> frozenset[str]:
+    """The marks of a header; `values` gives the values of a field by its lower-case name.
+
+    `names`, where given, are the names of all its fields: most messages have none of those that
+    tell something, which is seen in one step.
+    """
     kinds = [v.strip().lower() for v in values("content-type")]
+    found = []
+    if names is None or not _TELLING.isdisjoint(names):
+        found = _told(values)
+    if any(map(_ANSWERS_INVITATION, kinds)):
+        found.append(REPLY)
+    # RFC 6522: delivery and disposition notifications, abuse reports.
+    if any(map(_REPORTS, kinds)):
+        found.append(REPORT)
+    return frozenset(found) if found else NONE
+
+
+def _told(values: Callable[[str], Sequence[bytes]]) -> list[str]:
+    """The marks by the fields in `_TELLING`."""
+    found = []
     # Precedence is no standard, but programs older than RFC 2919 and 3834 write it.
     precedence = [v.strip().lower() for v in values("precedence")]
     # RFC 2919; RFC 2369 3.4, where NO means that posting is not allowed; ezmlm and similar
@@ -79,7 +102,7 @@ def read(values: Callable[[str], Sequence[bytes]]) -> frozenset[str]:
     threads = values("thread-index")
     if (
         values("in-reply-to") or values("references")  # RFC 5322 3.6.4
-        or any(map(_ANSWERS_INVITATION, kinds)) or (threads and _answers(threads[0]))
+        or (threads and _answers(threads[0]))
     ):  # fmt: skip
         found.append(REPLY)
     # RFC 3834 5: everything but `no` is automatic.
@@ -89,11 +112,10 @@ def read(values: Callable[[str], Sequence[bytes]]) -> frozenset[str]:
         or (automatic and not _NOT_AUTOMATIC.issuperset(map(_keyword, automatic)))
     ):  # fmt: skip
         found.append(AUTO)
-    # RFC 6522: delivery and disposition notifications, abuse reports. Bounces older than it are
-    # plain text; Exim and others name the failed recipients in a field.
-    if any(map(_REPORTS, kinds)) or values(FAILED):
+    # Bounces older than RFC 6522 are plain text; Exim and others name the failed recipients.
+    if values(FAILED):
         found.append(REPORT)
-    return frozenset(found) if found else NONE
+    return found
 
 
 def _keyword(value: bytes) -> bytes:

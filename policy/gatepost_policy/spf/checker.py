@@ -112,7 +112,10 @@ class Running:
     @property
     def waits(self) -> bool:
         """True where `finish` would wait for DNS."""
-        return any(isinstance(one, Task) and one.waits for one in (self._mail_from, self._helo))
+        sender, helo = self._mail_from, self._helo
+        return (isinstance(sender, Task) and sender.waits) or (
+            isinstance(helo, Task) and helo.waits
+        )
 
     def finish(self) -> Outcome:
         """The outcome. Waits for DNS until the deadline at most. Never raises."""

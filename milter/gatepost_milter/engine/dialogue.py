@@ -89,8 +89,8 @@ ENDS = {SMFIC_MAIL, SMFIC_ABORT, SMFIC_QUIT_NC, SMFIC_BODYEOB}
 class Dialogue:
     """One connection. `over`: nothing more will be sent; `blocked`: see the module."""
 
-    __slots__ = ("_agreed", "_allowed", "_context", "_decoder", "_macros", "_out", "_packets",
-                 "_session", "_state", "_steps", "_waiting", "over", "why")  # fmt: skip
+    __slots__ = ("_agreed", "_allowed", "_context", "_decoder", "_macros", "_newest", "_out",
+                 "_packets", "_session", "_state", "_steps", "_waiting", "over", "why")  # fmt: skip
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -102,6 +102,7 @@ class Dialogue:
         self._allowed = order.allowed(0)
         self._state = order.INIT
         self._macros: list[dict[bytes, bytes]] = [_NONE] * len(STAGES)
+        self._newest: list[dict[bytes, bytes]] | None = None  # those with macros, newest first
         self._out: list[bytes] = []
         self._waiting: tuple[int, bytes] | None = None  # the command that may block
         self.over = False
@@ -164,10 +165,11 @@ class Dialogue:
 
     def macro(self, name: str) -> str | None:
         """The newest value of a macro, by its name as Postfix writes it."""
+        stages = self._newest
+        if stages is None:
+            stages = self._newest = [stage for stage in reversed(self._macros) if stage]
         spellings = _spellings(name)
-        for stage in reversed(self._macros):
-            if not stage:
-                continue
+        for stage in stages:
             for spelling in spellings:
                 value = stage.get(spelling)
                 if value is not None:
@@ -313,9 +315,11 @@ class Dialogue:
                 # Where a name comes twice, the first value counts.
                 found = dict(reversed(list(zip(names, words[1::2], strict=False))))
             self._macros[index] = found
+            self._newest = None
 
     def _forget_macros(self, first: int) -> None:
         self._macros[first:] = _NONE_FROM[first]
+        self._newest = None
 
 
 # The macros of a stage that has sent none; a dictionary that nobody writes into.

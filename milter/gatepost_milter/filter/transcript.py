@@ -157,11 +157,8 @@ class Message:
         if named is None:
             named = {}
             for name_, value in self.fields:
-                key = name_.lower().rstrip()  # `field_key`, without a call for each
-                if key in named:
-                    named[key].append(value)
-                else:
-                    named[key] = [value]
+                # `field_key`, without a call for each
+                named.setdefault(name_.lower().rstrip(), []).append(value)
             if self.complete:
                 self._named = named
         return named

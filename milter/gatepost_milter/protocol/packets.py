@@ -6,8 +6,7 @@ strings end with NUL. `Decoder` is fed with the octets read, which may end anywh
 
 import re
 from collections.abc import Iterator
-from itertools import chain
-from struct import Struct
+from struct import Struct, pack
 
 from gatepost_milter.protocol.constants import (
     SMFIC_BODY,
@@ -39,7 +38,8 @@ _INDEXED = Struct("!IBI").pack
 _OPTIONS = Struct("!IBIII").pack
 _OFFER = Struct("!III").unpack_from
 # A row of header packets: length, command, name, NUL, value, NUL. No string holds a NUL.
-_FIELDS = re.compile(rb".{4}L([^\0]+)\0([^\0]*)\0", re.S).findall
+_ROW = re.compile(rb"(?:.{4}L[^\0]++\0[^\0]*+\0)+", re.S).match
+_FIELDS = re.compile(rb"(.{4})L([^\0]++)\0([^\0]*+)\0", re.S).findall
 
 
 class ProtocolError(Exception):
@@ -98,16 +98,20 @@ class Decoder:
                 self._need = end - at
                 break
             if command == SMFIC_HEADER:
-                start, count = at, 0
+                row, end_of_row = _row(data, at)
+                if row:
+                    yield SMFIC_HEADER, row
+                    at = end_of_row
+                    continue
+                start = at
                 while command == SMFIC_HEADER and 0 < length <= MAX_PACKET and end <= size:
                     at = end
-                    count += 1
                     if size - at < 5:
                         break
                     length = _LENGTH(data, at)[0]
                     command = data[at + 4]
                     end = at + 4 + length
-                yield SMFIC_HEADER, _fields(data[start:at], count)
+                yield SMFIC_HEADER, _fields(data[start:at])
                 continue
             yield command, data[at + 5 : end]
             at = end
@@ -115,13 +119,25 @@ class Decoder:
             self._rest = bytearray(data[at:])
 
 
-def _fields(block: bytes, count: int) -> list[Field]:
-    """The fields of `count` header packets. Raises ProtocolError."""
-    found: list[Field] = _FIELDS(block)
-    # Each packet has seven octets besides name and value: the sum shows that none was skipped.
-    if len(found) == count and sum(map(len, chain.from_iterable(found))) + 7 * count == len(block):
-        return found
-    found, at = [], 0
+def _row(data: bytes, at: int) -> tuple[list[Field], int]:
+    """The fields of the complete header packets in a row from `at` on, and where they end. None
+    where one of them is not made as usual: `_fields` looks closer."""
+    match = _ROW(data, at)
+    if match is None:
+        return [], at
+    found = _FIELDS(data, at, match.end())
+    # Every packet's own length must say the same: the command, two NULs, and its two strings.
+    want = [len(name) + len(value) + 3 for _, name, value in found]
+    lengths = b"".join([length for length, _, _ in found])
+    if max(want) > MAX_PACKET or pack(f"!{len(want)}I", *want) != lengths:
+        return [], at
+    return [(name, value) for _, name, value in found], match.end()
+
+
+def _fields(block: bytes) -> list[Field]:
+    """The fields of a row of header packets. Raises ProtocolError."""
+    found: list[Field] = []
+    at = 0
     while at < len(block):
         end = at + 4 + _LENGTH(block, at)[0]
         payload = block[at + 5 : end]

@@ -43,6 +43,14 @@ def _spelled(name: str) -> tuple[bytes, bytes]:
     return raw, raw.lower().rstrip()
 
 
+def _places(keys: Iterable[bytes]) -> dict[bytes, list[int]]:
+    """The indexes of each key."""
+    found: dict[bytes, list[int]] = {}
+    for index, key in enumerate(keys):
+        found.setdefault(key, []).append(index)
+    return found
+
+
 class Fields:
     """All header fields of one message, top to bottom."""
 
@@ -58,17 +66,12 @@ class Fields:
         """Take all fields of a message at once, as (name, value). Returns what `by_name`
         returns.
         """
-        every, keys, found = self.all, self._keys, dict[bytes, list[int]]()
-        for index, (name, value) in enumerate(fields):
+        every, keys = self.all, self._keys
+        for name, value in fields:
             raw, key = _spelled(name)
             every.append((raw, value))
             keys.append(key)
-            places = found.get(key)
-            if places is None:
-                found[key] = [index]
-            else:
-                places.append(index)
-        self._by_name = found
+        found = self._by_name = _places(keys)
         return found
 
     def by_name(self) -> dict[bytes, list[int]]:
@@ -76,15 +79,9 @@ class Fields:
         end.
         """
         if self._by_name is None:
-            found: dict[bytes, list[int]] = {}
             # RFC 5322 4.5.8: an obsolete field may have blanks before its colon.
             self._keys = [name.lower().rstrip() for name, _ in self.all]
-            for index, key in enumerate(self._keys):
-                if key in found:
-                    found[key].append(index)
-                else:
-                    found[key] = [index]
-            self._by_name = found
+            self._by_name = _places(self._keys)
         return self._by_name
 
     def canonical(self, index: int, relaxed: bool) -> bytes:

@@ -43,9 +43,9 @@ _MANDATORY = {
     SEAL: (b"i", b"a", b"b", b"cv", b"d", b"s"),
 }
 # RFC 8617 4.2.1: comments and folds may stand before and after i= where it comes first. One comment
-# may stand in another. The quantifiers are possessive, so that no text makes the expression
-# backtrack.
-_CFWS = rb"(?:[ \t\r\n]++|\((?:[^()\\]++|\\.|\((?:[^()\\]++|\\.)*+\))*+\))*+"
+# may stand in another. The groups are atomic, so that no text makes the expression backtrack.
+_INNER = rb"(?:[^()\\]++|\\.)*"
+_CFWS = rb"(?>(?:[ \t\r\n]++|\((?>(?:[^()\\]++|\\.|\((?>%s)\))*)\))*)" % _INNER
 _INSTANCE = re.compile(rb"%(c)bi%(c)b=%(c)b([0-9]{1,3})%(c)b(?=;|\Z)" % {b"c": _CFWS}, re.S | re.I)
 MAX_KEYS = 3  # of one name that are tried
 _NUMBER = re.compile(rb"[0-9]{1,12}")

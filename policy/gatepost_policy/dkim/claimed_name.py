@@ -29,7 +29,7 @@ from gatepost_policy.mail.address import canonical_domain
 MAX_HEAD = 4096  # octets of a field that are taken apart; OpenDMARC reads no more than 1024
 # What honest servers write: a name, perhaps a version (RFC 8601 2.2), the first semicolon.
 _HONEST = re.compile(
-    rb"[ \t\r\n]*+([A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]++)*+)"
+    rb"[ \t\r\n]*+((?>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*))"
     rb"[ \t\r\n]*+(?:[0-9]++[ \t\r\n]*+)?(?:;|\Z)"
 )
 _SECOND_NAME = re.compile(rb"[^a-z0-9;]*authentication-results\s*:", re.I)

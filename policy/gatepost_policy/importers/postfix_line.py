@@ -19,10 +19,11 @@ PEER = re.compile(r"(?:client=)?([^\[\s]*)\[([^\]\s]*)\](?::(\d+))?")
 QUEUED = re.compile(r"from=<(.*)>, size=(\d+), nrcpt=\d+ \(queue active\)", re.S)
 # Greedy, for the same reason.
 EXPIRED = re.compile(r"from=<.*>, status=(?:force-)?expired, returned to sender\Z", re.S)
-# Possessive (`++`, `*+`): no other way of reading the same octets is tried: half the time.
-_QUOTED = r'"(?:[^"\\]++|\\.)*+"'
+# Possessive (`++`) and atomic (`(?>`): no other way of reading the same octets is tried: half the
+# time.
+_QUOTED = r'"(?>(?:[^"\\]++|\\.)*)"'
 # RFC 5321 4.1.2: a quoted string is one unit and may hold ">" and "<".
-_PATH = rf"(?:[^\"<>]++|{_QUOTED})*+"
+_PATH = rf"(?>(?:[^\"<>]++|{_QUOTED})*)"
 DELIVERED_TO = re.compile(
     rf"to=(?:<({_PATH})>|([^\s<>,]+)), (?:orig_to=(?:<({_PATH})>|([^\s<>,]+)), )?"
     r"relay=(?:[^\s\[,]*\[([0-9A-Fa-f.:]+)\])?",

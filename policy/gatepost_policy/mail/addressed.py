@@ -19,9 +19,9 @@ ADDRESSES_MAX = 100
 _IN_WORD = r"[^\s<>(),:;\"\\@\[\]]"
 _WORD = rf"{_IN_WORD}++"
 # RFC 5322 3.4.1: a local part may be quoted, and names the same mailbox.
-_ADDRESS = re.compile(rf"(?:(?<!{_IN_WORD}){_WORD}|\"(?:[^\"\\]|\\.){{1,64}}+\")@{_WORD}", re.S)
+_ADDRESS = re.compile(rf"(?:(?<!{_IN_WORD}){_WORD}|\"(?>(?:[^\"\\]|\\.){{1,64}})\")@{_WORD}", re.S)
 # Names in quotes and comments; `kept` is a local part in quotes, or a quote that never ends.
-_COMMENT = re.compile(r"\"(?:[^\"\\]|\\.|\\\Z)*+(?:\"(?!@)|(?P<kept>\"|\Z))|\([^()]*+\)", re.S)
+_COMMENT = re.compile(r"\"(?>(?:[^\"\\]|\\.|\\\Z)*)(?:\"(?!@)|(?P<kept>\"|\Z))|\([^()]*+\)", re.S)
 
 
 def _without_comments(text: str) -> str:

@@ -8,7 +8,6 @@ from sqlalchemy import Engine
 from fix_store import AT, count, journal_of, message
 from gatepost_policy import journal, store, traps
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.ingest import trap_marks
 from gatepost_policy.recorder import Recorder
 
 
@@ -16,7 +15,6 @@ def test_mail_at_every_look(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At five messages a second there is never a look that finds nothing."""
-    monkeypatch.setattr(trap_marks, "BATCH", 5)
     writer = journal.Writer(journal_of(settings), max_bytes=1 << 30, sync="process")
     recorder = Recorder(settings, lambda level, text: None)
     assert recorder.lock()

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 TOPIC = "hindsight"
 OLD_MAIL = "old-mail"
 LEFT = "hindsight-left"  # how many messages are still to be marked
-BATCH = 500  # messages in one transaction
+BATCH = 500  # messages in one transaction of `take_back`
+STEP = 100  # and of `settle`: each of their senders may have to be judged anew
 SOON = 2_000  # messages that a report marks itself, where a recorder would do it
 
 
@@ -60,7 +61,7 @@ def settle(
     settings: "Settings",
     *,
     seconds: float | None = None,
-    batch: int = BATCH,
+    batch: int = STEP,
     patient: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:

@@ -12,7 +12,7 @@ EXTRAS = --extra libmilter --extra postgresql --extra web
 LOCK = uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 
 .DEFAULT_GOAL := check
-.PHONY: help check setup dev rings run demo lint ruff mypy pyright imports inner portable test corpus neighbours crash cluster soak bench bench-check replay docs lock deb release test-matrix test-lowest clean
+.PHONY: help check setup dev rings run demo lint ruff mypy pyright imports inner portable test corpus neighbours crash cluster soak bench bench-check replay docs lock deb wheel release test-matrix test-lowest clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1: /p' Makefile
@@ -94,9 +94,13 @@ lock:        ## pin the dependencies again (needs uv); `make lock LOCK_FLAGS=--u
 	$(LOCK) $(LOCK_FLAGS) --group pyproject.toml:build -o requirements-build.lock
 	$(LOCK) $(LOCK_FLAGS) -c requirements-build.lock $(EXTRAS) pyproject.toml -o requirements.lock
 	$(LOCK) $(LOCK_FLAGS) -c requirements-build.lock -c requirements.lock --all-extras pyproject.toml --group pyproject.toml:dev -o requirements-dev.lock
+	$(LOCK) $(LOCK_FLAGS) -c requirements-build.lock -c requirements-dev.lock --group pyproject.toml:compile -o requirements-compile.lock
 
-deb:         ## the Debian package for the release this machine runs, into dist/
-	@tools/deb.sh
+deb:         ## the Debian package for the release this machine runs, into dist/; COMPILE=no: all of it Python
+	@$(if $(filter no,$(COMPILE)),DEB_BUILD_OPTIONS="$(DEB_BUILD_OPTIONS) nocompile") tools/deb.sh
+
+wheel: dev   ## a wheel with compiled modules for this Python and machine, into dist/
+	@tools/wheel.sh
 
 release: dev ## sdist, wheel and Debian package, built twice and compared, with checksums
 	@tools/release.sh

@@ -1,16 +1,23 @@
 """Compile the modules that every message passes through to machine code, with mypyc.
 
-    python tools/compiled.py INTO
+    python tools/compiled.py [--python PYTHON] INTO
 
-INTO is the top of a checkout. Each module of MODULES gets an extension module beside its source,
-which Python prefers; the source stays, for tracebacks, and is the same either way. Wants mypy
+INTO is the top of a checkout, or the site-packages that gatepost is installed in. Each module of
+MODULES gets an extension module beside its source, which Python prefers; the source stays, for
+tracebacks, for another Python, and is the same either way. All of them come from one library,
+`gatepost__mypyc`, at the top of site-packages (in a checkout: in policy/). Two runs over the same
+source give the same octets, wherever it lies. $CFLAGS and $LDFLAGS come after our own.
+
+PYTHON is the one whose packages the modules import (by default the one that runs this). Wants mypy
 (which brings mypyc), a C compiler and Python's headers; exit 2 where one of them is missing.
 
 Not compiled: what is asked once (settings, commands, pages), `filter.session`, whose methods a
 debugger and the tests want to get at, and modules that mypyc does not take.
 """
 
+import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -93,7 +100,9 @@ gatepost_policy.system.socket_address
 """.split()
 PACKAGES = ("gatepost_milter", "gatepost_policy")
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+# Without debug information, which names the directory where it was made.
 FLAGS = ["-O2", "-g0", "-DNDEBUG", "-fwrapv", "-fPIC", "-w"]
+LIBRARY = "gatepost"
 
 
 def die(text: str) -> NoReturn:
@@ -103,16 +112,22 @@ def die(text: str) -> NoReturn:
 
 
 def places(into: Path) -> dict[str, Path]:
-    """Where each package lies in the checkout `into`. Exit 2 where one is missing."""
-    found = {name: into / name.removeprefix("gatepost_") / name for name in PACKAGES}
+    """Where each package lies in `into`, and under "" where the library belongs. Exit 2 where a
+    package is missing."""
+    checkout = (into / "policy").is_dir()
+    found = {
+        name: into / name.removeprefix("gatepost_") / name if checkout else into / name
+        for name in PACKAGES
+    }
     for name, room in found.items():
         if not room.is_dir():
             die(f"{into}: no {name} in it")
-    return found
+    return {**found, "": into / "policy" if checkout else into}
 
 
-def translate(work: Path) -> Path:
-    """The C source of MODULES, from the packages that lie in `work`."""
+def translate(work: Path, python: str) -> Path:
+    """The C source of MODULES, from the packages that lie in `work`; what they import is looked
+    for where `python` would."""
     try:
         from mypyc.build import mypycify
     except ImportError:
@@ -125,7 +140,11 @@ def translate(work: Path) -> Path:
         die(f"MODULES names what is not there: {', '.join(missing)}")
     # One file of C for each module: gcc takes many small ones in half the time of a large one.
     mypycify(
-        ["--config-file=pyproject.toml", *paths], multi_file=True, target_dir="c", verbose=False
+        ["--config-file=pyproject.toml", f"--python-executable={python}", *paths],
+        multi_file=True,
+        target_dir="c",
+        verbose=False,
+        group_name=LIBRARY,
     )
     return work / "c"
 
@@ -146,7 +165,9 @@ def build(source: Path) -> dict[str, Path]:
     import mypyc
 
     runtime = Path(mypyc.__file__).with_name("lib-rt")
-    common = [compiler, *FLAGS, f"-I{runtime}", f"-I{source}", f"-I{headers}"]
+    flags = [*FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))]
+    linking = ["-shared", *shlex.split(os.environ.get("LDFLAGS", ""))]
+    common = [compiler, *flags, f"-I{runtime}", f"-I{source}", f"-I{headers}"]
     built = source.parent / "built"
     built.mkdir()
 
@@ -159,36 +180,44 @@ def build(source: Path) -> dict[str, Path]:
         place = str(path.relative_to(source).with_suffix(SUFFIX))
         out = built / place
         out.parent.mkdir(parents=True, exist_ok=True)
-        run([*common, "-shared", path, "-o", out])
+        run([*common, *linking, path, "-o", out])
         return place, out
 
-    (group,) = [p.stem for p in source.glob("__native_*.c") if "___" not in p.stem]
-    library = group.removeprefix("__native_") + "__mypyc" + SUFFIX
+    library = f"{LIBRARY}__mypyc{SUFFIX}"
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(one, sorted(source.glob("*.c"))))
         found = dict(pool.map(loader, sorted(source.glob("gatepost_*/**/*.c"))))
-    run([compiler, "-shared", "-o", built / library, *objects])
+    run([compiler, *flags, *linking, "-o", built / library, *objects])
     found[library] = built / library
     return found
 
 
 def main() -> None:
     """Compile into the folder that is given."""
-    if len(sys.argv) != 2:
-        die("usage: compiled.py INTO")
-    into = Path(sys.argv[1]).resolve()
+    parser = argparse.ArgumentParser(prog="compiled.py", description="Compile gatepost's modules.")
+    parser.add_argument("into", type=Path, help="a checkout, or site-packages")
+    parser.add_argument("--python", default=sys.executable, help="whose packages are imported")
+    options = parser.parse_args()
+    into = options.into.resolve()
+    python = shutil.which(options.python)
+    if python is None:
+        die(f"no {options.python}")
     rooms = places(into)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        for package, room in rooms.items():
+        # Not resolved: a venv's python is a link, and says by its own place whose packages it has.
+        python = os.path.abspath(python)
+        for package in PACKAGES:
             # What an earlier compiler left would be older than its source.
-            for old in room.rglob(f"*{SUFFIX}"):
+            for old in rooms[package].rglob(f"*{SUFFIX}"):
                 old.unlink()
-            shutil.copytree(room, work / package, ignore=shutil.ignore_patterns("__pycache__"))
-        found = build(translate(work))
-        for place, path in found.items():
-            package, _, rest = place.partition("/")
-            shutil.copy(path, rooms[package] / rest if rest else rooms["gatepost_policy"].parent)
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(rooms[package], work / package, ignore=ignored)
+        for place, path in build(translate(work, python)).items():
+            package, _, rest = place.rpartition("/")[0].partition("/")
+            target = rooms[package] / rest / path.name
+            shutil.copyfile(path, target)
+            target.chmod(0o644)  # as a library has it
     print(f"compiled: {len(MODULES)} modules in {into}")
 
 

@@ -3,6 +3,7 @@
 #
 # debhelper wants its files in debian/ at the top of a tree, so it gets a copy of the tree: what git
 # knows, in a directory that goes away again. Two builds of one commit give the same package.
+# With `nocompile` in $DEB_BUILD_OPTIONS no module of gatepost is compiled (tools/compiled.py).
 set -eu
 cd "$(dirname "$0")/.."
 out=$PWD/dist

@@ -60,6 +60,7 @@ def test_sound(recording: Settings) -> None:
     found = list(installation.examine(recording, None, NOW))
     assert [f for f in found if f.problem] == []
     assert [f.what for f in found] == [
+        "modules",
         "configuration",
         "state",
         "store",

@@ -12,6 +12,7 @@ from gatepost_policy import rules
 from gatepost_policy.config.settings import Rule, Settings
 from gatepost_policy.mail import address
 from gatepost_policy.mail.decision import Reason
+from gatepost_policy.mail.dkim_reason import Why
 from gatepost_policy.mail.facts import (
     Client,
     Direction,
@@ -250,7 +251,7 @@ BLAMES: list[tuple[str, Facts, Known, dict[str, Any], str, tuple[str, ...]]] = [
     ("a body that is not covered", facts(TRAP, signatures=(signed("spam.example", body_limit=1),)),
      known(TRAP), {}, "trap", ("192.0.2.7/32",)),
     ("sha1 names its signer", facts(TRAP, signatures=(
-        signed("spam.example", algorithm="rsa-sha1", result="policy", reason="weak-hash"),)),
+        signed("spam.example", algorithm="rsa-sha1", result="policy", reason=Why.WEAK_HASH),)),
      known(TRAP), {}, "trap", ("spam.example",)),
     ("the customer, not the service", facts(TRAP, **SERVICE), known(TRAP), {}, "trap",
      ("spam.example",)),

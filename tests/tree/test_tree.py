@@ -94,6 +94,7 @@ def test_locks_cover_the_project() -> None:
         "requirements.lock": document["project"]["dependencies"],
         "requirements-build.lock": document["dependency-groups"]["build"],
         "requirements-dev.lock": document["dependency-groups"]["dev"],
+        "requirements-compile.lock": document["dependency-groups"]["compile"],
     }
     for lock, wanted in groups.items():
         pinned = set(re.findall(r"^([a-z0-9.-]+)==", (ROOT / lock).read_text(), re.M))

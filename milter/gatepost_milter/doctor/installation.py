@@ -18,6 +18,7 @@ from gatepost_policy import config, journal, store, traps
 from gatepost_policy.config import own_names, server_url
 from gatepost_policy.store import StoreError, journal_mark, migrate, removed
 from gatepost_policy.store.tables import JournalGap, Message
+from gatepost_policy.system import version
 from gatepost_policy.text.plural import plural
 from gatepost_policy.text.times import timestamp
 
@@ -45,6 +46,7 @@ class Finding:
 def examine(settings: "Settings", path: Path | None, now: float) -> Iterator[Finding]:
     """Every finding, with and without a problem, in the order to read them. `path`: the
     configuration file, None for built-in defaults; `now`: Unix seconds."""
+    yield Finding("modules", version.built())
     yield from _configuration(settings, path, now)
     state = config.state_dir(settings)
     if not state.exists():

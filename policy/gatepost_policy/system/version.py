@@ -1,8 +1,21 @@
-"""`--version` of the daemons: the version is looked up when it is asked for, not at each start."""
+"""What runs here: `--version` of the daemons, and whether it is compiled (tools/compiled.py).
+
+The version is looked up when it is asked for, not at each start.
+"""
 
 import argparse
+import sys
 from collections.abc import Sequence
+from importlib.machinery import ExtensionFileLoader
 from typing import Any
+
+
+def built() -> str:
+    """`compiled` where this process has loaded machine code for modules of gatepost, else `pure
+    Python`: looked for in what is loaded, not in what lies on the disk."""
+    ours = [module for name, module in sys.modules.items() if name.startswith("gatepost_")]
+    loaders = [getattr(module, "__loader__", None) for module in ours]
+    return "compiled" if any(isinstance(x, ExtensionFileLoader) for x in loaders) else "pure Python"
 
 
 class Version(argparse.Action):
@@ -20,5 +33,5 @@ class Version(argparse.Action):
     ) -> None:
         from importlib.metadata import version
 
-        print(f"{parser.prog}, version {version('gatepost')}")
+        print(f"{parser.prog}, version {version('gatepost')} ({built()})")
         parser.exit()

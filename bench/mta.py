@@ -1,4 +1,5 @@
-"""Messages a second through a real Postfix: alone, with OpenDKIM, with gatepost, and scrubbing.
+"""Messages a second through a real Postfix: alone, with OpenDKIM, with gatepost's two
+engines, inbound and scrubbing.
 
     python bench/mta.py [--work DIRECTORY] [--messages N] [--rounds N]
 
@@ -19,6 +20,7 @@ from run import prepare
 from scale import cpu
 
 TESTS = Path(__file__).parent.parent / "tests"
+ENGINES = {"gatepost": "gatepost, libmilter", "gatepost-native": "gatepost, native"}
 OURS = '[submission]\nnetworks = ["127.0.0.0/8"]\n'  # smtp-source cannot log in
 
 
@@ -40,13 +42,17 @@ def main() -> None:
     peers_here = {
         "no milter": None,
         "OpenDKIM": peers.start("opendkim", work / "mta", work / "messages", "inet", 26_420),
-        "gatepost, inbound": peers.start(
-            "gatepost", work / "mta", work / "messages", "inet", 26_421
-        ),
-        "gatepost, scrubbing a submission": peers.start(
-            "gatepost", work / "mta-scrub", work / "messages", "inet", 26_422, extra=OURS
-        ),
     }
+    for number, (name, label) in enumerate(ENGINES.items()):
+        for scrubs, what in ((0, "inbound"), (1, "scrubbing a submission")):
+            peers_here[f"{label}, {what}"] = peers.start(
+                name,
+                work / ("mta-scrub" if scrubs else "mta"),
+                work / "messages",
+                "inet",
+                26_421 + 2 * number + scrubs,
+                extra=OURS if scrubs else "",
+            )
     programs = mta_unpack.postfix()
     rates: dict[str, list[float]] = {}
     costs: dict[str, list[float]] = {}

@@ -67,6 +67,29 @@ def test_cut_anywhere(commands: list[tuple[int, bytes]], data: st.DataObject) ->
         assert decoded(pieces) == want
 
 
+PAYLOADS = st.lists(
+    st.lists(st.sampled_from([b"\0", b"L", b"a", b"\0\0\0\5L"]), max_size=12).map(b"".join),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(PAYLOADS)
+def test_a_row_at_once_is_as_one_by_one(payloads: list[bytes]) -> None:
+    """Payloads full of NULs and of what looks like the next packet."""
+    row = b"".join(packet(c.SMFIC_HEADER, payload) for payload in payloads)
+    want: list[Packet] | type[ProtocolError]
+    try:
+        want = [(c.SMFIC_HEADER, [field]) for field in packets._fields(row)]
+    except ProtocolError:
+        want = ProtocolError
+    try:
+        got: list[Packet] | type[ProtocolError] = decoded([row])
+    except ProtocolError:
+        got = ProtocolError
+    assert got == want
+
+
 @given(st.lists(st.binary(max_size=200), max_size=6))
 def test_anything(pieces: list[bytes]) -> None:
     """Packets or ProtocolError, never another exception."""

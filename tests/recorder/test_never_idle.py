@@ -1,6 +1,7 @@
 """A recorder that gets mail all the time marks old mail and forgets, too."""
 
 import time
+from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Engine
@@ -10,16 +11,25 @@ from gatepost_policy import journal, store, traps
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.recorder import Recorder
 
+Busy = tuple[journal.Writer, Recorder, list[float]]
 
-def test_mail_at_every_look(
-    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At five messages a second there is never a look that finds nothing."""
+
+@pytest.fixture
+def busy(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Busy]:
+    """A writer, the recorder of its journal, and the times at which that one began to purge."""
     writer = journal.Writer(journal_of(settings), max_bytes=1 << 30, sync="process")
     recorder = Recorder(settings, lambda level, text: None)
     assert recorder.lock()
     purged: list[float] = []
     monkeypatch.setattr(recorder, "_purge", lambda now, at: purged.append(at))
+    yield writer, recorder, purged
+    writer.close()
+    recorder.close()
+
+
+def test_mail_at_every_look(engine: Engine, busy: Busy) -> None:
+    """At five messages a second there is never a look that finds nothing."""
+    writer, recorder, purged = busy
     for n in range(10):
         assert writer.write(message(n, to=("old@home.example",)))
     recorder.step()
@@ -42,22 +52,14 @@ def test_mail_at_every_look(
         assert writer.write(message(n, to=("user@home.example",)))
         recorder.step()
     assert len(purged) <= rests + 1
-    writer.close()
-    recorder.close()
 
 
-def test_a_backlog_comes_first(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backlog_comes_first(busy: Busy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gatepost_policy.recorder.intake.BATCH_RECORDS", 5)
-    writer = journal.Writer(journal_of(settings), max_bytes=1 << 30, sync="process")
-    recorder = Recorder(settings, lambda level, text: None)
-    assert recorder.lock()
-    purged: list[float] = []
-    monkeypatch.setattr(recorder, "_purge", lambda now, at: purged.append(at))
+    writer, recorder, purged = busy
     for n in range(12):
         assert writer.write(message(n))
     assert [recorder.step() for _ in range(2)] == [True, True]
     assert not purged
     recorder.step()
     assert purged
-    writer.close()
-    recorder.close()

@@ -5,7 +5,6 @@ JSON (4 bytes each, big-endian), the JSON in UTF-8. A segment is a row of record
 (flock) for as long as its writer lives.
 """
 
-import fcntl
 import json
 import os
 import struct
@@ -17,6 +16,7 @@ from pathlib import Path
 import orjson
 
 from gatepost_policy.journal.record import Json
+from gatepost_policy.system.locked import is_locked
 
 MAGIC = b"\xa7g"
 FRAME_VERSION = 1
@@ -204,13 +204,6 @@ def abandoned(path: Path) -> bool:
     OSError.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return not is_locked(path)
     except FileNotFoundError:
         return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(handle)
-    return True

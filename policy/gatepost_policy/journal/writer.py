@@ -177,12 +177,8 @@ class Writer:
                 aside = f"; what lay there is now {aside}"
             self._open(path.stem, content)
         except OSError as error:
-            self._leave()
-            self._why = _reason(error)
-            return False
-        if self._power:
-            self._power.leave(old)
-        os.close(old)
+            return self._gave_up(error)
+        self._let_go(old)
         self._tell(
             "journal: the segment was taken away under its writer; it was made again with "
             f"what it held: {self._path}{aside}"
@@ -199,17 +195,25 @@ class Writer:
                 os.ftruncate(old, end)
             self._open(content=last)
         except OSError as error:
-            self._leave()
-            self._why = _reason(error)
-            return False
-        if self._power:
-            self._power.leave(old)
-        os.close(old)
+            return self._gave_up(error)
+        self._let_go(old)
         self._tell(
             "journal: the segment was cut short under its writer; what was not stored yet is lost, "
             f"a new one was begun: {path}"
         )
         return True
+
+    def _gave_up(self, error: OSError) -> bool:
+        """No other segment could be made: False, with the reason kept."""
+        self._leave()
+        self._why = _reason(error)
+        return False
+
+    def _let_go(self, old: int) -> None:
+        """Close a segment that another one has followed."""
+        if self._power:
+            self._power.leave(old)
+        os.close(old)
 
     def _append(self, data: bytes) -> bool:
         try:

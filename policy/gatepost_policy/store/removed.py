@@ -1,11 +1,11 @@
 """A SQLite file that is missing or empty, but was there before: no command makes a new store."""
 
-import fcntl
 import os
 import time
 from pathlib import Path
 
 from gatepost_policy.config.paths import KNOWN, RECORDER_LOCK
+from gatepost_policy.system.locked import is_locked
 
 # The lock of a migration, which is made after the database and stays beside it.
 MIGRATE_END = ".migrate"
@@ -44,13 +44,6 @@ def was_there(path: Path, journal: Path | None = None) -> bool:
 def recording(journal: Path) -> bool:
     """True where a recorder holds the lock of this journal."""
     try:
-        handle = os.open(journal / RECORDER_LOCK, os.O_RDWR | os.O_CLOEXEC)
+        return is_locked(journal / RECORDER_LOCK)
     except OSError:
         return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False

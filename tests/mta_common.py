@@ -40,8 +40,6 @@ class Mta(ABC):
         self.root.chmod(0o755)  # the MTA's user reads here
         self.mail = self.root / "mail"
         self.inbound_port, self.submission_port = free_port(), free_port()
-        while self.submission_port == self.inbound_port:
-            self.submission_port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -64,7 +62,9 @@ class Mta(ABC):
             if self.process.poll() is not None or time.monotonic() > end:
                 told = output.read_text(errors="replace") if output.is_file() else ""
                 raise RuntimeError(
-                    f"{self.name} did not start ({self.process.poll()}):\n{told}{self.log_text()}"
+                    # Postfix ends without a word where it cannot have a port.
+                    f"{self.name} did not start on {self.inbound_port} and {self.submission_port}"
+                    f" ({self.process.poll()}):\n{told}{self.log_text()}"
                 )
             time.sleep(0.02)
 

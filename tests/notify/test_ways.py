@@ -21,6 +21,7 @@ from gatepost_policy.config.settings import Notify, Settings
 from gatepost_policy.notify import feed, ways, words
 from gatepost_policy.notify.notices import Event, Notice
 from gatepost_policy.notify.words import Batch
+from ports import free_port
 
 BAD = "a\r\nBcc: x@evil.example\r\n\r\n\x1b]0;$(touch /tmp/x)`\"';|&\x00\u202e<script>é"
 
@@ -174,8 +175,7 @@ class Receiver:
 @pytest.fixture
 def smtp() -> Iterator[tuple[Receiver, str]]:
     receiver = Receiver()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     controller = Controller(receiver, hostname="127.0.0.1", port=port)
     controller.start()
     yield receiver, f"inet:{port}@127.0.0.1"
@@ -227,8 +227,7 @@ def test_mail_that_some_do_not_take_is_not_sent_twice(smtp: tuple[Receiver, str]
 
 
 def test_mail_without_a_server() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with pytest.raises(ways.Undelivered, match=f"notify.smtp: inet:{port}@127.0.0.1: "):
         ways.mail(
             keys(mail_to=["a@home.example"], smtp=f"inet:{port}@127.0.0.1"), batch(event()), NOW

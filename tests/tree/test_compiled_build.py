@@ -1,6 +1,7 @@
 """The compiled build: a copy of the checkout is compiled, and the milter's tests run on it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,21 @@ def test_says_what_it_is(copy: Path) -> None:
     store = ("--store", f"sqlite:///{copy}/store.sqlite")
     checked = said(copy, [program("milterctl"), *store, "check"], code=3)  # no service runs
     assert "modules: compiled\n" in checked
+
+
+def test_says_where_a_part_is_missing(copy: Path) -> None:
+    """`compiled` is said of the whole only; the finding names what is not there."""
+    (lost,) = copy.glob("policy/gatepost_policy/dkim/body.*.so")
+    away = lost.rename(copy / lost.name)
+    try:
+        told = said(copy, [program("gatepost-milter"), "--version"])
+        assert re.search(r"\(compiled, but 1 of \d+ from sources\)\n", told)
+        store = ("--store", f"sqlite:///{copy}/store.sqlite")
+        checked = said(copy, [program("milterctl"), *store, "check"], code=3)
+        assert "gatepost_policy.dkim.body: no compiled module beside the source" in checked
+        assert "modules: compiled\n" not in checked
+    finally:
+        away.rename(lost)
 
 
 def test_the_real_milter_gives_the_same(copy: Path) -> None:

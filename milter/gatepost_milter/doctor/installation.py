@@ -46,7 +46,13 @@ class Finding:
 def examine(settings: "Settings", path: Path | None, now: float) -> Iterator[Finding]:
     """Every finding, with and without a problem, in the order to read them. `path`: the
     configuration file, None for built-in defaults; `now`: Unix seconds."""
-    yield Finding("modules", version.built())
+    sources = version.from_sources()
+    yield Finding(
+        "modules",
+        version.built(),
+        f"{', '.join(sources)}: no compiled module beside the source" if sources else None,
+        "reinstall the package" if sources else None,
+    )
     yield from _configuration(settings, path, now)
     state = config.state_dir(settings)
     if not state.exists():

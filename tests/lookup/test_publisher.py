@@ -235,3 +235,39 @@ def test_a_full_disk_leaves_the_old_state_and_no_remains(
                 lookup.publish(connection, directory, settings)
     assert {p.name for p in directory.iterdir() if "known" in p.name} == before
     assert KnownState(settings).is_trap(address.parse("trap@example.org"))
+
+
+@pytest.mark.parametrize("name", [snapshot.TRAPS_FILE, snapshot.NOW_FILE, snapshot.TICK_FILE])
+def test_what_is_changed_at_that_very_moment_is_noticed(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Somebody puts something else in the place of a file as soon as it can be seen."""
+    directory = config.state_dir(settings)
+    replaced, written = os.replace, os.pwrite
+
+    def other(path: Path) -> None:
+        path.unlink()
+        path.touch()
+
+    def replace(source: Path, target: Path) -> None:
+        replaced(source, target)
+        if target.name.startswith(name):
+            other(target)
+
+    def pwrite(descriptor: int, octets: bytes, place: int) -> int:
+        count = written(descriptor, octets, place)
+        if name == snapshot.TICK_FILE:
+            other(directory / name)
+        return count
+
+    monkeypatch.setattr("gatepost_policy.lookup.publisher.os.replace", replace)
+    monkeypatch.setattr("gatepost_policy.lookup.publisher.os.pwrite", pwrite)
+    with store.reading(engine) as connection:
+        lookup.publish(connection, directory, settings)
+    monkeypatch.undo()
+    assert (lookup.touched(directory) or "").startswith(name)
+    with store.reading(engine) as connection:
+        lookup.publish(connection, directory, settings)
+        lookup.anew(directory)
+        lookup.publish(connection, directory, settings)
+    assert lookup.touched(directory) is None

@@ -125,18 +125,20 @@ def publish(
     head = NOW_HEAD.pack(MAGIC_NOW, len(text), len(state.numbers), len(repeat), _crc(rest))
     named: dict[str, str] = dict(zip((TRAPS_FILE, LISTED_FILE), file_names(meta), strict=True))
     made = [(state_dir / named[kind], parts) for kind, parts in large]
+    # What is as it was must look as it did then; nothing is looked at after it can be seen.
+    looks = {**_look(state_dir, named.values()), **_written.get(state_dir, {})}
     try:
         for path, parts in made:
-            _write(path, parts, sync=True)
+            looks[path.name] = _write(path, parts, sync=True)
         # With the rename of this file everything becomes visible at once.
-        _write(state_dir / NOW_FILE, [head, *rest], sync=bool(made))
+        looks[NOW_FILE] = _write(state_dir / NOW_FILE, [head, *rest], sync=bool(made))
     except BaseException:
         for path, _ in made:
             # else each attempt on a full disk would leave more of them
             path.unlink(missing_ok=True)
         raise
-    bump(state_dir / TICK_FILE)
-    _written[state_dir] = _look(state_dir, [NOW_FILE, TICK_FILE, *named.values()])
+    looks[TICK_FILE] = bump(state_dir / TICK_FILE)
+    _written[state_dir] = {name: looks[name] for name in (NOW_FILE, TICK_FILE, *named.values())}
     if made or not known_good:
         _tidy(state_dir, set(named.values()))
     return state.left_out
@@ -145,12 +147,15 @@ def publish(
 _Look = tuple[int, int, int] | None  # inode, size and time of change; None: it is not there
 
 
+def _looks(status: os.stat_result) -> _Look:
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _look(state_dir: Path, names: Iterable[str]) -> dict[str, _Look]:
     found: dict[str, _Look] = {}
     for name in names:
         try:
-            status = os.stat(state_dir / name)
-            found[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
+            found[name] = _looks(os.stat(state_dir / name))
         except OSError:
             found[name] = None
     return found
@@ -346,8 +351,8 @@ def _globs(connection: "Connection") -> dict[str, list[str]]:
     }
 
 
-def _write(path: Path, parts: list[Any], *, sync: bool) -> None:
-    """Write aside, then rename: a reader sees the old file or the new one, whole.
+def _write(path: Path, parts: list[Any], *, sync: bool) -> _Look:
+    """Write aside, then rename: a reader sees the old file or the new one, whole. Returns its look.
 
     With `sync` it is on the disk before the rename: after a power failure the small file might
     otherwise name a large one that is empty.
@@ -357,13 +362,15 @@ def _write(path: Path, parts: list[Any], *, sync: bool) -> None:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
         with open(descriptor, "wb") as file:
             file.writelines(memoryview(part).cast("B") for part in parts)
+            file.flush()
             if sync:
-                file.flush()
                 os.fsync(file.fileno())
+            looks = _looks(os.fstat(file.fileno()))
         os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+    return looks
 
 
 def _tidy(state_dir: Path, named: set[str]) -> None:
@@ -377,9 +384,9 @@ def _tidy(state_dir: Path, named: set[str]) -> None:
             (state_dir / name).unlink(missing_ok=True)
 
 
-def bump(path: Path) -> None:
-    """Raise the counter. The file is made once and then only written to, because all processes keep
-    it open. Raises OSError.
+def bump(path: Path) -> _Look:
+    """Raise the counter, and tell how the file looks then. It is made once and then only written
+    to, because all processes keep it open. Raises OSError.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
@@ -388,5 +395,6 @@ def bump(path: Path) -> None:
         # Nanoseconds, so that a file that was made anew does not repeat an old number.
         number = max(number + 1, time.time_ns())
         os.pwrite(descriptor, number.to_bytes(8, "little"), 0)
+        return _looks(os.fstat(descriptor))
     finally:
         os.close(descriptor)

@@ -9,14 +9,19 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace as replaced
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
-from fix_store import journal_of, message
-from gatepost_policy import config, journal, store
+from fix_store import AT, journal_of, message
+from gatepost_policy import config, journal, store, traps
 from gatepost_policy.config.settings import Settings
+from gatepost_policy.lookup import KnownState
+from gatepost_policy.mail import address
 from gatepost_policy.recorder import Recorder
 
 
@@ -161,3 +166,36 @@ def test_it_is_removed_in_the_middle_of_a_transaction(pair: Pair, settings: Sett
     assert elsewhere(pair.path, "SELECT count(*) FROM theirs") == "0"
     with pytest.raises(sqlite3.OperationalError), sqlite3.connect(pair.path) as connection:
         connection.execute("SELECT * FROM ours")
+
+
+def test_replaced_while_it_is_opened(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was published is from the file before, also where its numbers are the same."""
+    settings, other = pair.recorder.settings, pair.path.with_name("other.sqlite")
+    with closing(sqlite3.connect(pair.path)) as here, closing(sqlite3.connect(other)) as there:
+        here.backup(there)
+    for path, trap in ((pair.path, "old@example.org"), (other, "new@example.org")):
+        at = replaced(settings, store=replaced(settings.store, url=f"sqlite:///{path}"))
+        engine = store.open_engine(at)
+        with store.writing(engine) as connection:
+            traps.add(connection, trap, at=AT)
+        engine.dispose()
+    pair.take(3)
+    assert KnownState(settings).is_trap(address.parse("old@example.org"))
+    pair.recorder._forget()
+    opened = store.open_engine
+
+    def open_engine(*given: Any, **named: Any) -> Engine:
+        engine = opened(*given, **named)
+        for name in ("-wal", "-shm"):
+            Path(f"{pair.path}{name}").unlink(missing_ok=True)
+        os.rename(other, pair.path)
+        monkeypatch.undo()
+        return engine
+
+    monkeypatch.setattr(store, "open_engine", open_engine)
+    pair.take(4)
+    pair.take(5)
+    known = KnownState(settings)
+    assert known.is_trap(address.parse("new@example.org"))
+    assert not known.is_trap(address.parse("old@example.org"))
+    assert any("its file was replaced" in line for line in pair.said)

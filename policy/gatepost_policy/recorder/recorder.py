@@ -229,18 +229,18 @@ class Recorder:
         return True
 
     def engine(self) -> Engine:
-        """The store. Raises StoreError."""
+        """The store; where one was before, no empty one is made. Raises StoreError."""
         if self._engine is None:
             self._look_at_files()
             path = config.database_path(self.settings)
             lost = path is not None and removed.was_there(path)
-            # A store that was there before must not be replaced by an empty one.
+            before = None if path is None else store.files(path).main
             self._engine = store.open_engine(self.settings, create=self.create)
             if lost:
                 text = "there was no file any more; this start made a new, empty one"
                 self._log("error", f"recorder: store {path}: {text}")
             self.create = False
-            self._files = None if path is None else store.files(path)
+            self._files = None if path is None else store.files(path, before)
         return self._engine
 
     def ingest_once(self) -> int:

@@ -70,9 +70,13 @@ class Files:
         return now.main == self.main and self.log is not None and now.log != self.log
 
 
-def files(path: Path | str) -> Files:
-    """The identity of the files that are at `path` now; one that was emptied in place is none."""
-    return Files(_inode(f"{path}") if is_there(path) else None, _inode(f"{path}-wal"))
+def files(path: Path | str, main: Inode | None = None) -> Files:
+    """The identity of the files that are at `path` now; one that was emptied in place is none.
+
+    `main`: the file that was there before it was opened, when another may have come since.
+    """
+    found = main or (_inode(f"{path}") if is_there(path) else None)
+    return Files(found, _inode(f"{path}-wal"))
 
 
 def _inode(path: str) -> Inode | None:

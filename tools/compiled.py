@@ -4,26 +4,28 @@
 
 INTO is the top of a checkout, or the site-packages that gatepost is installed in. Each module of
 MODULES gets an extension module beside its source, which Python prefers; the source stays, for
-tracebacks, for another Python, and is the same either way. All of them come from one library,
+tracebacks, for another Python, and is the same either way (only the `__init__` of dataclasses is
+written out before, `written_out`). All of them come from one library,
 `gatepost__mypyc`, at the top of site-packages (in a checkout: in policy/). Two runs over the same
 source give the same octets, wherever it lies. $CFLAGS and $LDFLAGS come after our own.
 
 PYTHON is the one whose packages the modules import (by default the one that runs this). Wants mypy
 (which brings mypyc), a C compiler and Python's headers; exit 2 where one of them is missing.
 
-Not compiled: what is asked once (settings, commands, pages), `filter.session`, whose methods a
-debugger and the tests want to get at, and modules that mypyc does not take.
+Not compiled: what is asked once (settings, commands, pages), and modules that mypyc does not take.
 """
 
 import argparse
+import ast
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
@@ -38,6 +40,7 @@ gatepost_milter.filter.context
 gatepost_milter.filter.gate
 gatepost_milter.filter.hop
 gatepost_milter.filter.own_results
+gatepost_milter.filter.session
 gatepost_milter.filter.tracer
 gatepost_milter.filter.transcript
 gatepost_milter.filter.trap_mail
@@ -61,9 +64,12 @@ gatepost_policy.dkim.reasons
 gatepost_policy.dkim.signature
 gatepost_policy.dkim.verifier
 gatepost_policy.dmarc.checker
+gatepost_policy.dmarc.evaluate
 gatepost_policy.dmarc.record
 gatepost_policy.dmarc.tree_walk
 gatepost_policy.dns.answer
+gatepost_policy.dns.fairness
+gatepost_policy.dns.lookups
 gatepost_policy.dns.task
 gatepost_policy.ingest.deltas
 gatepost_policy.ingest.row_values
@@ -88,6 +94,7 @@ gatepost_policy.mail.real_address
 gatepost_policy.mail.reason_words
 gatepost_policy.mail.received
 gatepost_policy.mail.trail
+gatepost_policy.monitoring.maillog
 gatepost_policy.rules.blame
 gatepost_policy.rules.excuses
 gatepost_policy.rules.known
@@ -96,8 +103,10 @@ gatepost_policy.rules.trace
 gatepost_policy.rules.whose_mail
 gatepost_policy.spf.checker
 gatepost_policy.system.answered_ids
+gatepost_policy.system.faults
 gatepost_policy.system.socket_address
 """.split()
+PATHS = [name.replace(".", "/") + ".py" for name in MODULES]
 PACKAGES = ("gatepost_milter", "gatepost_policy")
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 # Without debug information, which names the directory where it was made.
@@ -125,6 +134,90 @@ def places(into: Path) -> dict[str, Path]:
     return {**found, "": into / "policy" if checkout else into}
 
 
+def _name(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _default(value: ast.expr, source: str) -> tuple[str, str] | None:
+    """(default of the parameter, what makes the field where it is None) of a field's right side;
+    None where it is a `field` with more than a default or a factory."""
+    if not isinstance(value, ast.Call) or _name(value.func) != "field":
+        return ast.get_source_segment(source, value) or "", ""
+    if len(value.keywords) != 1 or value.keywords[0].arg not in ("default", "default_factory"):
+        return None
+    inner = ast.get_source_segment(source, value.keywords[0].value) or ""
+    return ("None", f"{inner}()") if value.keywords[0].arg == "default_factory" else (inner, "")
+
+
+def _init(node: ast.ClassDef, source: str) -> str | None:
+    """The `__init__` on one line; None for a class with what this does not know."""
+    parameters, body = ["self"], []
+    for statement in node.body:
+        if isinstance(statement, ast.FunctionDef):
+            if statement.name in ("__init__", "__new__", "__post_init__"):
+                return None
+            continue
+        if not isinstance(statement, ast.AnnAssign):
+            if isinstance(statement, ast.Expr):  # a docstring
+                continue
+            return None
+        field, kind = _name(statement.target), ast.unparse(statement.annotation)
+        if re.search(r"\b(ClassVar|InitVar|KW_ONLY)\b", kind):
+            return None
+        made = field
+        if statement.value is None:
+            parameters.append(f"{field}: {kind}")
+        else:
+            found = _default(statement.value, source)
+            if found is None:
+                return None
+            default, factory = found
+            if factory:
+                made, kind = f"{factory} if {field} is None else {field}", f"{kind} | None"
+            parameters.append(f"{field}: {kind} = {' '.join(default.split())}")
+        body.append(f"self.{field} = {made}")
+    return f"def __init__({', '.join(parameters)}) -> None: {'; '.join(body)}"
+
+
+def made_bare(sources: Iterable[str]) -> frozenset[str]:
+    """The classes whose values are made without `__init__`: compiled, `__new__` would call it."""
+    return frozenset(re.findall(r"\b(\w+)\.__new__\(\1\)", "\n".join(sources)))
+
+
+def written_out(source: str, bare: frozenset[str] = frozenset()) -> str:
+    """`source` with an `__init__` in each dataclass that has neither bases nor one of its own, and
+    is not one of `bare`.
+
+    mypyc compiles what stands in a class. The `__init__` of a dataclass does not: the interpreter
+    would run it, for a frozen one with a call of `object.__setattr__` for each field. The method
+    takes the place of the blank line after the fields: no line gets another number.
+    """
+    lines = source.split("\n")
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.ClassDef) or node.bases or node.name in bare:
+            continue
+        if len(node.decorator_list) != 1:
+            continue
+        (decorator,) = node.decorator_list
+        options = decorator.keywords if isinstance(decorator, ast.Call) else []
+        if {option.arg for option in options} - {"frozen", "slots"}:
+            continue
+        if _name(decorator.func if isinstance(decorator, ast.Call) else decorator) != "dataclass":
+            continue
+        fields = [one for one in node.body if isinstance(one, ast.AnnAssign)]
+        method = _init(node, source)
+        if not fields or method is None:
+            continue
+        at = fields[-1].end_lineno or 0
+        # Comments of the last field may follow it.
+        while lines[at].strip():
+            at += 1
+        # A frozen field is set here and nowhere else.
+        frozen = any(option.arg == "frozen" for option in options)
+        lines[at] = f"    {method}" + ("  # type: ignore[misc]" if frozen else "")
+    return "\n".join(lines)
+
+
 def translate(work: Path, python: str) -> Path:
     """The C source of MODULES, from the packages that lie in `work`; what they import is looked
     for where `python` would."""
@@ -134,13 +227,9 @@ def translate(work: Path, python: str) -> Path:
         die("mypy is missing (it is in requirements-dev.lock)")
     shutil.copy(TOP / "pyproject.toml", work)
     os.chdir(work)
-    paths = [name.replace(".", "/") + ".py" for name in MODULES]
-    missing = [path for path in paths if not Path(path).is_file()]
-    if missing:
-        die(f"MODULES names what is not there: {', '.join(missing)}")
     # One file of C for each module: gcc takes many small ones in half the time of a large one.
     mypycify(
-        ["--config-file=pyproject.toml", f"--python-executable={python}", *paths],
+        ["--config-file=pyproject.toml", f"--python-executable={python}", *PATHS],
         multi_file=True,
         target_dir="c",
         verbose=False,
@@ -213,6 +302,13 @@ def main() -> None:
                 old.unlink()
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(rooms[package], work / package, ignore=ignored)
+        missing = [path for path in PATHS if not (work / path).is_file()]
+        if missing:
+            die(f"MODULES names what is not there: {', '.join(missing)}")
+        sources = {path: path.read_text("utf-8") for path in map(work.joinpath, PATHS)}
+        bare = made_bare(sources.values())
+        for path, source in sources.items():
+            path.write_text(written_out(source, bare), "utf-8")
         for place, path in build(translate(work, python)).items():
             package, _, rest = place.rpartition("/")[0].partition("/")
             target = rooms[package] / rest / path.name

@@ -13,6 +13,13 @@ import rings
 def mounted(place: Path, size: int) -> Iterator[Path]:
     """A tmpfs of `size` octets at `place`, which is made. Belongs to the ring `tools`."""
     place.mkdir()
+    with over(place, size):
+        yield place
+
+
+@contextmanager
+def over(place: Path, size: int) -> Iterator[None]:
+    """The same over what is at `place` already, which nobody finds by name until the end."""
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)],
         capture_output=True, text=True,
@@ -20,9 +27,19 @@ def mounted(place: Path, size: int) -> Iterator[Path]:
     if done.returncode:
         rings.missing("tools", f"no file system can be mounted: {done.stderr.strip()}")
     try:
-        yield place
+        yield
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@contextmanager
+def read_only(place: Path) -> Iterator[None]:
+    """The file system at `place` takes no changes; no file of it may be open for writing."""
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
 
 
 def fill(place: Path) -> Path:

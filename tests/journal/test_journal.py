@@ -1,7 +1,9 @@
 """The journal: what is written can be read, whatever happens to the file or the disk."""
 
 import os
+import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,37 @@ def test_a_full_journal_counts_what_it_loses(tmp_path: Path) -> None:
     assert (gap["since"], gap["at"]) == (message(3)["at"], message(5)["at"])
     assert after["queue_id"] == "Q6"
     assert w.lost == 0
+
+
+def test_mail_that_never_pauses_is_kept_again(tmp_path: Path) -> None:
+    """The limit is reached, then the recorder has made room; a message comes every 30 ms."""
+    one = len(journal.frame(message(0)))
+    w = writer(tmp_path, max_bytes=one * 3 + 1000)
+    other = tmp_path / "other.seg"
+    other.write_bytes(bytes(w.max_bytes))
+    assert not w.write(message(0))
+    other.unlink()
+    end = time.monotonic() + 5
+    while not w.write(message(1)):
+        assert time.monotonic() < end, "never tried again"
+        time.sleep(0.03)
+    assert [obj["kind"] for obj in everything(tmp_path)] == ["gap", "message"]
+
+
+def test_what_was_accepted_waits_for_a_directory(tmp_path: Path) -> None:
+    """The directory is removed and cannot be made again at once."""
+    w = writer(place := tmp_path / "journal")
+    assert w.write(message(0)) and w.write(message(1))
+    shutil.rmtree(place)
+    place.write_text("in the way")
+    assert not w.write(message(2))
+    assert not w.write(message(3))
+    place.unlink()
+    w._retry_at = 0
+    assert w.write(message(4))
+    found = everything(place)
+    assert [obj.get("queue_id") for obj in found] == ["Q0", "Q1", None, "Q4"]
+    assert found[2]["lost"] == 2
 
 
 @pytest.mark.parametrize("where", ["open", "write"])

@@ -61,6 +61,41 @@ def test_a_full_disk_is_said_counted_and_red(small: Path, shared: losses.Losses)
     assert not any("cannot be written" in line for line in health.findings())
 
 
+def test_a_full_disk_without_nameless_files(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS and FUSE have no O_TMPFILE."""
+    real = os.open
+
+    def without(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), str(path))
+        return real(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", without)
+    assert journal.refused(small) is None
+    small_disk.fill(small)
+    why = journal.refused(small)
+    assert why is not None and why.errno == errno.ENOSPC
+    assert [path.name for path in small.iterdir()] == ["filler"]
+
+
+def test_another_file_system_in_the_place_of_a_broken_one(
+    small: Path, shared: losses.Losses
+) -> None:
+    """The open segment lies on a file system that takes nothing any more and was taken off."""
+    said: list[str] = []
+    w = journal.Writer(small / "journal", max_bytes=1 << 30, sync="process", tell=said.append)
+    assert w.write(message(0))
+    small_disk.fill(small)
+    last = next(n for n in range(1, 1000) if not w.write(message(n)))
+    with small_disk.over(small, 1_048_576):
+        w._retry_at = 0.0
+        assert w.write(message(1000))
+        (segment,) = journal.segments(small / "journal")
+        found = [piece.data for piece in journal.read(segment, 0) if piece.data is not None]
+    assert [obj["kind"] for obj in found] == ["message"] * last + ["gap", "message"]
+    assert "it was made again" in said[1]
+
+
 def test_what_another_service_loses_is_red_as_well(
     small: Path, shared: losses.Losses, monkeypatch: pytest.MonkeyPatch
 ) -> None:

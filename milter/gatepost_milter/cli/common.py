@@ -5,6 +5,7 @@ A command gets an `App` (`@click.pass_obj`). It ends well by returning, with fin
 turns these into one line on stderr and the exit code of the manual.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from gatepost_policy import config
-from gatepost_policy.text.escape import shown
+from gatepost_policy.text.escape import error_text, shown
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -193,6 +194,11 @@ def catch_up(app: App, engine: "Engine") -> None:
         if not error.temporary:
             raise
         note(f"milterctl: {error}; until then old mail does not know of new traps")
+    except OSError as error:
+        # A file system that went read-only or has errors is when somebody looks.
+        if error.errno not in (errno.EROFS, errno.EIO, errno.EPERM):
+            raise
+        note(f"milterctl: {error_text(error)}; the newest messages may be missing")
 
 
 def note(text: str) -> None:

@@ -107,6 +107,7 @@ class Writer:
     def close(self) -> None:
         """Close the segment, so that the recorder can finish it. A later write opens a new one."""
         with self._lock:
+            self._room, self._retry_at = -1, 0.0  # a last try
             if self.lost and self._ready(0):
                 self._confess()
             self._leave()
@@ -121,6 +122,8 @@ class Writer:
         if self.lost and time.monotonic() < self._retry_at:
             return False
         try:
+            if self._handle >= 0 and self.lost and not self._kept():
+                return False
             if self._handle < 0 or self._size >= SEGMENT_BYTES:
                 self._leave()
                 self._open()
@@ -159,8 +162,12 @@ class Writer:
         self._name, mine = str(final), os.fstat(handle)
         self._inode = mine.st_ino, mine.st_dev
 
-    def _kept(self, last: bytes) -> bool:
-        """True where the segment is still found by its name; makes it again where it is not."""
+    def _kept(self, last: bytes = b"") -> bool:
+        """True where the segment is still found by its name; makes it again where it is not.
+
+        After each write, and while none succeeds: its file system may be broken and another one
+        be mounted in its place.
+        """
         try:
             there = os.stat(self._name)
             if (there.st_ino, there.st_dev) == self._inode:
@@ -177,7 +184,7 @@ class Writer:
                 aside = f"; what lay there is now {aside}"
             self._open(path.stem, content)
         except OSError as error:
-            return self._gave_up(error)
+            return self._put_off(len(last), error)
         self._let_go(old)
         self._tell(
             "journal: the segment was taken away under its writer; it was made again with "
@@ -195,7 +202,9 @@ class Writer:
                 os.ftruncate(old, end)
             self._open(content=last)
         except OSError as error:
-            return self._gave_up(error)
+            self._leave()
+            self._why = _reason(error)
+            return False
         self._let_go(old)
         self._tell(
             "journal: the segment was cut short under its writer; what was not stored yet is lost, "
@@ -203,10 +212,16 @@ class Writer:
         )
         return True
 
-    def _gave_up(self, error: OSError) -> bool:
-        """No other segment could be made: False, with the reason kept."""
-        self._leave()
-        self._why = _reason(error)
+    def _put_off(self, last: int, error: OSError) -> bool:
+        """No other segment can be made now: the open file, which has no name any more, keeps what
+        was accepted until one can. Without its `last` octets, whose record is lost. False."""
+        self._why, self._room = _reason(error), 0
+        if last:
+            try:
+                os.ftruncate(self._handle, self._size - last)
+                self._size -= last
+            except OSError:
+                self._leave()
         return False
 
     def _let_go(self, old: int) -> None:
@@ -269,7 +284,9 @@ class Writer:
         self._lost_until = max(self._lost_until, at) if self.lost else at
         self.lost += 1
         LOSSES.add(self._why or "it cannot be written", self._tell)
-        self._retry_at = time.monotonic() + RETRY_S
+        # Only after a try: mail that comes more often than RETRY_S must not put the next one off.
+        if (now := time.monotonic()) >= self._retry_at:
+            self._retry_at = now + RETRY_S
 
     def _leave(self) -> None:
         if self._handle >= 0:
@@ -282,14 +299,21 @@ class Writer:
 def refused(directory: Path, make: bool = True) -> OSError | None:
     """Why no record can be written into `directory` now; None where one can be.
 
-    Tried with a file of PROBE_BYTES that has no name. `make`: a missing directory is made. Never
-    raises.
+    Tried with a file of PROBE_BYTES, which has no name where the file system knows that. `make`: a
+    missing directory is made. Never raises.
     """
+    flags, name = os.O_WRONLY | os.O_CLOEXEC, directory / f".probe.{secrets.token_hex(8)}"
     try:
         faults.disk_full("open")
         if make:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            handle = os.open(directory, os.O_TMPFILE | flags, 0o600)
+        except OSError as error:
+            if error.errno not in (errno.EISDIR, errno.EOPNOTSUPP):
+                raise
+            handle = os.open(name, os.O_CREAT | os.O_EXCL | flags, 0o600)
+            name.unlink()
         try:
             if os.write(handle, bytes(PROBE_BYTES)) < PROBE_BYTES:
                 return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -298,9 +322,6 @@ def refused(directory: Path, make: bool = True) -> OSError | None:
         finally:
             os.close(handle)
     except OSError as error:
-        # EISDIR, EOPNOTSUPP: this file system has no O_TMPFILE.
-        if error.errno in (errno.EISDIR, errno.EOPNOTSUPP):
-            return None if os.access(directory, os.W_OK | os.X_OK) else error
         return error
     return None
 

@@ -25,6 +25,7 @@ from gatepost_policy.recorder.finding_own import FindingOwn
 from gatepost_policy.recorder.intake import Intake, Log
 from gatepost_policy.store import Files, Inode, StoreError, journal_mark, removed
 from gatepost_policy.system.readable import readable
+from gatepost_policy.text.escape import error_text
 
 if TYPE_CHECKING:
     from gatepost_policy.config.settings import Settings
@@ -295,12 +296,12 @@ class Recorder:
         now = time.monotonic()
         # Each error is logged at once, and again once a minute while it lasts.
         self._complained = {t: at for t, at in self._complained.items() if now - at < COMPLAIN_S}
-        if str(error) not in self._complained:
-            self._complained[str(error)] = now
+        if (text := error_text(error)) not in self._complained:
+            self._complained[text] = now
             kept = kept or "the journal keeps what comes"
             if (why := journal.refused(self.directory)) is not None:
                 kept = f"the journal cannot keep what comes either: {why.strerror or why}"
-            self._log("error", f"recorder: {error}; {kept}")
+            self._log("error", f"recorder: {text}; {kept}")
 
     def _forget(self) -> None:
         """Close the store and forget what is known of it: after an error it may be wrong."""
@@ -311,8 +312,7 @@ class Recorder:
         if self._engine is not None:
             self._engine.dispose()
         self._engine, self._purger = None, None
-        # A connection that an error still refers to is open, and while one is, SQLite does not read
-        # a damaged log anew. The collector runs seldom in this process.
+        # As long as an error refers to an open connection, SQLite reads no damaged log anew.
         gc.collect()
         if self._intake is not None:
             self._intake.forget()

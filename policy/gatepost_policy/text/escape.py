@@ -25,3 +25,10 @@ def _escape(code: int) -> str:
 def utf8(text: str) -> str:
     """`text` with unpaired surrogates escaped: octets of a command line that are not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def error_text(error: BaseException) -> str:
+    """What went wrong in one line; of an error of the operating system its file and the reason."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{shown(str(error.filename))}: {error.strerror}"
+    return str(error)

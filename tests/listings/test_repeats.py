@@ -49,3 +49,22 @@ def test_only_those_of_the_batch(
         assert sorted(listings.repeating(connection)) == [
             ("prefix", "192.0.2.98/32"), ("sender", "b@b.example"), ("sender-domain", "b.example"),
         ]  # fmt: skip
+
+
+def test_the_mail_of_many_clients_is_read_at_once(
+    any_engine: Engine, any_settings: Settings
+) -> None:
+    names = "abcdefghijkl"
+    told = [hit(name, n, AT - n * 20 * DAY) for name in names for n in range(4)]
+    recorder.record_batch(any_engine, told, any_settings)
+    statements: list[str] = []
+    with store.writing(any_engine) as connection:
+        connection.exec_driver_sql("UPDATE identity SET repeat = false")
+        event.listen(
+            any_engine, "before_cursor_execute", lambda *call: statements.append(str(call[2]))
+        )
+        assert listings.flag_repeat(connection, AT - 300 * DAY, any_settings)
+        assert len(listings.repeating(connection)) == 3 * len(names)
+    # Of each client its windows; candidates, messages, recipients, signatures, the flags: one each.
+    others = [one for one in statements if "ORDER BY at DESC" not in one]
+    assert len(others) <= 8, others

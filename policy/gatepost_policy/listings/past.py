@@ -12,7 +12,7 @@ before a hit.
 Limits: OLD_SCAN old and NEW_SCAN newer messages of one identity are looked at.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,6 +35,7 @@ from gatepost_policy.store.tables import (
 
 OLD_SCAN, NEW_SCAN = 300, 200
 HITS_MAX = 200
+CLIENTS = 20  # read together
 # At most about so many messages are kept in memory from one hit to the next.
 READ_MAX = 5_000
 # At most so many index entries of one organisation are read.
@@ -127,11 +128,20 @@ def gather(
     return Past(client=_good(client, facts.at), signers=signers, hits=hits)
 
 
-def client_good(connection: Connection, prefix: str, at: float, settings: Settings) -> Good:
-    """The good mail of one client before `at` (Unix seconds), within `sender.good_window`."""
-    since = at - settings.sender.good_window
-    read = Read()
-    return _good(_mail(connection, _of_client(connection, prefix, since, at, read), (), read), at)
+def clients_good(
+    connection: Connection, clients: Iterable[tuple[str, float]], settings: Settings
+) -> Iterator[tuple[str, Good]]:
+    """(prefix, its good mail) for each client (prefix, at): before `at` (Unix seconds), within
+    `sender.good_window`. The mail of several clients is read at once."""
+    for group in chunks(clients, CLIENTS):
+        read = Read()
+        ids = [
+            _of_client(connection, prefix, at - settings.sender.good_window, at, read)
+            for prefix, at in group
+        ]
+        _mail(connection, set[int]().union(*ids), (), read)
+        for (prefix, at), mine in zip(group, ids, strict=True):
+            yield prefix, _good(_mail(connection, mine, (), read), at)
 
 
 def _of_client(

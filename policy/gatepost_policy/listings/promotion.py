@@ -19,7 +19,7 @@ from sqlalchemy import Connection, select
 
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.listings import table
-from gatepost_policy.listings.past import client_good
+from gatepost_policy.listings.past import clients_good
 from gatepost_policy.listings.table import Fresh
 from gatepost_policy.mail import client_address
 from gatepost_policy.mail.real_address import names_nobody
@@ -105,9 +105,8 @@ def promote_signers(
         return
     if _signers_of(connection, prefix, since) < PROMOTE_CHILDREN:
         return
-    if not client_good(connection, prefix, facts.at, settings).counts(
-        settings.sender.good_messages
-    ):
+    ((_, good),) = clients_good(connection, [(prefix, facts.at)], settings)
+    if not good.counts(settings.sender.good_messages):
         _suspect(connection, row, prefix, seconds)
 
 

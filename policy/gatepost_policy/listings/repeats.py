@@ -2,13 +2,13 @@
 
 from collections.abc import Collection, Iterator
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, select
 
 from gatepost_policy.config.settings import Settings
-from gatepost_policy.listings.past import client_good
+from gatepost_policy.listings.past import clients_good
 from gatepost_policy.mail import address
 from gatepost_policy.mail.facts import IdentityKind
-from gatepost_policy.store.sqltext import MANY, chunks
+from gatepost_policy.store.sqltext import MANY, chunks, many
 from gatepost_policy.store.tables import SenderIdentity
 
 
@@ -34,20 +34,19 @@ def flag_repeat(
     """
     sender = settings.sender
     protected = address.within_any(sender.never_list + sender.own_domains)
-    flagged = False
-    for kind, value, last_seen in list(_candidates(connection, since, settings, touched)):
+    flagged: list[tuple[str, str]] = []
+    clients: list[tuple[str, float]] = []
+    for kind, value, last_seen in _candidates(connection, since, settings, touched):
         if kind == IdentityKind.PREFIX:
-            if client_good(connection, value, last_seen, settings).counts(sender.good_messages):
-                continue
-        elif kind != IdentityKind.SENDER and protected(value.rpartition("@")[2]):
-            continue
-        connection.execute(
-            update(SenderIdentity)
-            .where(SenderIdentity.kind == kind, SenderIdentity.value == value)
-            .values(repeat=True)
-        )
-        flagged = True
-    return flagged
+            clients.append((value, last_seen))
+        elif kind == IdentityKind.SENDER or not protected(value.rpartition("@")[2]):
+            flagged.append((kind, value))
+    for prefix, good in clients_good(connection, clients, settings):
+        if not good.counts(sender.good_messages):
+            flagged.append((str(IdentityKind.PREFIX), prefix))
+    sql = "UPDATE identity SET repeat = (1 = 1) WHERE kind = ? AND value = ?"
+    many(connection, sql, sorted(flagged))
+    return bool(flagged)
 
 
 def _candidates(

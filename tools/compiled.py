@@ -25,6 +25,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -112,6 +113,9 @@ SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 # Without debug information, which names the directory where it was made.
 FLAGS = ["-O2", "-g0", "-DNDEBUG", "-fwrapv", "-fPIC", "-w"]
 LIBRARY = "gatepost"
+# Constants that a test replaces: these are looked up.
+REPLACED = {"ARMED", "SEGMENT_BYTES"}
+_CONSTANT = re.compile(r"_?[A-Z][A-Z0-9_]+\Z").match  # one letter is a TypeVar
 
 
 def die(text: str) -> NoReturn:
@@ -184,13 +188,13 @@ def made_bare(sources: Iterable[str]) -> frozenset[str]:
     return frozenset(re.findall(r"\b(\w+)\.__new__\(\1\)", "\n".join(sources)))
 
 
-def written_out(source: str, bare: frozenset[str] = frozenset()) -> str:
+def _with_inits(source: str, bare: frozenset[str]) -> str:
     """`source` with an `__init__` in each dataclass that has neither bases nor one of its own, and
     is not one of `bare`.
 
     mypyc compiles what stands in a class. The `__init__` of a dataclass does not: the interpreter
     would run it, for a frozen one with a call of `object.__setattr__` for each field. The method
-    takes the place of the blank line after the fields: no line gets another number.
+    takes the place of the blank line after the fields.
     """
     lines = source.split("\n")
     for node in ast.parse(source).body:
@@ -216,6 +220,42 @@ def written_out(source: str, bare: frozenset[str] = frozenset()) -> str:
         frozen = any(option.arg == "frozen" for option in options)
         lines[at] = f"    {method}" + ("  # type: ignore[misc]" if frozen else "")
     return "\n".join(lines)
+
+
+def _with_constants(source: str) -> str:
+    """`source` with `Final` at each constant of the module (capital letters, assigned once).
+
+    A function would look every other name up in the module's dictionary, each time.
+    """
+    lines = source.split("\n")
+    body = ast.parse(source).body
+    names = Counter(_name(t) for one in body if isinstance(one, ast.Assign) for t in one.targets)
+    for node in body:
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        line, name = node.lineno - 1, _name(target)
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            # A, B = 1, 2
+            pairs = [*zip(map(_name, target.elts), node.value.elts, strict=True)]
+            if node.end_lineno == node.lineno and all(_CONSTANT(one) for one, _ in pairs):
+                lines[line] = "; ".join(f"{one}: Final = {ast.unparse(v)}" for one, v in pairs)
+        elif not _CONSTANT(name) or name in REPLACED or names[name] > 1:
+            continue
+        elif isinstance(node, ast.Assign):
+            lines[line] = lines[line].replace(f"{name} =", f"{name}: Final =", 1)
+        elif node.annotation.end_lineno == node.lineno:
+            kind = ast.get_source_segment(source, node.annotation)
+            lines[line] = lines[line].replace(f": {kind} ", f": Final[{kind}] ", 1)
+    at = body[0].end_lineno or 0  # the blank line after the docstring
+    assert not lines[at], f"no blank line after line {at}"
+    lines[at] = "from typing import Final"
+    return "\n".join(lines)
+
+
+def written_out(source: str, bare: frozenset[str] = frozenset()) -> str:
+    """`source` as mypyc compiles it best; no line gets another number."""
+    return _with_constants(_with_inits(source, bare))
 
 
 def translate(work: Path, python: str) -> Path:

@@ -88,6 +88,39 @@ def test_writes_out_the_init_of_dataclasses() -> None:
     assert one.found is not made["Kept"]().found
 
 
+CONSTANTS = """\"\"\"What it is.\"\"\"
+
+import re
+
+T = re
+WORDS = {"a": 1}
+_ONE, _TWO = 1, (2, 3)
+_FIND = re.compile(
+    "a"
+).match
+KINDS: dict[str, int] = {}
+SEGMENT_BYTES = 5
+TWICE = 1
+TWICE = 2
+_seen: set[str] = set()
+"""
+
+
+def test_constants_are_final() -> None:
+    """But not what is assigned twice, a type variable, and what a test replaces."""
+    written = TOOL.written_out(CONSTANTS)
+    assert written.split("\n")[1] == "from typing import Final"
+    found = [one for one in written.split("\n") if ": Final" in one]
+    assert found == [
+        'WORDS: Final = {"a": 1}',
+        "_ONE: Final = 1; _TWO: Final = (2, 3)",
+        "_FIND: Final = re.compile(",
+        "KINDS: Final[dict[str, int]] = {}",
+    ]
+    assert len(written.split("\n")) == len(CONSTANTS.split("\n"))
+    exec(written, {})
+
+
 def test_leaves_a_class_whose_values_are_made_without_it() -> None:
     """A compiled `__new__` calls the `__init__` that stands in the class."""
     bare = TOOL.made_bare([CLASSES, "value = Value.__new__(Value)"])

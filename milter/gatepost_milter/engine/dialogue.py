@@ -13,7 +13,6 @@ next SMTP client on the same connection (SMFIC_QUIT_NC) keeps the negotiated opt
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import cast
 
 from gatepost_milter.filter.answers import Answer, Deliver, Refuse, Skip
 from gatepost_milter.filter.context import UNDECODABLE, Context
@@ -122,10 +121,10 @@ class Dialogue:
             if data:
                 self._packets = self._decoder.feed(data)
             for command, payload in self._packets:
-                if command == SMFIC_MACRO:
-                    self._keep_macros(cast(bytes, payload))
-                elif isinstance(payload, list):
+                if isinstance(payload, list):
                     self._header(payload)
+                elif command == SMFIC_MACRO:
+                    self._keep_macros(payload)
                 elif command == SMFIC_BODY or command == BODY_PIECE:  # noqa: PLR1714
                     self._body(payload, command == SMFIC_BODY)
                 else:

@@ -5,6 +5,7 @@ end of the message; a new MAIL FROM gets a new `Message`, so that nothing of one
 the record of the next. Values stay bytes until they are parsed here, once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -31,6 +32,7 @@ RESULTS = "authentication-results"
 MAX_REFUSED = 100  # recipients that the MTA refused and that are remembered, per message
 # Looking a member up in its class costs as much as a call (enum defines __getattr__).
 _INBOUND = Direction.INBOUND
+_NO_VALUES: Sequence[bytes] = ()
 
 
 @dataclass(slots=True)
@@ -144,10 +146,13 @@ class Message:
                 self._author = read
         return read[0]
 
-    def values(self, name: str) -> list[bytes]:
+    def values(self, name: str) -> Sequence[bytes]:
         """The values of all fields called `name` (lower-case) that have come so far, top to
         bottom."""
-        return self.named().get(name, [])
+        named = self._named
+        if named is None:
+            named = self.named()
+        return named.get(name, _NO_VALUES)
 
     def named(self) -> dict[str, list[bytes]]:
         """The values of all fields that have come so far, by their lower-case names.
@@ -156,9 +161,13 @@ class Message:
         named = self._named
         if named is None:
             named = {}
-            for name_, value in self.fields:
+            for name, value in self.fields:
                 # `field_key`, without a call for each
-                named.setdefault(name_.lower().rstrip(), []).append(value)
+                key = name.lower().rstrip()
+                if key in named:
+                    named[key].append(value)
+                else:
+                    named[key] = [value]
             if self.complete:
                 self._named = named
         return named

@@ -28,18 +28,23 @@ V1 = Offer(0xF, 0x7F)
 # A piece of a body packet whose end has not come yet.
 BODY_PIECE = 0x62
 
+# Packets that are not taken one by one and whole.
+_APART = frozenset((SMFIC_HEADER, SMFIC_BODY))
+
 Field = tuple[bytes, bytes]
 Packet = tuple[int, bytes | list[Field]]
 
 _LENGTH = Struct("!I").unpack_from
 _PORT = Struct("!H").unpack_from
 _HEAD = Struct("!IB").pack
+_HEAD_OF = Struct("!IB").unpack_from
 _INDEXED = Struct("!IBI").pack
 _OPTIONS = Struct("!IBIII").pack
 _OFFER = Struct("!III").unpack_from
 # A row of header packets: length, command, name, NUL, value, NUL. No string holds a NUL.
 _ROW = re.compile(rb"(?:.{4}L[^\0]++\0[^\0]*+\0)+", re.S).match
-_FIELDS = re.compile(rb"(.{4})L([^\0]++)\0([^\0]*+)\0", re.S).findall
+# of each: its length, all that the length counts, name, value
+_FIELDS = re.compile(rb"(.{4})(L([^\0]++)\0([^\0]*+)\0)", re.S).findall
 
 
 class ProtocolError(Exception):
@@ -82,18 +87,23 @@ class Decoder:
                     at = stop
                 if self._body_left:
                     return
-            if size - at < 5:
+            # Most packets are short and all there: they take the inner loop.
+            while size - at >= 5:
+                length, command = _HEAD_OF(data, at)
+                end = at + 4 + length
+                if command in _APART or end > size or not 0 < length <= MAX_PACKET:
+                    break
+                yield command, data[at + 5 : end]
+                at = end
+            else:
                 self._need = 5
                 break
-            length = _LENGTH(data, at)[0]
-            command = data[at + 4]
             if command == SMFIC_BODY and length > 1:
                 self._body_left = length - 1
                 at += 5
                 continue
             if not 0 < length <= MAX_PACKET:
                 raise ProtocolError(f"a packet of {length} octets")
-            end = at + 4 + length
             if end > size:
                 self._need = end - at
                 break
@@ -108,8 +118,7 @@ class Decoder:
                     at = end
                     if size - at < 5:
                         break
-                    length = _LENGTH(data, at)[0]
-                    command = data[at + 4]
+                    length, command = _HEAD_OF(data, at)
                     end = at + 4 + length
                 yield SMFIC_HEADER, _fields(data[start:at])
                 continue
@@ -125,13 +134,12 @@ def _row(data: bytes, at: int) -> tuple[list[Field], int]:
     match = _ROW(data, at)
     if match is None:
         return [], at
-    found = _FIELDS(data, at, match.end())
-    # Every packet's own length must say the same: the command, two NULs, and its two strings.
-    want = [len(name) + len(value) + 3 for _, name, value in found]
-    lengths = b"".join([length for length, _, _ in found])
-    if max(want) > MAX_PACKET or pack(f"!{len(want)}I", *want) != lengths:
+    lengths, counted, names, values = zip(*_FIELDS(data, at, match.end()), strict=True)
+    # Every packet's own length must say the same.
+    sizes = [*map(len, counted)]
+    if max(sizes) > MAX_PACKET or pack(f"!{len(sizes)}I", *sizes) != b"".join(lengths):
         return [], at
-    return [(name, value) for _, name, value in found], match.end()
+    return [*zip(names, values, strict=True)], match.end()
 
 
 def _fields(block: bytes) -> list[Field]:

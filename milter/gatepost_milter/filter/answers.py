@@ -1,8 +1,7 @@
 """What a session answers to an event, as values; the engine sends them to the MTA."""
 
-from dataclasses import dataclass
-
 from gatepost_policy.mail.decision import Action, Decision, Edit, Reply
+from gatepost_policy.mail.message_dataclass import dataclass
 
 # Looking a member up in its class costs as much as a call (enum defines __getattr__).
 _TEMPFAIL = Action.TEMPFAIL

@@ -6,7 +6,7 @@ the `Checks` that it returns is fed with the body, and `finish` gives the `Resul
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from gatepost_policy.dns.recording import Used, recorded
 from gatepost_policy.mail import address
 from gatepost_policy.mail.address import canonical_domain
 from gatepost_policy.mail.facts import Arc, Dmarc, Signature, Spf
+from gatepost_policy.mail.message_dataclass import dataclass
 from gatepost_policy.tracing import body_hash, new_body
 
 

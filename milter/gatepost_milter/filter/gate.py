@@ -10,7 +10,7 @@ mail of our own users gets 451, because letting it pass would reveal what the sc
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from gatepost_milter.filter import own_results
@@ -36,6 +36,7 @@ from gatepost_policy.mail.decision import (
     Reply,
 )
 from gatepost_policy.mail.facts import Direction, Facts, Recipient, Stage
+from gatepost_policy.mail.message_dataclass import dataclass
 from gatepost_policy.monitoring.maillog import MailLog
 from gatepost_policy.monitoring.worker_figures import Slot
 from gatepost_policy.rules import Known, judge, trace

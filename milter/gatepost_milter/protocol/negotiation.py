@@ -6,8 +6,6 @@ to each chunk costs a tenth of a large message. SKIP is such an answer, so it is
 MTA that does not offer "no reply" for the body.
 """
 
-from dataclasses import dataclass
-
 from gatepost_milter.protocol.constants import (
     SMFIF_ADDHDRS,
     SMFIF_CHGHDRS,
@@ -26,6 +24,7 @@ from gatepost_milter.protocol.constants import (
     SMFIP_RCPT_REJ,
     SMFIP_SKIP,
 )
+from gatepost_policy.mail.message_dataclass import dataclass
 
 EDITING = SMFIF_ADDHDRS | SMFIF_CHGHDRS
 WANTED_ACTIONS = EDITING | SMFIF_DELRCPT

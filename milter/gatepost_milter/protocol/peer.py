@@ -1,6 +1,6 @@
 """The SMTP client as an MTA announces it at connect (SMFIC_CONNECT)."""
 
-from dataclasses import dataclass
+from gatepost_policy.mail.message_dataclass import dataclass
 
 UNIX, INET, INET6, UNKNOWN = "L", "4", "6", "U"  # SMFIA_*
 

@@ -4,7 +4,7 @@ Pure. `recorded` turns a claim, a reason and what the arithmetic said into the r
 store keeps; `refusal` says why a key may not be used for a claim.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import blake2b
 from typing import Any
 
@@ -12,6 +12,7 @@ from gatepost_policy.dkim.keys import Key
 from gatepost_policy.dkim.reasons import RESULT, Why
 from gatepost_policy.dkim.signature import MAX_STORED, Claim
 from gatepost_policy.mail.facts import Arc, Signature
+from gatepost_policy.mail.message_dataclass import dataclass
 
 # Looking a member up in its class costs as much as a call (enum defines __getattr__).
 _SKIPPED = Why.SKIPPED

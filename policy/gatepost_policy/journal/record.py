@@ -17,7 +17,7 @@ Rule: a `count` record is made from Facts whose direction is not inbound and hol
 client, the sender or the recipients.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from ipaddress import ip_address
 from operator import attrgetter
 from typing import Any
@@ -40,6 +40,7 @@ from gatepost_policy.mail.facts import (
     Stage,
     TrailHop,
 )
+from gatepost_policy.mail.message_dataclass import dataclass
 
 VERSION = 1
 MAX_TEXT = 998  # RFC 5322 2.1.1: a line; a path is 256 octets (RFC 5321 4.5.3.1.3)

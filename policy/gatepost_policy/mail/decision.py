@@ -4,8 +4,9 @@ Pure values. A reason is a stable word: it stands in the log, the store, the rep
 in `[rules.REASON]` of the configuration. What the client is told (`Reply`) names no trap.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from gatepost_policy.mail.message_dataclass import dataclass
 
 
 class Action(StrEnum):

@@ -7,12 +7,12 @@ Privacy: a submission's `Client` holds its family and nothing else (`Client.reda
 login never gets into a record: `Facts.login` is for the rules alone.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from gatepost_policy.mail.address import NULL, Address
 from gatepost_policy.mail.dkim_reason import Why
+from gatepost_policy.mail.message_dataclass import dataclass
 from gatepost_policy.mail.organisation import same as same_organisation
 from gatepost_policy.mail.real_address import real
 

@@ -1,12 +1,13 @@
 """What the store knows about one message, and whether a rule is in force. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 
 from gatepost_policy.config.settings import Settings
 from gatepost_policy.mail.decision import Reason
 from gatepost_policy.mail.facts import Identity
+from gatepost_policy.mail.message_dataclass import dataclass
 from gatepost_policy.mail.own import NOTHING_OWN, Own
 
 HOUR_S = 3_600

@@ -11,13 +11,13 @@ the HELO name (macros %{s}, %{l}, %{h}) is not cached, nor is a time-out.
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from gatepost_policy.dns import Ask, Lookups, Share, Task
 from gatepost_policy.mail.address import Address, canonical_domain
 from gatepost_policy.mail.facts import Spf, SpfCheck
+from gatepost_policy.mail.message_dataclass import dataclass
 from gatepost_policy.spf.evaluate import Verdict, evaluate, is_domain
 
 MAX_VERDICTS = 10_000

@@ -69,7 +69,6 @@ CONTINUE, SKIP = packet(SMFIR_CONTINUE), packet(SMFIR_SKIP)
 DISCARD = packet(SMFIR_DISCARD)
 REJECT, TEMPFAIL = packet(SMFIR_REJECT), packet(SMFIR_TEMPFAIL)
 PROGRESS = packet(SMFIR_PROGRESS)
-DISCARDED = Deliver(discard=True)
 # Macros come for these commands, in this order. When a command comes again, the macros of all later
 # stages are forgotten: they belonged to the previous transaction.
 STAGES = {
@@ -288,7 +287,7 @@ class Dialogue:
         if settled is not answer:
             out = self._words(session, settled, "reply")
         self._out += out
-        if isinstance(settled, Refuse) or settled == DISCARDED:
+        if isinstance(settled, Refuse) or (isinstance(settled, Deliver) and settled.discard):
             self._state = order.HELO
 
     def _words(self, session: Session, answer: Answer, stage: str) -> list[bytes]:

@@ -183,7 +183,10 @@ class Gate:
 
     def hits_trap(self, message: Message) -> bool:
         """True where a recipient that was accepted is a trap."""
-        return any(self.known.is_trap(r.address) for r in message.recipients)
+        for recipient in message.recipients:
+            if self.known.is_trap(recipient.address):
+                return True
+        return False
 
     def _capture_failed(self, why: str) -> None:
         """Count every failure, log the first one: a full disk fails with every message."""

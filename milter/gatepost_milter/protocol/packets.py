@@ -41,10 +41,9 @@ _HEAD_OF = Struct("!IB").unpack_from
 _INDEXED = Struct("!IBI").pack
 _OPTIONS = Struct("!IBIII").pack
 _OFFER = Struct("!III").unpack_from
-# A row of header packets: length, command, name, NUL, value, NUL. No string holds a NUL.
-_ROW = re.compile(rb"(?:.{4}L[^\0]++\0[^\0]*+\0)+", re.S).match
-# of each: its length, all that the length counts, name, value
-_FIELDS = re.compile(rb"(.{4})(L([^\0]++)\0([^\0]*+)\0)", re.S).findall
+# The header packets of a row: length, all that it counts (command, name, NUL, value, NUL), name,
+# value; no string holds a NUL. The last match may be the rest of the data, with nothing in it.
+_FIELDS = re.compile(rb"(.{4})(L([^\0]++)\0([^\0]*+)\0)|.+", re.S).findall
 
 
 class ProtocolError(Exception):
@@ -131,15 +130,17 @@ class Decoder:
 def _row(data: bytes, at: int) -> tuple[list[Field], int]:
     """The fields of the complete header packets in a row from `at` on, and where they end. None
     where one of them is not made as usual: `_fields` looks closer."""
-    match = _ROW(data, at)
-    if match is None:
-        return [], at
-    lengths, counted, names, values = zip(*_FIELDS(data, at, match.end()), strict=True)
+    found = _FIELDS(data, at)
+    if not found[-1][1]:
+        found.pop()
+        if not found:
+            return [], at
+    lengths, counted, names, values = zip(*found, strict=True)
     # Every packet's own length must say the same.
     sizes = [*map(len, counted)]
     if max(sizes) > MAX_PACKET or pack(f"!{len(sizes)}I", *sizes) != b"".join(lengths):
         return [], at
-    return [*zip(names, values, strict=True)], match.end()
+    return [*zip(names, values, strict=True)], at + sum(sizes) + 4 * len(sizes)
 
 
 def _fields(block: bytes) -> list[Field]:

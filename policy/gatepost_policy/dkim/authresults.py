@@ -53,7 +53,9 @@ def value(
     if len(seen) > 1:
         seen = sorted(seen, key=lambda s: _rank(s, author))  # stable: else as in the header
     senders = [] if spf is None else _senders(spf, bounce)
-    others = [] if dmarc is None else [_dmarc(dmarc)]
+    others: list[str] = []
+    if dmarc is not None:
+        others.append(_dmarc(dmarc.result, dmarc.domain, dmarc.policy, dmarc.reason))
     if arc is not None and arc.cv != "none":
         others.append(_arc(arc.cv, arc.reason))
     room = MAX_OCTETS - _octets(_quoted(authserv_id)) - sum(map(_octets, senders + others))
@@ -91,12 +93,12 @@ def _spf(name: str, result: str, domain: str | None, reason: str | None) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _dmarc(dmarc: Dmarc) -> str:
+def _dmarc(result: str, domain: str, policy: str | None, reason: str | None) -> str:
     # RFC 9989 9.1 registers both properties.
-    why = "" if dmarc.reason is None else f" reason={_quoted(dmarc.reason)}"
-    policy = "" if dmarc.policy is None else f" policy.dmarc={dmarc.policy}"
-    of = f" header.from={dmarc.domain}" if _DOMAIN.fullmatch(dmarc.domain or "") else ""
-    return f"dmarc={dmarc.result}{why}{policy}{of}"
+    why = "" if reason is None else f" reason={_quoted(reason)}"
+    asked = "" if policy is None else f" policy.dmarc={policy}"
+    of = f" header.from={domain}" if _DOMAIN.fullmatch(domain or "") else ""
+    return f"dmarc={result}{why}{asked}{of}"
 
 
 def unverified(authserv_id: str) -> str:

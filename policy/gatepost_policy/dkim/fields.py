@@ -43,14 +43,6 @@ def _spelled(name: str) -> tuple[bytes, bytes]:
     return raw, raw.lower().rstrip()
 
 
-def _places(keys: Iterable[bytes]) -> dict[bytes, list[int]]:
-    """The indexes of each key."""
-    found: dict[bytes, list[int]] = {}
-    for index, key in enumerate(keys):
-        found.setdefault(key, []).append(index)
-    return found
-
-
 class Fields:
     """All header fields of one message, top to bottom."""
 
@@ -67,22 +59,30 @@ class Fields:
         returns.
         """
         every, keys = self.all, self._keys
+        found: dict[bytes, list[int]] = {}
         for name, value in fields:
             raw, key = _spelled(name)
+            if key in found:
+                found[key].append(len(keys))
+            else:
+                found[key] = [len(keys)]
             every.append((raw, value))
             keys.append(key)
-        found = self._by_name = _places(keys)
+        self._by_name = found
         return found
 
     def by_name(self) -> dict[bytes, list[int]]:
         """The indexes in `all` of each field name; names are lower-case, without blanks at the
         end.
         """
-        if self._by_name is None:
+        found = self._by_name
+        if found is None:
             # RFC 5322 4.5.8: an obsolete field may have blanks before its colon.
             self._keys = [name.lower().rstrip() for name, _ in self.all]
-            self._by_name = _places(self._keys)
-        return self._by_name
+            found = self._by_name = {}
+            for index, key in enumerate(self._keys):
+                found.setdefault(key, []).append(index)
+        return found
 
     def canonical(self, index: int, relaxed: bool) -> bytes:
         """Field number `index` without its line end. Only after `by_name`."""
@@ -111,10 +111,8 @@ class Fields:
         done = self._relaxed
         used: dict[bytes, int] = {}
         out: list[bytes] = []
-        for name in names:
-            places = where.get(name)
-            if places is None:
-                continue
+        for name in filter(where.__contains__, names):
+            places = where[name]
             left = used.get(name, len(places)) - 1
             if left >= 0 and places[left] == own:
                 left -= 1

@@ -33,8 +33,12 @@ def policy_of(record: Record, place: str, domain: str, exists: bool) -> str:
 
 def passed(signatures: Sequence[Signature]) -> list[str]:
     """The d= of signatures that passed, each once. RFC 6376 3.6.1: t=y is like no signature."""
-    found = (s.domain for s in signatures if s.result == "pass" and "testing-key" not in s.flags)
-    return list(dict.fromkeys(domain for domain in found if domain))
+    found: list[str] = []
+    for s in signatures:
+        domain = s.domain
+        if domain and s.result == "pass" and "testing-key" not in s.flags and domain not in found:
+            found.append(domain)
+    return found
 
 
 def evaluate(

@@ -27,10 +27,14 @@ OF_ROBOTS = (
 )  # fmt: skip
 OF_LISTS = ("mailing-list", "x-mailing-list", "x-beenthere")
 FAILED = "x-failed-recipients"  # in a bounce of plain text (Exim)
+# RFC 2919, and ezmlm and similar programs.
+_OF_LISTS = frozenset(("list-id", *OF_LISTS))
+_OF_REPLIES = frozenset(("in-reply-to", "references"))  # RFC 5322 3.6.4
+_OF_ROBOTS = frozenset(OF_ROBOTS)
 # Every field that is read here, but for the type of the content, which most messages have.
 _TELLING = frozenset((
-    "precedence", "list-post", "list-id", "thread-index", "in-reply-to", "references",
-    "auto-submitted", FAILED, *OF_LISTS, *OF_ROBOTS,
+    "precedence", "list-post", "thread-index", "auto-submitted", FAILED,
+    *_OF_LISTS, *_OF_REPLIES, *_OF_ROBOTS,
 ))  # fmt: skip
 _ANSWERING = frozenset((b"auto_reply", b"auto-reply"))
 _NOT_AUTOMATIC = frozenset((b"", b"no"))
@@ -75,9 +79,8 @@ def read(
     tell something, which is seen in one step.
     """
     kinds = [v.strip().lower() for v in values("content-type")]
-    found = []
-    if names is None or not _TELLING.isdisjoint(names):
-        found = _told(values)
+    telling = _TELLING.intersection([n for n in _TELLING if values(n)] if names is None else names)
+    found = _told(values, telling) if telling else []
     if any(map(_ANSWERS_INVITATION, kinds)):
         found.append(REPLY)
     # RFC 6522: delivery and disposition notifications, abuse reports.
@@ -86,34 +89,30 @@ def read(
     return frozenset(found) if found else NONE
 
 
-def _told(values: Callable[[str], Sequence[bytes]]) -> list[str]:
-    """The marks by the fields in `_TELLING`."""
+def _told(values: Callable[[str], Sequence[bytes]], names: frozenset[str]) -> list[str]:
+    """The marks by the fields in `_TELLING`, of which the header has `names`."""
     found = []
     # Precedence is no standard, but programs older than RFC 2919 and 3834 write it.
     precedence = [v.strip().lower() for v in values("precedence")]
-    # RFC 2919; RFC 2369 3.4, where NO means that posting is not allowed; ezmlm and similar
-    # programs.
-    posts = values("list-post")
     if (
-        values("list-id") or any(map(values, OF_LISTS)) or (precedence and b"list" in precedence)
-        or (posts and b"<" in posts[0])
+        not _OF_LISTS.isdisjoint(names) or b"list" in precedence
+        # RFC 2369 3.4: NO means that posting is not allowed.
+        or ("list-post" in names and b"<" in values("list-post")[0])
     ):  # fmt: skip
         found.append(LIST)
-    threads = values("thread-index")
     if (
-        values("in-reply-to") or values("references")  # RFC 5322 3.6.4
-        or (threads and _answers(threads[0]))
+        not _OF_REPLIES.isdisjoint(names)
+        or ("thread-index" in names and _answers(values("thread-index")[0]))
     ):  # fmt: skip
         found.append(REPLY)
-    # RFC 3834 5: everything but `no` is automatic.
-    automatic = values("auto-submitted")
     if (
-        any(map(values, OF_ROBOTS)) or (precedence and not _ANSWERING.isdisjoint(precedence))
-        or (automatic and not _NOT_AUTOMATIC.issuperset(map(_keyword, automatic)))
+        not _OF_ROBOTS.isdisjoint(names) or not _ANSWERING.isdisjoint(precedence)
+        # RFC 3834 5: everything but `no` is automatic.
+        or not _NOT_AUTOMATIC.issuperset(map(_keyword, values("auto-submitted")))
     ):  # fmt: skip
         found.append(AUTO)
     # Bounces older than RFC 6522 are plain text; Exim and others name the failed recipients.
-    if values(FAILED):
+    if FAILED in names:
         found.append(REPORT)
     return found
 

@@ -84,9 +84,11 @@ class AnsweredIds:
             age = (now - word) % _MINUTES
             if age > oldest:
                 chosen, oldest = place, age
-        with suppress(OSError):
-            octets = (kept | now).to_bytes(8, sys.byteorder)
+        octets = (kept | now).to_bytes(8, sys.byteorder)
+        try:
             os.pwrite(self._file.fileno(), octets, HEADER + (first + chosen) * 8)
+        except OSError:
+            return
 
     def knows(self, host: str, queue_id: str, at: float) -> bool:
         """True where `host` was answered for `queue_id` within KEPT_S before `at` (Unix time)."""

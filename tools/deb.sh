@@ -4,15 +4,16 @@
 # debhelper wants its files in debian/ at the top of a tree, so it gets a copy of the tree: what git
 # knows, in a directory that goes away again. Two builds of one commit give the same package.
 # With `nocompile` in $DEB_BUILD_OPTIONS no module of gatepost is compiled (tools/compiled.py).
+# `tools/deb.sh DIRECTORY` puts the package there instead.
 set -eu
 cd "$(dirname "$0")/.."
-out=$PWD/dist
+out=${1:-$PWD/dist}
 say() { printf 'deb: %s\n' "$*" >&2; }
 die() { say "$*"; exit 2; }
 
 missing=$(for package in build-essential debhelper libmilter-dev python3-dev python3-venv; do
     [ "$(dpkg-query -Wf '${db:Status-Status}' $package 2>/dev/null)" = installed ] || echo $package
-done | tr '\n' ' ')
+done | paste -sd ' ' -)
 [ -z "$missing" ] || die "what builds the package is not there; as root: apt-get install $missing"
 
 . /etc/os-release
@@ -51,5 +52,5 @@ say "building gatepost $full (what it prints: deb.log)"
 mkdir -p "$out"
 for deb in "$work"/gatepost_*.deb; do
     cp "$deb" "$out/"
-    say "dist/$(basename "$deb")"
+    say "$out/$(basename "$deb")"
 done

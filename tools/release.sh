@@ -16,7 +16,7 @@ export SOURCE_DATE_EPOCH
 build() { # build DIRECTORY: sdist, and the wheel from it
     .venv/bin/python -m hatchling build -t sdist -t wheel -d "$1" >/dev/null
     if command -v dpkg-buildpackage >/dev/null; then
-        rm -rf dist && tools/deb.sh && mv dist/*.deb "$1/"
+        tools/deb.sh "$1"
     else
         say "no Debian package: dpkg-buildpackage is not here"
     fi

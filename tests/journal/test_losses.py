@@ -78,6 +78,22 @@ def test_a_full_disk_without_nameless_files(small: Path, monkeypatch: pytest.Mon
     assert [path.name for path in small.iterdir()] == ["filler"]
 
 
+def test_a_disk_that_refuses_fdatasync_is_said(
+    tmp_path: Path, shared: losses.Losses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    w = journal.Writer(tmp_path, max_bytes=1 << 30, sync="power", tell=said.append)
+    assert w.write(message(0))
+
+    def refuse(handle: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", refuse)
+    assert not any(w.write(message(n)) for n in range(1, 4))
+    assert said == ["journal: what is written may be lost at a power cut: Input/output error"]
+    assert shared.total == 0
+
+
 def test_another_file_system_in_the_place_of_a_broken_one(
     small: Path, shared: losses.Losses
 ) -> None:

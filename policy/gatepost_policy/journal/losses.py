@@ -18,7 +18,7 @@ from pathlib import Path
 
 SAY_S = 60.0
 RED_S = 60.0  # after the last lost record
-_LOST, _LAST, _SAID, _FIRST = range(4)
+_LOST, _LAST, _SAID, _FIRST, _UNSAFE_SAID = range(5)
 PREFIX = "losses."
 _TOLD = struct.Struct("=QQ")  # records lost, and when the last one was
 
@@ -84,6 +84,15 @@ class Losses:
             lost, words[_FIRST], words[_SAID] = words[_LOST] - words[_FIRST], words[_LOST], now
         number = "a record is" if lost == 1 else f"{lost} records are"
         tell(f"journal: {number} lost, the mail flows on: {why}")
+
+    def unsafe(self, why: str, tell: Tell) -> None:
+        """A record was written, but its fdatasync failed; `tell` as with `add`."""
+        with _Locked(self._file):
+            now, said = _now(), self._words[_UNSAFE_SAID]
+            if said and now - said < SAY_S * 1000:
+                return
+            self._words[_UNSAFE_SAID] = now
+        tell(f"journal: what is written may be lost at a power cut: {why}")
 
 
 class _Locked:

@@ -30,11 +30,7 @@ from pathlib import Path
 from gatepost_policy.journal import record
 from gatepost_policy.journal.losses import LOSSES, Tell
 from gatepost_policy.journal.record import Json
-from gatepost_policy.journal.segment import (
-    SUFFIX,
-    frame,
-    size_of,
-)
+from gatepost_policy.journal.segment import SUFFIX, frame, size_of
 from gatepost_policy.system import directories, faults
 
 POKE = "poke"
@@ -83,7 +79,8 @@ class Writer:
         self._poke = -1
 
     def write(self, obj: Json) -> bool:
-        """Append one record; False where it is lost (counted, a gap record follows later).
+        """Append one record; False where it is lost (counted, a gap record follows later), or where
+        `sync="power"` could not make it safe.
 
         Never raises OSError: mail must not stop.
         """
@@ -102,7 +99,10 @@ class Writer:
             # A listing must reach the other processes soon: wake the recorder now.
             if TRAP_HIT in data:
                 self._wake()
-        return self._power is None or self._power.wait(handle, ticket)
+        if self._power is None or self._power.wait(handle, ticket):
+            return True
+        LOSSES.unsafe(self._power.why, self._tell)
+        return False
 
     def close(self) -> None:
         """Close the segment, so that the recorder can finish it. A later write opens a new one."""
@@ -143,7 +143,7 @@ class Writer:
         # 128 random bits: no two segments of any host ever share a name.
         name = name or secrets.token_hex(16)
         aside, final = self.directory / f".{name}", self.directory / f"{name}{SUFFIX}"
-        # Also open for reading, so that a removed segment can be made again.
+        # For reading, too: a removed segment is made again.
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
         handle = os.open(aside, flags, 0o600)
         try:
@@ -213,8 +213,8 @@ class Writer:
         return True
 
     def _put_off(self, last: int, error: OSError) -> bool:
-        """No other segment can be made now: the open file, which has no name any more, keeps what
-        was accepted until one can. Without its `last` octets, whose record is lost. False."""
+        """No other segment can be made now: the open file, without a name, keeps what was accepted
+        until one can, but not its `last` octets, whose record is lost. False."""
         self._why, self._room = _reason(error), 0
         if last:
             try:
@@ -299,10 +299,10 @@ class Writer:
 def refused(directory: Path, make: bool = True) -> OSError | None:
     """Why no record can be written into `directory` now; None where one can be.
 
-    Tried with a file of PROBE_BYTES, which has no name where the file system knows that. `make`: a
-    missing directory is made. Never raises.
+    Tried with a file of PROBE_BYTES, if possible without a name. `make`: make a missing directory.
+    Never raises.
     """
-    flags, name = os.O_WRONLY | os.O_CLOEXEC, directory / f".probe.{secrets.token_hex(8)}"
+    flags, name = os.O_WRONLY | os.O_CLOEXEC, None
     try:
         faults.disk_full("open")
         if make:
@@ -312,8 +312,8 @@ def refused(directory: Path, make: bool = True) -> OSError | None:
         except OSError as error:
             if error.errno not in (errno.EISDIR, errno.EOPNOTSUPP):
                 raise
+            name = directory / f".probe.{secrets.token_hex(8)}"
             handle = os.open(name, os.O_CREAT | os.O_EXCL | flags, 0o600)
-            name.unlink()
         try:
             if os.write(handle, bytes(PROBE_BYTES)) < PROBE_BYTES:
                 return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -321,6 +321,8 @@ def refused(directory: Path, make: bool = True) -> OSError | None:
             os.fsync(handle)
         finally:
             os.close(handle)
+            if name is not None:
+                name.unlink()
     except OSError as error:
         return error
     return None
@@ -352,6 +354,7 @@ class _Power:
         self._synced = 0
         self._failed = 0  # the last ticket that was in an fdatasync that failed
         self._busy = False
+        self.why = ""  # the last one failed
 
     def enter(self) -> int:
         """A ticket for a record that was just written. Call under the writer's lock."""
@@ -384,8 +387,8 @@ class _Power:
         failed = False
         try:
             os.fdatasync(handle)
-        except OSError:
-            failed = True
+        except OSError as error:
+            failed, self.why = True, _reason(error)
         finally:
             self._changed.acquire()
             self._busy, self._synced = False, upto

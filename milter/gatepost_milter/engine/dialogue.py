@@ -12,7 +12,6 @@ next SMTP client on the same connection (SMFIC_QUIT_NC) keeps the negotiated opt
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
 
 from gatepost_milter.filter.answers import Answer, Deliver, Refuse, Skip
 from gatepost_milter.filter.context import UNDECODABLE, Context
@@ -77,6 +76,10 @@ STAGES = {
         (SMFIC_CONNECT, SMFIC_HELO, SMFIC_MAIL, SMFIC_RCPT, SMFIC_DATA, SMFIC_EOH,
          SMFIC_BODYEOB)
     )
+}  # fmt: skip
+FORGET_AFTER = {
+    command: STAGES[command] + 1
+    for command in (SMFIC_CONNECT, SMFIC_HELO, SMFIC_MAIL, SMFIC_RCPT)
 }  # fmt: skip
 WITHOUT_PAYLOAD = {SMFIC_ABORT, SMFIC_BODYEOB, SMFIC_EOH, SMFIC_QUIT, SMFIC_QUIT_NC,
                    SMFIC_DATA}  # fmt: skip
@@ -166,13 +169,11 @@ class Dialogue:
         stages = self._newest
         if stages is None:
             stages = self._newest = [stage for stage in reversed(self._macros) if stage]
-        spellings = _spellings(name)
         for stage in stages:
-            for spelling in spellings:
-                value = stage.get(spelling)
-                if value is not None:
+            for spelling in _SPELLINGS.get(name) or _spellings(name):
+                if spelling in stage:
                     try:
-                        return value.decode() or None
+                        return stage[spelling].decode() or None
                     except UnicodeDecodeError:
                         return UNDECODABLE
         return None
@@ -185,14 +186,17 @@ class Dialogue:
         state = order.LEADS_TO.get(command)
         if state is None:
             raise ProtocolError(f"command {command:#x}")
-        if state not in self._allowed[self._state]:
-            if order.in_message(self._state) and self._session is not None:
-                self._session.abort()
-            self._state = order.HELO
-            if state not in self._allowed[order.HELO]:
-                return None
-        self._state = state
-        return self._session
+        if state in self._allowed[self._state] or self._anew(state):
+            self._state = state
+            return self._session
+        return None
+
+    def _anew(self, state: int) -> bool:
+        """A command came out of order: the transaction is over. True where it may come next."""
+        if order.in_message(self._state) and self._session is not None:
+            self._session.abort()
+        self._state = order.HELO
+        return state in self._allowed[order.HELO]
 
     def _command(self, command: int, payload: bytes) -> None:
         if not payload and command not in WITHOUT_PAYLOAD:
@@ -208,8 +212,11 @@ class Dialogue:
         session = self._may_follow(command)
         if session is None:
             return
-        if command in (SMFIC_CONNECT, SMFIC_HELO, SMFIC_MAIL, SMFIC_RCPT):
-            self._forget_macros(STAGES[command] + 1)
+        if command in FORGET_AFTER:
+            # Their macros belonged to the previous transaction.
+            first = FORGET_AFTER[command]
+            self._macros[first:] = _NONE_FROM[first]
+            self._newest = None
         if command == SMFIC_MAIL:
             sender, *params = strings(payload)
             session.mail(sender, tuple(params), self.macro)
@@ -234,7 +241,7 @@ class Dialogue:
             session.abort()
         elif command == SMFIC_QUIT_NC:
             session.close()
-            self._forget_macros(0)
+            self._macros, self._newest = [*_NONE_FROM[0]], None
             self._session = Session(self._context, self._agreed)
         elif command == SMFIC_EOH:
             self._quiet(SMFIP_NR_EOH)
@@ -315,22 +322,22 @@ class Dialogue:
             self._macros[index] = found
             self._newest = None
 
-    def _forget_macros(self, first: int) -> None:
-        self._macros[first:] = _NONE_FROM[first]
-        self._newest = None
-
 
 # The macros of a stage that has sent none; a dictionary that nobody writes into.
 _NONE: dict[bytes, bytes] = {}
 _NONE_FROM = [[_NONE] * (len(STAGES) - first) for first in range(len(STAGES) + 1)]
 
 
-@lru_cache(maxsize=64)
+# The names that were asked for; all are our own.
+_SPELLINGS: dict[str, tuple[bytes, ...]] = {}
+
+
 def _spellings(name: str) -> tuple[bytes, ...]:
     """`name` as MTAs may write it: one letter with or without braces."""
     raw = name.encode()
     bare = raw.strip(b"{}")
-    return (bare, b"{" + bare + b"}") if len(bare) == 1 else (raw,)
+    found = _SPELLINGS[name] = (bare, b"{" + bare + b"}") if len(bare) == 1 else (raw,)
+    return found
 
 
 def _encoded(answer: Answer, leading_space: bool = True) -> list[bytes]:

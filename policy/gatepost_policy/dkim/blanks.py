@@ -16,6 +16,8 @@ _split_runs = re.compile(rb"   *").split
 # numpy pays only for a chunk of LONG octets or more with MANY pairs of blanks in its first SAMPLE
 # octets.
 LONG, SAMPLE, MANY = 8_192, 4_096, 24
+FEW = 8  # runs that are looked for one by one
+_run = re.compile(rb" *").match
 _many: Callable[[bytes], bytes] | None = None
 
 
@@ -52,8 +54,20 @@ def squeezed(chunk: bytes) -> bytes:
 
 def plainly(chunk: bytes) -> bytes:
     """`squeezed` with the standard library."""
-    if b"  " in chunk:
-        chunk = b" ".join(_split_runs(chunk))
+    at = chunk.find(b"  ")
+    if at >= 0:
+        # Plain text has few runs: to find them is half the work of the expression.
+        begin = 0
+        pieces: list[bytes] = []
+        while at >= 0 and len(pieces) < FEW:
+            pieces.append(chunk[begin : at + 1])
+            begin = at + 2
+            if chunk.startswith(b" ", begin):
+                begin = _run(chunk, begin).end()  # type: ignore[union-attr]  # matches anywhere
+            at = chunk.find(b"  ", begin)
+        rest = chunk[begin:]
+        pieces.append(rest if at < 0 else b" ".join(_split_runs(rest)))
+        chunk = b"".join(pieces)
     lines = chunk.split(b" \r\n")
     return CRLF.join(lines) if len(lines) > 1 else chunk
 

@@ -38,7 +38,11 @@ def decode(text: bytes) -> bytes:
 
     The padding at the end may be missing, because the length already says how much there must be.
     """
-    text = text.translate(None, _BLANKS)
+    return decode_joined(text.translate(None, _BLANKS))
+
+
+def decode_joined(text: bytes) -> bytes:
+    """`decode` of a text without white space."""
     return binascii.a2b_base64(text + b"=" * (-len(text) % 4), strict_mode=True)
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gatepost_policy.config.settings import Dkim
 from gatepost_policy.dkim.body import Sink
-from gatepost_policy.dkim.keys import decode
+from gatepost_policy.dkim.keys import decode, decode_joined
 from gatepost_policy.dkim.reasons import Why
 from gatepost_policy.dns import Answer, Pending
 from gatepost_policy.mail.address import canonical_domain, is_within
@@ -269,7 +269,7 @@ def _names(claim: Claim, h: bytes, settings: Dkim) -> Why | None:
 
 def _binary(claim: Claim, b: bytes, bh: bytes) -> Why | None:
     try:
-        claim.b = decode(b)
+        claim.b = decode_joined(b)
         claim.bh = decode(bh)
     except ValueError:
         return Why.BASE64

@@ -86,7 +86,7 @@ class Checker:
         # Many clients send through a trusted relay: its address tells nothing about any of them.
         asker = Asker(None if relayed else client, author)
         dkim = self._verifier.begin(message.at, lookups, asker)
-        dkim.headers(message.fields)
+        message.sorted_by_name(dkim.headers(message.fields))
         dkim.end_of_headers()
         deadline = time.monotonic() + self._settings.dkim.message_timeout_ms / 1000
         sender = address.parse(text(message.sender))

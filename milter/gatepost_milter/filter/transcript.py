@@ -154,6 +154,10 @@ class Message:
             named = self.named()
         return named.get(name, _NO_VALUES)
 
+    def sorted_by_name(self, named: dict[str, list[bytes]]) -> None:
+        """What `named` would find, for a header that is complete: others had to sort it anyway."""
+        self._named = named
+
     def named(self) -> dict[str, list[bytes]]:
         """The values of all fields that have come so far, by their lower-case names.
 

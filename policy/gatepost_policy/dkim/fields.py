@@ -36,18 +36,18 @@ def simple_value(value: bytes) -> bytes:
 
 # The first short names that come, as octets and as they are compared: most messages have the same
 # ones. Not an lru_cache, which takes four times as long to give one of them.
-_spellings: dict[str, tuple[bytes, bytes]] = {}
+_spellings: dict[str, tuple[bytes, bytes, str]] = {}
 NAMES_KEPT, LONGEST_NAME_KEPT = 1024, 78
 
 
-def _spelled(name: str) -> tuple[bytes, bytes]:
-    """A field's name as octets, and as it is compared."""
+def _spelled(name: str) -> tuple[bytes, bytes, str]:
+    """A field's name as octets, and as it is compared: as octets, and as text."""
     raw = name.encode("utf-8", "surrogateescape")
     # RFC 5322 4.5.8: an obsolete field may have blanks before its colon.
-    both = raw, raw.lower().rstrip()
+    every = raw, raw.lower().rstrip(), name.lower().rstrip()
     if len(raw) <= LONGEST_NAME_KEPT and len(_spellings) < NAMES_KEPT:
-        _spellings[name] = both
-    return both
+        _spellings[name] = every
+    return every
 
 
 class Fields:
@@ -61,23 +61,28 @@ class Fields:
         self._by_name: dict[bytes, list[int]] | None = None
         self._relaxed: dict[int, bytes] = {}
 
-    def take(self, fields: Iterable[tuple[str, bytes]]) -> dict[bytes, list[int]]:
-        """Take all fields of a message at once, as (name, value). Returns what `by_name`
-        returns.
+    def take(self, fields: Iterable[tuple[str, bytes]]) -> dict[str, list[bytes]]:
+        """Take all fields of a message at once, as (name, value). Returns their values by name, in
+        small letters and without blanks at the end.
         """
         every, keys = self.all, self._keys
-        found: dict[bytes, list[int]] = {}
+        places: dict[bytes, list[int]] = {}
+        values: dict[str, list[bytes]] = {}
         known = _spellings.get
         for name, value in fields:
-            raw, key = known(name) or _spelled(name)
-            if key in found:
-                found[key].append(len(keys))
+            raw, key, text = known(name) or _spelled(name)
+            if key in places:
+                places[key].append(len(keys))
             else:
-                found[key] = [len(keys)]
+                places[key] = [len(keys)]
+            if text in values:
+                values[text].append(value)
+            else:
+                values[text] = [value]
             every.append((raw, value))
             keys.append(key)
-        self._by_name = found
-        return found
+        self._by_name = places
+        return values
 
     def by_name(self) -> dict[bytes, list[int]]:
         """The indexes in `all` of each field name; names are lower-case, without blanks at the

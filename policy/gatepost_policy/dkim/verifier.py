@@ -110,9 +110,11 @@ class Message:
         elif length in ARC_LENGTHS and name.lower() in ARC_NAMES:
             self._arc = True
 
-    def headers(self, fields: Iterable[tuple[str, bytes]]) -> None:
-        """All fields of a message at once: what `header` does one by one."""
-        found = self._fields.take(fields)
+    def headers(self, fields: Iterable[tuple[str, bytes]]) -> dict[str, list[bytes]]:
+        """All fields of a message at once: what `header` does one by one. Returns their values, as
+        `Fields.take`."""
+        values = self._fields.take(fields)
+        found = self._fields.by_name()
         every = self._fields.all
         for index in found.get(b"dkim-signature", ()):
             name, value = every[index]
@@ -124,6 +126,7 @@ class Message:
             for name in ARC_NAMES
             for index in found.get(name, ())
         )
+        return values
 
     def _signature(self, index: int, value: bytes) -> None:
         claims = self._claims

@@ -234,7 +234,7 @@ def _journal(settings: "Settings", now: float) -> Iterator[Finding]:
     why = journal.refused(directory, make=False)
     if why is not None and not isinstance(why, PermissionError):
         yield Finding("journal", str(directory), f"cannot be written: {why.strerror or why}",
-                      "what comes is lost; look at the kernel's log")  # fmt: skip
+                      "what comes may be lost; look at the kernel's log")  # fmt: skip
     used = journal.size_of(directory)
     most = settings.store.journal_max_bytes
     alive = store.recording(directory)

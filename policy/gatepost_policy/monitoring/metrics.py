@@ -74,7 +74,8 @@ class Health:
             )
         why = journal.refused(config.journal_dir(self._settings), make=False)
         if why is not None and why.errno != errno.ENOENT:  # the first writer makes the directory
-            found.append(f"journal: cannot be written, what comes may be lost: {why.strerror or why}")
+            reason = why.strerror or why
+            found.append(f"journal: cannot be written, what comes may be lost: {reason}")
         lost, red = journal.LOSSES.of_host(config.state_dir(self._settings))
         if red:
             found.append(f"journal: {plural(lost, 'record')} lost since the start")

@@ -47,7 +47,7 @@ def test_the_store_can_be_read(state: Path, command: str) -> None:
     assert "Read-only file system; the newest messages may be missing" in result.stderr
 
 
-def test_check_says_that_what_comes_is_lost(state: Path) -> None:
+def test_check_says_that_it_cannot_be_written(state: Path) -> None:
     result = ctl(state, "check")
     assert result.exit_code != 0
     assert "cannot be written: Read-only file system" in result.stdout

@@ -8,21 +8,12 @@ from dataclasses import field
 import pytest
 
 from gatepost_policy.mail.message_dataclass import dataclass
+from plain_value import Plain
 
 
 @dataclass(frozen=True, slots=True)
 class Ours:
     """One of ours."""
-
-    name: str
-    number: int = 3
-    hidden: int = field(default=0, compare=False, repr=False)
-    items: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Plain:
-    """The library's."""
 
     name: str
     number: int = 3

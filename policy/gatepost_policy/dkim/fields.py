@@ -34,8 +34,9 @@ def simple_value(value: bytes) -> bytes:
     return value.replace(CRLF, b"\n").replace(b"\n", CRLF)
 
 
-# The first short names that come, as octets and as they are compared: most messages have the same
-# ones. Not an lru_cache, which takes four times as long to give one of them.
+# Short names that have come, as octets and as they are compared: most messages have the same ones.
+# Not an lru_cache, which takes four times as long to give one of them. Emptied when it is full:
+# else one sender with a thousand invented names would make all later mail dearer.
 _spellings: dict[str, tuple[bytes, bytes, str]] = {}
 NAMES_KEPT, LONGEST_NAME_KEPT = 1024, 78
 
@@ -45,7 +46,9 @@ def _spelled(name: str) -> tuple[bytes, bytes, str]:
     raw = name.encode("utf-8", "surrogateescape")
     # RFC 5322 4.5.8: an obsolete field may have blanks before its colon.
     every = raw, raw.lower().rstrip(), name.lower().rstrip()
-    if len(raw) <= LONGEST_NAME_KEPT and len(_spellings) < NAMES_KEPT:
+    if len(raw) <= LONGEST_NAME_KEPT:
+        if len(_spellings) >= NAMES_KEPT:
+            _spellings.clear()
         _spellings[name] = every
     return every
 

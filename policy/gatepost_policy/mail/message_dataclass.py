@@ -2,7 +2,8 @@
 
 Type checkers see `dataclasses.dataclass`, and so refuse an assignment to a field. At run time
 nothing does: the `__init__` of a class that is frozen there too calls `object.__setattr__` for each
-field, which is four times as slow. Comparison, hash and repr are those of a frozen dataclass.
+field, which is four times as slow. Comparison, hash and repr are those of a frozen dataclass, and
+not the shared functions of `system.dataclass`: those save time at the import and cost it later.
 """
 
 from typing import TYPE_CHECKING

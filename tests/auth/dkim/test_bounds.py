@@ -23,6 +23,7 @@ from dkimkit import (
 )
 from from_table import from_table
 from gatepost_policy.config.settings import Dkim
+from gatepost_policy.dkim import fields
 from gatepost_policy.dkim.verifier import Verifier
 from gatepost_policy.dns import Lookups
 
@@ -159,3 +160,14 @@ def test_whatever_is_written_there_is_one_result(values: list[bytes], record: An
         assert got.result in ("pass", "fail", "policy", "permerror"), got
         assert got.result == "pass" or got.reason is not None
     assert json.loads(json.dumps(outcome.dns)) == outcome.dns
+
+
+def test_invented_names_do_not_take_the_room_for_good() -> None:
+    """A message with more names than are kept: those of the next one are kept again."""
+    invented = [(f"X-{number}", b" a") for number in range(fields.NAMES_KEPT + 1)]
+    fields.Fields().take(invented)
+    values = fields.Fields().take([("Subject ", b" b"), ("X" * 79, b" c")])
+    assert values == {"subject": [b" b"], "x" * 79: [b" c"]}
+    assert "Subject " in fields._spellings
+    assert len(fields._spellings) <= fields.NAMES_KEPT
+    assert "X" * 79 not in fields._spellings
